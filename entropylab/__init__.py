@@ -1,0 +1,66 @@
+"""entropylab: how widely does the attention of a diffusion model look, and what happens to that at other image sizes?
+
+>>> import entropylab
+>>> pipe = entropylab.load()
+>>> ds = entropylab.measure(pipe, sizes=[32, 64, 96], samples=2, steps=4, progress=False)
+>>> print(entropylab.fit(ds).summary())  # doctest: +SKIP
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .errors import EntropyLabError
+
+if TYPE_CHECKING:
+    from . import plot
+    from .dataset import open_dataset as open
+    from .dataset import save
+    from .entropy import row_statistics
+    from .law import fit
+    from .measurement import measure
+    from .models import load
+    from .pipelines import layers
+    from .recorder import record
+    from .scaling import rescale
+
+_HOMES = {
+    "fit": "law",
+    "layers": "pipelines",
+    "load": "models",
+    "measure": "measurement",
+    "open": "dataset",
+    "plot": "plot",
+    "record": "recorder",
+    "rescale": "scaling",
+    "row_statistics": "entropy",
+    "save": "dataset",
+}
+
+__all__ = [
+    "EntropyLabError",
+    "fit",
+    "layers",
+    "load",
+    "measure",
+    "open",
+    "plot",
+    "record",
+    "rescale",
+    "row_statistics",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that ``import entropylab`` costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f".{_HOMES[name]}", __name__)
+    public = {"open": "open_dataset"}.get(name, name)
+    value = module if name == "plot" else getattr(module, public)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,384 @@
+"""The command line: ``entropylab measure``, ``fit``, ``figures``, ``layers``, ``generate``.
+
+Importing this file is fast: torch, diffusers and xarray are imported by the commands that need them.
+"""
+
+import re
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+import entropylab
+
+from .errors import EntropyLabError
+
+Size = int | tuple[int, int]
+
+LIKE_A_SIZE = re.compile(r"[-+]?[0-9.][0-9.,xX-]*")
+SIZE = re.compile(r"([0-9]+)(?:[xX]([0-9]+))?")
+
+
+class Commands(TyperGroup):
+    """Shows what a caller did wrong as one line, ``error: ...``, with exit status 2 and no traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except EntropyLabError as error:
+            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(2) from error
+
+
+class TakesSizes(TyperCommand):
+    """A command whose ``--sizes`` takes several values, as in ``--sizes 32 64 96x128``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse a command line, after ``repeat_sizes``."""
+        return super().parse_args(ctx, repeat_sizes(args))
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Measure how the entropy of attention grows with image size, fit the law, and hold the entropy steady. "
+    "Entropy is in nats, sizes are in pixels (height before width). Without a model, every command uses the small "
+    "text-to-image pipeline that is shipped inside the package: no GPU and no download needed. "
+    "`entropylab COMMAND --help` explains a command.",
+    epilog="\b\nStart with:\n"
+    "  entropylab measure --sizes 32 64 96x128 --out entropy.nc\n"
+    "  entropylab fit entropy.nc\n"
+    "  entropylab figures",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL", help="Hub id, folder, or preset (sd21, ldm256) of a pipeline; the embedded one if left out."
+    ),
+]
+Sizes = Annotated[
+    list[str],
+    typer.Option(
+        "--sizes",
+        "--size",
+        metavar="SIZE...",
+        help="Image sizes in pixels: 64 is a square, 96x128 is HEIGHTxWIDTH; several in a row, or with commas.",
+    ),
+]
+Scaling = Annotated[
+    list[str],
+    typer.Option(
+        "--scaling",
+        metavar="RULE,...",
+        help="Rules for the softmax scale: original (as trained), sqrt_log (times sqrt(log N / log T)), or a number.",
+    ),
+]
+Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps; the pipeline's own number if left out.")]
+Guidance = Annotated[float | None, typer.Option(help="Guidance scale; the pipeline's own if left out.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the first sample's noise.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, float16, bfloat16; what suits the device if left out.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the fastest there is if left out.")]
+Folder = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write to; made if need be.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and stop."""
+    if wanted:
+        try:
+            typer.echo(f"entropylab {metadata.version('entropylab')}")
+        except metadata.PackageNotFoundError:
+            typer.echo("entropylab (not installed)")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options that belong to no command; the help text is the app's."""
+
+
+@app.command(
+    cls=TakesSizes,
+    short_help="Measure the entropy of attention at several image sizes.",
+    help="Sample images at every size and measure the entropy of every attention layer and head on the way, in nats. "
+    "Every size and every rule is sampled from the same prompts and seeds. The result is a netCDF file that "
+    "`entropylab fit` and `entropylab figures` read, and Python too (entropylab.open, an xarray.Dataset). "
+    "N is the number of tokens a query attends to, T that number at the training size.",
+    epilog="\b\nExamples:\n"
+    "  entropylab measure --sizes 32 64 96x128 --samples 8 --out entropy.nc\n"
+    "  entropylab measure --sizes 32,64,128 --scaling original,sqrt_log --out both.nc\n"
+    "  entropylab measure stabilityai/stable-diffusion-2-1-base --sizes 256 512 768 \\\n"
+    "      --prompts captions.txt --samples 100 --rows 256 --dtype float16 --out sd.nc",
+)
+def measure(
+    sizes: Sizes,
+    model: Model = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Images per size and rule; one a prompt if left out.")
+    ] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    seed: Seed = 0,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Text file, one prompt a line; the embedded pipeline has its own."),
+    ] = None,
+    scaling: Scaling = ["original"],  # noqa: B006 - typer's defaults are lists, and it copies them
+    statistics: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME,...",
+            help="entropy [nats], sigma2 [nats^2], third [nats^3], fourth [nats^4], sensitivity [nats^2], lse [nats], "
+            "mean [nats].",
+        ),
+    ] = ["entropy", "sigma2"],  # noqa: B006
+    batch_size: Annotated[int, typer.Option(min=1, help="Images sampled at once.")] = 4,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Measure a random subset of this many query rows; all if left out.")
+    ] = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    out: Annotated[Path, typer.Option(metavar="FILE.nc", help="File to write.")] = Path("entropy.nc"),
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """``entropylab measure``: what can be checked is checked before the model is loaded."""
+    from .dataset import check_writable
+
+    wanted, texts = parse_sizes(sizes), read_prompts(prompts)
+    check_writable(out, overwrite)
+    from .reduce import check_statistics
+
+    rules, names = parse_rules(scaling), check_statistics(split(statistics))
+    ds = entropylab.measure(
+        entropylab.load(model, dtype=dtype, device=device),
+        wanted,
+        prompts=texts,
+        samples=samples,
+        steps=steps,
+        guidance_scale=guidance,
+        seed=seed,
+        scaling=rules,
+        statistics=names,
+        rows=rows,
+        batch_size=batch_size,
+        progress=not quiet,
+    )
+    entropylab.save(ds, out, overwrite=overwrite)
+    typer.echo(f"wrote {out}; next: entropylab fit {out}")
+
+
+@app.command(
+    short_help="Fit the law to measured entropy and print it.",
+    help="Fit the law H = slope * log N + intercept to measured entropy and print slope, intercept [nats], their "
+    "standard errors and R^2. A straight line proves little (uniform attention has slope 1 as well), so the deficit "
+    "log N - H [nats], which should not depend on N, and the measured sigma^2/2 that it should equal stand beside it.",
+    epilog="\b\nExamples:\n  entropylab fit entropy.nc\n  entropylab fit entropy.nc --by layer",
+)
+def fit(
+    file: Annotated[Path, typer.Argument(metavar="FILE.nc", help="What `entropylab measure` wrote.")],
+    by: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A line for each: layer, head, step or branch.")
+    ] = None,
+) -> None:
+    """``entropylab fit``."""
+    typer.echo(entropylab.fit(entropylab.open(file), by=by).summary())
+
+
+@app.command(
+    short_help="Regenerate the figures.",
+    help="Regenerate the figures: each as PDF and PNG with the plotted numbers as CSV, in nats. Without --run the "
+    "embedded pipeline is measured first, which takes some minutes on two cores.",
+    epilog="\b\nExamples:\n  entropylab figures\n  entropylab figures --run entropy.nc --out paper/",
+)
+def figures(
+    out: Folder = Path("figures-out"),
+    run: Annotated[
+        Path | None, typer.Option(metavar="FILE.nc", help="Draw what `entropylab measure` wrote, instead of measuring.")
+    ] = None,
+) -> None:
+    """``entropylab figures``."""
+    make_folder(out)
+    from .figures import regenerate
+
+    regenerate(out, run)
+    typer.echo(f"wrote the figures to {out}")
+
+
+@app.command(
+    short_help="List the attention layers of a pipeline.",
+    help="List the attention layers of a pipeline before any sampling: module path, kind (self or cross), number of "
+    "heads, and the processor that computes it. These are the layers that `entropylab measure` measures.",
+    epilog="\b\nExamples:\n  entropylab layers\n  entropylab layers stabilityai/stable-diffusion-2-1-base",
+)
+def layers(model: Model = None, dtype: Dtype = None, device: Device = None) -> None:
+    """``entropylab layers``."""
+    found = entropylab.layers(entropylab.load(model, dtype=dtype, device=device))
+    lines = [("path", "kind", "heads", "processor")]
+    lines += [(layer.path, layer.kind, str(layer.heads), layer.processor) for layer in found]
+    typer.echo(as_table(lines))
+
+
+@app.command(
+    cls=TakesSizes,
+    short_help="Write images of any size with any rule.",
+    help="Write PNG images of a prompt, one for each size and rule, all from the same seed, so that what the rule "
+    "changes can be seen. They are named HEIGHTxWIDTH_RULE_seedSEED.png, in pixels.",
+    epilog="\b\nExamples:\n"
+    '  entropylab generate "a red heart" --size 128 --scaling original,sqrt_log\n'
+    '  entropylab generate "a red heart" --size 32 64 96x128 --seed 7 --out images/',
+)
+def generate(
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.")],
+    sizes: Sizes,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Hub id, folder, or preset (sd21, ldm256); the embedded one if left out."),
+    ] = None,
+    scaling: Scaling = ["original"],  # noqa: B006
+    steps: Steps = None,
+    guidance: Guidance = None,
+    seed: Seed = 0,
+    dtype: Dtype = None,
+    device: Device = None,
+    out: Folder = Path(),
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """``entropylab generate``."""
+    from .dataset import check_writable
+
+    pairs = [(size, size) if isinstance(size, int) else size for size in parse_sizes(sizes)]
+    make_folder(out)
+    images = {
+        (pair, rule): check_writable(out / f"{pair[0]}x{pair[1]}_{rule}_seed{seed}.png", overwrite)
+        for pair in pairs
+        for rule in parse_rules(scaling)
+    }
+    pipe = entropylab.load(model, dtype=dtype, device=device)
+    from .models.prompts import default_settings
+    from .pipelines import check_sizes
+
+    check_sizes(pipe, pairs)
+    if quiet:
+        pipe.set_progress_bar_config(disable=True)
+    given = {name: v for name, v in (("num_inference_steps", steps), ("guidance_scale", guidance)) if v is not None}
+    for ((height, width), rule), path in images.items():
+        image = draw(pipe, rule, seed, prompt=prompt, height=height, width=width, **default_settings(pipe) | given)
+        image.save(path)
+        typer.echo(str(path))
+
+
+def draw(pipe: Any, rule: str | float, seed: int, **arguments: Any) -> Any:
+    """One PIL image from a pipeline under a scaling rule."""
+    import torch
+
+    generator = torch.Generator("cpu").manual_seed(seed)  # the same noise on every device
+    with entropylab.rescale(pipe, rule):
+        return pipe(generator=generator, **arguments).images[0]
+
+
+def repeat_sizes(arguments: Sequence[str]) -> list[str]:
+    """``--sizes 32 64`` as ``--sizes 32 --sizes 64``: a parser's options take one value each."""
+    repeated: list[str] = []
+    option, value_due = None, False
+    for place, argument in enumerate(arguments):
+        if argument == "--":
+            return [*repeated, *arguments[place:]]
+        if option and not value_due and LIKE_A_SIZE.fullmatch(argument):
+            repeated += [option, argument]
+            continue
+        if not value_due:
+            name, equals, _ = argument.partition("=")
+            option = name if name in ("--size", "--sizes") else None
+            value_due = option is not None and not equals
+        else:
+            value_due = False
+        repeated.append(argument)
+    return repeated
+
+
+def parse_sizes(texts: Sequence[str]) -> list[Size]:
+    """Sizes from words such as "64", "96x128" and "32,64": an int is a square, a pair is (height, width) in pixels."""
+    sizes: list[Size] = []
+    for text in split(texts):
+        match = SIZE.fullmatch(text)
+        sides = [int(side) for side in match.groups() if side is not None] if match else []
+        if not sides or min(sides) < 1:
+            raise EntropyLabError(
+                f"sizes must be whole numbers of pixels, 64 for a square or 96x128 for HEIGHTxWIDTH. Got {text!r}."
+            )
+        sizes.append(sides[0] if len(set(sides)) == 1 else (sides[0], sides[1]))
+    for size in sizes:
+        if sizes.count(size) > 1:
+            raise EntropyLabError(f"sizes must differ from each other. Got {size!r} more than once.")
+    return sizes
+
+
+def parse_rules(texts: Sequence[str]) -> tuple[str | float, ...]:
+    """Scaling rules from words such as "original,sqrt_log" and "0.9": names, and numbers as multipliers."""
+    from .scaling import named_rule
+
+    rules = tuple(number(text) for text in split(texts))
+    for rule in rules:
+        named_rule(rule)
+    return rules
+
+
+def number(text: str) -> str | float:
+    """``text`` as a float if it is one."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def split(texts: Sequence[str]) -> list[str]:
+    """The words of ``texts``, which may hold several with commas between them."""
+    words = [word.strip() for text in texts for word in text.split(",")]
+    if not all(words):
+        raise EntropyLabError(f"names and sizes stand between commas, with nothing left out. Got {','.join(texts)!r}.")
+    return words
+
+
+def read_prompts(path: Path | None) -> list[str] | None:
+    """The prompts of a text file, one a line, blank lines left out; None for None."""
+    if path is None:
+        return None
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise EntropyLabError(f"prompts must be a text file in UTF-8, one prompt a line. {path}: {error}") from error
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise EntropyLabError(f"prompts must hold at least one line that is not blank. {path} has none.")
+    return prompts
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those it is in, if they are not there yet."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EntropyLabError(f"out must be a folder. {path}: {error.strerror}.") from error
+
+
+def as_table(lines: Sequence[tuple[str, ...]]) -> str:
+    """Lines of words as columns of text."""
+    widths = [max(len(word) for word in column) for column in zip(*lines, strict=True)]
+    padded = ["  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)) for line in lines]
+    return "\n".join(line.rstrip() for line in padded)

@@ -1,0 +1,61 @@
+"""Statistics of softmax attention rows, without ever storing a map. Knows tensors, and nothing of models."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ..errors import EntropyLabError
+from . import reference, sdpa
+from .rows import STATISTICS, RowStatistics, check_rows
+
+__all__ = ["BACKENDS", "STATISTICS", "RowStatistics", "row_statistics"]
+
+BACKENDS = ("auto", "reference", "sdpa")
+
+
+def row_statistics(
+    q: Tensor,
+    k: Tensor,
+    *,
+    scale: float | None = None,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+    statistics: Sequence[str] = ("entropy", "lse", "mean", "variance"),
+    backend: str = "auto",
+) -> RowStatistics:
+    """Statistics of every row of ``softmax(scale * q k^T + mask)``.
+
+    Args:
+        q: queries (..., heads, queries, d), any float dtype.
+        k: keys (..., heads, keys, d); may have fewer heads than q, each then shared by a group of q's.
+        scale: factor on the logits; 1/sqrt(d) if None.
+        mask: boolean (True: may attend) or additive, broadcastable to (..., heads, queries, keys). A key left out by
+            False, or by an additive mask of -9999 or less, is not one of a row's N keys.
+        is_causal: query i attends to keys 0..i only, beside what ``mask`` says.
+        statistics: which of ``STATISTICS`` to compute.
+        backend: "reference" (chunks of the plain softmax), "sdpa" (the attention identity), or "auto".
+
+    Returns:
+        RowStatistics of tensors (..., heads, queries), float32 (float64 for float64 input). Entropy and LSE in nats.
+
+    Raises:
+        EntropyLabError: arguments that do not fit, or a backend that can't do what is asked.
+
+    Source: paper Eq. 2-3; H = LSE - E_A[s].
+
+    >>> import torch
+    >>> q, k = torch.zeros(1, 5, 8), torch.randn(1, 100, 8)
+    >>> row_statistics(q, k).entropy  # zero queries attend uniformly: log 100
+    tensor([[4.6052, 4.6052, 4.6052, 4.6052, 4.6052]])
+    """
+    if backend not in BACKENDS:
+        raise EntropyLabError(f"backend must be one of {', '.join(BACKENDS)}. Got {backend!r}.")
+    rows = check_rows(q, k, scale, mask, is_causal, statistics)
+    if backend == "reference":
+        return reference.row_statistics(rows)
+    problem = sdpa.why_not(rows)
+    if problem is None:
+        return sdpa.row_statistics(rows)
+    if backend == "sdpa":
+        raise EntropyLabError(f"backend 'sdpa' can't be used here: {problem}. Use 'auto' or 'reference'.")
+    return reference.row_statistics(rows)

@@ -1,0 +1,56 @@
+"""The definition: a plain softmax over chunks of rows. Slow, works everywhere, float64 for float64 input."""
+
+import torch
+from torch import Tensor
+
+from .rows import Rows, RowStatistics, rows_of
+
+CHUNK_ELEMENTS = 2**22
+
+
+def row_statistics(rows: Rows) -> RowStatistics:
+    """Every statistic of ``rows``, a chunk of query rows at a time, so that no whole map exists."""
+    queries, keys = rows.q.shape[-2], rows.k.shape[-2]
+    maps = rows.q.shape[:-2].numel()
+    step = max(1, CHUNK_ELEMENTS // (maps * keys))
+    k = rows.k.to(rows.dtype)
+    chunks = [chunk_statistics(rows, k, start, min(start + step, queries)) for start in range(0, queries, step)]
+    joined = {name: torch.cat([chunk[name] for chunk in chunks], dim=-1) for name in chunks[0]}
+    return RowStatistics(keys=rows.keys(), **joined)
+
+
+def chunk_statistics(rows: Rows, k: Tensor, start: int, stop: int) -> dict[str, Tensor]:
+    """The statistics asked for, of queries ``start:stop``: each (..., heads, stop - start)."""
+    logits = rows.q[..., start:stop, :].to(rows.dtype) @ k.transpose(-1, -2) * rows.scale
+    if rows.mask is not None and rows.mask.dtype != torch.bool:
+        logits = logits + rows_of(rows.mask, start, stop).to(rows.dtype)
+    blocked = rows.blocked(start, stop)
+    if blocked is not None:
+        logits = logits.masked_fill(blocked, -torch.inf)
+    found = attention_statistics(logits) if rows.wants("entropy", "lse", "sensitivity") else {}
+    if rows.wants("mean", "variance", "third", "fourth"):
+        found |= cumulants(logits)
+    return {name: found[name] for name in rows.statistics}
+
+
+def attention_statistics(logits: Tensor) -> dict[str, Tensor]:
+    """Entropy, lse and sensitivity of the softmax over the last dimension; -inf logits do not count."""
+    largest = logits.amax(-1, keepdim=True)
+    shifted = logits - largest
+    weight = shifted.exp()
+    shifted = shifted.masked_fill(weight == 0, 0)
+    total = weight.sum(-1)
+    first = (weight * shifted).sum(-1) / total
+    spread = (weight * (shifted - first[..., None]).square()).sum(-1) / total
+    log_total = total.log()
+    return {"entropy": log_total - first, "lse": log_total + largest[..., 0], "sensitivity": spread}
+
+
+def cumulants(logits: Tensor) -> dict[str, Tensor]:
+    """Mean, variance, third and fourth cumulant over the last dimension; -inf logits do not count."""
+    counted = logits != -torch.inf
+    count = counted.sum(-1)
+    mean = logits.masked_fill(~counted, 0).sum(-1) / count
+    centred = (logits - mean[..., None]).masked_fill(~counted, 0)
+    second, third, fourth = (centred.pow(power).sum(-1) / count for power in (2, 3, 4))
+    return {"mean": mean, "variance": second, "third": third, "fourth": fourth - 3 * second.square()}

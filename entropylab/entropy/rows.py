@@ -1,0 +1,156 @@
+"""What every backend is asked and what it answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from ..errors import EntropyLabError
+
+STATISTICS = ("entropy", "lse", "mean", "variance", "third", "fourth", "sensitivity")
+
+LARGEST_MASK = -9999.0
+"""An additive mask at or below this leaves the key out: models write -10000, finfo.min or -inf and mean the same."""
+
+
+@dataclass(frozen=True)
+class RowStatistics:
+    """Statistics of the rows of a softmax map; each a tensor ``(..., heads, queries)``, or None if not asked for.
+
+    Float32, or float64 for float64 input. Rows that the mask leaves no key are NaN, with ``keys`` 0.
+
+    Attributes:
+        entropy: H = -sum_j A_j log A_j [nats].
+        lse: log sum_j exp(s_j) of the logits s [nats].
+        mean: unweighted mean of the logits over the keys.
+        variance: unweighted variance of the logits over the keys, sigma^2 = k2.
+        third: third cumulant of the logits over the keys, k3.
+        fourth: fourth cumulant of the logits over the keys, k4 (excess: 0 for a Gaussian).
+        sensitivity: Var_A[s], the attention-weighted variance of the logits; dH/d log(scale) = -sensitivity.
+        keys: how many keys the mask leaves to the row, N.
+    """
+
+    keys: Tensor
+    entropy: Tensor | None = None
+    lse: Tensor | None = None
+    mean: Tensor | None = None
+    variance: Tensor | None = None
+    third: Tensor | None = None
+    fourth: Tensor | None = None
+    sensitivity: Tensor | None = None
+
+    def __getitem__(self, name: str) -> Tensor:
+        value = getattr(self, name, None)
+        if value is None:
+            raise EntropyLabError(f"statistic {name!r} was not computed; computed: {', '.join(self.names())}")
+        return value
+
+    def names(self) -> tuple[str, ...]:
+        """The statistics that were computed."""
+        return tuple(f.name for f in fields(self) if getattr(self, f.name) is not None)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One question to a backend, checked: ``softmax(scale * q k^T + mask)``, row by row.
+
+    ``q`` is (..., heads, queries, d) and ``k`` (..., heads, keys, d), leading dimensions and heads equal; ``mask`` is
+    boolean (True: may attend) or additive, and broadcasts to (..., heads, queries, keys).
+    """
+
+    q: Tensor
+    k: Tensor
+    scale: float
+    mask: Tensor | None
+    is_causal: bool
+    statistics: tuple[str, ...]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype statistics are computed and returned in."""
+        return torch.float64 if self.q.dtype == torch.float64 else torch.float32
+
+    def wants(self, *names: str) -> bool:
+        """Whether any of ``names`` is asked for."""
+        return any(name in self.statistics for name in names)
+
+    def blocked(self, start: int = 0, stop: int | None = None) -> Tensor | None:
+        """Where queries ``start:stop`` may not attend: boolean, broadcastable to (..., heads, rows, keys)."""
+        stop = self.q.shape[-2] if stop is None else stop
+        blocked = None if self.mask is None else masked_out(rows_of(self.mask, start, stop))
+        if self.is_causal:
+            row = torch.arange(start, stop, device=self.q.device)[:, None]
+            later = torch.arange(self.k.shape[-2], device=self.q.device) > row
+            blocked = later if blocked is None else blocked | later
+        return blocked
+
+    def keys(self) -> Tensor:
+        """How many keys each row may attend to: int64 (..., heads, queries)."""
+        shape, keys = self.q.shape[:-1], self.k.shape[-2]
+        if self.is_causal and self.mask is None:
+            left = torch.arange(1, shape[-1] + 1, device=self.q.device).clamp(max=keys)
+            return left.expand(shape)
+        blocked = self.blocked()
+        if blocked is None:
+            return torch.full((), keys, device=self.q.device).expand(shape)
+        free = (~blocked).sum(-1) * (1 if blocked.shape[-1] == keys else keys)
+        return free.expand(shape)
+
+
+def rows_of(mask: Tensor, start: int, stop: int) -> Tensor:
+    """The part of ``mask`` that belongs to queries ``start:stop`` (all of it if it is the same for every query)."""
+    return mask if mask.ndim < 2 or mask.shape[-2] == 1 else mask[..., start:stop, :]
+
+
+def masked_out(mask: Tensor) -> Tensor:
+    """Where a mask leaves the key out."""
+    return ~mask if mask.dtype == torch.bool else mask <= LARGEST_MASK
+
+
+def check_rows(
+    q: Tensor, k: Tensor, scale: float | None, mask: Tensor | None, is_causal: bool, statistics: Sequence[str]
+) -> Rows:
+    """Turn the arguments of ``row_statistics`` into ``Rows``, or raise EntropyLabError."""
+    for name, tensor in (("q", q), ("k", k)):
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.ndim < 3:
+            raise EntropyLabError(f"{name} must be a float tensor (..., heads, tokens, d). Got {described(tensor)}.")
+    if q.shape[-1] != k.shape[-1] or q.dtype != k.dtype or q.shape[:-3] != k.shape[:-3]:
+        raise EntropyLabError(
+            "q (..., heads, queries, d) and k (..., heads, keys, d) must agree in leading dimensions, d and dtype. "
+            f"Got {described(q)} and {described(k)}."
+        )
+    if 0 in q.shape or 0 in k.shape:
+        raise EntropyLabError(f"q and k must not be empty. Got {described(q)} and {described(k)}.")
+    heads, shared = q.shape[-3], k.shape[-3]
+    if heads % shared:
+        raise EntropyLabError(f"the heads of q must be a multiple of those of k. Got {heads} and {shared}.")
+    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    if not 0 <= scale < float("inf"):
+        raise EntropyLabError(f"scale must be a finite number >= 0. Got {scale}.")
+    check_mask(mask, (*q.shape[:-1], k.shape[-2]))
+    names = (statistics,) if isinstance(statistics, str) else tuple(statistics)
+    unknown = [name for name in names if name not in STATISTICS]
+    if unknown or not names:
+        raise EntropyLabError(f"statistics must be some of {', '.join(STATISTICS)}. Got {list(names)}.")
+    return Rows(q, k.repeat_interleave(heads // shared, dim=-3), scale, mask, is_causal, names)
+
+
+def check_mask(mask: Tensor | None, shape: tuple[int, ...]) -> None:
+    """A mask must be boolean or float and broadcast to (..., heads, queries, keys)."""
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor) or not (mask.dtype == torch.bool or mask.is_floating_point()):
+        raise EntropyLabError(f"mask must be a boolean or float tensor. Got {described(mask)}.")
+    fits = mask.ndim <= len(shape) and all(
+        have in (1, want) for have, want in zip(mask.shape[::-1], shape[::-1], strict=False)
+    )
+    if not fits:
+        raise EntropyLabError(f"mask must broadcast to (..., heads, queries, keys) = {shape}. Got {tuple(mask.shape)}.")
+
+
+def described(value: object) -> str:
+    """A tensor by dtype and shape, anything else by its type."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    return type(value).__name__

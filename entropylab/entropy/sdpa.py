@@ -1,0 +1,94 @@
+"""Row entropy by the attention identity: E_A[s] = scale <q, (A K)>, and A K is attention with the keys as values.
+
+One fused attention call that also returns its LSE gives the entropy, with no map and no kernel of our own. Mean and
+variance come from the mean and covariance of the keys, in O(N d^2).
+"""
+
+import torch
+from torch import Tensor
+
+from .rows import LARGEST_MASK, Rows, RowStatistics
+
+SUPPORTED = ("entropy", "lse", "mean", "variance")
+
+
+def why_not(rows: Rows) -> str | None:
+    """Why this backend can't answer ``rows``, or None if it can."""
+    if rows.q.device.type not in ("cpu", "cuda"):
+        return f"no fused attention that returns its LSE on device {rows.q.device.type!r}"
+    if rows.q.device.type == "cuda" and rows.dtype == torch.float64:
+        return "fused attention on CUDA has no float64"
+    unsupported = [name for name in rows.statistics if name not in SUPPORTED]
+    if unsupported:
+        return f"the attention identity does not give {', '.join(unsupported)}"
+    if not all_or_nothing(rows.mask):
+        return "the mask has values between 0 and -inf"
+    if rows.is_causal and rows.mask is not None:
+        return "a mask beside is_causal"
+    if rows.wants("mean", "variance") and (rows.is_causal or not same_for_all_queries(rows.mask)):
+        return "mean and variance under a mask that differs by query"
+    return None
+
+
+def all_or_nothing(mask: Tensor | None) -> bool:
+    """Whether a mask only lets through (0, True) or leaves out."""
+    if mask is None or mask.dtype == torch.bool:
+        return True
+    return bool(((mask == 0) | (mask <= LARGEST_MASK)).all())
+
+
+def same_for_all_queries(mask: Tensor | None) -> bool:
+    """Whether every query of a map sees the same keys."""
+    return mask is None or mask.ndim < 2 or mask.shape[-2] == 1
+
+
+def row_statistics(rows: Rows) -> RowStatistics:
+    """Entropy, LSE, mean and variance of ``rows``; accumulated in float32, or float64 for float64 input."""
+    q, k = rows.q.to(rows.dtype), rows.k.to(rows.dtype)
+    shared = rows.blocked() if same_for_all_queries(rows.mask) and not rows.is_causal else None
+    weight = key_weights(shared, k)
+    centre = (weight * k).sum(-2, keepdim=True)
+    centred = k - centre
+    mean = rows.scale * (q @ centre.transpose(-1, -2))[..., 0]
+    found = {"mean": mean}
+    if rows.wants("variance"):
+        covariance = (weight * centred).transpose(-1, -2) @ centred
+        found["variance"] = rows.scale**2 * ((q @ covariance) * q).sum(-1).clamp(min=0)
+    if rows.wants("entropy", "lse"):
+        blocked = None if rows.mask is None else rows.blocked()
+        expected, lse = attend(q, centred, rows.scale, blocked, rows.is_causal)
+        found["lse"] = lse + mean
+        found["entropy"] = (lse - rows.scale * (q * expected).sum(-1)).clamp(min=0)
+    keys = rows.keys()
+    empty = keys == 0
+    chosen = {name: found[name].masked_fill(empty, torch.nan) for name in rows.statistics}
+    return RowStatistics(keys=keys, **chosen)
+
+
+def key_weights(blocked: Tensor | None, k: Tensor) -> Tensor:
+    """1/N for every key that is left, 0 for others: broadcastable to (..., heads, keys, 1)."""
+    if blocked is None:
+        return k.new_full((1, 1), 1 / k.shape[-2])
+    left = (~blocked).expand(*blocked.shape[:-1], k.shape[-2]).to(k.dtype)
+    left = left.reshape(*left.shape[:-2], left.shape[-1], 1) if left.ndim > 1 else left[:, None]
+    return left / left.sum(-2, keepdim=True).clamp(min=1)
+
+
+def attend(q: Tensor, k: Tensor, scale: float, blocked: Tensor | None, is_causal: bool) -> tuple[Tensor, Tensor]:
+    """``A K`` (..., heads, queries, d) and the LSE (..., heads, queries) of softmax(scale q k^T)."""
+    lead, heads = q.shape[:-3], q.shape[-3]
+    flat_q, flat_k = (t.reshape(-1, heads, *t.shape[-2:]) for t in (q, k))
+    bias = None
+    if blocked is not None:
+        bias = torch.zeros(blocked.shape, dtype=q.dtype, device=q.device).masked_fill(blocked, -torch.inf)
+        bias = bias.expand(*lead, heads, q.shape[-2], k.shape[-2]).reshape(-1, heads, q.shape[-2], k.shape[-2])
+    if q.device.type == "cpu":
+        mixed, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            flat_q, flat_k, flat_k, 0.0, is_causal, attn_mask=bias, scale=scale
+        )
+    else:
+        mixed, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
+            flat_q, flat_k, flat_k, bias, True, 0.0, is_causal, scale=scale
+        )
+        lse = lse[..., : q.shape[-2]]
+    return mixed.reshape(q.shape), lse.to(q.dtype).reshape(q.shape[:-1])

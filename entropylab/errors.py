@@ -1,0 +1,8 @@
+"""The one exception type that callers of entropylab see."""
+
+
+class EntropyLabError(ValueError):
+    """Something that was handed to entropylab is not usable.
+
+    The message names the argument, what was expected and what came.
+    """

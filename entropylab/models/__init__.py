@@ -1,0 +1,128 @@
+"""The embedded default pipeline, and ``load`` for it and for any other."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import EntropyLabError
+from .prompts import FOLDER
+
+__all__ = ["PRESETS", "Preset", "load"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model of the paper.
+
+    Attributes:
+        model: hub id.
+        train_size: side of the square images it was trained on [pixels].
+        sizes: sizes of the paper's tables, (height, width) [pixels].
+    """
+
+    model: str
+    train_size: int
+    sizes: tuple[tuple[int, int], ...]
+
+
+PRESETS = {
+    "sd21": Preset(
+        "stabilityai/stable-diffusion-2-1-base",
+        512,
+        ((224, 224), (448, 448), (512, 512), (768, 768), (288, 512), (384, 512)),
+    ),
+    "ldm256": Preset(
+        "CompVis/ldm-text2im-large-256",
+        256,
+        ((128, 128), (224, 224), (256, 256), (384, 384), (144, 256), (192, 256)),
+    ),
+}
+"""The paper's models by short name: ``load("sd21")``, ``measure(pipe, PRESETS["sd21"].sizes)``."""
+
+
+def load(model: str | Path | None = None, *, dtype: Any = None, device: Any = None) -> Any:
+    """Load a pipeline: the embedded one, a preset of the paper, a hub id, or a folder.
+
+    Args:
+        model: None for the embedded text-to-image pipeline (trained at 64x64 pixels on emoji); "sd21" or "ldm256" for
+            the paper's models; any diffusers hub id; or a folder that ``save_pretrained`` wrote.
+        dtype: a torch dtype or its name; by default float32 on a CPU and for the embedded pipeline, else float16
+            (bfloat16 where the GPU prefers it).
+        device: a torch device; by default the GPU if there is one.
+
+    Returns:
+        A diffusers pipeline, on its device.
+
+    Raises:
+        EntropyLabError: no such folder or model, a folder that is no pipeline, an unknown dtype or device, or a hub
+            that can't be reached.
+
+    >>> pipe = load()
+    >>> type(pipe).__name__
+    'StableDiffusionPipeline'
+    """
+    import torch
+
+    place = check_device(torch, device)
+    source = FOLDER if model is None else resolve(model)
+    number = check_dtype(torch, dtype, place, source)
+    return read(source, number).to(place)
+
+
+def check_device(torch: Any, device: Any) -> Any:
+    """A torch device: as given, or the best there is."""
+    if device is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        raise EntropyLabError(f"device must be a torch device of this machine. Got {device!r}: {error}") from error
+
+
+def check_dtype(torch: Any, dtype: Any, device: Any, source: str | Path) -> Any:
+    """A torch dtype: as given, or what suits the device."""
+    if dtype is None:
+        if device.type == "cpu" or source == FOLDER:
+            return torch.float32
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise EntropyLabError(f"dtype must be a float torch dtype such as 'float16' or 'float32'. Got {dtype!r}.")
+    return found
+
+
+def resolve(model: str | Path) -> str | Path:
+    """A folder as a path, anything else as a hub id."""
+    if not isinstance(model, str | Path) or not str(model):
+        raise EntropyLabError(f"model must be a hub id, a folder, or None for the embedded pipeline. Got {model!r}.")
+    folder = Path(model)
+    if folder.is_dir():
+        if not (folder / "model_index.json").is_file():
+            raise EntropyLabError(f"model must be a folder of a diffusers pipeline: {folder} has no model_index.json.")
+        return folder
+    name = str(model)
+    if isinstance(model, Path) or folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise EntropyLabError(f"model must be a hub id or a folder. Got {name!r}, which is no folder.")
+    return PRESETS[name].model if name in PRESETS else name
+
+
+def read(source: str | Path, dtype: Any) -> Any:
+    """Read a pipeline; whatever goes wrong is said in one line. Weights are read from safetensors only."""
+    from diffusers import DiffusionPipeline
+    from diffusers.utils import deprecation_utils
+
+    keyword = "dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype"
+    try:
+        return DiffusionPipeline.from_pretrained(str(source), use_safetensors=True, **{keyword: dtype})
+    except (OSError, ValueError, RuntimeError, AttributeError, ImportError) as error:
+        reason = " ".join(str(error).split())[:300]
+        if isinstance(source, Path):
+            raise EntropyLabError(f"model folder {source} can't be read as a pipeline: {reason}") from error
+        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+        raise EntropyLabError(
+            f"model {str(source)!r} is no folder here and could not be had from the Hugging Face hub, which can't be "
+            f"reached or does not have it{offline}: {reason}"
+        ) from error

@@ -1,0 +1,68 @@
+"""A small CLIP tokenizer of our own, learned on the captions of the training pictures."""
+
+from collections import Counter
+from itertools import pairwise
+
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+LENGTH = 24
+WIDTH = 128
+
+
+def learn_merges(words: Counter[str], count: int) -> list[tuple[str, str]]:
+    """Byte-pair encoding: the ``count`` merges that shorten ``words`` most, greedily (ties by spelling)."""
+    spellings = {word: [*word[:-1], word[-1] + "</w>"] for word in words}
+    merges: list[tuple[str, str]] = []
+    for _ in range(count):
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, parts in spellings.items():
+            for pair in pairwise(parts):
+                pairs[pair] += words[word]
+        if not pairs:
+            break
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        spellings = {word: merge(parts, best) for word, parts in spellings.items()}
+    return merges
+
+
+def merge(parts: list[str], pair: tuple[str, str]) -> list[str]:
+    """``parts`` with every neighbouring ``pair`` joined."""
+    joined: list[str] = []
+    for part in parts:
+        if joined and (joined[-1], part) == pair:
+            joined[-1] += part
+        else:
+            joined.append(part)
+    return joined
+
+
+def new_tokenizer(captions: list[str], merges: int = 600) -> CLIPTokenizer:
+    """A CLIPTokenizer that spells any text by bytes and knows the captions' words whole."""
+    words = Counter(word for caption in captions for word in caption.split())
+    pairs = learn_merges(words, merges)
+    alphabet = sorted(ByteLevel.alphabet())
+    entries = [*alphabet, *(letter + "</w>" for letter in alphabet), *("".join(pair) for pair in pairs)]
+    vocabulary = {entry: index for index, entry in enumerate(dict.fromkeys(entries))}
+    for special in ("<|startoftext|>", "<|endoftext|>"):
+        vocabulary[special] = len(vocabulary)
+    return CLIPTokenizer(vocab=vocabulary, merges=pairs, model_max_length=LENGTH)
+
+
+def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """An untrained two-layer CLIPTextModel for ``tokenizer``."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=2 * WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=LENGTH,
+            projection_dim=WIDTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )

@@ -1,0 +1,244 @@
+"""``record``: measure attention while somebody else's code samples."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from . import pipelines
+from .assemble import Cells, Run, check_keep
+from .capture import AttentionCall, Interception, intercept
+from .dataset import describe
+from .errors import EntropyLabError
+from .pipelines import Size
+from .provenance import provenance
+from .reduce import Reduction, check_rows_count, check_statistics
+from .scaling import check_train_size
+
+DEFAULT_STATISTICS = ("entropy", "sigma2")
+
+
+@dataclass
+class Recorder:
+    """What ``record`` yields: it fills while the pipeline samples.
+
+    ``dataset`` is what was measured so far, an xarray.Dataset like that of ``entropylab.measure``; ``unmeasured``
+    names the attention layers that ran and could not be measured.
+    """
+
+    pipe: Any
+    reduction: Reduction
+    patterns: tuple[str, ...] = ()
+    keep: tuple[str, ...] | None = None
+    trained: Size | None = None
+    cells: Cells = field(init=False)
+    run: "Run | None" = None
+    interception: Interception | None = None
+    calls: list[dict[str, Tensor]] = field(default_factory=list)
+    repeats: Counter = field(default_factory=Counter)
+    timestep: Any = None
+    latent: Size | None = None
+    forward_batch: int = 1
+    has_scheduler: bool = False
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        self.cells = Cells(self.reduction.names, self.keep)
+
+    @property
+    def unmeasured(self) -> dict[str, str]:
+        """Layer path -> reason, of attention layers that ran and could not be measured."""
+        return dict(self.interception.unseen) if self.interception else {}
+
+    @property
+    def dataset(self) -> xr.Dataset:
+        """What was measured so far."""
+        self.finish_run()
+        dataset = describe(self.cells.dataset())
+        unmeasured = [f"{path}: {reason}" for path, reason in self.unmeasured.items()]
+        return dataset.assign_attrs(
+            provenance(self.pipe), statistics=json.dumps(self.reduction.statistics), unmeasured=json.dumps(unmeasured)
+        )
+
+    def begin_run(self, **labels: Any) -> None:
+        """Start a new pipeline call; ``labels`` are those of Run (size, scaling, prompts, seeds)."""
+        self.finish_run()
+        self.run = Run(**labels)
+
+    def finish_run(self) -> None:
+        """Take what the current pipeline call gave into the Dataset."""
+        if self.calls:
+            self.finish_step(self.forward_batch)
+        if self.run is not None and self.run.steps:
+            self.cells.add(self.run)
+        self.run = None
+
+    def on_forward(self, name: str, root: nn.Module, args: tuple, kwargs: dict) -> None:
+        """A denoiser begins a forward pass."""
+        if not self.has_scheduler:
+            self.finish_step(self.forward_batch)
+        latent = pipelines.latent_size(args, kwargs) or self.latent
+        if self.run is None:
+            self.begin_run()
+        self.timestep, self.latent = pipelines.timestep_of(args, kwargs), latent
+        self.forward_batch = pipelines.batch_of(args, kwargs)
+        self.calls.append({})
+        self.repeats.clear()
+
+    def on_attention(self, call: AttentionCall) -> None:
+        """A layer attends: reduce it to a few numbers per head."""
+        kind = pipelines.kind_of(call)
+        if not self.calls or not self.is_chosen(call.layer, kind):
+            return
+        self.repeats[call.layer] += 1
+        count = self.repeats[call.layer]
+        path = call.layer if count == 1 else f"{call.layer}:{count}"
+        self.calls[-1][path] = self.reduction(call)
+        if path not in self.cells.layers:
+            self.cells.layers[path] = (pipelines.block_of(call.layer), kind)
+        self.note_tokens(path, kind, call.key.shape[-2])
+
+    def is_chosen(self, layer: str, kind: str) -> bool:
+        """Whether a layer is to be measured."""
+        return not self.patterns or any(fnmatchcase(layer, p) or p == kind for p in self.patterns)
+
+    def note_tokens(self, path: str, kind: str, keys: int) -> None:
+        """Remember how many keys a layer has at the training size."""
+        if path in self.cells.train_tokens:
+            return
+        if kind != "self":
+            self.cells.train_tokens[path] = keys
+        elif self.trained is not None and self.latent is not None:
+            factor = pipelines.vae_factor(self.pipe)
+            there = (self.trained[0] // factor, self.trained[1] // factor)
+            self.cells.train_tokens[path] = pipelines.tokens_at(keys, self.latent, there)
+
+    def finish_step(self, samples: int) -> None:
+        """The scheduler has made a step with ``samples`` images: what its denoiser calls gave becomes one step."""
+        calls = [call for call in self.calls if call]
+        self.calls = []
+        if not calls or self.run is None:
+            return
+        if self.run.size is None and self.latent is not None:
+            factor = pipelines.vae_factor(self.pipe)
+            self.run.size = (self.latent[0] * factor, self.latent[1] * factor)
+        paths = dict.fromkeys(path for call in calls for path in call)
+        step = {
+            path: torch.cat([by_branch(call[path], samples) for call in calls if path in call], 1) for path in paths
+        }
+        self.run.add_step(self.timestep, step)
+
+
+def by_branch(values: Tensor, samples: int) -> Tensor:
+    """(entries, batch, heads) of a batch that holds several guidance branches: (entries, branch, sample, heads)."""
+    batch = values.shape[1]
+    return values.unflatten(1, (-1, samples) if batch % samples == 0 else (1, batch))
+
+
+@contextmanager
+def follow_scheduler(recorder: Recorder) -> Iterator[None]:
+    """Let the scheduler tell where a pipeline call begins (``set_timesteps``) and a step ends (``step``)."""
+    scheduler: Any = getattr(recorder.pipe, "scheduler", None)
+    if isinstance(recorder.pipe, nn.Module) or not (hasattr(scheduler, "step") and hasattr(scheduler, "set_timesteps")):
+        yield
+        return
+    set_timesteps, step = scheduler.set_timesteps, scheduler.step
+
+    def begin(*args: Any, **kwargs: Any) -> Any:
+        if recorder.run is None or recorder.run.steps:
+            recorder.begin_run()
+        return set_timesteps(*args, **kwargs)
+
+    def advance(*args: Any, **kwargs: Any) -> Any:
+        sample = kwargs.get("sample", args[2] if len(args) > 2 else None)
+        recorder.finish_step(len(sample) if isinstance(sample, Tensor) else recorder.forward_batch)
+        return step(*args, **kwargs)
+
+    recorder.has_scheduler = True
+    try:
+        scheduler.set_timesteps, scheduler.step = begin, advance
+        yield
+    finally:
+        for name in ("set_timesteps", "step"):
+            vars(scheduler).pop(name, None)
+
+
+@contextmanager
+def record(
+    pipe: Any,
+    *,
+    statistics: Sequence[str] = DEFAULT_STATISTICS,
+    rows: int | None = None,
+    layers: str | Sequence[str] | None = None,
+    keep: Sequence[str] | None = None,
+    strict: bool = False,
+) -> Iterator[Recorder]:
+    """Measure the attention of ``pipe`` while your own code samples from it.
+
+    Args:
+        pipe: a diffusers pipeline, or any torch.nn.Module.
+        statistics: what to measure, each averaged over query rows: "entropy", "lse", "mean" [nats], "sigma2",
+            "sensitivity" [nats^2], "third" [nats^3], "fourth" [nats^4].
+        rows: look at this many query rows only, a fixed random subset; None for all.
+        layers: measure only layers whose path matches one of these patterns (``"*attn1"``) or that are of this kind
+            ("self", "cross").
+        keep: dimensions to keep apart, of branch, sample, step, layer, head; the others are averaged. None keeps all.
+        strict: raise if an attention layer ran that could not be measured, instead of naming it in the result.
+
+    Yields:
+        A Recorder; its ``dataset`` is an xarray.Dataset like that of ``entropylab.measure``.
+
+    Raises:
+        EntropyLabError: ``pipe`` has no denoiser or no attention, or an argument does not fit.
+    """
+    recorder = new_recorder(pipe, statistics, rows, layers, keep)
+    with watching(recorder, strict):
+        yield recorder
+
+
+@contextmanager
+def watching(recorder: Recorder, strict: bool = False) -> Iterator[None]:
+    """Let ``recorder`` watch its pipeline while the context lasts."""
+    with ExitStack() as stack:
+        stack.enter_context(follow_scheduler(recorder))
+        recorder.interception = stack.enter_context(
+            intercept(pipelines.denoisers(recorder.pipe), recorder.on_attention, on_forward=recorder.on_forward)
+        )
+        yield
+    recorder.finish_run()
+    if strict and recorder.unmeasured:
+        raise EntropyLabError(f"attention layers ran that could not be measured: {recorder.unmeasured}")
+
+
+def new_recorder(
+    pipe: Any, statistics: Any, rows: Any, layers: Any, keep: Any, train_size: Size | None = None
+) -> Recorder:
+    """A Recorder, its arguments checked."""
+    patterns = check_patterns(pipe, layers)
+    reduction = Reduction(check_statistics(statistics), check_rows_count(rows))
+    trained = check_train_size(pipe, train_size, needed=False)
+    return Recorder(pipe, reduction, patterns, check_keep(keep), trained)
+
+
+def check_patterns(pipe: Any, patterns: Any) -> tuple[str, ...]:
+    """Layer patterns as a tuple; each must match some layer of ``pipe``."""
+    known = pipelines.layers(pipe)
+    if patterns is None:
+        return ()
+    chosen = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    for pattern in chosen:
+        if not any(fnmatchcase(layer.path, pattern) or layer.kind == pattern for layer in known):
+            raise EntropyLabError(
+                f"layers must be kinds or patterns of layer paths such as {known[0].path!r}. "
+                f"Got {pattern!r}, which matches none of the {len(known)} layers."
+            )
+    if not chosen:
+        raise EntropyLabError("layers must name at least one kind or pattern, or be None for all. Got nothing.")
+    return chosen

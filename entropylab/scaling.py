@@ -1,0 +1,219 @@
+"""The scaling rules, and ``rescale``: change the softmax scale of self-attention while a pipeline samples."""
+
+import math
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import pipelines
+from .capture import AttentionCall, intercept
+from .errors import EntropyLabError
+from .pipelines import Size
+
+Rule = Callable[[int, int], float]
+
+
+def original(tokens: int, train_tokens: int) -> float:
+    """The scale the model was trained with: multiplier 1."""
+    return 1.0
+
+
+def sqrt_log(tokens: int, train_tokens: int) -> float:
+    """The paper's: sqrt(log N / log T), so that the scale is sqrt(log_T(N) / d) (paper, Eq. 7)."""
+    return math.sqrt(math.log(tokens) / math.log(train_tokens))
+
+
+@dataclass(frozen=True)
+class NamedRule:
+    """A rule and the name that results carry."""
+
+    name: str
+    function: Rule
+
+    @property
+    def is_original(self) -> bool:
+        """Whether the rule changes nothing anywhere."""
+        return self.function is original
+
+
+RULES: dict[str, Rule] = {"original": original, "sqrt_log": sqrt_log}
+"""Rules by name. Add your own: ``RULES["mine"] = lambda N, T: ...``."""
+
+
+def named_rule(rule: Any) -> NamedRule:
+    """A rule given by name, as a number, or as a callable (N, T) -> multiplier.
+
+    Raises:
+        EntropyLabError: not one of these, or a number that is not finite and positive.
+    """
+    if isinstance(rule, NamedRule):
+        return rule
+    if isinstance(rule, str):
+        if rule not in RULES:
+            raise EntropyLabError(
+                f"scaling must be one of {', '.join(RULES)}, a number or a callable (N, T) -> multiplier. Got {rule!r}."
+            )
+        return NamedRule(rule, RULES[rule])
+    if isinstance(rule, int | float) and not isinstance(rule, bool):
+        check_multiplier(rule, "scaling")
+        return NamedRule(f"{rule:g}", lambda tokens, train_tokens: float(rule))
+    if callable(rule):
+        return NamedRule(getattr(rule, "__name__", type(rule).__name__), rule)
+    raise EntropyLabError(
+        f"scaling must be one of {', '.join(RULES)}, a number or a callable (N, T) -> multiplier. "
+        f"Got {type(rule).__name__}."
+    )
+
+
+def check_multiplier(multiplier: Any, source: str) -> float | Tensor:
+    """A multiplier as it came, if it is finite and positive: a number, or a tensor of one per head."""
+    values = torch.as_tensor(multiplier, dtype=torch.float64)
+    if values.ndim > 1 or not bool(((values > 0) & values.isfinite()).all()):
+        raise EntropyLabError(f"{source} must give a finite multiplier > 0 (or one per head). Got {multiplier}.")
+    return multiplier if isinstance(multiplier, Tensor) and values.ndim else float(values)
+
+
+class Rescaling:
+    """A rule at work on one pipeline: the multiplier of every self-attention layer, worked out once per layer and N."""
+
+    def __init__(self, pipe: Any, rule: NamedRule, train_size: Size | None, kinds: Sequence[str]) -> None:
+        self.rule, self.kinds = rule, tuple(kinds)
+        factor = pipelines.vae_factor(pipe)
+        self.trained = None if train_size is None else (train_size[0] // factor, train_size[1] // factor)
+        self.latent: Size | None = None
+        self.known: dict[tuple[str, int, Size | None], float | Tensor] = {}
+
+    def on_forward(self, name: str, root: nn.Module, args: tuple, kwargs: dict) -> None:
+        """Remember the latent size that the denoiser works at."""
+        self.latent = pipelines.latent_size(args, kwargs) or self.latent
+
+    def on_attention(self, call: AttentionCall) -> float | Tensor | None:
+        """The multiplier for one attention call."""
+        if pipelines.kind_of(call) not in self.kinds:
+            return None
+        key = (call.layer, call.key.shape[-2], self.latent)
+        if key not in self.known:
+            self.known[key] = self.multiplier(call)
+        return self.known[key]
+
+    def multiplier(self, call: AttentionCall) -> float | Tensor:
+        """Ask the rule for a layer's N and T."""
+        tokens = call.key.shape[-2]
+        trained = self.train_tokens(call, tokens)
+        if self.rule.function is sqrt_log and min(tokens, trained) < 2 and tokens != trained:
+            raise EntropyLabError(
+                f"rule 'sqrt_log' needs at least 2 tokens, now and at the training size. Layer {call.layer} has "
+                f"N = {tokens} and T = {trained}."
+            )
+        if self.rule.function is sqrt_log and tokens == trained:
+            return 1.0
+        found = check_multiplier(self.rule.function(tokens, trained), f"rule {self.rule.name!r}")
+        if isinstance(found, Tensor) and len(found) != call.query.shape[1]:
+            raise EntropyLabError(
+                f"rule {self.rule.name!r} must give one multiplier per head: layer {call.layer} has "
+                f"{call.query.shape[1]} heads. Got {len(found)}."
+            )
+        return found
+
+    def train_tokens(self, call: AttentionCall, tokens: int) -> int:
+        """T of the layer that makes ``call``."""
+        if self.rule.is_original or pipelines.kind_of(call) != "self":
+            return tokens
+        found = None
+        if self.trained is not None and self.latent is not None:
+            found = pipelines.tokens_at(tokens, self.latent, self.trained)
+        if found is None:
+            raise EntropyLabError(
+                f"the number of tokens at the training size can't be told for layer {call.layer} with N = {tokens} "
+                f"at latent size {self.latent}."
+            )
+        return found
+
+
+busy: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
+handles: "set[rescale]" = set()
+"""Handles that are not removed yet: a handle that nobody keeps must not end its rescaling in silence."""
+
+
+@contextmanager
+def rescaled(
+    pipe: Any, rule: Any = "sqrt_log", train_size: Any = None, kinds: Sequence[str] = ("self",)
+) -> Iterator[Rescaling]:
+    """The context behind ``rescale`` and ``measure``; see ``rescale``."""
+    named = named_rule(rule)
+    trained = check_train_size(pipe, train_size, needed=not named.is_original)
+    rescaling = Rescaling(pipe, named, trained, kinds)
+    roots = pipelines.denoisers(pipe)
+    if any(root in busy for root in roots.values()):
+        raise EntropyLabError("pipe is rescaled already: end the other `rescale` (or `handle.remove()`) first.")
+    busy.update(roots.values())
+    try:
+        with intercept(roots, rescaling.on_attention, on_forward=rescaling.on_forward, rescales=True):
+            yield rescaling
+    finally:
+        for root in roots.values():
+            busy.discard(root)
+
+
+def check_train_size(pipe: Any, train_size: Any, needed: bool = True) -> Size | None:
+    """The training size (height, width) [pixels]: as given, or from the pipeline's config.
+
+    Raises:
+        EntropyLabError: it is needed, not given, and the pipeline does not say.
+    """
+    found = pipelines.as_pair(train_size) if train_size is not None else pipelines.train_size(pipe)
+    if found is None and needed:
+        raise EntropyLabError(
+            f"{type(pipe).__name__} does not say what size it was trained at: pass train_size=, "
+            "an int or a (height, width) pair [pixels]."
+        )
+    return found
+
+
+class rescale:
+    """Multiply the softmax scale of every self-attention layer of ``pipe`` by a rule's factor, from now on.
+
+    Works as a context, or as a handle with ``remove()``. Other contexts (``record``, ``measure``) see the changed
+    scale. Images at the training size are bit-identical, others change.
+
+    Args:
+        pipe: a diffusers pipeline, or a denoiser on its own.
+        rule: "sqrt_log" (the paper's), "original", a number, or a callable (N, T) -> multiplier, where N is the
+            number of keys of the layer now and T at the training size. A multiplier may be a tensor (heads,).
+        train_size: the size the pipeline was trained at [pixels], an int or (height, width); its config says, if None.
+        kinds: kinds of layers to rescale.
+
+    Raises:
+        EntropyLabError: unknown rule, unusable multiplier, unknown training size, or ``pipe`` is rescaled already.
+
+    Source: paper, Eq. 7.
+    """
+
+    def __init__(
+        self, pipe: Any, rule: Any = "sqrt_log", *, train_size: Any = None, kinds: Sequence[str] = ("self",)
+    ) -> None:
+        self._context: Any = rescaled(pipe, rule, train_size, kinds)
+        self._rescaling = self._context.__enter__()
+        handles.add(self)
+
+    @property
+    def multipliers(self) -> dict[str, float | Tensor]:
+        """Layer path -> the factor last used there."""
+        return {layer: factor for (layer, _, _), factor in self._rescaling.known.items()}
+
+    def remove(self) -> None:
+        """End the rescaling; the pipeline is as it was. Doing it twice does no harm."""
+        if self in handles:
+            handles.discard(self)
+            self._context.__exit__(None, None, None)
+
+    def __enter__(self) -> "rescale":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.remove()

@@ -1,0 +1,60 @@
+"""Pipelines that tests share: the embedded one, and a small random one whose attention is far from uniform."""
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+import entropylab
+from entropylab.models.text import WIDTH, new_text_encoder, new_tokenizer
+
+
+def new_random_pipeline(**unet: object) -> StableDiffusionPipeline:
+    """An untrained Stable Diffusion pipeline: 64 px, two levels with self- and cross-attention, sharpened."""
+    torch.manual_seed(0)
+    tokenizer = new_tokenizer(["a red car", "a blue house"])
+    settings = {
+        "sample_size": 16,
+        "layers_per_block": 1,
+        "block_out_channels": (16, 32),
+        "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+        "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+        "cross_attention_dim": WIDTH,
+        "attention_head_dim": (2, 4),
+        "norm_num_groups": 8,
+    }
+    model = UNet2DConditionModel(**settings | unet)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "to_q" in name or "to_k" in name:
+                weight *= 3
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 8, 8),
+        norm_num_groups=4,
+    )
+    pipe = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=new_text_encoder(tokenizer),
+        tokenizer=tokenizer,
+        unet=model.eval(),
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def random_pipe() -> StableDiffusionPipeline:
+    return new_random_pipeline()
+
+
+@pytest.fixture(scope="session")
+def embedded() -> StableDiffusionPipeline:
+    """The embedded pipeline. Tests must leave it as it was."""
+    pipe = entropylab.load(device="cpu")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

@@ -1,0 +1,290 @@
+"""Datasets in files: what comes back, and what can't be read or written."""
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from entropylab.dataset import ATTRIBUTE, UNITS, check_writable, describe, open_dataset, save
+from entropylab.errors import EntropyLabError
+
+
+def measured(layers: int = 3, heads: int = 4) -> xr.Dataset:
+    """A Dataset as ``measure`` returns it: two sizes, two samples, heads padded with NaN, text that is not ASCII."""
+    shape = (2, 1, 2, layers, heads)
+    entropy = np.random.default_rng(0).normal(5, 1, shape).astype(np.float32)
+    entropy[..., 0, 2:] = np.nan
+    paths = [f"unet.down_blocks.{index}.attentions.0.transformer_blocks.0.attn1" for index in range(layers)]
+    dims = ("size", "scaling", "sample", "layer", "head")
+    ds = xr.Dataset(
+        {
+            "entropy": (dims, entropy),
+            "entropy_m2": (dims, entropy**2),
+            "sigma2": (dims, entropy * 2),
+            "rows": (("size", "layer"), np.full((2, layers), 2**40 + 1)),
+        },
+        coords={
+            "size": ["64x64", "96x128"],
+            "height": ("size", [64, 96]),
+            "width": ("size", [64, 128]),
+            "scaling": ["original"],
+            "sample": [0, 1],
+            "prompt": ("sample", ["", "a réd heart 猫"]),
+            "seed": ("sample", [7, 2**62]),
+            "layer": paths,
+            "kind": ("layer", ["self"] * layers),
+            "head": np.arange(heads),
+            "tokens": (("size", "layer"), np.full((2, layers), 1024.0)),
+            "train_tokens": ("layer", [256.0, np.nan, 64.0][:layers]),
+        },
+        attrs={
+            ATTRIBUTE: "0.1.0",
+            "model": "embedded",
+            "steps": 20,
+            "guidance_scale": 7.5,
+            "seed": 2**70,
+            "statistics": ["entropy"],
+            "unmeasured": [],
+            "versions": {"torch": "2.6.0"},
+            "revision": None,
+            "note": "",
+            "exact": True,
+        },
+    )
+    return describe(ds)
+
+
+@pytest.fixture
+def ds() -> xr.Dataset:
+    return measured()
+
+
+@pytest.fixture
+def saved(ds: xr.Dataset, tmp_path: Path) -> Path:
+    save(ds, tmp_path / "entropy.nc")
+    return tmp_path / "entropy.nc"
+
+
+def test_everything_comes_back(ds: xr.Dataset, saved: Path) -> None:
+    back = open_dataset(saved)
+    xr.testing.assert_identical(back, ds)
+    assert {name: v.dtype for name, v in back.variables.items()} == {name: v.dtype for name, v in ds.variables.items()}
+    assert {name: type(v) for name, v in back.attrs.items()} == {name: type(v) for name, v in ds.attrs.items()}
+    assert back["entropy"].dims == ds["entropy"].dims
+
+
+def test_a_changed_value_is_told_from_what_was_saved(ds: xr.Dataset, saved: Path) -> None:
+    ds["entropy"][0, 0, 0, 1, 0] += np.float32(1e-6) * 5
+    with pytest.raises(AssertionError):
+        xr.testing.assert_identical(open_dataset(saved), ds)
+
+
+def test_parts_come_back_too(ds: xr.Dataset, tmp_path: Path) -> None:
+    part = ds.isel(size=1, layer=0).drop_vars("head")
+    save(part, tmp_path / "part.nc")
+    xr.testing.assert_identical(open_dataset(tmp_path / "part.nc"), part)
+
+
+def test_what_was_opened_can_be_saved_again_over_its_own_file(ds: xr.Dataset, saved: Path) -> None:
+    save(open_dataset(saved), saved, overwrite=True)
+    xr.testing.assert_identical(open_dataset(saved), ds)
+
+
+def test_the_file_is_closed_and_the_data_in_memory(ds: xr.Dataset, saved: Path) -> None:
+    back = open_dataset(saved)
+    saved.unlink()
+    xr.testing.assert_identical(back, ds)
+
+
+def test_saving_does_not_change_what_is_saved(ds: xr.Dataset, tmp_path: Path) -> None:
+    before = ds.copy(deep=True)
+    save(ds, tmp_path / "entropy.nc")
+    xr.testing.assert_identical(ds, before)
+
+
+def test_numpy_numbers_and_tuples_in_attributes_come_back_as_pythons_own(ds: xr.Dataset, tmp_path: Path) -> None:
+    ds.attrs |= {"scale": np.float32(0.5), "array": np.arange(3), "pair": (1, 2)}
+    save(ds, tmp_path / "entropy.nc")
+    back = open_dataset(tmp_path / "entropy.nc").attrs
+    assert (back["scale"], back["array"], back["pair"]) == (0.5, [0, 1, 2], [1, 2])
+
+
+def test_files_are_compressed(tmp_path: Path) -> None:
+    ds = measured(heads=20_000)
+    ds["entropy"][:] = ds["entropy_m2"][:] = ds["sigma2"][:] = 1
+    save(ds, tmp_path / "entropy.nc")
+    assert (tmp_path / "entropy.nc").stat().st_size < ds.nbytes / 4
+
+
+def test_another_program_can_read_the_file(saved: Path) -> None:
+    with xr.open_dataset(saved, engine="h5netcdf") as other:
+        assert other["entropy"].attrs["units"] == "nats"
+        assert other.attrs["model"] == "embedded"
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_save_that_fails_halfway_leaves_what_was_there(
+    failure: BaseException, ds: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "entropy.nc"
+    target.write_bytes(b"before")
+
+    def half(self: xr.Dataset, path: Path, **_: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise failure
+
+    monkeypatch.setattr(xr.Dataset, "to_netcdf", half)
+    with pytest.raises(EntropyLabError if isinstance(failure, OSError) else KeyboardInterrupt):
+        save(ds, target, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["entropy.nc"]
+    assert target.read_bytes() == b"before"
+
+
+def test_a_file_that_exists_is_kept_unless_overwriting_is_asked_for(ds: xr.Dataset, tmp_path: Path) -> None:
+    target = tmp_path / "entropy.nc"
+    target.write_bytes(b"before")
+    with pytest.raises(EntropyLabError, match=r"exists already.*overwrite=True"):
+        save(ds, target)
+    assert target.read_bytes() == b"before"
+    assert check_writable(target, overwrite=True) == target
+    assert target.read_bytes() == b"before"
+
+
+def test_a_place_that_can_be_written_is_left_as_it_was(tmp_path: Path) -> None:
+    assert check_writable(str(tmp_path / "entropy.nc")) == tmp_path / "entropy.nc"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none/entropy.nc", "no folder .*none"),
+        ("", "Got the folder"),
+        ("file.txt/entropy.nc", "can't be written"),
+        ("n" * 300 + ".nc", "can't be written"),
+    ],
+)
+def test_places_that_cannot_be_written(name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "file.txt").write_text("a file, no folder")
+    with pytest.raises(EntropyLabError, match=message):
+        check_writable(tmp_path / name)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which not even root may write")
+def test_a_folder_without_permission_to_write() -> None:
+    with pytest.raises(EntropyLabError, match="can't be written"):
+        check_writable("/proc/self/entropy.nc")
+
+
+@pytest.mark.parametrize("path", ["", None, 3, b""])
+def test_paths_that_are_none(path: Any) -> None:
+    with pytest.raises(EntropyLabError, match=r"path must be .* Got"):
+        check_writable(path)
+    with pytest.raises(EntropyLabError, match=r"path must be .* Got"):
+        open_dataset(path)
+
+
+@pytest.mark.parametrize("other", [None, {"entropy": 1}, measured()["entropy"], xr.Dataset({"entropy": 1.0})])
+def test_only_measured_datasets_are_saved(other: Any, tmp_path: Path) -> None:
+    with pytest.raises(EntropyLabError, match=r"ds must be .* Got"):
+        save(other, tmp_path / "entropy.nc")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_attributes_that_no_file_can_hold(ds: xr.Dataset, tmp_path: Path) -> None:
+    ds.attrs["pipe"] = object()
+    with pytest.raises(EntropyLabError, match="'pipe'"):
+        save(ds, tmp_path / "entropy.nc")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("part", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
+def test_truncated_files(part: float, saved: Path) -> None:
+    content = saved.read_bytes()
+    saved.write_bytes(content[: int(part * len(content))])
+    with pytest.raises(EntropyLabError, match=r"entropy\.nc is (empty|truncated|not a netCDF)"):
+        open_dataset(saved)
+
+
+def test_a_file_short_of_its_last_byte(saved: Path) -> None:
+    saved.write_bytes(saved.read_bytes()[:-1])
+    with pytest.raises(EntropyLabError, match="truncated, damaged"):
+        open_dataset(saved)
+
+
+def test_a_changed_byte_in_the_data(saved: Path) -> None:
+    import h5py
+
+    with h5py.File(saved) as file:
+        chunk = file["entropy"].id.get_chunk_info(0)
+    content = bytearray(saved.read_bytes())
+    content[chunk.byte_offset + chunk.size // 2] ^= 0xFF
+    saved.write_bytes(content)
+    with pytest.raises(EntropyLabError, match="truncated, damaged"):
+        open_dataset(saved)
+
+
+@pytest.mark.parametrize("content", [b"CDF\x01" + bytes(100), b"size,entropy\n64,5.1\n", b"\x80\x04K\x01."])
+def test_files_that_are_not_netcdf4(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "entropy.nc"
+    path.write_bytes(content)
+    with pytest.raises(EntropyLabError, match=r"not a netCDF-4 file"):
+        open_dataset(path)
+
+
+def test_another_programs_netcdf(tmp_path: Path) -> None:
+    xr.Dataset({"entropy": ("size", [1.0, 2.0])}).to_netcdf(tmp_path / "other.nc", engine="h5netcdf")
+    with pytest.raises(EntropyLabError, match=rf"another program's.*{ATTRIBUTE}"):
+        open_dataset(tmp_path / "other.nc")
+
+
+def test_another_programs_hdf5(tmp_path: Path) -> None:
+    import h5py
+
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["weights"] = np.zeros((3, 4))
+    with pytest.raises(EntropyLabError, match=r"other\.h5 is .*another program's"):
+        open_dataset(tmp_path / "other.h5")
+
+
+@pytest.mark.parametrize(("name", "message"), [("none.nc", "No such file"), (".", "directory")])
+def test_files_that_are_not_there(name: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(EntropyLabError, match=message):
+        open_dataset(tmp_path / name)
+
+
+def test_described_variables_say_their_units(ds: xr.Dataset) -> None:
+    assert ds["entropy"].attrs["units"] == "nats"
+    assert ds["sigma2"].attrs["units"] == ds["entropy_m2"].attrs["units"] == "nats^2"
+    assert ds["height"].attrs["units"] == "pixels"
+    assert ds["tokens"].attrs["units"] == "tokens"
+    for name in ds.variables:
+        assert ds[name].attrs["long_name"]
+
+
+def test_describe_changes_neither_its_argument_nor_unknown_variables() -> None:
+    bare = xr.Dataset({"entropy": 1.0, "mine": ("x", [1], {"units": "apples"})})
+    described = describe(bare)
+    assert bare["entropy"].attrs == {}
+    assert described["entropy"].attrs["units"] == "nats"
+    assert described["mine"].attrs == {"units": "apples"}
+
+
+@pytest.mark.parametrize("name", ["sigma2_m2", "third_m2"])
+def test_squares_of_units(name: str) -> None:
+    power = {"sigma2_m2": 4, "third_m2": 6}[name]
+    assert describe(xr.Dataset({name: 1.0}))[name].attrs["units"] == f"nats^{power}"
+
+
+def test_every_known_name_has_units_and_a_name() -> None:
+    assert all(units and long_name for units, long_name in UNITS.values())
+
+
+def test_importing_it_leaves_torch_alone() -> None:
+    code = "import sys, entropylab.dataset; sys.exit(any(m in sys.modules for m in ('torch', 'diffusers')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

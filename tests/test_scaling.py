@@ -1,0 +1,211 @@
+"""The scaling factor: its values, that it really changes what the model computes, and only there."""
+
+import gc
+import math
+
+import pytest
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+
+import entropylab
+from entropylab import EntropyLabError
+from entropylab.pipelines import tokens_at
+from entropylab.scaling import RULES, sqrt_log
+
+from .test_record import sample, state
+
+
+def test_sqrt_log_is_the_papers_formula():
+    assert sqrt_log(4096, 4096) == 1
+    assert sqrt_log(1024, 4096) == pytest.approx((math.log(1024) / math.log(4096)) ** 0.5)
+    assert sqrt_log(1024, 4096) < 1 < sqrt_log(9216, 4096)
+    assert sqrt_log(1024, 4096) != pytest.approx((math.log(4096) / 1024) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("image", "trained", "tokens", "expected"),
+    [
+        (512, 512, (4096, 1024, 256, 64), (4096, 1024, 256, 64)),
+        (224, 512, (784, 196, 49, 16), (4096, 1024, 256, 64)),
+        (768, 512, (9216, 2304, 576, 144), (4096, 1024, 256, 64)),
+        (128, 256, (256, 64, 16, 4), (1024, 256, 64, 16)),
+    ],
+)
+def test_training_tokens_of_every_level(image, trained, tokens, expected):
+    here, there = (image // 8, image // 8), (trained // 8, trained // 8)
+    assert tuple(tokens_at(count, here, there) for count in tokens) == expected
+
+
+def test_training_tokens_of_sizes_that_are_not_square_or_do_not_divide_evenly():
+    assert [tokens_at(n, (36, 64), (64, 64)) for n in (2304, 576, 144, 40)] == [4096, 1024, 256, 64]
+    assert [tokens_at(n, (27, 45), (64, 64)) for n in (27 * 45, 14 * 23, 7 * 12, 4 * 6)] == [4096, 1024, 256, 64]
+    assert tokens_at(1000, (64, 64), (64, 64)) is None
+
+
+@pytest.mark.parametrize("size", [(32, 32), (96, 96), (40, 72)])
+def test_every_self_attention_layer_gets_its_own_factor(random_pipe, size):
+    handle = entropylab.rescale(random_pipe)
+    with entropylab.record(random_pipe) as rec:
+        sample(random_pipe, size, steps=1)
+    handle.remove()
+    ds = rec.dataset
+    for layer in ds.layer.values:
+        tokens, trained = float(ds.tokens.sel(layer=layer)[0]), float(ds.train_tokens.sel(layer=layer))
+        if ds.kind.sel(layer=layer) == "self":
+            assert trained in (256, 64)
+            assert handle.multipliers[layer] == pytest.approx(math.sqrt(math.log(tokens) / math.log(trained)))
+        else:
+            assert layer not in handle.multipliers
+
+
+def test_what_is_measured_is_what_the_model_then_uses(random_pipe):
+    """A multiplier of 2 gives sigma^2 times 4 in the first layer, whichever context was entered first."""
+    first = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1"
+    with entropylab.record(random_pipe) as plain:
+        sample(random_pipe, steps=1)
+    for order in ("rescale first", "record first"):
+        if order == "rescale first":
+            with entropylab.rescale(random_pipe, 2.0), entropylab.record(random_pipe) as rec:
+                sample(random_pipe, steps=1)
+        else:
+            with entropylab.record(random_pipe) as rec, entropylab.rescale(random_pipe, 2.0):
+                sample(random_pipe, steps=1)
+        ratio = rec.dataset.sigma2.sel(layer=first) / plain.dataset.sigma2.sel(layer=first)
+        heads = ratio.isel(head=slice(2)).values
+        torch.testing.assert_close(torch.tensor(heads), torch.full(heads.shape, 4.0), rtol=1e-4, atol=0)
+
+
+def test_identity_at_the_training_size_and_change_elsewhere(random_pipe):
+    for size, same in (((64, 64), True), ((32, 32), False), ((96, 96), False)):
+        plain = sample(random_pipe, size)
+        with entropylab.rescale(random_pipe):
+            changed = sample(random_pipe, size)
+        assert torch.equal(plain, changed) is same
+        assert torch.equal(plain, sample(random_pipe, size))
+
+
+@pytest.mark.parametrize("prepare", ["default", "fused", "legacy"])
+def test_output_changes_with_every_processor_and_equally(random_pipe, prepare):
+    with entropylab.rescale(random_pipe):
+        usual = sample(random_pipe, (96, 96), steps=1)
+    if prepare == "fused":
+        random_pipe.unet.fuse_qkv_projections()
+    elif prepare == "legacy":
+        random_pipe.unet.set_attn_processor(AttnProcessor())
+    plain = sample(random_pipe, (96, 96), steps=1)
+    with entropylab.rescale(random_pipe):
+        changed = sample(random_pipe, (96, 96), steps=1)
+    assert (plain - changed).abs().max() > 1e-4
+    torch.testing.assert_close(changed, usual, atol=1e-4, rtol=1e-4)
+
+
+def test_setting_attn_scale_is_the_no_op_that_we_are_not(random_pipe):
+    plain = sample(random_pipe, (96, 96))
+    for module in random_pipe.unet.modules():
+        if hasattr(module, "scale") and hasattr(module, "to_q"):
+            module.scale = module.scale * 2
+    assert torch.equal(plain, sample(random_pipe, (96, 96)))
+
+
+def test_one_multiplier_per_head(random_pipe):
+    def by_head(tokens, train_tokens):
+        return torch.tensor([1.0, 2.0] if train_tokens == 256 else [1.0, 2.0, 1.0, 1.0])
+
+    first = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1"
+    with entropylab.record(random_pipe) as plain:
+        sample(random_pipe, steps=1)
+    with entropylab.rescale(random_pipe, by_head), entropylab.record(random_pipe) as rec:
+        sample(random_pipe, steps=1)
+    ratio = (rec.dataset.sigma2 / plain.dataset.sigma2).sel(layer=first).mean(("branch", "sample")).values.ravel()[:2]
+    assert ratio == pytest.approx([1.0, 4.0], rel=1e-4)
+
+
+def test_cross_attention_only_when_asked(random_pipe):
+    handle = entropylab.rescale(random_pipe, 1.5, kinds=("cross",))
+    sample(random_pipe, steps=1)
+    handle.remove()
+    assert {path.rsplit(".", 1)[1] for path in handle.multipliers} == {"attn2"}
+
+
+def test_a_rule_of_ones_own_by_name(random_pipe, monkeypatch):
+    monkeypatch.setitem(RULES, "mine", lambda tokens, train_tokens: tokens / train_tokens)
+    handle = entropylab.rescale(random_pipe, "mine")
+    sample(random_pipe, (32, 32), steps=1)
+    handle.remove()
+    assert set(handle.multipliers.values()) == {0.25}
+
+
+def test_a_handle_that_nobody_keeps_goes_on(random_pipe):
+    plain = sample(random_pipe)
+    entropylab.rescale(random_pipe, 2.0)
+    gc.collect()
+    assert not torch.equal(plain, sample(random_pipe))
+    from entropylab.scaling import handles
+
+    for handle in list(handles):
+        handle.remove()
+    assert torch.equal(plain, sample(random_pipe))
+
+
+def test_removed_twice_and_after_an_exception(random_pipe):
+    before = state(random_pipe)
+    handle = entropylab.rescale(random_pipe)
+    handle.remove()
+    handle.remove()
+    with pytest.raises(ZeroDivisionError), entropylab.rescale(random_pipe):
+        _ = 1 / 0
+    assert state(random_pipe) == before
+
+
+def test_rescaled_twice(random_pipe):
+    with entropylab.rescale(random_pipe), pytest.raises(EntropyLabError, match="rescaled already"):
+        entropylab.rescale(random_pipe)
+    entropylab.rescale(random_pipe).remove()
+
+
+BAD = [
+    ("sqrt-log", {}, "scaling must be one of original, sqrt_log"),
+    (0, {}, "finite multiplier > 0"),
+    (-2.0, {}, "finite multiplier > 0"),
+    (float("inf"), {}, "finite multiplier > 0"),
+    ([1.0], {}, "scaling must be one of.*Got list"),
+    (None, {}, "scaling must be one of.*Got NoneType"),
+    ("sqrt_log", {"train_size": "64"}, "must be an int or a .height, width. pair"),
+]
+
+
+@pytest.mark.parametrize(("rule", "options", "message"), BAD)
+def test_bad_rules(random_pipe, rule, options, message):
+    before = state(random_pipe)
+    with pytest.raises(EntropyLabError, match=message):
+        entropylab.rescale(random_pipe, rule, **options)
+    assert state(random_pipe) == before
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (lambda n, t: float("nan"), "must give a finite multiplier"),
+        (lambda n, t: -1, "must give a finite multiplier"),
+        (lambda n, t: torch.ones(7), "one multiplier per head: layer .* has 2 heads. Got 7"),
+    ],
+)
+def test_bad_multipliers_are_named_with_their_layer(random_pipe, rule, message):
+    with pytest.raises(EntropyLabError, match=message), entropylab.rescale(random_pipe, rule):
+        sample(random_pipe, steps=1)
+
+
+def test_a_layer_of_one_token(random_pipe):
+    with pytest.raises(EntropyLabError, match="needs at least 2 tokens.*N = 1 and T = 64"):
+        with entropylab.rescale(random_pipe):
+            sample(random_pipe, (8, 8), steps=1)
+
+
+def test_a_denoiser_that_does_not_say_its_training_size(random_pipe):
+    random_pipe.unet.register_to_config(sample_size=None)
+    with pytest.raises(EntropyLabError, match="pass train_size="):
+        entropylab.rescale(random_pipe)
+    with entropylab.rescale(random_pipe, train_size=64):
+        changed = sample(random_pipe, (96, 96))
+    with entropylab.rescale(random_pipe, train_size=(96, 96)):
+        assert not torch.equal(changed, sample(random_pipe, (96, 96)))
