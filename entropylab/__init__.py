@@ -13,6 +13,7 @@ from .errors import EntropyLabError
 
 if TYPE_CHECKING:
     from . import plot
+    from .calibration import Calibration, calibrate
     from .dataset import open_dataset as open
     from .dataset import save
     from .entropy import row_statistics
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from .scaling import rescale
 
 _HOMES = {
+    "Calibration": "calibration",
+    "calibrate": "calibration",
     "fit": "law",
     "layers": "pipelines",
     "load": "models",
@@ -37,7 +40,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "Calibration",
     "EntropyLabError",
+    "calibrate",
     "fit",
     "layers",
     "load",

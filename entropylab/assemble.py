@@ -1,6 +1,6 @@
 """From reduced attention calls to the Dataset: runs are collected by size and scaling, averaged, and laid out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,6 +113,7 @@ class Cells:
     moments: dict[tuple[Size | None, str], Moments] = field(default_factory=dict)
     timesteps: dict[tuple[Size | None, str], np.ndarray] = field(default_factory=dict)
     labels: dict[tuple[Size | None, str], tuple[list[str], list[int]]] = field(default_factory=dict)
+    multipliers: dict[tuple[Size | None, str], dict[str, float]] = field(default_factory=dict)
 
     @property
     def keeps_samples(self) -> bool:
@@ -162,8 +163,16 @@ class Cells:
         by_layer = dict(zip(COUNTS, (flat(grid[i]) for i in range(len(COUNTS))), strict=True))
         for name in ("rows", "rows_empty"):
             dataset[name] = (("size", "layer"), np.nan_to_num(np.round(by_layer[name])).astype(np.int64))
-        dataset = dataset.assign_coords(tokens=(("size", "layer"), by_layer["tokens"]))
+        factors = [[list(self.factors(s, c)) for c in scalings] for s in sizes]
+        dataset = dataset.assign_coords(
+            tokens=(("size", "layer"), by_layer["tokens"]), multiplier=(("size", "scaling", "layer"), factors)
+        )
         return self.without_averaged(dataset)
+
+    def factors(self, size: Size | None, scaling: str) -> Iterator[float]:
+        """The factor on the softmax scale that every layer had."""
+        known = self.multipliers.get((size, scaling), {})
+        return (known.get(path.split(":")[0], 1.0) for path in self.layers)
 
     def grid(self, cells: dict, sizes: list, scalings: list) -> np.ndarray:
         """The cells as one array (entries, size, scaling, branch, sample, step, layer, head), NaN where none is."""
@@ -208,10 +217,10 @@ class Cells:
             return dataset
         gone = [name for name in KEEPABLE if name not in self.keep]
         if "layer" in gone:
-            dataset = dataset.assign_coords(tokens=dataset["tokens"].mean("layer"))
+            dataset = dataset.assign_coords(tokens=dataset["tokens"].mean("layer")).drop_vars("multiplier")
             dataset = dataset.assign({name: dataset[name].sum("layer") for name in ("rows", "rows_empty")})
         dataset = dataset.isel({name: 0 for name in gone if name in dataset.dims}, drop=True)
-        spoiled = {"step": ["timestep"], "layer": ["block", "kind", "train_tokens"], "sample": ["prompt", "seed"]}
+        spoiled = {"step": ["timestep"], "layer": ["block", "kind", "train_tokens", "multiplier"], "sample": ["prompt", "seed"]}
         return dataset.drop_vars([v for name in gone for v in spoiled.get(name, []) if v in dataset.coords])
 
 

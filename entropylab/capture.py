@@ -240,7 +240,7 @@ def plain_call(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, is
     return AttentionCall("", nn.Identity(), query.detach(), key.detach(), mask, scale, is_causal, False)
 
 
-def seen_scores(module: nn.Module) -> Callable[..., Tensor]:
+def seen_scores(module: Any) -> Callable[..., Tensor]:
     """``module.get_attention_scores`` (query, key, mask -> map), seen by the active interceptions."""
     compute = module.get_attention_scores
 

@@ -48,6 +48,7 @@ UNITS: dict[str, tuple[str, str]] = {
     "block": ("label", "block of the denoiser that the layer belongs to"),
     "kind": ("label", "kind of attention: self, cross or joint"),
     "head": ("1", "attention head"),
+    "multiplier": ("1", "factor on the softmax scale, mean over heads"),
     "tokens": ("tokens", "N, mean number of keys of a row"),
     "train_tokens": ("tokens", "T, number of keys of a row at the training size"),
 }

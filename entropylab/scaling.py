@@ -2,6 +2,7 @@
 
 import math
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,12 +29,23 @@ def sqrt_log(tokens: int, train_tokens: int) -> float:
     return math.sqrt(math.log(tokens) / math.log(train_tokens))
 
 
+class LayerRule(ABC):
+    """A rule that knows the layers: its multipliers differ between them."""
+
+    @abstractmethod
+    def factor(self, layer: str, tokens: int, train_tokens: int) -> float | Tensor:
+        """The multiplier of one layer, or one per head (heads,)."""
+
+
+NEEDS_CALIBRATION = ("invariant", "calibrated")
+
+
 @dataclass(frozen=True)
 class NamedRule:
     """A rule and the name that results carry."""
 
     name: str
-    function: Rule
+    function: Rule | LayerRule
 
     @property
     def is_original(self) -> bool:
@@ -54,6 +66,11 @@ def named_rule(rule: Any) -> NamedRule:
     if isinstance(rule, NamedRule):
         return rule
     if isinstance(rule, str):
+        if rule in NEEDS_CALIBRATION:
+            raise EntropyLabError(
+                f"scaling {rule!r} needs a calibration: calibration = entropylab.calibrate(pipe, sizes), then pass "
+                f"calibration.{rule} instead of the name."
+            )
         if rule not in RULES:
             raise EntropyLabError(
                 f"scaling must be one of {', '.join(RULES)}, a number or a callable (N, T) -> multiplier. Got {rule!r}."
@@ -101,6 +118,10 @@ class Rescaling:
             self.known[key] = self.multiplier(call)
         return self.known[key]
 
+    def multipliers(self) -> dict[str, float]:
+        """Layer path -> the factor last used there, mean over heads."""
+        return {layer: float(torch.as_tensor(factor).mean()) for (layer, _, _), factor in self.known.items()}
+
     def multiplier(self, call: AttentionCall) -> float | Tensor:
         """Ask the rule for a layer's N and T."""
         tokens = call.key.shape[-2]
@@ -112,13 +133,18 @@ class Rescaling:
             )
         if self.rule.function is sqrt_log and tokens == trained:
             return 1.0
-        found = check_multiplier(self.rule.function(tokens, trained), f"rule {self.rule.name!r}")
+        found = check_multiplier(self.asked(call.layer, tokens, trained), f"rule {self.rule.name!r}")
         if isinstance(found, Tensor) and len(found) != call.query.shape[1]:
             raise EntropyLabError(
                 f"rule {self.rule.name!r} must give one multiplier per head: layer {call.layer} has "
                 f"{call.query.shape[1]} heads. Got {len(found)}."
             )
         return found
+
+    def asked(self, layer: str, tokens: int, trained: int) -> float | Tensor:
+        """What the rule says."""
+        function = self.rule.function
+        return function.factor(layer, tokens, trained) if isinstance(function, LayerRule) else function(tokens, trained)
 
     def train_tokens(self, call: AttentionCall, tokens: int) -> int:
         """T of the layer that makes ``call``."""
@@ -184,7 +210,8 @@ class rescale:
     Args:
         pipe: a diffusers pipeline, or a denoiser on its own.
         rule: "sqrt_log" (the paper's), "original", a number, or a callable (N, T) -> multiplier, where N is the
-            number of keys of the layer now and T at the training size. A multiplier may be a tensor (heads,).
+            number of keys of the layer now and T at the training size, or ``calibrate(...)``'s ``.calibrated`` or
+            ``.invariant``. A multiplier may be a tensor (heads,).
         train_size: the size the pipeline was trained at [pixels], an int or (height, width); its config says, if None.
         kinds: kinds of layers to rescale.
 
@@ -202,9 +229,9 @@ class rescale:
         handles.add(self)
 
     @property
-    def multipliers(self) -> dict[str, float | Tensor]:
-        """Layer path -> the factor last used there."""
-        return {layer: factor for (layer, _, _), factor in self._rescaling.known.items()}
+    def multipliers(self) -> dict[str, float]:
+        """Layer path -> the factor last used there, mean over heads; empty before anything was sampled."""
+        return self._rescaling.multipliers()
 
     def remove(self) -> None:
         """End the rescaling; the pipeline is as it was. Doing it twice does no harm."""

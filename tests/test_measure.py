@@ -225,3 +225,10 @@ def test_progress_bar_setting_of_the_pipeline_is_kept(random_pipe):
     random_pipe.set_progress_bar_config(desc="mine", disable=True)
     quick(random_pipe, [32])
     assert random_pipe._progress_bar_config == {"desc": "mine", "disable": True}
+
+
+def test_the_factor_that_was_used_is_in_the_dataset(random_pipe):
+    ds = quick(random_pipe, sizes=(32, 64), scaling=("original", "sqrt_log"), steps=1)
+    expected = np.sqrt(np.log(ds.tokens / 1) / np.log(ds.train_tokens)).where(ds.kind == "self", 1.0)
+    np.testing.assert_allclose(ds.multiplier.sel(scaling="sqrt_log"), expected)
+    np.testing.assert_array_equal(ds.multiplier.sel(scaling="original"), 1.0)

@@ -1,7 +1,9 @@
 """A small CLIP tokenizer of our own, learned on the captions of the training pictures."""
 
+import json
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -66,3 +68,11 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
             pad_token_id=tokenizer.pad_token_id,
         )
     )
+
+
+def save_vocabulary(folder: Path) -> None:
+    """Write vocab.json and merges.txt beside tokenizer.json: transformers 4 reads a CLIPTokenizer from these."""
+    model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
+    merges = "\n".join(" ".join(pair) for pair in model["merges"])
+    (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n", encoding="utf-8")

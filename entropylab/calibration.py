@@ -1,0 +1,196 @@
+"""``calibrate``: the multipliers that give every layer and head the entropy it has at the training size."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from . import pipelines
+from .dataset import open_dataset, save
+from .errors import EntropyLabError
+from .measurement import measure
+from .pipelines import Size
+from .scaling import LayerRule, NamedRule, check_train_size
+
+SMALLEST, LARGEST = 0.1, 10.0
+"""Multipliers are kept between these: attention can't be spread beyond uniform (multiplier 0), nor frozen harder."""
+
+
+@dataclass(frozen=True)
+class ByLayer(LayerRule):
+    """Multipliers by layer, head and number of tokens; between calibrated sizes interpolated in log N.
+
+    Attributes:
+        tokens: layer path -> log N of the calibrated sizes, ascending (sizes, ).
+        factors: layer path -> log multipliers (sizes, heads).
+    """
+
+    tokens: dict[str, np.ndarray]
+    factors: dict[str, np.ndarray]
+
+    def factor(self, layer: str, tokens: int, train_tokens: int) -> Tensor:
+        """One multiplier per head (heads,)."""
+        if layer not in self.tokens:
+            raise EntropyLabError(
+                f"the calibration is of another model: it has no layer {layer!r}. It has {', '.join(self.tokens)}."
+            )
+        known, here = self.tokens[layer], np.log(tokens)
+        if not known[0] - 1e-9 <= here <= known[-1] + 1e-9:
+            raise EntropyLabError(
+                f"the calibration covers {np.exp(known[0]):.0f} to {np.exp(known[-1]):.0f} tokens of layer {layer}. "
+                f"Got {tokens}: calibrate at a size that has as many."
+            )
+        logs = [np.interp(here, known, head) for head in self.factors[layer].T]
+        return torch.tensor(np.exp(logs), dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Multipliers that bring the self-attention of one model back to its entropy at the training size.
+
+    Attributes:
+        dataset: dims (size, layer, head): ``calibrated`` and ``invariant`` multipliers, ``entropy`` reached with the
+            calibrated ones, ``reachable`` (log N is no less than the target); dims (layer, head): ``target`` entropy
+            [nats] and ``sigma2`` [nats^2] at the training size; coordinates ``tokens(size, layer)``,
+            ``train_tokens(layer)``, ``height``, ``width`` [pixels].
+    """
+
+    dataset: xr.Dataset
+
+    @property
+    def calibrated(self) -> NamedRule:
+        """The rule that restores each layer's and head's entropy, found by Newton's method."""
+        return NamedRule("calibrated", self.rule("calibrated"))
+
+    @property
+    def invariant(self) -> NamedRule:
+        """The second-order rule, m^2 = 1 + 2 log(N/T) / sigma_T^2, from sigma_T^2 of each layer and head."""
+        return NamedRule("invariant", self.rule("invariant"))
+
+    def rule(self, name: str) -> ByLayer:
+        """The multipliers of variable ``name`` as a rule."""
+        ds, tokens, factors = self.dataset, {}, {}
+        for layer in ds.layer.values:
+            one = ds.sel(layer=layer)
+            heads = one.target.notnull().values
+            table = {float(np.log(one.train_tokens)): np.zeros(int(heads.sum()))}
+            for size in ds["size"].values:
+                table[float(np.log(one.tokens.sel(size=size)))] = np.log(one[name].sel(size=size).values[heads])
+            tokens[str(layer)] = np.array(sorted(table))
+            factors[str(layer)] = np.stack([table[count] for count in sorted(table)])
+        return ByLayer(tokens, factors)
+
+    def save(self, path: str | Path, overwrite: bool = False) -> None:
+        """Write the calibration as netCDF."""
+        save(self.dataset, path, overwrite=overwrite)
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Calibration":
+        """Read a calibration that ``save`` wrote."""
+        ds = open_dataset(path)
+        if "calibrated" not in ds:
+            raise EntropyLabError(f"{path} holds no calibration, but variables {sorted(map(str, ds.data_vars))}.")
+        return cls(ds)
+
+    def __repr__(self) -> str:
+        return f"Calibration of {self.dataset.attrs.get('model')}\n{self.dataset}"
+
+    def _repr_html_(self) -> str:
+        return self.dataset._repr_html_()
+
+
+def calibrate(
+    pipe: Any, sizes: Any, *, train_size: Any = None, iterations: int = 6, tolerance: float = 0.01, **sampling: Any
+) -> Calibration:
+    """Find, for every self-attention layer and head, the multipliers that restore its training-size entropy.
+
+    At the training size the entropy and sigma^2 of every layer and head are measured. At every other size Newton's
+    method on log m, with dH/d log m = -Var_A[s] as measured, brings the entropy back; all layers move together, since
+    each changes what the later ones see. An entropy above log N is out of reach: such heads go towards ``SMALLEST``.
+
+    Args:
+        pipe: a diffusers pipeline.
+        sizes: sizes to calibrate at [pixels], as for ``measure``.
+        train_size: training size [pixels] if the pipeline's config does not say.
+        iterations: Newton steps at most, each of which samples once.
+        tolerance: stop when the reachable drift is this small [nats].
+        sampling: prompts, samples, steps, guidance_scale, seed, batch_size, call, progress, as for ``measure``.
+
+    Raises:
+        EntropyLabError: as for ``measure``.
+
+    Source: theory of the scaling factor: H(m; N) = H_T, layer by layer.
+    """
+    pairs = pipelines.check_sizes(pipe, sizes)
+    trained = check_train_size(pipe, train_size)
+    assert trained is not None
+    reference = profile(pipe, trained, "original", train_size, sampling)
+    found = [newton(pipe, pair, reference, train_size, iterations, tolerance, sampling) for pair in pairs]
+    joined = xr.concat(found, "size", join="outer", coords="minimal", compat="override")
+    joined["target"], joined["sigma2"] = bare(reference.entropy), bare(reference.sigma2)
+    by_layer = {name: bare(reference[name]) for name in ("train_tokens", "block", "kind")}
+    joined = joined.assign_coords(by_layer | {"size": joined["size"].astype(str)})
+    for name in ("calibrated", "invariant"):
+        joined[name].attrs = {"units": "1", "long_name": f"multiplier of the softmax scale, {name}"}
+    joined["target"].attrs = {"units": "nats", "long_name": "attention entropy at the training size"}
+    return Calibration(joined.assign_attrs(reference.attrs))
+
+
+def profile(pipe: Any, size: Size, scaling: Any, train_size: Any, sampling: dict[str, Any]) -> xr.Dataset:
+    """Entropy, sigma^2 and sensitivity of every self-attention layer and head at one size, all else averaged."""
+    ds = measure(
+        pipe, [size], scaling=scaling, train_size=train_size, keep=("layer", "head"), layers="self",
+        statistics=("entropy", "sigma2", "sensitivity"), **sampling,
+    )  # fmt: skip
+    return ds.isel(size=0, scaling=0, drop=True)
+
+
+def newton(
+    pipe: Any,
+    size: Size,
+    reference: xr.Dataset,
+    train_size: Any,
+    iterations: int,
+    tolerance: float,
+    sampling: dict[str, Any],
+) -> xr.Dataset:
+    """Calibrated and invariant multipliers at one size."""
+    target = bare(reference.entropy)
+    now = profile(pipe, size, "original", train_size, sampling)
+    ratio = np.log(bare(now.tokens) / bare(reference.train_tokens))
+    invariant = np.sqrt((1 + 2 * ratio / bare(reference.sigma2)).clip(SMALLEST**2, LARGEST**2))
+    reachable = target < np.log(bare(now.tokens))
+    logs = np.log(invariant)
+    for _ in range(iterations):
+        rule = NamedRule("calibrated", ByLayer(*table(now, logs)))
+        now = profile(pipe, size, rule, train_size, sampling)
+        drift = bare(now.entropy) - target
+        if float(np.abs(drift).where(reachable).max()) < tolerance:
+            break
+        step = (drift / bare(now.sensitivity).clip(min=1e-6)).clip(-0.7, 0.7)
+        logs = (logs + step).clip(np.log(SMALLEST), np.log(LARGEST))
+    values = {"calibrated": np.exp(logs), "invariant": invariant, "entropy": now.entropy, "reachable": reachable}
+    label = f"{size[0]}x{size[1]}"
+    found = xr.Dataset({name: bare(value) for name, value in values.items()}).expand_dims(size=[label])
+    return found.assign_coords(
+        tokens=(("size", "layer"), now.tokens.values[None]), height=("size", [size[0]]), width=("size", [size[1]])
+    )
+
+
+def bare(values: xr.DataArray) -> xr.DataArray:
+    """``values`` with the coordinates of their dimensions only, so that those of other sizes do not clash."""
+    return values.reset_coords(drop=True)
+
+
+def table(now: xr.Dataset, logs: xr.DataArray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Log multipliers (layer, head) at one size in the form that ``ByLayer`` takes."""
+    tokens, factors = {}, {}
+    for layer in now.layer.values:
+        heads = now.entropy.sel(layer=layer).notnull().values
+        tokens[str(layer)] = np.log([float(now.tokens.sel(layer=layer))])
+        factors[str(layer)] = logs.sel(layer=layer).values[heads][None]
+    return tokens, factors

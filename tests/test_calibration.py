@@ -1,0 +1,102 @@
+"""Calibration restores the training-size entropy, layer by layer and head by head."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import entropylab
+from entropylab import EntropyLabError
+from entropylab.calibration import SMALLEST
+
+from .conftest import new_random_pipeline
+from .test_record import sample
+
+SAMPLING = {"prompts": ["a red car", "a blue house"], "steps": 2, "guidance_scale": 1.0, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return new_random_pipeline()
+
+
+@pytest.fixture(scope="module")
+def calibration(pipe):
+    return entropylab.calibrate(pipe, [(96, 80), 128], tolerance=1e-3, **SAMPLING)
+
+
+def test_drift_is_gone_at_larger_sizes(pipe, calibration):
+    rules = ("original", "sqrt_log", calibration.invariant, calibration.calibrated)
+    keep = ("layer", "head")
+    ds = entropylab.measure(pipe, [64, (96, 80), 128], scaling=rules, layers="self", keep=keep, **SAMPLING)
+    drift = abs(ds.entropy - ds.entropy.sel(size="64x64", scaling="original")).mean(("layer", "head"))
+    left = {name: drift.sel(scaling=name).drop_sel(size="64x64") for name in ds.scaling.values}
+    assert bool((left["calibrated"] < 0.05 * left["original"]).all())
+    assert bool((left["sqrt_log"] < left["original"]).all())
+    assert bool((left["sqrt_log"] > 0.05 * left["original"]).all())
+    assert bool((left["invariant"] < left["sqrt_log"]).all())
+
+
+def test_it_is_the_identity_at_the_training_size(pipe, calibration):
+    for rule in (calibration.calibrated, calibration.invariant):
+        with entropylab.rescale(pipe, rule):
+            same = sample(pipe, (64, 64))
+        torch.testing.assert_close(same, sample(pipe, (64, 64)))
+
+
+def test_multipliers_sharpen_above_and_spread_below(pipe, calibration):
+    assert float(calibration.dataset.calibrated.min()) > 1
+    below = entropylab.calibrate(pipe, [48], iterations=2, **SAMPLING).dataset
+    assert float(below.calibrated.max()) < 1
+    assert float(below.calibrated.min()) >= SMALLEST
+
+
+def test_entropy_beyond_log_n_is_out_of_reach_and_said_so(pipe):
+    ds = entropylab.calibrate(pipe, [16], iterations=1, **SAMPLING).dataset
+    expected = (ds.target < np.log(ds.tokens)).transpose(*ds.reachable.dims)
+    np.testing.assert_array_equal(ds.reachable, expected)
+    assert not bool(ds.reachable.where(ds.target.notnull(), True).all())
+
+
+def test_invariant_is_second_order(calibration):
+    ds = calibration.dataset.sel(size="128x128")
+    expected = np.sqrt(1 + 2 * np.log(ds.tokens / ds.train_tokens) / ds.sigma2)
+    np.testing.assert_allclose(ds.invariant, expected, rtol=1e-6)
+
+
+def test_between_sizes_the_multiplier_is_in_between(calibration):
+    layer = str(calibration.dataset.layer.values[0])
+    rule = calibration.rule("calibrated")
+    counts = [256, 300, 480, 700, 1024]
+    factors = torch.stack([rule.factor(layer, count, 256) for count in counts])
+    assert torch.equal(factors[0], torch.ones_like(factors[0]))
+    assert bool((factors.diff(dim=0) > 0).all())
+    middle = (math.log(300) - math.log(256)) / (math.log(480) - math.log(256))
+    torch.testing.assert_close(factors[1].log(), middle * factors[2].log())
+
+
+def test_saved_and_opened(calibration, tmp_path):
+    calibration.save(tmp_path / "calibration.nc")
+    again = entropylab.Calibration.open(tmp_path / "calibration.nc")
+    assert again.dataset.equals(calibration.dataset)
+    assert "Calibration of" in repr(again)
+
+
+def test_bad_input(pipe, calibration, tmp_path):
+    with pytest.raises(EntropyLabError, match="scaling 'calibrated' needs a calibration: .*entropylab.calibrate"):
+        entropylab.rescale(pipe, "calibrated")
+    with pytest.raises(EntropyLabError, match="covers 256 to 1024 tokens of layer .* Got 64"):
+        with entropylab.rescale(pipe, calibration.calibrated):
+            sample(pipe, (32, 32), steps=1)
+    other = new_random_pipeline(
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=2,
+    )  # fmt: skip
+    with pytest.raises(EntropyLabError, match="of another model: it has no layer"):
+        with entropylab.rescale(other, calibration.calibrated):
+            sample(other, (96, 96), steps=1)
+    ds = entropylab.measure(pipe, [32], **SAMPLING)
+    entropylab.save(ds, tmp_path / "run.nc")
+    with pytest.raises(EntropyLabError, match="holds no calibration"):
+        entropylab.Calibration.open(tmp_path / "run.nc")

@@ -1,0 +1,188 @@
+"""The embedded pipeline, ``load``, and the parts of the recipe."""
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+import entropylab
+from entropylab import EntropyLabError
+from entropylab.models.pictures import captions
+from entropylab.models.prompts import FOLDER, embedded_prompts
+from entropylab.models.text import learn_merges, new_tokenizer
+from entropylab.models.train_autoencoder import new_autoencoder, standardise
+from entropylab.models.train_denoiser import new_unet, sharpen
+from entropylab.models.training import Average, Run, learning_rate
+
+
+def test_embedded_pipeline_is_small_and_in_standard_form():
+    files = [path for path in FOLDER.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 25e6
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt"}
+    index = json.loads((FOLDER / "model_index.json").read_text(encoding="utf-8"))
+    assert index["_class_name"] == "StableDiffusionPipeline"
+    assert index["unet"] == ["diffusers", "UNet2DConditionModel"]
+    assert index["tokenizer"] == ["transformers", "CLIPTokenizer"]
+
+
+def test_from_pretrained_reads_it_without_a_warning(caplog):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipe = StableDiffusionPipeline.from_pretrained(FOLDER)
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+    assert {pipe.unet.dtype, pipe.vae.dtype, pipe.text_encoder.dtype} == {torch.float32}
+
+
+def test_load_gives_one_dtype_and_device(embedded):
+    parts = (embedded.unet, embedded.vae, embedded.text_encoder)
+    assert {part.dtype for part in parts} == {torch.float32}
+    assert {part.device.type for part in parts} == {"cpu"}
+    double = entropylab.load(dtype="float64", device="cpu")
+    assert {part.dtype for part in (double.unet, double.vae, double.text_encoder)} == {torch.float64}
+
+
+def test_every_level_has_self_and_cross_attention(embedded):
+    found = entropylab.layers(embedded)
+    levels = {layer.path.rsplit(".attentions", 1)[0] for layer in found}
+    assert levels == {
+        *(f"unet.down_blocks.{level}" for level in range(3)),
+        "unet.mid_block",
+        *(f"unet.up_blocks.{level}" for level in range(3)),
+    }
+    for level in levels:
+        assert {layer.kind for layer in found if layer.path.startswith(level)} == {"self", "cross"}
+    assert {layer.heads for layer in found} == {4}
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 64), (192, 192), (96, 48), (72, 40)])
+def test_it_samples_from_half_to_three_times_its_training_size(embedded, size):
+    image = embedded("a red heart", height=size[0], width=size[1], num_inference_steps=2).images[0]
+    assert image.size == (size[1], size[0])
+
+
+def test_it_draws_what_the_prompt_says(embedded):
+    """A red heart is red where a blue heart is blue, on white, at the training size."""
+    generators = [torch.Generator().manual_seed(seed) for seed in (0, 0)]
+    images = embedded(
+        ["a red heart", "a blue heart"], num_inference_steps=15, guidance_scale=3.0, generator=generators,
+        output_type="np",
+    ).images  # fmt: skip
+    red, blue = (image[24:40, 24:40].mean(axis=(0, 1)) for image in images)
+    assert red[0] > red[2] + 0.3
+    assert blue[2] > blue[0] + 0.3
+    assert images[:, :2, :2].min() > 0.85
+
+
+def test_prompts_are_captions_of_the_training_set():
+    assert len(embedded_prompts()) == 40
+    assert set(embedded_prompts()) <= set(captions().values())
+    assert len(set(captions().values())) == len(captions())
+
+
+BAD = [
+    ({"model": ""}, "model must be a hub id, a folder, or None"),
+    ({"model": 3}, "model must be a hub id, a folder, or None"),
+    ({"model": "/no/such/folder"}, "which is no folder"),
+    ({"model": Path("nowhere")}, "which is no folder"),
+    ({"dtype": "float17"}, "dtype must be a float torch dtype"),
+    ({"dtype": torch.int8}, "dtype must be a float torch dtype"),
+    ({"device": "gpu"}, "device must be a torch device of this machine"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD)
+def test_bad_load(options, message):
+    with pytest.raises(EntropyLabError, match=message):
+        entropylab.load(**options)
+
+
+def test_a_folder_that_is_no_pipeline(tmp_path):
+    with pytest.raises(EntropyLabError, match="has no model_index.json"):
+        entropylab.load(tmp_path)
+    (tmp_path / "model_index.json").write_text("{", encoding="utf-8")
+    with pytest.raises(EntropyLabError, match="can't be read as a pipeline"):
+        entropylab.load(tmp_path)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "NoSuchPipeline"}', encoding="utf-8")
+    with pytest.raises(EntropyLabError, match="can't be read as a pipeline"):
+        entropylab.load(tmp_path)
+
+
+def test_without_a_network_the_hub_is_named(monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(EntropyLabError, match="'stabilityai/stable-diffusion-2-1-base' is no folder here and .* hub"):
+        entropylab.load("sd21")
+
+
+def test_tokenizer_spells_anything_and_knows_its_words():
+    tokenizer = new_tokenizer(["a red car", "a blue car"])
+    assert tokenizer.tokenize("A red car") == ["a</w>", "red</w>", "car</w>"]
+    assert len(tokenizer.tokenize("zebra")) == 5
+    assert tokenizer.unk_token_id not in tokenizer("quartz é 7", add_special_tokens=False).input_ids
+    assert len(tokenizer("a red car", padding="max_length").input_ids) == tokenizer.model_max_length
+
+
+def test_merges_come_by_frequency_then_spelling():
+    from collections import Counter
+
+    assert learn_merges(Counter({"ab": 3, "cd": 3, "ef": 5}), 2) == [("e", "f</w>"), ("a", "b</w>")]
+
+
+def test_standardise_changes_latents_and_not_pictures():
+    torch.manual_seed(0)
+    model = new_autoencoder().eval()
+    images = torch.rand(8, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        before = model.decode(model.encode(images).latent_dist.mean).sample
+        standardise(model, images)
+        latents = model.encode(images).latent_dist.mean
+        after = model.decode(latents).sample
+    torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(4), atol=1e-4, rtol=0)
+
+
+def test_sharpen_gives_logits_their_variance():
+    torch.manual_seed(0)
+    unet = new_unet()
+    sharpen(unet)
+    attention = unet.mid_block.attentions[0].transformer_blocks[0].attn1
+    tokens = torch.nn.functional.layer_norm(torch.randn(64, 512, 128), [128])
+    query, key = (layer(tokens).unflatten(-1, (4, -1)).transpose(1, 2) for layer in (attention.to_q, attention.to_k))
+    variance = (query @ key.transpose(-1, -2) / 32**0.5).var().item()
+    assert variance == pytest.approx(2.25, rel=0.15)
+
+
+def test_learning_rate_warms_up_stays_and_ends_at_zero():
+    rates = [learning_rate(step, 1000, 1.0) for step in range(1001)]
+    assert rates[0] < rates[100] < rates[200] == 1.0 == rates[699]
+    assert np.all(np.diff(rates[700:]) < 0)
+    assert rates[1000] == 0
+
+
+def test_a_run_continues_where_it_stopped(tmp_path):
+    def train(steps, folder):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 3)
+        optimizer = torch.optim.AdamW(model.parameters())
+        run, average = Run(folder, "stage"), Average(model, 0.9)
+        start = run.restore(model=model, optimizer=optimizer, average=average)
+        for step in range(start, steps):
+            model(torch.full((1, 3), float(step))).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            average.update(model)
+        run.save(steps, model=model, optimizer=optimizer, average=average)
+        return start, average.weights["weight"]
+
+    _, whole = train(8, tmp_path / "whole")
+    train(5, tmp_path / "parts")
+    start, rest = train(8, tmp_path / "parts")
+    assert start == 5
+    assert not torch.equal(train(5, tmp_path / "short")[1], whole)
+    torch.testing.assert_close(rest, whole)
