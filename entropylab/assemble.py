@@ -163,10 +163,10 @@ class Cells:
         by_layer = dict(zip(COUNTS, (flat(grid[i]) for i in range(len(COUNTS))), strict=True))
         for name in ("rows", "rows_empty"):
             dataset[name] = (("size", "layer"), np.nan_to_num(np.round(by_layer[name])).astype(np.int64))
-        factors = [[list(self.factors(s, c)) for c in scalings] for s in sizes]
-        dataset = dataset.assign_coords(
-            tokens=(("size", "layer"), by_layer["tokens"]), multiplier=(("size", "scaling", "layer"), factors)
-        )
+        dataset = dataset.assign_coords(tokens=(("size", "layer"), by_layer["tokens"]))
+        if self.keep is None or "layer" in self.keep:
+            factors = [[list(self.factors(s, c)) for c in scalings] for s in sizes]
+            dataset = dataset.assign_coords(multiplier=(("size", "scaling", "layer"), factors))
         return self.without_averaged(dataset)
 
     def factors(self, size: Size | None, scaling: str) -> Iterator[float]:
@@ -217,10 +217,10 @@ class Cells:
             return dataset
         gone = [name for name in KEEPABLE if name not in self.keep]
         if "layer" in gone:
-            dataset = dataset.assign_coords(tokens=dataset["tokens"].mean("layer")).drop_vars("multiplier")
+            dataset = dataset.assign_coords(tokens=dataset["tokens"].mean("layer"))
             dataset = dataset.assign({name: dataset[name].sum("layer") for name in ("rows", "rows_empty")})
         dataset = dataset.isel({name: 0 for name in gone if name in dataset.dims}, drop=True)
-        spoiled = {"step": ["timestep"], "layer": ["block", "kind", "train_tokens", "multiplier"], "sample": ["prompt", "seed"]}
+        spoiled = {"step": ["timestep"], "layer": ["block", "kind", "train_tokens"], "sample": ["prompt", "seed"]}
         return dataset.drop_vars([v for name in gone for v in spoiled.get(name, []) if v in dataset.coords])
 
 

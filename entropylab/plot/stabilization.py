@@ -1,0 +1,109 @@
+"""The paper's figure 6: entropy of every layer at a lower and a higher size, as the model is and rescaled."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import xarray as xr
+from matplotlib.axes import Axes
+
+from ..drift import MEAN, Size, drift, size_label, training_size
+from ..errors import EntropyLabError
+from .style import BLACK, BLUE, DASHES, GREY, MARKERS, VERMILLION, axes_of, label
+
+
+def stabilization(
+    ds: xr.Dataset,
+    ax: Axes | None = None,
+    *,
+    sizes: tuple[Size, Size] | None = None,
+    scaling: Sequence[str] | None = None,
+    train_size: Size | None = None,
+    kind: str | Sequence[str] = "self",
+) -> Axes:
+    """Entropy of each layer, in the order in which data meet them, at two sizes and under every scaling.
+
+    The training size as the model is gives the reference. The legend says how much of the drift of the mean over layers
+    each rule removes; `entropylab.drift.drift` has the numbers, by layer too.
+
+    Args:
+        ds: a Dataset from `entropylab.measure`, under "original" and other scalings, with the training size in it.
+        ax: Axes to draw on; the current ones by default.
+        sizes: a lower and a higher size; by default those with the fewest and with the most tokens.
+        scaling: which scalings beside "original"; by default all.
+        train_size: the training size, if the Dataset does not say.
+        kind: which layers: "self", "cross", "joint", or several.
+
+    Raises:
+        EntropyLabError: as `entropylab.drift.drift`; a size or scaling that was not measured.
+    """
+    rows = drift(ds, train_size, kind=kind)
+    trained = training_size(ds, train_size, kind=kind)
+    chosen = check_sizes(rows, sizes, trained)
+    rules = check_scaling(rows, scaling)
+    ax = axes_of(ax)
+    reference = layers_of(rows, trained, "original")
+    ax.plot(range(len(reference)), reference["entropy"], "-", color=BLACK, lw=1.8, label=f"{trained}, training size")
+    for size, color, marker in zip(chosen, (BLUE, VERMILLION), MARKERS, strict=False):
+        for number, rule in enumerate(rules):
+            part = layers_of(rows, size, rule)
+            style = {"ls": DASHES[(number + 1) % len(DASHES)], "marker": marker, "color": color}
+            fill = "white" if rule == "original" else color
+            text = f"{size}, {rule}{removed(rows, size, rule)}"
+            ax.plot(range(len(part)), part["entropy"], mfc=fill, label=text, **style)
+    name_layers(ax, reference)
+    ax.set_ylabel(label(ds["entropy"], "attention entropy"))
+    kinds = kind if isinstance(kind, str) else " and ".join(kind)
+    ax.set_xlabel(f"{kinds}-attention layer, in the order in which data meet them")
+    ax.legend()
+    return ax
+
+
+def check_sizes(rows: pd.DataFrame, sizes: tuple[Size, Size] | None, trained: str) -> list[str]:
+    """Labels of the lower and the higher size."""
+    tokens = rows[rows["layer"] == MEAN].drop_duplicates("size").set_index("size")["tokens"].sort_values(kind="stable")
+    if sizes is None:
+        return [size for size in dict.fromkeys((tokens.index[0], tokens.index[-1])) if size != trained]
+    labels = [size_label(size) for size in sizes]
+    if len(labels) != 2 or not set(labels) <= set(tokens.index):
+        raise EntropyLabError(f"sizes must be two of those measured, {list(tokens.index)}. Got {sizes!r}.")
+    return labels
+
+
+def check_scaling(rows: pd.DataFrame, scaling: Sequence[str] | None) -> list[str]:
+    """The scalings to draw, "original" first."""
+    have = list(dict.fromkeys(rows["scaling"]))
+    wanted = have if scaling is None else [scaling] if isinstance(scaling, str) else list(scaling)
+    if not set(wanted) <= set(have):
+        raise EntropyLabError(f"scaling must be some of those measured, {have}. Got {scaling!r}.")
+    return ["original", *(name for name in wanted if name != "original")]
+
+
+def layers_of(rows: pd.DataFrame, size: str, rule: str) -> pd.DataFrame:
+    """The rows of the layers, in order, at one size under one scaling."""
+    return rows[(rows["size"] == size) & (rows["scaling"] == rule) & (rows["layer"] != MEAN)]
+
+
+def removed(rows: pd.DataFrame, size: str, rule: str) -> str:
+    """How much of the drift of the mean over layers a rule removes, in words; nothing for "original"."""
+    if rule == "original":
+        return ""
+    mean = rows[(rows["size"] == size) & (rows["scaling"] == rule) & (rows["layer"] == MEAN)]
+    fraction = 100 * mean["fraction_removed"].iloc[0]
+    return "" if pd.isna(fraction) else f" ({fraction:.0f}% of the drift removed)"
+
+
+def name_layers(ax: Axes, layers: pd.DataFrame) -> None:
+    """Blocks under the axis, a faint line between them; as many names as fit."""
+    blocks = layers["block"].tolist() if "block" in layers else layers["layer"].tolist()
+    starts = [place for place, block in enumerate(blocks) if place == 0 or block != blocks[place - 1]]
+    for start in starts[1:]:
+        ax.axvline(start - 0.5, color=GREY, lw=0.4, zorder=0)
+    spans = list(zip(starts, [*starts[1:], len(blocks)], strict=True))[:: 1 + len(starts) // 15]
+    ax.set_xticks([(start + stop - 1) / 2 for start, stop in spans], [short(blocks[start]) for start, _ in spans])
+    ax.tick_params(axis="x", length=0, rotation=30 if len(spans) > 6 else 0)
+
+
+def short(block: str) -> str:
+    """A block's name for a tick: "down 0" of "down_blocks.0", "mid" of "mid_block"."""
+    name, _, number = block.rpartition(".") if "." in block else (block, "", "")
+    return f"{name.removesuffix('_blocks').removesuffix('_block').replace('_', ' ')} {number}".strip()

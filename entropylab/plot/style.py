@@ -1,0 +1,76 @@
+"""The look of the figures, as a value: ``with matplotlib.rc_context(PAPER): ...``; and how a figure is written."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import xarray as xr
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+BLACK, GREY, BLUE, VERMILLION, GREEN, PURPLE, ORANGE = (
+    "#000000",
+    "#9a9a9a",
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+)
+"""Okabe and Ito's colours, which the colour-blind can tell apart; marks and lines differ too, for print in grey."""
+
+DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
+MARKERS = ("o", "s", "^", "D", "v", "X")
+
+PAPER: dict[str, Any] = {
+    "axes.linewidth": 0.6,
+    "axes.prop_cycle": cycler(color=[BLUE, VERMILLION, GREEN, PURPLE, ORANGE, BLACK])
+    + cycler(linestyle=DASHES)
+    + cycler(marker=MARKERS),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 8,
+    "figure.dpi": 150,
+    "figure.figsize": (3.4, 2.8),
+    "font.size": 8,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4,
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+    "savefig.dpi": 300,
+    "svg.fonttype": "none",
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+}
+"""Parameters of matplotlib for print: two-column width, text kept as text, colours that survive grey."""
+
+
+def axes_of(ax: Axes | None) -> Axes:
+    """The Axes handed in, or the current ones."""
+    return plt.gca() if ax is None else ax
+
+
+def label(variable: xr.DataArray, fallback: str) -> str:
+    """Name and unit of a variable for an axis, from its attrs: the first part of its long name, "[units]"."""
+    name = str(variable.attrs.get("long_name", fallback)).split(",")[0]
+    unit = variable.attrs.get("units")
+    return f"{name} [{unit}]" if unit else name
+
+
+def legend_above(ax: Axes, columns: int = 1) -> None:
+    """Move the legend of an Axes above it, where it covers nothing."""
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, columnspacing=1.2, handlelength=2.4)
+
+
+def write(figure: Figure, table: pd.DataFrame, out: Path, name: str) -> list[Path]:
+    """Write ``name``.pdf, .png and .csv into ``out``, free of dates: the same data make the same files."""
+    out.mkdir(parents=True, exist_ok=True)
+    pdf, png, csv = (out / f"{name}.{ending}" for ending in ("pdf", "png", "csv"))
+    figure.savefig(pdf, metadata={"CreationDate": None})
+    figure.savefig(png)
+    table.to_csv(csv, index=False, float_format="%.6f", lineterminator="\n")
+    return [pdf, png, csv]

@@ -1,0 +1,146 @@
+"""The paper's figure 5: attention entropy, and its deficit, against the logarithm of the number of tokens."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+from matplotlib.axes import Axes
+
+from ..drift import MEAN
+from ..law import Fit, fit
+from .style import BLACK, BLUE, GREY, VERMILLION, axes_of, label
+
+LINE = ("slope", "slope_error", "intercept", "intercept_error", "r_squared")
+FIRST = ("layer", "block", "size", "height", "width")
+HIDDEN = ("kind", "train_tokens")
+LAW: dict[str, Any] = {"ls": "--", "marker": "s", "mfc": "none", "color": VERMILLION}
+
+Kinds = str | Sequence[str]
+
+
+def table(ds: xr.Dataset, *, kind: Kinds = "self", scaling: str | None = None) -> pd.DataFrame:
+    """Everything that the figures of this file show: a row for every layer and size, the mean over layers first.
+
+    Entropies, deficits and log N in nats; the line that was fitted to each layer is repeated in its rows.
+
+    Raises:
+        EntropyLabError: as `entropylab.fit`.
+    """
+    parts = [with_line(fit(ds, kind=kind, scaling=scaling)).assign(layer=MEAN, block=MEAN)]
+    if "layer" in ds.dims:
+        parts.append(with_line(fit(ds, by="layer", kind=kind, scaling=scaling)))
+    rows = pd.concat(parts, ignore_index=True)
+    order = [name for name in FIRST if name in rows]
+    return rows[[*order, *(name for name in rows if name not in (*order, *HIDDEN))]]
+
+
+def with_line(result: Fit) -> pd.DataFrame:
+    """The points of a fit, each with the line it belongs to."""
+    lines = result.to_frame()[[*result.by, *LINE]]
+    points = result.points()
+    return points.merge(lines, on=list(result.by), how="left") if result.by else points.merge(lines, how="cross")
+
+
+def entropy_vs_tokens(
+    ds: xr.Dataset,
+    ax: Axes | None = None,
+    *,
+    kind: Kinds = "self",
+    scaling: str | None = None,
+    layers: bool = True,
+    law: bool = True,
+) -> Axes:
+    """Entropy against log N: the mean over heads and layers with its fitted line, single layers thin behind it.
+
+    Error bars are one standard error over samples. Beside the fit the law's own prediction log N - sigma^2/2 from
+    measured sigma^2, in which nothing is fitted, and log N, the entropy of uniform attention.
+
+    Args:
+        ds: a Dataset from `entropylab.measure` with at least two sizes.
+        ax: Axes to draw on; the current ones by default.
+        kind: which layers: "self", "cross", "joint", or several.
+        scaling: which scaling; by default the only one, or "original" of several.
+        layers: draw the single layers.
+        law: draw the law's prediction, if sigma^2 was measured.
+
+    Returns:
+        The Axes. The data drawn are `table` of the same arguments.
+
+    Raises:
+        EntropyLabError: as `entropylab.fit`.
+    """
+    rows = table(ds, kind=kind, scaling=scaling)
+    ax = axes_of(ax)
+    mean = rows[rows["layer"] == MEAN].sort_values("log_tokens")
+    first = mean.iloc[0]
+    measured(ax, mean, "entropy", "mean of layers and heads")
+    slope = with_error(first["slope"], first["slope_error"])
+    ax.plot(mean["log_tokens"], mean["fitted"], "-", color=BLUE, label=f"slope {slope}, {r_squared(first)}")
+    if law and "law" in mean:
+        ax.plot(mean["log_tokens"], mean["law"], label="law, from measured σ²", **LAW)
+    ax.plot(mean["log_tokens"], mean["log_tokens"], ":", color=BLACK, lw=0.8, label="uniform attention")
+    if layers:
+        thin_layers(ax, rows, "entropy")
+    return finish(ax, ds, label(ds["entropy"], "attention entropy"))
+
+
+def deficit_vs_tokens(
+    ds: xr.Dataset, ax: Axes | None = None, *, kind: Kinds = "self", scaling: str | None = None, layers: bool = True
+) -> Axes:
+    """The deficit log N - H against log N, with measured sigma^2/2 beside it: under the law the two are one level line.
+
+    Arguments, error bars, errors and return value as of `entropy_vs_tokens`. The level 0 is uniform attention.
+    """
+    rows = table(ds, kind=kind, scaling=scaling)
+    ax = axes_of(ax)
+    mean = rows[rows["layer"] == MEAN].sort_values("log_tokens")
+    first = mean.iloc[0]
+    measured(ax, mean, "deficit", "mean of layers and heads")
+    slope = with_error(1 - first["slope"], first["slope_error"])
+    ax.plot(mean["log_tokens"], mean["log_tokens"] - mean["fitted"], "-", color=BLUE, label=f"slope {slope}")
+    if "half_sigma2" in mean:
+        ax.plot(mean["log_tokens"], mean["half_sigma2"], label="law, σ²/2 measured", **LAW)
+    ax.axhline(0, ls=":", color=BLACK, lw=0.8, label="uniform attention")
+    if layers:
+        thin_layers(ax, rows, "deficit")
+    return finish(ax, ds, "deficit log N − H [nats]")
+
+
+def thin_layers(ax: Axes, rows: pd.DataFrame, name: str) -> None:
+    """One thin grey line for every layer, one entry in the legend for all."""
+    for number, (_, layer) in enumerate(rows[rows["layer"] != MEAN].groupby("layer", sort=False)):
+        ordered = layer.sort_values("log_tokens")
+        text = "single layers" if number == 0 else "_"
+        ax.plot(ordered["log_tokens"], ordered[name], "-", color=GREY, lw=0.6, zorder=1, label=text)
+
+
+def measured(ax: Axes, mean: pd.DataFrame, name: str, text: str) -> None:
+    """The measured points with their standard errors, sizes that are not square hollow."""
+    square = (mean["height"] == mean["width"]).to_numpy()
+    for chosen, fill, words in ((square, BLUE, text), (~square, "white", "the same, not square")):
+        part = mean[chosen]
+        if len(part):
+            error = part["entropy_error"] if part["entropy_error"].notna().any() else None
+            style: dict[str, Any] = {"color": BLUE, "mfc": fill, "capsize": 2, "zorder": 3}
+            ax.errorbar(part["log_tokens"], part[name], error, fmt="o", label=words, **style)
+
+
+def with_error(value: float, error: float) -> str:
+    """A number with its error; without one where none is known."""
+    return f"{value:.3f}" if pd.isna(error) else f"{value:.3f} ± {error:.3f}"
+
+
+def r_squared(line: pd.Series) -> str:
+    """R^2 in words; "R² = 1.0000" would claim too much."""
+    value = line["r_squared"]
+    return f"R² = {value:.4f}" if not 0.99995 <= value < 1 else "R² > 0.9999"
+
+
+def finish(ax: Axes, ds: xr.Dataset, ylabel: str) -> Axes:
+    """Names and units of the axes, from the Dataset, and the legend."""
+    name = ds["tokens"].attrs.get("long_name", "N, number of keys")
+    ax.set_xlabel(f"log N [nats]  ({name})")
+    ax.set_ylabel(ylabel)
+    ax.legend()
+    return ax

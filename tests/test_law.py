@@ -1,0 +1,420 @@
+"""The fit of the law, and the drift, against what was put into synthetic Datasets and against other computations."""
+
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from entropylab.drift import MEAN, drift, training_size
+from entropylab.errors import EntropyLabError
+from entropylab.law import CLUSTERED, ORDINARY, deficit, fit, log_tokens, straight_line
+
+from .datasets import SIZES, norris, synthetic
+
+SIGMA2 = (0.8, 1.4, 2.0, 1.2, 0.6)
+NOISY = {"noise": 0.05, "sample_slope": 0.02, "sample_level": 0.1}
+
+
+def own_mean(ds: xr.Dataset, name: str = "entropy") -> np.ndarray:
+    """(size, sample) mean over self-attention layers, by plain numpy."""
+    part = ds[name].isel(scaling=0, layer=ds["kind"].values == "self")
+    values = part.transpose("size", "sample", "branch", "step", "layer", "head").values.astype(float)
+    return np.nanmean(values, -1).mean((2, 3, 4))
+
+
+def own_log_tokens(ds: xr.Dataset) -> np.ndarray:
+    return np.log(ds["tokens"].values[:, ds["kind"].values == "self"]).mean(1)
+
+
+def test_the_line_put_in_comes_out() -> None:
+    result = fit(synthetic(slope=0.93))
+    assert result.slope == pytest.approx(0.93, abs=1e-6)
+    assert result.intercept == pytest.approx(-np.mean(SIGMA2) / 2, abs=1e-5)
+    assert result.r_squared == pytest.approx(1, abs=1e-9)
+    assert abs(result.residuals).max() < 1e-5
+
+
+def test_every_layer_head_and_step_gets_its_own_line() -> None:
+    ds = synthetic(slope=0.93, steps=2)
+    by_layer = fit(ds, by="layer")
+    np.testing.assert_allclose(by_layer.intercept, -np.array(SIGMA2) / 2, atol=1e-5)
+    assert by_layer.slope.dims == ("layer",)
+    assert by_layer.slope["block"].values.tolist()[2] == "mid_block"
+    both = fit(ds, by=("layer", "head"))
+    expected = ds["sigma2"].isel(size=0, scaling=0, branch=0, sample=0, step=0, layer=ds["kind"].values == "self")
+    np.testing.assert_allclose(both.intercept, -expected / 2, atol=1e-5)
+    assert np.isnan(both.slope.values).sum() == 8, "the four missing heads of each of two layers have no line"
+    assert len(both.to_frame()) == 32
+    assert fit(ds, by="step").slope.shape == (2,)
+    assert fit(ds, by="head").slope.values == pytest.approx(0.93, abs=1e-5)
+
+
+def test_padding_is_never_counted() -> None:
+    ds = synthetic()
+    padded_with_zeros = ds.assign(entropy=ds["entropy"].fillna(0))
+    assert fit(padded_with_zeros).intercept != pytest.approx(fit(ds).intercept, abs=0.05)
+    assert fit(ds).dataset.attrs["heads"] == 32
+
+
+def test_ordinary_errors_agree_with_scipy() -> None:
+    ds = synthetic(noise=0.2, average=("sample",), slope=0.9)
+    result = fit(ds)
+    x, y = own_log_tokens(ds), own_mean(ds.expand_dims("sample"))[:, 0]
+    other = stats.linregress(x, y)
+    assert result.errors == ORDINARY
+    assert result.slope == pytest.approx(other.slope)
+    assert result.slope_error == pytest.approx(other.stderr)
+    assert result.intercept == pytest.approx(other.intercept)
+    assert result.intercept_error == pytest.approx(other.intercept_stderr)
+    assert result.r_squared == pytest.approx(other.rvalue**2)
+    reach = stats.t.ppf(0.975, len(SIZES) - 2) * other.stderr
+    assert result.slope_interval == pytest.approx((other.slope - reach, other.slope + reach))
+    t, p = result.slope_test
+    assert t == pytest.approx((other.slope - 1) / other.stderr)
+    assert p == pytest.approx(2 * stats.t.sf(abs(t), len(SIZES) - 2))
+
+
+def test_clustered_errors_are_those_of_the_mean_of_the_samples_own_lines() -> None:
+    ds = synthetic(**NOISY)
+    result = fit(ds)
+    lines = [stats.linregress(own_log_tokens(ds), y) for y in own_mean(ds).T]
+    assert result.errors == CLUSTERED
+    assert result.slope == pytest.approx(np.mean([line.slope for line in lines]))
+    assert result.slope_error == pytest.approx(stats.sem([line.slope for line in lines]))
+    assert result.intercept_error == pytest.approx(stats.sem([line.intercept for line in lines]))
+    at = [line.intercept + line.slope * np.log(1000) for line in lines]
+    assert result.predict(1000) == pytest.approx(np.mean(at))
+    assert result.predict_error(1000) == pytest.approx(stats.sem(at))
+
+
+def test_samples_torn_apart_give_larger_errors() -> None:
+    ds = synthetic(noise=0.01, sample_level=0.1)
+    torn = ds.copy(deep=True)
+    for place in range(ds.sizes["size"]):
+        torn["entropy"][place] = np.roll(ds["entropy"][place], place, axis=2)
+    assert fit(torn).slope == pytest.approx(fit(ds).slope)
+    assert fit(torn).slope_error > 5 * fit(ds).slope_error, (
+        "a level of each sample's own cancels in its slope only whole"
+    )
+
+
+def sandwich(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients (intercept, slope) and their clustered covariance, by the textbook; NaN is left out."""
+    keep = np.isfinite(y)
+    design = np.stack([np.ones(y.shape), np.broadcast_to(x[:, None], y.shape)], -1)
+    coefficients = np.linalg.lstsq(design[keep], y[keep])[0]
+    bread = np.linalg.inv(design[keep].T @ design[keep])
+    left = np.where(keep, y - design @ coefficients, 0)
+    scores = np.einsum("ps,psc->sc", left, design)
+    number = y.shape[1]
+    return coefficients, bread @ scores.T @ scores @ bread * number / (number - 1)
+
+
+def test_missing_samples_against_the_textbook_sandwich() -> None:
+    ds = synthetic(**NOISY)
+    whole, missing = own_mean(ds), np.zeros((len(SIZES), 6), bool)
+    missing[[0, 3], [0, 2]] = True
+    ds["entropy"] = ds["entropy"].where(~xr.DataArray(missing, dims=("size", "sample")))
+    result = fit(ds)
+    means = np.where(missing, np.nan, whole)
+    coefficients, covariance = sandwich(own_log_tokens(ds), means)
+    assert (result.intercept, result.slope) == pytest.approx(tuple(coefficients))
+    assert result.intercept_error == pytest.approx(covariance[0, 0] ** 0.5)
+    assert result.slope_error == pytest.approx(covariance[1, 1] ** 0.5)
+
+
+def replicates(clusters: int = 8, number: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    """x and y (replicate, size, sample) with slope 1; samples differ in slope and level."""
+    rng = np.random.default_rng(3)
+    x = np.broadcast_to(np.log([64, 144, 256, 576, 1024, 384])[:, None], (number, 6, clusters))
+    own = rng.normal(0, 0.05, (number, 1, clusters)) * (x - x.mean(1, keepdims=True))
+    return x, x - 0.5 + own + rng.normal(0, 0.1, (number, 1, clusters)) + rng.normal(0, 0.02, x.shape)
+
+
+def coverage(line: dict[str, np.ndarray]) -> float:
+    return float(np.mean((line["slope_low"] < 1) & (line["slope_high"] > 1)))
+
+
+def test_95_percent_intervals_hold_the_truth_about_95_percent_of_the_time() -> None:
+    x, y = replicates()
+    assert 0.90 <= coverage(straight_line(x, y)) <= 0.99
+
+
+def test_intervals_that_take_points_for_independent_do_not() -> None:
+    x, y = replicates()
+    y = y - y.mean(1, keepdims=True) + y.mean((1, 2), keepdims=True)
+    assert 0.90 <= coverage(straight_line(x, y)) <= 0.99
+    assert coverage(straight_line(x.reshape(200, -1, 1), y.reshape(200, -1, 1))) < 0.7
+
+
+def test_nist_norris() -> None:
+    """Certified values of NIST StRD, Norris: https://www.itl.nist.gov/div898/strd/lls/data/Norris.shtml."""
+    data = norris()
+    ds = xr.Dataset(
+        {"entropy": (("size", "layer"), data[["y"]].values)},
+        coords={
+            "size": [str(i) for i in range(len(data))],
+            "layer": ["one"],
+            "kind": ("layer", ["self"]),
+            "tokens": (("size", "layer"), np.exp(data[["x"]].values / 100)),
+        },
+    )
+    result = fit(ds)
+    assert result.slope / 100 == pytest.approx(1.00211681802045, rel=1e-12)
+    assert result.slope_error / 100 == pytest.approx(0.429796848199937e-03, rel=1e-10)
+    assert result.intercept == pytest.approx(-0.262323073774029, rel=1e-10)
+    assert result.intercept_error == pytest.approx(0.232818234301152, rel=1e-10)
+    assert result.r_squared == pytest.approx(0.999993745883712, rel=1e-12)
+
+
+def test_deficit_and_law_from_measured_sigma2() -> None:
+    ds = synthetic(cumulants=True)
+    result = fit(ds)
+    x, h = own_log_tokens(ds), own_mean(ds).mean(1)
+    np.testing.assert_allclose(result.deficit, x - h, atol=1e-6)
+    np.testing.assert_allclose(result.half_sigma2, np.full(len(SIZES), np.mean(SIGMA2) / 2), atol=1e-6)
+    np.testing.assert_allclose(result.law, x - np.mean(SIGMA2) / 2, atol=1e-6)
+    np.testing.assert_allclose(result["series"], h, atol=1e-5)
+    assert abs(result.law - h).min() > 0.01, "without the third and fourth cumulant the law is off"
+    np.testing.assert_allclose(result["freezing"], np.mean(SIGMA2) / (2 * x), atol=1e-6)
+    assert result.overall("half_sigma2") == pytest.approx(0.6, abs=1e-6)
+    assert deficit(ds).dims == ds["entropy"].dims
+    assert log_tokens(ds).attrs["units"] == "nats"
+
+
+def test_without_sigma2_there_is_a_line_and_no_law() -> None:
+    result = fit(synthetic().drop_vars("sigma2"))
+    assert result.slope == pytest.approx(1, abs=1e-5)
+    assert "sigma^2/2" not in result.summary().split("\n", 2)[2]
+    with pytest.raises(EntropyLabError, match="'half_sigma2' is not in this fit"):
+        _ = result.half_sigma2
+
+
+@pytest.mark.parametrize("dims", [("branch",), ("step",), ("head",), ("sample",), ("branch", "step", "head", "sample")])
+def test_averaging_beforehand_changes_no_slope(dims: tuple[str, ...]) -> None:
+    whole, part = fit(synthetic(**NOISY)), fit(synthetic(**NOISY, average=dims))
+    assert part.slope == pytest.approx(whole.slope, abs=1e-5)
+    assert part.intercept == pytest.approx(whole.intercept, abs=1e-5)
+    assert part.errors == (ORDINARY if "sample" in dims else CLUSTERED)
+    assert part.dataset.attrs["samples"] == 6
+    assert (part["entropy_error"] >= whole["entropy_error"] - 1e-6).all(), "of averaged samples a bound is given"
+    if "sample" not in dims:
+        assert part.slope_error == pytest.approx(whole.slope_error, rel=1e-3)
+
+
+def test_kinds_and_scalings() -> None:
+    ds = synthetic(scalings=("sqrt_log", "original"), removed={"sqrt_log": 0.25})
+    assert fit(ds).slope == pytest.approx(1, abs=1e-5)
+    assert fit(ds).dataset.attrs["scaling"] == "original"
+    assert fit(ds, scaling="sqrt_log").slope == pytest.approx(0.75, abs=1e-5)
+    assert fit(ds.sel(scaling=["sqrt_log"])).slope == pytest.approx(0.75, abs=1e-5)
+    assert fit(ds.sel(scaling="sqrt_log")).dataset.attrs["scaling"] == "sqrt_log"
+    mixed = fit(ds, kind=("self", "cross"))
+    assert (mixed.dataset.attrs["kind"], mixed.dataset.attrs["layers"]) == ("self, cross", 10)
+    assert mixed.intercept != pytest.approx(fit(ds).intercept, abs=0.1)
+
+
+def test_a_head_that_comes_and_goes_is_left_out_and_told() -> None:
+    ds = synthetic()
+    broken = ds.copy(deep=True)
+    broken["entropy"][2:, ..., 4, 0] = np.nan
+    result = fit(broken)
+    assert result.slope == pytest.approx(1, abs=1e-5)
+    assert result.dataset.attrs["left_out"] == 1
+    assert "1 heads left out" in result.summary()
+    assert fit(ds).dataset.attrs["left_out"] == 0
+
+
+def test_one_layer_and_two_sizes() -> None:
+    ds = synthetic(**NOISY).isel(size=[0, 2])
+    assert fit(ds).slope_error > 0
+    bare = fit(ds.mean("sample"))
+    assert np.isnan(bare.slope_error), "two points leave nothing to estimate an error from"
+    assert fit(ds.isel(layer=4)).slope == pytest.approx(fit(ds, by="layer").slope.values[2])
+
+
+def test_a_fit_describes_itself() -> None:
+    result = fit(synthetic(**NOISY))
+    text = result.summary()
+    for word in (
+        "slope",
+        "±",
+        "95%",
+        "intercept",
+        "R^2",
+        "5 self layers and 32 heads",
+        "samples as clusters",
+        "128x128",
+    ):
+        assert word in text
+    assert f"{result.slope:.4f}" in text
+    assert f"{result.slope:.4f}" in result._repr_html_()
+    assert f"{result.slope:.4f}" in repr(result)
+    by_layer = fit(synthetic(**NOISY), by="layer")
+    assert "unet.mid_block" in by_layer.summary()
+    assert "unet.mid_block" in by_layer._repr_html_()
+    assert "5 lines" in repr(by_layer)
+    assert len(by_layer.points()) == 5 * len(SIZES)
+    with pytest.raises(FrozenInstanceError):
+        result.dataset = xr.Dataset()  # type: ignore[misc]
+
+
+def test_tables_and_files(tmp_path: object) -> None:
+    result = fit(synthetic(**NOISY), by=("layer", "head"))
+    data = result.to_dataset()
+    assert all(variable.attrs["long_name"] and variable.attrs["units"] for variable in data.data_vars.values())
+    data.to_netcdf(f"{tmp_path}/fit.nc", engine="h5netcdf")
+    xr.testing.assert_identical(xr.load_dataset(f"{tmp_path}/fit.nc", engine="h5netcdf")["slope"], data["slope"])
+    data["slope"][:] = 0
+    assert (result.to_frame()["slope"] > 0.5).all(), "what was handed out is a copy"
+    one = fit(synthetic(**NOISY)).to_frame()
+    assert one.shape[0] == 1
+    assert one["slope"][0] == fit(synthetic(**NOISY)).slope
+
+
+def test_prediction() -> None:
+    result = fit(synthetic())
+    assert result.predict(1) == pytest.approx(result.intercept)
+    assert result.predict([100, 200]).dims == ("tokens",)
+    assert fit(synthetic(), by="layer").predict([100, 200]).dims == ("layer", "tokens")
+    with pytest.raises(EntropyLabError, match="tokens must be a positive number"):
+        result.predict(0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(shift=st.floats(-2, 2), stretch=st.floats(0.1, 3))
+def test_shift_and_stretch_of_entropy(shift: float, stretch: float) -> None:
+    x, y = replicates(number=1)
+    one, other = straight_line(x, y), straight_line(x, stretch * y + shift)
+    np.testing.assert_allclose(other["slope"], stretch * one["slope"], rtol=1e-9)
+    np.testing.assert_allclose(other["intercept"], stretch * one["intercept"] + shift, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(other["slope_error"], stretch * one["slope_error"], rtol=1e-9)
+
+
+DS = synthetic(steps=2, samples=2)
+
+
+@pytest.mark.parametrize(
+    ("ds", "options", "message"),
+    [
+        ([1, 2], {}, "must be an xarray.Dataset.* Got list"),
+        (xr.Dataset({"a": 1}), {}, "missing entropy, tokens, layer, kind, size"),
+        (DS.drop_vars("entropy"), {}, "missing entropy"),
+        (DS.drop_vars("tokens"), {}, "missing tokens"),
+        (DS.mean("layer"), {}, "missing tokens, layer, kind"),
+        (DS.isel(size=0), {}, "at least two sizes with different N.* Got 32x32"),
+        (DS.isel(size=[0]), {}, "at least two sizes with different N.* Got 32x32"),
+        (DS, {"kind": "cross"}, "at least two sizes with different N"),
+        (DS, {"kind": "joint"}, "kind='joint': .* It has: cross, self"),
+        (DS, {"scaling": "sqrt_log"}, "scaling must be one of those measured: original. Got 'sqrt_log'"),
+        (DS, {"by": "size"}, r"by must be .* Got \['size'\]"),
+        (DS, {"by": ("layer", "layer")}, "by must be"),
+        (DS.mean("step", keep_attrs=True), {"by": "step"}, r"\['layer', 'head', 'branch'\]. Got \['step'\]"),
+        (DS.assign(entropy=DS["entropy"] * np.nan), {}, "must be finite"),
+        (DS.assign_coords(tokens=DS["tokens"] * 0), {}, "ds.tokens must be positive"),
+    ],
+)
+def test_what_can_not_be_fitted(ds: xr.Dataset, options: dict, message: str) -> None:
+    with pytest.raises(EntropyLabError, match=message):
+        fit(ds, **options)
+
+
+def test_no_torch_and_no_matplotlib_is_needed() -> None:
+    blocked = "import sys; sys.modules.update(torch=None, matplotlib=None); import entropylab.law, entropylab.drift"
+    subprocess.run([sys.executable, "-c", blocked], check=True)
+
+
+# The drift from the training size.
+
+BOTH = ("original", "sqrt_log")
+
+
+def test_the_fraction_removed_put_in_comes_out() -> None:
+    rows = drift(synthetic(scalings=BOTH, removed={"sqrt_log": 0.3}))
+    away = rows[rows["size"] != "64x64"]
+    assert away.groupby("scaling")["fraction_removed"].agg(["min", "max"]).loc["sqrt_log"].values == pytest.approx(
+        0.3, abs=1e-4
+    )
+    assert (away[away["scaling"] == "original"]["fraction_removed"] == 0).all()
+    home = rows[rows["size"] == "64x64"]
+    assert home["drift"].abs().max() < 1e-6
+    assert home[home["scaling"] == "original"]["fraction_removed"].isna().all()
+    np.testing.assert_allclose(away["absolute_fraction_removed"], away["fraction_removed"], atol=1e-9)
+
+
+def test_drift_and_normalised_entropy_by_plain_numpy() -> None:
+    ds = synthetic(**NOISY, scalings=BOTH, removed={"sqrt_log": 0.3})
+    rows = drift(ds).set_index(["layer", "scaling", "size"])
+    original, rescaled = (own_mean(ds.isel(scaling=[number])) for number in (0, 1))
+    home = original[2]
+    row = rows.loc[(MEAN, "sqrt_log", "128x128")]
+    before, after = original[4] - home, rescaled[4] - home
+    assert row["entropy"] == pytest.approx(rescaled[4].mean(), abs=1e-6)
+    assert row["reference"] == pytest.approx(home.mean(), abs=1e-6)
+    assert row["normalised_entropy"] == pytest.approx(rescaled[4].mean() / own_log_tokens(ds)[4], abs=1e-6)
+    assert row["drift"] == pytest.approx(after.mean(), abs=1e-6)
+    assert row["drift_error"] == pytest.approx(stats.sem(after), abs=1e-6)
+    fraction = 1 - after.mean() / before.mean()
+    assert row["fraction_removed"] == pytest.approx(fraction, abs=1e-6)
+    others = [np.arange(6) != left for left in range(6)]
+    jackknife = [1 - after[keep].mean() / before[keep].mean() for keep in others]
+    error = (5 / 6 * np.sum((jackknife - np.mean(jackknife)) ** 2)) ** 0.5
+    assert row["fraction_removed_error"] == pytest.approx(error, rel=0.02)
+    assert row["drift_error"] != pytest.approx(stats.sem(rescaled[4]), rel=0.1), "samples are paired by their seeds"
+
+
+def test_too_much_is_more_than_one_and_opposite_drifts_do_not_cancel() -> None:
+    rows = drift(synthetic(scalings=BOTH, removed={"sqrt_log": 1.2})).set_index(["layer", "scaling", "size"])
+    row = rows.loc[(MEAN, "sqrt_log", "32x32")]
+    assert row["fraction_removed"] == pytest.approx(1.2, abs=1e-4)
+    assert row["absolute_fraction_removed"] == pytest.approx(0.8, abs=1e-4)
+    ds = synthetic(scalings=BOTH)
+    sign = xr.where(ds["block"] == "mid_block", -4.0, 1.0)
+    home = ds["entropy"].isel(size=2)
+    mirrored = drift(ds.assign(entropy=(home + sign * (ds["entropy"] - home)).transpose(*ds["entropy"].dims)))
+    row = mirrored.set_index(["layer", "scaling", "size"]).loc[(MEAN, "original", "32x32")]
+    assert row["drift"] == pytest.approx(0, abs=1e-5)
+    assert row["absolute_drift"] > 1
+
+
+def test_rows_are_in_the_order_of_the_layers() -> None:
+    rows = drift(synthetic(average=("sample", "head")))
+    assert list(dict.fromkeys(rows["block"])) == [
+        "down_blocks.0",
+        "down_blocks.1",
+        "mid_block",
+        "up_blocks.0",
+        "up_blocks.1",
+        MEAN,
+    ]
+    assert rows["drift_error"].isna().all()
+    np.testing.assert_allclose(rows["train_tokens"][:7], 256)
+
+
+def test_the_training_size_is_found() -> None:
+    ds = synthetic(sizes=((32, 32), (32, 128), (64, 64), (128, 32)))
+    assert training_size(ds) == "64x64", "of sizes with as many tokens the squarest"
+    assert training_size(ds.isel(size=[0, 3])) == "128x32"
+    assert training_size(ds, 32) == training_size(ds, (32, 32)) == training_size(ds, "32x32") == "32x32"
+
+
+@pytest.mark.parametrize(
+    ("ds", "options", "message"),
+    [
+        (synthetic(train=96).isel(size=[0, 1]), {}, r"train_size must be named: no size with T = 576, 144, 36 tokens"),
+        (DS.drop_vars("train_tokens"), {}, "train_size must be named: .*T is not in the Dataset"),
+        (DS, {"train_size": 40}, "train_size must be one of the sizes measured.* Got 40"),
+        (DS.assign_coords(scaling=["sqrt_log"]), {}, 'scaling "original" too'),
+        (DS.isel(size=2), {}, "sizes beside the training size"),
+        (xr.Dataset(), {}, "missing entropy"),
+    ],
+)
+def test_what_has_no_drift(ds: xr.Dataset, options: dict, message: str) -> None:
+    with pytest.raises(EntropyLabError, match=message):
+        drift(ds, **options)
