@@ -169,7 +169,7 @@ def watch(interception: Interception, path: str, module: nn.Module, is_root: boo
             interception.frames.clear()
             if interception.on_forward is not None:
                 interception.on_forward(path, module, args, kwargs)
-        interception.frames.append(Frame(path, module, kwargs.get("encoder_hidden_states") is not None))
+        interception.frames.append(Frame(path, module, has_context(args, kwargs)))
 
     def leave(module: nn.Module, args: tuple, output: Any) -> None:
         if not interception.frames or interception.frames[-1].module is not module:
@@ -184,6 +184,13 @@ def watch(interception: Interception, path: str, module: nn.Module, is_root: boo
     handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
     handles.append(module.register_forward_hook(leave, always_call=True))
     return handles
+
+
+def has_context(args: tuple, kwargs: dict) -> bool:
+    """Whether a forward was handed ``encoder_hidden_states``, other than its own tokens once more."""
+    context = kwargs.get("encoder_hidden_states")
+    own = kwargs.get("hidden_states", args[0] if args else None)
+    return context is not None and context is not own
 
 
 def consult(call: AttentionCall) -> float | Tensor:
