@@ -27,7 +27,7 @@ class AttentionCall:
         mask: as the model passes it: boolean or additive, broadcastable to (batch, heads, queries, keys), or None.
         scale: the factor on the logits.
         is_causal: whether a causal mask applies as well.
-        has_context: whether the module was handed other tokens to attend to (``encoder_hidden_states``).
+        context: how many other tokens the module was handed to attend to (``encoder_hidden_states``); None if none.
     """
 
     layer: str
@@ -37,7 +37,7 @@ class AttentionCall:
     mask: Tensor | None
     scale: float
     is_causal: bool
-    has_context: bool
+    context: int | None
 
 
 OnAttention = Callable[[AttentionCall], "float | Tensor | None"]
@@ -50,7 +50,7 @@ class Frame:
 
     path: str
     module: nn.Module
-    has_context: bool
+    context: int | None
     attended: bool = False
     seen: bool = False
 
@@ -79,7 +79,7 @@ class Interception:
     def located(self, call: AttentionCall) -> AttentionCall:
         """``call`` with the place where this interception sees it."""
         frame = self.frames[-1]
-        return replace(call, layer=frame.path, module=frame.module, has_context=frame.has_context)
+        return replace(call, layer=frame.path, module=frame.module, context=frame.context)
 
     def passed(self) -> None:
         """Note that the innermost module has made an attention call."""
@@ -169,7 +169,7 @@ def watch(interception: Interception, path: str, module: nn.Module, is_root: boo
             interception.frames.clear()
             if interception.on_forward is not None:
                 interception.on_forward(path, module, args, kwargs)
-        interception.frames.append(Frame(path, module, has_context(args, kwargs)))
+        interception.frames.append(Frame(path, module, context_tokens(args, kwargs)))
 
     def leave(module: nn.Module, args: tuple, output: Any) -> None:
         if not interception.frames or interception.frames[-1].module is not module:
@@ -186,11 +186,11 @@ def watch(interception: Interception, path: str, module: nn.Module, is_root: boo
     return handles
 
 
-def has_context(args: tuple, kwargs: dict) -> bool:
-    """Whether a forward was handed ``encoder_hidden_states``, other than its own tokens once more."""
+def context_tokens(args: tuple, kwargs: dict) -> int | None:
+    """How many tokens a forward was handed as ``encoder_hidden_states``, other than its own once more."""
     context = kwargs.get("encoder_hidden_states")
     own = kwargs.get("hidden_states", args[0] if args else None)
-    return context is not None and context is not own
+    return int(context.shape[-2]) if isinstance(context, Tensor) and context is not own and context.ndim > 1 else None
 
 
 def consult(call: AttentionCall) -> float | Tensor:
@@ -244,7 +244,7 @@ def seen_sdpa(
 
 def plain_call(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, is_causal: bool) -> AttentionCall:
     """A call whose place is not known yet."""
-    return AttentionCall("", nn.Identity(), query.detach(), key.detach(), mask, scale, is_causal, False)
+    return AttentionCall("", nn.Identity(), query.detach(), key.detach(), mask, scale, is_causal, None)
 
 
 def seen_scores(module: Any) -> Callable[..., Tensor]:

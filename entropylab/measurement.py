@@ -1,7 +1,7 @@
 """``measure``: sample at every size and scaling from the same seeds and prompts, and measure attention meanwhile."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,8 @@ def measure(
 
     Raises:
         EntropyLabError: an argument that does not fit, before any sampling.
+
+    An exception while sampling, Ctrl-C included, carries what was measured until then as its ``dataset``.
     """
     pairs = pipelines.check_sizes(pipe, sizes)
     texts = check_prompts(pipe, prompts)
@@ -89,16 +91,27 @@ def measure(
         stack.enter_context(quiet(pipe))
         bar = stack.enter_context(progress_bar(pixels, progress))
         stack.enter_context(watching(recorder, strict))
-        for size in pairs:
-            for rule in rules:
-                bar.set_description_str(f"{size[0]}x{size[1]} {rule.name}")
-                plan.sample(pipe, recorder, size, rule, train_size, bar)
+        try:
+            for size in pairs:
+                for rule in rules:
+                    bar.set_description_str(f"{size[0]}x{size[1]} {rule.name}")
+                    plan.sample(pipe, recorder, size, rule, train_size, bar)
+        except BaseException as error:
+            keep_measured(error, recorder)
+            raise
     settings = {
         "steps": plan.settings.get("num_inference_steps"),
         "guidance_scale": plan.settings.get("guidance_scale"),
     }
     given = {name: value for name, value in settings.items() if value is not None}
     return recorder.dataset.assign_attrs(seed=seed, **given)
+
+
+def keep_measured(error: BaseException, recorder: Recorder) -> None:
+    """Hang what was measured before ``error`` on it, so that nothing is lost that took long."""
+    with suppress(EntropyLabError):
+        error.dataset = recorder.dataset  # type: ignore[attr-defined]
+        error.add_note("What was measured until then is the `dataset` of this exception.")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,11 @@ from .errors import EntropyLabError
 
 Size = tuple[int, int]
 
-DENOISERS = ("unet", "transformer", "transformer_2", "prior", "decoder")
+TIMES = ("timestep", "timesteps", "timestep_ratio", "t", "r")
+"""What the forward of a denoiser calls the time it is at; no text encoder or autoencoder takes one."""
+
+CONDITIONERS = ("ControlNet", "Adapter", "Autoencoder")
+"""Parts of class names of models that run beside a denoiser."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +47,28 @@ def denoisers(pipe: Any) -> dict[str, nn.Module]:
             f"pipe must be a diffusers pipeline or a torch.nn.Module. Got {type(pipe).__name__}; "
             "entropylab.load(...) loads a pipeline from a hub id or a folder."
         )
-    found = {name: components[name] for name in DENOISERS if isinstance(components.get(name), nn.Module)}
+    found = {name: part for name, part in components.items() if is_denoiser(part)}
     if not found:
         raise EntropyLabError(
-            f"{type(pipe).__name__} has no denoiser: none of its components {sorted(components)} is "
-            f"one of {', '.join(DENOISERS)}. Record the module itself: entropylab.record(pipe.<component>)."
+            f"{type(pipe).__name__} has no denoiser: none of its components {sorted(components)} is a module that "
+            "takes a timestep. Record the module itself: entropylab.record(pipe.<component>)."
         )
     return found
+
+
+def is_denoiser(part: Any) -> bool:
+    """Whether a component of a pipeline denoises: a module whose forward takes a timestep."""
+    if not isinstance(part, nn.Module):
+        return False
+    module = getattr(part, "_orig_mod", part)
+    taken = inspect.signature(type(module).forward).parameters
+    return any(name in taken for name in TIMES) and not any(word in type(module).__name__ for word in CONDITIONERS)
+
+
+def schedulers(pipe: Any) -> list[Any]:
+    """The schedulers of ``pipe``; none for a bare module."""
+    components = {} if isinstance(pipe, nn.Module) else pipe.components
+    return [part for part in components.values() if hasattr(part, "step") and hasattr(part, "set_timesteps")]
 
 
 def layers(pipe: Any) -> list[Layer]:
@@ -85,8 +104,11 @@ def declared_kind(module: nn.Module) -> str:
 
 
 def kind_of(call: AttentionCall) -> str:
-    """Kind of an attention call by what the module was handed: "cross" if it was given other tokens to attend to."""
-    return "cross" if call.has_context or call.query.shape[-2] != call.key.shape[-2] else "self"
+    """Kind of an attention call: "cross" to other tokens, "joint" among its own and the others, or "self"."""
+    queries, keys = call.query.shape[-2], call.key.shape[-2]
+    if call.context is not None:
+        return "joint" if keys > call.context else "cross"
+    return "self" if queries == keys else "cross"
 
 
 def block_of(path: str) -> str:
@@ -158,8 +180,7 @@ def round_to(side: int, multiple: int, up: bool) -> int:
 
 def train_size(pipe: Any) -> Size | None:
     """Height and width that the pipeline was trained at [pixels], as far as its config says; else None."""
-    parts = [getattr(pipe, name, None) for name in DENOISERS]
-    sides = [getattr(getattr(part, "config", None), "sample_size", None) for part in parts]
+    sides = [getattr(getattr(part, "config", None), "sample_size", None) for part in denoisers(pipe).values()]
     sides.append(getattr(pipe, "default_sample_size", None))
     for side in sides:
         if isinstance(side, int):
@@ -192,7 +213,7 @@ def latent_size(args: tuple, kwargs: dict) -> Size | None:
 
 def timestep_of(args: tuple, kwargs: dict) -> Any:
     """The timestep that a denoiser's forward was called with, as it came: a tensor, a number or None."""
-    named = kwargs.get("timestep", kwargs.get("timesteps"))
+    named = next((kwargs[name] for name in TIMES if kwargs.get(name) is not None), None)
     return named if named is not None else (args[1] if len(args) > 1 else None)
 
 

@@ -1,5 +1,7 @@
 """``record``: measure attention while somebody else's code samples."""
 
+import copy
+import functools
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -60,10 +62,12 @@ class Recorder:
     @property
     def dataset(self) -> xr.Dataset:
         """What was measured so far."""
-        self.finish_run()
-        dataset = describe(self.cells.dataset())
+        cells = self.cells
+        if self.run is not None and self.run.steps:
+            cells = copy.deepcopy(cells)
+            cells.add(self.run)
         unmeasured = [f"{path}: {reason}" for path, reason in self.unmeasured.items()]
-        return dataset.assign_attrs(
+        return describe(cells.dataset()).assign_attrs(
             provenance(self.pipe), statistics=json.dumps(self.reduction.statistics), unmeasured=json.dumps(unmeasured)
         )
 
@@ -143,31 +147,41 @@ def by_branch(values: Tensor, samples: int) -> Tensor:
 
 
 @contextmanager
-def follow_scheduler(recorder: Recorder) -> Iterator[None]:
-    """Let the scheduler tell where a pipeline call begins (``set_timesteps``) and a step ends (``step``)."""
-    scheduler: Any = getattr(recorder.pipe, "scheduler", None)
-    if isinstance(recorder.pipe, nn.Module) or not (hasattr(scheduler, "step") and hasattr(scheduler, "set_timesteps")):
-        yield
-        return
-    set_timesteps, step = scheduler.set_timesteps, scheduler.step
+def follow_schedulers(recorder: Recorder) -> Iterator[None]:
+    """Let the schedulers tell where a pipeline call begins (``set_timesteps``) and a step ends (``step``).
 
-    def begin(*args: Any, **kwargs: Any) -> Any:
-        if recorder.run is None or recorder.run.steps:
-            recorder.begin_run()
-        return set_timesteps(*args, **kwargs)
-
-    def advance(*args: Any, **kwargs: Any) -> Any:
-        sample = kwargs.get("sample", args[2] if len(args) > 2 else None)
-        recorder.finish_step(len(sample) if isinstance(sample, Tensor) else recorder.forward_batch)
-        return step(*args, **kwargs)
-
-    recorder.has_scheduler = True
+    Their class is replaced for the duration, not their methods: a pipeline may copy its scheduler, and asks for the
+    methods' signatures to know whether to hand over eta and generator.
+    """
+    followed = pipelines.schedulers(recorder.pipe)
+    classes = [type(scheduler) for scheduler in followed]
+    recorder.has_scheduler = bool(followed)
     try:
-        scheduler.set_timesteps, scheduler.step = begin, advance
+        for scheduler, own in zip(followed, classes, strict=True):
+            scheduler.__class__ = followed_class(own, recorder)
         yield
     finally:
-        for name in ("set_timesteps", "step"):
-            vars(scheduler).pop(name, None)
+        for scheduler, own in zip(followed, classes, strict=True):
+            scheduler.__class__ = own
+
+
+def followed_class(own: Any, recorder: Recorder) -> Any:
+    """A scheduler class that tells ``recorder`` what it is asked to do, and else is ``own``."""
+
+    @functools.wraps(own.set_timesteps)
+    def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if recorder.run is None or recorder.run.steps:
+            recorder.begin_run()
+        return own.set_timesteps(self, *args, **kwargs)
+
+    @functools.wraps(own.step)
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        sample = kwargs.get("sample", args[2] if len(args) > 2 else None)
+        recorder.finish_step(len(sample) if isinstance(sample, Tensor) else recorder.forward_batch)
+        return own.step(self, *args, **kwargs)
+
+    names = {"__module__": own.__module__, "__doc__": own.__doc__, "set_timesteps": set_timesteps, "step": step}
+    return type(own.__name__, (own,), names)
 
 
 @contextmanager
@@ -207,12 +221,14 @@ def record(
 def watching(recorder: Recorder, strict: bool = False) -> Iterator[None]:
     """Let ``recorder`` watch its pipeline while the context lasts."""
     with ExitStack() as stack:
-        stack.enter_context(follow_scheduler(recorder))
+        stack.enter_context(follow_schedulers(recorder))
         recorder.interception = stack.enter_context(
             intercept(pipelines.denoisers(recorder.pipe), recorder.on_attention, on_forward=recorder.on_forward)
         )
-        yield
-    recorder.finish_run()
+        try:
+            yield
+        finally:
+            recorder.finish_run()
     if strict and recorder.unmeasured:
         raise EntropyLabError(f"attention layers ran that could not be measured: {recorder.unmeasured}")
 

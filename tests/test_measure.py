@@ -232,3 +232,29 @@ def test_the_factor_that_was_used_is_in_the_dataset(random_pipe):
     expected = np.sqrt(np.log(ds.tokens / 1) / np.log(ds.train_tokens)).where(ds.kind == "self", 1.0)
     np.testing.assert_allclose(ds.multiplier.sel(scaling="sqrt_log"), expected)
     np.testing.assert_array_equal(ds.multiplier.sel(scaling="original"), 1.0)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_exception_carries_what_was_measured(random_pipe, error):
+    def call(pipe, size, prompts, generators):
+        if size == (64, 64):
+            raise error("out of patience")
+        pipe(prompts, height=size[0], width=size[1], num_inference_steps=1, generator=generators, output_type="latent")
+
+    with pytest.raises(error) as caught:
+        quick(random_pipe, sizes=(32, 64), call=call)
+    assert list(caught.value.dataset["size"].values) == ["32x32"]
+    assert caught.value.dataset.sizes["sample"] == 3
+
+
+def test_looking_while_sampling_does_not_disturb_what_is_measured(random_pipe):
+    def look(pipe, step, timestep, tensors):
+        seen.append(rec.dataset.sizes["step"])
+        return tensors
+
+    seen: list[int] = []
+    with entropylab.record(random_pipe) as rec:
+        random_pipe("a car", height=32, width=32, num_inference_steps=3, callback_on_step_end=look)
+    assert seen == [1, 2, 3]
+    assert dict(rec.dataset.sizes)["step"] == 3
+    assert rec.dataset.sizes["sample"] == 1

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import DDPMScheduler, EulerAncestralDiscreteScheduler, HeunDiscreteScheduler
 from diffusers.models.attention_processor import AttnProcessor
 
 import entropylab
@@ -27,7 +28,8 @@ def state(pipe):
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in pipe.unet.modules()]
     extra = [name for m in pipe.unet.modules() for name in vars(m) if name == "get_attention_scores"]
     processors = {name: type(p) for name, p in pipe.unet.attn_processors.items()}
-    return hooks, extra, processors, sorted(vars(pipe.scheduler)), F.scaled_dot_product_attention, len(active)
+    scheduler = (type(pipe.scheduler), sorted(vars(pipe.scheduler)))
+    return hooks, extra, processors, scheduler, F.scaled_dot_product_attention, len(active)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 48), (72, 40)])
@@ -93,6 +95,18 @@ def test_images_are_bit_identical(random_pipe, guidance):
     with entropylab.record(random_pipe):
         watched = sample(random_pipe, guidance=guidance, kind="pt")
     assert torch.equal(plain, watched)
+
+
+@pytest.mark.parametrize("scheduler", [EulerAncestralDiscreteScheduler, DDPMScheduler, HeunDiscreteScheduler])
+def test_images_are_bit_identical_with_schedulers_that_draw_noise(random_pipe, scheduler):
+    """They draw from the generator that a pipeline hands over only if ``step`` says that it takes one."""
+    random_pipe.scheduler = scheduler.from_config(random_pipe.scheduler.config)
+    plain = sample(random_pipe)
+    with entropylab.record(random_pipe) as rec:
+        watched = sample(random_pipe)
+    assert torch.equal(plain, watched)
+    assert rec.dataset.sizes["step"] == (5 if scheduler is HeunDiscreteScheduler else 3)
+    assert type(random_pipe.scheduler) is scheduler
 
 
 def test_identity_of_images_would_notice_a_changed_scale(random_pipe):

@@ -1,0 +1,56 @@
+"""``python -m tests.benchmarks``: print a table of ratios, and write them as JSON named after the device."""
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from entropylab.provenance import versions
+
+from . import embedded, rows
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def device_name() -> str:
+    """What the benchmark ran on, in words."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        found = re.search(r"model name\s*:\s*(.+)", info.read_text(encoding="utf-8"))
+        model = found.group(1).strip() if found else model
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def main() -> None:
+    """Run every benchmark, unless the backends' own tests fail."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--repeats", type=int, default=7, help="rounds in which the contestants take turns (%(default)s)"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON (%(default)s)")
+    given = parser.parse_args()
+    if subprocess.run([sys.executable, "-m", "pytest", "-q", "tests/test_entropy.py"], check=False).returncode:
+        sys.exit("the tests of the backends fail: no benchmark of code that is wrong")
+    found = [row for module in (rows, embedded) for row in module.run(given.repeats)]
+    print(pd.DataFrame(found).to_string(index=False, float_format="{:.3f}".format))
+    name = device_name()
+    given.out.mkdir(parents=True, exist_ok=True)
+    path = given.out / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
+    threads = torch.get_num_threads()
+    report = {"device": name, "threads": threads, "versions": versions(), "repeats": given.repeats, "rows": found}
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
