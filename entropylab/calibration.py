@@ -12,7 +12,7 @@ from torch import Tensor
 from . import pipelines
 from .dataset import open_dataset, save
 from .errors import EntropyLabError
-from .measurement import measure
+from .measurement import check_count, measure
 from .pipelines import Size
 from .scaling import LayerRule, NamedRule, check_train_size
 
@@ -127,7 +127,7 @@ def calibrate(
     """
     pairs = pipelines.check_sizes(pipe, sizes)
     trained = check_train_size(pipe, train_size)
-    assert trained is not None
+    check_count("iterations", iterations, 1)
     reference = profile(pipe, trained, "original", train_size, sampling)
     found = [newton(pipe, pair, reference, train_size, iterations, tolerance, sampling) for pair in pairs]
     joined = xr.concat(found, "size", join="outer", coords="minimal", compat="override")
@@ -165,11 +165,11 @@ def newton(
     invariant = np.sqrt((1 + 2 * ratio / bare(reference.sigma2)).clip(SMALLEST**2, LARGEST**2))
     reachable = target < np.log(bare(now.tokens))
     logs = np.log(invariant)
-    for _ in range(iterations):
+    for iteration in range(iterations):
         rule = NamedRule("calibrated", ByLayer(*table(now, logs)))
         now = profile(pipe, size, rule, train_size, sampling)
         drift = bare(now.entropy) - target
-        if float(np.abs(drift).where(reachable).max()) < tolerance:
+        if iteration == iterations - 1 or float(abs(drift).where(reachable).max()) < tolerance:
             break
         step = (drift / bare(now.sensitivity).clip(min=1e-6)).clip(-0.7, 0.7)
         logs = (logs + step).clip(np.log(SMALLEST), np.log(LARGEST))

@@ -5,87 +5,23 @@ Forward hooks say *where* we are; between them ``F.scaled_dot_product_attention`
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .interception import AttentionCall, Frame, Interception, OnAttention, OnForward, active
+from .seen import SeenScores, original_sdpa, seen_sdpa
 
-@dataclass(frozen=True)
-class AttentionCall:
-    """One attention call as the model makes it.
+__all__ = ["AttentionCall", "Interception", "intercept", "looks_like_attention"]
 
-    Attributes:
-        layer: path of the module that makes it, e.g. "unet.mid_block.attentions.0.transformer_blocks.0.attn1".
-        module: that module.
-        query: (batch, heads, queries, d).
-        key: (batch, heads, keys, d).
-        mask: as the model passes it: boolean or additive, broadcastable to (batch, heads, queries, keys), or None.
-        scale: the factor on the logits.
-        is_causal: whether a causal mask applies as well.
-        context: how many other tokens the module was handed to attend to (``encoder_hidden_states``); None if none.
-    """
-
-    layer: str
-    module: nn.Module
-    query: Tensor
-    key: Tensor
-    mask: Tensor | None
-    scale: float
-    is_causal: bool
-    context: int | None
-
-
-OnAttention = Callable[[AttentionCall], "float | Tensor | None"]
-OnForward = Callable[[str, nn.Module, tuple, dict], None]
-
-
-@dataclass
-class Frame:
-    """A module whose forward is running."""
-
-    path: str
-    module: nn.Module
-    context: int | None
-    attended: bool = False
-    seen: bool = False
-
-
-@dataclass(eq=False)
-class Interception:
-    """What ``intercept`` yields: which modules were seen to attend, and which ran without being seen.
-
-    Attributes:
-        unseen: path -> reason, of modules that look like attention and ran without an attention call that we see.
-    """
-
-    on_attention: OnAttention
-    on_forward: OnForward | None
-    rescales: bool
-    unseen: dict[str, str] = field(default_factory=dict)
-    local: threading.local = field(default_factory=threading.local)
-
-    @property
-    def frames(self) -> list[Frame]:
-        """The modules that run in this thread, outermost first."""
-        if not hasattr(self.local, "frames"):
-            self.local.frames = []
-        return self.local.frames
-
-    def located(self, call: AttentionCall) -> AttentionCall:
-        """``call`` with the place where this interception sees it."""
-        frame = self.frames[-1]
-        return replace(call, layer=frame.path, module=frame.module, context=frame.context)
-
-    def passed(self) -> None:
-        """Note that the innermost module has made an attention call."""
-        self.frames[-1].attended = True
-        for frame in self.frames:
-            frame.seen = True
+lock = threading.Lock()
+overridden: "WeakKeyDictionary[nn.Module, int]" = WeakKeyDictionary()
+"""Modules whose ``get_attention_scores`` is seen, and by how many interceptions."""
 
 
 def looks_like_attention(module: nn.Module) -> bool:
@@ -94,11 +30,6 @@ def looks_like_attention(module: nn.Module) -> bool:
     return isinstance(module, nn.MultiheadAttention) or (
         ("attention" in name or name.endswith("attn")) and (hasattr(module, "to_q") or hasattr(module, "processor"))
     )
-
-
-active: list[Interception] = []
-_lock = threading.Lock()
-_original = F.scaled_dot_product_attention
 
 
 @contextmanager
@@ -111,6 +42,8 @@ def intercept(
 ) -> Iterator[Interception]:
     """Call ``on_attention`` for every attention call made inside ``roots``, while the context lasts.
 
+    Compiled modules run eagerly meanwhile: a compiled graph holds no calls that could be seen.
+
     Args:
         roots: name -> module whose attention is of interest; layers are named by path from there.
         on_attention: gets an AttentionCall; with ``rescales``, what it returns multiplies the scale: a float, or one
@@ -120,28 +53,25 @@ def intercept(
             the scale that the model then uses.
     """
     interception = Interception(on_attention, on_forward, rescales)
-    handles: list[Any] = []
-    overridden: list[nn.Module] = []
-    try:
+    with ExitStack() as stack:
+        if any(is_compiled(module) for root in roots.values() for module in root.modules()):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         for name, root in roots.items():
             for path, module in root.named_modules(prefix=name):
-                handles.extend(watch(interception, path, module, is_root=module is root))
-                if hasattr(module, "get_attention_scores") and "get_attention_scores" not in vars(module):
-                    module.get_attention_scores = seen_scores(module)
-                    overridden.append(module)
+                watch(interception, stack, path.replace("._orig_mod", ""), module, is_root=module is root)
         activate(interception)
+        stack.callback(deactivate, interception)
         yield interception
-    finally:
-        deactivate(interception)
-        for handle in handles:
-            handle.remove()
-        for module in overridden:
-            del module.get_attention_scores
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module was handed to ``torch.compile``, or compiled in place."""
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
 
 
 def activate(interception: Interception) -> None:
     """Add an interception; the first one replaces the attention function."""
-    with _lock:
+    with lock:
         if not active:
             F.scaled_dot_product_attention = seen_sdpa
         active.append(interception)
@@ -150,19 +80,40 @@ def activate(interception: Interception) -> None:
 
 def deactivate(interception: Interception) -> None:
     """Remove an interception; the last one puts the attention function back."""
-    with _lock:
-        if interception in active:
-            active.remove(interception)
-            if not active:
-                F.scaled_dot_product_attention = _original
+    with lock:
+        active.remove(interception)
+        if not active:
+            F.scaled_dot_product_attention = original_sdpa
 
 
-def watch(interception: Interception, path: str, module: nn.Module, is_root: bool) -> list[Any]:
-    """Hook one module. The hooks fall away once the module has run without attending, unless it is an attention
-    layer: so only attention layers are hooked from the second forward on.
+def override(module: Any) -> None:
+    """Let a module's ``get_attention_scores`` be seen."""
+    with lock:
+        overridden[module] = overridden.get(module, 0) + 1
+        if overridden[module] == 1:
+            module.get_attention_scores = SeenScores(module)
+
+
+def restore(module: Any) -> None:
+    """Put a module's ``get_attention_scores`` back, if nobody else looks."""
+    with lock:
+        overridden[module] -= 1
+        if not overridden[module]:
+            del overridden[module]
+            del module.get_attention_scores
+
+
+def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Module, is_root: bool) -> None:
+    """Hook one module.
+
+    The hooks fall away once the module has run without attending, unless it is an attention layer: so only attention
+    layers are hooked from the second forward on.
     """
     suspicious = looks_like_attention(module)
     handles: list[Any] = []
+    if hasattr(module, "get_attention_scores") and hasattr(module, "heads"):
+        override(module)
+        stack.callback(restore, module)
 
     def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
         if is_root:
@@ -170,6 +121,9 @@ def watch(interception: Interception, path: str, module: nn.Module, is_root: boo
             if interception.on_forward is not None:
                 interception.on_forward(path, module, args, kwargs)
         interception.frames.append(Frame(path, module, context_tokens(args, kwargs)))
+        scores, own = vars(module).get("get_attention_scores"), own_tokens(args, kwargs)
+        if isinstance(scores, SeenScores) and own is not None:
+            scores.begin(len(own))
 
     def leave(module: nn.Module, args: tuple, output: Any) -> None:
         if not interception.frames or interception.frames[-1].module is not module:
@@ -182,88 +136,20 @@ def watch(interception: Interception, path: str, module: nn.Module, is_root: boo
                 handle.remove()
 
     handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+    stack.callback(handles[0].remove)
     handles.append(module.register_forward_hook(leave, always_call=True))
-    return handles
+    stack.callback(handles[1].remove)
+
+
+def own_tokens(args: tuple, kwargs: dict) -> Tensor | None:
+    """The tokens that a layer's forward was handed as its own."""
+    own = kwargs.get("hidden_states", args[0] if args else None)
+    return own if isinstance(own, Tensor) else None
 
 
 def context_tokens(args: tuple, kwargs: dict) -> int | None:
     """How many tokens a forward was handed as ``encoder_hidden_states``, other than its own once more."""
     context = kwargs.get("encoder_hidden_states")
-    own = kwargs.get("hidden_states", args[0] if args else None)
-    return int(context.shape[-2]) if isinstance(context, Tensor) and context is not own and context.ndim > 1 else None
-
-
-def consult(call: AttentionCall) -> float | Tensor:
-    """Show a call to every interception that runs here; return the factor on its scale (1.0: leave it alone)."""
-    factor: float | Tensor = 1.0
-    with torch.no_grad():
-        for interception in active:
-            if not interception.frames:
-                continue
-            answer = interception.on_attention(interception.located(call))
-            interception.passed()
-            if interception.rescales and answer is not None:
-                call = rescaled(call, answer)
-                factor = factor * answer
-    return factor
-
-
-def rescaled(call: AttentionCall, factor: float | Tensor) -> AttentionCall:
-    """``call`` with its logits multiplied by ``factor``."""
-    if isinstance(factor, Tensor):
-        return replace(call, query=per_head(call.query, factor))
-    return replace(call, scale=call.scale * factor)
-
-
-def per_head(query: Tensor, factor: Tensor) -> Tensor:
-    """Queries (batch, heads, queries, d) times one factor per head."""
-    return query * factor.to(query.device, query.dtype)[:, None, None]
-
-
-def seen_sdpa(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """``F.scaled_dot_product_attention``, seen by the active interceptions; bit-identical unless the scale changes."""
-    if any(interception.frames for interception in active):
-        factor = consult(
-            plain_call(query, key, attn_mask, query.shape[-1] ** -0.5 if scale is None else scale, is_causal)
-        )
-        if isinstance(factor, Tensor):
-            query = per_head(query, factor)
-        elif factor != 1.0:
-            scale = factor * (query.shape[-1] ** -0.5 if scale is None else scale)
-    return _original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-
-
-def plain_call(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, is_causal: bool) -> AttentionCall:
-    """A call whose place is not known yet."""
-    return AttentionCall("", nn.Identity(), query.detach(), key.detach(), mask, scale, is_causal, None)
-
-
-def seen_scores(module: Any) -> Callable[..., Tensor]:
-    """``module.get_attention_scores`` (query, key, mask -> map), seen by the active interceptions."""
-    compute = module.get_attention_scores
-
-    def scores(query: Tensor, key: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        if not any(interception.frames for interception in active):
-            return compute(query, key, attention_mask)
-        heads = module.heads
-        split_query, split_key = (flat.unflatten(0, (-1, heads)) for flat in (query, key))
-        mask = attention_mask
-        if mask is not None and mask.ndim == 3 and mask.shape[0] == query.shape[0]:
-            mask = mask.unflatten(0, (-1, heads))
-        factor = consult(plain_call(split_query, split_key, mask, module.scale, False))
-        if isinstance(factor, Tensor):
-            query = per_head(split_query, factor).flatten(0, 1)
-        elif factor != 1.0:
-            query = query * factor
-        return compute(query, key, attention_mask)
-
-    return scores
+    if not isinstance(context, Tensor) or context is own_tokens(args, kwargs) or context.ndim < 2:
+        return None
+    return int(context.shape[-2])

@@ -175,7 +175,8 @@ def check_rules(pipe: Any, scaling: Any, train_size: Any) -> list[NamedRule]:
     names = [rule.name for rule in rules]
     if not names or len(set(names)) < len(names):
         raise EntropyLabError(f"scaling must name at least one rule, each once. Got {names}.")
-    check_train_size(pipe, train_size, needed=not all(rule.is_original for rule in rules))
+    if not all(rule.is_original for rule in rules):
+        check_train_size(pipe, train_size)
     return rules
 
 

@@ -22,7 +22,7 @@ from .errors import EntropyLabError
 from .pipelines import Size
 from .provenance import provenance
 from .reduce import Reduction, check_rows_count, check_statistics
-from .scaling import check_train_size
+from .scaling import known_train_size
 
 DEFAULT_STATISTICS = ("entropy", "sigma2")
 
@@ -239,8 +239,7 @@ def new_recorder(
     """A Recorder, its arguments checked."""
     patterns = check_patterns(pipe, layers)
     reduction = Reduction(check_statistics(statistics), check_rows_count(rows))
-    trained = check_train_size(pipe, train_size, needed=False)
-    return Recorder(pipe, reduction, patterns, check_keep(keep), trained)
+    return Recorder(pipe, reduction, patterns, check_keep(keep), known_train_size(pipe, train_size))
 
 
 def check_patterns(pipe: Any, patterns: Any) -> tuple[str, ...]:

@@ -172,7 +172,7 @@ def rescaled(
 ) -> Iterator[Rescaling]:
     """The context behind ``rescale`` and ``measure``; see ``rescale``."""
     named = named_rule(rule)
-    trained = check_train_size(pipe, train_size, needed=not named.is_original)
+    trained = None if named.is_original else check_train_size(pipe, train_size)
     rescaling = Rescaling(pipe, named, trained, kinds)
     roots = pipelines.denoisers(pipe)
     if any(root in busy for root in roots.values()):
@@ -186,14 +186,15 @@ def rescaled(
             busy.discard(root)
 
 
-def check_train_size(pipe: Any, train_size: Any, needed: bool = True) -> Size | None:
-    """The training size (height, width) [pixels]: as given, or from the pipeline's config.
+def known_train_size(pipe: Any, train_size: Any) -> Size | None:
+    """The training size (height, width) [pixels]: as given, or from the pipeline's config, or None."""
+    return pipelines.as_pair(train_size) if train_size is not None else pipelines.train_size(pipe)
 
-    Raises:
-        EntropyLabError: it is needed, not given, and the pipeline does not say.
-    """
-    found = pipelines.as_pair(train_size) if train_size is not None else pipelines.train_size(pipe)
-    if found is None and needed:
+
+def check_train_size(pipe: Any, train_size: Any) -> Size:
+    """The training size (height, width) [pixels]; an EntropyLabError if the pipeline does not say and none is given."""
+    found = known_train_size(pipe, train_size)
+    if found is None:
         raise EntropyLabError(
             f"{type(pipe).__name__} does not say what size it was trained at: pass train_size=, "
             "an int or a (height, width) pair [pixels]."

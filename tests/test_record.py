@@ -9,7 +9,7 @@ from diffusers.models.attention_processor import AttnProcessor
 
 import entropylab
 from entropylab import EntropyLabError
-from entropylab.capture import active
+from entropylab.interception import active
 
 from .conftest import new_random_pipeline
 from .maps import materialised
@@ -21,6 +21,15 @@ def sample(pipe, size=(64, 64), prompts=("a red car", "a blue house"), steps=3, 
         list(prompts), height=size[0], width=size[1], num_inference_steps=steps, guidance_scale=guidance,
         generator=generators, output_type=kind,
     ).images  # fmt: skip
+
+
+def use_legacy_processors(pipe):
+    pipe.unet.set_attn_processor(AttnProcessor())
+
+
+def slicing(size):
+    """Attention in slices of so many heads."""
+    return lambda pipe: pipe.unet.set_attention_slice(size)
 
 
 def state(pipe):
@@ -209,14 +218,16 @@ def test_text_encoder_and_vae_are_not_measured(random_pipe):
     assert all(layer.startswith("unet.") for layer in rec.dataset.layer.values)
 
 
-def test_legacy_processors_are_seen(random_pipe):
+@pytest.mark.parametrize("prepare", [use_legacy_processors, *(slicing(size) for size in (1, "auto", "max"))])
+def test_legacy_and_sliced_processors_are_seen(random_pipe, prepare):
     with entropylab.record(random_pipe) as usual:
         sample(random_pipe)
-    random_pipe.unet.set_attn_processor(AttnProcessor())
+    prepare(random_pipe)
     plain = sample(random_pipe)
     with entropylab.record(random_pipe) as legacy:
         watched = sample(random_pipe)
     assert torch.equal(plain, watched)
+    assert legacy.unmeasured == {}
     np.testing.assert_allclose(legacy.dataset.entropy, usual.dataset.entropy, atol=1e-4)
 
 
@@ -290,3 +301,13 @@ def test_what_is_no_pipeline(thing, message):
 def test_dataset_before_anything_ran(random_pipe):
     with entropylab.record(random_pipe) as rec, pytest.raises(EntropyLabError, match="nothing was measured yet"):
         _ = rec.dataset
+
+
+def test_a_compiled_denoiser_runs_eagerly_while_it_is_watched(random_pipe):
+    with entropylab.record(random_pipe) as usual:
+        sample(random_pipe, steps=1)
+    random_pipe.unet = torch.compile(random_pipe.unet, backend="eager")
+    with entropylab.record(random_pipe) as rec:
+        sample(random_pipe, steps=1)
+    np.testing.assert_array_equal(rec.dataset.entropy, usual.dataset.entropy)
+    assert list(rec.dataset.layer.values) == list(usual.dataset.layer.values)

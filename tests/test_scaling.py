@@ -84,7 +84,7 @@ def test_identity_at_the_training_size_and_change_elsewhere(random_pipe):
         assert torch.equal(plain, sample(random_pipe, size))
 
 
-@pytest.mark.parametrize("prepare", ["default", "fused", "legacy"])
+@pytest.mark.parametrize("prepare", ["default", "fused", "legacy", "sliced"])
 def test_output_changes_with_every_processor_and_equally(random_pipe, prepare):
     with entropylab.rescale(random_pipe):
         usual = sample(random_pipe, (96, 96), steps=1)
@@ -92,6 +92,8 @@ def test_output_changes_with_every_processor_and_equally(random_pipe, prepare):
         random_pipe.unet.fuse_qkv_projections()
     elif prepare == "legacy":
         random_pipe.unet.set_attn_processor(AttnProcessor())
+    elif prepare == "sliced":
+        random_pipe.unet.set_attention_slice("auto")
     plain = sample(random_pipe, (96, 96), steps=1)
     with entropylab.rescale(random_pipe):
         changed = sample(random_pipe, (96, 96), steps=1)
@@ -118,6 +120,31 @@ def test_one_multiplier_per_head(random_pipe):
         sample(random_pipe, steps=1)
     ratio = (rec.dataset.sigma2 / plain.dataset.sigma2).sel(layer=first).mean(("branch", "sample")).values.ravel()[:2]
     assert ratio == pytest.approx([1.0, 4.0], rel=1e-4)
+
+
+@pytest.mark.parametrize("prepare", ["legacy", "sliced"])
+def test_one_multiplier_per_head_without_sdpa(random_pipe, prepare):
+    def by_head(tokens, train_tokens):
+        return torch.tensor([1.0, 2.0] if train_tokens == 256 else [1.0, 2.0, 1.5, 0.5])
+
+    with entropylab.rescale(random_pipe, by_head):
+        expected = sample(random_pipe, steps=1)
+    if prepare == "legacy":
+        random_pipe.unet.set_attn_processor(AttnProcessor())
+    else:
+        random_pipe.unet.set_attention_slice(1)
+    with entropylab.rescale(random_pipe, by_head), entropylab.record(random_pipe):
+        torch.testing.assert_close(sample(random_pipe, steps=1), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_handle_that_ends_before_a_recording_that_began_later(random_pipe):
+    random_pipe.unet.set_attn_processor(AttnProcessor())
+    handle = entropylab.rescale(random_pipe, 2.0)
+    with entropylab.record(random_pipe) as rec:
+        handle.remove()
+        sample(random_pipe, steps=1)
+    assert rec.unmeasured == {}
+    assert rec.dataset.sizes["layer"] == 14
 
 
 def test_cross_attention_only_when_asked(random_pipe):
