@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/emoji"), help="run folder (%(default)s)")
     parser.add_argument("--autoencoder-steps", type=int, default=2000, help="(%(default)s)")
-    parser.add_argument("--denoiser-steps", type=int, default=5800, help="(%(default)s)")
+    parser.add_argument("--denoiser-steps", type=int, default=5000, help="(%(default)s)")
     parser.add_argument("--batch", type=int, default=24, help="batch size of the denoiser (%(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     given = parser.parse_args(arguments)
