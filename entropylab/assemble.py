@@ -20,7 +20,7 @@ def check_keep(keep: Any) -> tuple[str, ...] | None:
     """``keep`` as a tuple in the order of the dimensions, or an EntropyLabError."""
     if keep is None:
         return None
-    names = (keep,) if isinstance(keep, str) else tuple(keep)
+    names = (keep,) if isinstance(keep, str) else tuple(keep) if isinstance(keep, list | tuple) else (keep,)
     unknown = [name for name in names if name not in KEEPABLE]
     if unknown:
         raise EntropyLabError(f"keep must be some of {', '.join(KEEPABLE)}, or None for all. Got {list(names)}.")
@@ -74,24 +74,42 @@ class Run:
 
 @dataclass
 class Moments:
-    """Count, mean and sum of squared deviations over samples, updated online; two of them merge exactly."""
+    """Count, mean and sum of squared deviations over samples, updated online; two of them merge exactly.
 
-    count: int
+    Each an array (entries, branch, step, layer, head); a sample that is NaN somewhere does not count there.
+    """
+
+    count: np.ndarray
     mean: np.ndarray
     m2: np.ndarray
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Moments":
         """Moments over axis 2 (sample) of (entries, branch, sample, step, layer, head)."""
-        mean = values.mean(axis=2)
-        return cls(values.shape[2], mean, ((values - mean[:, :, None]) ** 2).sum(axis=2))
+        known = ~np.isnan(values)
+        count = known.sum(axis=2)
+        mean = np.where(known, values, 0).sum(axis=2) / np.maximum(count, 1)
+        squares = np.where(known, values - mean[:, :, None], 0) ** 2
+        return cls(count, mean, squares.sum(axis=2))
 
     def merged(self, other: "Moments") -> "Moments":
-        """The moments of both sets of samples together."""
-        count = self.count + other.count
-        delta = other.mean - self.mean
-        mean = self.mean + delta * (other.count / count)
-        return Moments(count, mean, self.m2 + other.m2 + delta**2 * (self.count * other.count / count))
+        """The moments of both sets of samples together; layers, steps or heads may have grown in between."""
+        ours, theirs = (
+            [np.nan_to_num(part) for part in parts]
+            for parts in zip(*(fit_shapes([a, b]) for a, b in zip(self.parts, other.parts, strict=True)), strict=True)
+        )
+        count = ours[0] + theirs[0]
+        share, delta = theirs[0] / np.maximum(count, 1), theirs[1] - ours[1]
+        return Moments(count, ours[1] + delta * share, ours[2] + theirs[2] + delta**2 * ours[0] * share)
+
+    @property
+    def parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Count, mean and m2."""
+        return self.count.astype(float), self.mean, self.m2
+
+    def where_known(self, values: np.ndarray) -> np.ndarray:
+        """``values`` with NaN where no sample counted, and a sample axis of length 1."""
+        return np.where(self.count > 0, values, np.nan)[:, :, None]
 
 
 @dataclass
@@ -114,6 +132,7 @@ class Cells:
     timesteps: dict[tuple[Size | None, str], np.ndarray] = field(default_factory=dict)
     labels: dict[tuple[Size | None, str], tuple[list[str], list[int]]] = field(default_factory=dict)
     multipliers: dict[tuple[Size | None, str], dict[str, float]] = field(default_factory=dict)
+    counted: dict[Size | None, dict[str, tuple[float, float, float]]] = field(default_factory=dict)
 
     @property
     def keeps_samples(self) -> bool:
@@ -123,7 +142,9 @@ class Cells:
     def add(self, run: Run) -> None:
         """Take a finished run in."""
         key = (run.size, run.scaling)
-        values = averaged(run.array(list(self.layers)), self.keep)
+        raw = run.array(list(self.layers))
+        self.count_rows(run.size, raw[: len(COUNTS)])
+        values = averaged(raw[len(COUNTS) :], self.keep)
         self.timesteps.setdefault(key, run.timesteps())
         prompts, seeds = self.labels.setdefault(key, ([], []))
         if self.keeps_samples:
@@ -132,7 +153,21 @@ class Cells:
             self.arrays.setdefault(key, []).append(values)
         else:
             new = Moments.of(values)
-            self.moments[key] = padded_merge(self.moments[key], new) if key in self.moments else new
+            self.moments[key] = self.moments[key].merged(new) if key in self.moments else new
+
+    def count_rows(self, size: Size | None, raw: np.ndarray) -> None:
+        """Keep account of query rows, of those without keys, and of keys, by layer, whatever is averaged later."""
+        rows, empty, tokens = raw
+        known = self.counted.setdefault(size, {})
+        for place, path in enumerate(self.layers):
+            if not np.isnan(rows[..., place, :]).all():
+                _, before, _ = known.get(path, (0.0, 0.0, 0.0))
+                lost = np.nan_to_num(empty[..., place, :]).max(axis=-1).sum()
+                known[path] = (np.nanmax(rows[..., place, :]), before + lost, np.nanmean(tokens[..., place, :]))
+
+    def samples_of(self, size: Size | None, scaling: str) -> int:
+        """How many samples were averaged."""
+        return int(self.moments[size, scaling].count.max()) if (size, scaling) in self.moments else 0
 
     def dataset(self) -> xr.Dataset:
         """Lay everything out as the Dataset."""
@@ -145,29 +180,34 @@ class Cells:
             means = {key: np.concatenate(fit_shapes(parts, but=2), axis=2) for key, parts in self.arrays.items()}
             spreads: dict = {}
         else:
-            means = {key: moments.mean[:, :, None] for key, moments in self.moments.items()}
-            spreads = {key: moments.m2[:, :, None] for key, moments in self.moments.items()}
+            means = {key: moments.where_known(moments.mean) for key, moments in self.moments.items()}
+            spreads = {key: moments.where_known(moments.m2) for key, moments in self.moments.items()}
         coordinates = self.coordinates(sizes, scalings, next(iter(fit_shapes(list(means.values())))).shape)
         dataset = xr.Dataset(coords=coordinates)
         grid = self.grid(means, sizes, scalings)
-        for index, name in enumerate(self.entries):
-            if name not in COUNTS:
-                dataset[name] = (DIMENSIONS, grid[index].astype(np.float32))
+        for index, name in enumerate(self.entries[len(COUNTS) :]):
+            dataset[name] = (DIMENSIONS, grid[index].astype(np.float32))
         if spreads:
             squares = self.grid(spreads, sizes, scalings)
-            for index, name in enumerate(self.entries):
-                if name not in COUNTS:
-                    dataset[f"{name}_m2"] = (DIMENSIONS, squares[index])
-            counts = [[self.moments[s, c].count if (s, c) in self.moments else 0 for c in scalings] for s in sizes]
+            for index, name in enumerate(self.entries[len(COUNTS) :]):
+                dataset[f"{name}_m2"] = (DIMENSIONS, squares[index])
+            counts = [[self.samples_of(s, c) for c in scalings] for s in sizes]
             dataset["samples"] = (("size", "scaling"), np.array(counts, dtype=np.int64))
-        by_layer = dict(zip(COUNTS, (flat(grid[i]) for i in range(len(COUNTS))), strict=True))
-        for name in ("rows", "rows_empty"):
-            dataset[name] = (("size", "layer"), np.nan_to_num(np.round(by_layer[name])).astype(np.int64))
-        dataset = dataset.assign_coords(tokens=(("size", "layer"), by_layer["tokens"]))
-        if self.keep is None or "layer" in self.keep:
+        rows, empty, tokens = (self.counts(sizes, index) for index in range(len(COUNTS)))
+        dims: tuple[str, ...] = ("size", "layer")
+        if self.keep is not None and "layer" not in self.keep:
+            dims, rows, empty, tokens = ("size",), np.nansum(rows, 1), np.nansum(empty, 1), np.nanmean(tokens, 1)
+        else:
             factors = [[list(self.factors(s, c)) for c in scalings] for s in sizes]
             dataset = dataset.assign_coords(multiplier=(("size", "scaling", "layer"), factors))
-        return self.without_averaged(dataset)
+        dataset["rows"] = (dims, np.nan_to_num(rows).astype(np.int64))
+        dataset["rows_empty"] = (dims, np.nan_to_num(empty).astype(np.int64))
+        return self.without_averaged(dataset.assign_coords(tokens=(dims, tokens)))
+
+    def counts(self, sizes: list, index: int) -> np.ndarray:
+        """Rows (0), rows without keys (1) or keys (2) of every size and layer: (size, layer)."""
+        nothing = (np.nan,) * 3
+        return np.array([[self.counted[size].get(path, nothing)[index] for path in self.layers] for size in sizes])
 
     def factors(self, size: Size | None, scaling: str) -> Iterator[float]:
         """The factor on the softmax scale that every layer had."""
@@ -216,9 +256,6 @@ class Cells:
         if self.keep is None:
             return dataset
         gone = [name for name in KEEPABLE if name not in self.keep]
-        if "layer" in gone:
-            dataset = dataset.assign_coords(tokens=dataset["tokens"].mean("layer"))
-            dataset = dataset.assign({name: dataset[name].sum("layer") for name in ("rows", "rows_empty")})
         dataset = dataset.isel({name: 0 for name in gone if name in dataset.dims}, drop=True)
         spoiled = {"step": ["timestep"], "layer": ["block", "kind", "train_tokens"], "sample": ["prompt", "seed"]}
         return dataset.drop_vars([v for name in gone for v in spoiled.get(name, []) if v in dataset.coords])
@@ -239,13 +276,6 @@ def averaged(values: np.ndarray, keep: tuple[str, ...] | None) -> np.ndarray:
     return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
 
-def flat(values: np.ndarray) -> np.ndarray:
-    """(size, scaling, branch, sample, step, layer, head) averaged to (size, layer), NaN not averaged in."""
-    moved = values.transpose(0, 5, 1, 2, 3, 4, 6).reshape(values.shape[0], values.shape[5], -1)
-    count = (~np.isnan(moved)).sum(-1)
-    return np.divide(np.nansum(moved, -1), count, out=np.full(count.shape, np.nan), where=count > 0)
-
-
 def fit_shapes(arrays: list[np.ndarray], but: int | None = None) -> list[np.ndarray]:
     """Pad arrays with NaN to a common shape, except along axis ``but``."""
     common = [max(array.shape[axis] for array in arrays) for axis in range(arrays[0].ndim)]
@@ -255,10 +285,3 @@ def fit_shapes(arrays: list[np.ndarray], but: int | None = None) -> list[np.ndar
         padding = [(0, want - have) for want, have in zip(wanted, array.shape, strict=True)]
         padded.append(np.pad(array, padding, constant_values=np.nan) if any(p[1] for p in padding) else array)
     return padded
-
-
-def padded_merge(one: Moments, other: Moments) -> Moments:
-    """Merge moments whose layers or heads may have grown in between."""
-    mean_one, mean_other = fit_shapes([one.mean, other.mean])
-    m2_one, m2_other = fit_shapes([one.m2, other.m2])
-    return Moments(one.count, mean_one, m2_one).merged(Moments(other.count, mean_other, m2_other))

@@ -32,6 +32,19 @@ class ByLayer(LayerRule):
     tokens: dict[str, np.ndarray]
     factors: dict[str, np.ndarray]
 
+    def check(self, pipe: Any) -> None:
+        """The calibration must know every self-attention layer of the pipeline, with as many heads."""
+        for layer in pipelines.layers(pipe):
+            if layer.kind == "self" and self.heads_of(layer.path) != layer.heads:
+                raise EntropyLabError(
+                    f"the calibration is of another model: {type(pipe).__name__} has layer {layer.path} with "
+                    f"{layer.heads} heads, the calibration {self.heads_of(layer.path) or 'no such layer'}."
+                )
+
+    def heads_of(self, path: str) -> int:
+        """How many heads a layer has, 0 if it is not known."""
+        return self.factors[path].shape[1] if path in self.factors else 0
+
     def factor(self, layer: str, tokens: int, train_tokens: int) -> Tensor:
         """One multiplier per head (heads,)."""
         if layer not in self.tokens:
@@ -77,9 +90,10 @@ class Calibration:
         for layer in ds.layer.values:
             one = ds.sel(layer=layer)
             heads = one.target.notnull().values
-            table = {float(np.log(one.train_tokens)): np.zeros(int(heads.sum()))}
+            table: dict[float, np.ndarray] = {}
             for size in ds["size"].values:
                 table[float(np.log(one.tokens.sel(size=size)))] = np.log(one[name].sel(size=size).values[heads])
+            table[float(np.log(one.train_tokens))] = np.zeros(int(heads.sum()))
             tokens[str(layer)] = np.array(sorted(table))
             factors[str(layer)] = np.stack([table[count] for count in sorted(table)])
         return ByLayer(tokens, factors)

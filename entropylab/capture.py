@@ -11,17 +11,21 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .interception import AttentionCall, Frame, Interception, OnAttention, OnForward, active
-from .seen import SeenScores, original_sdpa, seen_sdpa
+from .seen import SeenScores, begin_to_see, cease_to_see
 
 __all__ = ["AttentionCall", "Interception", "intercept", "looks_like_attention"]
 
 lock = threading.Lock()
+eager: list[Any] = []
+"""One entry for every interception that has compiled modules run eagerly."""
+
 overridden: "WeakKeyDictionary[nn.Module, int]" = WeakKeyDictionary()
 """Modules whose ``get_attention_scores`` is seen, and by how many interceptions."""
+kept: "WeakKeyDictionary[nn.Module, Any]" = WeakKeyDictionary()
+"""A ``get_attention_scores`` that such a module had of its own, not of its class."""
 
 
 def looks_like_attention(module: nn.Module) -> bool:
@@ -55,7 +59,8 @@ def intercept(
     interception = Interception(on_attention, on_forward, rescales)
     with ExitStack() as stack:
         if any(is_compiled(module) for root in roots.values() for module in root.modules()):
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            run_eagerly()
+            stack.callback(run_compiled)
         for name, root in roots.items():
             for path, module in root.named_modules(prefix=name):
                 watch(interception, stack, path.replace("._orig_mod", ""), module, is_root=module is root)
@@ -69,11 +74,25 @@ def is_compiled(module: nn.Module) -> bool:
     return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
 
 
+def run_eagerly() -> None:
+    """Let compiled modules run as they were written, until as many times ``run_compiled``."""
+    with lock:
+        eager.append(torch.compiler.set_stance("force_eager") if not eager else None)
+
+
+def run_compiled() -> None:
+    """Undo one ``run_eagerly``."""
+    with lock:
+        eager.pop()
+        if not eager:
+            torch.compiler.set_stance("default")
+
+
 def activate(interception: Interception) -> None:
     """Add an interception; the first one replaces the attention function."""
     with lock:
         if not active:
-            F.scaled_dot_product_attention = seen_sdpa
+            begin_to_see()
         active.append(interception)
         active.sort(key=lambda other: not other.rescales)
 
@@ -83,7 +102,7 @@ def deactivate(interception: Interception) -> None:
     with lock:
         active.remove(interception)
         if not active:
-            F.scaled_dot_product_attention = original_sdpa
+            cease_to_see()
 
 
 def override(module: Any) -> None:
@@ -91,6 +110,7 @@ def override(module: Any) -> None:
     with lock:
         overridden[module] = overridden.get(module, 0) + 1
         if overridden[module] == 1:
+            kept[module] = vars(module).get("get_attention_scores")
             module.get_attention_scores = SeenScores(module)
 
 
@@ -100,7 +120,11 @@ def restore(module: Any) -> None:
         overridden[module] -= 1
         if not overridden[module]:
             del overridden[module]
-            del module.get_attention_scores
+            own = kept.pop(module)
+            if own is None:
+                del module.get_attention_scores
+            else:
+                module.get_attention_scores = own
 
 
 def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Module, is_root: bool) -> None:

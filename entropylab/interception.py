@@ -117,13 +117,15 @@ def show(call: AttentionCall) -> None:
     """Tell whoever observes of a call, as the model then makes it."""
     for interception in active:
         if not interception.rescales and interception.frames:
-            interception.on_attention(interception.located(call))
+            with torch.autocast(call.query.device.type, enabled=False):
+                interception.on_attention(interception.located(call))
             interception.passed()
 
 
 def per_head(query: Tensor, factor: Tensor) -> Tensor:
     """Queries (batch, heads, queries, d) times one factor per head."""
-    return query * factor.to(query.device, query.dtype)[:, None, None]
+    exact = torch.promote_types(query.dtype, torch.float32)
+    return (query.to(exact) * factor.to(query.device, exact, non_blocking=True)[:, None, None]).to(query.dtype)
 
 
 def rescaled(call: AttentionCall, factor: float | Tensor) -> AttentionCall:

@@ -1,5 +1,6 @@
 """``measure``: sample at every size and scaling from the same seeds and prompts, and measure attention meanwhile."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from .errors import EntropyLabError
 from .models.prompts import default_prompts, default_settings
 from .pipelines import Size
 from .recorder import DEFAULT_STATISTICS, Recorder, new_recorder, watching
-from .scaling import NamedRule, check_train_size, named_rule, rescaled
+from .scaling import LayerRule, NamedRule, check_train_size, named_rule, rescaled
 
 Call = Callable[[Any, Size, list[str], list[torch.Generator]], Any]
 
@@ -72,11 +73,14 @@ def measure(
 
     An exception while sampling, Ctrl-C included, carries what was measured until then as its ``dataset``.
     """
+    pipelines.layers(pipe)
     pairs = pipelines.check_sizes(pipe, sizes)
     texts = check_prompts(pipe, prompts)
     count = check_count("samples", samples, len(texts))
-    if not isinstance(seed, int) or seed < 0:
-        raise EntropyLabError(f"seed must be an int >= 0. Got {seed!r}.")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63 - count:
+        raise EntropyLabError(f"seed must be an int >= 0 that fits in 63 bits. Got {seed!r}.")
+    if call is not None and (steps is not None or guidance_scale is not None):
+        raise EntropyLabError("steps and guidance_scale are for the pipeline's own call: with call=, set them there.")
     rules = check_rules(pipe, scaling, train_size)
     plan = Plan(
         batch_size=check_count("batch_size", batch_size, 1),
@@ -109,6 +113,7 @@ def measure(
 
 def keep_measured(error: BaseException, recorder: Recorder) -> None:
     """Hang what was measured before ``error`` on it, so that nothing is lost that took long."""
+    recorder.finish_run(whole=False)
     with suppress(EntropyLabError):
         error.dataset = recorder.dataset  # type: ignore[attr-defined]
         error.add_note("What was measured until then is the `dataset` of this exception.")
@@ -149,7 +154,7 @@ def check_prompts(pipe: Any, prompts: Any) -> list[str]:
         return default_prompts(pipe)
     if isinstance(prompts, str | Path):
         path = Path(prompts)
-        if not path.is_file():
+        if not is_file(path):
             raise EntropyLabError(f"prompts must be a list of strings or an existing text file. Got {str(prompts)!r}.")
         try:
             prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -158,6 +163,14 @@ def check_prompts(pipe: Any, prompts: Any) -> list[str]:
     if not isinstance(prompts, list | tuple) or not prompts or not all(isinstance(p, str) for p in prompts):
         raise EntropyLabError(f"prompts must name at least one prompt, each a string. Got {prompts!r}.")
     return list(prompts)
+
+
+def is_file(path: Path) -> bool:
+    """Whether ``path`` is a file; False for what can't be a path at all."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def check_count(name: str, value: Any, default: Any) -> Any:
@@ -177,6 +190,9 @@ def check_rules(pipe: Any, scaling: Any, train_size: Any) -> list[NamedRule]:
         raise EntropyLabError(f"scaling must name at least one rule, each once. Got {names}.")
     if not all(rule.is_original for rule in rules):
         check_train_size(pipe, train_size)
+    for rule in rules:
+        if isinstance(rule.function, LayerRule):
+            rule.function.check(pipe)
     return rules
 
 
@@ -189,8 +205,8 @@ def call_settings(pipe: Any, steps: Any, guidance_scale: Any) -> dict[str, Any]:
             f"{type(pipe).__name__} takes no {', '.join(missing)}: pass call=, a function "
             "(pipe, size, prompts, generators) that samples one batch."
         )
-    if guidance_scale is not None and not isinstance(guidance_scale, int | float):
-        raise EntropyLabError(f"guidance_scale must be a number. Got {guidance_scale!r}.")
+    if guidance_scale is not None and not (isinstance(guidance_scale, int | float) and math.isfinite(guidance_scale)):
+        raise EntropyLabError(f"guidance_scale must be a finite number. Got {guidance_scale!r}.")
     defaults = default_settings(pipe)
     settings = {
         "num_inference_steps": check_count("steps", steps, defaults.get("num_inference_steps")),

@@ -60,9 +60,15 @@ def is_denoiser(part: Any) -> bool:
     """Whether a component of a pipeline denoises: a module whose forward takes a timestep."""
     if not isinstance(part, nn.Module):
         return False
-    module = getattr(part, "_orig_mod", part)
-    taken = inspect.signature(type(module).forward).parameters
-    return any(name in taken for name in TIMES) and not any(word in type(module).__name__ for word in CONDITIONERS)
+    taken = inspect.signature(forward_of(part)).parameters
+    name = type(getattr(part, "_orig_mod", part)).__name__
+    return any(time in taken for time in TIMES) and not any(word in name for word in CONDITIONERS)
+
+
+def forward_of(module: nn.Module) -> Any:
+    """The forward of a module's class, of what was compiled if it is compiled."""
+    own: Any = type(getattr(module, "_orig_mod", module))
+    return own.forward
 
 
 def schedulers(pipe: Any) -> list[Any]:
@@ -79,7 +85,7 @@ def layers(pipe: Any) -> list[Layer]:
     """
     found = [
         Layer(
-            path,
+            path.replace("._orig_mod", ""),
             declared_kind(module),
             int(getattr(module, "heads", getattr(module, "num_heads", 0))),
             processor(module),
@@ -196,11 +202,27 @@ def tokens_at(tokens: int, here: Size, there: Size) -> int | None:
     A level of a U-Net, or a patch embedding, divides both sides by some factor r; U-Nets round up, patches down.
     None if no factor gives ``tokens``.
     """
-    for factor in (2**power for power in range(12)):
-        for divide in (lambda side, r: -(-side // r), lambda side, r: side // r):
+    for divide in (lambda side, r: -(-side // r), lambda side, r: side // r):
+        for factor in (2**power for power in range(12)):
             if divide(here[0], factor) * divide(here[1], factor) == tokens:
                 return divide(there[0], factor) * divide(there[1], factor)
     return None
+
+
+def train_tokens(call: AttentionCall, here: Size | None, there: Size | None) -> int | None:
+    """How many keys the layer that makes ``call`` has at the training size.
+
+    Args:
+        call: an attention call at latent size ``here``.
+        here: latent size (height, width) now, if known.
+        there: latent size at the training size, if known.
+    """
+    keys, kind = call.key.shape[-2], kind_of(call)
+    if kind == "cross":
+        return keys
+    text = call.context or 0
+    image = None if here is None or there is None else tokens_at(keys - text, here, there)
+    return None if image is None else image + text
 
 
 def latent_size(args: tuple, kwargs: dict) -> Size | None:
@@ -211,10 +233,11 @@ def latent_size(args: tuple, kwargs: dict) -> Size | None:
     return (int(sample.shape[-2]), int(sample.shape[-1])) if sample is not None and sample.ndim >= 4 else None
 
 
-def timestep_of(args: tuple, kwargs: dict) -> Any:
+def timestep_of(root: nn.Module, args: tuple, kwargs: dict) -> Any:
     """The timestep that a denoiser's forward was called with, as it came: a tensor, a number or None."""
-    named = next((kwargs[name] for name in TIMES if kwargs.get(name) is not None), None)
-    return named if named is not None else (args[1] if len(args) > 1 else None)
+    names = list(inspect.signature(forward_of(root)).parameters)[1:]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    return next((given[name] for name in TIMES if given.get(name) is not None), None)
 
 
 def batch_of(args: tuple, kwargs: dict) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from .models.prompts import is_embedded
 from .pipelines import denoisers
 
 PACKAGES = ("entropylab", "torch", "diffusers", "transformers", "numpy")
@@ -27,7 +28,11 @@ def provenance(pipe: Any) -> dict[str, str]:
     (first, *_) = denoisers(pipe).values()
     parameter = next(first.parameters(), None)
     config = getattr(pipe, "config", None)
-    name = getattr(pipe, "name_or_path", None) or getattr(config, "_name_or_path", None)
+    name = (
+        "embedded"
+        if is_embedded(pipe)
+        else getattr(pipe, "name_or_path", None) or getattr(config, "_name_or_path", None)
+    )
     found = versions()
     return {
         "model": str(name or type(pipe).__name__),

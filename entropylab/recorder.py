@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import inspect
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ from .dataset import describe
 from .errors import EntropyLabError
 from .pipelines import Size
 from .provenance import provenance
-from .reduce import Reduction, check_rows_count, check_statistics
+from .reduce import Reduction, check_rows_count, check_statistics, is_listing
 from .scaling import known_train_size
 
 DEFAULT_STATISTICS = ("entropy", "sigma2")
@@ -48,8 +49,7 @@ class Recorder:
     timestep: Any = None
     latent: Size | None = None
     forward_batch: int = 1
-    has_scheduler: bool = False
-    backend: str = "auto"
+    follows: bool = False
 
     def __post_init__(self) -> None:
         self.cells = Cells(self.reduction.names, self.keep)
@@ -76,22 +76,26 @@ class Recorder:
         self.finish_run()
         self.run = Run(**labels)
 
-    def finish_run(self) -> None:
-        """Take what the current pipeline call gave into the Dataset."""
-        if self.calls:
+    def finish_run(self, whole: bool = True) -> None:
+        """Take what the current pipeline call gave into the Dataset.
+
+        A step that did not end is dropped; so is a run that is not ``whole``, where samples are averaged.
+        """
+        if not self.follows:
             self.finish_step(self.forward_batch)
-        if self.run is not None and self.run.steps:
+        self.calls, self.follows = [], False
+        if self.run is not None and self.run.steps and (whole or self.cells.keeps_samples):
             self.cells.add(self.run)
         self.run = None
 
     def on_forward(self, name: str, root: nn.Module, args: tuple, kwargs: dict) -> None:
-        """A denoiser begins a forward pass."""
-        if not self.has_scheduler:
+        """A denoiser begins a forward pass; unless a scheduler that we follow ends the steps, each is one."""
+        if not self.follows:
             self.finish_step(self.forward_batch)
         latent = pipelines.latent_size(args, kwargs) or self.latent
         if self.run is None:
             self.begin_run()
-        self.timestep, self.latent = pipelines.timestep_of(args, kwargs), latent
+        self.timestep, self.latent = pipelines.timestep_of(root, args, kwargs), latent
         self.forward_batch = pipelines.batch_of(args, kwargs)
         self.calls.append({})
         self.repeats.clear()
@@ -107,22 +111,19 @@ class Recorder:
         self.calls[-1][path] = self.reduction(call)
         if path not in self.cells.layers:
             self.cells.layers[path] = (pipelines.block_of(call.layer), kind)
-        self.note_tokens(path, kind, call.key.shape[-2])
+        self.note_tokens(path, call)
 
     def is_chosen(self, layer: str, kind: str) -> bool:
         """Whether a layer is to be measured."""
         return not self.patterns or any(fnmatchcase(layer, p) or p == kind for p in self.patterns)
 
-    def note_tokens(self, path: str, kind: str, keys: int) -> None:
+    def note_tokens(self, path: str, call: AttentionCall) -> None:
         """Remember how many keys a layer has at the training size."""
         if path in self.cells.train_tokens:
             return
-        if kind != "self":
-            self.cells.train_tokens[path] = keys
-        elif self.trained is not None and self.latent is not None:
-            factor = pipelines.vae_factor(self.pipe)
-            there = (self.trained[0] // factor, self.trained[1] // factor)
-            self.cells.train_tokens[path] = pipelines.tokens_at(keys, self.latent, there)
+        factor = pipelines.vae_factor(self.pipe)
+        there = None if self.trained is None else (self.trained[0] // factor, self.trained[1] // factor)
+        self.cells.train_tokens[path] = pipelines.train_tokens(call, self.latent, there)
 
     def finish_step(self, samples: int) -> None:
         """The scheduler has made a step with ``samples`` images: what its denoiser calls gave becomes one step."""
@@ -155,7 +156,6 @@ def follow_schedulers(recorder: Recorder) -> Iterator[None]:
     """
     followed = pipelines.schedulers(recorder.pipe)
     classes = [type(scheduler) for scheduler in followed]
-    recorder.has_scheduler = bool(followed)
     try:
         for scheduler, own in zip(followed, classes, strict=True):
             scheduler.__class__ = followed_class(own, recorder)
@@ -167,17 +167,20 @@ def follow_schedulers(recorder: Recorder) -> Iterator[None]:
 
 def followed_class(own: Any, recorder: Recorder) -> Any:
     """A scheduler class that tells ``recorder`` what it is asked to do, and else is ``own``."""
+    signature = inspect.signature(own.step)
 
     @functools.wraps(own.set_timesteps)
     def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> Any:
+        recorder.calls = []
         if recorder.run is None or recorder.run.steps:
             recorder.begin_run()
+        recorder.follows = True
         return own.set_timesteps(self, *args, **kwargs)
 
     @functools.wraps(own.step)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        sample = kwargs.get("sample", args[2] if len(args) > 2 else None)
-        recorder.finish_step(len(sample) if isinstance(sample, Tensor) else recorder.forward_batch)
+        sample = signature.bind(self, *args, **kwargs).arguments.get("sample")
+        recorder.finish_step(len(sample) if isinstance(sample, Tensor) and sample.ndim else recorder.forward_batch)
         return own.step(self, *args, **kwargs)
 
     names = {"__module__": own.__module__, "__doc__": own.__doc__, "set_timesteps": set_timesteps, "step": step}
@@ -227,8 +230,10 @@ def watching(recorder: Recorder, strict: bool = False) -> Iterator[None]:
         )
         try:
             yield
-        finally:
-            recorder.finish_run()
+        except BaseException:
+            recorder.finish_run(whole=False)
+            raise
+        recorder.finish_run()
     if strict and recorder.unmeasured:
         raise EntropyLabError(f"attention layers ran that could not be measured: {recorder.unmeasured}")
 
@@ -247,7 +252,9 @@ def check_patterns(pipe: Any, patterns: Any) -> tuple[str, ...]:
     known = pipelines.layers(pipe)
     if patterns is None:
         return ()
-    chosen = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    chosen = (
+        (patterns,) if isinstance(patterns, str) else tuple(patterns) if is_listing(patterns) else (repr(patterns),)
+    )
     for pattern in chosen:
         if not any(fnmatchcase(layer.path, pattern) or layer.kind == pattern for layer in known):
             raise EntropyLabError(

@@ -1,6 +1,7 @@
 """The scaling rules, and ``rescale``: change the softmax scale of self-attention while a pipeline samples."""
 
 import math
+import warnings
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -33,10 +34,15 @@ class LayerRule(ABC):
     """A rule that knows the layers: its multipliers differ between them."""
 
     @abstractmethod
+    def check(self, pipe: Any) -> None:
+        """Raise an EntropyLabError if the rule is not for this pipeline; before any sampling."""
+
+    @abstractmethod
     def factor(self, layer: str, tokens: int, train_tokens: int) -> float | Tensor:
         """The multiplier of one layer, or one per head (heads,)."""
 
 
+KINDS = ("self", "joint", "cross")
 NEEDS_CALIBRATION = ("invariant", "calibrated")
 
 
@@ -89,10 +95,13 @@ def named_rule(rule: Any) -> NamedRule:
 
 def check_multiplier(multiplier: Any, source: str) -> float | Tensor:
     """A multiplier as it came, if it is finite and positive: a number, or a tensor of one per head."""
-    values = torch.as_tensor(multiplier, dtype=torch.float64)
+    try:
+        values = torch.as_tensor(multiplier, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        values = torch.tensor(torch.nan)
     if values.ndim > 1 or not bool(((values > 0) & values.isfinite()).all()):
         raise EntropyLabError(f"{source} must give a finite multiplier > 0 (or one per head). Got {multiplier}.")
-    return multiplier if isinstance(multiplier, Tensor) and values.ndim else float(values)
+    return values.float() if values.ndim else float(values)
 
 
 class Rescaling:
@@ -103,16 +112,19 @@ class Rescaling:
         factor = pipelines.vae_factor(pipe)
         self.trained = None if train_size is None else (train_size[0] // factor, train_size[1] // factor)
         self.latent: Size | None = None
+        self.ran = self.matched = False
         self.known: dict[tuple[str, int, Size | None], float | Tensor] = {}
 
     def on_forward(self, name: str, root: nn.Module, args: tuple, kwargs: dict) -> None:
         """Remember the latent size that the denoiser works at."""
+        self.ran = True
         self.latent = pipelines.latent_size(args, kwargs) or self.latent
 
     def on_attention(self, call: AttentionCall) -> float | Tensor | None:
         """The multiplier for one attention call."""
         if pipelines.kind_of(call) not in self.kinds:
             return None
+        self.matched = True
         key = (call.layer, call.key.shape[-2], self.latent)
         if key not in self.known:
             self.known[key] = self.multiplier(call)
@@ -148,11 +160,9 @@ class Rescaling:
 
     def train_tokens(self, call: AttentionCall, tokens: int) -> int:
         """T of the layer that makes ``call``."""
-        if self.rule.is_original or pipelines.kind_of(call) != "self":
+        if self.rule.is_original:
             return tokens
-        found = None
-        if self.trained is not None and self.latent is not None:
-            found = pipelines.tokens_at(tokens, self.latent, self.trained)
+        found = pipelines.train_tokens(call, self.latent, self.trained)
         if found is None:
             raise EntropyLabError(
                 f"the number of tokens at the training size can't be told for layer {call.layer} with N = {tokens} "
@@ -168,12 +178,14 @@ handles: "set[rescale]" = set()
 
 @contextmanager
 def rescaled(
-    pipe: Any, rule: Any = "sqrt_log", train_size: Any = None, kinds: Sequence[str] = ("self",)
+    pipe: Any, rule: Any = "sqrt_log", train_size: Any = None, kinds: Sequence[str] | str = ("self", "joint")
 ) -> Iterator[Rescaling]:
     """The context behind ``rescale`` and ``measure``; see ``rescale``."""
     named = named_rule(rule)
     trained = None if named.is_original else check_train_size(pipe, train_size)
-    rescaling = Rescaling(pipe, named, trained, kinds)
+    if isinstance(named.function, LayerRule):
+        named.function.check(pipe)
+    rescaling = Rescaling(pipe, named, trained, check_kinds(kinds))
     roots = pipelines.denoisers(pipe)
     if any(root in busy for root in roots.values()):
         raise EntropyLabError("pipe is rescaled already: end the other `rescale` (or `handle.remove()`) first.")
@@ -181,9 +193,19 @@ def rescaled(
     try:
         with intercept(roots, rescaling.on_attention, on_forward=rescaling.on_forward, rescales=True):
             yield rescaling
+            if rescaling.ran and not rescaling.matched and not named.is_original:
+                warnings.warn(f"rule {named.name!r} rescaled nothing: no layer of kind {kinds} ran.", stacklevel=3)
     finally:
         for root in roots.values():
             busy.discard(root)
+
+
+def check_kinds(kinds: Any) -> tuple[str, ...]:
+    """Kinds of layers as a tuple, or an EntropyLabError."""
+    names = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    if not names or any(name not in KINDS for name in names):
+        raise EntropyLabError(f"kinds must be some of {', '.join(KINDS)}. Got {kinds!r}.")
+    return names
 
 
 def known_train_size(pipe: Any, train_size: Any) -> Size | None:
@@ -214,7 +236,7 @@ class rescale:
             number of keys of the layer now and T at the training size, or ``calibrate(...)``'s ``.calibrated`` or
             ``.invariant``. A multiplier may be a tensor (heads,).
         train_size: the size the pipeline was trained at [pixels], an int or (height, width); its config says, if None.
-        kinds: kinds of layers to rescale.
+        kinds: kinds of layers to rescale, of "self", "joint" and "cross".
 
     Raises:
         EntropyLabError: unknown rule, unusable multiplier, unknown training size, or ``pipe`` is rescaled already.
@@ -223,7 +245,12 @@ class rescale:
     """
 
     def __init__(
-        self, pipe: Any, rule: Any = "sqrt_log", *, train_size: Any = None, kinds: Sequence[str] = ("self",)
+        self,
+        pipe: Any,
+        rule: Any = "sqrt_log",
+        *,
+        train_size: Any = None,
+        kinds: Sequence[str] | str = ("self", "joint"),
     ) -> None:
         self._context: Any = rescaled(pipe, rule, train_size, kinds)
         self._rescaling = self._context.__enter__()

@@ -9,7 +9,19 @@ from torch import Tensor
 
 from .interception import anybody, ask, call_of, per_head, rescaled, show
 
-original_sdpa = F.scaled_dot_product_attention
+replaced: list[Callable[..., Tensor]] = []
+"""The attention function that ``seen_sdpa`` stands in for while it is on: PyTorch's, or what somebody put there."""
+
+
+def begin_to_see() -> None:
+    """Put ``seen_sdpa`` in the place of the attention function."""
+    replaced.append(F.scaled_dot_product_attention)
+    F.scaled_dot_product_attention = seen_sdpa
+
+
+def cease_to_see() -> None:
+    """Put the attention function back."""
+    F.scaled_dot_product_attention = replaced.pop()
 
 
 def seen_sdpa(
@@ -25,14 +37,20 @@ def seen_sdpa(
     """``F.scaled_dot_product_attention``, seen by the active interceptions; bit-identical unless the scale changes."""
     if anybody():
         own = query.shape[-1] ** -0.5 if scale is None else scale
-        call = call_of(query, key, attn_mask, own, is_causal)
+        call = call_of(in_four(query), in_four(key), attn_mask, own, is_causal)
         factor = ask(call)
         show(rescaled(call, factor))
         if isinstance(factor, Tensor):
             query = per_head(query, factor)
         elif factor != 1.0:
             scale = factor * own
-    return original_sdpa(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    more = {"enable_gqa": True} if enable_gqa else {}
+    return replaced[-1](query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
+
+
+def in_four(tokens: Tensor) -> Tensor:
+    """Tokens as (batch, heads, tokens, d): three dimensions have no heads, more than four have a longer batch."""
+    return tokens[:, None] if tokens.ndim == 3 else tokens.flatten(0, -4) if tokens.ndim > 4 else tokens
 
 
 class SeenScores:
@@ -71,7 +89,7 @@ class SeenScores:
         if isinstance(factor, Tensor):
             begun = sum(len(part) for part, _, _ in self.slices)
             head = torch.arange(begun, begun + len(query), device=query.device) % heads
-            return query * factor.to(query.device, query.dtype)[head, None, None]
+            return per_head(query, factor[head.cpu()])
         return query if factor == 1.0 else query * factor
 
     def show(self) -> None:

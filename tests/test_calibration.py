@@ -93,7 +93,7 @@ def test_bad_input(pipe, calibration, tmp_path):
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         layers_per_block=2,
     )  # fmt: skip
-    with pytest.raises(EntropyLabError, match="of another model: it has no layer"):
+    with pytest.raises(EntropyLabError, match="of another model: .* no such layer"):
         with entropylab.rescale(other, calibration.calibrated):
             sample(other, (96, 96), steps=1)
     ds = entropylab.measure(pipe, [32], **SAMPLING)

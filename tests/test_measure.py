@@ -183,7 +183,7 @@ BAD = [
     ([64], {"batch_size": 0}, "batch_size must be an int >= 1"),
     ([64], {"seed": -1}, "seed must be an int >= 0"),
     ([64], {"seed": "a"}, "seed must be an int >= 0"),
-    ([64], {"guidance_scale": "high"}, "guidance_scale must be a number"),
+    ([64], {"guidance_scale": "high"}, "guidance_scale must be a finite number"),
     ([64], {"scaling": "sqrtlog"}, "scaling must be one of original, sqrt_log"),
     ([64], {"scaling": []}, "scaling must name at least one rule"),
     ([64], {"scaling": ["original", "original"]}, "each once"),
@@ -194,6 +194,12 @@ BAD = [
     ([64], {"layers": "*attn9*"}, "matches none of the 14 layers"),
     ([64], {"keep": ["pixels"]}, "keep must be some of"),
     ([64], {"train_size": 0}, "sizes must be positive"),
+    ([64], {"seed": 2**70}, "seed must be an int >= 0"),
+    ([64], {"guidance_scale": float("nan")}, "guidance_scale must be a finite number"),
+    ([64], {"layers": 3}, "matches none of the 14 layers"),
+    ([64], {"keep": 3}, "keep must be some of"),
+    ([64], {"prompts": "a " * 300}, "existing text file"),
+    ([64], {"call": print, "steps": 3}, "with call=, set them there"),
 ]
 
 
@@ -242,7 +248,7 @@ def test_an_exception_carries_what_was_measured(random_pipe, error):
         pipe(prompts, height=size[0], width=size[1], num_inference_steps=1, generator=generators, output_type="latent")
 
     with pytest.raises(error) as caught:
-        quick(random_pipe, sizes=(32, 64), call=call)
+        quick(random_pipe, sizes=(32, 64), call=call, steps=None, guidance_scale=None)
     assert list(caught.value.dataset["size"].values) == ["32x32"]
     assert caught.value.dataset.sizes["sample"] == 3
 

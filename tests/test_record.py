@@ -9,8 +9,10 @@ from diffusers.models.attention_processor import AttnProcessor
 
 import entropylab
 from entropylab import EntropyLabError
+from entropylab.capture import intercept
 from entropylab.interception import active
 
+from . import maps
 from .conftest import new_random_pipeline
 from .maps import materialised
 
@@ -311,3 +313,65 @@ def test_a_compiled_denoiser_runs_eagerly_while_it_is_watched(random_pipe):
         sample(random_pipe, steps=1)
     np.testing.assert_array_equal(rec.dataset.entropy, usual.dataset.entropy)
     assert list(rec.dataset.layer.values) == list(usual.dataset.layer.values)
+
+
+def test_a_forward_that_failed_leaves_nothing_behind(random_pipe):
+    """Sampling that ran out of memory, say, is caught, and a smaller size is tried in the same recording."""
+    module, fail = random_pipe.unet.mid_block.attentions[0], [True]
+
+    def maybe_fail(*args):
+        if fail:
+            raise RuntimeError("out of memory")
+
+    handle = module.register_forward_hook(maybe_fail)
+    with entropylab.record(random_pipe) as rec:
+        with pytest.raises(RuntimeError):
+            sample(random_pipe, (64, 64))
+        fail.clear()
+        sample(random_pipe, (32, 32))
+    handle.remove()
+    with entropylab.record(random_pipe) as clean:
+        sample(random_pipe, (32, 32))
+    assert rec.dataset.equals(clean.dataset)
+
+
+def test_a_loop_with_a_scheduler_of_its_own_counts_forwards(random_pipe):
+    scheduler = DDPMScheduler()
+    scheduler.set_timesteps(4)
+    latents, text = torch.randn(1, 4, 16, 16), torch.zeros(1, 24, 128)
+    with entropylab.record(random_pipe) as rec, torch.no_grad():
+        for timestep in scheduler.timesteps:
+            noise = random_pipe.unet(latents, timestep, encoder_hidden_states=text).sample
+            latents = scheduler.step(noise, timestep, latents).prev_sample
+    assert dict(rec.dataset.sizes) == {
+        "size": 1, "scaling": 1, "branch": 1, "sample": 1, "step": 4, "layer": 14, "head": 4
+    }  # fmt: skip
+    np.testing.assert_array_equal(rec.dataset.timestep, scheduler.timesteps)
+
+
+def test_autocast_does_not_reach_the_statistics(random_pipe):
+    latents, text = torch.randn(1, 4, 16, 16), torch.zeros(1, 24, 128)
+    seen = []
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        with entropylab.record(random_pipe, statistics=["entropy", "sigma2", "mean"]) as rec:
+            with intercept({"unet": random_pipe.unet}, seen.append):
+                random_pipe.unet(latents, 1, encoder_hidden_states=text)
+    for call in seen:
+        logits = call.query.double() @ call.key.double().transpose(-1, -2) * call.scale
+        one = rec.dataset.sel(layer=call.layer).squeeze().isel(head=slice(logits.shape[1]))
+        np.testing.assert_allclose(one.entropy, maps.entropy_of(logits).mean(-1)[0], atol=1e-4)
+        np.testing.assert_allclose(one.sigma2, logits.var(-1, unbiased=False).mean(-1)[0], rtol=1e-4)
+
+
+def test_a_replacement_of_sdpa_by_somebody_else_is_used_and_put_back(random_pipe, monkeypatch):
+    original, calls = F.scaled_dot_product_attention, []
+
+    def theirs(*args, **kwargs):
+        calls.append(1)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", theirs)
+    with entropylab.record(random_pipe, layers="self"):
+        sample(random_pipe, steps=1)
+    assert len(calls) >= 14
+    assert F.scaled_dot_product_attention is theirs

@@ -190,7 +190,14 @@ def test_rescaled_twice(random_pipe):
     entropylab.rescale(random_pipe).remove()
 
 
+def test_a_rule_that_finds_nothing_to_rescale_says_so(random_pipe):
+    with pytest.warns(UserWarning, match="rescaled nothing: no layer of kind"):
+        with entropylab.rescale(random_pipe, 2.0, kinds="joint"):
+            sample(random_pipe, steps=1)
+
+
 BAD = [
+    ("sqrt_log", {"kinds": ("slef",)}, "kinds must be some of self, joint, cross"),
     ("sqrt-log", {}, "scaling must be one of original, sqrt_log"),
     (0, {}, "finite multiplier > 0"),
     (-2.0, {}, "finite multiplier > 0"),
@@ -214,6 +221,8 @@ def test_bad_rules(random_pipe, rule, options, message):
     [
         (lambda n, t: float("nan"), "must give a finite multiplier"),
         (lambda n, t: -1, "must give a finite multiplier"),
+        (lambda n, t: None, "must give a finite multiplier"),
+        (lambda n, t: "two", "must give a finite multiplier"),
         (lambda n, t: torch.ones(7), "one multiplier per head: layer .* has 2 heads. Got 7"),
     ],
 )

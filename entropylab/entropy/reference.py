@@ -12,7 +12,7 @@ def row_statistics(rows: Rows) -> RowStatistics:
     """Every statistic of ``rows``, a chunk of query rows at a time, so that no whole map exists."""
     queries, keys = rows.q.shape[-2], rows.k.shape[-2]
     maps = rows.q.shape[:-2].numel()
-    step = max(1, CHUNK_ELEMENTS // (maps * keys))
+    step = max(1, min(CHUNK_ELEMENTS // (maps * keys), -(-queries // 4)))
     k = rows.k.to(rows.dtype)
     chunks = [chunk_statistics(rows, k, start, min(start + step, queries)) for start in range(0, queries, step)]
     joined = {name: torch.cat([chunk[name] for chunk in chunks], dim=-1) for name in chunks[0]}

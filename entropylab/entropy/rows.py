@@ -125,6 +125,8 @@ def check_rows(
     heads, shared = q.shape[-3], k.shape[-3]
     if heads % shared:
         raise EntropyLabError(f"the heads of q must be a multiple of those of k. Got {heads} and {shared}.")
+    if not isinstance(scale, int | float | None):
+        raise EntropyLabError(f"scale must be a finite number >= 0. Got {scale!r}.")
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     if not 0 <= scale < float("inf"):
         raise EntropyLabError(f"scale must be a finite number >= 0. Got {scale}.")
@@ -133,7 +135,8 @@ def check_rows(
     unknown = [name for name in names if name not in STATISTICS]
     if unknown or not names:
         raise EntropyLabError(f"statistics must be some of {', '.join(STATISTICS)}. Got {list(names)}.")
-    return Rows(q, k.repeat_interleave(heads // shared, dim=-3), scale, mask, is_causal, names)
+    k = k if heads == shared else k.repeat_interleave(heads // shared, dim=-3)
+    return Rows(q, k, scale, mask, is_causal, names)
 
 
 def check_mask(mask: Tensor | None, shape: tuple[int, ...]) -> None:

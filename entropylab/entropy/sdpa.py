@@ -81,7 +81,8 @@ def attend(q: Tensor, k: Tensor, scale: float, blocked: Tensor | None, is_causal
     bias = None
     if blocked is not None:
         bias = torch.zeros(blocked.shape, dtype=q.dtype, device=q.device).masked_fill(blocked, -torch.inf)
-        bias = bias.expand(*lead, heads, q.shape[-2], k.shape[-2]).reshape(-1, heads, q.shape[-2], k.shape[-2])
+        bias = bias.expand(*lead, heads, *bias.shape[-2:]) if bias.ndim > 1 else bias.expand(*lead, heads, 1, -1)
+        bias = bias.reshape(-1, heads, *bias.shape[-2:]).expand(-1, -1, q.shape[-2], k.shape[-2])
     if q.device.type == "cpu":
         mixed, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             flat_q, flat_k, flat_k, 0.0, is_causal, attn_mask=bias, scale=scale
