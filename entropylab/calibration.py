@@ -118,7 +118,14 @@ class Calibration:
 
 
 def calibrate(
-    pipe: Any, sizes: Any, *, train_size: Any = None, iterations: int = 6, tolerance: float = 0.01, **sampling: Any
+    pipe: Any,
+    sizes: Any,
+    *,
+    train_size: Any = None,
+    rows: int | None = 256,
+    iterations: int = 6,
+    tolerance: float = 0.01,
+    **sampling: Any,
 ) -> Calibration:
     """Find, for every self-attention layer and head, the multipliers that restore its training-size entropy.
 
@@ -130,6 +137,8 @@ def calibrate(
         pipe: a diffusers pipeline.
         sizes: sizes to calibrate at [pixels], as for ``measure``.
         train_size: training size [pixels] if the pipeline's config does not say.
+        rows: query rows to look at in every map, a fixed random subset; None for all. The sensitivity needs the map's
+            second moment, which costs more than sampling where there are many tokens.
         iterations: Newton steps at most, each of which samples once.
         tolerance: stop when the reachable drift is this small [nats].
         sampling: prompts, samples, steps, guidance_scale, seed, batch_size, call, progress, as for ``measure``.
@@ -142,6 +151,7 @@ def calibrate(
     pairs = pipelines.check_sizes(pipe, sizes)
     trained = check_train_size(pipe, train_size)
     check_count("iterations", iterations, 1)
+    sampling = {**sampling, "rows": rows}
     reference = profile(pipe, trained, "original", train_size, sampling)
     found = [newton(pipe, pair, reference, train_size, iterations, tolerance, sampling) for pair in pairs]
     joined = xr.concat(found, "size", join="outer", coords="minimal", compat="override")

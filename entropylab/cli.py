@@ -201,22 +201,39 @@ def fit(
 
 @app.command(
     short_help="Regenerate the figures.",
-    help="Regenerate the figures: each as PDF and PNG with the plotted numbers as CSV, in nats. Without --run the "
-    "embedded pipeline is measured first, which takes some minutes on two cores.",
-    epilog="\b\nExamples:\n  entropylab figures\n  entropylab figures --run entropy.nc --out paper/",
+    help="Regenerate the figures, each as PDF and PNG with the plotted numbers as CSV, entropies in nats: figures 5 "
+    "and 6 of the paper, the sweep of the multiplier, and same-seed pictures. Without --run everything is measured "
+    "first, at multiples of the training size, which takes some minutes for the embedded pipeline on two cores; what "
+    "was measured is kept beside the figures as netCDF, and --run DIR draws it again.",
+    epilog="\b\nExamples:\n"
+    "  entropylab figures\n"
+    "  entropylab figures --samples 2 --steps 4 --out quick/\n"
+    "  entropylab figures --run entropy.nc --out paper/",
 )
 def figures(
-    out: Folder = Path("figures-out"),
+    model: Model = None,
+    out: Folder = Path("figures/output"),
     run: Annotated[
-        Path | None, typer.Option(metavar="FILE.nc", help="Draw what `entropylab measure` wrote, instead of measuring.")
+        Path | None,
+        typer.Option(
+            metavar="FILE.nc",
+            help="Draw what `entropylab measure` wrote, instead of measuring; or a folder that this command wrote to.",
+        ),
     ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="At most this many images per size and rule; 4 if left out.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Denoising steps; 6 if left out, and 10 for the pictures.")
+    ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """``entropylab figures``."""
     make_folder(out)
     from .figures import regenerate
 
-    regenerate(out, run)
-    typer.echo(f"wrote the figures to {out}")
+    for path in regenerate(out, run, model=model, samples=samples, steps=steps, progress=not quiet):
+        typer.echo(f"wrote {path}")
 
 
 @app.command(

@@ -12,193 +12,16 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtr, stdtrit
 
+from . import report_text
+from .averages import averaged, counted, finite, kinds_of, log_tokens, of_kind, over_samples, under
 from .errors import EntropyLabError
+from .regression import straight_line
+from .report_text import described
 
 GROUPS = ("layer", "head", "step", "branch")
 CLUSTERED = "cluster-robust, samples as clusters"
 ORDINARY = "ordinary least squares"
-LONG_NAMES = {
-    "slope": "slope of entropy against log N",
-    "slope_error": "standard error of the slope",
-    "slope_low": "slope, lower end of the 95% interval",
-    "slope_high": "slope, upper end of the 95% interval",
-    "slope_t": "t of the hypothesis that the slope is 1",
-    "slope_p": "two-sided p of the hypothesis that the slope is 1",
-    "intercept": "intercept of entropy against log N [nats]",
-    "intercept_error": "standard error of the intercept [nats]",
-    "intercept_low": "intercept, lower end of the 95% interval [nats]",
-    "intercept_high": "intercept, upper end of the 95% interval [nats]",
-    "r_squared": "R^2 of the line through the averages over samples",
-    "degrees_of_freedom": "degrees of freedom of the errors",
-    "center": "mean log N of the points",
-    "center_error": "standard error of the line at the mean log N [nats]",
-    "center_covariance": "covariance of the slope with the line at the mean log N [nats]",
-    "log_tokens": "log N, mean over layers [nats]",
-    "tokens": "number of keys N, geometric mean over layers [tokens]",
-    "entropy": "attention entropy [nats]",
-    "entropy_error": "standard error of the entropy over samples [nats]",
-    "fitted": "entropy on the fitted line [nats]",
-    "residual": "entropy less the fitted line [nats]",
-    "deficit": "deficit D = log N - H [nats]",
-    "half_sigma2": "measured sigma^2/2 [nats]",
-    "law": "the law's prediction log N - sigma^2/2 [nats]",
-    "series": "the series to fourth order, log N - k2/2 - k3/3 - k4/8 [nats]",
-    "freezing": "sigma^2 / (2 log N): the law fails well before 1",
-}
-"""Every variable that a `Fit` can hold, with its unit if it has one."""
-
-
-def log_tokens(ds: xr.Dataset) -> xr.DataArray:
-    """Log N [nats] of every size and layer; equals the entropy of uniform attention."""
-    tokens = check(ds)["tokens"].astype("float64")
-    if not (tokens > 0).all():
-        raise EntropyLabError(f"ds.tokens must be positive. Got {tokens.min().item()}.")
-    return xr.apply_ufunc(np.log, tokens).assign_attrs(units="nats", long_name="log N")
-
-
-def deficit(ds: xr.Dataset) -> xr.DataArray:
-    """D = log N - H [nats], the divergence of attention from uniform, with all dims of ``ds.entropy``."""
-    entropy = check(ds)["entropy"].astype("float64")
-    result = (log_tokens(ds) - entropy).transpose(*entropy.dims)
-    return result.assign_attrs(units="nats", long_name="deficit log N - H")
-
-
-def check(ds: xr.Dataset) -> xr.Dataset:
-    """The Dataset itself, if it is one that `entropylab.measure` could have made."""
-    if not isinstance(ds, xr.Dataset):
-        raise EntropyLabError(f"ds must be an xarray.Dataset from entropylab.measure. Got {type(ds).__name__}.")
-    missing = [name for name in ("entropy", "tokens", "layer", "kind", "size") if name not in ds.variables]
-    if missing:
-        raise EntropyLabError(
-            f"ds must be a Dataset from entropylab.measure, with its layers: missing {', '.join(missing)}. "
-            f"Got variables {sorted(map(str, ds.data_vars))} and coordinates {sorted(map(str, ds.coords))}."
-        )
-    return ds
-
-
-def of_kind(ds: xr.Dataset, kind: str | Sequence[str] = "self") -> xr.Dataset:
-    """The layers of these kinds ("self", "cross", "joint"), along a dim ``layer`` even if only one is left."""
-    ds = check(ds)
-    if "layer" not in ds.dims:
-        names = [name for name in ("tokens", "kind", "block", "train_tokens") if name in ds.coords]
-        ds = ds.expand_dims("layer").assign_coords({name: ds[name].expand_dims("layer", -1) for name in names})
-    kinds = kinds_of(kind)
-    found = ds["kind"].astype(str)
-    if not found.isin(kinds).any():
-        had = ", ".join(sorted(set(found.values.tolist()))) or "no layer at all"
-        raise EntropyLabError(f"kind={kind!r}: the Dataset has no such layer. It has: {had}.")
-    return ds.isel(layer=np.flatnonzero(found.isin(kinds)))
-
-
-def kinds_of(kind: str | Sequence[str]) -> tuple[str, ...]:
-    """The ``kind`` argument as a tuple."""
-    return (kind,) if isinstance(kind, str) else tuple(kind)
-
-
-def scalings_of(ds: xr.Dataset) -> list[str]:
-    """The scalings that a Dataset holds; one that does not say was measured as the model is."""
-    return [str(name) for name in np.atleast_1d(ds["scaling"].values)] if "scaling" in ds.coords else ["original"]
-
-
-def under(ds: xr.Dataset, scaling: str | None) -> tuple[xr.Dataset, str]:
-    """The part measured under one scaling, and its name; by default the only one, or "original" of several."""
-    have = scalings_of(ds)
-    name = scaling if scaling is not None else have[0] if len(have) == 1 else "original"
-    if name not in have:
-        raise EntropyLabError(f"scaling must be one of those measured: {', '.join(have)}. Got {name!r}.")
-    return (ds.isel(scaling=have.index(name), drop=True) if "scaling" in ds.dims else ds), name
-
-
-def finite(values: xr.DataArray) -> xr.DataArray:
-    """Where values are finite."""
-    return xr.apply_ufunc(np.isfinite, values)
-
-
-def counted(entropy: xr.DataArray) -> xr.DataArray:
-    """Which layers and heads count: those finite wherever any is.
-
-    Padding is NaN everywhere. A head that is NaN at some sizes only would move the averages by coming and going.
-    """
-    known = finite(entropy)
-    places = [dim for dim in entropy.dims if dim in ("layer", "head")]
-    others = [dim for dim in entropy.dims if dim not in places]
-    mask = (known | ~known.any(places)).all(others) & known.any(others)
-    if not mask.any():
-        raise EntropyLabError("ds.entropy must be finite at every size in at least one head. Got none that is.")
-    return mask
-
-
-def averaged(values: xr.DataArray, mask: xr.DataArray, keep: Sequence[str]) -> xr.DataArray:
-    """Mean of what counts over all dims but ``keep``: heads first, so that every layer has the same weight."""
-    values = values.astype("float64").where(mask)
-    for dim in ("head", "layer"):
-        values = values.mean(dim) if dim in values.dims and dim not in keep else values
-    return values.mean([dim for dim in values.dims if dim not in keep])
-
-
-def over_samples(ds: xr.Dataset, entropy: xr.DataArray, mask: xr.DataArray, keep: Sequence[str]) -> xr.DataArray:
-    """Standard error over samples [nats] of the averaged entropy; NaN if the samples are not known.
-
-    Where samples were averaged while measuring, how layers and heads vary together is lost: the mean of their standard
-    errors is then given, which the standard error of the mean can't exceed.
-    """
-    if "sample" in entropy.dims:
-        number = entropy.notnull().sum("sample")
-        spread = entropy.std("sample", ddof=1) if entropy.sizes["sample"] > 1 else entropy.mean("sample") * np.nan
-        return spread / np.sqrt(number)
-    if "entropy_m2" in ds and "samples" in ds:
-        number = ds["samples"].where(ds["samples"] > 1)
-        return averaged((ds["entropy_m2"] / (number - 1) / number) ** 0.5, mask, keep)
-    return entropy * np.nan
-
-
-def straight_line(x: NDArray[Any], y: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """Least squares of y on x, both (..., points, clusters); NaN in y is left out. Results have shape (...).
-
-    With two or more clusters errors are cluster-robust with the factor G/(G-1) and G-1 degrees of freedom: for
-    clusters that share their x, as samples do, exactly the standard error of the mean of the clusters' own slopes. They
-    hold what another draw of clusters would change, not a curvature that all share. With one they are ordinary errors.
-    """
-    use = np.isfinite(y) & np.isfinite(x)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        n = use.sum((-2, -1)).astype(float)
-        center, level = (np.where(use, v, 0).sum((-2, -1)) / n for v in (x, y))
-        dx, dy = (np.where(use, v - m[..., None, None], 0) for v, m in ((x, center), (y, level)))
-        sxx = (dx**2).sum((-2, -1))
-        sxx = np.where(sxx > 1e-12 * n, sxx, np.nan)
-        slope = (dx * dy).sum((-2, -1)) / sxx
-        left = dy - slope[..., None, None] * dx
-        if y.shape[-1] > 1:
-            number = use.any(-2).sum(-1).astype(float)
-            dof = np.where(number > 1, number - 1, np.nan)
-            factor = number / dof
-            along, level_sum = (dx * left).sum(-2) / sxx[..., None], left.sum(-2) / n[..., None]
-            slope_var, level_var = (along**2).sum(-1) * factor, (level_sum**2).sum(-1) * factor
-            covariance = (along * level_sum).sum(-1) * factor
-        else:
-            dof = np.where(n > 2, n - 2, np.nan)
-            variance = (left**2).sum((-2, -1)) / dof
-            slope_var, level_var, covariance = variance / sxx, variance / n, 0 * variance
-        intercept_var = level_var + center**2 * slope_var - 2 * center * covariance
-        result = {
-            "slope": slope,
-            "slope_error": np.sqrt(slope_var),
-            "intercept": level - slope * center,
-            "intercept_error": np.sqrt(intercept_var),
-            "slope_t": (slope - 1) / np.sqrt(slope_var),
-        }
-        result["slope_p"] = 2 * stdtr(dof, -np.abs(result["slope_t"]))
-        for name in ("slope", "intercept"):
-            reach = stdtrit(dof, 0.975) * result[f"{name}_error"]
-            result |= {f"{name}_low": result[name] - reach, f"{name}_high": result[name] + reach}
-    return result | {
-        "degrees_of_freedom": dof,
-        "center": center,
-        "center_error": np.sqrt(level_var),
-        "center_covariance": covariance,
-    }
 
 
 def fit(
@@ -274,14 +97,6 @@ def explained(entropy: xr.DataArray, residual: xr.DataArray) -> xr.DataArray:
     """R^2: the part of the variance over sizes that is not residual."""
     total = ((entropy - entropy.mean("size")) ** 2).sum("size")
     return 1 - (residual**2).sum("size") / total.where(total > 0)
-
-
-def described(data: xr.Dataset) -> xr.Dataset:
-    """The same, every variable with its name and unit."""
-    for name, variable in data.data_vars.items():
-        long_name, _, unit = LONG_NAMES[str(name)].rstrip("]").partition(" [")
-        variable.attrs = {"long_name": long_name, "units": unit or "1"}
-    return data
 
 
 def provenance(part: xr.Dataset, mask: xr.DataArray) -> dict[str, Any]:
@@ -452,50 +267,7 @@ class Fit:
 
     def summary(self) -> str:
         """The fit as text to read."""
-        head = f"H = slope * log N + intercept; the law: slope 1, intercept -sigma^2/2\n{self._about()}\n\n"
-        if self.by:
-            return head + self._short().to_string(index=False, float_format="{:.4g}".format)
-        sizes = self.points().drop(columns=["height", "width"], errors="ignore")
-        return head + self._lines() + "\n\n" + sizes.to_string(index=False, float_format="{:.4f}".format)
-
-    def _about(self) -> str:
-        a = self.dataset.attrs
-        heads = f" and {a['heads']} heads" if a["heads"] else ""
-        places = "heads" if a["heads"] else "layers"
-        left = f"; {a['left_out']} {places} left out, not finite at every size" if a["left_out"] else ""
-        return (
-            f"{a['model'] or 'model'}: {a['layers']} {a['kind']} layers{heads}, {self.dataset.sizes['size']} sizes, "
-            f"{a['samples']} samples, scaling {a['scaling']}; errors: {a['errors']}{left}"
-        )
-
-    def _lines(self) -> str:
-        rows = [
-            f"{name:<10}{self[name]: .4f} ± {self[f'{name}_error']:.4f}"
-            f"   95% [{self[f'{name}_low']:.4f}, {self[f'{name}_high']:.4f}]"
-            for name in ("slope", "intercept")
-        ]
-        t, p = self.slope_test
-        rows[0] += f"   slope 1? t = {t:.2f}, p = {p:.2g} ({self['degrees_of_freedom']:.0f} degrees of freedom)"
-        rows.append(f"R^2       {self.r_squared: .6f}   largest residual {abs(self.residuals).max().item():.4f} nats")
-        rows.append(f"deficit   {self.overall('deficit'): .4f} nats, mean over sizes; its slope {1 - self.slope:.4f}")
-        if "half_sigma2" in self.dataset:
-            half, cold = self.overall("half_sigma2"), self.dataset["freezing"].max().item()
-            rows.append(f"sigma^2/2 {half: .4f} nats, mean over sizes; sigma^2/(2 log N) at most {cold:.3f}")
-        return "\n".join(rows)
-
-    def _short(self) -> pd.DataFrame:
-        wanted = (
-            "slope",
-            "slope_error",
-            "slope_p",
-            "intercept",
-            "intercept_error",
-            "r_squared",
-            "deficit",
-            "half_sigma2",
-        )
-        frame = self.to_frame()
-        return frame[[*self.by, *(name for name in wanted if name in frame)]]
+        return report_text.summary(self)
 
     def __repr__(self) -> str:
         if self.by:
@@ -503,6 +275,4 @@ class Fit:
         return f"Fit(slope={self.slope:.4f} ± {self.slope_error:.4f}, intercept={self.intercept:.4f}, {self.errors})"
 
     def _repr_html_(self) -> str:
-        table = self._short() if self.by else self.points()
-        lines = "" if self.by else f"<pre>{self._lines()}</pre>"
-        return f"<p>{self._about()}</p>{lines}{table.to_html(index=False, float_format='{:.4f}'.format)}"
+        return report_text.html(self)

@@ -1,34 +1,10 @@
-"""Figure 5: attention entropy, and its deficit, against the logarithm of the number of tokens."""
+"""Figure 5: entropy and deficit against log N: python figures/figure5.py [--out DIR] [--run FILE.nc].
 
-from pathlib import Path
+FILE.nc is what `entropylab measure` wrote, or the measurement.nc of an earlier run of regenerate.py.
+"""
 
-import xarray as xr
-from matplotlib import rc_context
-from matplotlib.figure import Figure
-
-from entropylab import plot
-from entropylab.plot.style import legend_above, write
-from entropylab.plot.tokens import table
-
-
-def draw(ds: xr.Dataset) -> Figure:
-    """Two panels: entropy with its fit and the law's prediction, and the deficit with measured sigma^2/2."""
-    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    plot.entropy_vs_tokens(ds, left)
-    plot.deficit_vs_tokens(ds, right)
-    for ax in (left, right):
-        legend_above(ax, 2)
-    return figure
-
-
-def main(ds: xr.Dataset, out: Path) -> list[Path]:
-    """Write figure5.pdf, .png and .csv into ``out``."""
-    with rc_context(plot.PAPER):
-        return write(draw(ds), table(ds), out, "figure5")
-
+from entropylab.figures import figure5
+from entropylab.figures.command import command
 
 if __name__ == "__main__":
-    from regenerate import command
-
-    command([main], __doc__, scaling=["original"])
+    command(figure5)

@@ -1,30 +1,10 @@
-"""Figure 6: entropy of every self-attention layer at a lower and a higher size, as the model is and rescaled."""
+"""Figure 6: entropy by layer, original and rescaled: python figures/figure6.py [--out DIR] [--run FILE.nc].
 
-from pathlib import Path
+FILE.nc is what `entropylab measure` wrote, or the measurement.nc of an earlier run of regenerate.py.
+"""
 
-import xarray as xr
-from matplotlib import rc_context
-from matplotlib.figure import Figure
-
-from entropylab import plot
-from entropylab.drift import drift
-from entropylab.plot.style import legend_above, write
-
-
-def draw(ds: xr.Dataset) -> Figure:
-    """One panel: entropy by layer, the training size as reference."""
-    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
-    legend_above(plot.stabilization(ds, figure.subplots()), 2)
-    return figure
-
-
-def main(ds: xr.Dataset, out: Path) -> list[Path]:
-    """Write figure6.pdf, .png and .csv into ``out``; the table has every size, not only the two drawn."""
-    with rc_context(plot.PAPER):
-        return write(draw(ds), drift(ds), out, "figure6")
-
+from entropylab.figures import figure6
+from entropylab.figures.command import command
 
 if __name__ == "__main__":
-    from regenerate import command
-
-    command([main], __doc__)
+    command(figure6)

@@ -18,6 +18,9 @@ BLOCKS = (
 )
 """Block, how much its latents are shrunk, heads."""
 
+NOISY = {"noise": 0.05, "sample_slope": 0.02, "sample_level": 0.1}
+"""Samples that differ, for `synthetic`."""
+
 
 def synthetic(
     *,
@@ -132,6 +135,18 @@ def thinned(ds: xr.Dataset, average: Sequence[str]) -> xr.Dataset:
         ds = result
     floats = [name for name, value in ds.data_vars.items() if value.dtype == float]
     return describe(ds.assign({name: ds[name].astype("float32") for name in floats}))
+
+
+def own_mean(ds: xr.Dataset, name: str = "entropy") -> np.ndarray:
+    """(size, sample) mean over self-attention layers, by plain numpy."""
+    part = ds[name].isel(scaling=0, layer=ds["kind"].values == "self")
+    values = part.transpose("size", "sample", "branch", "step", "layer", "head").values.astype(float)
+    return np.nanmean(values, -1).mean((2, 3, 4))
+
+
+def own_log_tokens(ds: xr.Dataset) -> np.ndarray:
+    """(size,) mean log N over self-attention layers, by plain numpy."""
+    return np.log(ds["tokens"].values[:, ds["kind"].values == "self"]).mean(1)
 
 
 def norris() -> pd.DataFrame:

@@ -241,16 +241,25 @@ def test_fit_prints_the_summary(calls: dict[str, Any]) -> None:
 
 def test_figures_are_drawn_into_a_folder_that_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     drawn: list[Any] = []
+
+    def regenerate(out: Path, run: Path | None, **options: Any) -> list[Path]:
+        drawn.append((out, run, options))
+        return [out / "figure5.pdf", out / "figure5.csv"]
+
     module = types.ModuleType("entropylab.figures")
-    monkeypatch.setattr(module, "regenerate", lambda out, run: drawn.append((out, run)), raising=False)
+    monkeypatch.setattr(module, "regenerate", regenerate, raising=False)
     monkeypatch.setitem(sys.modules, "entropylab.figures", module)
     out = tmp_path / "deep" / "figures"
-    assert run("figures", "--out", out, "--run", "a.nc").exit_code == 0
-    assert drawn == [(out, Path("a.nc"))]
+    result = run("figures", "--out", out, "--run", "a.nc")
+    assert result.stdout.splitlines() == [f"wrote {out / 'figure5.pdf'}", f"wrote {out / 'figure5.csv'}"]
+    assert drawn == [(out, Path("a.nc"), {"model": None, "samples": None, "steps": None, "progress": True})]
     assert out.is_dir()
+    assert run("figures", "m", "--out", out, "--samples", 3, "--steps", 2, "--quiet").exit_code == 0
+    assert drawn[1] == (out, None, {"model": "m", "samples": 3, "steps": 2, "progress": False})
     (tmp_path / "file").touch()
     refused(run("figures", "--out", tmp_path / "file"), "out must be a folder")
-    assert len(drawn) == 1
+    assert run("figures", "--out", out, "--samples", 0).exit_code == 2
+    assert len(drawn) == 2
 
 
 def test_layers_are_listed(calls: dict[str, Any]) -> None:

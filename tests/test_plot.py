@@ -1,39 +1,32 @@
 """Figures, by what was drawn: the data of their artists."""
 
-import importlib
-import runpy
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
-
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-import entropylab
 from entropylab import plot
 from entropylab.drift import MEAN, drift
 from entropylab.errors import EntropyLabError
 from entropylab.law import fit
 from entropylab.plot.stabilization import short
+from entropylab.plot.sweep import table as sweep_table
 from entropylab.plot.tokens import table
 
-from .datasets import SIZES, synthetic
+from .datasets import SIZES, own_mean, synthetic
 
-FIGURES = Path(__file__).parents[1] / "figures"
 BOTH = ("original", "sqrt_log")
 
 
 @pytest.fixture(scope="module")
-def ds() -> entropylab.law.xr.Dataset:
+def ds() -> xr.Dataset:
     noise = {"noise": 0.05, "sample_slope": 0.02, "sample_level": 0.1}
     return synthetic(slope=0.95, scalings=BOTH, removed={"sqrt_log": 0.3}, **noise)
 
@@ -226,59 +219,116 @@ def test_short_names_of_blocks(block: str, words: str) -> None:
     assert short(block) == words
 
 
-# The scripts that write the figures.
+# The sweep of the multiplier.
+
+RULES = ("original", "sqrt_log", "invariant", "calibrated", "0.5", "2", "mine")
+REMOVED = {"sqrt_log": 0.15, "invariant": 0.5, "calibrated": 1.0, "0.5": -0.6, "2": 0.8, "mine": 0.3}
+FACTORS = {"original": 1.0, "sqrt_log": 1.12, "invariant": 1.5, "calibrated": 2.2, "0.5": 0.5, "2": 2.0, "mine": 1.2}
 
 
-@pytest.fixture
-def regenerate(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(str(FIGURES))
-    yield importlib.import_module("regenerate")
-    for name in ("regenerate", "figure5", "figure6"):
-        sys.modules.pop(name, None)
+@pytest.fixture(scope="module")
+def swept() -> xr.Dataset:
+    """Two sizes under numbers and rules, the training size as the model is; multipliers differ between layers."""
+    ds = synthetic(sizes=((64, 64), (32, 32), (128, 128)), scalings=RULES, removed=REMOVED, noise=0.02, samples=3)
+    layers = np.where(ds["kind"] == "self", np.linspace(-0.2, 0.2, ds.sizes["layer"]), 0)
+    factors = np.array(list(FACTORS.values()))[None, :, None]
+    spread = np.isin(RULES, RULES[1:4])[None, :, None] * layers
+    ds = ds.assign_coords(multiplier=(("size", "scaling", "layer"), np.repeat(factors + spread, 3, axis=0)))
+    away = (ds["size"] != "64x64") | (ds["scaling"] == "original")
+    return ds.assign(entropy=ds["entropy"].where(away)).assign_attrs(ds.attrs)
 
 
-def test_regenerating_writes_the_same_files_again(ds, regenerate, tmp_path) -> None:
-    first, second = (regenerate.regenerate(ds, tmp_path / name) for name in ("a", "b"))
-    assert [path.name for path in first] == [f"figure{n}.{end}" for n in (5, 6) for end in ("pdf", "png", "csv")]
-    assert all(one.read_bytes() == two.read_bytes() for one, two in zip(first, second, strict=True))
-    assert b"CreationDate" not in first[0].read_bytes()
-    other = regenerate.regenerate(ds.assign(entropy=ds["entropy"] + 0.01), tmp_path / "c")
-    assert all(one.read_bytes() != two.read_bytes() for one, two in zip(first, other, strict=True))
+def test_the_sweep_has_numbers_as_a_curve_and_rules_as_points(swept, ax) -> None:
+    assert plot.sweep(swept, ax, size=128) is ax
+    rows = drift(swept)
+    mean = rows[(rows["layer"] == MEAN) & (rows["size"] == "128x128")].set_index("scaling")["entropy"]
+    curve = lines(ax)["128x128, one multiplier everywhere"]
+    np.testing.assert_allclose(curve.get_xdata(), [0.5, 1.0, 2.0])
+    np.testing.assert_allclose(curve.get_ydata(), mean[["0.5", "original", "2"]])
+    points = {text.split(" ")[0]: bar.lines[0] for text, bar in bars(ax).items()}
+    assert list(points) == ["original", "sqrt_log", "invariant", "calibrated", "mine"]
+    for name, point in points.items():
+        own = swept["multiplier"].sel(size="128x128", scaling=name)[swept["kind"].values == "self"]
+        np.testing.assert_allclose(point.get_xdata().astype(float), own.mean())
+        np.testing.assert_allclose(point.get_ydata().astype(float), mean[name])
+    assert len({point.get_marker() for point in points.values()}) == 5
 
 
-def test_tables_beside_the_figures(ds, regenerate, tmp_path) -> None:
-    regenerate.regenerate(ds, tmp_path)
-    np.testing.assert_allclose(pd.read_csv(tmp_path / "figure5.csv")["entropy"], table(ds)["entropy"], atol=1e-6)
-    six = pd.read_csv(tmp_path / "figure6.csv")
-    assert {"fraction_removed", "normalised_entropy", "drift"} <= set(six)
-    assert set(six["size"]) == {f"{height}x{width}" for height, width in SIZES}
+def test_the_sweep_refers_to_the_training_size(swept, ax) -> None:
+    plot.sweep(swept, ax, size=(32, 32))
+    home = own_mean(swept.sel(size=["64x64"], scaling=["original"])).mean()
+    np.testing.assert_allclose(lines(ax)["64x64, training size"].get_ydata(), home, atol=1e-6)
+    (right,) = ax.child_axes
+    assert right.get_ylabel() == "drift from the training size [nats]"
+    ax.figure.draw_without_rendering()
+    np.testing.assert_allclose(right.get_ylim(), np.array(ax.get_ylim()) - home, atol=1e-6)
+    assert "calibrated (100% of the drift removed)" in bars(ax)
+    assert "[nats]" in ax.get_ylabel()
+    assert "multiplier" in ax.get_xlabel()
 
 
-@pytest.mark.parametrize(("script", "files"), [("figure5", 3), ("figure6", 3), ("regenerate", 6)])
-def test_scripts_draw_from_a_file(ds, regenerate, tmp_path, monkeypatch, capsys, script: str, files: int) -> None:
-    entropylab.save(ds, tmp_path / "run.nc")
-    out = tmp_path / "out"
-    monkeypatch.setattr(sys, "argv", [script, "--run", str(tmp_path / "run.nc"), "--out", str(out)])
-    runpy.run_path(str(FIGURES / f"{script}.py"), run_name="__main__")
-    assert len(list(out.iterdir())) == files
-    assert "slope" in capsys.readouterr().out
+def test_the_table_of_the_sweep(swept) -> None:
+    rows = sweep_table(swept, size="32x32")
+    assert len(rows) == 6 * len(RULES)
+    assert set(rows["size"]) == {"32x32"}
+    assert all(layer["multiplier"].is_monotonic_increasing for _, layer in rows.groupby("layer"))
+    assert set(rows[rows["curve"]]["scaling"]) == {"original", "0.5", "2"}
+    mean = rows[rows["layer"] == MEAN].set_index("scaling")
+    np.testing.assert_allclose(mean["fraction_removed"][list(REMOVED)], list(REMOVED.values()), atol=0.02)
+    one = swept.sel(size=["64x64", "128x128"])
+    pd.testing.assert_frame_equal(sweep_table(one), sweep_table(swept, size=128))
+    assert not np.allclose(sweep_table(one)["entropy"], rows["entropy"], atol=0.1)
 
 
-def test_scripts_measure_without_a_file(ds, regenerate, tmp_path, monkeypatch) -> None:
-    asked = {}
-    monkeypatch.setattr(entropylab, "load", lambda: "pipe")
-    monkeypatch.setattr(entropylab, "measure", lambda pipe, **options: asked.update(pipe=pipe, **options) or ds)
-    regenerate.command(regenerate.FIGURES, "", arguments=["--out", str(tmp_path), "--samples", "3", "--steps", "4"])
-    assert asked == {
-        "pipe": "pipe",
-        "sizes": [32, 48, 64, 96, 128, (96, 64), (64, 128)],
-        "samples": 3,
-        "steps": 4,
-        "scaling": BOTH,
-    }
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (lambda ds: ds, {}, r"size must be named: one of \['64x64', '32x32', '128x128'\]"),
+        (lambda ds: ds, {"size": 48}, "size must be one of those measured.* Got 48"),
+        (lambda ds: ds.drop_vars("multiplier"), {"size": 32}, "must have a coordinate multiplier"),
+        (lambda ds: ds.isel(size=[1, 2]), {"size": 32}, "train_size must be named"),
+    ],
+)
+def test_what_is_no_sweep(swept, ax, change, options: dict, message: str) -> None:
+    with pytest.raises(EntropyLabError, match=message):
+        plot.sweep(change(swept), ax, **options)
+    assert not ax.get_lines()
 
 
-def test_a_file_that_is_not_there(regenerate, tmp_path, capsys) -> None:
-    with pytest.raises(SystemExit):
-        regenerate.command(regenerate.FIGURES, "", arguments=["--run", str(tmp_path / "none.nc")])
-    assert "none.nc" in capsys.readouterr().err
+# Pictures side by side.
+
+
+def test_pictures_stand_in_a_grid(ax) -> None:
+    rng = np.random.default_rng(0)
+    small, tall = rng.random((2, 4, 4, 3)), rng.integers(0, 256, (2, 12, 8, 3), dtype=np.uint8)
+    assert plot.samples([small, tall], ax, rows=["small", "tall"], columns=["a cat", "a very long prompt"]) is ax
+    shown = ax.images
+    np.testing.assert_allclose(shown[1].get_array(), small[1])
+    np.testing.assert_array_equal(shown[2].get_array(), tall[0])
+    assert {image.get_interpolation() for image in shown} == {"nearest"}
+    left, right, bottom, top = np.transpose([image.get_extent() for image in shown])
+    np.testing.assert_allclose(right - left, 1)
+    np.testing.assert_allclose(bottom - top, [1, 1, 1.5, 1.5])
+    assert bool((top[2:] > bottom[:2]).all()), "rows do not overlap"
+    assert left[1] > right[0], "columns do not overlap"
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["small", "tall"]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["a cat", "a very long\nprompt"]
+    assert ax.get_ylim() == (pytest.approx(bottom[-1]), 0)
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "message"),
+    [
+        ([], {}, "rows of equally many pictures"),
+        ([[]], {}, "rows of equally many pictures"),
+        ([[np.zeros((2, 2))], []], {}, r"equally many pictures. Got \[1, 0\]"),
+        ([[np.zeros((2, 2, 5))]], {}, r"Got shape \(2, 2, 5\) of float64"),
+        ([[np.zeros((2, 2), int)]], {}, "of int64"),
+        ([[np.zeros((2, 2))]], {"rows": ["a", "b"]}, "rows must be a label for each of 1. Got 2"),
+        ([[np.zeros((2, 2))]], {"columns": []}, "columns must be a label for each of 1. Got 0"),
+    ],
+)
+def test_what_is_no_grid_of_pictures(ax, images, options: dict, message: str) -> None:
+    with pytest.raises(EntropyLabError, match=message):
+        plot.samples(images, ax, **options)
+    assert not ax.images

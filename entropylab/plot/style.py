@@ -24,7 +24,8 @@ BLACK, GREY, BLUE, VERMILLION, GREEN, PURPLE, ORANGE = (
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "X")
 
-PAPER: dict[str, Any] = {
+# Any, because matplotlib types the keys one by one, and newly with every release.
+PAPER: Any = {
     "axes.linewidth": 0.6,
     "axes.prop_cycle": cycler(color=[BLUE, VERMILLION, GREEN, PURPLE, ORANGE, BLACK])
     + cycler(linestyle=DASHES)
@@ -68,9 +69,21 @@ def legend_above(ax: Axes, columns: int = 1) -> None:
 
 def write(figure: Figure, table: pd.DataFrame, out: Path, name: str) -> list[Path]:
     """Write ``name``.pdf, .png and .csv into ``out``, free of dates: the same data make the same files."""
+    return [*write_figure(figure, out, name), write_table(table, out, name)]
+
+
+def write_figure(figure: Figure, out: Path, name: str) -> list[Path]:
+    """The .pdf and .png of `write`."""
     out.mkdir(parents=True, exist_ok=True)
-    pdf, png, csv = (out / f"{name}.{ending}" for ending in ("pdf", "png", "csv"))
+    pdf, png = (out / f"{name}.{ending}" for ending in ("pdf", "png"))
     figure.savefig(pdf, metadata={"CreationDate": None})
     figure.savefig(png)
-    table.to_csv(csv, index=False, float_format="%.6f", lineterminator="\n")
-    return [pdf, png, csv]
+    return [pdf, png]
+
+
+def write_table(table: pd.DataFrame, out: Path, name: str) -> Path:
+    """The .csv of `write`."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{name}.csv"
+    table.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
+    return path

@@ -1,0 +1,36 @@
+"""The command line that the scripts of single figures share."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..dataset import open_dataset
+from ..errors import EntropyLabError
+from .measuring import new_source
+from .regenerate import make_folder
+
+OUT = Path("figures/output")
+
+
+def command(figure: Any, arguments: Sequence[str] | None = None) -> None:
+    """Measure what one figure needs, or read it from a file, and write the figure.
+
+    Args:
+        figure: a module with ``measured(source)`` and ``files(ds, out)``.
+        arguments: the command line; the process's own by default.
+    """
+    parser = argparse.ArgumentParser(description=figure.__doc__)
+    parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help="folder to write to (%(default)s)")
+    parser.add_argument("--run", type=Path, metavar="FILE.nc", help="draw this instead of measuring")
+    parser.add_argument("--samples", type=int, metavar="N", help="at most this many images per size and rule")
+    parser.add_argument("--steps", type=int, metavar="N", help="denoising steps")
+    given = parser.parse_args(arguments)
+    try:
+        out = make_folder(given.out)
+        sampling = {"samples": given.samples, "steps": given.steps}
+        ds = open_dataset(given.run) if given.run else figure.measured(new_source(**sampling))
+        for path in figure.files(ds, out):
+            print(path)
+    except EntropyLabError as error:
+        parser.error(" ".join(str(error).split()))

@@ -1,0 +1,124 @@
+"""All figures from one calibration and one measurement, or from the files that an earlier run left."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import xarray as xr
+
+from ..dataset import check_writable, open_dataset, save
+from ..errors import EntropyLabError
+from ..measurement import quiet
+from ..models.prompts import embedded_prompts, is_embedded
+from ..models.train_denoiser import draw_grid
+from . import figure5, figure6, samples, sweep
+from .measuring import RULES, Source, new_source
+
+Files = Callable[[xr.Dataset, Path], list[Path]]
+
+MEASUREMENT, SWEEP, PICTURES, CALIBRATION = "measurement.nc", "sweep.nc", "pictures.nc", "calibration.nc"
+GRID = "prompts.png"
+"""The embedded pipeline's forty prompts at its training size, ten to a row."""
+DRAWN: dict[str, tuple[Files, ...]] = {
+    MEASUREMENT: (figure5.files, figure6.files),
+    SWEEP: (sweep.files,),
+    PICTURES: (samples.files,),
+}
+"""What is drawn from which file."""
+
+
+def regenerate(
+    out: str | Path,
+    run: str | Path | None = None,
+    *,
+    model: str | None = None,
+    samples: int | None = None,
+    steps: int | None = None,
+    progress: bool = True,
+) -> list[Path]:
+    """Write every figure as PDF, PNG and CSV, and what was measured for it as netCDF, which ``run`` can redraw.
+
+    Args:
+        out: folder to write to; files of the same names are replaced.
+        run: draw what was measured already: a file from `entropylab.measure` (figures 5 and 6), or the folder that
+            an earlier call wrote to (everything in it). None measures first, which takes minutes.
+        model: a pipeline, as for `entropylab.load`; None for the embedded one.
+        samples: at most this many images per size and rule; None for four.
+        steps: denoising steps; None for six (ten for pictures).
+        progress: show progress.
+
+    Returns:
+        The files written.
+
+    Raises:
+        EntropyLabError: as `entropylab.load`, `entropylab.measure`, `entropylab.open`; nothing to draw in a folder.
+    """
+    folder = make_folder(out)
+    if run is not None:
+        return redrawn(Path(run), folder)
+    return measured(new_source(model, samples=samples, steps=steps, progress=progress), folder)
+
+
+def measured(source: Source, out: Path) -> list[Path]:
+    """Measure and draw; each measurement is in its file before anything is drawn from it."""
+    say(source, "1/4 calibrating, size by size")
+    calibration = source.calibrated()
+    calibration.save(out / CALIBRATION, overwrite=True)
+    say(source, "2/4 measuring every size under every rule, for figures 5 and 6")
+    rules = [*RULES, calibration.invariant, calibration.calibrated]
+    written = [out / CALIBRATION, *kept(source.measured(rules), out, MEASUREMENT)]
+    say(source, "3/4 sweeping the multiplier")
+    written += kept(source.swept(calibration), out, SWEEP)
+    say(source, "4/4 sampling pictures")
+    written += kept(samples.measured(source, calibration), out, PICTURES)
+    if is_embedded(source.pipe):
+        with quiet(source.pipe):
+            draw_grid(source.pipe, embedded_prompts(), out / GRID)
+        written.append(out / GRID)
+    return written
+
+
+def kept(ds: xr.Dataset, out: Path, name: str) -> list[Path]:
+    """Save and draw."""
+    save(ds, out / name, overwrite=True)
+    return [out / name, *(path for files in DRAWN[name] for path in files(ds, out))]
+
+
+def redrawn(run: Path, out: Path) -> list[Path]:
+    """Draw what was measured before; of a measurement that says no training size, figure 5 only."""
+    if not run.is_dir():
+        return [path for files in DRAWN[MEASUREMENT] for path in drawn(files, open_dataset(run), out)]
+    found = {run / name: files for name, files in DRAWN.items() if (run / name).is_file()}
+    if not found:
+        raise EntropyLabError(f"run must be a file, or a folder with {', '.join(DRAWN)} in it. {run} has none of them.")
+    return [
+        path for name, figures in found.items() for files in figures for path in drawn(files, open_dataset(name), out)
+    ]
+
+
+def drawn(files: Files, ds: xr.Dataset, out: Path) -> list[Path]:
+    """The files of one figure; figure 6 is left out, and that is said, where the training size was not measured."""
+    try:
+        return files(ds, out)
+    except EntropyLabError as error:
+        if files is not figure6.files:
+            raise
+        print(f"figure 6 is left out: {error}", file=sys.stderr)
+        return []
+
+
+def say(source: Source, text: str) -> None:
+    """Tell what is done now, where progress is shown."""
+    if source.progress:
+        print(text, file=sys.stderr, flush=True)
+
+
+def make_folder(out: str | Path) -> Path:
+    """A folder to write to, made if need be; before any long work starts."""
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EntropyLabError(f"out must be a folder. {folder}: {error.strerror}.") from error
+    check_writable(folder / MEASUREMENT, overwrite=True)
+    return folder
