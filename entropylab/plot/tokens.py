@@ -77,11 +77,11 @@ def entropy_vs_tokens(
     measured(ax, mean, "entropy", "mean of layers and heads")
     slope = with_error(first["slope"], first["slope_error"])
     ax.plot(mean["log_tokens"], mean["fitted"], "-", color=BLUE, label=f"slope {slope}, {r_squared(first)}")
-    if law and "law" in mean:
-        ax.plot(mean["log_tokens"], mean["law"], label="law, from measured σ²", **LAW)
     ax.plot(mean["log_tokens"], mean["log_tokens"], ":", color=BLACK, lw=0.8, label="uniform attention")
     if layers:
         thin_layers(ax, rows, "entropy")
+    if law and "law" in mean:
+        prediction(ax, mean["log_tokens"], mean["law"], "law, from measured σ²")
     return finish(ax, ds, label(ds["entropy"], "attention entropy"))
 
 
@@ -99,12 +99,26 @@ def deficit_vs_tokens(
     measured(ax, mean, "deficit", "mean of layers and heads")
     slope = with_error(1 - first["slope"], first["slope_error"])
     ax.plot(mean["log_tokens"], mean["log_tokens"] - mean["fitted"], "-", color=BLUE, label=f"slope {slope}")
-    if "half_sigma2" in mean:
-        ax.plot(mean["log_tokens"], mean["half_sigma2"], label="law, σ²/2 measured", **LAW)
     ax.axhline(0, ls=":", color=BLACK, lw=0.8, label="uniform attention")
     if layers:
         thin_layers(ax, rows, "deficit")
+    if "half_sigma2" in mean:
+        prediction(ax, mean["log_tokens"], mean["half_sigma2"], "law, σ²/2 measured")
     return finish(ax, ds, "deficit log N − H [nats]")
+
+
+def prediction(ax: Axes, x: pd.Series, y: pd.Series, text: str) -> None:
+    """The law's line, which does not stretch the frame: where σ² is past freezing the law is off by tens of nats.
+
+    Of points outside the frame the legend says where they are.
+    """
+    low, high = ax.get_ylim()
+    known = y.dropna()
+    reach = max(high - low, 1.0)
+    out = known[(known < low - reach) | (known > high + reach)]
+    if len(out):
+        text = f"{text}: {out.min():.0f} to {out.max():.0f}, off the frame"
+    ax.plot(x, y, label=text, scaley=not len(out), **LAW)
 
 
 def thin_layers(ax: Axes, rows: pd.DataFrame, name: str) -> None:
