@@ -117,7 +117,7 @@ def prediction(ax: Axes, x: pd.Series, y: pd.Series, text: str) -> None:
     reach = max(high - low, 1.0)
     out = known[(known < low - reach) | (known > high + reach)]
     if len(out):
-        text = f"{text}: {out.min():.0f} to {out.max():.0f}, off the frame"
+        text = f"law: {out.min():.0f} to {out.max():.0f}, out of frame"
     ax.plot(x, y, label=text, scaley=not len(out), **LAW)
 
 
