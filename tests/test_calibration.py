@@ -100,3 +100,12 @@ def test_bad_input(pipe, calibration, tmp_path):
     entropylab.save(ds, tmp_path / "run.nc")
     with pytest.raises(EntropyLabError, match="holds no calibration"):
         entropylab.Calibration.open(tmp_path / "run.nc")
+
+
+def test_drift_of_the_embedded_pipeline_is_gone(embedded):
+    sampling = {"samples": 2, "steps": 4, "progress": False}
+    found = entropylab.calibrate(embedded, [96], **sampling).calibrated
+    options = {"keep": ("layer", "head"), "layers": "self", **sampling}
+    ds = entropylab.measure(embedded, [64, 96], scaling=("original", found), **options)
+    drift = abs(ds.entropy - ds.entropy.sel(size="64x64", scaling="original")).sel(size="96x96").mean(("layer", "head"))
+    assert float(drift.sel(scaling="calibrated")) < 0.05 * float(drift.sel(scaling="original"))

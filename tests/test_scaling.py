@@ -245,3 +245,18 @@ def test_a_denoiser_that_does_not_say_its_training_size(random_pipe):
         changed = sample(random_pipe, (96, 96))
     with entropylab.rescale(random_pipe, train_size=(96, 96)):
         assert not torch.equal(changed, sample(random_pipe, (96, 96)))
+
+
+def test_every_self_attention_layer_of_the_embedded_pipeline_moves_the_right_way(embedded):
+    """Entropy rises where N < T and falls where N > T; the broken partner is the inverse factor."""
+    options = {"samples": 2, "steps": 4, "layers": "self", "progress": False}
+    ds = entropylab.measure(embedded, [32, 96], scaling=("original", "sqrt_log", inverse), **options)
+    means = ds.entropy.mean(("branch", "sample", "step", "head"))
+    moved = means - means.sel(scaling="original")
+    assert bool((moved.sel(scaling="sqrt_log", size="32x32") > 0).all())
+    assert bool((moved.sel(scaling="sqrt_log", size="96x96") < 0).all())
+    assert bool((moved.sel(scaling="inverse").mean("layer") * moved.sel(scaling="sqrt_log").mean("layer") < 0).all())
+
+
+def inverse(tokens, train_tokens):
+    return 1 / sqrt_log(tokens, train_tokens)
