@@ -43,8 +43,8 @@ def regenerate(
         run: draw what was measured already: a file from `entropylab.measure` (figures 5 and 6), or the folder that
             an earlier call wrote to (everything in it). None measures first, which takes minutes.
         model: a pipeline, as for `entropylab.load`; None for the embedded one.
-        samples: at most this many images per size and rule; None for four.
-        steps: denoising steps; None for six (ten for pictures).
+        samples: at most this many images per size and rule; None for four (three in calibration and sweep).
+        steps: denoising steps; None for six (eight for pictures).
         progress: show progress.
 
     Returns:

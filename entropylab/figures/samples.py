@@ -24,9 +24,9 @@ from .measuring import HIGHER, LOWER, Size, Source, mixed_prompts
 SIDES = (LOWER, (1.5, 1), HIGHER, (3, 3))
 """Sizes of the pictures, in training sizes; the training size stands beside each."""
 
-PICTURES = 8
-STEPS = 10
-"""Half of what the embedded pipeline takes by itself: the pictures at the largest size are most of the work."""
+PICTURES = 6
+STEPS = 8
+"""Fewer than the embedded pipeline takes by itself: the pictures at the largest size are most of the work."""
 BATCH = 4
 
 WIDTH = 0.85

@@ -11,7 +11,7 @@ import entropylab
 
 from .paired import peak_memory, time_ratios
 
-SIZES = (64, 128, 192)
+SIZES = (64, 96, 128)
 STEPS = 6
 
 
