@@ -224,7 +224,7 @@ def figures(
         int | None, typer.Option(min=1, help="At most this many images per size and rule; 4 if left out.")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Denoising steps; 6 if left out, and 10 for the pictures.")
+        int | None, typer.Option(min=1, help="Denoising steps; 6 if left out, and 8 for the pictures.")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
