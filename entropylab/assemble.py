@@ -10,10 +10,15 @@ import xarray as xr
 from torch import Tensor
 
 from .errors import EntropyLabError
-from .pipelines import Size, branch_names
+from .guidance import NO_EVIDENCE, Evidence
+from .pipelines import Size
+from .reduce import SPLIT
+from .steps import DenoiserCall, by_branch, named_by, samples_in
 
 KEEPABLE = ("branch", "sample", "step", "layer", "head")
 COUNTS = ("rows", "rows_empty", "tokens")
+KEPT = 2
+"""From here on the entries of a reduced call are kept by branch, sample, step, layer and head."""
 
 
 def check_keep(keep: Any) -> tuple[str, ...] | None:
@@ -27,6 +32,38 @@ def check_keep(keep: Any) -> tuple[str, ...] | None:
     return tuple(name for name in KEEPABLE if name in names)
 
 
+@dataclass(frozen=True)
+class LayerLabel:
+    """What the coordinates say of a layer: its module, its block, its kind, and what its query rows stand for."""
+
+    module: str
+    block: str
+    kind: str
+    part: str
+
+
+@dataclass
+class Step:
+    """One sampling step, on its way from the device.
+
+    Attributes:
+        timestep: as the denoiser got it: a tensor, a number or None.
+        values: layer path -> (entries, branch, sample, heads).
+        evidence: what names the branches.
+    """
+
+    timestep: Any
+    values: dict[str, Tensor]
+    evidence: Evidence
+
+    def decide(self) -> None:
+        """Take samples apart that turn out to be two guidance branches, now that the host may look."""
+        decided = self.evidence.decided()
+        if decided is not self.evidence:
+            self.values = {path: value[:, 0].unflatten(1, (2, -1)) for path, value in self.values.items()}
+            self.evidence = decided
+
+
 @dataclass
 class Run:
     """One pipeline call: a few samples of one size under one scaling.
@@ -36,40 +73,86 @@ class Run:
         scaling: name of the scaling rule.
         prompts: the samples' prompts, if known.
         seeds: the samples' seeds, if known.
-        steps: per step its timestep and layer path -> (entries, branch, sample, heads), on the device until read.
+        is_call: whether it lasts as long as a call of the pipeline.
+        grown: layer path -> how many more keys than now it has at the training size, None if unknown.
+        steps: what was measured; a step in which the denoiser saw one timestep in several views is several.
     """
 
     size: Size | None = None
     scaling: str = "original"
     prompts: Sequence[str] = ()
     seeds: Sequence[int] = ()
-    steps: list[tuple[Any, dict[str, Tensor]]] = field(default_factory=list)
+    is_call: bool = False
+    grown: dict[str, int | None] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
 
-    def add_step(self, timestep: Any, values: dict[str, Tensor]) -> None:
+    def add_step(self, calls: Sequence[DenoiserCall], combined: Any, sample: Any) -> None:
         """Take one step; on a GPU its numbers leave in one asynchronous copy."""
+        samples = samples_in(calls, combined, sample)
+        values = by_branch(calls, samples)
         packed = torch.cat([value.flatten() for value in values.values()])
         packed = packed.to("cpu", non_blocking=True)
         pieces = packed.split([value.numel() for value in values.values()])
         unpacked = {path: piece.view(value.shape) for (path, value), piece in zip(values.items(), pieces, strict=True)}
-        self.steps.append((timestep, unpacked))
+        evidence = NO_EVIDENCE if combined is None else named_by(calls, samples, combined, sample)
+        self.steps.append(Step(calls[-1].inputs.timestep, unpacked, evidence))
+
+    def views(self) -> list[list[Step]]:
+        """The steps, those of one timestep together: a panorama is denoised in several views at each."""
+        grouped: list[list[Step]] = []
+        for step in self.steps:
+            again = step.timestep is not None and grouped and step.timestep is grouped[-1][0].timestep
+            if again and step.evidence.is_step:
+                grouped[-1].append(step)
+            else:
+                grouped.append([step])
+        return grouped
 
     def timesteps(self) -> np.ndarray:
         """Timestep of every step; NaN where the pipeline gave none."""
-        return np.array([np.nan if t is None else float(torch.as_tensor(t).flatten()[0]) for t, _ in self.steps])
+        times = [views[0].timestep for views in self.views()]
+        return np.array([np.nan if t is None else float(torch.as_tensor(t).flatten()[0]) for t in times])
 
-    def array(self, layers: Sequence[str]) -> np.ndarray:
-        """Everything as one array (entries, branch, sample, step, layer, head), NaN where a layer did not run."""
+    def array(self, layers: Sequence[str], branches: list[str]) -> np.ndarray:
+        """Everything as one array (entries, branch, sample, step, layer, head), NaN where a layer did not run.
+
+        New names of branches are added to ``branches``.
+        """
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        shapes = [value.shape for _, values in self.steps for value in values.values()]
-        entries, branches, samples, heads = (max(shape[axis] for shape in shapes) for axis in range(4))
-        filled = np.full((entries, branches, samples, len(self.steps), len(layers), heads), np.nan)
+        views = self.views()
+        for step in self.steps:
+            step.decide()
+        names = {id(step): step.evidence.names() for step in self.steps}
+        branches += [name for name in dict.fromkeys(n for many in names.values() for n in many) if name not in branches]
+        shapes = [value.shape for step in self.steps for value in step.values.values()]
+        entries, _, samples, heads = (max(shape[axis] for shape in shapes) for axis in range(4))
+        filled = np.full((entries, len(branches), samples, len(views), len(layers), heads), np.nan)
         place = {path: index for index, path in enumerate(layers)}
-        for step, (_, values) in enumerate(self.steps):
-            for path, value in values.items():
-                _, count, _, width = value.shape
-                filled[:, :count, : value.shape[2], step, place[path], :width] = value.numpy()
+        for index, together in enumerate(views):
+            for path in dict.fromkeys(path for step in together for path in step.values):
+                found = [
+                    placed(step.values[path], names[id(step)], branches) for step in together if path in step.values
+                ]
+                mean = mean_known(np.stack(fit_shapes(found)))
+                filled[: mean.shape[0], :, : mean.shape[2], index, place[path], : mean.shape[3]] = mean
         return filled
+
+
+def placed(values: Tensor, names: Sequence[str], branches: Sequence[str]) -> np.ndarray:
+    """(entries, branch, sample, heads) with the branches where ``branches`` has their names, NaN in others."""
+    whole = np.full((values.shape[0], len(branches), *values.shape[2:]), np.nan)
+    for name in dict.fromkeys(names):
+        same = [values[:, index].numpy() for index, other in enumerate(names) if other == name]
+        whole[:, branches.index(name)] = mean_known(np.stack(same))
+    return whole
+
+
+def mean_known(stacked: np.ndarray) -> np.ndarray:
+    """Mean over the first axis of what is not NaN."""
+    known = ~np.isnan(stacked)
+    total = np.where(known, stacked, 0).sum(0)
+    return np.divide(total, known.sum(0), out=np.full_like(total, np.nan), where=known.any(0))
 
 
 @dataclass
@@ -119,14 +202,16 @@ class Cells:
     Attributes:
         entries: names of what a reduced call holds, in order.
         keep: dimensions that are kept apart; None for all.
-        layers: layer path -> (block, kind), in the order in which data met them.
-        train_tokens: layer path -> number of keys at the training size, None if unknown.
+        layers: layer path -> its labels, in the order in which data met them.
+        grown: size -> layer path -> how many more keys it has at the training size, None if unknown.
+        branches: names of the guidance branches, in the order in which data met them.
     """
 
     entries: tuple[str, ...]
     keep: tuple[str, ...] | None = None
-    layers: dict[str, tuple[str, str]] = field(default_factory=dict)
-    train_tokens: dict[str, int | None] = field(default_factory=dict)
+    layers: dict[str, LayerLabel] = field(default_factory=dict)
+    grown: dict[Size | None, dict[str, int | None]] = field(default_factory=dict)
+    branches: list[str] = field(default_factory=list)
     arrays: dict[tuple[Size | None, str], list[np.ndarray]] = field(default_factory=dict)
     moments: dict[tuple[Size | None, str], Moments] = field(default_factory=dict)
     timesteps: dict[tuple[Size | None, str], np.ndarray] = field(default_factory=dict)
@@ -142,9 +227,10 @@ class Cells:
     def add(self, run: Run) -> None:
         """Take a finished run in."""
         key = (run.size, run.scaling)
-        raw = run.array(list(self.layers))
+        raw = run.array(list(self.layers), self.branches)
         self.count_rows(run.size, raw[: len(COUNTS)])
-        values = averaged(raw[len(COUNTS) :], self.keep)
+        self.grown.setdefault(run.size, {}).update(run.grown)
+        values = averaged(raw[KEPT:], self.keep)
         self.timesteps.setdefault(key, run.timesteps())
         prompts, seeds = self.labels.setdefault(key, ([], []))
         if self.keeps_samples:
@@ -163,7 +249,8 @@ class Cells:
             if not np.isnan(rows[..., place, :]).all():
                 _, before, _ = known.get(path, (0.0, 0.0, 0.0))
                 lost = np.nan_to_num(empty[..., place, :]).max(axis=-1).sum()
-                known[path] = (np.nanmax(rows[..., place, :]), before + lost, np.nanmean(tokens[..., place, :]))
+                keys = float(mean_known(tokens[..., place, :].ravel()))
+                known[path] = (np.nanmax(rows[..., place, :]), before + lost, keys)
 
     def samples_of(self, size: Size | None, scaling: str) -> int:
         """How many samples were averaged."""
@@ -185,12 +272,14 @@ class Cells:
         coordinates = self.coordinates(sizes, scalings, next(iter(fit_shapes(list(means.values())))).shape)
         dataset = xr.Dataset(coords=coordinates)
         grid = self.grid(means, sizes, scalings)
-        for index, name in enumerate(self.entries[len(COUNTS) :]):
+        squares = self.grid(spreads, sizes, scalings) if spreads else None
+        for index, name in enumerate(("keys", *self.entries[len(COUNTS) :])[: len(grid)]):
+            if name in SPLIT and np.isnan(grid[index]).all():
+                continue
             dataset[name] = (DIMENSIONS, grid[index].astype(np.float32))
-        if spreads:
-            squares = self.grid(spreads, sizes, scalings)
-            for index, name in enumerate(self.entries[len(COUNTS) :]):
+            if squares is not None and not name.endswith("_se"):
                 dataset[f"{name}_m2"] = (DIMENSIONS, squares[index])
+        if spreads:
             counts = [[self.samples_of(s, c) for c in scalings] for s in sizes]
             dataset["samples"] = (("size", "scaling"), np.array(counts, dtype=np.int64))
         rows, empty, tokens = (self.counts(sizes, index) for index in range(len(COUNTS)))
@@ -202,7 +291,9 @@ class Cells:
             dataset = dataset.assign_coords(multiplier=(("size", "scaling", "layer"), factors))
         dataset["rows"] = (dims, np.nan_to_num(rows).astype(np.int64))
         dataset["rows_empty"] = (dims, np.nan_to_num(empty).astype(np.int64))
-        return self.without_averaged(dataset.assign_coords(tokens=(dims, tokens)))
+        dataset = dataset.assign_coords(tokens=(dims, tokens))
+        ran = ~np.isnan(grid[0]).all(axis=tuple(axis for axis in range(grid.ndim - 1) if axis != 5))
+        return self.without_averaged(dataset if ran.all() else dataset.isel(layer=ran))
 
     def counts(self, sizes: list, index: int) -> np.ndarray:
         """Rows (0), rows without keys (1) or keys (2) of every size and layer: (size, layer)."""
@@ -212,7 +303,17 @@ class Cells:
     def factors(self, size: Size | None, scaling: str) -> Iterator[float]:
         """The factor on the softmax scale that every layer had."""
         known = self.multipliers.get((size, scaling), {})
-        return (known.get(path.split(":")[0], 1.0) for path in self.layers)
+        return (known.get(label.module, 1.0) for label in self.layers.values())
+
+    def train_tokens(self, sizes: list) -> list[float]:
+        """T of every layer: its keys at the first size where it ran, and how many more it has at the training size."""
+        known: dict[str, float] = {}
+        for size in sizes:
+            for path, (_, _, tokens) in self.counted[size].items():
+                more = self.grown[size].get(path)
+                if more is not None:
+                    known.setdefault(path, tokens + more)
+        return [float(known.get(path, np.nan)) for path in self.layers]
 
     def grid(self, cells: dict, sizes: list, scalings: list) -> np.ndarray:
         """The cells as one array (entries, size, scaling, branch, sample, step, layer, head), NaN where none is."""
@@ -237,18 +338,23 @@ class Cells:
             "height": ("size", [height for height, _ in known]),
             "width": ("size", [width for _, width in known]),
             "scaling": scalings,
-            "branch": branch_names(branches),
+            "branch": self.branches[:branches] if self.keep is None or "branch" in self.keep else ["mean"],
             "sample": np.arange(samples),
             "step": np.arange(steps),
             "timestep": ("step", times[0]) if alike else (("size", "step"), times),
             "layer": paths,
-            "block": ("layer", [self.layers[path][0] for path in paths]),
-            "kind": ("layer", [self.layers[path][1] for path in paths]),
-            "train_tokens": ("layer", [float(self.train_tokens.get(path) or np.nan) for path in paths]),
+            **{
+                name: ("layer", [getattr(self.layers[path], name) for path in paths])
+                for name in ("module", "block", "kind", "part")
+            },
+            "train_tokens": ("layer", self.train_tokens(sizes)[:layers]),
             "head": np.arange(heads),
         }
-        if self.keeps_samples and len(longest[0]) == samples:
-            coordinates |= {"prompt": ("sample", longest[0]), "seed": ("sample", longest[1])}
+        prompts, seeds = longest
+        if self.keeps_samples and len(prompts) == samples:
+            coordinates["prompt"] = ("sample", prompts)
+        if self.keeps_samples and len(seeds) == samples:
+            coordinates["seed"] = ("sample", seeds)
         return coordinates
 
     def without_averaged(self, dataset: xr.Dataset) -> xr.Dataset:
@@ -257,7 +363,11 @@ class Cells:
             return dataset
         gone = [name for name in KEEPABLE if name not in self.keep]
         dataset = dataset.isel({name: 0 for name in gone if name in dataset.dims}, drop=True)
-        spoiled = {"step": ["timestep"], "layer": ["block", "kind", "train_tokens"], "sample": ["prompt", "seed"]}
+        spoiled = {
+            "step": ["timestep"],
+            "layer": ["module", "block", "kind", "part", "train_tokens"],
+            "sample": ["prompt", "seed"],
+        }
         return dataset.drop_vars([v for name in gone for v in spoiled.get(name, []) if v in dataset.coords])
 
 

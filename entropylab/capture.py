@@ -4,6 +4,7 @@ Forward hooks say *where* we are; between them ``F.scaled_dot_product_attention`
 ``get_attention_scores`` of modules that compute their map by hand. Knows torch modules, and no models.
 """
 
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -13,10 +14,27 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from .interception import AttentionCall, Frame, Interception, OnAttention, OnForward, active
+from .byhand import see_by_hand
+from .interception import (
+    AttentionCall,
+    Forward,
+    Frame,
+    Interception,
+    OnAttention,
+    OnForward,
+    OnOutput,
+    ReadInputs,
+    active,
+    here,
+    running,
+)
+from .multihead import see_multihead
 from .seen import SeenScores, begin_to_see, cease_to_see
 
 __all__ = ["AttentionCall", "Interception", "intercept", "looks_like_attention"]
+
+PROJECTIONS = ("q", "k", "v", "wq", "wk", "wv", "query", "key", "value")
+"""Words in names of the parts of an attention layer."""
 
 lock = threading.Lock()
 eager: list[Any] = []
@@ -29,11 +47,19 @@ kept: "WeakKeyDictionary[nn.Module, Any]" = WeakKeyDictionary()
 
 
 def looks_like_attention(module: nn.Module) -> bool:
-    """Whether a module's class says that it is an attention layer (rather than a block that holds some)."""
-    name = type(module).__name__.lower()
-    return isinstance(module, nn.MultiheadAttention) or (
-        ("attention" in name or name.endswith("attn")) and (hasattr(module, "to_q") or hasattr(module, "processor"))
+    """Whether a module is, by its class and its parts, an attention layer (rather than a block that holds some)."""
+    if isinstance(module, nn.MultiheadAttention):
+        return True
+    named = any(
+        "atten" in own.__name__.lower() or own.__name__.lower().endswith("attn") for own in type(module).__mro__
     )
+    words = [word for name, _ in module.named_children() for word in re.split(r"[_\d]", name)]
+    projections = sum(word in PROJECTIONS for word in words) + 2 * ("qkv" in words)
+    return named and (hasattr(module, "processor") or hasattr(module, "to_q") or projections > 1)
+
+
+watchers: "WeakKeyDictionary[nn.Module, list[Interception]]" = WeakKeyDictionary()
+"""Who watches a MultiheadAttention; the last one shows its call to all, once all know that it runs."""
 
 
 @contextmanager
@@ -42,6 +68,8 @@ def intercept(
     on_attention: OnAttention,
     *,
     on_forward: OnForward | None = None,
+    on_output: OnOutput | None = None,
+    read_inputs: ReadInputs | None = None,
     rescales: bool = False,
 ) -> Iterator[Interception]:
     """Call ``on_attention`` for every attention call made inside ``roots``, while the context lasts.
@@ -52,11 +80,14 @@ def intercept(
         roots: name -> module whose attention is of interest; layers are named by path from there.
         on_attention: gets an AttentionCall; with ``rescales``, what it returns multiplies the scale: a float, or one
             factor per head as a tensor (heads,); None changes nothing.
-        on_forward: called as (name, root, args, kwargs) whenever a root's forward begins.
+        on_forward: called as (name, root, inputs) whenever a root's forward begins.
+        on_output: called as (name, root, output) whenever a root's forward has ended.
+        read_inputs: called as (root, args, kwargs), says what a root's arguments are; without it, ``on_forward`` is not
+            called, and nothing is known of what tokens stand for.
         rescales: whether ``on_attention`` may change the scale. Such interceptions come first, so that all others see
             the scale that the model then uses.
     """
-    interception = Interception(on_attention, on_forward, rescales)
+    interception = Interception(on_attention, on_forward, on_output, read_inputs, rescales)
     with ExitStack() as stack:
         if any(is_compiled(module) for root in roots.values() for module in root.modules()):
             run_eagerly()
@@ -66,6 +97,7 @@ def intercept(
                 watch(interception, stack, path.replace("._orig_mod", ""), module, is_root=module is root)
         activate(interception)
         stack.callback(deactivate, interception)
+        stack.callback(end_forward, interception, whole=False)
         yield interception
 
 
@@ -135,34 +167,76 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
     """
     suspicious = looks_like_attention(module)
     handles: list[Any] = []
+    if multihead := isinstance(module, nn.MultiheadAttention):
+        watchers.setdefault(module, []).append(interception)
+        stack.callback(watchers[module].remove, interception)
     if hasattr(module, "get_attention_scores") and hasattr(module, "heads"):
         override(module)
         stack.callback(restore, module)
 
     def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
         if is_root:
-            interception.frames.clear()
-            if interception.on_forward is not None:
-                interception.on_forward(path, module, args, kwargs)
+            begin_forward(interception, path, module, args, kwargs)
         interception.frames.append(Frame(path, module, context_tokens(args, kwargs)))
-        scores, own = vars(module).get("get_attention_scores"), own_tokens(args, kwargs)
-        if isinstance(scores, SeenScores) and own is not None:
+        own = own_tokens(args, kwargs)
+        if isinstance(scores := vars(module).get("get_attention_scores"), SeenScores) and own is not None:
             scores.begin(len(own))
+        if isinstance(module, nn.MultiheadAttention) and watchers[module][-1] is interception:
+            see_multihead(module, args, kwargs)
+            if (forward := running()) is not None:
+                forward.pause()
 
     def leave(module: nn.Module, args: tuple, output: Any) -> None:
         if not interception.frames or interception.frames[-1].module is not module:
             return
+        if multihead and watchers[module][-1] is interception and (forward := running()) is not None:
+            forward.go_on()
+        see_by_hand(interception, suspicious)
         frame = interception.frames.pop()
-        if suspicious and not frame.seen:
-            interception.unseen[path] = f"{type(module).__name__} ran without an attention call that can be seen"
+        if suspicious and not frame.seen and output is not None:
+            interception.miss(path, module)
         elif not frame.attended and not suspicious and not is_root:
             for handle in handles:
                 handle.remove()
+        if is_root:
+            end_forward(interception, whole=output is not None)
+            if interception.on_output is not None and output is not None:
+                interception.on_output(path, module, output)
 
     handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
     stack.callback(handles[0].remove)
     handles.append(module.register_forward_hook(leave, always_call=True))
     stack.callback(handles[1].remove)
+
+
+def begin_forward(interception: Interception, path: str, root: nn.Module, args: tuple, kwargs: dict) -> None:
+    """A root begins a forward: the first interception to know of it reads its inputs, and follows them."""
+    interception.frames.clear()
+    if interception.read_inputs is None:
+        return
+    forward = running()
+    if forward is None or forward.root is not root or forward is getattr(interception.local, "begun", None):
+        end_forward(interception, whole=False)
+        forward = here.forward = Forward(root, interception.read_inputs(root, args, kwargs))
+        interception.local.begun = forward
+    if interception.on_forward is not None:
+        with torch._C.DisableTorchFunction():
+            interception.on_forward(path, root, forward.inputs)
+
+
+def end_forward(interception: Interception, whole: bool) -> None:
+    """End the forward that this interception began in this thread, if there is one."""
+    begun = getattr(interception.local, "begun", None)
+    interception.local.begun = None
+    if isinstance(begun, Forward) and running() is begun:
+        here.forward = None
+        begun.end(whole)
+
+
+def leave_all(interception: Interception) -> None:
+    """Forget the modules that seem to run in this thread: an exception may have ended them unseen."""
+    interception.frames.clear()
+    end_forward(interception, whole=False)
 
 
 def own_tokens(args: tuple, kwargs: dict) -> Tensor | None:

@@ -31,6 +31,17 @@ UNITS: dict[str, tuple[str, str]] = {
     "sensitivity": ("nats^2", "attention-weighted variance of a row's logits, -dH/d log(scale), mean over query rows"),
     "lse": ("nats", "log-sum-exp of a row's logits, mean over query rows"),
     "mean": ("nats", "mean of a row's logits over the keys, mean over query rows"),
+    "keys": ("tokens", "keys that the mask leaves to a row, mean over query rows"),
+    "keys_image": ("tokens", "keys of the image that the mask leaves to a row, mean over query rows"),
+    "mass_image": ("1", "weight that a row gives to keys of the image, mean over query rows"),
+    "mass_text": ("1", "weight that a row gives to keys of text, mean over query rows"),
+    "entropy_between": ("nats", "entropy of a row between the sorts of keys, mean over query rows"),
+    "entropy_from_image": ("nats", "weight times entropy of a row within the keys of the image, mean over query rows"),
+    "entropy_from_text": ("nats", "weight times entropy of a row within the keys of text, mean over query rows"),
+    "entropy_from_other": ("nats", "weight times entropy of a row within all other keys, mean over query rows"),
+    "entropy_image": ("nats", "entropy of a row within the keys of the image, mean over query rows"),
+    "entropy_text": ("nats", "entropy of a row within the keys of text, mean over query rows"),
+    "sigma2_image": ("nats^2", "variance of a row's logits over the keys of the image, mean over query rows"),
     "rows": ("rows", "query rows averaged"),
     "rows_empty": ("rows", "query rows left no key by the mask, not averaged"),
     "samples": ("samples", "samples averaged"),
@@ -46,7 +57,9 @@ UNITS: dict[str, tuple[str, str]] = {
     "timestep": ("1", "timestep of the noise schedule"),
     "layer": ("label", "module path of the attention layer"),
     "block": ("label", "block of the denoiser that the layer belongs to"),
-    "kind": ("label", "kind of attention: self, cross or joint"),
+    "kind": ("label", "kind of attention: self, cross, joint or temporal"),
+    "part": ("label", "what the layer's query rows stand for: image, text, reference, other, all, or unknown"),
+    "module": ("label", "path of the module that attends"),
     "head": ("1", "attention head"),
     "multiplier": ("1", "factor on the softmax scale, mean over heads"),
     "tokens": ("tokens", "N, mean number of keys of a row"),
@@ -67,10 +80,12 @@ def describe(ds: xr.Dataset) -> xr.Dataset:
 
 def units_of(name: str) -> tuple[str, str] | None:
     """Units and long name of a variable; None for one that is not of ours."""
-    stem = name.removesuffix("_m2").removesuffix("_sample_std")
+    stem = name.removesuffix("_m2").removesuffix("_sample_std").removesuffix("_se")
     if stem not in UNITS:
         return None
     units, long_name = UNITS[stem]
+    if name.endswith("_se"):
+        return units, f"{long_name}; standard error, for not all query rows were looked at"
     if name.endswith("_m2"):
         return squared(units), f"{long_name}; sum over samples of squared deviations from their mean"
     return units, f"{long_name}; standard deviation over samples" if name.endswith("_sample_std") else long_name

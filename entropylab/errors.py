@@ -6,3 +6,7 @@ class EntropyLabError(ValueError):
 
     The message names the argument, what was expected and what came.
     """
+
+
+class EntropyLabWarning(UserWarning):
+    """Something was left out of a result, which names it."""

@@ -1,11 +1,19 @@
 """What an interception knows: where it is (which modules run in this thread), and whom to tell of an attention call."""
 
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .inputs import Inputs
+from .roles import Layout, Roles, forget, layout_for, remember, roles_of
+from .tracing import Trace
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,9 @@ class AttentionCall:
         scale: the factor on the logits.
         is_causal: whether a causal mask applies as well.
         context: how many other tokens the module was handed to attend to (``encoder_hidden_states``); None if none.
+        occurrence: how many calls that module made before this one in the same forward of its root.
+        roles: what the query rows and the keys stand for, where that can be told.
+        inputs: what the root's forward was handed, where that is known.
     """
 
     layer: str
@@ -31,13 +42,18 @@ class AttentionCall:
     scale: float
     is_causal: bool
     context: int | None
+    occurrence: int = 0
+    roles: Roles | None = None
+    inputs: Inputs | None = None
 
 
 NOWHERE = nn.Identity()
 """The module of a call whose place is not known yet."""
 
 OnAttention = Callable[[AttentionCall], "float | Tensor | None"]
-OnForward = Callable[[str, nn.Module, tuple, dict], None]
+OnForward = Callable[[str, nn.Module, Inputs], None]
+OnOutput = Callable[[str, nn.Module, Any], None]
+ReadInputs = Callable[[nn.Module, tuple, dict], Inputs]
 
 
 @dataclass
@@ -49,6 +65,82 @@ class Frame:
     context: int | None
     attended: bool = False
     seen: bool = False
+    logits: Tensor | None = None
+
+
+class Forward:
+    """One forward of a root, in one thread: its inputs, and the roles of the tokens in it."""
+
+    def __init__(self, root: nn.Module, inputs: Inputs) -> None:
+        self.root, self.inputs = root, inputs
+        self.counts: Counter = Counter()
+        self.layout: Layout = layout_for(root, inputs.names, inputs.shapes, inputs.deciding)
+        self.trace: Trace | None = None
+        if inputs.sources and not self.layout.whole:
+            self.trace = Trace(inputs.sources)
+            self.trace.__enter__()
+
+    def end(self, whole: bool) -> None:
+        """The forward is over; if it ran to its end, what was traced is remembered."""
+        if self.trace is not None:
+            self.trace.__exit__(None, None, None)
+            if whole and self.trace.failure is None:
+                remember(self.root, self.inputs.names, self.inputs.shapes, self.layout)
+            self.trace = None
+
+    def pause(self) -> None:
+        """Stop following during a module that would take another path if it were followed."""
+        if self.trace is not None:
+            self.trace.__exit__(None, None, None)
+
+    def go_on(self) -> None:
+        """Follow again after such a module."""
+        if self.trace is not None:
+            self.trace.__enter__()
+
+    def placed(
+        self, call: AttentionCall, module: nn.Module, sides: tuple[Tensor, Tensor], counts: bool
+    ) -> AttentionCall:
+        """``call`` with its roles, read off its two ``sides``, and its number among the module's calls if it counts."""
+        place = (id(module), self.counts[module])
+        if self.trace is not None:
+            otherwise = "other" if "image" in self.inputs.sources else "image"
+            roles = roles_of(self.trace, *sides, otherwise)
+            if counts:
+                self.layout.calls[place] = roles
+        else:
+            roles = self.layout.calls.get(place)
+            if self.layout.whole and place not in self.layout.calls:
+                forget(self.root)
+        if counts:
+            self.counts[module] += 1
+        fits = roles is not None and all(
+            side.codes is None or side.codes.shape == (tokens.shape[0], tokens.shape[-2])
+            for side, tokens in ((roles.queries, call.query), (roles.keys, call.key))
+        )
+        return replace(call, occurrence=place[1], roles=roles if fits else None, inputs=self.inputs)
+
+
+@contextmanager
+def unfollowed_here() -> Iterator[Trace | None]:
+    """Follow nothing of what is computed inside; the trace that is paused, if there is one."""
+    forward = running()
+    if forward is not None:
+        forward.pause()
+    try:
+        yield None if forward is None else forward.trace
+    finally:
+        if forward is not None:
+            forward.go_on()
+
+
+here = threading.local()
+"""The forward that runs in this thread, as ``here.forward``."""
+
+
+def running() -> Forward | None:
+    """The forward that runs in this thread."""
+    return getattr(here, "forward", None)
 
 
 @dataclass(eq=False)
@@ -58,13 +150,19 @@ class Interception:
     Attributes:
         on_attention: told of every attention call; with ``rescales``, what it returns multiplies the scale.
         on_forward: told when a root's forward begins.
+        on_output: told what a root's forward returns.
+        read_inputs: says what a root's arguments are; needed to tell what tokens stand for.
+        attended: paths of modules that made an attention call.
         unseen: path -> reason, of modules that look like attention and ran without an attention call that we see.
     """
 
     on_attention: OnAttention
     on_forward: OnForward | None
+    on_output: OnOutput | None
+    read_inputs: ReadInputs | None
     rescales: bool
     unseen: dict[str, str] = field(default_factory=dict)
+    attended: set[str] = field(default_factory=set)
     local: threading.local = field(default_factory=threading.local)
 
     @property
@@ -79,15 +177,36 @@ class Interception:
         frame = self.frames[-1]
         return replace(call, layer=frame.path, module=frame.module, context=frame.context)
 
+    def miss(self, path: str, module: nn.Module) -> None:
+        """Note a layer that ran without an attention call that can be seen."""
+        linear = any("linear" in type(part).__name__.lower() for part in (module, getattr(module, "processor", None)))
+        name = type(getattr(module, "processor", module)).__name__
+        why = "linear attention has no softmax" if linear else "ran without an attention call that can be seen"
+        if path not in self.attended:
+            self.unseen[path] = f"{name}: {why}"
+
     def passed(self) -> None:
         """Note that the innermost module has made an attention call."""
         self.frames[-1].attended = True
         for frame in self.frames:
             frame.seen = True
+            self.unseen.pop(frame.path, None)
+        self.attended.update(frame.path for frame in self.frames)
 
 
 active: list[Interception] = []
 """The interceptions that are on, those that rescale first."""
+
+
+def unfollowed(function: Callable) -> Callable:
+    """Run ``function`` without tracing what it computes."""
+
+    @wraps(function)
+    def run(*args: Any) -> Any:
+        with torch._C.DisableTorchFunction():
+            return function(*args)
+
+    return run
 
 
 def anybody() -> bool:
@@ -95,12 +214,33 @@ def anybody() -> bool:
     return any(interception.frames for interception in active)
 
 
-def call_of(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, is_causal: bool) -> AttentionCall:
-    """A call whose place is not known yet; q and k (batch, heads, tokens, d)."""
-    return AttentionCall("", NOWHERE, query.detach(), key.detach(), mask, scale, is_causal, None)
+def innermost() -> Frame | None:
+    """The innermost module that runs in this thread."""
+    return next((interception.frames[-1] for interception in active if interception.frames), None)
+
+
+def call_of(
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    is_causal: bool,
+    sides: tuple[Tensor, Tensor] | None = None,
+    counts: bool = True,
+) -> AttentionCall:
+    """A call with q and k (batch, heads, tokens, d), made by the innermost module.
+
+    ``sides`` are tensors that the trace has followed, if q and k themselves are not. A part of a call does not count.
+    """
+    call = AttentionCall("", NOWHERE, query.detach(), key.detach(), mask, scale, is_causal, None)
+    frame, forward = innermost(), running()
+    if frame is None or forward is None:
+        return call
+    return forward.placed(call, frame.module, sides or (query, key), counts)
 
 
 @torch.no_grad()
+@unfollowed
 def ask(call: AttentionCall) -> float | Tensor:
     """The factor on a call's scale: one number, or one per head (heads,); 1.0 leaves it alone."""
     factor: float | Tensor = 1.0
@@ -113,6 +253,7 @@ def ask(call: AttentionCall) -> float | Tensor:
 
 
 @torch.no_grad()
+@unfollowed
 def show(call: AttentionCall) -> None:
     """Tell whoever observes of a call, as the model then makes it."""
     for interception in active:

@@ -2,22 +2,28 @@
 
 import inspect
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from .arguments import TIMES, forward_of
+from .byhand import heads_of
 from .capture import AttentionCall, looks_like_attention
 from .errors import EntropyLabError
 
 Size = tuple[int, int]
 
-TIMES = ("timestep", "timesteps", "timestep_ratio", "t", "r")
-"""What the forward of a denoiser calls the time it is at; no text encoder or autoencoder takes one."""
+KINDS = ("self", "cross", "joint", "temporal")
+"""Kinds of attention; see ``kind_of``."""
 
 CONDITIONERS = ("ControlNet", "Adapter", "Autoencoder")
 """Parts of class names of models that run beside a denoiser."""
+
+DENOISERS = ("unet", "transformer", "prior", "decoder", "denoiser")
+"""What a pipeline calls its denoiser; asked where nothing takes a timestep."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class Layer:
 
     Attributes:
         path: module path from the pipeline, e.g. "unet.mid_block.attentions.0.transformer_blocks.0.attn1".
-        kind: "self" or "cross".
+        kind: "self" or "cross", as far as the module says before it runs.
         heads: number of attention heads (0 if the module does not say).
         processor: class name of the attention processor, or of the module itself if it has none.
     """
@@ -47,7 +53,11 @@ def denoisers(pipe: Any) -> dict[str, nn.Module]:
             f"pipe must be a diffusers pipeline or a torch.nn.Module. Got {type(pipe).__name__}; "
             "entropylab.load(...) loads a pipeline from a hub id or a folder."
         )
-    found = {name: part for name, part in components.items() if is_denoiser(part)}
+    modules = {name: part for name, part in components.items() if isinstance(part, nn.Module)}
+    timed = {name: part for name, part in modules.items() if takes_time(part)}
+    beside = [name for name, part in timed.items() if any(word in class_name(part) for word in CONDITIONERS)]
+    found = {name: part for name, part in timed.items() if name not in beside} or timed
+    found = found or {name: part for name, part in modules.items() if name in DENOISERS}
     if not found:
         raise EntropyLabError(
             f"{type(pipe).__name__} has no denoiser: none of its components {sorted(components)} is a module that "
@@ -56,25 +66,14 @@ def denoisers(pipe: Any) -> dict[str, nn.Module]:
     return found
 
 
-def is_denoiser(part: Any) -> bool:
-    """Whether a component of a pipeline denoises: a module whose forward takes a timestep."""
-    if not isinstance(part, nn.Module):
-        return False
-    taken = inspect.signature(forward_of(part)).parameters
-    name = type(getattr(part, "_orig_mod", part)).__name__
-    return any(time in taken for time in TIMES) and not any(word in name for word in CONDITIONERS)
+def takes_time(part: nn.Module) -> bool:
+    """Whether the forward of a component takes the time it is at."""
+    return any(name in TIMES or name.startswith("timestep") for name in inspect.signature(forward_of(part)).parameters)
 
 
-def forward_of(module: nn.Module) -> Any:
-    """The forward of a module's class, of what was compiled if it is compiled."""
-    own: Any = type(getattr(module, "_orig_mod", module))
-    return own.forward
-
-
-def schedulers(pipe: Any) -> list[Any]:
-    """The schedulers of ``pipe``; none for a bare module."""
-    components = {} if isinstance(pipe, nn.Module) else pipe.components
-    return [part for part in components.values() if hasattr(part, "step") and hasattr(part, "set_timesteps")]
+def class_name(part: nn.Module) -> str:
+    """Name of a module's class, of what was compiled if it is compiled."""
+    return type(getattr(part, "_orig_mod", part)).__name__
 
 
 def layers(pipe: Any) -> list[Layer]:
@@ -87,7 +86,7 @@ def layers(pipe: Any) -> list[Layer]:
         Layer(
             path.replace("._orig_mod", ""),
             declared_kind(module),
-            int(getattr(module, "heads", getattr(module, "num_heads", 0))),
+            heads_of(module),
             processor(module),
         )
         for name, root in denoisers(pipe).items()
@@ -97,6 +96,15 @@ def layers(pipe: Any) -> list[Layer]:
     if not found:
         raise EntropyLabError(f"{type(pipe).__name__} has no attention layer to measure.")
     return found
+
+
+def check_attends(pipe: Any) -> None:
+    """Raise an EntropyLabError if ``pipe`` has no denoiser, or one that is made of PyTorch's plain layers alone."""
+    for root in denoisers(pipe).values():
+        for module in root.modules():
+            if looks_like_attention(module) or not type(module).__module__.startswith("torch.nn"):
+                return
+    raise EntropyLabError(f"{type(pipe).__name__} has no attention layer to measure.")
 
 
 def processor(module: nn.Module) -> str:
@@ -110,11 +118,39 @@ def declared_kind(module: nn.Module) -> str:
 
 
 def kind_of(call: AttentionCall) -> str:
-    """Kind of an attention call: "cross" to other tokens, "joint" among its own and the others, or "self"."""
+    """Kind of an attention call.
+
+    "self" among tokens of one sort, "cross" to tokens of other sorts only, "joint" among image and text together, or
+    "temporal": among the frames of a video, place by place. Where it is not known what the tokens stand for, a layer
+    that is handed a context attends to it.
+    """
     queries, keys = call.query.shape[-2], call.key.shape[-2]
-    if call.context is not None:
-        return "joint" if keys > call.context else "cross"
-    return "self" if queries == keys else "cross"
+    if call.roles is not None:
+        kind = call.roles.kind
+    elif call.context is not None:
+        kind = "joint" if keys > call.context else "cross"
+    else:
+        kind = "self" if queries == keys else "cross"
+    return "temporal" if kind == "self" and is_temporal(call) else kind
+
+
+def is_temporal(call: AttentionCall) -> bool:
+    """Whether a call mixes the frames of a video: its batch holds every place apart, its tokens are the frames."""
+    if call.inputs is None or not call.inputs.frames:
+        return False
+    places, frames = call.query.shape[0] // call.inputs.batch, call.inputs.frames
+    hinted = re.search("temp|motion", call.layer) is not None
+    return places > 1 and (hinted or places not in frames) and (hinted or call.query.shape[-2] in frames)
+
+
+def part_of(call: AttentionCall, part: str) -> str:
+    """What the query rows of a call, or ``part`` of them, stand for: "image", "text", ..., "all", or "unknown"."""
+    if part:
+        return part
+    if call.roles is not None:
+        return call.roles.queries.parts[0]
+    told = call.inputs is None or not call.inputs.sources
+    return "all" if told and kind_of(call) != "joint" else "unknown"
 
 
 def block_of(path: str) -> str:
@@ -128,14 +164,18 @@ def block_of(path: str) -> str:
 
 def vae_factor(pipe: Any) -> int:
     """Pixels per latent pixel along one side."""
-    return int(getattr(pipe, "vae_scale_factor", 1) or 1)
+    levels = getattr(getattr(getattr(pipe, "vae", None), "config", None), "block_out_channels", None)
+    by_levels = 2 ** (len(levels) - 1) if isinstance(levels, list | tuple) else 1
+    return int(getattr(pipe, "vae_scale_factor", None) or by_levels)
 
 
 def size_multiple(pipe: Any) -> int:
     """Both sides of an image must be a multiple of this [pixels]."""
     patch = getattr(getattr(getattr(pipe, "transformer", None), "config", None), "patch_size", 1)
     patch = patch if isinstance(patch, int) else 1
-    return math.lcm(8, vae_factor(pipe) * patch)
+    processor = getattr(getattr(pipe, "image_processor", None), "config", {})
+    packed = processor.get("vae_scale_factor", 1) if isinstance(processor, Mapping) else 1
+    return math.lcm(8, vae_factor(pipe) * patch, packed)
 
 
 def check_sizes(pipe: Any, sizes: Any) -> list[Size]:
@@ -184,6 +224,12 @@ def round_to(side: int, multiple: int, up: bool) -> int:
     return (-(-side // multiple) if up else side // multiple) * multiple
 
 
+def default_size(pipe: Any) -> Size | None:
+    """Height and width that the pipeline samples if it is not told [pixels], as far as it says."""
+    side = getattr(pipe, "default_sample_size", None)
+    return (side * vae_factor(pipe), side * vae_factor(pipe)) if isinstance(side, int) else None
+
+
 def train_size(pipe: Any) -> Size | None:
     """Height and width that the pipeline was trained at [pixels], as far as its config says; else None."""
     sides = [getattr(getattr(part, "config", None), "sample_size", None) for part in denoisers(pipe).values()]
@@ -199,58 +245,45 @@ def train_size(pipe: Any) -> Size | None:
 def tokens_at(tokens: int, here: Size, there: Size) -> int | None:
     """How many tokens a self-attention layer has at latent size ``there`` if it has ``tokens`` at ``here``.
 
-    A level of a U-Net, or a patch embedding, divides both sides by some factor r; U-Nets round up, patches down.
-    None if no factor gives ``tokens``.
+    A level of a U-Net, or a patch embedding, divides both sides by some factor r; U-Nets round up, patches down. If no
+    factor gives ``tokens``, they grow with the area (a video has several frames); None if that gives no whole number.
     """
     for divide in (lambda side, r: -(-side // r), lambda side, r: side // r):
         for factor in (2**power for power in range(12)):
             if divide(here[0], factor) * divide(here[1], factor) == tokens:
                 return divide(there[0], factor) * divide(there[1], factor)
-    return None
+    then, left = divmod(tokens * there[0] * there[1], here[0] * here[1])
+    return then if left == 0 else None
 
 
-def train_tokens(call: AttentionCall, here: Size | None, there: Size | None) -> int | None:
-    """How many keys the layer that makes ``call`` has at the training size.
+def is_without_image(call: AttentionCall) -> bool:
+    """Whether a call is known to be among tokens that are not the image's."""
+    return call.roles is not None and "image" not in call.roles.queries.parts
+
+
+def image_keys(call: AttentionCall) -> int:
+    """How many of a call's keys grow with the image: none in cross and temporal attention, nor of text alone."""
+    kind, keys = kind_of(call), call.key.shape[-2]
+    if kind in ("cross", "temporal"):
+        return 0
+    if call.roles is not None:
+        return call.roles.keys.count("image", keys)
+    return keys - (call.context or 0 if kind == "joint" else 0)
+
+
+def grown_keys(call: AttentionCall, here: Size | None, there: Size | None) -> int | None:
+    """How many more keys than now the layer that makes ``call`` has at the training size; None if it can't be told.
 
     Args:
         call: an attention call at latent size ``here``.
         here: latent size (height, width) now, if known.
         there: latent size at the training size, if known.
     """
-    keys, kind = call.key.shape[-2], kind_of(call)
-    if kind == "cross":
-        return keys
-    text = call.context or 0
-    image = None if here is None or there is None else tokens_at(keys - text, here, there)
-    return None if image is None else image + text
-
-
-def latent_size(args: tuple, kwargs: dict) -> Size | None:
-    """Height and width of a denoiser's input (batch, channels, ..., height, width), from its forward's arguments."""
-    sample = next(
-        (v for v in (kwargs.get("sample"), kwargs.get("hidden_states"), *args[:1]) if isinstance(v, Tensor)), None
-    )
-    return (int(sample.shape[-2]), int(sample.shape[-1])) if sample is not None and sample.ndim >= 4 else None
-
-
-def timestep_of(root: nn.Module, args: tuple, kwargs: dict) -> Any:
-    """The timestep that a denoiser's forward was called with, as it came: a tensor, a number or None."""
-    names = list(inspect.signature(forward_of(root)).parameters)[1:]
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
-    return next((given[name] for name in TIMES if given.get(name) is not None), None)
-
-
-def batch_of(args: tuple, kwargs: dict) -> int:
-    """Batch size of a denoiser's input."""
-    tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.ndim > 1]
-    return int(tensors[0].shape[0]) if tensors else 1
-
-
-def branch_names(count: int) -> list[str]:
-    """Names of the guidance branches in the order in which diffusers batches them."""
-    if count == 2:
-        return ["uncond", "cond"]
-    return ["cond"] if count == 1 else [f"branch {index}" for index in range(count)]
+    now = image_keys(call)
+    if now == 0:
+        return 0
+    then = None if here is None or there is None else tokens_at(now, here, there)
+    return None if then is None else then - now
 
 
 def accepts(pipe: Any) -> set[str]:

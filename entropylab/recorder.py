@@ -1,29 +1,31 @@
 """``record``: measure attention while somebody else's code samples."""
 
 import copy
-import functools
-import inspect
 import json
-from collections import Counter
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-import torch
 import xarray as xr
 from torch import Tensor, nn
 
 from . import pipelines
-from .assemble import Cells, Run, check_keep
-from .capture import AttentionCall, Interception, intercept
+from .assemble import Cells, LayerLabel, Run, check_keep
+from .backends import native_attention
+from .capture import AttentionCall, Interception, intercept, leave_all
 from .dataset import describe
-from .errors import EntropyLabError
-from .pipelines import Size
+from .errors import EntropyLabError, EntropyLabWarning
+from .following import follow
+from .inputs import Inputs
+from .pipelines import KINDS, Size
 from .provenance import provenance
 from .reduce import Reduction, check_rows_count, check_statistics, is_listing
 from .scaling import known_train_size
+from .sight import Sight
+from .steps import DenoiserCall
 
 DEFAULT_STATISTICS = ("entropy", "sigma2")
 
@@ -44,15 +46,14 @@ class Recorder:
     cells: Cells = field(init=False)
     run: "Run | None" = None
     interception: Interception | None = None
-    calls: list[dict[str, Tensor]] = field(default_factory=list)
-    repeats: Counter = field(default_factory=Counter)
-    timestep: Any = None
-    latent: Size | None = None
-    forward_batch: int = 1
+    calls: list[DenoiserCall] = field(default_factory=list)
+    sight: Sight = field(init=False)
     follows: bool = False
+    foreign: bool = False
 
     def __post_init__(self) -> None:
         self.cells = Cells(self.reduction.names, self.keep)
+        self.sight = Sight(self.pipe)
 
     @property
     def unmeasured(self) -> dict[str, str]:
@@ -72,9 +73,9 @@ class Recorder:
         )
 
     def begin_run(self, **labels: Any) -> None:
-        """Start a new pipeline call; ``labels`` are those of Run (size, scaling, prompts, seeds)."""
+        """Start a new run, until ``finish_run``; ``labels`` are those of Run (size, scaling, prompts, seeds)."""
         self.finish_run()
-        self.run = Run(**labels)
+        self.run, self.foreign = Run(**labels), True
 
     def finish_run(self, whole: bool = True) -> None:
         """Take what the current pipeline call gave into the Dataset.
@@ -82,109 +83,91 @@ class Recorder:
         A step that did not end is dropped; so is a run that is not ``whole``, where samples are averaged.
         """
         if not self.follows:
-            self.finish_step(self.forward_batch)
+            self.finish_step()
         self.calls, self.follows = [], False
         if self.run is not None and self.run.steps and (whole or self.cells.keeps_samples):
             self.cells.add(self.run)
-        self.run = None
+        self.run, self.foreign = None, False
 
-    def on_forward(self, name: str, root: nn.Module, args: tuple, kwargs: dict) -> None:
+    def on_call(self, arguments: dict[str, Any]) -> None:
+        """The pipeline is called: a run of its own, unless ``measure`` has begun one."""
+        self.sight.on_call(arguments)
+        if self.foreign:
+            return
+        self.finish_run()
+        prompt = arguments.get("prompt")
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt or ()) if is_listing(prompt) else []
+        images = arguments.get("num_images_per_prompt") or 1
+        self.run = Run(self.sight.size, prompts=[text for text in prompts for _ in range(images)], is_call=True)
+
+    def on_end(self, failed: bool) -> None:
+        """The pipeline's call is over."""
+        self.sight.on_end(failed)
+        if self.interception is not None:
+            leave_all(self.interception)
+        if not self.foreign:
+            self.finish_run(whole=not failed)
+
+    def on_latents(self, latents: Tensor) -> None:
+        """The pipeline has made its latents."""
+        self.sight.on_latents(latents)
+
+    def on_timesteps(self) -> None:
+        """Sampling begins: with a pipeline call, or without one by the user's own loop."""
+        self.calls = []
+        if self.run is None:
+            self.run = Run()
+        elif self.run.steps and not self.foreign and not self.run.is_call:
+            self.finish_run()
+            self.run = Run()
+        self.follows = True
+
+    def on_step(self, combined: Any, sample: Any) -> None:
+        """A scheduler makes a step: what the denoiser calls since the last one gave is that step."""
+        self.finish_step(combined, sample)
+
+    def on_forward(self, name: str, root: nn.Module, inputs: Inputs) -> None:
         """A denoiser begins a forward pass; unless a scheduler that we follow ends the steps, each is one."""
         if not self.follows:
-            self.finish_step(self.forward_batch)
-        latent = pipelines.latent_size(args, kwargs) or self.latent
+            self.finish_step()
         if self.run is None:
-            self.begin_run()
-        self.timestep, self.latent = pipelines.timestep_of(root, args, kwargs), latent
-        self.forward_batch = pipelines.batch_of(args, kwargs)
-        self.calls.append({})
-        self.repeats.clear()
+            self.run = Run()
+        self.sight.on_forward(inputs)
+        self.calls.append(DenoiserCall(inputs))
+
+    def on_output(self, name: str, root: nn.Module, output: Any) -> None:
+        """A denoiser's forward pass has ended."""
+        if self.calls:
+            self.calls[-1].take_output(output)
 
     def on_attention(self, call: AttentionCall) -> None:
         """A layer attends: reduce it to a few numbers per head."""
         kind = pipelines.kind_of(call)
         if not self.calls or not self.is_chosen(call.layer, kind):
             return
-        self.repeats[call.layer] += 1
-        count = self.repeats[call.layer]
-        path = call.layer if count == 1 else f"{call.layer}:{count}"
-        self.calls[-1][path] = self.reduction(call)
-        if path not in self.cells.layers:
-            self.cells.layers[path] = (pipelines.block_of(call.layer), kind)
-        self.note_tokens(path, call)
+        base = call.layer if call.occurrence == 0 else f"{call.layer}:{call.occurrence + 1}"
+        for part, values in self.reduction(call).items():
+            path = f"{base}:{part}" if part else base
+            self.calls[-1].take(path, values, f"{call.layer}:{part}" if part else call.layer, call.occurrence)
+            if path not in self.cells.layers:
+                label = LayerLabel(call.layer, pipelines.block_of(call.layer), kind, pipelines.part_of(call, part))
+                self.cells.layers[path] = label
+            if self.run is not None and path not in self.run.grown:
+                trained = self.sight.latent_of(self.trained)
+                self.run.grown[path] = pipelines.grown_keys(call, self.sight.latent, trained)
 
     def is_chosen(self, layer: str, kind: str) -> bool:
         """Whether a layer is to be measured."""
         return not self.patterns or any(fnmatchcase(layer, p) or p == kind for p in self.patterns)
 
-    def note_tokens(self, path: str, call: AttentionCall) -> None:
-        """Remember how many keys a layer has at the training size."""
-        if path in self.cells.train_tokens:
+    def finish_step(self, combined: Any = None, sample: Any = None) -> None:
+        """What the denoiser calls since the last step gave becomes one step."""
+        calls, self.calls = self.calls, []
+        if self.run is None or not any(call.values for call in calls):
             return
-        factor = pipelines.vae_factor(self.pipe)
-        there = None if self.trained is None else (self.trained[0] // factor, self.trained[1] // factor)
-        self.cells.train_tokens[path] = pipelines.train_tokens(call, self.latent, there)
-
-    def finish_step(self, samples: int) -> None:
-        """The scheduler has made a step with ``samples`` images: what its denoiser calls gave becomes one step."""
-        calls = [call for call in self.calls if call]
-        self.calls = []
-        if not calls or self.run is None:
-            return
-        if self.run.size is None and self.latent is not None:
-            factor = pipelines.vae_factor(self.pipe)
-            self.run.size = (self.latent[0] * factor, self.latent[1] * factor)
-        paths = dict.fromkeys(path for call in calls for path in call)
-        step = {
-            path: torch.cat([by_branch(call[path], samples) for call in calls if path in call], 1) for path in paths
-        }
-        self.run.add_step(self.timestep, step)
-
-
-def by_branch(values: Tensor, samples: int) -> Tensor:
-    """(entries, batch, heads) of a batch that holds several guidance branches: (entries, branch, sample, heads)."""
-    batch = values.shape[1]
-    return values.unflatten(1, (-1, samples) if batch % samples == 0 else (1, batch))
-
-
-@contextmanager
-def follow_schedulers(recorder: Recorder) -> Iterator[None]:
-    """Let the schedulers tell where a pipeline call begins (``set_timesteps``) and a step ends (``step``).
-
-    Their class is replaced for the duration, not their methods: a pipeline may copy its scheduler, and asks for the
-    methods' signatures to know whether to hand over eta and generator.
-    """
-    followed = pipelines.schedulers(recorder.pipe)
-    classes = [type(scheduler) for scheduler in followed]
-    try:
-        for scheduler, own in zip(followed, classes, strict=True):
-            scheduler.__class__ = followed_class(own, recorder)
-        yield
-    finally:
-        for scheduler, own in zip(followed, classes, strict=True):
-            scheduler.__class__ = own
-
-
-def followed_class(own: Any, recorder: Recorder) -> Any:
-    """A scheduler class that tells ``recorder`` what it is asked to do, and else is ``own``."""
-    signature = inspect.signature(own.step)
-
-    @functools.wraps(own.set_timesteps)
-    def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> Any:
-        recorder.calls = []
-        if recorder.run is None or recorder.run.steps:
-            recorder.begin_run()
-        recorder.follows = True
-        return own.set_timesteps(self, *args, **kwargs)
-
-    @functools.wraps(own.step)
-    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        sample = signature.bind(self, *args, **kwargs).arguments.get("sample")
-        recorder.finish_step(len(sample) if isinstance(sample, Tensor) and sample.ndim else recorder.forward_batch)
-        return own.step(self, *args, **kwargs)
-
-    names = {"__module__": own.__module__, "__doc__": own.__doc__, "set_timesteps": set_timesteps, "step": step}
-    return type(own.__name__, (own,), names)
+        if self.run.size is None:
+            self.run.size = self.sight.size_of_latent()
+        self.run.add_step(calls, combined, sample)
 
 
 @contextmanager
@@ -205,7 +188,7 @@ def record(
             "sensitivity" [nats^2], "third" [nats^3], "fourth" [nats^4].
         rows: look at this many query rows only, a fixed random subset; None for all.
         layers: measure only layers whose path matches one of these patterns (``"*attn1"``) or that are of this kind
-            ("self", "cross").
+            ("self", "cross", "joint", "temporal").
         keep: dimensions to keep apart, of branch, sample, step, layer, head; the others are averaged. None keeps all.
         strict: raise if an attention layer ran that could not be measured, instead of naming it in the result.
 
@@ -223,10 +206,18 @@ def record(
 @contextmanager
 def watching(recorder: Recorder, strict: bool = False) -> Iterator[None]:
     """Let ``recorder`` watch its pipeline while the context lasts."""
+    roots = pipelines.denoisers(recorder.pipe)
     with ExitStack() as stack:
-        stack.enter_context(follow_schedulers(recorder))
+        stack.enter_context(native_attention(roots))
+        stack.enter_context(follow(recorder.pipe, recorder))
         recorder.interception = stack.enter_context(
-            intercept(pipelines.denoisers(recorder.pipe), recorder.on_attention, on_forward=recorder.on_forward)
+            intercept(
+                roots,
+                recorder.on_attention,
+                on_forward=recorder.on_forward,
+                on_output=recorder.on_output,
+                read_inputs=recorder.sight.read_inputs,
+            )
         )
         try:
             yield
@@ -234,14 +225,28 @@ def watching(recorder: Recorder, strict: bool = False) -> Iterator[None]:
             recorder.finish_run(whole=False)
             raise
         recorder.finish_run()
-    if strict and recorder.unmeasured:
-        raise EntropyLabError(f"attention layers ran that could not be measured: {recorder.unmeasured}")
+    report_unmeasured(recorder, strict)
+
+
+def report_unmeasured(recorder: Recorder, strict: bool) -> None:
+    """Say which attention layers ran and were not measured: a warning, or with ``strict`` an error."""
+    if not recorder.unmeasured:
+        return
+    listed = "; ".join(f"{path} ({reason})" for path, reason in recorder.unmeasured.items())
+    message = f"{len(recorder.unmeasured)} attention layers ran that could not be measured: {listed}"
+    if strict:
+        error = EntropyLabError(message)
+        if recorder.cells.timesteps:
+            error.dataset = recorder.dataset  # type: ignore[attr-defined]
+        raise error
+    warnings.warn(message, EntropyLabWarning, stacklevel=5)
 
 
 def new_recorder(
     pipe: Any, statistics: Any, rows: Any, layers: Any, keep: Any, train_size: Size | None = None
 ) -> Recorder:
     """A Recorder, its arguments checked."""
+    pipelines.check_attends(pipe)
     patterns = check_patterns(pipe, layers)
     reduction = Reduction(check_statistics(statistics), check_rows_count(rows))
     return Recorder(pipe, reduction, patterns, check_keep(keep), known_train_size(pipe, train_size))
@@ -249,16 +254,16 @@ def new_recorder(
 
 def check_patterns(pipe: Any, patterns: Any) -> tuple[str, ...]:
     """Layer patterns as a tuple; each must match some layer of ``pipe``."""
-    known = pipelines.layers(pipe)
     if patterns is None:
         return ()
+    known = pipelines.layers(pipe)
     chosen = (
         (patterns,) if isinstance(patterns, str) else tuple(patterns) if is_listing(patterns) else (repr(patterns),)
     )
     for pattern in chosen:
-        if not any(fnmatchcase(layer.path, pattern) or layer.kind == pattern for layer in known):
+        if pattern not in KINDS and not any(fnmatchcase(layer.path, pattern) for layer in known):
             raise EntropyLabError(
-                f"layers must be kinds or patterns of layer paths such as {known[0].path!r}. "
+                f"layers must be kinds ({', '.join(KINDS)}) or patterns of layer paths such as {known[0].path!r}. "
                 f"Got {pattern!r}, which matches none of the {len(known)} layers."
             )
     if not chosen:

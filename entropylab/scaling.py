@@ -4,8 +4,8 @@ import math
 import warnings
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from . import pipelines
+from .backends import native_attention
 from .capture import AttentionCall, intercept
-from .errors import EntropyLabError
-from .pipelines import Size
+from .errors import EntropyLabError, EntropyLabWarning
+from .following import follow
+from .inputs import Inputs
+from .pipelines import KINDS, Size
+from .sight import Sight
 
 Rule = Callable[[int, int], float]
 
@@ -42,7 +46,6 @@ class LayerRule(ABC):
         """The multiplier of one layer, or one per head (heads,)."""
 
 
-KINDS = ("self", "joint", "cross")
 NEEDS_CALIBRATION = ("invariant", "calibrated")
 
 
@@ -52,6 +55,7 @@ class NamedRule:
 
     name: str
     function: Rule | LayerRule
+    needs_sizes: bool = True
 
     @property
     def is_original(self) -> bool:
@@ -84,7 +88,7 @@ def named_rule(rule: Any) -> NamedRule:
         return NamedRule(rule, RULES[rule])
     if isinstance(rule, int | float) and not isinstance(rule, bool):
         check_multiplier(rule, "scaling")
-        return NamedRule(f"{rule:g}", lambda tokens, train_tokens: float(rule))
+        return NamedRule(f"{rule:g}", lambda tokens, train_tokens: float(rule), needs_sizes=False)
     if callable(rule):
         return NamedRule(getattr(rule, "__name__", type(rule).__name__), rule)
     raise EntropyLabError(
@@ -109,20 +113,24 @@ class Rescaling:
 
     def __init__(self, pipe: Any, rule: NamedRule, train_size: Size | None, kinds: Sequence[str]) -> None:
         self.rule, self.kinds = rule, tuple(kinds)
-        factor = pipelines.vae_factor(pipe)
-        self.trained = None if train_size is None else (train_size[0] // factor, train_size[1] // factor)
-        self.latent: Size | None = None
+        self.sight = Sight(pipe)
+        self.trained = self.sight.latent_of(train_size)
         self.ran = self.matched = False
         self.known: dict[tuple[str, int, Size | None], float | Tensor] = {}
 
-    def on_forward(self, name: str, root: nn.Module, args: tuple, kwargs: dict) -> None:
+    @property
+    def latent(self) -> Size | None:
+        """The latent size that the denoiser works at."""
+        return self.sight.latent
+
+    def on_forward(self, name: str, root: nn.Module, inputs: Inputs) -> None:
         """Remember the latent size that the denoiser works at."""
         self.ran = True
-        self.latent = pipelines.latent_size(args, kwargs) or self.latent
+        self.sight.on_forward(inputs)
 
     def on_attention(self, call: AttentionCall) -> float | Tensor | None:
-        """The multiplier for one attention call."""
-        if pipelines.kind_of(call) not in self.kinds:
+        """The multiplier for one attention call; tokens of text among themselves are left alone."""
+        if pipelines.kind_of(call) not in self.kinds or pipelines.is_without_image(call):
             return None
         self.matched = True
         key = (call.layer, call.key.shape[-2], self.latent)
@@ -160,15 +168,15 @@ class Rescaling:
 
     def train_tokens(self, call: AttentionCall, tokens: int) -> int:
         """T of the layer that makes ``call``."""
-        if self.rule.is_original:
+        if self.rule.is_original or not self.rule.needs_sizes:
             return tokens
-        found = pipelines.train_tokens(call, self.latent, self.trained)
-        if found is None:
+        grown = pipelines.grown_keys(call, self.latent, self.trained)
+        if grown is None:
             raise EntropyLabError(
                 f"the number of tokens at the training size can't be told for layer {call.layer} with N = {tokens} "
                 f"at latent size {self.latent}."
             )
-        return found
+        return tokens + grown
 
 
 busy: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
@@ -182,7 +190,7 @@ def rescaled(
 ) -> Iterator[Rescaling]:
     """The context behind ``rescale`` and ``measure``; see ``rescale``."""
     named = named_rule(rule)
-    trained = None if named.is_original else check_train_size(pipe, train_size)
+    trained = check_train_size(pipe, train_size) if named.needs_sizes and not named.is_original else None
     if isinstance(named.function, LayerRule):
         named.function.check(pipe)
     rescaling = Rescaling(pipe, named, trained, check_kinds(kinds))
@@ -191,13 +199,35 @@ def rescaled(
         raise EntropyLabError("pipe is rescaled already: end the other `rescale` (or `handle.remove()`) first.")
     busy.update(roots.values())
     try:
-        with intercept(roots, rescaling.on_attention, on_forward=rescaling.on_forward, rescales=True):
+        with ExitStack() as stack:
+            stack.enter_context(native_attention(roots))
+            stack.enter_context(follow(pipe, rescaling.sight))
+            interception = stack.enter_context(
+                intercept(
+                    roots,
+                    rescaling.on_attention,
+                    on_forward=rescaling.on_forward,
+                    read_inputs=rescaling.sight.read_inputs,
+                    rescales=True,
+                )
+            )
             yield rescaling
-            if rescaling.ran and not rescaling.matched and not named.is_original:
-                warnings.warn(f"rule {named.name!r} rescaled nothing: no layer of kind {kinds} ran.", stacklevel=3)
+            if not named.is_original:
+                warn_of_untouched(rescaling, interception.unseen, named, kinds)
     finally:
         for root in roots.values():
             busy.discard(root)
+
+
+def warn_of_untouched(rescaling: Rescaling, unseen: Mapping[str, str], rule: NamedRule, kinds: Any) -> None:
+    """Say so if nothing was rescaled, or if layers ran whose attention can't be."""
+    if rescaling.ran and not rescaling.matched:
+        message = f"rule {rule.name!r} rescaled nothing: no layer of kind {kinds} ran."
+    elif unseen:
+        message = f"rule {rule.name!r} could not rescale {', '.join(unseen)}"
+    else:
+        return
+    warnings.warn(message, EntropyLabWarning, stacklevel=5)
 
 
 def check_kinds(kinds: Any) -> tuple[str, ...]:

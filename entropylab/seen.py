@@ -1,5 +1,6 @@
-"""The two ways in which attention is computed, each as it is but for being seen: SDPA, and maps made by hand."""
+"""The ways in which attention is computed, each as it is but for being seen: SDPA, flex, and scores made by hand."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -7,21 +8,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .interception import anybody, ask, call_of, per_head, rescaled, show
+from .byhand import seen_softmaxes
+from .interception import anybody, ask, call_of, per_head, rescaled, show, unfollowed_here
+from .multihead import is_inside_multihead
 
-replaced: list[Callable[..., Tensor]] = []
-"""The attention function that ``seen_sdpa`` stands in for while it is on: PyTorch's, or what somebody put there."""
+originals: dict[str, Callable[..., Any]] = {}
+"""Name of a substitute -> what it stands in for while anybody looks: PyTorch's function, or what somebody put there."""
+
+replaced: list[tuple[Any, str, Any]] = []
+"""Owner, name and original of everything that is stood in for."""
 
 
 def begin_to_see() -> None:
-    """Put ``seen_sdpa`` in the place of the attention function."""
-    replaced.append(F.scaled_dot_product_attention)
-    F.scaled_dot_product_attention = seen_sdpa
+    """Stand in for the functions that compute attention, and for softmax."""
+    substitutes: list[tuple[Any, str, Callable[..., Any]]] = [
+        (F, "scaled_dot_product_attention", seen_sdpa),
+        *seen_softmaxes(),
+    ]
+    if (flex := sys.modules.get("torch.nn.attention.flex_attention")) is not None:
+        substitutes.append((flex, "flex_attention", seen_flex))
+    for owner, name, substitute in substitutes:
+        replaced.append((owner, name, getattr(owner, name)))
+        originals[substitute.__name__] = getattr(owner, name)
+        setattr(owner, name, substitute)
 
 
 def cease_to_see() -> None:
-    """Put the attention function back."""
-    F.scaled_dot_product_attention = replaced.pop()
+    """Put the functions back."""
+    while replaced:
+        setattr(*replaced.pop())
 
 
 def seen_sdpa(
@@ -35,9 +50,10 @@ def seen_sdpa(
     enable_gqa: bool = False,
 ) -> Tensor:
     """``F.scaled_dot_product_attention``, seen by the active interceptions; bit-identical unless the scale changes."""
-    if anybody():
+    if anybody() and not is_inside_multihead():
         own = query.shape[-1] ** -0.5 if scale is None else scale
-        call = call_of(in_four(query), in_four(key), attn_mask, own, is_causal)
+        mask = attn_mask[:, None] if query.ndim == 3 and attn_mask is not None and attn_mask.ndim == 3 else attn_mask
+        call = call_of(in_four(query), in_four(key), mask, own, is_causal)
         factor = ask(call)
         show(rescaled(call, factor))
         if isinstance(factor, Tensor):
@@ -45,7 +61,52 @@ def seen_sdpa(
         elif factor != 1.0:
             scale = factor * own
     more = {"enable_gqa": True} if enable_gqa else {}
-    return replaced[-1](query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
+    return originals["seen_sdpa"](query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
+
+
+def seen_flex(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    score_mod: Callable | None = None,
+    block_mask: Any = None,
+    scale: float | None = None,
+    **more: Any,
+) -> Any:
+    """``flex_attention``, seen by the active interceptions; its masks are laid out, a boolean a query and key."""
+    mask = flex_mask(query, key, score_mod, block_mask) if anybody() else None
+    if anybody() and (mask is not None or (score_mod is None and block_mask is None)):
+        own = query.shape[-1] ** -0.5 if scale is None else scale
+        call = call_of(query, key, mask, own, False)
+        factor = ask(call)
+        show(rescaled(call, factor))
+        if isinstance(factor, Tensor):
+            query = per_head(query, factor)
+        elif factor != 1.0:
+            scale = factor * own
+    with unfollowed_here() as trace:
+        found = originals["seen_flex"](query, key, value, score_mod, block_mask, scale, **more)
+    if trace is not None:
+        trace.inherit(found, query)
+    return found
+
+
+def flex_mask(query: Tensor, key: Tensor, score_mod: Callable | None, block_mask: Any) -> Tensor | None:
+    """What flex attention's functions say, as a mask (batch, heads, queries, keys); None if it is no mask."""
+    sides = (query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+    shape = (1, 1, *sides[2:]) if block_mask is None else (*block_mask.shape[:2], *sides[2:])
+    places = torch.meshgrid(*(torch.arange(side, device=query.device) for side in shape), indexing="ij")
+    left = None if block_mask is None else block_mask.mask_mod(*places).expand(shape)
+    if score_mod is None:
+        return left
+    try:
+        every = torch.meshgrid(*(torch.arange(side, device=query.device) for side in sides), indexing="ij")
+        added, shifted = (score_mod(query.new_full(sides, score), *every) for score in (0.0, 1.0))
+    except (RuntimeError, IndexError, TypeError):
+        return None
+    if not torch.allclose(shifted - added, torch.ones_like(added)):
+        return None
+    return added if left is None else added.masked_fill(~left, -torch.inf)
 
 
 def in_four(tokens: Tensor) -> Tensor:
@@ -85,7 +146,7 @@ class SeenScores:
         """The queries times the factor that is asked for."""
         heads = self.module.heads
         one_query, one_key = (part[:1].expand(heads, *part.shape[1:])[None] for part in (query, key))
-        factor = ask(call_of(one_query, one_key, mask, self.module.scale, False))
+        factor = ask(call_of(one_query, one_key, mask, self.module.scale, False, counts=False))
         if isinstance(factor, Tensor):
             begun = sum(len(part) for part, _, _ in self.slices)
             head = torch.arange(begun, begun + len(query), device=query.device) % heads

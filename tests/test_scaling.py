@@ -39,7 +39,8 @@ def test_training_tokens_of_every_level(image, trained, tokens, expected):
 def test_training_tokens_of_sizes_that_are_not_square_or_do_not_divide_evenly():
     assert [tokens_at(n, (36, 64), (64, 64)) for n in (2304, 576, 144, 40)] == [4096, 1024, 256, 64]
     assert [tokens_at(n, (27, 45), (64, 64)) for n in (27 * 45, 14 * 23, 7 * 12, 4 * 6)] == [4096, 1024, 256, 64]
-    assert tokens_at(1000, (64, 64), (64, 64)) is None
+    assert tokens_at(5 * 144, (36, 64), (64, 64)) == 5 * 256, "five frames"
+    assert tokens_at(1000, (36, 64), (64, 65)) is None
 
 
 @pytest.mark.parametrize("size", [(32, 32), (96, 96), (40, 72)])
@@ -197,7 +198,7 @@ def test_a_rule_that_finds_nothing_to_rescale_says_so(random_pipe):
 
 
 BAD = [
-    ("sqrt_log", {"kinds": ("slef",)}, "kinds must be some of self, joint, cross"),
+    ("sqrt_log", {"kinds": ("slef",)}, "kinds must be some of self, cross, joint, temporal"),
     ("sqrt-log", {}, "scaling must be one of original, sqrt_log"),
     (0, {}, "finite multiplier > 0"),
     (-2.0, {}, "finite multiplier > 0"),

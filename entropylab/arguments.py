@@ -1,0 +1,132 @@
+"""What the arguments of a denoiser's forward are: the image, text, references, the time. Knows diffusers' names."""
+
+import inspect
+import re
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import Tensor, nn
+
+from .inputs import Inputs
+from .tracing import Source
+
+TIMES = ("timestep", "timesteps", "timestep_ratio", "t", "r")
+"""What the forward of a denoiser calls the time it is at; no text encoder or autoencoder takes one."""
+
+NO_TOKENS = (
+    "mask",
+    "ids",
+    "rotary",
+    "rope",
+    "freq",
+    "residual",
+    "control",
+    "pool",
+    "size",
+    "shape",
+    "time",
+    "guidance",
+)
+"""Beginnings of words in names of inputs that are no tokens, or none of their own."""
+
+PICTURES = ("image", "img", "ref", "pixel", "vae", "video", "siglip")
+"""Beginnings of words in names of inputs, other than the image itself, that come from pictures."""
+
+
+def forward_of(module: nn.Module) -> Any:
+    """The forward of a module's class, of what was compiled if it is compiled."""
+    own: Any = type(getattr(module, "_orig_mod", module))
+    return own.forward
+
+
+def arguments(root: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
+    """The arguments of a forward by name."""
+    names = list(inspect.signature(forward_of(root)).parameters)[1:]
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def inputs_of(root: nn.Module, args: tuple, kwargs: dict, latents: int | None = None) -> Inputs:
+    """What a denoiser's forward was handed.
+
+    Args:
+        root: the denoiser.
+        args: its positional arguments.
+        kwargs: its arguments by name.
+        latents: how many tokens the image has, where it comes as tokens: further ones belong to reference images.
+    """
+    given = arguments(root, args, kwargs)
+    image_name = next(iter(list(inspect.signature(forward_of(root)).parameters)[1:]), "")
+    sources: dict[str, list[Source]] = {}
+    image: list[Tensor] = []
+    deciding: list[Tensor] = []
+    names: list[Hashable] = []
+    shapes: list[Hashable] = []
+    for path, leaf in leaves(given):
+        if not isinstance(leaf, Tensor):
+            if isinstance(leaf, int | str) and not path.startswith(TIMES):
+                shapes.append((path, leaf))
+            continue
+        names.append((path, leaf.ndim))
+        shapes.append((path, tuple(leaf.shape)))
+        if path.split(".")[0] == image_name:
+            image.append(leaf)
+            more = latents is not None and leaf.ndim == 3 and leaf.shape[1] > latents
+            sources.setdefault("image", []).append((leaf, slice(0, latents) if more else slice(None)))
+            if more:
+                sources.setdefault("reference", []).append((leaf, slice(latents, None)))
+        elif (colour := colour_of(path, leaf)) is not None:
+            sources.setdefault(colour, []).append((leaf, slice(None)))
+        if leaf.ndim > 1 and ("mask" in path or not leaf.is_floating_point()):
+            deciding.append(leaf)
+    if convolves(root):
+        sources.pop("image", None)
+    listed = isinstance(given.get(image_name), list | tuple)
+    times = [*TIMES, *(name for name in given if name.startswith("timestep"))]
+    timestep = next((given[name] for name in times if given.get(name) is not None), None)
+    if timestep is None:
+        sources = {}
+    return Inputs(image, listed, timestep, sources, tuple(names), tuple(shapes), deciding)
+
+
+def convolves(root: nn.Module) -> bool:
+    """Whether neighbours on a grid are mixed; then all tokens but text and references are the image's, no registers.
+
+    Following the image through every convolution would need as much memory as the model itself.
+    """
+    if root not in convolving:
+        convolving[root] = any(
+            isinstance(module, nn.Conv2d | nn.Conv3d)
+            and any(kernel > stride for kernel, stride in zip(module.kernel_size, module.stride, strict=True))
+            for module in root.modules()
+        )
+    return convolving[root]
+
+
+convolving: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Everything inside nested arguments, with its path."""
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from leaves(part, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, list | tuple):
+        for index, part in enumerate(value):
+            yield from leaves(part, f"{path}.{index}")
+    else:
+        yield path, value
+
+
+def colour_of(path: str, tensor: Tensor) -> str | None:
+    """What an input beside the image stands for: "text", "reference", or None if it is no tokens."""
+    if not tensor.is_floating_point():
+        return "text" if path.split(".")[0] == "input_ids" else None
+    listed = path[-1:].isdigit()
+    words = re.split(r"[._]", path)
+    are_tokens = tensor.ndim == 3 or (listed and tensor.ndim == 2) or path.startswith("encoder_hidden_states")
+    is_picture = any(word.startswith(PICTURES) for word in words)
+    is_denoised = path.endswith("hidden_states") and "encoder" not in words and not is_picture
+    if not are_tokens or is_denoised or any(word.startswith(NO_TOKENS) for word in words):
+        return None
+    return "reference" if is_picture else "text"

@@ -1,0 +1,161 @@
+"""Follow a pipeline: its call, its latents and the steps of its schedulers, while it samples as always.
+
+Methods are replaced in the classes for the duration, and tell of the followed objects only: a pipeline may copy its
+scheduler, compare its class, or ask for a method's signature, and finds all as it was.
+"""
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol
+from uuid import uuid4
+
+from torch import Tensor, nn
+
+
+class Listener(Protocol):
+    """What is told of a pipeline that samples."""
+
+    def on_call(self, arguments: dict[str, Any]) -> None:
+        """The pipeline is called with these arguments, by name."""
+
+    def on_end(self, failed: bool) -> None:
+        """The pipeline's call is over; ``failed`` if by an exception."""
+
+    def on_latents(self, latents: Tensor) -> None:
+        """The pipeline has made the latents to start from."""
+
+    def on_timesteps(self) -> None:
+        """A scheduler is asked to set its timesteps: sampling begins."""
+
+    def on_step(self, combined: Any, sample: Any) -> None:
+        """A scheduler makes a step with ``sample``, by the combination of what the denoiser returned."""
+
+
+MARK = "_followed_as"
+"""Attribute of a followed object, and so of its copies: a name under which its listeners are known."""
+
+lock = threading.RLock()
+listeners: dict[str, list[Listener]] = {}
+"""Name of a followed object -> who listens."""
+
+changed: dict[type, tuple[int, dict[str, Any]]] = {}
+"""Class -> how many of its objects are followed, and what it had of its own in the place of what was replaced."""
+
+
+@contextmanager
+def follow(pipe: Any, listener: Listener) -> Iterator[None]:
+    """Tell ``listener`` what ``pipe`` does, while the context lasts; a bare module does nothing of the kind."""
+    with ExitStack() as stack:
+        if not isinstance(pipe, nn.Module):
+            stack.enter_context(followed(pipe, listener, {"__call__": seen_call, "prepare_latents": seen_latents}))
+            for part in pipe.components.values():
+                if hasattr(part, "step") and hasattr(part, "set_timesteps"):
+                    methods = {"set_timesteps": seen_timesteps, "step": seen_step}
+                    stack.enter_context(followed(part, listener, methods))
+        yield
+
+
+@contextmanager
+def followed(thing: Any, listener: Listener, methods: Mapping[str, Callable[[Any], Any]]) -> Iterator[None]:
+    """Let ``listener`` be told of the methods of one object."""
+    own = type(thing)
+    with lock:
+        name = vars(thing).setdefault(MARK, uuid4().hex)
+        listeners.setdefault(name, []).append(listener)
+        count, before = changed.get(own, (0, {}))
+        if not count:
+            before = {method: vars(own).get(method) for method in methods if hasattr(own, method)}
+            for method in before:
+                setattr(own, method, methods[method](getattr(own, method)))
+        changed[own] = (count + 1, before)
+    try:
+        yield
+    finally:
+        with lock:
+            listeners[name].remove(listener)
+            if not listeners[name]:
+                del listeners[name], thing.__dict__[MARK]
+            count, before = changed.pop(own)
+            if count > 1:
+                changed[own] = (count - 1, before)
+            else:
+                put_back(own, before)
+
+
+def put_back(own: type, before: dict[str, Any]) -> None:
+    """Give a class its own methods again."""
+    for method, original in before.items():
+        if original is None:
+            delattr(own, method)
+        else:
+            setattr(own, method, original)
+
+
+def listeners_of(thing: Any) -> list[Listener]:
+    """Who listens to an object, or to what it is a copy of."""
+    return list(listeners.get(vars(thing).get(MARK, ""), ()))
+
+
+def seen_call(original: Any) -> Any:
+    """A pipeline's ``__call__`` that tells of itself."""
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = signature.bind_partial(self, *args, **kwargs).arguments if listeners_of(self) else {}
+        for listener in listeners_of(self):
+            listener.on_call({**given, **given.get("kwargs", {})})
+        failed = True
+        try:
+            found = original(self, *args, **kwargs)
+            failed = False
+            return found
+        finally:
+            for listener in listeners_of(self):
+                listener.on_end(failed)
+
+    return call
+
+
+def seen_latents(original: Any) -> Any:
+    """A pipeline's ``prepare_latents`` that tells what it made."""
+
+    @functools.wraps(original)
+    def prepare_latents(self: Any, *args: Any, **kwargs: Any) -> Any:
+        found = original(self, *args, **kwargs)
+        first = found[0] if isinstance(found, tuple | list) and found else found
+        for listener in listeners_of(self) if isinstance(first, Tensor) else ():
+            listener.on_latents(first)
+        return found
+
+    return prepare_latents
+
+
+def seen_timesteps(original: Any) -> Any:
+    """A scheduler's ``set_timesteps`` that tells of itself."""
+
+    @functools.wraps(original)
+    def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> Any:
+        for listener in listeners_of(self):
+            listener.on_timesteps()
+        return original(self, *args, **kwargs)
+
+    return set_timesteps
+
+
+def seen_step(original: Any) -> Any:
+    """A scheduler's ``step`` that tells what it is given."""
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        told = listeners_of(self)
+        given = signature.bind(self, *args, **kwargs).arguments if told else {}
+        for listener in told:
+            listener.on_step(given.get("model_output"), given.get("sample"))
+        return original(self, *args, **kwargs)
+
+    return step

@@ -1,0 +1,182 @@
+"""Which guidance branch is which: read off how the pipeline combines what its denoiser returned.
+
+Guidance makes a linear combination of the branches' outputs, say (1 - s) uncond + s cond. The coefficients, found by
+least squares, tell the conditional branch: its is the largest, in the direction of their sum (a pipeline may negate).
+No pipeline need be known for it. All is computed on the device; the host reads a few numbers when the run is over.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MOST_UNEXPLAINED = 0.5
+"""Share of what guidance does that the combination may leave unexplained: its strength may vary, or be limited."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What one guidance branch of one denoiser call was handed and returned: (samples, ...) each."""
+
+    output: Tensor
+    texts: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What names the branches of one step, on its way to the host.
+
+    Attributes:
+        branches: how many there are.
+        first: how many of them are of the step's first denoiser call.
+        is_step: whether a scheduler made the step; else it is a denoiser call, and nothing is known of its branches.
+        products: inner products of the branches' outputs, the scheduler's sample and the combination: none, or several
+            if there are several ways to find the image in the outputs.
+        alike: (branches, branches), whether two branches were handed the same text.
+        doubled: whether what was taken for samples is two branches: the scheduler's sample and the combination are
+            the same in both halves; None if that is out of the question.
+        halves: the evidence about these two.
+    """
+
+    branches: int
+    first: int = 0
+    is_step: bool = True
+    products: tuple[Tensor, ...] = ()
+    alike: Tensor | None = None
+    doubled: Tensor | None = None
+    halves: "Evidence | None" = None
+
+    def or_doubled(self, halves: Sequence[Branch | None], combined: Tensor, sample: Tensor) -> "Evidence":
+        """This evidence, with the possibility that the one branch is two."""
+        same = torch.stack(
+            [(one == other).all() for one, other in (both.chunk(2) for both in (combined, sample))]
+        ).all()
+        known = evidence(halves, combined.chunk(2)[0], sample.chunk(2)[0], 2)
+        return replace(self, doubled=to_host(same), halves=known)
+
+    def decided(self) -> "Evidence":
+        """The evidence that holds, now that the host may read it."""
+        return self.halves if self.halves is not None and bool(self.doubled) else self
+
+    def names(self) -> list[str]:
+        """The names of the branches, in the order in which they were computed; numbers where they can't be told."""
+        if not self.is_step:
+            return ["all"]
+        if self.branches == 1:
+            return ["cond"]
+        for products in (found.numpy() for found in self.products):
+            coefficients = combination(products, self.branches)
+            if coefficients is not None and self.alike is not None:
+                cond = int(np.argmax(coefficients * np.sign(coefficients.sum())))
+                return self.named(cond, self.alike.numpy(), products)
+        return [f"branch {index}" for index in range(self.branches)]
+
+    def named(self, cond: int, alike: np.ndarray, products: np.ndarray) -> list[str]:
+        """Names of all branches, one being known as "cond".
+
+        A branch that repeats it exactly is "cond" too. A further one with its text, or a later call with any text that
+        was there before, is "perturbed". Others are unconditional.
+        """
+        names = ["cond"] * self.branches
+        for index in range(self.branches):
+            apart = products[index, index] + products[cond, cond] - 2 * products[index, cond]
+            if index == cond or (alike[index, cond] and apart < 1e-11 * products[cond, cond]):
+                continue
+            again = index >= self.first and alike[index, :index].any()
+            base = "perturbed" if self.branches > 2 and (alike[index, cond] or again) else "uncond"
+            before = sum(name.split()[0] == base for name in names[:index])
+            names[index] = f"{base} {before + 1}" if before else base
+        return names
+
+
+NO_EVIDENCE = Evidence(1, is_step=False)
+"""Of a denoiser call that no scheduler follows."""
+
+
+def combination(products: np.ndarray, branches: int) -> np.ndarray | None:
+    """Coefficients of the branches in the combination, from inner products; None if it is no such combination.
+
+    Args:
+        products: inner products of [branches..., others..., combination], (n, n).
+        branches: how many of them are branches.
+    """
+    if not np.isfinite(products).all():
+        return None
+    size = np.sqrt(np.diag(products)).clip(1e-30)
+    scaled = products / np.outer(size, size)
+    found, unexplained = least_squares(scaled)
+    weights = np.zeros((len(size) - branches + 1, len(size)))
+    weights[0, :branches] = 1 / branches
+    weights[1:, branches:] = np.eye(len(size) - branches)
+    _, without_guidance = least_squares(weights @ scaled @ weights.T)
+    if without_guidance < 1e-13 or unexplained > MOST_UNEXPLAINED * without_guidance:
+        return None
+    return found[:branches] * size[-1] / size[:branches]
+
+
+def least_squares(products: np.ndarray) -> tuple[np.ndarray, float]:
+    """Coefficients of all but the last in the last, from inner products, and how much of its square is left over."""
+    found = np.linalg.lstsq(products[:-1, :-1], products[:-1, -1], rcond=1e-14)[0]
+    return found, float(products[-1, -1] - found @ products[:-1, -1])
+
+
+@torch.no_grad()
+def evidence(branches: Sequence[Branch | None], combined: Any, sample: Any, first: int) -> Evidence:
+    """Gather what names the branches of a step.
+
+    Args:
+        branches: what each branch was handed and returned, in the order of computation; None where that is unknown.
+        combined: what the pipeline hands to its scheduler: (samples, ...).
+        sample: the scheduler's sample, which may be mixed in.
+        first: how many branches the step's first denoiser call has.
+    """
+    known = [branch for branch in branches if branch is not None]
+    if len(known) < 2 or len(known) < len(branches) or not isinstance(combined, Tensor):
+        return Evidence(len(branches), first)
+    has_sample = isinstance(sample, Tensor) and sample.is_floating_point() and sample.ndim == combined.ndim
+    combined = combined[tuple(slice(0, side) for side in sample.shape)] if has_sample else combined
+    more = [sample] if has_sample and sample.shape == combined.shape else []
+    found = []
+    for outputs in zip(*(fitted(branch.output, combined) for branch in known), strict=True):
+        if all(output is not None for output in outputs):
+            rows = torch.stack([part.flatten().double() for part in (*outputs, *more, combined)])
+            found.append(to_host(rows @ rows.T))
+    alike = torch.stack([torch.stack([same_text(one, other) for other in known]) for one in known])
+    return Evidence(len(branches), first, products=tuple(found), alike=to_host(alike))
+
+
+def to_host(values: Tensor) -> Tensor:
+    """A copy on the host, which nobody waits for."""
+    return values.to("cpu", non_blocking=True)
+
+
+def fitted(output: Tensor, combined: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """A branch's output cut to the shape of the combination, from its front and from its back; None where it is not.
+
+    A learned variance and reference tokens stand behind the image, text may stand before it. Frames of a video may have
+    become images of a batch.
+    """
+    if output.ndim != combined.ndim:
+        if output.numel() != combined.numel():
+            return None, None
+        return output.reshape(combined.shape), output.transpose(1, 2).reshape(combined.shape)
+    if any(have < want for have, want in zip(output.shape, combined.shape, strict=True)):
+        return None, None
+    front = output[tuple(slice(0, want) for want in combined.shape)]
+    back = output[tuple(slice(have - want, have) for have, want in zip(output.shape, combined.shape, strict=True))]
+    return front, back
+
+
+def same_text(one: Branch, other: Branch) -> Tensor:
+    """Whether two branches were handed the same text: a boolean on the device."""
+    device = one.output.device
+    alike = len(one.texts) == len(other.texts) and all(
+        a.shape == b.shape for a, b in zip(one.texts, other.texts, strict=False)
+    )
+    if not alike:
+        return torch.zeros((), dtype=torch.bool, device=device)
+    equal = [(a == b).all().to(device) for a, b in zip(one.texts, other.texts, strict=True)]
+    return torch.stack(equal).all() if equal else torch.ones((), dtype=torch.bool, device=device)

@@ -1,0 +1,72 @@
+"""``nn.MultiheadAttention``: its fast path calls no attention function, so q and k are computed once more."""
+
+import inspect
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .interception import call_of, innermost, show
+
+
+def see_multihead(module: nn.MultiheadAttention, args: tuple, kwargs: dict) -> None:
+    """Tell the observers of the attention that a MultiheadAttention is about to compute; it cannot be rescaled."""
+    if module.bias_k is not None or module.add_zero_attn:
+        return
+    given = inspect.signature(nn.MultiheadAttention.forward).bind(module, *args, **kwargs).arguments
+    sides = [in_batches(module, given[name]) for name in ("query", "key")]
+    coloured = (sides[0][:, None], sides[1][:, None])
+    with torch.no_grad(), torch._C.DisableTorchFunction():
+        query, key = projected(module, *sides)
+        show(call_of(query, key, blocked_by(module, given), module.head_dim**-0.5, False, coloured))
+
+
+def is_inside_multihead() -> bool:
+    """Whether the innermost module is a MultiheadAttention, whose call was seen by its inputs."""
+    inner = innermost()
+    return inner is not None and isinstance(inner.module, nn.MultiheadAttention)
+
+
+def projected(module: nn.MultiheadAttention, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """The q and k (batch, heads, tokens, d) from tokens (batch, tokens, width)."""
+    bias = module.in_proj_bias
+    biases = (None, None) if bias is None else bias.chunk(3)[:2]
+    weights = (
+        (module.q_proj_weight, module.k_proj_weight)
+        if module.in_proj_weight is None
+        else module.in_proj_weight.chunk(3)[:2]
+    )
+    query, key = (F.linear(*parts) for parts in zip((query, key), weights, biases, strict=True))
+    return split(query, module), split(key, module)
+
+
+def in_batches(module: nn.MultiheadAttention, tokens: Tensor) -> Tensor:
+    """Tokens as (batch, tokens, width)."""
+    if tokens.ndim == 2:
+        return tokens[None]
+    return tokens if module.batch_first else tokens.transpose(0, 1)
+
+
+def split(tokens: Tensor, module: nn.MultiheadAttention) -> Tensor:
+    """(batch, tokens, width) as (batch, heads, tokens, d)."""
+    return tokens.unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
+
+
+def blocked_by(module: nn.MultiheadAttention, given: dict) -> Tensor | None:
+    """The module's two masks, in which True (or -inf) closes, as one mask in which True (or 0) lets through."""
+    masks = []
+    for name, heads in (("attn_mask", module.num_heads), ("key_padding_mask", 1)):
+        mask = given.get(name)
+        if mask is None:
+            continue
+        mask = mask[:, None, None, :] if name == "key_padding_mask" and mask.ndim == 2 else mask
+        mask = mask.unflatten(0, (-1, heads)) if mask.ndim == 3 else mask
+        masks.append(
+            torch.zeros_like(mask, dtype=torch.float32).masked_fill(mask, -torch.inf) if is_bool(mask) else mask
+        )
+    return None if not masks else masks[0] if len(masks) == 1 else masks[0] + masks[1]
+
+
+def is_bool(mask: Tensor) -> bool:
+    """Whether a mask is boolean."""
+    return mask.dtype == torch.bool

@@ -1,0 +1,64 @@
+"""What is known of the image that a pipeline is sampling: its size, its latent size, its tokens."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from . import pipelines
+from .arguments import inputs_of
+from .inputs import Inputs
+from .pipelines import Size
+
+
+class Sight:
+    """Follows a pipeline for the size that it samples; see ``following.Listener``.
+
+    Attributes:
+        size: (height, width) that the pipeline was asked for [pixels], if it was.
+        latent: latent size (height, width) of the denoiser's input, as far as it is known.
+        latents: how many tokens the image has, where the denoiser is handed tokens and no grid.
+    """
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe = pipe
+        self.size: Size | None = None
+        self.latent: Size | None = None
+        self.latents: int | None = None
+
+    def on_call(self, arguments: dict[str, Any]) -> None:
+        """The pipeline is called: its arguments may name the size."""
+        height, width = arguments.get("height"), arguments.get("width")
+        self.size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+    def on_end(self, failed: bool) -> None:
+        """The call is over."""
+        self.size = self.latents = None
+
+    def on_latents(self, latents: Tensor) -> None:
+        """The pipeline has made its latents: where they are tokens, they tell how many belong to the image."""
+        self.latents = latents.shape[1] if latents.ndim == 3 else None
+
+    def on_timesteps(self) -> None:
+        """Sampling begins."""
+
+    def on_step(self, combined: Any, sample: Any) -> None:
+        """A step is made."""
+
+    def read_inputs(self, root: nn.Module, args: tuple, kwargs: dict) -> Inputs:
+        """What a denoiser's forward was handed."""
+        return inputs_of(root, args, kwargs, self.latents)
+
+    def on_forward(self, inputs: Inputs) -> None:
+        """A denoiser begins a forward pass: its input may be a grid, else the size asked for tells what it would be."""
+        asked = self.latent_of(self.size or pipelines.default_size(self.pipe))
+        self.latent = inputs.latent_size or asked or self.latent
+
+    def latent_of(self, size: Size | None) -> Size | None:
+        """The latent size of an image of this size [pixels]."""
+        factor = pipelines.vae_factor(self.pipe)
+        return None if size is None else (size[0] // factor, size[1] // factor)
+
+    def size_of_latent(self) -> Size | None:
+        """The size of an image of the current latent size [pixels]."""
+        factor = pipelines.vae_factor(self.pipe)
+        return None if self.latent is None else (self.latent[0] * factor, self.latent[1] * factor)

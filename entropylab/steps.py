@@ -1,0 +1,117 @@
+"""One sampling step: the denoiser calls in it, and from them one array per layer with the guidance branches apart."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .guidance import Branch, Evidence, evidence
+from .inputs import Inputs
+
+
+class DenoiserCall:
+    """What one forward of a denoiser was handed, returned, and gave to measure.
+
+    Attributes:
+        inputs: what it was handed.
+        values: layer path -> (entries, images of all branches, heads), on the device.
+        output: (images of all branches, ...), or None if it can't be told.
+    """
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.inputs = inputs
+        self.values: dict[str, Tensor] = {}
+        self.alone: dict[str, list[str]] = {}
+        self.output: Tensor | None = None
+
+    def take(self, path: str, values: Tensor, layer: str = "", occurrence: int = 0) -> None:
+        """Take a reduced call, (entries, batch, heads), the ``occurrence``-th of what ``layer`` labels.
+
+        Frames or places in its batch are averaged. A layer that attends image by image has them put together.
+        """
+        batch, images = values.shape[1], self.inputs.batch
+        if batch > images and batch % images == 0:
+            values = values.unflatten(1, (images, -1)).nanmean(2)
+        self.values[path] = values
+        alone = self.alone.setdefault(layer, [])
+        if batch == 1 < images and occurrence == len(alone):
+            alone.append(path)
+            if len(alone) == images:
+                self.values[layer] = torch.cat([self.values.pop(each) for each in alone], 1)
+
+    def take_output(self, output: Any) -> None:
+        """Take what the forward returned: a tensor, the first of several, or one tensor per image."""
+        first = next(iter(output.values())) if isinstance(output, dict) else output
+        first = first[0] if isinstance(first, tuple) and first else first
+        if isinstance(first, list) and len({part.shape for part in first}) == 1:
+            first = torch.stack(first)
+        if isinstance(first, Tensor) and first.ndim and len(first) == self.inputs.batch:
+            self.output = first.detach()
+
+    def count(self, samples: int) -> int:
+        """How many guidance branches are in it, if so many images are sampled."""
+        return self.inputs.batch // samples if self.inputs.batch % samples == 0 else 1
+
+    def branches(self, samples: int) -> list[Branch | None]:
+        """What every guidance branch was handed and returned."""
+        count = self.count(samples)
+        if self.output is None:
+            return [None] * count
+        each = len(self.output) // count
+        return [Branch(self.output[i * each : (i + 1) * each], tuple(self.share(i, count))) for i in range(count)]
+
+    def share(self, index: int, count: int) -> Sequence[Tensor]:
+        """The text that one of so many branches was handed."""
+        texts, batch = self.inputs.texts, self.inputs.batch
+        if len(texts) == batch and self.inputs.listed:
+            each = batch // count
+            return texts[index * each : (index + 1) * each]
+        return [text.chunk(count)[index] if text.shape[0] == batch else text for text in texts]
+
+
+def samples_in(calls: Sequence[DenoiserCall], combined: Any, sample: Any) -> int:
+    """How many images are sampled: what the scheduler steps, else what the denoiser was handed."""
+    inputs = calls[0].inputs
+    for stepped in (sample, combined):
+        if isinstance(stepped, Tensor) and stepped.ndim and inputs.image:
+            count = len(stepped)
+            if stepped.ndim != inputs.image[0].ndim + inputs.listed:
+                each = sum(part.numel() for part in inputs.image) // inputs.batch
+                count = stepped.numel() // each if stepped.numel() % each == 0 else count
+            if inputs.batch % count == 0:
+                return count
+    return min(call.inputs.batch for call in calls)
+
+
+def by_branch(calls: Sequence[DenoiserCall], samples: int) -> dict[str, Tensor]:
+    """Layer path -> (entries, branch, sample, heads), NaN in branches in which the layer did not run.
+
+    A layer that attends in fewer branches than its call has does so in the first ones: perturbed ones come last.
+    """
+    counts = [call.count(samples) for call in calls]
+    found = {}
+    for path in dict.fromkeys(path for call in calls for path in call.values):
+        example = next(call.values[path] for call in calls if path in call.values)
+        pieces = []
+        for call, count in zip(calls, counts, strict=True):
+            width = samples if call.inputs.batch % samples == 0 else call.inputs.batch
+            whole = example.new_full((example.shape[0], count * width, example.shape[2]), torch.nan)
+            values = call.values.get(path)
+            if values is not None and values.shape[1] <= whole.shape[1] and values.shape[0] == whole.shape[0]:
+                whole[:, : values.shape[1]] = values
+            pieces.append(whole.unflatten(1, (count, width)))
+        widest = max(piece.shape[2] for piece in pieces)
+        padded = [torch.nn.functional.pad(p, (0, 0, 0, widest - p.shape[2]), value=torch.nan) for p in pieces]
+        found[path] = torch.cat(padded, 1)
+    return found
+
+
+def named_by(calls: Sequence[DenoiserCall], samples: int, combined: Any, sample: Any) -> Evidence:
+    """What names the branches of a step."""
+    branches = [call.branches(samples) for call in calls]
+    flat = [branch for call in branches for branch in call]
+    first = len(branches[0])
+    if len(flat) > 1 or calls[0].inputs.batch % 2 or not isinstance(sample, Tensor) or not isinstance(combined, Tensor):
+        return evidence(flat, combined, sample, first)
+    return evidence(flat, combined, sample, first).or_doubled(calls[0].branches(samples // 2), combined, sample)

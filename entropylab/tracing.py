@@ -1,0 +1,144 @@
+"""Which tokens of a model come from which of its inputs: values are followed, once, while the model runs.
+
+Every input of interest has a colour, say "text". Beside the tensors that depend on it runs a copy in which that input
+is NaN; what is NaN in the copy depends on the input. Attention mixes tokens, so each row that it returns counts as
+depending on its query alone: what remains is which rows *stand* for an input. The model's own values are computed as
+always.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils.weak import WeakIdKeyDictionary
+
+MIXERS = {"scaled_dot_product_attention", "multi_head_attention_forward", "_native_multi_head_attention"}
+"""Functions that are attention."""
+
+PRODUCTS = {"matmul", "__matmul__", "bmm", "baddbmm", "einsum", "mm"}
+"""Functions that apply a map made by hand to values."""
+
+CHANCE = ("rand", "normal_", "uniform_", "bernoulli", "multinomial", "exponential_", "dropout")
+"""Parts of names of functions that draw random numbers, which must be drawn once."""
+
+Source = tuple[Tensor, slice]
+"""An input and which of its tokens (its second dimension from the right, all of it for ``slice(None)``)."""
+
+
+class Trace(TorchFunctionMode):
+    """Follows what depends on which colour, while it is the active mode."""
+
+    def __init__(self, sources: Mapping[str, Sequence[Source]]) -> None:
+        super().__init__()
+        self.shadows = {colour: WeakIdKeyDictionary() for colour in sources}
+        self.numbers = {colour: WeakIdKeyDictionary() for colour in sources}
+        self.maps = WeakIdKeyDictionary()
+        self.depth = 0
+        self.failure: str | None = None
+        for colour, inputs in sources.items():
+            for tensor, tokens in inputs:
+                self.paint(colour, tensor, tokens)
+
+    def paint(self, colour: str, tensor: Tensor, tokens: slice) -> None:
+        """Give an input (or some of its tokens) a colour."""
+        if not tensor.is_floating_point():
+            self.numbers[colour][tensor] = True
+            return
+        copy = tensor.clone()
+        (copy if tokens == slice(None) else copy[..., tokens, :]).fill_(torch.nan)
+        self.shadows[colour][tensor] = copy
+
+    def depends(self, colour: str, tokens: Tensor) -> Tensor | None:
+        """Which tokens of (..., tokens, d) have a colour: boolean (..., tokens); None if none does."""
+        with torch._C.DisableTorchFunction():
+            shadow = self.shadows[colour].get(tokens)
+            return None if shadow is None else shadow.isnan().any(-1)
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        """Run ``func``, and follow it."""
+        kwargs = kwargs or {}
+        if self.failure is not None:
+            return func(*args, **kwargs)
+        self.depth += 1
+        try:
+            return self.follow(func, args, kwargs)
+        finally:
+            self.depth -= 1
+
+    def follow(self, func: Callable, args: tuple, kwargs: dict) -> Any:
+        """The result of ``func``, with its colours noted."""
+        name = getattr(func, "__name__", "")
+        leaves, shape = tree_flatten((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        changes = changes_in_place(name) and tensors and tensors[0] is leaves[0]
+        before = self.copies_before(tensors) if changes else {}
+        result = func(*args, **kwargs)
+        if name in MIXERS or not tensors:
+            self.inherit(result, kwargs.get("query", leaves[0]))
+            return result
+        from_map = [tensor in self.maps for tensor in tensors]
+        if name.endswith("softmax") or all(from_map):
+            self.note(self.maps, result)
+        elif not (any(from_map) and name in PRODUCTS) and not self.by_chance(name, kwargs):
+            try:
+                self.note_colours(func, leaves, shape, result, before)
+            except Exception as problem:  # a model's own function may do anything with a NaN
+                self.failure = f"{name}: {problem}"
+        return result
+
+    def inherit(self, result: Any, query: Any) -> None:
+        """The rows of what attention returns stand for what its query rows stand for; a single one is a pool's."""
+        if not isinstance(result, Tensor) or not isinstance(query, Tensor) or query.shape[-2] < 2:
+            return
+        for colour, shadows in self.shadows.items():
+            rows = self.depends(colour, query)
+            if rows is not None and rows.shape == result.shape[:-1]:
+                shadows[result] = result.masked_fill(rows[..., None], torch.nan)
+
+    def by_chance(self, name: str, kwargs: dict) -> bool:
+        """Whether a function draws random numbers."""
+        return any(part in name for part in CHANCE) and kwargs.get("training") is not False
+
+    def note(self, registry: WeakIdKeyDictionary, result: Any) -> None:
+        """Enter every tensor of a result."""
+        for leaf in tree_flatten(result)[0]:
+            if isinstance(leaf, Tensor):
+                registry[leaf] = True
+
+    def copies_before(self, tensors: list[Tensor]) -> dict[str, Tensor]:
+        """Per colour, a copy of the tensor that is about to be changed, where a colour is about to enter it."""
+        return {
+            colour: tensors[0].clone()
+            for colour, shadows in self.shadows.items()
+            if tensors[0] not in shadows and any(tensor in shadows for tensor in tensors[1:])
+        }
+
+    def note_colours(self, func: Callable, leaves: list, shape: Any, result: Any, before: dict[str, Tensor]) -> None:
+        """Run ``func`` on the copies of its arguments, for every colour that they have."""
+        for colour, shadows in self.shadows.items():
+            if func is F.embedding and leaves[0] in self.numbers[colour]:
+                shadows[result] = torch.full_like(result, torch.nan)
+                continue
+            if colour in before:
+                shadows[leaves[0]] = before[colour]
+            if not any(isinstance(leaf, Tensor) and leaf in shadows for leaf in leaves):
+                continue
+            swapped = [shadows.get(leaf, leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            has_tensors = any(isinstance(leaf, Tensor) for leaf in tree_flatten(result)[0])
+            if not has_tensors and not changes_in_place(getattr(func, "__name__", "")):
+                continue
+            args, kwargs = tree_unflatten(swapped, shape)
+            copy = func(*args, **kwargs)
+            for real, other in zip(tree_flatten(result)[0], tree_flatten(copy)[0], strict=True):
+                if isinstance(real, Tensor) and real is not other:
+                    shadows[real] = other
+
+
+def changes_in_place(name: str) -> bool:
+    """Whether a function of this name changes its first argument."""
+    special = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__"}
+    return name in special or (name.endswith("_") and not name.endswith("__"))

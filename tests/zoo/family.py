@@ -1,0 +1,60 @@
+"""What a family is: how to build one of its pipelines tiny, how to sample from it, and what is known beforehand."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of pipelines.
+
+    Attributes:
+        name: as people say it, e.g. "Stable Diffusion XL".
+        pipeline: class name of the pipeline that ``build`` makes.
+        build: a tiny pipeline with random weights: no network, the same weights whenever it is called.
+        sample: samples two steps from such a pipeline, from fixed seeds; returns the images or latents as one tensor.
+        size: (height, width) that ``sample`` asks the pipeline for [pixels]; not square where the family allows it.
+        branches: names of the guidance branches that a step of ``sample`` computes, as a set.
+        text: of families with joint attention of image and text alone, how many tokens of text stand among the keys,
+            and whether they stand "first" or "last"; None elsewhere, or where it differs by sample.
+        parts: of families in which other tokens join them: what some of them stand for -> first and last + 1.
+        asked: whether ``size`` is what ``sample`` asks for; else the pipeline has no such setting.
+    """
+
+    name: str
+    pipeline: str
+    build: Callable[[], Any]
+    sample: Callable[[Any], torch.Tensor]
+    size: tuple[int, int]
+    branches: tuple[str, ...] = ("cond", "uncond")
+    text: tuple[int, str] | None = None
+    parts: Mapping[str, tuple[int, int]] | None = None
+    asked: bool = True
+
+    def rows(self, part: str, queries: int) -> slice | None:
+        """Where query rows of joint attention stand that stand for ``part``, if that is known beforehand."""
+        if self.parts is not None:
+            return slice(*self.parts[part]) if part in self.parts else None
+        if self.text is None:
+            return None
+        count, side = self.text
+        text = slice(0, count) if side == "first" else slice(queries - count, queries)
+        image = slice(count, queries) if side == "first" else slice(0, queries - count)
+        return {"text": text, "image": image}.get(part)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    """A seeded generator on the CPU."""
+    return torch.Generator().manual_seed(seed)
+
+
+def sharpened(model: Any, factor: float = 4.0) -> Any:
+    """``model`` in eval mode, its query and key projections larger, so that attention is far from uniform."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if any(part in name for part in ("to_q.", "to_k.", "add_q_proj.", "add_k_proj.", "to_qkv", "q_proj.")):
+                weight.mul_(factor)
+    return model.eval()

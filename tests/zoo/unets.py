@@ -1,0 +1,382 @@
+"""U-Nets of Stable Diffusion and its relatives, and U-Nets without text."""
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .family import Family, generator, sharpened
+
+WIDTH, TOKENS = 16, 7
+"""Width and number of the text tokens of most families here."""
+
+SIZE = (64, 96)
+"""Height and width of most pictures here: 8 x 12 latents [pixels]."""
+
+PARTS = {"vae": None, "text_encoder": None, "tokenizer": None}
+UNCHECKED = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+
+
+def new(model_class: Callable[..., Any], **settings: Any) -> Any:
+    """A model with the same random weights whenever it is made; those that would start at zero are random too."""
+    torch.manual_seed(0)
+    model = model_class(**settings)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if not weight.any():
+                weight.normal_(std=0.1)
+    return sharpened(model)
+
+
+def ready(pipe: Any) -> Any:
+    """``pipe`` without its progress bar."""
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    """Random numbers from a fixed seed."""
+    return torch.randn(shape, generator=generator(seed))
+
+
+def prompts(batch: int = 1, width: int = WIDTH, tokens: int = TOKENS) -> dict[str, Tensor]:
+    """Embeddings of ``batch`` prompts and of as many negative ones."""
+    shape = (batch, tokens, width)
+    return {"prompt_embeds": normal(*shape, seed=1), "negative_prompt_embeds": normal(*shape, seed=2)}
+
+
+def two_steps(pipe: Any, **arguments: Any) -> Tensor:
+    """What ``pipe`` samples in two steps, with guidance unless the arguments say otherwise."""
+    batch = len(arguments.get("prompt_embeds", "?"))
+    generators = [generator(index) for index in range(batch)]
+    arguments = {"num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "latent"} | arguments
+    return pipe(generator=generators if batch > 1 else generators[0], return_dict=False, **arguments)[0]
+
+
+def at(size: tuple[int, int]) -> dict[str, int]:
+    """``size`` as pipelines take it."""
+    return {"height": size[0], "width": size[1]}
+
+
+def ddim(**settings: Any) -> Any:
+    """The scheduler of most families here."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(**{"steps_offset": 1, "clip_sample": False} | settings)
+
+
+def unet(**settings: Any) -> Any:
+    """A U-Net of two levels with self- and cross-attention, 2 heads; ``settings`` differ by family."""
+    from diffusers import UNet2DConditionModel
+
+    usual = {
+        "sample_size": 8,
+        "layers_per_block": 1,
+        "block_out_channels": (16, 32),
+        "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+        "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+        "cross_attention_dim": WIDTH,
+        "attention_head_dim": 2,
+        "norm_num_groups": 8,
+    }
+    return new(UNet2DConditionModel, **usual | settings)
+
+
+def vae(levels: int = 4) -> Any:
+    """A VAE that makes latents ``2 ** (levels - 1)`` times smaller than pictures, with attention in it."""
+    from diffusers import AutoencoderKL
+
+    return new(
+        AutoencoderKL,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=(8,) * levels,
+        norm_num_groups=4,
+    )
+
+
+def tokenizer() -> Any:
+    """A CLIPTokenizer of 24 tokens."""
+    from entropylab.models.text import new_tokenizer
+
+    return new_tokenizer(["a red car", "a blue house"])
+
+
+def text_encoder(model_class: str = "CLIPTextModel") -> Any:
+    """A CLIP text encoder, 128 wide, for ``tokenizer()``."""
+    import transformers
+
+    from entropylab.models.text import new_text_encoder
+
+    torch.manual_seed(0)
+    return new(getattr(transformers, model_class), config=new_text_encoder(tokenizer()).config)
+
+
+def build_stable(name: str = "StableDiffusionPipeline", scheduler: Any = None, **settings: Any) -> Any:
+    """A pipeline that takes what Stable Diffusion takes; ``settings`` are of its U-Net."""
+    import diffusers
+
+    return ready(getattr(diffusers, name)(**PARTS, **UNCHECKED, unet=unet(**settings), scheduler=scheduler or ddim()))
+
+
+def sample_stable(pipe: Any, batch: int = 1, size: tuple[int, int] = SIZE, **arguments: Any) -> Tensor:
+    """``batch`` prompts, given as embeddings."""
+    return two_steps(pipe, **at(size), **prompts(batch), **arguments)
+
+
+def build_stable_2() -> Any:
+    """Stable Diffusion 2: predicts velocities, linear projections, as many heads as channels allow."""
+    scheduler = ddim(prediction_type="v_prediction")
+    return build_stable(scheduler=scheduler, use_linear_projection=True, attention_head_dim=(2, 4))
+
+
+def build_consistency() -> Any:
+    """A latent consistency model."""
+    from diffusers import LCMScheduler
+
+    return build_stable("LatentConsistencyModelPipeline", LCMScheduler(), time_cond_proj_dim=32)
+
+
+def sample_consistency(pipe: Any) -> Tensor:
+    """Two prompts; the guidance scale is an input of the network."""
+    return two_steps(pipe, **at(SIZE), prompt_embeds=prompts(2)["prompt_embeds"], guidance_scale=8.5)
+
+
+def build_ldm() -> Any:
+    """Latent diffusion, text to image."""
+    from diffusers import LDMTextToImagePipeline
+    from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
+
+    words = tokenizer()
+    config = LDMBertConfig(
+        vocab_size=len(words), max_position_embeddings=77, encoder_layers=1, encoder_ffn_dim=32,
+        encoder_attention_heads=2, head_dim=8, d_model=WIDTH, pad_token_id=0,
+    )  # fmt: skip
+    return ready(LDMTextToImagePipeline(vae(), new(LDMBertModel, config=config), words, unet(), ddim()))
+
+
+def sample_ldm(pipe: Any) -> Tensor:
+    """Two prompts."""
+    return two_steps(pipe, prompt=["a red car", "a blue house"], **at(SIZE), output_type="pt")
+
+
+def build_xl(name: str = "StableDiffusionXLPipeline") -> Any:
+    """Stable Diffusion XL: no attention at the first level, two transformer blocks at the second."""
+    import diffusers
+
+    model = unet(
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + WIDTH,
+    )
+    seconds = {"text_encoder_2": None, "tokenizer_2": None}
+    return ready(getattr(diffusers, name)(**PARTS, **seconds, unet=model, scheduler=diffusers.EulerDiscreteScheduler()))
+
+
+def pooled(batch: int = 1) -> dict[str, Tensor]:
+    """Pooled embeddings of ``batch`` prompts and of as many negative ones."""
+    shape = (batch, WIDTH)
+    return {"pooled_prompt_embeds": normal(*shape, seed=3), "negative_pooled_prompt_embeds": normal(*shape, seed=4)}
+
+
+def sample_xl(pipe: Any, size: tuple[int, int], **arguments: Any) -> Tensor:
+    """Two prompts."""
+    return sample_stable(pipe, 2, size, **pooled(2), **arguments)
+
+
+def build_kolors() -> Any:
+    """Kolors: Stable Diffusion XL with a projection of the text."""
+    from diffusers import EulerDiscreteScheduler
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+        from diffusers.pipelines.kolors.pipeline_kolors import KolorsPipeline
+
+    model = unet(
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        encoder_hid_dim=24,
+        encoder_hid_dim_type="text_proj",
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + WIDTH,
+    )
+    return ready(KolorsPipeline(**PARTS, unet=model, scheduler=EulerDiscreteScheduler()))
+
+
+def sample_kolors(pipe: Any) -> Tensor:
+    """One prompt."""
+    return two_steps(pipe, **at((128, 192)), **prompts(width=24), **pooled())
+
+
+def build_gligen() -> Any:
+    """GLIGEN: pictures with phrases at boxes."""
+    from diffusers import StableDiffusionGLIGENPipeline
+
+    model = unet(attention_type="gated", cross_attention_dim=128)
+    parts = {"vae": None, "text_encoder": text_encoder(), "tokenizer": tokenizer(), **UNCHECKED}
+    return ready(StableDiffusionGLIGENPipeline(**parts, unet=model, scheduler=ddim()))
+
+
+def sample_gligen(pipe: Any) -> Tensor:
+    """One prompt, two boxes; grounded in the first of the two steps only."""
+    boxes = {"gligen_phrases": ["a red car", "a blue house"], "gligen_boxes": [[0.1, 0.2, 0.5, 0.6], [0.5, 0, 1, 1]]}
+    return two_steps(pipe, **at(SIZE), **prompts(width=128), **boxes, gligen_scheduled_sampling_beta=0.5)
+
+
+def build_ip_adapter() -> Any:
+    """Stable Diffusion with an IP-Adapter: 4 tokens of an image beside those of the text."""
+    pipe = build_stable()
+    places = [name.removesuffix(".processor") for name in pipe.unet.attn_processors if "attn2" in name]
+    adapter = {}
+    for index, place in enumerate(places):
+        width = pipe.unet.get_submodule(place).to_k.out_features
+        for part in ("k", "v"):
+            adapter[f"{2 * index + 1}.to_{part}_ip.weight"] = normal(width, WIDTH, seed=index)
+    projection = {"proj.weight": normal(4 * WIDTH, 12), "proj.bias": normal(4 * WIDTH)}
+    projection |= {"norm.weight": torch.ones(WIDTH), "norm.bias": torch.zeros(WIDTH)}
+    weights = {"image_proj": projection, "ip_adapter": adapter}
+    pipe.load_ip_adapter(weights, subfolder="", weight_name="", image_encoder_folder=None)
+    return pipe
+
+
+def build_controlnet() -> Any:
+    """Stable Diffusion with a ControlNet, which has attention of its own."""
+    from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+
+    model = unet()
+    control = new(
+        ControlNetModel,
+        **{name: model.config[name] for name in ("down_block_types", "block_out_channels", "layers_per_block")},
+        **{name: model.config[name] for name in ("cross_attention_dim", "attention_head_dim", "norm_num_groups")},
+        conditioning_embedding_out_channels=(4, 8, 8, 8),
+    )
+    parts = {**PARTS, **UNCHECKED, "unet": model, "controlnet": control}
+    return ready(StableDiffusionControlNetPipeline(**parts, scheduler=ddim()))
+
+
+def sample_attend(pipe: Any) -> Tensor:
+    """One prompt, of which the second and fourth tokens are to be attended to more."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.meshgrid: in an upcoming release", UserWarning)
+        return sample_stable(pipe, prompt=None, token_indices=[1, 3], attn_res=(8, 12), thresholds={})
+
+
+def build_pix2pix() -> Any:
+    """InstructPix2Pix: edits an image."""
+    from diffusers import StableDiffusionInstructPix2PixPipeline
+
+    parts = {**PARTS, **UNCHECKED, "vae": vae(), "unet": unet(in_channels=8)}
+    return ready(StableDiffusionInstructPix2PixPipeline(**parts, scheduler=ddim()))
+
+
+def picture(size: tuple[int, int] = SIZE) -> Tensor:
+    """A random picture with values in [0, 1]."""
+    return normal(1, 3, *size, seed=5).sigmoid()
+
+
+def build_unconditional(name: str, scheduler: str) -> Any:
+    """A pipeline of pictures without text, 16 x 24 pixels, attention at the second level."""
+    import diffusers
+
+    model = new(
+        diffusers.UNet2DModel,
+        sample_size=(16, 24),
+        block_out_channels=(16, 32),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        attention_head_dim=8,
+        norm_num_groups=8,
+    )
+    return ready(getattr(diffusers, name)(unet=model, scheduler=getattr(diffusers, scheduler)()))
+
+
+def sample_unconditional(pipe: Any, output_type: str) -> Tensor:
+    """Two pictures."""
+    generators = [generator(0), generator(1)]
+    arguments = {"batch_size": 2, "num_inference_steps": 2, "output_type": output_type, "return_dict": False}
+    return torch.as_tensor(pipe(generator=generators, **arguments)[0])
+
+
+def stable(name: str, pipeline: str, size: tuple[int, int] = SIZE, branches: Any = None, **arguments: Any) -> Family:
+    """A family that is built as Stable Diffusion is and differs in how it samples."""
+    build, sample = partial(build_stable, pipeline), partial(sample_stable, size=size, **arguments)
+    return Family(name, pipeline, build, sample, size, branches or ("cond", "uncond"))
+
+
+XL_SIZE = (128, 192)
+
+FAMILIES = [
+    stable("Stable Diffusion 1", "StableDiffusionPipeline", batch=2),
+    Family(
+        "Stable Diffusion 2",
+        "StableDiffusionPipeline",
+        build_stable_2,
+        partial(sample_stable, batch=2, size=SIZE),
+        SIZE,
+    ),
+    Family("Latent Diffusion", "LDMTextToImagePipeline", build_ldm, sample_ldm, SIZE),
+    Family(
+        "Latent Consistency", "LatentConsistencyModelPipeline", build_consistency, sample_consistency, SIZE, ("cond",)
+    ),
+    Family("Stable Diffusion XL", "StableDiffusionXLPipeline", build_xl, partial(sample_xl, size=XL_SIZE), XL_SIZE),
+    Family("Kolors", "KolorsPipeline", build_kolors, sample_kolors, XL_SIZE),
+    Family("GLIGEN", "StableDiffusionGLIGENPipeline", build_gligen, sample_gligen, SIZE),
+    stable("Perturbed-Attention Guidance", "StableDiffusionPAGPipeline", branches=("cond", "uncond", "perturbed")),
+    stable("Self-Attention Guidance", "StableDiffusionSAGPipeline", branches=("cond", "uncond", "perturbed")),
+    stable("MultiDiffusion Panorama", "StableDiffusionPanoramaPipeline", size=(32, 576)),
+    Family(
+        "IP-Adapter",
+        "StableDiffusionPipeline",
+        build_ip_adapter,
+        partial(sample_stable, ip_adapter_image_embeds=[normal(2, 1, 12, seed=6)]),
+        SIZE,
+    ),
+    Family(
+        "ControlNet",
+        "StableDiffusionControlNetPipeline",
+        build_controlnet,
+        partial(sample_stable, image=picture()),
+        SIZE,
+    ),
+    Family(
+        "Attend-and-Excite",
+        "StableDiffusionAttendAndExcitePipeline",
+        partial(build_stable, "StableDiffusionAttendAndExcitePipeline"),
+        sample_attend,
+        SIZE,
+        branches=("cond", "uncond", "perturbed"),
+    ),
+    Family(
+        "InstructPix2Pix",
+        "StableDiffusionInstructPix2PixPipeline",
+        build_pix2pix,
+        lambda pipe: two_steps(pipe, **prompts(), image=picture()),
+        SIZE,
+        ("cond", "image", "uncond"),
+    ),
+    Family(
+        "DDPM",
+        "DDPMPipeline",
+        partial(build_unconditional, "DDPMPipeline", "DDPMScheduler"),
+        partial(sample_unconditional, output_type="np"),
+        (16, 24),
+        ("cond",),
+    ),
+    Family(
+        "DDIM",
+        "DDIMPipeline",
+        partial(build_unconditional, "DDIMPipeline", "DDIMScheduler"),
+        partial(sample_unconditional, output_type="pt"),
+        (16, 24),
+        ("cond",),
+    ),
+]

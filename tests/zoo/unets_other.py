@@ -1,0 +1,336 @@
+"""U-Nets, priors and decoders of other makes than Stable Diffusion's."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .family import Family, generator
+from .unets import SIZE, TOKENS, WIDTH, at, new, normal, prompts, ready, text_encoder, tokenizer, two_steps, unet
+
+ADDED = {
+    "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+    "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+    "attention_head_dim": 16,
+    "resnet_time_scale_shift": "scale_shift",
+}
+"""Of U-Nets that attend to the image and to the text at once."""
+
+
+def ddpm() -> Any:
+    """A scheduler for networks that predict a variance too."""
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler(variance_type="learned_range")
+
+
+def movq() -> Any:
+    """Kandinsky's autoencoder: latents 4 times smaller than pictures."""
+    from diffusers import VQModel
+
+    return new(
+        VQModel,
+        block_out_channels=(8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        latent_channels=4,
+        num_vq_embeddings=8,
+        norm_num_groups=4,
+    )
+
+
+def build_kandinsky() -> Any:
+    """Kandinsky 2.1's decoder: its text stands behind 10 tokens of an image embedding."""
+    from diffusers import KandinskyPipeline
+    from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
+
+    words = tokenizer()
+    config = MCLIPConfig(
+        transformerDimSize=24, imageDimSize=WIDTH, vocab_size=len(words), hidden_size=24, num_hidden_layers=1,
+        num_attention_heads=2, intermediate_size=24, max_position_embeddings=80, pad_token_id=1,
+    )  # fmt: skip
+    model = unet(
+        **ADDED, out_channels=8, encoder_hid_dim=24, encoder_hid_dim_type="text_image_proj",
+        addition_embed_type="text_image",
+    )  # fmt: skip
+    return ready(KandinskyPipeline(new(MultilingualCLIP, config=config), words, model, ddpm(), movq()))
+
+
+def build_kandinsky_22() -> Any:
+    """Kandinsky 2.2's decoder: of text it knows the image embedding that the prior made."""
+    from diffusers import KandinskyV22Pipeline
+
+    model = unet(
+        **ADDED, out_channels=8, encoder_hid_dim=12, encoder_hid_dim_type="image_proj", addition_embed_type="image"
+    )
+    return ready(KandinskyV22Pipeline(model, ddpm(), movq()))
+
+
+def images(batch: int, width: int) -> dict[str, Tensor]:
+    """Image embeddings, as Kandinsky's priors make them."""
+    return {"image_embeds": normal(batch, width, seed=3), "negative_image_embeds": normal(batch, width, seed=4)}
+
+
+def build_kandinsky_3() -> Any:
+    """Kandinsky 3: its text has a padding mask."""
+    from diffusers import DDPMScheduler, Kandinsky3Pipeline
+    from diffusers.models.unets.unet_kandinsky3 import Kandinsky3UNet
+
+    model = new(
+        Kandinsky3UNet, time_embedding_dim=16, groups=4, attention_head_dim=8, layers_per_block=2,
+        block_out_channels=(8, 16, 16, 16), cross_attention_dim=WIDTH, encoder_hid_dim=24,
+    )  # fmt: skip
+    return ready(
+        Kandinsky3Pipeline(tokenizer=None, text_encoder=None, unet=model, scheduler=DDPMScheduler(), movq=None)
+    )
+
+
+def sample_kandinsky_3(pipe: Any) -> Tensor:
+    """Two prompts, of 5 and 7 tokens, and negative ones of 3."""
+    lengths = {"attention_mask": (5, 7), "negative_attention_mask": (3, 3)}
+    masks = {name: torch.arange(TOKENS) < torch.tensor(kept)[:, None] for name, kept in lengths.items()}
+    return two_steps(pipe, **at((192, 256)), **prompts(2, 24), **{name: mask.long() for name, mask in masks.items()})
+
+
+def new_prior(**settings: Any) -> Any:
+    """A prior: a transformer over 24 tokens of text, then an embedding of the text, the time, the image, a blank."""
+    from diffusers import PriorTransformer
+
+    return new(
+        PriorTransformer, num_attention_heads=2, attention_head_dim=8, num_layers=2, embedding_dim=128,
+        num_embeddings=24, **settings,
+    )  # fmt: skip
+
+
+def build_prior(name: str) -> Any:
+    """A prior of Kandinsky 2.1 or 2.2."""
+    import diffusers
+
+    parts = {"image_encoder": None, "image_processor": None, "tokenizer": tokenizer(), "prior": new_prior()}
+    words = text_encoder("CLIPTextModelWithProjection")
+    scheduler = diffusers.UnCLIPScheduler(prediction_type="sample", clip_sample_range=5.0)
+    return ready(getattr(diffusers, name)(**parts, text_encoder=words, scheduler=scheduler))
+
+
+def sample_prior(pipe: Any) -> Tensor:
+    """A prompt and a negative prompt, which the pipeline makes a second sample of."""
+    return two_steps(pipe, prompt="a red car", negative_prompt="a house of two floors", output_type="pt")
+
+
+def build_if(name: str = "IFPipeline", **settings: Any) -> Any:
+    """DeepFloyd IF, in pixels."""
+    import diffusers
+
+    usual = {
+        "sample_size": 16, "in_channels": 3, "out_channels": 6, "encoder_hid_dim": 24,
+        "encoder_hid_dim_type": "text_proj", "addition_embed_type": "text", "addition_embed_type_num_heads": 2,
+        "cross_attention_dim": 32, "cross_attention_norm": "group_norm",
+    }  # fmt: skip
+    parts = {"tokenizer": None, "text_encoder": None, "safety_checker": None, "feature_extractor": None}
+    parts |= {"watermarker": None, "requires_safety_checker": False, "scheduler": ddpm()}
+    if "SuperResolution" in name:
+        parts["image_noising_scheduler"] = diffusers.DDPMScheduler()
+    return ready(getattr(diffusers, name)(**parts, unet=unet(**ADDED | usual | settings)))
+
+
+def sample_if(pipe: Any, **arguments: Any) -> Tensor:
+    """Two prompts."""
+    return two_steps(pipe, **at((16, 24)), **prompts(2, 24), output_type="pt", **arguments)
+
+
+def pooled(tokens: int = 1) -> dict[str, Tensor]:
+    """Pooled embeddings of a prompt and of a negative one, as Stable Cascade takes them."""
+    names = ("prompt_embeds_pooled", "negative_prompt_embeds_pooled")
+    return {name: normal(1, tokens, WIDTH, seed=3 + number) for number, name in enumerate(names)}
+
+
+def cascade(**settings: Any) -> Any:
+    """A U-Net of Stable Cascade."""
+    from diffusers.models.unets.unet_stable_cascade import StableCascadeUNet
+
+    usual = {
+        "in_channels": 4,
+        "out_channels": 4,
+        "timestep_ratio_embedding_dim": 8,
+        "conditioning_dim": 32,
+        "block_out_channels": (32, 32),
+        "num_attention_heads": (2, 2),
+        "down_num_layers_per_block": (1, 1),
+        "up_num_layers_per_block": (1, 1),
+        "clip_text_pooled_in_channels": WIDTH,
+    }
+    return new(StableCascadeUNet, **usual | settings)
+
+
+def build_cascade_prior() -> Any:
+    """Stable Cascade's prior: image tokens attend to themselves and to 7 + 4 + 4 of text and image behind them."""
+    from diffusers import DDPMWuerstchenScheduler, StableCascadePriorPipeline
+
+    prior = cascade(clip_text_in_channels=WIDTH, clip_image_in_channels=12, switch_level=(False,))
+    return ready(StableCascadePriorPipeline(None, text_encoder(), prior, DDPMWuerstchenScheduler()))
+
+
+def sample_cascade_prior(pipe: Any) -> Tensor:
+    """One prompt and an image, for 6 x 9 tokens."""
+    image = {"image_embeds": normal(1, 1, 12, seed=5)}
+    return two_steps(pipe, **at((256, 384)), **prompts(), **pooled(), **image, output_type="pt")
+
+
+def build_cascade_decoder() -> Any:
+    """Stable Cascade's decoder: no attention at its first level."""
+    from diffusers import DDPMWuerstchenScheduler, StableCascadeDecoderPipeline
+
+    blocks = ("SDCascadeResBlock", "SDCascadeTimestepBlock")
+    decoder = cascade(
+        patch_size=2,
+        block_out_channels=(16, 32),
+        num_attention_heads=(-1, 2),
+        block_types_per_layer=(blocks, (*blocks, "SDCascadeAttnBlock")),
+        timestep_conditioning_type=("sca",),
+        effnet_in_channels=4,
+    )
+    parts = {"tokenizer": None, "text_encoder": None, "vqgan": None, "scheduler": DDPMWuerstchenScheduler()}
+    return ready(StableCascadeDecoderPipeline(decoder, **parts))
+
+
+def sample_cascade_decoder(pipe: Any) -> Tensor:
+    """One prompt, for 8 x 10 tokens."""
+    arguments = {"num_inference_steps": 2, "guidance_scale": 2.0, "output_type": "latent", "generator": generator()}
+    return pipe(normal(1, 4, 3, 4, seed=6), **prompts(), **pooled(), **arguments).images
+
+
+def build_wuerstchen_prior() -> Any:
+    """Würstchen's prior: image tokens attend to themselves and to text behind them, without SDPA."""
+    from diffusers import DDPMWuerstchenScheduler, WuerstchenPriorPipeline
+    from diffusers.pipelines.deprecated.wuerstchen import WuerstchenPrior
+
+    prior = new(WuerstchenPrior, c_in=4, c=32, c_cond=WIDTH, c_r=8, depth=2, nhead=2)
+    return ready(WuerstchenPriorPipeline(None, text_encoder(), prior, DDPMWuerstchenScheduler()))
+
+
+def build_wuerstchen() -> Any:
+    """Würstchen's decoder."""
+    from diffusers import DDPMWuerstchenScheduler, WuerstchenDecoderPipeline
+    from diffusers.pipelines.deprecated.wuerstchen import WuerstchenDiffNeXt
+
+    decoder = new(
+        WuerstchenDiffNeXt, c_r=8, c_cond=WIDTH, c_hidden=[16, 32], nhead=[-1, 2], blocks=[1, 1],
+        level_config=["CT", "CTA"], inject_effnet=[False, True], effnet_embd=4, clip_embd=128,
+    )  # fmt: skip
+    return ready(WuerstchenDecoderPipeline(tokenizer(), text_encoder(), decoder, DDPMWuerstchenScheduler(), vqgan=None))
+
+
+def sample_wuerstchen(pipe: Any) -> Tensor:
+    """One prompt, for 8 x 16 tokens."""
+    arguments = {"num_inference_steps": 2, "guidance_scale": 2.0, "output_type": "latent", "generator": generator()}
+    return pipe(normal(1, 4, 3, 6, seed=6), "a red car", **arguments).images
+
+
+def build_unclip() -> Any:
+    """unCLIP: a prior, a decoder, and two U-Nets that enlarge."""
+    from diffusers import UnCLIPPipeline, UnCLIPScheduler, UNet2DModel
+    from diffusers.pipelines.deprecated.unclip import UnCLIPTextProjModel
+
+    decoder = unet(**ADDED, sample_size=16, in_channels=3, out_channels=6, class_embed_type="identity")
+    larger = partial(
+        new, UNet2DModel, sample_size=32, in_channels=6, out_channels=6, block_out_channels=(16, 32),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1, norm_num_groups=8,
+    )  # fmt: skip
+    project = new(UnCLIPTextProjModel, clip_embeddings_dim=128, time_embed_dim=64, cross_attention_dim=WIDTH)
+    words = text_encoder("CLIPTextModelWithProjection")
+    learned = partial(UnCLIPScheduler, variance_type="learned_range")
+    prior = UnCLIPScheduler(prediction_type="sample", clip_sample_range=5.0)
+    return ready(
+        UnCLIPPipeline(
+            new_prior(), decoder, words, tokenizer(), project, larger(), larger(), prior, learned(), learned()
+        )
+    )
+
+
+def sample_unclip(pipe: Any) -> Tensor:
+    """Two prompts, two steps of each part."""
+    steps = dict.fromkeys(("prior", "decoder", "super_res"), 2)
+    arguments = {f"{part}_num_inference_steps": count for part, count in steps.items()}
+    generators = [generator(0), generator(1)]
+    prompt = ["a red car", "a blue house"]
+    return torch.as_tensor(pipe(prompt, generator=generators, output_type="np", **arguments).images)
+
+
+FAMILIES = [
+    Family(
+        "Kandinsky 2.1",
+        "KandinskyPipeline",
+        build_kandinsky,
+        lambda pipe: two_steps(pipe, prompt="a red car", **at(SIZE), **images(1, WIDTH), output_type="pt"),
+        SIZE,
+        text=(10 + 77, "first"),
+    ),
+    Family(
+        "Kandinsky 2.2",
+        "KandinskyV22Pipeline",
+        build_kandinsky_22,
+        lambda pipe: two_steps(pipe, **at(SIZE), **images(1, 12)),
+        SIZE,
+        text=(32, "first"),
+    ),
+    Family("Kandinsky 3", "Kandinsky3Pipeline", build_kandinsky_3, sample_kandinsky_3, (192, 256)),
+    Family(
+        "Kandinsky 2.1 prior",
+        "KandinskyPriorPipeline",
+        partial(build_prior, "KandinskyPriorPipeline"),
+        sample_prior,
+        (1, 1),
+    ),
+    Family(
+        "Kandinsky 2.2 prior",
+        "KandinskyV22PriorPipeline",
+        partial(build_prior, "KandinskyV22PriorPipeline"),
+        sample_prior,
+        (1, 1),
+    ),
+    Family("DeepFloyd IF", "IFPipeline", build_if, sample_if, (16, 24), text=(TOKENS, "first")),
+    Family(
+        "DeepFloyd IF, larger",
+        "IFSuperResolutionPipeline",
+        partial(build_if, "IFSuperResolutionPipeline", in_channels=6, class_embed_type="timestep"),
+        partial(sample_if, image=normal(2, 3, 8, 12).tanh()),
+        (16, 24),
+        text=(TOKENS, "first"),
+    ),
+    Family(
+        "Stable Cascade prior",
+        "StableCascadePriorPipeline",
+        build_cascade_prior,
+        sample_cascade_prior,
+        (256, 384),
+        text=(TOKENS + 4 + 4, "last"),
+    ),
+    Family(
+        "Stable Cascade decoder",
+        "StableCascadeDecoderPipeline",
+        build_cascade_decoder,
+        sample_cascade_decoder,
+        (128, 168),
+        text=(4, "last"),
+    ),
+    Family(
+        "Würstchen prior",
+        "WuerstchenPriorPipeline",
+        build_wuerstchen_prior,
+        lambda pipe: two_steps(pipe, **at((256, 384)), **prompts(2), output_type="pt"),
+        (256, 384),
+        text=(TOKENS, "last"),
+    ),
+    Family(
+        "Würstchen decoder",
+        "WuerstchenDecoderPipeline",
+        build_wuerstchen,
+        sample_wuerstchen,
+        (128, 256),
+        text=(24, "last"),
+    ),
+    Family("unCLIP", "UnCLIPPipeline", build_unclip, sample_unclip, (32, 32)),
+]
