@@ -14,22 +14,28 @@ from .errors import EntropyLabError
 if TYPE_CHECKING:
     from . import plot
     from .calibration import Calibration, calibrate
+    from .checks import check
     from .dataset import open_dataset as open
     from .dataset import save
     from .entropy import row_statistics
     from .law import fit
+    from .logits import logit_sample
     from .measurement import measure
     from .models import load
     from .pipelines import layers
     from .recorder import record
     from .scaling import rescale
+    from .simulated import simulate_dataset
+    from .simulation import simulate
 
 _HOMES = {
     "Calibration": "calibration",
     "calibrate": "calibration",
+    "check": "checks",
     "fit": "law",
     "layers": "pipelines",
     "load": "models",
+    "logit_sample": "logits",
     "measure": "measurement",
     "open": "dataset",
     "plot": "plot",
@@ -37,15 +43,19 @@ _HOMES = {
     "rescale": "scaling",
     "row_statistics": "entropy",
     "save": "dataset",
+    "simulate": "simulation",
+    "simulate_dataset": "simulated",
 }
 
 __all__ = [
     "Calibration",
     "EntropyLabError",
     "calibrate",
+    "check",
     "fit",
     "layers",
     "load",
+    "logit_sample",
     "measure",
     "open",
     "plot",
@@ -53,6 +63,8 @@ __all__ = [
     "rescale",
     "row_statistics",
     "save",
+    "simulate",
+    "simulate_dataset",
 ]
 
 

@@ -99,8 +99,10 @@ def averaged(values: xr.DataArray, mask: xr.DataArray, keep: Sequence[str]) -> x
     return values.mean([dim for dim in values.dims if dim not in keep])
 
 
-def over_samples(ds: xr.Dataset, entropy: xr.DataArray, mask: xr.DataArray, keep: Sequence[str]) -> xr.DataArray:
-    """Standard error over samples [nats] of the averaged entropy; NaN if the samples are not known.
+def over_samples(
+    ds: xr.Dataset, entropy: xr.DataArray, mask: xr.DataArray, keep: Sequence[str], name: str = "entropy"
+) -> xr.DataArray:
+    """Standard error over samples of the averaged ``entropy``, or of another variable; NaN if samples are not known.
 
     Where samples were averaged while measuring, how layers and heads vary together is lost: the mean of their standard
     errors is then given, which the standard error of the mean can't exceed.
@@ -109,7 +111,7 @@ def over_samples(ds: xr.Dataset, entropy: xr.DataArray, mask: xr.DataArray, keep
         number = entropy.notnull().sum("sample")
         spread = entropy.std("sample", ddof=1) if entropy.sizes["sample"] > 1 else entropy.mean("sample") * np.nan
         return spread / np.sqrt(number)
-    if "entropy_m2" in ds and "samples" in ds:
+    if f"{name}_m2" in ds and "samples" in ds:
         number = ds["samples"].where(ds["samples"] > 1)
-        return averaged((ds["entropy_m2"] / (number - 1) / number) ** 0.5, mask, keep)
+        return averaged((ds[f"{name}_m2"] / (number - 1) / number) ** 0.5, mask, keep)
     return entropy * np.nan

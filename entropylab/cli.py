@@ -202,7 +202,8 @@ def fit(
 @app.command(
     short_help="Regenerate the figures.",
     help="Regenerate the figures, each as PDF and PNG with the plotted numbers as CSV, entropies in nats: figures 5 "
-    "and 6 of the paper, the sweep of the multiplier, and same-seed pictures. Without --run everything is measured "
+    "and 6 of the paper, the sweep of the multiplier, same-seed pictures, checks of the law, single layers and heads, "
+    "logits, and the ablation of the Gaussian assumption by simulation. Without --run everything is measured "
     "first, at multiples of the training size, which takes some minutes for the embedded pipeline on two cores; what "
     "was measured is kept beside the figures as netCDF, and --run DIR draws it again.",
     epilog="\b\nExamples:\n"

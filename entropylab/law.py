@@ -4,24 +4,32 @@ Knows Datasets, and nothing of tensors or models. A straight line alone proves l
 1 too: so a `Fit` carries the deficit log N - H and the measured sigma^2/2 next to its slope.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import xarray as xr
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from . import report_text
 from .averages import averaged, counted, finite, kinds_of, log_tokens, of_kind, over_samples, under
 from .errors import EntropyLabError
-from .regression import straight_line
+from .fitted import BOUNDED, Fit
+from .regression import bounded, straight_line, theil_sen
 from .report_text import described
+from .resampling import bootstrapped
+
+__all__ = ["BOUNDED", "Fit", "fit"]
 
 GROUPS = ("layer", "head", "step", "branch")
 CLUSTERED = "cluster-robust, samples as clusters"
+BOOTSTRAPPED = "bootstrap, samples drawn whole"
 ORDINARY = "ordinary least squares"
+UNKNOWN = "unknown"
+ERRORS = {"clustered": CLUSTERED, "bootstrap": BOOTSTRAPPED, "bounded": BOUNDED, "ordinary": ORDINARY}
+"""How errors are found: the word that asks for it, and what a `Fit` says of itself."""
+
+METHODS = ("least_squares", "weighted", "theil_sen")
 
 
 def fit(
@@ -30,8 +38,25 @@ def fit(
     *,
     kind: str | Sequence[str] = "self",
     scaling: str | None = None,
-) -> "Fit":
+    method: str = "least_squares",
+    errors: str = "auto",
+    resamples: int = 1999,
+    seed: int = 0,
+) -> Fit:
     """Fit entropy against log N, H = slope * log N + intercept: overall, or once for every group.
+
+    Samples, not query rows, are the independent unit of every error:
+
+    - "clustered": each sample, with all its sizes, is a cluster; Student's t with one degree of freedom less than there
+      are samples. Exact for samples that are normal, however few. Taken for "auto" where samples were kept apart.
+    - "bootstrap": samples are drawn anew, whole, with `scipy.stats.bootstrap`; for any method, taken for "auto" with
+      "theil_sen". It needs more samples: its 95% intervals hold the truth in 74 to 76% of 200 simulated measurements
+      with three samples, 89 to 90% with four, 90 to 96% from six on; "clustered" in 92 to 97% with any number.
+    - "bounded": where samples were averaged while measuring, how a sample's sizes vary together is lost. From the
+      spreads that were kept (``entropy_m2``) the largest error is computed that slope and intercept can have, taken for
+      "auto" there; mostly several times too large, since a sample's own level cancels in a slope.
+    - "ordinary": points scatter about the line independently; so curvature counts as error, and samples do not. The
+      only one for a single sample, and taken for "auto" there.
 
     Args:
         ds: a Dataset from `entropylab.measure`; branch, sample, step and head may have been averaged away.
@@ -39,37 +64,107 @@ def fit(
             "step", "branch", or a tuple of them, for a line each.
         kind: which layers: "self", "cross", "joint", or several.
         scaling: which scaling; by default the only one, or "original" of several.
+        method: "least_squares"; "weighted", each size by 1 / (its standard error over samples)^2, where sizes had
+            different numbers of samples or small sizes are noisy; "theil_sen", the median of the slopes between all
+            pairs of sizes, where a size is broken (a frozen one, say) and should not draw the line.
+        errors: "clustered", "bootstrap", "bounded", "ordinary", or "auto".
+        resamples: of the bootstrap.
+        seed: of the bootstrap; the same seed gives the same errors.
 
     Returns:
-        `Fit`, with standard errors over samples if the Dataset still has at least two (each with all its sizes is one
-        cluster), else ordinary ones.
+        `Fit`.
 
     Raises:
-        EntropyLabError: not such a Dataset; no such layer, scaling or group; fewer than two different N.
+        EntropyLabError: not such a Dataset; no such layer, scaling, group, method or errors; fewer than two different
+            N; errors or weights that the Dataset does not allow.
     """
     groups = (by,) if isinstance(by, str) else tuple(by or ())
     part, name = under(of_kind(ds, kind), scaling)
     check_groups(groups, part)
+    found_by = check_errors(errors, method, part)
     mask = counted(part["entropy"])
     keep = ("size", *groups)
     x = averaged(log_tokens(part), mask, keep)
     y = averaged(part["entropy"], mask, (*keep, "sample"))
-    line = line_of(x, y, groups) if "size" in y.dims else {}
+    estimate = estimator(method, found_by, samples_of(part), resamples, seed)
+    line = line_of(x, y, over_samples(part, y, mask, keep), groups, estimate) if "size" in y.dims else {}
     if not line or not np.isfinite(line["slope"]).any():
-        sizes = ", ".join(map(str, np.atleast_1d(part["size"].values).tolist()))
-        raise EntropyLabError(f"ds must hold at least two sizes with different N in its {kind} layers. Got {sizes}.")
+        raise EntropyLabError(why_no_line(part, kind, method))
     data = points_of(part, x, y, mask, keep).assign({key: (groups, value) for key, value in line.items()})
     data["fitted"] = data["intercept"] + data["slope"] * data["log_tokens"]
     data["residual"] = data["entropy"] - data["fitted"]
     data["r_squared"] = explained(data["entropy"], data["residual"])
-    attrs = {"by": ", ".join(groups), "kind": ", ".join(kinds_of(kind)), "scaling": name}
-    return Fit(described(data).assign_attrs(attrs | provenance(part, mask)))
+    attrs = {"by": ", ".join(groups), "kind": ", ".join(kinds_of(kind)), "scaling": name, "method": method}
+    about = provenance(part, mask) | {"errors": ERRORS.get(found_by, UNKNOWN)}
+    return Fit(described(data).assign_attrs(attrs | about))
 
 
-def line_of(x: xr.DataArray, y: xr.DataArray, groups: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """`straight_line` of y against x for every group, samples as clusters."""
+def check_errors(errors: str, method: str, part: xr.Dataset) -> str:
+    """How errors are found, one of `ERRORS` or "unknown"; "auto" is the best that the Dataset allows."""
+    if method not in METHODS:
+        raise EntropyLabError(f"method must be one of {', '.join(METHODS)}. Got {method!r}.")
+    apart, averaged_away = part.sizes.get("sample", 1) > 1, "entropy_m2" in part and samples_of(part) > 1
+    robust = method == "theil_sen"
+    can = {
+        "clustered": apart and not robust,
+        "bootstrap": apart,
+        "bounded": averaged_away and not apart and not robust,
+        "ordinary": not robust and not (apart and method == "weighted"),
+    }
+    if errors == "auto":
+        return next((name for name, possible in can.items() if possible), "unknown")
+    if not can.get(errors, False):
+        have = [name for name, possible in can.items() if possible]
+        raise EntropyLabError(
+            f"errors must be 'auto' or, of {samples_of(part)} samples {'apart' if apart else 'not apart'} with "
+            f"method={method!r}, one of {have}. Got {errors!r}."
+        )
+    return errors
+
+
+def samples_of(part: xr.Dataset) -> int:
+    """How many samples stand behind a Dataset."""
+    return part.sizes.get("sample", int(part["samples"].min()) if "samples" in part else 1)
+
+
+def estimator(method: str, errors: str, samples: int, resamples: int, seed: int) -> Callable[..., dict[str, Any]]:
+    """A function of x, y and the standard errors of the points, (..., points, samples) all, that lays the line."""
+
+    def estimate(x: NDArray[Any], y: NDArray[Any], spread: NDArray[Any]) -> dict[str, Any]:
+        weights = 1 / np.where(spread > 0, spread, np.nan) ** 2 if method == "weighted" else None
+        y = y if weights is None else np.where(np.isfinite(weights), y, np.nan)
+        straight = theil_sen if method == "theil_sen" else partial(straight_line, weights=weights)
+        if errors == "bootstrap":
+            return bootstrapped(x, y, straight, resamples, seed)
+        if errors == "bounded":
+            return bounded(x, y, spread, samples, weights)
+        return straight(*(pooled(v) for v in (x, y))) if errors == "ordinary" else straight(x, y)
+
+    return estimate
+
+
+def pooled(values: NDArray[Any]) -> NDArray[Any]:
+    """Mean over samples (..., points, 1): "ordinary" takes sizes for the points, not their samples."""
+    known = np.isfinite(values).sum(-1, keepdims=True)
+    return np.nansum(values, -1, keepdims=True) / np.where(known, known, np.nan)
+
+
+def line_of(
+    x: xr.DataArray, y: xr.DataArray, spread: xr.DataArray, groups: Sequence[str], estimate: Callable[..., Any]
+) -> dict[str, NDArray[Any]]:
+    """The line of y against x for every group, samples along the last axis."""
     y = (y if "sample" in y.dims else y.expand_dims("sample")).transpose(*groups, "size", "sample")
-    return straight_line(x.broadcast_like(y).transpose(*y.dims).values, y.values)
+    one = y.isel(sample=[0])
+    return estimate(
+        *(v.values for v in (x.broadcast_like(y).transpose(*y.dims), y, spread.broadcast_like(one).transpose(*y.dims)))
+    )
+
+
+def why_no_line(part: xr.Dataset, kind: str | Sequence[str], method: str) -> str:
+    """What is missing for a line."""
+    sizes = ", ".join(map(str, np.atleast_1d(part["size"].values)))
+    weighted = ", with standard errors over samples that weights can be had from" if method == "weighted" else ""
+    return f"ds must hold at least two sizes with different N in its {kind} layers{weighted}. Got {sizes}."
 
 
 def points_of(
@@ -100,18 +195,16 @@ def explained(entropy: xr.DataArray, residual: xr.DataArray) -> xr.DataArray:
 
 
 def provenance(part: xr.Dataset, mask: xr.DataArray) -> dict[str, Any]:
-    """How many layers, heads and samples stand behind a fit, how its errors were found, what was left out."""
+    """How many layers, heads and samples stand behind a fit, and what was left out."""
     known = finite(part["entropy"])
     met = known.any([dim for dim in known.dims if dim not in mask.dims])
     heads = "head" in mask.dims
-    samples = part.sizes.get("sample", int(part["samples"].min()) if "samples" in part else 1)
     return {
         "model": str(part.attrs.get("model", "")),
         "layers": int((mask.any("head") if heads else mask).sum()),
         "heads": int(mask.sum()) if heads else 0,
         "left_out": int((met & ~mask).sum()),
-        "samples": samples,
-        "errors": CLUSTERED if part.sizes.get("sample", 1) > 1 else ORDINARY,
+        "samples": samples_of(part),
     }
 
 
@@ -121,158 +214,3 @@ def check_groups(groups: Sequence[str], part: xr.Dataset) -> None:
     if bad or len(set(groups)) < len(groups):
         have = [name for name in GROUPS if name in part["entropy"].dims]
         raise EntropyLabError(f"by must be None or some of the dims that were measured, {have}. Got {list(groups)}.")
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class Fit:
-    """The line H = slope * log N + intercept, and the law H = log N - sigma^2/2 beside it.
-
-    What is one number overall is a float, or with ``by`` an `xarray.DataArray` over the groups; what belongs to sizes
-    is an `xarray.DataArray`. Entropies in nats. Every name is a variable of ``to_dataset()``, with its unit.
-    """
-
-    dataset: xr.Dataset
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self.dataset:
-            raise EntropyLabError(
-                f"{name!r} is not in this fit (was its statistic measured?). Got {list(self.dataset)}."
-            )
-        value = self.dataset[name]
-        return value if value.ndim else float(value)
-
-    @property
-    def by(self) -> tuple[str, ...]:
-        """The groups that have a line each."""
-        return tuple(self.dataset.attrs["by"].split(", ")) if self.dataset.attrs["by"] else ()
-
-    @property
-    def errors(self) -> str:
-        """How the standard errors were found."""
-        return str(self.dataset.attrs["errors"])
-
-    @property
-    def slope(self) -> Any:
-        """Slope of entropy against log N; 1 under the law, and for uniform attention too."""
-        return self["slope"]
-
-    @property
-    def slope_error(self) -> Any:
-        """Standard error of the slope."""
-        return self["slope_error"]
-
-    @property
-    def slope_interval(self) -> tuple[Any, Any]:
-        """95% confidence interval of the slope."""
-        return self["slope_low"], self["slope_high"]
-
-    @property
-    def slope_test(self) -> tuple[Any, Any]:
-        """T and two-sided p of the hypothesis that the slope is 1, which is that the deficit does not depend on N."""
-        return self["slope_t"], self["slope_p"]
-
-    @property
-    def intercept(self) -> Any:
-        """Intercept [nats]; -sigma^2/2 under the law."""
-        return self["intercept"]
-
-    @property
-    def intercept_error(self) -> Any:
-        """Standard error of the intercept [nats]."""
-        return self["intercept_error"]
-
-    @property
-    def intercept_interval(self) -> tuple[Any, Any]:
-        """95% confidence interval of the intercept [nats]."""
-        return self["intercept_low"], self["intercept_high"]
-
-    @property
-    def r_squared(self) -> Any:
-        """R^2 of the line through the averages over samples."""
-        return self["r_squared"]
-
-    @property
-    def deficit(self) -> xr.DataArray:
-        """D = log N - H [nats] by size."""
-        return self["deficit"]
-
-    @property
-    def half_sigma2(self) -> xr.DataArray:
-        """Measured sigma^2/2 [nats] by size: what the deficit is under the law."""
-        return self["half_sigma2"]
-
-    @property
-    def law(self) -> xr.DataArray:
-        """The law's prediction log N - sigma^2/2 [nats] by size, from measured sigma^2; nothing in it is fitted."""
-        return self["law"]
-
-    @property
-    def residuals(self) -> xr.DataArray:
-        """Entropy less the fitted line [nats] by size."""
-        return self["residual"]
-
-    def overall(self, name: str) -> Any:
-        """Mean over sizes of what belongs to sizes, e.g. ``fit.overall("deficit")``."""
-        self[name]
-        value = self.dataset[name].mean("size")
-        return value if value.ndim else float(value)
-
-    def predict(self, tokens: ArrayLike) -> Any:
-        """Entropy [nats] on the fitted line at these numbers of keys: a float, or a DataArray with dim ``tokens``."""
-        return self._at(tokens, lambda data, x: data["intercept"] + data["slope"] * x)
-
-    def predict_error(self, tokens: ArrayLike) -> Any:
-        """Standard error [nats] of `predict`."""
-
-        def error(data: xr.Dataset, x: xr.DataArray) -> xr.DataArray:
-            far = x - data["center"]
-            variance = data["center_error"] ** 2 + (far * data["slope_error"]) ** 2
-            return (variance + 2 * far * data["center_covariance"]) ** 0.5
-
-        return self._at(tokens, error)
-
-    def _at(self, tokens: ArrayLike, line: Any) -> Any:
-        number = np.asarray(tokens, float)
-        if number.ndim > 1 or not (np.isfinite(number) & (number > 0)).all():
-            raise EntropyLabError(f"tokens must be a positive number, or a list of them. Got {tokens!r}.")
-        x = xr.DataArray(np.log(number), dims=("tokens",)[: number.ndim])
-        value = line(self.dataset, x.assign_coords(tokens=number) if number.ndim else x)
-        value.attrs = {"units": "nats", "long_name": "entropy on the fitted line"}
-        return value if value.ndim else float(value)
-
-    def to_dataset(self) -> xr.Dataset:
-        """Everything in this fit, as a Dataset of its own."""
-        return self.dataset.copy(deep=True)
-
-    def to_frame(self) -> pd.DataFrame:
-        """The lines as a table, a row for every group; and the means over sizes of deficit and sigma^2/2."""
-        data = self.dataset
-        means = {str(n): data[n].mean("size") for n in ("deficit", "half_sigma2", "freezing") if n in data}
-        lines = [str(name) for name, value in data.data_vars.items() if "size" not in value.dims]
-        return self._frame(data[lines].assign(means)).dropna(subset="slope", ignore_index=True)
-
-    def points(self) -> pd.DataFrame:
-        """What was fitted as a table, a row for every group and size."""
-        names = [str(name) for name, value in self.dataset.data_vars.items() if "size" in value.dims]
-        return self._frame(self.dataset[names], "size").dropna(subset="entropy", ignore_index=True)
-
-    def _frame(self, data: xr.Dataset, *more: str) -> pd.DataFrame:
-        dims = [*self.by, *more]
-        if not dims:
-            return pd.DataFrame([{str(name): float(value) for name, value in data.data_vars.items()}])
-        about = [str(name) for name, value in data.coords.items() if value.dims and set(value.dims) <= set(dims)]
-        frame = data.to_dataframe(dim_order=dims).reset_index()
-        order = [*dims, *(name for name in about if name not in dims)]
-        return frame[[*order, *map(str, data.data_vars)]]
-
-    def summary(self) -> str:
-        """The fit as text to read."""
-        return report_text.summary(self)
-
-    def __repr__(self) -> str:
-        if self.by:
-            return f"Fit(by={self.by}, {len(self.to_frame())} lines; {self.errors})"
-        return f"Fit(slope={self.slope:.4f} ± {self.slope_error:.4f}, intercept={self.intercept:.4f}, {self.errors})"
-
-    def _repr_html_(self) -> str:
-        return report_text.html(self)

@@ -1,4 +1,7 @@
-"""A straight line through points that were measured in clusters, with errors that know of the clusters."""
+"""A straight line through points that were measured in clusters, with errors that know of the clusters.
+
+Arrays only: `entropylab.law` knows what they mean.
+"""
 
 from typing import Any
 
@@ -9,41 +12,104 @@ from scipy.special import stdtr, stdtrit
 Array = NDArray[Any]
 
 
-def straight_line(x: Array, y: Array) -> dict[str, Array]:
+def straight_line(x: Array, y: Array, weights: Array | None = None) -> dict[str, Array]:
     """Least squares of y on x, both (..., points, clusters); NaN in y is left out. Results have shape (...).
 
     With two or more clusters errors are cluster-robust with the factor G/(G-1) and G-1 degrees of freedom: for
     clusters that share their x, as samples do, exactly the standard error of the mean of the clusters' own slopes. They
     hold what another draw of clusters would change, not a curvature that all share. With one they are ordinary errors.
+
+    Args:
+        x: (..., points, clusters).
+        y: (..., points, clusters).
+        weights: of every point, broadcastable to y; all alike if None.
     """
-    use = np.isfinite(y) & np.isfinite(x)
+    use, dx, left, sums = least_squares(x, y, weights)
+    spread = clustered(use, dx, left, sums) if y.shape[-1] > 1 else ordinary(use, dx, left, sums)
+    return line(sums["slope"], sums["center"], sums["level"], *spread)
+
+
+def least_squares(x: Array, y: Array, weights: Array | None = None) -> tuple[Array, Array, Array, dict[str, Array]]:
+    """Weights that count, x from its mean, residuals (all (..., points, clusters)), and the sums (...) of the line."""
+    known = np.isfinite(y) & np.isfinite(x)
+    use = np.where(known, 1.0 if weights is None else weights, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        n = use.sum((-2, -1)).astype(float)
-        center, level = (np.where(use, v, 0).sum((-2, -1)) / n for v in (x, y))
-        dx, dy = (np.where(use, v - m[..., None, None], 0) for v, m in ((x, center), (y, level)))
-        sxx = (dx**2).sum((-2, -1))
-        sxx = np.where(sxx > 1e-12 * n, sxx, np.nan)
-        slope = (dx * dy).sum((-2, -1)) / sxx
-        left = dy - slope[..., None, None] * dx
-        spread = clustered(use, dx, left, sxx, n) if y.shape[-1] > 1 else ordinary(left, sxx, n)
-        return line(slope, center, level, *spread)
+        total = use.sum((-2, -1))
+        center, level = (np.where(known, use * v, 0).sum((-2, -1)) / total for v in (x, y))
+        dx, dy = (np.where(known, v - m[..., None, None], 0) for v, m in ((x, center), (y, level)))
+        sxx = (use * dx**2).sum((-2, -1))
+        sxx = np.where(sxx > 1e-12 * total, sxx, np.nan)
+        slope = (use * dx * dy).sum((-2, -1)) / sxx
+    sums = {"slope": slope, "center": center, "level": level, "sxx": sxx, "total": total}
+    return use, dx, dy - slope[..., None, None] * dx, sums
 
 
-def clustered(use: Array, dx: Array, left: Array, sxx: Array, n: Array) -> tuple[Array, ...]:
+def clustered(use: Array, dx: Array, left: Array, sums: dict[str, Array]) -> tuple[Array, ...]:
     """Variance of the slope, of the level at the mean x, their covariance, and degrees of freedom; cluster-robust."""
-    number = use.any(-2).sum(-1).astype(float)
+    number = (use > 0).any(-2).sum(-1).astype(float)
     dof = np.where(number > 1, number - 1, np.nan)
-    factor = number / dof
-    along, level = (dx * left).sum(-2) / sxx[..., None], left.sum(-2) / n[..., None]
-    slope_variance, level_variance = (along**2).sum(-1) * factor, (level**2).sum(-1) * factor
-    return slope_variance, level_variance, (along * level).sum(-1) * factor, dof
+    with np.errstate(divide="ignore", invalid="ignore"):
+        along = (use * dx * left).sum(-2) / sums["sxx"][..., None]
+        level = (use * left).sum(-2) / sums["total"][..., None]
+    products = (along**2, level**2, along * level)
+    slope, mean, both = (product.sum(-1) * number / dof for product in products)
+    return slope, mean, both, dof
 
 
-def ordinary(left: Array, sxx: Array, n: Array) -> tuple[Array, ...]:
-    """The same as of `clustered` for independent points with one variance."""
+def ordinary(use: Array, dx: Array, left: Array, sums: dict[str, Array]) -> tuple[Array, ...]:
+    """The same as of `clustered` for independent points whose variances are as 1 / weight."""
+    n = (use > 0).sum((-2, -1)).astype(float)
     dof = np.where(n > 2, n - 2, np.nan)
-    variance = (left**2).sum((-2, -1)) / dof
-    return variance / sxx, variance / n, 0 * variance, dof
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variance = (use * left**2).sum((-2, -1)) / dof
+        return variance / sums["sxx"], variance / sums["total"], 0 * variance, dof
+
+
+def bounded(x: Array, y: Array, spread: Array, number: float, weights: Array | None = None) -> dict[str, Array]:
+    """The line of `straight_line` with one cluster, and the largest errors that it can have.
+
+    Slope and intercept are sums of points with known coefficients; whatever the correlations between the points, the
+    standard error of such a sum is at most the sum of its terms' standard errors.
+
+    Args:
+        x: (..., points, 1).
+        y: (..., points, 1).
+        spread: standard errors of the points over clusters, like y.
+        number: how many clusters stand behind them.
+        weights: as of `straight_line`.
+    """
+    use, dx, _, sums = least_squares(x, y, weights)
+    spread = np.where(use > 0, spread, 0)
+    along = use * dx / sums["sxx"][..., None, None]
+    mean = use / sums["total"][..., None, None]
+    own = [abs(part * spread).sum((-2, -1)) for part in (along, mean, mean - along * sums["center"][..., None, None])]
+    dof = np.full(own[0].shape, number - 1 if number > 1 else np.nan)
+    return line(sums["slope"], sums["center"], sums["level"], own[0] ** 2, own[1] ** 2, 0 * dof, dof, own[2])
+
+
+def theil_sen(x: Array, y: Array) -> dict[str, Array]:
+    """Median of the slopes between all pairs of points, after the mean over clusters; shapes as of `straight_line`.
+
+    Up to 29% of the points may be anywhere without the line following them. Without errors.
+    """
+    known = np.isfinite(y) & np.isfinite(x)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        x, y = (np.where(known, v, 0).sum(-1) / known.sum(-1) for v in (x, y))
+        first, second = np.triu_indices(x.shape[-1], 1)
+        slopes = (y[..., second] - y[..., first]) / (x[..., second] - x[..., first])
+    slope = median(np.where(abs(x[..., second] - x[..., first]) > 1e-6, slopes, np.nan))
+    center = median(x)
+    level = median(y - slope[..., None] * (x - center[..., None]))
+    return line(slope, center, level, *(np.full(slope.shape, np.nan),) * 4)
+
+
+def median(values: Array) -> Array:
+    """Median over the last axis of what is known; NaN where nothing is."""
+    ordered = np.sort(values, -1)
+    number = np.isfinite(values).sum(-1)
+    low, high = (np.clip(place, 0, values.shape[-1] - 1) for place in ((number - 1) // 2, number // 2))
+    pair = [np.take_along_axis(ordered, place[..., None], -1)[..., 0] for place in (low, high)]
+    return np.where(number > 0, (pair[0] + pair[1]) / 2, np.nan)
 
 
 def line(
@@ -54,16 +120,19 @@ def line(
     level_variance: Array,
     covariance: Array,
     dof: Array,
+    intercept_error: Array | None = None,
 ) -> dict[str, Array]:
-    """Slope and intercept with errors, 95% intervals and the test of slope 1."""
-    intercept_variance = level_variance + center**2 * slope_variance - 2 * center * covariance
+    """Slope and intercept with errors, 95% intervals by Student's t, and the test of slope 1."""
+    if intercept_error is None:
+        intercept_error = np.sqrt(level_variance + center**2 * slope_variance - 2 * center * covariance)
     result = {
         "slope": slope,
         "slope_error": np.sqrt(slope_variance),
         "intercept": level - slope * center,
-        "intercept_error": np.sqrt(intercept_variance),
-        "slope_t": (slope - 1) / np.sqrt(slope_variance),
+        "intercept_error": intercept_error,
     }
+    with np.errstate(divide="ignore", invalid="ignore"):
+        result["slope_t"] = (slope - 1) / result["slope_error"]
     result["slope_p"] = 2 * stdtr(dof, -np.abs(result["slope_t"]))
     for name in ("slope", "intercept"):
         reach = stdtrit(dof, 0.975) * result[f"{name}_error"]

@@ -1,4 +1,4 @@
-"""What a `Fit` says in words: the names and units of its variables, its summary and its HTML.
+"""What a `Fit` says in words, its summary and its HTML; the names and units of what fits and checks hold.
 
 Knows the Datasets of fits, and nothing of how they were found.
 """
@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 if TYPE_CHECKING:
-    from .law import Fit
+    from .fitted import Fit
 
 LONG_NAMES = {
     "slope": "slope of entropy against log N",
@@ -38,8 +38,30 @@ LONG_NAMES = {
     "law": "the law's prediction log N - sigma^2/2 [nats]",
     "series": "the series to fourth order, log N - k2/2 - k3/3 - k4/8 [nats]",
     "freezing": "sigma^2 / (2 log N): the law fails well before 1",
+    "sigma2": "measured sigma^2 [nats^2]",
+    "third": "measured third cumulant k3 [nats^3]",
+    "fourth": "measured fourth cumulant k4 [nats^4]",
+    "third_order": "the series to third order, log N - k2/2 - k3/3 [nats]",
+    "finite": "the law for N independent Gaussian keys [nats]",
+    "finite_term": "what finite N adds to the law, keys independent and Gaussian [nats]",
+    "correction": "what third and fourth cumulant add to the law, - k3/3 - k4/8 [nats]",
+    "skewed": "past the threshold on |k3|/3 + |k4|/8",
+    "small_n": "past the threshold on the finite-N term",
+    "near_freezing": "past the threshold on sigma^2 / (2 log N)",
 }
-"""Every variable that a `Fit` can hold, with its unit if it has one."""
+"""Every variable that a `Fit` or a `Check` can hold, with its unit if it has one."""
+
+RESIDUALS = {
+    "law": "the law's prediction",
+    "third_order": "the series to third order",
+    "series": "the series to fourth order",
+    "finite": "the law for N independent Gaussian keys",
+}
+LONG_NAMES |= {f"{name}_residual": f"entropy less {words} [nats]" for name, words in RESIDUALS.items()}
+LONG_NAMES |= {
+    f"{name}_residual_error": f"standard error over samples of the entropy less {words} [nats]"
+    for name, words in RESIDUALS.items()
+}
 
 SHORT = ("slope", "slope_error", "slope_p", "intercept", "intercept_error", "r_squared", "deficit", "half_sigma2")
 """What a table of lines shows of each."""
@@ -77,7 +99,7 @@ def about(fit: "Fit") -> str:
     left = f"; {a['left_out']} {places} left out, not finite at every size" if a["left_out"] else ""
     return (
         f"{a['model'] or 'model'}: {a['layers']} {a['kind']} layers{heads}, {fit.dataset.sizes['size']} sizes, "
-        f"{a['samples']} samples, scaling {a['scaling']}; errors: {a['errors']}{left}"
+        f"{a['samples']} samples, scaling {a['scaling']}, {a['method'].replace('_', ' ')}; errors: {a['errors']}{left}"
     )
 
 

@@ -12,8 +12,10 @@ import xarray as xr
 
 import entropylab
 from entropylab import EntropyLabError
+from entropylab.checks import check
 from entropylab.drift import MEAN
-from entropylab.figures import figure5, figure6, measuring, regenerate, samples
+from entropylab.figures import figure5, figure6, gaussian_ablation, law_checks, layers, measuring, regenerate, samples
+from entropylab.figures import logits as logits_figure
 from entropylab.figures.command import command
 from entropylab.plot.tokens import table
 
@@ -22,7 +24,10 @@ from .datasets import NOISY, SIZES, synthetic
 
 SCRIPTS = Path(__file__).parents[1] / "figures"
 BOTH = ("original", "sqrt_log")
-MEASURED = ["calibration.nc", "measurement.nc", "pictures.nc", "sweep.nc"]
+NAMES = ("calibration", "gaussian_ablation", "law", "logits", "measurement", "pictures", "sweep")
+MEASURED = [f"{name}.nc" for name in NAMES]
+LAW = ["law_checks", "layers"]
+DRAWN = ["figure5", "figure6", "gaussian_ablation", *LAW, "logits", "sweep"]
 
 
 def whole(names: list[str]) -> list[str]:
@@ -54,6 +59,11 @@ def run_small(out: Path, sharpness: float = 1) -> list[Path]:
         patch.setattr(measuring, "HIGHER", (1.5, 1.5))
         patch.setattr(measuring, "NUMBERS", (0.7, 1.5))
         patch.setattr(samples, "SIDES", ((1.5, 1),))
+        patch.setattr(gaussian_ablation, "TOKENS", (64, 256))
+        patch.setattr(gaussian_ablation, "TRAINED", 64)
+        patch.setattr(gaussian_ablation, "DEPARTURES", (0.0, 1.0))
+        patch.setattr(gaussian_ablation, "DISTRIBUTIONS", ("student_t", "low_rank"))
+        patch.setattr(gaussian_ablation, "SETTINGS", {"d": 8, "heads": 2, "queries": 16, "samples": 3})
         return regenerate(out, samples=2, steps=1, progress=False)
 
 
@@ -66,8 +76,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_everything_is_written(folder: Path) -> None:
-    expected = [*MEASURED, *whole(["figure5", "figure6", "sweep"]), "samples.csv", "samples_96x64.pdf"]
-    assert sorted(path.name for path in folder.iterdir()) == sorted([*expected, "samples_96x64.png"])
+    expected = [*MEASURED, *whole(DRAWN), "smallest_n.csv", "samples.csv", "samples_96x64.pdf", "samples_96x64.png"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(expected)
     assert all(path.stat().st_size for path in folder.iterdir())
     ds = entropylab.open(folder / "measurement.nc")
     assert ds["scaling"].values.tolist() == ["original", "sqrt_log", "invariant", "calibrated"]
@@ -79,7 +89,8 @@ def test_another_run_gives_the_same_tables_and_another_model_others(folder: Path
     run_small(tmp_path / "other", sharpness=2)
     same, other = tables(tmp_path / "same"), tables(tmp_path / "other")
     assert tables(folder) == same
-    assert [name for name in same if same[name] == other[name]] == []
+    alike = [name for name in same if same[name] == other[name]]
+    assert alike == ["gaussian_ablation.csv"], "in which there is no model"
 
 
 def test_a_folder_can_be_drawn_again(folder: Path, tmp_path: Path) -> None:
@@ -171,6 +182,10 @@ def test_calibrated_rules_are_in_the_table_of_figure_6_and_not_drawn(ds: xr.Data
         ("figure6", "measurement.nc", whole(["figure6"])),
         ("sweep", "sweep.nc", whole(["sweep"])),
         ("samples", "pictures.nc", ["samples.csv", "samples_96x64.pdf", "samples_96x64.png"]),
+        ("law_checks", "law.nc", [*whole(["law_checks"]), "smallest_n.csv"]),
+        ("layers", "law.nc", whole(["layers"])),
+        ("logits", "logits.nc", whole(["logits"])),
+        ("gaussian_ablation", "gaussian_ablation.nc", whole(["gaussian_ablation"])),
         ("regenerate", "measurement.nc", whole(["figure5", "figure6"])),
     ],
 )
@@ -197,6 +212,51 @@ def test_a_script_measures_only_what_its_figure_needs(
     assert asked["sizes"] == pairs
     assert (asked["samples"], asked["steps"], asked["scaling"]) == (3, 4, ["original"])
     assert capsys.readouterr().out.split() == [str(tmp_path / f"figure5.{end}") for end in ("pdf", "png", "csv")]
+
+
+def test_simulation_needs_no_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "load", lambda model: pytest.fail("a pipeline was loaded"))
+    monkeypatch.setattr(gaussian_ablation, "measured", lambda source: source)
+    monkeypatch.setattr(gaussian_ablation, "files", lambda ds, out: [ds])
+    command(gaussian_ablation, ["--out", str(tmp_path)])
+
+
+def test_the_ablation_says_what_leaves_the_law(folder: Path) -> None:
+    rows = pd.read_csv(folder / "gaussian_ablation.csv").set_index(["distribution", "departure", "size"])
+    assert len(rows) == 8
+    off = abs(rows["law_residual"].xs("16x16", level="size"))
+    assert off["student_t", 1.0] > 0.1 > off["low_rank", 1.0]
+    assert off["student_t", 0.0] == off["low_rank", 0.0], "without any departure all are one"
+    np.testing.assert_allclose(rows["fraction_under_law"], 1 / (2 * np.log(64)), rtol=0.2)
+    (left, *_) = gaussian_ablation.draw(rows.reset_index()).axes
+    student = next(bar for bar in left.containers if bar.get_label() == "student t")
+    own = rows["law_residual"].loc["student_t"].xs("16x16", level="size")
+    np.testing.assert_allclose(student.lines[0].get_ydata().astype(float), own)
+    with pytest.raises(EntropyLabError, match="ds must be simulated"):
+        gaussian_ablation.table(synthetic())
+
+
+def test_checks_of_the_law_are_in_tables(folder: Path) -> None:
+    ds = entropylab.open(folder / "law.nc")
+    assert ds["size"].values.tolist() == ["96x64", "64x64", "96x96"]
+    assert {"third", "fourth", "sigma2"} <= set(ds)
+    table = pd.read_csv(folder / "law_checks.csv")
+    np.testing.assert_allclose(table["law_residual"], check(ds).to_frame()["law_residual"], atol=1e-6)
+    assert len(pd.read_csv(folder / "smallest_n.csv")) == table["layer"].nunique()
+    assert len(law_checks.draw(ds.drop_vars("third")).axes) == len(law_checks.draw(ds).axes) - 1
+    steps = pd.read_csv(folder / "layers.csv")
+    assert set(steps["step"]) == {0}
+    assert layers.draw(ds).axes[0].get_xlabel().startswith("denoising step")
+
+
+def test_logits_are_those_of_the_layers(folder: Path) -> None:
+    ds = entropylab.open(folder / "logits.nc")
+    rows = pd.read_csv(folder / "logits.csv")
+    assert rows["keys"].tolist() == [value.shape[1] for value in ds.values()]
+    assert rows["layer"].tolist() == [value.attrs["layer"] for value in ds.values()]
+    assert rows["layer"].iloc[0].startswith("unet.down_blocks.0")
+    with pytest.raises(EntropyLabError, match="ds must hold logits"):
+        logits_figure.files(synthetic(), folder)
 
 
 def test_a_measurement_without_the_training_size_has_no_figure_6(

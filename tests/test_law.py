@@ -13,8 +13,9 @@ from scipy import stats
 
 from entropylab.averages import deficit, log_tokens
 from entropylab.errors import EntropyLabError
-from entropylab.law import CLUSTERED, ORDINARY, fit
-from entropylab.regression import straight_line
+from entropylab.law import BOOTSTRAPPED, BOUNDED, CLUSTERED, ORDINARY, UNKNOWN, fit
+from entropylab.regression import straight_line, theil_sen
+from entropylab.resampling import bootstrapped, percentile_level
 
 from .datasets import NOISY, SIZES, norris, own_log_tokens, own_mean, synthetic
 
@@ -53,7 +54,7 @@ def test_padding_is_never_counted() -> None:
 
 def test_ordinary_errors_agree_with_scipy() -> None:
     ds = synthetic(noise=0.2, average=("sample",), slope=0.9)
-    result = fit(ds)
+    result = fit(ds, errors="ordinary")
     x, y = own_log_tokens(ds), own_mean(ds.expand_dims("sample"))[:, 0]
     other = stats.linregress(x, y)
     assert result.errors == ORDINARY
@@ -142,6 +143,159 @@ def test_intervals_that_take_points_for_independent_do_not() -> None:
     assert coverage(straight_line(x.reshape(200, -1, 1), y.reshape(200, -1, 1))) < 0.7
 
 
+# The bootstrap.
+
+
+def test_bootstrapped_errors_are_near_the_clustered_ones_and_the_same_again() -> None:
+    ds = synthetic(**NOISY, samples=12)
+    drawn, again = (fit(ds, errors="bootstrap", resamples=999) for _ in range(2))
+    clustered = fit(ds)
+    assert drawn.errors == BOOTSTRAPPED
+    assert (drawn.slope, drawn.intercept) == (clustered.slope, clustered.intercept)
+    assert drawn.slope_error == pytest.approx(clustered.slope_error, rel=0.1)
+    assert drawn.intercept_error == pytest.approx(clustered.intercept_error, rel=0.1)
+    assert drawn.predict_error(1000) == pytest.approx(clustered.predict_error(1000), rel=0.1)
+    assert drawn.slope_interval == again.slope_interval
+    assert fit(ds, errors="bootstrap", resamples=999, seed=1).slope_interval != drawn.slope_interval
+    for ours, theirs in zip(drawn.slope_interval, clustered.slope_interval, strict=True):
+        assert ours == pytest.approx(theirs, abs=clustered.slope_error)
+    assert drawn.slope_test[1] == pytest.approx(clustered.slope_test[1], abs=0.05)
+
+
+def test_the_bootstrap_draws_samples_whole() -> None:
+    ds = synthetic(noise=0.01, sample_level=0.1, samples=8)
+    torn = ds.copy(deep=True)
+    for place in range(ds.sizes["size"]):
+        torn["entropy"][place] = np.roll(ds["entropy"][place], place, axis=2)
+    own, other = (fit(d, errors="bootstrap", resamples=499) for d in (ds, torn))
+    assert other.slope_error > 5 * own.slope_error
+
+
+@pytest.mark.parametrize(("clusters", "least"), [(4, 0.84), (8, 0.90), (16, 0.90)])
+def test_how_often_bootstrapped_intervals_hold_the_truth(clusters: int, least: float) -> None:
+    held = coverage(bootstrapped(*replicates(clusters), straight_line, 499, 0))
+    assert least <= held <= 0.99
+    if clusters == 4:
+        assert held < coverage(straight_line(*replicates(clusters))), "with few samples the clustered ones are better"
+
+
+def test_percentiles_are_taken_as_far_out_as_t() -> None:
+    assert percentile_level(1000) == pytest.approx(0.95, abs=0.001)
+    assert percentile_level(5) == pytest.approx(2 * stats.norm.cdf(stats.t.ppf(0.975, 4) * (5 / 4) ** 0.5) - 1)
+    x, y = replicates(6)
+    own = bootstrapped(x, y, straight_line, 999, 0)
+    plain = np.quantile(np.random.default_rng(0).choice(straight_slopes(x, y), (999, 6)).mean(-1), [0.025, 0.975])
+    assert own["slope_high"][0] - own["slope_low"][0] > 1.2 * (plain[1] - plain[0])
+
+
+def straight_slopes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The own slope of every sample of the first replicate."""
+    return np.array([stats.linregress(x[0, :, i], y[0, :, i]).slope for i in range(x.shape[-1])])
+
+
+@pytest.mark.parametrize("errors", ["clustered", "bootstrap"])
+def test_measurements_done_again_hold_the_truth_in_their_intervals(errors: str) -> None:
+    """The whole of ``fit``, on 200 measurements as so many layers."""
+    x, y = replicates(8)
+    names = [str(number) for number in range(200)]
+    ds = xr.Dataset(
+        {"entropy": (("layer", "size", "sample"), y)},
+        coords={
+            "size": [str(number) for number in range(6)],
+            "layer": names,
+            "kind": ("layer", ["self"] * 200),
+            "tokens": (("size", "layer"), np.exp(x[:, :, 0].T)),
+        },
+    )
+    result = fit(ds, by="layer", errors=errors, resamples=499)
+    low, high = result.slope_interval
+    assert 0.89 <= float(((low < 1) & (high > 1)).mean()) <= 0.99
+    low, high = result.intercept_interval
+    assert 0.89 <= float(((low < -0.5) & (high > -0.5)).mean()) <= 0.99
+    assert abs(float(result.slope.mean()) - 1) < 3 * float(result.slope.std()) / 200**0.5, "no bias"
+    assert float((result.slope_test[1] < 0.05).mean()) < 0.11
+    shifted = fit(
+        ds.assign(entropy=ds["entropy"] + 0.1 * np.log(ds["tokens"])), by="layer", errors=errors, resamples=499
+    )
+    assert float((shifted.slope_test[1] < 0.05).mean()) > 0.9, "and a slope of 1.1 is told from 1"
+
+
+def test_errors_of_samples_that_were_averaged_are_the_largest_that_they_can_be() -> None:
+    whole, averaged = synthetic(**NOISY), synthetic(**NOISY, average=("sample",))
+    for by in (None, "layer"):
+        kept, bound = fit(whole, by=by), fit(averaged, by=by)
+        assert bound.errors == BOUNDED
+        assert (bound.slope_error >= kept.slope_error).all() if by else bound.slope_error >= kept.slope_error
+        tokens = [100, 1000, 10000]
+        assert (bound.predict_error(tokens) >= kept.predict_error(tokens)).all()
+        assert np.all(bound["intercept_error"] >= kept["intercept_error"])
+    alone = synthetic(**NOISY, average=("branch", "step", "head")).isel(layer=[0])
+    level = fit(alone["entropy"].to_dataset().assign_attrs(alone.attrs)).slope_error
+    assert level > 0
+    assert bound["degrees_of_freedom"].values.tolist() == [5.0] * 5
+
+
+def test_one_sample_has_ordinary_errors() -> None:
+    assert fit(synthetic(samples=1, noise=0.1)).errors == ORDINARY
+    assert fit(synthetic(samples=1, noise=0.1), method="theil_sen").errors == UNKNOWN
+
+
+# Weighted and robust lines.
+
+
+def noisy_small() -> xr.Dataset:
+    """A measurement whose smallest sizes are noisy."""
+    ds = synthetic(samples=8, steps=1, average=("branch", "step", "head"))
+    rng = np.random.default_rng(1)
+    spread = np.where(ds["tokens"].mean("layer") < ds["tokens"].mean("layer").median(), 0.5, 0.01)
+    extra = xr.DataArray(rng.standard_normal((len(SIZES), 8)) * spread[:, None], dims=("size", "sample"))
+    return ds.assign(entropy=ds["entropy"] + extra)
+
+
+def test_weights_are_those_of_the_errors_over_samples() -> None:
+    ds = noisy_small()
+    result = fit(ds, method="weighted")
+    points = own_mean(ds.expand_dims(["branch", "step", "head"]))
+    weights = 1 / stats.sem(points, axis=1)
+    expected = np.polyfit(own_log_tokens(ds), points.mean(1), 1, w=weights)
+    assert (result.slope, result.intercept) == pytest.approx(tuple(expected), rel=1e-5)
+    assert result.method == "weighted"
+    assert abs(result.slope - 1) < 0.3 * abs(fit(ds).slope - 1), "noisy sizes count less"
+    assert result.slope_error < fit(ds).slope_error
+    assert result.dataset.attrs["errors"] == CLUSTERED
+
+
+def test_weighted_slopes_are_the_means_of_the_samples_own() -> None:
+    ds = noisy_small()
+    points = own_mean(ds.expand_dims(["branch", "step", "head"]))
+    weights = 1 / stats.sem(points, axis=1)
+    own = [np.polyfit(own_log_tokens(ds), sample, 1, w=weights)[0] for sample in points.T]
+    result = fit(ds, method="weighted")
+    assert result.slope_error == pytest.approx(stats.sem(own), rel=1e-5)
+
+
+def test_theil_sen_agrees_with_scipy_and_a_broken_size_does_not_move_it() -> None:
+    ds = synthetic(**NOISY)
+    result = fit(ds, method="theil_sen", resamples=299)
+    other = stats.theilslopes(own_mean(ds).mean(1), own_log_tokens(ds))
+    assert result.slope == pytest.approx(other.slope, rel=1e-6)
+    assert result.errors == BOOTSTRAPPED
+    frozen = ds.copy(deep=True)
+    frozen["entropy"][4] = 0.1
+    moved = abs(fit(frozen, method="theil_sen", resamples=299).slope - result.slope)
+    assert moved < 0.1
+    assert abs(fit(frozen).slope - fit(ds).slope) > 5 * moved
+
+
+def test_medians_leave_out_what_is_missing() -> None:
+    x = np.broadcast_to(np.arange(5.0)[:, None], (2, 5, 1)).copy()
+    y = 2 * x + 1
+    y[0, 2], y[1] = np.nan, np.nan
+    found = theil_sen(x, y)
+    assert (found["slope"][0], found["intercept"][0]) == (2, 1)
+    assert np.isnan(found["slope"][1])
+
+
 def test_nist_norris() -> None:
     """Certified values of NIST StRD, Norris: https://www.itl.nist.gov/div898/strd/lls/data/Norris.shtml."""
     data = norris()
@@ -190,7 +344,7 @@ def test_averaging_beforehand_changes_no_slope(dims: tuple[str, ...]) -> None:
     whole, part = fit(synthetic(**NOISY)), fit(synthetic(**NOISY, average=dims))
     assert part.slope == pytest.approx(whole.slope, abs=1e-5)
     assert part.intercept == pytest.approx(whole.intercept, abs=1e-5)
-    assert part.errors == (ORDINARY if "sample" in dims else CLUSTERED)
+    assert part.errors == (BOUNDED if "sample" in dims else CLUSTERED)
     assert part.dataset.attrs["samples"] == 6
     assert (part["entropy_error"] >= whole["entropy_error"] - 1e-6).all(), "of averaged samples a bound is given"
     if "sample" not in dims:
@@ -302,6 +456,12 @@ DS = synthetic(steps=2, samples=2)
         (DS, {"kind": "cross"}, "at least two sizes with different N"),
         (DS, {"kind": "joint"}, "kind='joint': .* It has: cross, self"),
         (DS, {"scaling": "sqrt_log"}, "scaling must be one of those measured: original. Got 'sqrt_log'"),
+        (DS, {"method": "lasso"}, "method must be one of least_squares, weighted, theil_sen. Got 'lasso'"),
+        (DS, {"errors": "none"}, r"one of \['clustered', 'bootstrap', 'ordinary'\]. Got 'none'"),
+        (DS, {"errors": "bounded"}, "of 2 samples apart .* Got 'bounded'"),
+        (DS.isel(sample=[0]), {"errors": "bootstrap"}, r"of 1 samples not apart.*one of \['ordinary'\]"),
+        (DS, {"errors": "clustered", "method": "theil_sen"}, r"one of \['bootstrap'\]"),
+        (DS.isel(sample=[0]), {"method": "weighted"}, "standard errors over samples that weights can be had from"),
         (DS, {"by": "size"}, r"by must be .* Got \['size'\]"),
         (DS, {"by": ("layer", "layer")}, "by must be"),
         (DS.mean("step", keep_attrs=True), {"by": "step"}, r"\['layer', 'head', 'branch'\]. Got \['step'\]"),
@@ -315,5 +475,11 @@ def test_what_can_not_be_fitted(ds: xr.Dataset, options: dict, message: str) -> 
 
 
 def test_no_torch_and_no_matplotlib_is_needed() -> None:
-    blocked = "import sys; sys.modules.update(torch=None, matplotlib=None); import entropylab.law, entropylab.drift"
+    names = "entropylab.law, entropylab.checks, entropylab.drift"
+    blocked = f"import sys; sys.modules.update(torch=None, matplotlib=None); import {names}"
+    subprocess.run([sys.executable, "-c", blocked], check=True)
+
+
+def test_figures_need_no_torch() -> None:
+    blocked = "import sys; sys.modules.update(torch=None); import entropylab.plot"
     subprocess.run([sys.executable, "-c", blocked], check=True)

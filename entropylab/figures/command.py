@@ -17,7 +17,8 @@ def command(figure: Any, arguments: Sequence[str] | None = None) -> None:
     """Measure what one figure needs, or read it from a file, and write the figure.
 
     Args:
-        figure: a module with ``measured(source)`` and ``files(ds, out)``.
+        figure: a module with ``measured(source)`` and ``files(ds, out)``; with ``SIMULATED = True`` it needs no
+            pipeline and gets None.
         arguments: the command line; the process's own by default.
     """
     parser = argparse.ArgumentParser(description=figure.__doc__)
@@ -29,7 +30,8 @@ def command(figure: Any, arguments: Sequence[str] | None = None) -> None:
     try:
         out = make_folder(given.out)
         sampling = {"samples": given.samples, "steps": given.steps}
-        ds = open_dataset(given.run) if given.run else figure.measured(new_source(**sampling))
+        source = None if given.run or getattr(figure, "SIMULATED", False) else new_source(**sampling)
+        ds = open_dataset(given.run) if given.run else figure.measured(source)
         for path in figure.files(ds, out):
             print(path)
     except EntropyLabError as error:

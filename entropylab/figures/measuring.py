@@ -83,6 +83,20 @@ class Source:
         samples = SAMPLES if self.samples is None else self.samples
         return measure(self.pipe, self.sizes(SIDES), scaling=list(scaling), **self.sampling(samples))
 
+    def cumulants(self) -> xr.Dataset:
+        """Entropy and cumulants up to the fourth, as the model is: a lower size, the training size, a higher one.
+
+        Third and fourth cumulant need a pass over the logits of their own, so there are fewer sizes and samples.
+        """
+        return measure(
+            self.pipe,
+            self.sizes((LOWER, TRAINED, HIGHER)),
+            statistics=("entropy", "sigma2", "third", "fourth"),
+            layers="self",
+            keep=("sample", "step", "layer", "head"),
+            **self.sampling(2),
+        )
+
     def swept(self, calibration: Calibration) -> xr.Dataset:
         """A lower and a higher size under numbers and rules, and the training size as the model is."""
         options = {"layers": "self", "keep": ("sample", "layer", "head"), **self.sampling(FEW)}

@@ -11,18 +11,22 @@ from ..errors import EntropyLabError
 from ..measurement import quiet
 from ..models.prompts import embedded_prompts, is_embedded
 from ..models.train_denoiser import draw_grid
-from . import figure5, figure6, samples, sweep
+from . import figure5, figure6, gaussian_ablation, law_checks, layers, logits, samples, sweep
 from .measuring import RULES, Source, new_source
 
 Files = Callable[[xr.Dataset, Path], list[Path]]
 
 MEASUREMENT, SWEEP, PICTURES, CALIBRATION = "measurement.nc", "sweep.nc", "pictures.nc", "calibration.nc"
+LAW, LOGITS, ABLATION = "law.nc", "logits.nc", "gaussian_ablation.nc"
 GRID = "prompts.png"
 """The embedded pipeline's forty prompts at its training size, ten to a row."""
 DRAWN: dict[str, tuple[Files, ...]] = {
     MEASUREMENT: (figure5.files, figure6.files),
     SWEEP: (sweep.files,),
     PICTURES: (samples.files,),
+    LAW: (law_checks.files, layers.files),
+    LOGITS: (logits.files,),
+    ABLATION: (gaussian_ablation.files,),
 }
 """What is drawn from which file."""
 
@@ -61,16 +65,22 @@ def regenerate(
 
 def measured(source: Source, out: Path) -> list[Path]:
     """Measure and draw; each measurement is in its file before anything is drawn from it."""
-    say(source, "1/4 calibrating, size by size")
+    say(source, "1/7 calibrating, size by size")
     calibration = source.calibrated()
     calibration.save(out / CALIBRATION, overwrite=True)
-    say(source, "2/4 measuring every size under every rule, for figures 5 and 6")
+    say(source, "2/7 measuring every size under every rule, for figures 5 and 6")
     rules = [*RULES, calibration.invariant, calibration.calibrated]
     written = [out / CALIBRATION, *kept(source.measured(rules), out, MEASUREMENT)]
-    say(source, "3/4 sweeping the multiplier")
+    say(source, "3/7 sweeping the multiplier")
     written += kept(source.swept(calibration), out, SWEEP)
-    say(source, "4/4 sampling pictures")
+    say(source, "4/7 sampling pictures")
     written += kept(samples.measured(source, calibration), out, PICTURES)
+    say(source, "5/7 measuring cumulants, for the checks of the law")
+    written += kept(source.cumulants(), out, LAW)
+    say(source, "6/7 sampling logits")
+    written += kept(logits.measured(source), out, LOGITS)
+    say(source, "7/7 simulating attention that is less and less Gaussian")
+    written += kept(gaussian_ablation.measured(), out, ABLATION)
     if is_embedded(source.pipe):
         with quiet(source.pipe):
             draw_grid(source.pipe, embedded_prompts(), out / GRID)

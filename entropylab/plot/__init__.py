@@ -1,9 +1,25 @@
-"""Figures of the paper, drawn on Axes from measured Datasets. Every function returns its Axes and saves nothing."""
+"""Figures, drawn on Axes from measured Datasets. Every function returns its Axes and saves nothing."""
 
+from .law import law_residual, phase, residual_vs_cumulants
+from .layers import entropy_vs_step, heads
+from .logits import logit_distribution
 from .samples import samples
 from .stabilization import stabilization
 from .style import PAPER
 from .sweep import sweep
 from .tokens import deficit_vs_tokens, entropy_vs_tokens
 
-__all__ = ["PAPER", "deficit_vs_tokens", "entropy_vs_tokens", "samples", "stabilization", "sweep"]
+__all__ = [
+    "PAPER",
+    "deficit_vs_tokens",
+    "entropy_vs_step",
+    "entropy_vs_tokens",
+    "heads",
+    "law_residual",
+    "logit_distribution",
+    "phase",
+    "residual_vs_cumulants",
+    "samples",
+    "stabilization",
+    "sweep",
+]

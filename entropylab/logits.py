@@ -1,0 +1,89 @@
+"""Logits of a few query rows: what row statistics are statistics of, and the law's Gaussian assumption is about."""
+
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .capture import AttentionCall, intercept
+from .entropy.rows import check_rows, masked_out
+from .errors import EntropyLabError
+from .pipelines import denoisers
+
+
+def logit_sample(
+    q: Tensor, k: Tensor, scale: float | None = None, rows: int = 64, *, mask: Tensor | None = None, seed: int = 0
+) -> Tensor:
+    """Logits of a few random query rows, the same ones of every head; only these rows of the map are computed.
+
+    Args:
+        q: queries (..., heads, queries, d).
+        k: keys (..., heads, keys, d); may have fewer heads than q.
+        scale: factor on the logits; 1/sqrt(d) if None.
+        rows: how many rows; all if there are fewer.
+        mask: as of `entropylab.row_statistics`; the logit of a key that it leaves out is NaN.
+        seed: of the choice of rows.
+
+    Returns:
+        Tensor (..., heads, rows, keys), float32, or float64 for float64 input.
+
+    Raises:
+        EntropyLabError: as `entropylab.row_statistics`; no row asked for.
+    """
+    if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
+        raise EntropyLabError(f"rows must be an int >= 1. Got {rows!r}.")
+    asked = check_rows(q, k, scale, mask, False, ("entropy",))
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(q.shape[-2], generator=generator)[:rows].sort().values.to(q.device)
+    logits = q[..., chosen, :].to(asked.dtype) @ asked.k.to(asked.dtype).transpose(-1, -2) * asked.scale
+    if mask is None:
+        return logits
+    own = mask[..., chosen, :] if mask.ndim > 1 and mask.shape[-2] > 1 else mask
+    shifted = logits if own.dtype == torch.bool else logits + own
+    return shifted.masked_fill(masked_out(own), torch.nan)
+
+
+def standardised(logits: Tensor) -> Tensor:
+    """Every row (..., keys) less its mean over the keys, divided by its standard deviation; NaN does not count."""
+    counted = ~logits.isnan()
+    number = counted.sum(-1, keepdim=True)
+    centred = logits - logits.nanmean(-1, keepdim=True)
+    spread = (torch.where(counted, centred, 0).square().sum(-1, keepdim=True) / number).sqrt()
+    return centred / torch.where(spread > 0, spread, torch.nan)
+
+
+def sampled_logits(
+    pipe: Any, run: Callable[[], Any], layers: str | Sequence[str] = "*", rows: int = 16, seed: int = 0
+) -> dict[str, list[Tensor]]:
+    """Logits of a few rows of every attention call that a pipeline makes meanwhile; images stay as they are.
+
+    Args:
+        pipe: a diffusers pipeline or a torch.nn.Module.
+        run: samples; called once, e.g. ``lambda: pipe("a red car", num_inference_steps=4)``.
+        layers: patterns of layer paths, e.g. "*mid_block*attn1".
+        rows: query rows of each call, the same ones whenever a layer has as many.
+        seed: of the choice of rows.
+
+    Returns:
+        Layer path -> a list, call after call, of logits (batch, heads, rows, keys) on the CPU.
+
+    Raises:
+        EntropyLabError: no such layer ran.
+    """
+    patterns = (layers,) if isinstance(layers, str) else tuple(layers)
+    found: dict[str, list[Tensor]] = {}
+    met: list[str] = []
+
+    def take(call: AttentionCall) -> None:
+        met.append(call.layer)
+        if any(fnmatchcase(call.layer, pattern) for pattern in patterns):
+            logits = logit_sample(call.query, call.key, call.scale, rows, mask=call.mask, seed=seed)
+            found.setdefault(call.layer, []).append(logits.cpu())
+
+    with intercept(denoisers(pipe), take):
+        run()
+    if not found:
+        raise EntropyLabError(f"layers must match some of {sorted(set(met))}. Got {list(patterns)}.")
+    return found

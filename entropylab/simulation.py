@@ -1,0 +1,230 @@
+"""Synthetic attention with known answers: tokens of a known distribution through random projections.
+
+The law assumes that a row's logits are Gaussian. Here they are, or are not, by a known amount, and sigma is known.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .errors import EntropyLabError
+
+Array = NDArray[Any]
+
+WIDTH = 2
+"""Dimension of the tokens, in units of d."""
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """Queries and keys whose logits ``scale * q k^T`` have a known distribution along every row.
+
+    Attributes:
+        q: queries (samples, heads, queries, d), float32.
+        k: keys (samples, heads, tokens, d), float32.
+        scale: factor on the logits, 1/sqrt(d).
+        sigma: standard deviation of the distribution that a row's logits are drawn from.
+    """
+
+    q: Tensor
+    k: Tensor
+    scale: float
+    sigma: float
+
+
+def simulate(
+    tokens: int = 1024,
+    d: int = 32,
+    sigma: float = 1.0,
+    distribution: str = "gaussian",
+    *,
+    departure: float = 1.0,
+    shape: float | None = None,
+    heads: int = 4,
+    queries: int = 256,
+    samples: int = 1,
+    alike: bool = True,
+    seed: int = 0,
+) -> Simulated:
+    """Attention of random projections over tokens that are Gaussian, or leave the Gaussian by a known amount.
+
+    Tokens are sqrt(1 - departure) times Gaussian plus sqrt(departure) times one of
+
+    - "gaussian": every logit of a row is Gaussian and independent, which is the law's assumption;
+    - "student_t": one heavy-tailed length for each token, with ``shape`` = 6 degrees of freedom. (Heavy tails that
+      coordinates have independently are gone after a projection, by the central limit theorem.);
+    - "skewed": a Gamma variable of ``shape`` = 4 along one direction, which all queries see from the same side;
+    - "clustered": one of ``shape`` = 8 centres for each token;
+    - "positional": waves over the picture, of up to ``shape`` = 2 periods a side: smooth, as neighbouring tokens are,
+      so that more tokens are more of the same;
+    - "low_rank": Gaussian in a subspace of ``shape`` = 2 dimensions; logits stay Gaussian.
+
+    Queries are drawn apart from keys, from the same distribution (of the same picture, for "positional").
+
+    Args:
+        tokens: number of keys N.
+        d: dimension of each head.
+        sigma: standard deviation of a row's logits.
+        distribution: one of the above.
+        departure: from the Gaussian, from 0 to 1: its share of the tokens' variance.
+        shape: what each distribution makes of it, as above.
+        heads: each with projections of its own.
+        queries: rows of the map.
+        samples: pictures; projections and centres are the same in all, as in a trained model.
+        alike: whether sigma is that of every row, or only of the mean over rows of sigma^2.
+        seed: the same seed gives the same projections at every N, and the same tokens at the same N.
+
+    Returns:
+        `Simulated`.
+
+    Raises:
+        EntropyLabError: no such distribution; numbers out of range.
+    """
+    check_distribution(distribution, departure, shape)
+    counts = {"tokens": tokens, "d": d, "heads": heads, "queries": queries, "samples": samples}
+    for name, value in counts.items():
+        check_int(name, value, 2 if name == "tokens" else 1)
+    if not isinstance(sigma, int | float) or not 0 <= sigma < np.inf:
+        raise EntropyLabError(f"sigma must be a finite number >= 0. Got {sigma!r}.")
+    check_int("seed", seed, 0)
+    model = np.random.default_rng([seed, 0])
+    project_q, project_k = model.standard_normal((2, heads, d, WIDTH * d)) / np.sqrt(WIDTH * d)
+    draw, covariance, towards = DISTRIBUTIONS[distribution](model, WIDTH * d, shape or SHAPES[distribution])
+    covariance = (1 - departure) * np.eye(WIDTH * d) + departure * covariance
+    found = []
+    for sample in range(samples):
+        rng = np.random.default_rng([seed, 1 + sample, tokens])
+        mixed = draw(rng, tokens, queries)
+        keys, own = (
+            np.sqrt(1 - departure) * rng.standard_normal(part.shape) + np.sqrt(departure) * part for part in mixed
+        )
+        found.append((own @ np.swapaxes(project_q, -1, -2), keys @ np.swapaxes(project_k, -1, -2)))
+    q, k = (np.stack(parts) for parts in zip(*found, strict=True))
+    variance = row_variance(q, project_q, project_k, covariance, alike)
+    q = q * sigma * np.sqrt(d / variance)
+    if towards is not None:
+        q = q * np.where(q @ (project_k @ towards)[..., None] < 0, -1.0, 1.0)
+    return Simulated(as_tensor(q), as_tensor(k), d**-0.5, float(sigma))
+
+
+def as_tensor(values: Array) -> Tensor:
+    """Float32, as models have it."""
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def row_variance(q: Array, project_q: Array, project_k: Array, covariance: Array, alike: bool) -> Array:
+    """Variance of <q, k> over keys, of each row (samples, heads, queries, 1) or its mean over queries of a head."""
+    of_keys = project_k @ covariance @ np.swapaxes(project_k, -1, -2)
+    if alike:
+        variance = ((q @ of_keys) * q).sum(-1, keepdims=True)
+    else:
+        of_queries = project_q @ covariance @ np.swapaxes(project_q, -1, -2)
+        variance = (of_keys * of_queries).sum((-2, -1))[:, None, None]
+    return np.where(variance > 0, variance, np.inf)
+
+
+Draw = Callable[[np.random.Generator, int, int], tuple[Array, Array]]
+"""From a generator and the numbers of keys and queries, their tokens (number, width), with mean 0."""
+
+Parts = tuple[Draw, Array, Array | None]
+"""How tokens are drawn, their covariance (width, width), and a direction that all queries see from one side."""
+
+
+def separately(draw: Callable[[np.random.Generator, int], Array]) -> Draw:
+    """Keys and queries, each on its own."""
+    return lambda rng, tokens, queries: (draw(rng, tokens), draw(rng, queries))
+
+
+def gaussian(model: np.random.Generator, width: int, shape: float) -> Parts:
+    """Independent standard normal coordinates."""
+    return separately(lambda rng, number: rng.standard_normal((number, width))), np.eye(width), None
+
+
+def student_t(model: np.random.Generator, width: int, degrees: float) -> Parts:
+    """Multivariate Student t, whose projections are Student t of the same degrees of freedom."""
+
+    def draw(rng: np.random.Generator, number: int) -> Array:
+        length = np.sqrt((degrees - 2) / rng.chisquare(degrees, (number, 1)))
+        return length * rng.standard_normal((number, width))
+
+    return separately(draw), np.eye(width), None
+
+
+def skewed(model: np.random.Generator, width: int, power: float) -> Parts:
+    """A Gamma variable along one direction."""
+    direction = model.standard_normal(width)
+
+    def draw(rng: np.random.Generator, number: int) -> Array:
+        return (rng.gamma(power, size=(number, 1)) - power) / np.sqrt(power) * direction
+
+    return separately(draw), np.outer(direction, direction), direction
+
+
+def clustered(model: np.random.Generator, width: int, number: float) -> Parts:
+    """Some centres, equally frequent."""
+    centres = model.standard_normal((round(number), width))
+    centres = centres - centres.mean(0)
+    covariance = centres.T @ centres / len(centres)
+    return separately(lambda rng, count: centres[rng.integers(len(centres), size=count)]), covariance, None
+
+
+def positional(model: np.random.Generator, width: int, periods: float) -> Parts:
+    """Waves over a picture, each with its own direction in token space and, in every picture, its own phase."""
+    side = range(-round(periods), round(periods) + 1)
+    waves = np.array([(down, across) for down in side for across in side if (down, across) > (0, 0)])
+    directions = model.standard_normal((len(waves), width))
+
+    def draw(rng: np.random.Generator, tokens: int, queries: int) -> tuple[Array, Array]:
+        height, length = grid(tokens)
+        places = np.stack(np.divmod(np.arange(tokens), length), -1) / (height, length)
+        phase = rng.uniform(0, 2 * np.pi, len(waves))
+        whole = np.sqrt(2 / len(waves)) * np.cos(2 * np.pi * places @ waves.T + phase) @ directions
+        return whole, whole[rng.integers(tokens, size=queries)]
+
+    return draw, directions.T @ directions / len(waves), None
+
+
+def low_rank(model: np.random.Generator, width: int, rank: float) -> Parts:
+    """Gaussian in a subspace."""
+    basis = model.standard_normal((round(rank), width)) / np.sqrt(round(rank))
+    return separately(lambda rng, number: rng.standard_normal((number, len(basis))) @ basis), basis.T @ basis, None
+
+
+DISTRIBUTIONS: dict[str, Callable[[np.random.Generator, int, float], Parts]] = {
+    "gaussian": gaussian,
+    "student_t": student_t,
+    "skewed": skewed,
+    "clustered": clustered,
+    "positional": positional,
+    "low_rank": low_rank,
+}
+SHAPES = {"gaussian": 1.0, "student_t": 6.0, "skewed": 4.0, "clustered": 8.0, "positional": 2.0, "low_rank": 2.0}
+SMALLEST = {"gaussian": 0.0, "student_t": 2.5, "skewed": 0.1, "clustered": 2.0, "positional": 1.0, "low_rank": 1.0}
+
+
+def grid(tokens: int) -> tuple[int, int]:
+    """Height and width of the squarest picture of so many tokens."""
+    height = next(side for side in range(int(tokens**0.5), 0, -1) if tokens % side == 0)
+    return height, tokens // height
+
+
+def check_distribution(distribution: Any, departure: Any, shape: Any) -> None:
+    """Raise an EntropyLabError if there is no such distribution."""
+    if distribution not in DISTRIBUTIONS:
+        raise EntropyLabError(f"distribution must be one of {', '.join(DISTRIBUTIONS)}. Got {distribution!r}.")
+    if not isinstance(departure, int | float) or not 0 <= departure <= 1:
+        raise EntropyLabError(f"departure must be a number from 0 to 1. Got {departure!r}.")
+    least = SMALLEST[distribution]
+    if shape is not None and (not isinstance(shape, int | float) or not least <= shape < np.inf):
+        raise EntropyLabError(f"shape of {distribution!r} must be a number >= {least:g}. Got {shape!r}.")
+
+
+def check_int(name: str, value: Any, least: int) -> None:
+    """Raise an EntropyLabError unless ``value`` is an int that is not too small."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise EntropyLabError(f"{name} must be an int >= {least}. Got {value!r}.")

@@ -1,0 +1,270 @@
+"""Simulated attention: it has the sigma, cumulants and entropy asked for, and leaves the law when told to."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import entropylab
+from entropylab import EntropyLabError, logit_sample, plot, row_statistics, simulate, simulate_dataset
+from entropylab.checks import check
+from entropylab.drift import drift
+from entropylab.law import fit
+from entropylab.logits import sampled_logits, standardised
+from entropylab.simulation import DISTRIBUTIONS, grid
+from entropylab.validity import finite_entropy
+
+from .conftest import new_random_pipeline
+
+ALL = ("entropy", "variance", "third", "fourth", "sensitivity")
+
+
+def means(made: object, factor: float = 1.0) -> dict[str, float]:
+    """Mean over rows, heads and samples of every statistic."""
+    rows = row_statistics(made.q.double(), made.k.double(), scale=made.scale * factor, statistics=ALL)
+    return {name: rows[name].mean().item() for name in ALL}
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize("alike", [True, False])
+def test_sigma_is_what_was_asked_for(distribution: str, alike: bool) -> None:
+    made = simulate(4096, 32, 1.2, distribution, heads=8, queries=64, alike=alike)
+    own = row_statistics(made.q, made.k, scale=made.scale, statistics=("variance",)).variance
+    reach = 0.06 if alike else 0.35
+    assert own.mean().item() == pytest.approx(1.44, rel=reach)
+    spread = (own.std(-1) / own.mean(-1)).mean().item()
+    if distribution != "student_t":  # a few keys make its variance, of every row another
+        assert spread < 0.1 if alike and distribution != "low_rank" else spread < 0.15 or not alike
+    if not alike:
+        assert spread > 0.1, "rows differ in sigma"
+
+
+def test_gaussian_tokens_obey_the_law_and_its_finite_term() -> None:
+    made = simulate(256, 32, 1.4, heads=16, samples=4)
+    own = means(made)
+    law = np.log(256) - own["variance"] / 2
+    assert own["entropy"] == pytest.approx(float(finite_entropy(own["variance"], 256)), abs=0.01)
+    assert abs(own["entropy"] - law) > 0.02, "without the finite-N term it is off"
+    tailed = means(simulate(256, 32, 1.4, "student_t", heads=16, samples=4))
+    assert abs(tailed["entropy"] - np.log(256) + tailed["variance"] / 2) > 0.1, "and heavy tails leave the law"
+
+
+@pytest.mark.parametrize(
+    ("distribution", "third", "fourth"),
+    [("gaussian", 0, 0), ("student_t", 0, 1), ("skewed", 1, 1), ("clustered", 0, -1), ("low_rank", 0, 0)],
+)
+def test_cumulants_have_the_signs_that_they_should(distribution: str, third: int, fourth: int) -> None:
+    own = means(simulate(2048, 32, 1.0, distribution, heads=8, samples=4, queries=64))
+    assert np.sign(round(own["third"] / 2, 1)) == third
+    assert np.sign(round(own["fourth"] / 2, 1)) == fourth
+
+
+def test_the_gamma_variable_has_the_cumulants_of_the_books() -> None:
+    own = means(simulate(4096, 16, 0.7, "skewed", shape=4.0, heads=2, samples=8, queries=16))
+    assert own["third"] == pytest.approx(0.7**3 * 2 / 4**0.5, rel=0.1)
+    assert own["fourth"] == pytest.approx(0.7**4 * 6 / 4, rel=0.25)
+
+
+@pytest.mark.parametrize("distribution", [name for name in DISTRIBUTIONS if name != "gaussian"])
+def test_departure_leads_from_the_law_or_the_series_away(distribution: str) -> None:
+    off = {}
+    for much in (0.0, 0.5, 1.0):
+        made = simulate(2048, 32, 1.2, distribution, departure=much, heads=4, samples=2, queries=64)
+        own = means(made)
+        off[much] = abs(own["entropy"] - float(finite_entropy(own["variance"], 2048)))
+    assert off[0.0] < 0.01
+    if distribution == "low_rank":
+        assert off[1.0] < 0.06, "of low rank, and Gaussian still"
+    else:
+        assert off[0.0] < off[0.5] < off[1.0]
+        assert off[1.0] > 0.05
+
+
+@pytest.mark.parametrize("distribution", ["skewed", "clustered", "positional"])
+def test_the_series_takes_over_from_the_law_as_theory_says(distribution: str) -> None:
+    errors = []
+    for sigma in (0.6, 0.3):
+        made = simulate(4096, 32, sigma, distribution, heads=2, samples=2, queries=32)
+        own = means(made)
+        series = np.log(4096) - own["variance"] / 2 - own["third"] / 3 - own["fourth"] / 8
+        errors.append(abs(own["entropy"] - series))
+        assert errors[-1] < 0.25 * abs(own["entropy"] - np.log(4096) + own["variance"] / 2)
+    assert errors[1] < errors[0] / 2**4, "what is left is of fifth order in sigma"
+
+
+@settings(max_examples=15, deadline=None)
+@given(factor=st.floats(0.3, 2.0), seed=st.integers(0, 10**6), distribution=st.sampled_from(sorted(DISTRIBUTIONS)))
+def test_entropy_falls_with_the_scale_by_its_sensitivity(factor: float, seed: int, distribution: str) -> None:
+    made = simulate(128, 8, 1.0, distribution, heads=1, queries=8, seed=seed)
+    step = 1e-4
+    more, less = (means(made, factor * np.exp(sign * step))["entropy"] for sign in (1, -1))
+    slope = (more - less) / (2 * step)
+    own = means(made, factor)["sensitivity"]
+    assert slope == pytest.approx(-own, rel=1e-3, abs=1e-6)
+    assert slope != pytest.approx(-1.05 * own, rel=1e-3, abs=1e-6)
+
+
+@settings(max_examples=15, deadline=None)
+@given(shift=st.floats(-3, 3), factor=st.floats(0.2, 2), seed=st.integers(0, 10**6))
+def test_a_shift_of_the_keys_changes_nothing_and_a_factor_changes_cumulants_by_its_powers(
+    shift: float, factor: float, seed: int
+) -> None:
+    made = simulate(64, 8, 1.0, "skewed", heads=1, queries=8, seed=seed)
+    q, k = made.q.double(), made.k.double()
+    one = row_statistics(q, k, scale=made.scale, statistics=ALL)
+    moved = row_statistics(q, k + shift, scale=made.scale, statistics=ALL)
+    scaled = row_statistics(q, k, scale=made.scale * factor, statistics=ALL)
+    for name, power in (("variance", 2), ("third", 3), ("fourth", 4)):
+        torch.testing.assert_close(moved[name], one[name], rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(scaled[name], one[name] * factor**power, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(moved.entropy, one.entropy, rtol=1e-8, atol=1e-8)
+    doubled = row_statistics(q, torch.cat([k, k], -2), scale=made.scale, statistics=ALL)
+    torch.testing.assert_close(doubled.entropy, one.entropy + np.log(2), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(doubled.variance, one.variance, rtol=1e-8, atol=1e-8)
+    uneven = row_statistics(q, torch.cat([k, k[..., :1, :]], -2), scale=made.scale, statistics=ALL)
+    assert not torch.allclose(uneven.entropy, one.entropy + np.log(65 / 64), atol=1e-6), "one key twice is not all"
+
+
+def test_seeds_and_models() -> None:
+    first, again, other = (simulate(64, 8, seed=seed) for seed in (3, 3, 4))
+    assert torch.equal(first.q, again.q)
+    assert torch.equal(first.k, again.k)
+    assert not torch.equal(first.k, other.k)
+    small, large = (simulate(number, 8, 1.0, "clustered", seed=1, heads=1) for number in (256, 512))
+    centres = [torch.unique(made.k.flatten(0, -2).mul(1e4).round(), dim=0) for made in (small, large)]
+    assert centres[0].shape[0] == 8
+    assert torch.equal(*centres), "more tokens of the same model"
+    assert torch.equal(simulate(64, 8, 2.0, seed=3).q, 2 * simulate(64, 8, 1.0, seed=3).q)
+    assert torch.linalg.matrix_rank(simulate(64, 8, 1.0, "low_rank", heads=1).k) == 2
+    assert simulate(64, 8, 0.0).q.abs().max() == 0
+    assert [grid(number) for number in (64, 128, 7)] == [(8, 8), (8, 16), (1, 7)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"distribution": "cauchy"}, "distribution must be one of gaussian, student_t, .* Got 'cauchy'"),
+        ({"departure": 1.5}, "departure must be a number from 0 to 1. Got 1.5"),
+        ({"distribution": "student_t", "shape": 2.0}, "shape of 'student_t' must be a number >= 2.5. Got 2.0"),
+        ({"sigma": -1.0}, "sigma must be a finite number >= 0. Got -1.0"),
+        ({"sigma": float("nan")}, "sigma must be a finite number"),
+        ({"tokens": 1}, "tokens must be an int >= 2. Got 1"),
+        ({"tokens": 64.0}, "tokens must be an int >= 2. Got 64.0"),
+        ({"heads": 0}, "heads must be an int >= 1. Got 0"),
+        ({"seed": -1}, "seed must be an int >= 0. Got -1"),
+    ],
+)
+def test_what_can_not_be_simulated(arguments: dict, message: str) -> None:
+    with pytest.raises(EntropyLabError, match=message):
+        simulate(**arguments)
+
+
+# As a Dataset.
+
+SMALL = {"d": 16, "heads": 2, "queries": 32, "samples": 3}
+
+
+def test_a_simulated_dataset_drives_everything(tmp_path: object) -> None:
+    ds = simulate_dataset((64, 256, 1024), sigma=(0.5, 1.0), scaling=("original", "sqrt_log", "0.5"), **SMALL)
+    assert ds["entropy"].dims == ("size", "scaling", "sample", "layer", "head")
+    assert ds["tokens"].values[:, 0].tolist() == [64, 256, 1024]
+    assert ds["size"].values.tolist() == ["8x8", "16x16", "32x32"]
+    line = fit(ds, by="layer")
+    np.testing.assert_allclose(line.slope, 1, atol=0.02)
+    np.testing.assert_allclose(line.intercept, [-0.125, -0.5], atol=0.1)
+    moved = drift(ds)
+    home = moved[(moved["size"] == "16x16") & (moved["scaling"] == "sqrt_log")]
+    assert (home["drift"] == 0).all(), "at N = T the factor is 1"
+    away = moved[(moved["size"] == "32x32") & (moved["scaling"] == "sqrt_log") & (moved["layer"] == "sigma 1")]
+    assert away["fraction_removed"].item() == pytest.approx(1 / (2 * np.log(256)), abs=0.03)
+    assert check(ds).has_series
+    plot.stabilization(ds, plot_axes())
+    entropylab.save(ds, f"{tmp_path}/simulated.nc")
+    assert entropylab.open(f"{tmp_path}/simulated.nc").equals(ds)
+
+
+def plot_axes() -> object:
+    from matplotlib.figure import Figure
+
+    return Figure().subplots()
+
+
+def test_scaling_a_simulation_is_scaling_its_sigma() -> None:
+    ds = simulate_dataset((64, 256), sigma=1.0, scaling=("original", "0.5"), **SMALL)
+    half = simulate_dataset((64, 256), sigma=0.5, **SMALL)
+    scaled = ds["entropy"].sel(scaling="0.5").values
+    np.testing.assert_allclose(scaled, half["entropy"].values[:, 0], atol=1e-5)
+    assert not np.allclose(ds["entropy"].sel(scaling="original").values, half["entropy"].values[:, 0], atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tokens": ()}, r"tokens must be different numbers of keys, at least one. Got \[\]"),
+        ({"tokens": (64, 64)}, "tokens must be different"),
+        ({"scaling": ("calibrated",)}, "scaling must be some of 'original', 'sqrt_log', or numbers. Got 'calibrated'"),
+        ({"statistics": ("lse",)}, "statistics must be some of entropy, sigma2, third, fourth"),
+        ({"distribution": "none"}, "distribution must be one of"),
+    ],
+)
+def test_what_is_no_simulated_dataset(arguments: dict, message: str) -> None:
+    with pytest.raises(EntropyLabError, match=message):
+        simulate_dataset(**{"tokens": (64,), **arguments})
+
+
+# Logits of some rows.
+
+
+def test_sampled_logits_are_those_of_the_map() -> None:
+    made = simulate(64, 8, heads=2, queries=32, samples=2)
+    whole = made.q @ made.k.transpose(-1, -2) * made.scale
+    torch.testing.assert_close(logit_sample(made.q, made.k, made.scale, 100), whole)
+    torch.testing.assert_close(logit_sample(made.q, made.k, None, 100), whole)
+    few = logit_sample(made.q, made.k, made.scale, 5, seed=1)
+    assert few.shape == (2, 2, 5, 64)
+    place = [int((whole[0, 0] - row).abs().sum(-1).argmin()) for row in few[0, 0]]
+    assert place == sorted(set(place))
+    torch.testing.assert_close(few, whole[:, :, place])
+    assert not torch.equal(few, logit_sample(made.q, made.k, made.scale, 5, seed=2))
+    shared = logit_sample(made.q, made.k[:, :1], made.scale, 100)
+    torch.testing.assert_close(shared[:, 0], whole[:, 0])
+    assert not torch.allclose(shared[:, 1], whole[:, 1])
+
+
+def test_masks_leave_logits_out() -> None:
+    made = simulate(16, 8, heads=1, queries=8)
+    mask = torch.ones(8, 16, dtype=torch.bool)
+    mask[:, 10:] = False
+    logits = logit_sample(made.q, made.k, made.scale, 4, mask=mask)
+    assert logits[..., 10:].isnan().all()
+    assert logits[..., :10].isfinite().all()
+    bias = torch.where(mask, 0.5, -torch.inf)
+    added = logit_sample(made.q, made.k, made.scale, 4, mask=bias)
+    torch.testing.assert_close(added[..., :10], logits[..., :10] + 0.5)
+    shape = standardised(logits)
+    torch.testing.assert_close(shape.nanmean(-1), torch.zeros(1, 1, 4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(shape.square().nanmean(-1), torch.ones(1, 1, 4))
+    with pytest.raises(EntropyLabError, match="rows must be an int >= 1. Got 0"):
+        logit_sample(made.q, made.k, rows=0)
+    with pytest.raises(EntropyLabError, match="must agree in leading dimensions"):
+        logit_sample(made.q, made.k[..., :4])
+
+
+def test_logits_of_a_pipeline_and_its_image_as_it_was() -> None:
+    pipe = new_random_pipeline()
+
+    def run() -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        images.append(pipe("a red car", num_inference_steps=2, generator=generator, output_type="pt").images)
+        return images[-1]
+
+    images: list[torch.Tensor] = []
+    run()
+    found = sampled_logits(pipe, run, "*down_blocks.0*attn1", rows=4)
+    assert torch.equal(*images)
+    ((path, calls),) = found.items()
+    assert path.endswith("attn1")
+    assert [tuple(call.shape) for call in calls] == [(2, 2, 4, 256)] * 2
+    with pytest.raises(EntropyLabError, match="layers must match some of"):
+        sampled_logits(pipe, run, "*attn7")
