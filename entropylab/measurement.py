@@ -54,8 +54,9 @@ def measure(
         scaling: a rule, or a list of rules (see ``rescale``).
         statistics: "entropy", "lse", "mean" [nats], "sigma2", "sensitivity" [nats^2], "third", "fourth"; each averaged
             over query rows.
-        rows: look at a fixed random subset of this many query rows; None for all.
-        layers: kinds ("self", "cross") or patterns of layer paths ("*attn1") to measure; None for all.
+        rows: look at a fixed random subset of this many query rows, and add standard errors (see ``record``); None for
+            all.
+        layers: kinds ("self", "cross", "joint", "temporal") or patterns of layer paths ("*attn1") to measure; None for all.
         keep: dimensions to keep apart, of branch, sample, step, layer, head; the others are averaged, samples online.
         batch_size: images sampled together.
         train_size: training size [pixels] if the pipeline's config does not say.

@@ -145,6 +145,7 @@ class Recorder:
         kind = pipelines.kind_of(call)
         if not self.calls or not self.is_chosen(call.layer, kind):
             return
+        self.calls[-1].meet(call.query)
         base = call.layer if call.occurrence == 0 else f"{call.layer}:{call.occurrence + 1}"
         for part, values in self.reduction(call).items():
             path = f"{base}:{part}" if part else base
@@ -186,7 +187,9 @@ def record(
         pipe: a diffusers pipeline, or any torch.nn.Module.
         statistics: what to measure, each averaged over query rows: "entropy", "lse", "mean" [nats], "sigma2",
             "sensitivity" [nats^2], "third" [nats^3], "fourth" [nats^4].
-        rows: look at this many query rows only, a fixed random subset; None for all.
+        rows: look at this many query rows only, a fixed random subset, the same in every run, and add the standard
+            errors ``entropy_se``, ... of the means over rows (averaged like them, which overstates the error of an
+            average over heads or steps); None for all.
         layers: measure only layers whose path matches one of these patterns (``"*attn1"``) or that are of this kind
             ("self", "cross", "joint", "temporal").
         keep: dimensions to keep apart, of branch, sample, step, layer, head; the others are averaged. None keeps all.
