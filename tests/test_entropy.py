@@ -1,6 +1,8 @@
 """Row statistics against float64 softmax, their exact values on special rows, and their identities."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -157,6 +159,22 @@ def test_fewer_key_heads_than_query_heads():
     assert not torch.equal(shared, row_statistics(q, k[:, [0, 1, 0, 1, 0, 1]]).entropy)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_any_strides(backend):
+    q, k = tokens(2, 3, 10, 8), tokens(2, 3, 12, 8, seed=1)
+    expected = row_statistics(q, k, backend=backend).entropy
+    for order in ((0, 2, 1, 3), (0, 1, 3, 2), (3, 1, 0, 2)):
+        back = [order.index(dimension) for dimension in range(4)]
+        strided = (t.permute(order).contiguous().permute(back) for t in (q, k))
+        found = row_statistics(*strided, backend=backend).entropy
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+def test_importing_the_backends_does_not_import_triton():
+    code = "import sys, entropylab.entropy; sys.exit('triton' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 @pytest.mark.parametrize("lead", [(), (4,), (2, 3, 5)])
 def test_any_leading_dimensions(lead):
     q, k = tokens(*lead, 3, 10, 8), tokens(*lead, 3, 12, 8, seed=1)
@@ -194,6 +212,7 @@ BAD = [
     ((Q, "k"), {}, "k must be a float tensor"),
     ((Q, K[..., :7]), {}, "agree in leading dimensions"),
     ((Q, K.double()), {}, "agree in leading dimensions"),
+    ((Q, K.to("meta")), {}, "must be on one device. Got cpu, meta"),
     ((Q, K[:, :, :0]), {}, "must not be empty"),
     ((torch.zeros(1, 3, 4, 8), K), {}, "multiple of those of k"),
     ((Q, K), {"mask": torch.ones(6, 4, dtype=torch.bool)}, r"mask must broadcast .* = \(1, 2, 4, 6\). Got \(6, 4\)"),

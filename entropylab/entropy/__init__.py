@@ -4,13 +4,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..errors import EntropyLabError
-from . import reference, sdpa
+from .choice import BACKENDS, choose
 from .rows import STATISTICS, RowStatistics, check_rows
 
 __all__ = ["BACKENDS", "STATISTICS", "RowStatistics", "row_statistics"]
-
-BACKENDS = ("auto", "reference", "sdpa")
 
 
 def row_statistics(
@@ -33,7 +30,8 @@ def row_statistics(
             False, or by an additive mask of -9999 or less, is not one of a row's N keys.
         is_causal: query i attends to keys 0..i only, beside what ``mask`` says.
         statistics: which of ``STATISTICS`` to compute.
-        backend: "reference" (chunks of the plain softmax), "sdpa" (the attention identity), or "auto".
+        backend: "triton" (the fused kernel, on CUDA), "sdpa" (the attention identity), "reference" (chunks of the plain
+            softmax), or "auto": the first of these that can answer.
 
     Returns:
         RowStatistics of tensors (..., heads, queries), float32 (float64 for float64 input). Entropy and LSE in nats.
@@ -48,14 +46,5 @@ def row_statistics(
     >>> row_statistics(q, k).entropy  # zero queries attend uniformly: log 100
     tensor([[4.6052, 4.6052, 4.6052, 4.6052, 4.6052]])
     """
-    if backend not in BACKENDS:
-        raise EntropyLabError(f"backend must be one of {', '.join(BACKENDS)}. Got {backend!r}.")
     rows = check_rows(q, k, scale, mask, is_causal, statistics)
-    if backend == "reference":
-        return reference.row_statistics(rows)
-    problem = sdpa.why_not(rows)
-    if problem is None:
-        return sdpa.row_statistics(rows)
-    if backend == "sdpa":
-        raise EntropyLabError(f"backend 'sdpa' can't be used here: {problem}. Use 'auto' or 'reference'.")
-    return reference.row_statistics(rows)
+    return choose(rows, backend)(rows)

@@ -55,16 +55,30 @@ class RowStatistics:
 class Rows:
     """One question to a backend, checked: ``softmax(scale * q k^T + mask)``, row by row.
 
-    ``q`` is (..., heads, queries, d) and ``k`` (..., heads, keys, d), leading dimensions and heads equal; ``mask`` is
-    boolean (True: may attend) or additive, and broadcasts to (..., heads, queries, keys).
+    ``q`` is (..., heads, queries, d) and ``own_k`` (..., key heads, keys, d), leading dimensions equal, the heads of q
+    a multiple of the key heads: head h of q has key head h // (heads / key heads). ``mask`` is boolean (True: may
+    attend) or additive, and broadcasts to (..., heads, queries, keys).
     """
 
     q: Tensor
-    k: Tensor
+    own_k: Tensor
     scale: float
     mask: Tensor | None
     is_causal: bool
     statistics: tuple[str, ...]
+
+    @property
+    def k(self) -> Tensor:
+        """Keys with a head for every head of q, (..., heads, keys, d); a copy where several share several."""
+        return self.shared_out(self.own_k)
+
+    def shared_out(self, per_key_head: Tensor) -> Tensor:
+        """What is known per key head (..., key heads, x, y) for every head of q: (..., heads, x, y)."""
+        group = self.q.shape[-3] // per_key_head.shape[-3]
+        if group == 1:
+            return per_key_head
+        *lead, heads, rows, width = per_key_head.shape
+        return per_key_head.unsqueeze(-3).expand(*lead, heads, group, rows, width).flatten(-4, -3)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -81,13 +95,13 @@ class Rows:
         blocked = None if self.mask is None else masked_out(rows_of(self.mask, start, stop))
         if self.is_causal:
             row = torch.arange(start, stop, device=self.q.device)[:, None]
-            later = torch.arange(self.k.shape[-2], device=self.q.device) > row
+            later = torch.arange(self.own_k.shape[-2], device=self.q.device) > row
             blocked = later if blocked is None else blocked | later
         return blocked
 
     def keys(self) -> Tensor:
         """How many keys each row may attend to: int64 (..., heads, queries)."""
-        shape, keys = self.q.shape[:-1], self.k.shape[-2]
+        shape, keys = self.q.shape[:-1], self.own_k.shape[-2]
         if self.is_causal and self.mask is None:
             left = torch.arange(1, shape[-1] + 1, device=self.q.device).clamp(max=keys)
             return left.expand(shape)
@@ -120,6 +134,9 @@ def check_rows(
             "q (..., heads, queries, d) and k (..., heads, keys, d) must agree in leading dimensions, d and dtype. "
             f"Got {described(q)} and {described(k)}."
         )
+    devices = {str(tensor.device) for tensor in (q, k, mask) if isinstance(tensor, Tensor)}
+    if len(devices) > 1:
+        raise EntropyLabError(f"q, k and mask must be on one device. Got {', '.join(sorted(devices))}.")
     if 0 in q.shape or 0 in k.shape:
         raise EntropyLabError(f"q and k must not be empty. Got {described(q)} and {described(k)}.")
     heads, shared = q.shape[-3], k.shape[-3]
@@ -135,7 +152,6 @@ def check_rows(
     unknown = [name for name in names if name not in STATISTICS]
     if unknown or not names:
         raise EntropyLabError(f"statistics must be some of {', '.join(STATISTICS)}. Got {list(names)}.")
-    k = k if heads == shared else k.repeat_interleave(heads // shared, dim=-3)
     return Rows(q, k, scale, mask, is_causal, names)
 
 

@@ -10,6 +10,9 @@ from torch import Tensor
 from .rows import LARGEST_MASK, Rows, RowStatistics
 
 SUPPORTED = ("entropy", "lse", "mean", "variance")
+CUDA_WIDTH = 4
+BIAS_WIDTH = 16
+"""What the row lengths of queries and keys, and of a bias, must be multiples of on CUDA [elements]."""
 
 
 def why_not(rows: Rows) -> str | None:
@@ -21,8 +24,11 @@ def why_not(rows: Rows) -> str | None:
     unsupported = [name for name in rows.statistics if name not in SUPPORTED]
     if unsupported:
         return f"the attention identity does not give {', '.join(unsupported)}"
-    if not all_or_nothing(rows.mask):
-        return "the mask has values between 0 and -inf"
+    if rows.q.device.type == "cuda" and rows.q.shape[-1] % CUDA_WIDTH:
+        return f"fused attention on CUDA takes float32 of a head dimension that is a multiple of {CUDA_WIDTH}"
+    problem = why_not_mask(rows.mask)
+    if problem is not None:
+        return problem
     if rows.is_causal and rows.mask is not None:
         return "a mask beside is_causal"
     if rows.wants("mean", "variance") and (rows.is_causal or not same_for_all_queries(rows.mask)):
@@ -30,11 +36,13 @@ def why_not(rows: Rows) -> str | None:
     return None
 
 
-def all_or_nothing(mask: Tensor | None) -> bool:
-    """Whether a mask only lets through (0, True) or leaves out."""
+def why_not_mask(mask: Tensor | None) -> str | None:
+    """Why the identity does not hold under a mask, which may only let through (0, True) or leave out; else None."""
     if mask is None or mask.dtype == torch.bool:
-        return True
-    return bool(((mask == 0) | (mask <= LARGEST_MASK)).all())
+        return None
+    if mask.device.type != "cpu":
+        return "whether an additive mask only leaves keys out can't be told without waiting for the device"
+    return None if ((mask == 0) | (mask <= LARGEST_MASK)).all() else "the mask has values between 0 and -inf"
 
 
 def same_for_all_queries(mask: Tensor | None) -> bool:
@@ -44,7 +52,7 @@ def same_for_all_queries(mask: Tensor | None) -> bool:
 
 def row_statistics(rows: Rows) -> RowStatistics:
     """Entropy, LSE, mean and variance of ``rows``; accumulated in float32, or float64 for float64 input."""
-    q, k = rows.q.to(rows.dtype), rows.k.to(rows.dtype)
+    q, k = rows.q.to(rows.dtype), rows.shared_out(rows.own_k.to(rows.dtype))
     shared = rows.blocked() if same_for_all_queries(rows.mask) and not rows.is_causal else None
     weight = key_weights(shared, k)
     centre = (weight * k).sum(-2, keepdim=True)
@@ -76,13 +84,9 @@ def key_weights(blocked: Tensor | None, k: Tensor) -> Tensor:
 
 def attend(q: Tensor, k: Tensor, scale: float, blocked: Tensor | None, is_causal: bool) -> tuple[Tensor, Tensor]:
     """``A K`` (..., heads, queries, d) and the LSE (..., heads, queries) of softmax(scale q k^T)."""
-    lead, heads = q.shape[:-3], q.shape[-3]
-    flat_q, flat_k = (t.reshape(-1, heads, *t.shape[-2:]) for t in (q, k))
-    bias = None
-    if blocked is not None:
-        bias = torch.zeros(blocked.shape, dtype=q.dtype, device=q.device).masked_fill(blocked, -torch.inf)
-        bias = bias.expand(*lead, heads, *bias.shape[-2:]) if bias.ndim > 1 else bias.expand(*lead, heads, 1, -1)
-        bias = bias.reshape(-1, heads, *bias.shape[-2:]).expand(-1, -1, q.shape[-2], k.shape[-2])
+    heads = q.shape[-3]
+    flat_q, flat_k = (dense(t).reshape(-1, heads, *t.shape[-2:]) for t in (q, k))
+    bias = None if blocked is None else bias_of(blocked, q, k)
     if q.device.type == "cpu":
         mixed, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             flat_q, flat_k, flat_k, 0.0, is_causal, attn_mask=bias, scale=scale
@@ -93,3 +97,17 @@ def attend(q: Tensor, k: Tensor, scale: float, blocked: Tensor | None, is_causal
         )
         lse = lse[..., : q.shape[-2]]
     return mixed.reshape(q.shape), lse.to(q.dtype).reshape(q.shape[:-1])
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """A tensor whose last dimension is contiguous: the fused attention calls take that for granted."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def bias_of(blocked: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    """-inf where ``blocked``, else 0: (batch, heads, queries, keys), in rows of a length that CUDA can load from."""
+    keys, blocked = k.shape[-2], blocked if blocked.ndim > 1 else blocked[None]
+    bias = torch.zeros((*blocked.shape[:-1], keys + -keys % BIAS_WIDTH), dtype=q.dtype, device=q.device)
+    bias[..., :keys].masked_fill_(blocked, -torch.inf)
+    bias = bias.expand(*q.shape[:-2], *bias.shape[-2:])
+    return bias.reshape(-1, *bias.shape[-3:]).expand(-1, -1, q.shape[-2], -1)[..., :keys]

@@ -14,8 +14,9 @@ import torch
 
 from entropylab.provenance import versions
 
-from . import embedded, rows
+from . import embedded, kernel
 
+TESTS = ("tests/test_entropy.py", "tests/test_triton.py")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -39,9 +40,11 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON (%(default)s)")
     given = parser.parse_args()
-    if subprocess.run([sys.executable, "-m", "pytest", "-q", "tests/test_entropy.py"], check=False).returncode:
+    if subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "tests/test_entropy.py", "tests/test_triton.py"], check=False
+    ).returncode:
         sys.exit("the tests of the backends fail: no benchmark of code that is wrong")
-    found = [row for module in (rows, embedded) for row in module.run(given.repeats)]
+    found = [row for module in (kernel, embedded) for row in module.run(given.repeats)]
     print(pd.DataFrame(found).to_string(index=False, float_format="{:.3f}".format))
     name = device_name()
     given.out.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,60 @@
+"""Which backend answers a question, and why not the others."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..errors import EntropyLabError
+from . import reference, sdpa, triton
+from .rows import Rows, RowStatistics
+
+BACKENDS = ("auto", "triton", "sdpa", "reference")
+"""What ``backend`` may be; after "auto" the backends in the order in which it tries them."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A backend, and those that were passed over.
+
+    Attributes:
+        name: the backend to use.
+        refused: backend -> why it can't, or should not, be used.
+    """
+
+    name: str
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        reasons = "; ".join(f"not {name}: {reason}" for name, reason in self.refused.items())
+        return f"{self.name} ({reasons})" if reasons else self.name
+
+    def __call__(self, rows: Rows) -> RowStatistics:
+        """Ask the backend."""
+        return {"triton": triton, "sdpa": sdpa, "reference": reference}[self.name].row_statistics(rows)
+
+
+def choose(rows: Rows, backend: str = "auto") -> Choice:
+    """The backend that answers ``rows``: the one asked for, or the first of triton, sdpa and reference that can.
+
+    Raises:
+        EntropyLabError: no such backend, or it can't be used here; the message says why.
+    """
+    if backend not in BACKENDS:
+        raise EntropyLabError(f"backend must be one of {', '.join(BACKENDS)}. Got {backend!r}.")
+    refused: dict[str, str] = {}
+    for name in BACKENDS[1:] if backend == "auto" else (backend,):
+        problem = why_not(name, rows, backend == "auto")
+        if problem is None:
+            return Choice(name, refused)
+        refused[name] = problem
+    raise EntropyLabError(f"backend {backend!r} can't be used here: {refused[backend]}. Use 'auto' or 'reference'.")
+
+
+def why_not(name: str, rows: Rows, unasked: bool) -> str | None:
+    """Why a backend can't answer ``rows``, or should not ``unasked``; None if it may."""
+    if name == "reference":
+        return None
+    if name == "sdpa":
+        return sdpa.why_not(rows)
+    if unasked and triton.interpreted():
+        return "TRITON_INTERPRET=1 is for tests of the kernel"
+    return triton.why_not(rows)

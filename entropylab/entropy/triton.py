@@ -1,0 +1,221 @@
+"""Row statistics by one fused kernel of our own: q and k are read once a tile, and nothing but the rows is written.
+
+It costs Q K^T and one exponential an element; no P V. Which statistics are wanted is known when the kernel is compiled,
+so that entropy alone pays for nothing else. Mean and variance come from the same tiles, for three more operations an
+element, or two where the mean of the keys is worth a launch of its own. A GPU does eight in the time of one
+exponential, and entropy needs five or six, the maximum included. The covariance of the keys would give them in
+O(N d^2), but only without a mask, in some ten launches and in float32, which a program that allowed TF32 rounds to ten
+bits.
+
+Half-precision products are exact and accumulated in float32; float32 is multiplied as such, without tensor cores.
+Nothing here reads a value back to the host. Statistics carry no gradient.
+"""
+
+import importlib.util
+import math
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .rows import LARGEST_MASK, STATISTICS, Rows, RowStatistics
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+LARGEST_HEAD = 256
+OLDEST_CAPABILITY = (8, 0)
+LARGEST_ALIGNMENT = 16
+
+BLOCKS = {
+    2: {128: (128, 64, 8, 3), 256: (64, 64, 4, 2)},
+    4: {128: (64, 32, 8, 2), 256: (32, 32, 8, 2)},
+}
+"""Bytes an element, largest head dimension -> query rows and keys of a tile, warps, stages of the pipeline.
+
+Sized for the 99 KiB of shared memory of the smaller Ampere and Ada cards, and so that no variant spills more than a few
+registers, as the compiler reports for capabilities 8.0 and 9.0.
+"""
+
+KEYS_WORTH_A_MEAN = 2048
+"""From so many keys on, their mean is taken first, if the variance is wanted of half-precision rows without a mask."""
+
+TWO_BLOCKS_REGISTERS = 128
+"""Registers a thread that let two blocks of eight warps share a multiprocessor: one multiplies while the other
+exponentiates. The plain variants need little more and don't spill under this limit; the others would."""
+
+
+def why_not(rows: Rows) -> str | None:
+    """Why this backend can't answer ``rows``, or None if it can."""
+    device, dtype, head = rows.q.device, rows.q.dtype, rows.q.shape[-1]
+    if device.type != "cuda" and not interpreted():
+        return f"the kernel runs on CUDA, not on device {device.type!r}"
+    if dtype not in DTYPES:
+        return f"the kernel has no {str(dtype).removeprefix('torch.')}"
+    if head > LARGEST_HEAD:
+        return f"the kernel takes head dimensions up to {LARGEST_HEAD}, not {head}"
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (rows.q, rows.own_k, rows.mask)):
+        return "the kernel gives no gradients"
+    if not installed():
+        return "triton is not installed"
+    return None if interpreted() else why_not_here() or why_not_on(device)
+
+
+@cache
+def installed() -> bool:
+    """Whether Triton can be imported; it is not imported for that."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def interpreted() -> bool:
+    """Whether Triton was told to interpret kernels on the host, for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@cache
+def why_not_here() -> str | None:
+    """Why this installation can't compile a kernel, or None."""
+    if torch.version.hip is not None:
+        return "the kernel was never tried on ROCm"
+    if sys.platform != "linux":
+        return f"Triton compiles kernels on Linux, not on {sys.platform}"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "Triton needs a C compiler to launch a kernel, and found neither gcc nor clang"
+    return None
+
+
+@cache
+def why_not_on(device: torch.device) -> str | None:
+    """Why this GPU can't run the kernel, or None."""
+    capability = torch.cuda.get_device_capability(device)
+    if capability < OLDEST_CAPABILITY:
+        return f"the kernel needs compute capability 8.0 or more, not {capability[0]}.{capability[1]}"
+    return None
+
+
+def row_statistics(rows: Rows) -> RowStatistics:
+    """Every statistic of ``rows``, accumulated in float32, on their device, without waiting for it."""
+    shape = rows.q.shape[:-1]
+    found = torch.empty((len(rows.statistics), *shape), dtype=torch.float32, device=rows.q.device)
+    mask = counts = None
+    if rows.mask is not None:
+        mask = rows.mask.expand(*shape, rows.own_k.shape[-2])
+        counts = torch.empty(shape, dtype=torch.int64, device=rows.q.device)
+    with torch.cuda.device_of(rows.q):
+        for q, k, out, *masked in batches([rows.q, rows.own_k, found.movedim(0, -3), mask, counts]):
+            launch(rows, q, k, out, *masked)
+    keys = rows.keys() if counts is None else counts
+    return RowStatistics(keys=keys, **dict(zip(rows.statistics, found, strict=True)))
+
+
+def batches(tensors: list[Any]) -> Iterator[list[Any]]:
+    """Tensors (..., a, b, c) as (batch, a, b, c), views all, a launch for each; None stays None."""
+    extra = tensors[0].ndim - 4
+    if extra == 0:
+        yield tensors
+    elif extra < 0:
+        yield [None if tensor is None else tensor[None] for tensor in tensors]
+    else:
+        for at in range(tensors[0].shape[0]):
+            yield from batches([None if tensor is None else tensor[at] for tensor in tensors])
+
+
+def launch(rows: Rows, q: Tensor, k: Tensor, out: Tensor, mask: Tensor | None, counts: Tensor | None) -> None:
+    """Start the kernel on q (batch, heads, queries, d); out (batch, statistics, heads, queries)."""
+    from .triton_kernel import row_kernel
+
+    choices = compiled_for(rows, q, k, mask)
+    programs = q.shape[0] * q.shape[1] * -(-q.shape[2] // choices["ROWS"])
+    strides = [
+        *divided(q.stride(), choices["ALIGNED"]),
+        *divided(k.stride(), choices["ALIGNED"]),
+        *((0,) * 4 if mask is None else divided(mask.stride(), choices["MASK_ALIGNED"])),
+    ]
+    centre = k.mean(-2, dtype=torch.float32).contiguous() if choices["CENTRE"] else q
+    sizes = [out.stride(1), q.shape[2], k.shape[2], q.shape[1], q.shape[1] // k.shape[1]]
+    row_kernel[(programs,)](
+        q, k, bytes_of(mask, q), centre, out, out if counts is None else counts,
+        *strides, *sizes, rows.scale, lowest(mask), **choices,
+    )  # fmt: skip
+
+
+def compiled_for(rows: Rows, q: Tensor, k: Tensor, mask: Tensor | None) -> dict[str, Any]:
+    """What the kernel is compiled for: its upper-case arguments, and the compiler's own."""
+    size, head = q.element_size(), q.shape[-1]
+    tile_rows, tile_keys, warps, stages = blocks(size, head)
+    dims, more_dims = head_blocks(head)
+    asked, is_long = rows.statistics, k.shape[-2] >= KEYS_WORTH_A_MEAN
+    is_plain = mask is None and not rows.wants("third", "fourth", "sensitivity")
+    return {
+        **{name.upper(): asked.index(name) if name in asked else -1 for name in STATISTICS},
+        "MASK": "" if mask is None else "boolean" if mask.dtype == torch.bool else "additive",
+        "MASK_BY_ROW": mask is not None and mask.stride(-2) != 0,
+        "MASK_ALIGNED": LARGEST_ALIGNMENT if mask is None else alignment(mask),
+        "CAUSAL": rows.is_causal,
+        "CENTRE": is_plain and not rows.is_causal and size == 2 and is_long and rows.wants("variance"),
+        "HEAD": head,
+        "DIMS": dims,
+        "MORE_DIMS": more_dims,
+        "ROWS": tile_rows,
+        "KEYS": tile_keys,
+        "WIDEN": q.dtype == torch.bfloat16 and interpreted(),
+        "CAREFUL": size == 4,
+        "ALIGNED": min(alignment(q), alignment(k)),
+        "num_warps": warps,
+        "num_stages": stages,
+        "maxnreg": TWO_BLOCKS_REGISTERS if is_plain and size == 2 and warps == 8 else None,
+    }
+
+
+def alignment(tensor: Tensor) -> int:
+    """The largest power of two up to 16 that divides the strides of batch, head and row."""
+    return math.gcd(LARGEST_ALIGNMENT, *tensor.stride()[:3])
+
+
+def divided(strides: tuple[int, ...], aligned: int) -> tuple[int, ...]:
+    """Strides (batch, head, row, last) with all but the last divided by what they are all multiples of."""
+    return (*(stride // aligned for stride in strides[:3]), strides[3])
+
+
+def blocks(element_size: int, head: int) -> tuple[int, int, int, int]:
+    """Query rows and keys of a tile, warps and stages for a dtype of so many bytes and a head dimension."""
+    table = BLOCKS[element_size]
+    return table[min(size for size in table if size >= head)]
+
+
+def head_blocks(head: int) -> tuple[int, int]:
+    """Two powers of two, at least 16 or 0, that cover a head dimension with little to spare: 72 -> 64 + 16.
+
+    >>> [head_blocks(head) for head in (8, 40, 64, 80, 160, 256)]
+    [(16, 0), (32, 16), (64, 0), (64, 16), (128, 32), (256, 0)]
+    """
+    whole = max(16, power_of_two(head))
+    first = max(16, whole // 2)
+    rest = max(16, power_of_two(head - first)) if head > first else 0
+    return (first, rest) if first + rest < whole else (whole, 0)
+
+
+def power_of_two(number: int) -> int:
+    """The smallest power of two that is not below ``number``."""
+    return 1 << (number - 1).bit_length()
+
+
+def bytes_of(mask: Tensor | None, instead: Tensor) -> Tensor:
+    """A mask the kernel can load: booleans as bytes, and any tensor at all where it has no mask to read."""
+    if mask is None:
+        return instead
+    return mask.view(torch.uint8) if mask.dtype == torch.bool else mask
+
+
+def lowest(mask: Tensor | None) -> float:
+    """What of an additive mask leaves its key out, if less or equal."""
+    return LARGEST_MASK if mask is None or mask.dtype == torch.bool else rounded(LARGEST_MASK, mask.dtype)
+
+
+@cache
+def rounded(number: float, dtype: torch.dtype) -> float:
+    """A number as a tensor of ``dtype`` compares with it: bfloat16 has -9984 for both -9999 and -10000."""
+    return torch.tensor(number, dtype=dtype, device="cpu").item()

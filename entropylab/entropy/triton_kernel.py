@@ -1,0 +1,318 @@
+"""The fused kernel itself. Importing this module imports Triton: only ``triton.py`` does, and only when it launches.
+
+One program owns a block of query rows of one head and walks once over the keys. Of every tile of logits it keeps, per
+row and in float32, what merges with the next tile without subtracting large numbers:
+
+- the running maximum ``top``, ``total = sum 2^z`` and ``first = sum z 2^z`` with ``z = (x - top) log2(e) <= 0``. All
+  terms of a sum have one sign, so H = ln total - ln 2 first / total is a sum of two numbers >= 0. The difference is
+  taken before the factor, so that ``x`` of 1e4 costs no more digits than it has, and 2^z is what a GPU computes;
+- for the sensitivity the weighted sum of squares about the weighted mean, merged as Chan, Golub and LeVeque do;
+- for the unweighted cumulants the central moments of the tile, merged as Pebay does. Where the mean of all keys is
+  given, <q, mean key> is the mean of the row, and the second moment about it needs no merging.
+
+``x`` is the bare product <q, k>, scaled only at the end, unless an additive mask must be added to it.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+
+import triton
+import triton.language as tl
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
+TINY = tl.constexpr(1e-37)
+
+
+@triton.jit
+def load_tokens(
+    pointers, inside, dims, HEAD: tl.constexpr, PADDED: tl.constexpr, CUT: tl.constexpr, WIDEN: tl.constexpr
+):
+    """A tile of q (tokens, dims) or of k (dims, tokens); zeros beyond the last token and the last dimension."""
+    if PADDED and CUT:
+        tile = tl.load(pointers, mask=inside & (dims < HEAD), other=0.0)
+    elif PADDED:
+        tile = tl.load(pointers, mask=dims < HEAD, other=0.0)
+    elif CUT:
+        tile = tl.load(pointers, mask=inside, other=0.0)
+    else:
+        tile = tl.load(pointers)
+    if WIDEN:
+        tile = tile.to(tl.float32)
+    return tile
+
+
+@triton.jit
+def add(total, lost, term, CAREFUL: tl.constexpr):
+    """``total + term``, and if CAREFUL what the sum lost to rounding, to be made up for by the next (Kahan)."""
+    if CAREFUL:
+        term = term - lost
+        whole = total + term
+        lost = (whole - total) - term
+    else:
+        whole = total + term
+    return whole, lost
+
+
+@triton.jit
+def merge_weights(
+    top, total, first, spread, lost_total, lost_first, lost_spread, x, left, per_unit,
+    FIRST: tl.constexpr, SPREAD: tl.constexpr, CAREFUL: tl.constexpr, CUT: tl.constexpr,
+):  # fmt: skip
+    """Fold a tile of logits ``x`` (rows, keys) into the softmax sums (rows,)."""
+    highest = tl.maximum(top, tl.max(x, 1))
+    level, before = highest, top
+    if CUT:  # a row without a key so far has the maximum -inf, which must not be subtracted from itself
+        level = tl.where(highest == float("-inf"), 0.0, highest)
+    before = tl.where(top == float("-inf"), level, top)
+    if CAREFUL:
+        z = (x - level[:, None]) * per_unit
+        move = (before - level) * per_unit
+    else:  # one instruction; the rounded product is the same for all keys of the row
+        z = x * per_unit - (level * per_unit)[:, None]
+        move = before * per_unit - level * per_unit
+    weight = tl.exp2(z)
+    if CUT:
+        z = tl.where(left, z, 0.0)
+        weight = tl.where(left, weight, 0.0)
+    fade = tl.exp2(move)
+    old, new = total * fade, tl.sum(weight, 1)
+    if FIRST:
+        old_first, new_first = fade * (first + move * total), tl.sum(weight * z, 1)
+        if SPREAD:
+            new_mean = new_first / tl.maximum(new, TINY)
+            centred = z - new_mean[:, None]
+            apart = new_mean - old_first / tl.maximum(old, TINY)
+            joined = apart * apart * old * (new / tl.maximum(old + new, TINY))
+            new_spread = tl.sum(weight * centred * centred, 1) + joined
+            spread, lost_spread = add(spread * fade, lost_spread * fade, new_spread, CAREFUL)
+        first, lost_first = add(old_first, fade * (lost_first + move * lost_total), new_first, CAREFUL)
+    total, lost_total = add(old, lost_total * fade, new, CAREFUL)
+    return highest, total, first, spread, lost_total, lost_first, lost_spread
+
+
+@triton.jit
+def merge_moments(
+    count, mean, second, third, fourth, lost_mean, lost_second, lost_third, lost_fourth, x, left, here,
+    MOMENTS: tl.constexpr, CAREFUL: tl.constexpr, CUT: tl.constexpr,
+):  # fmt: skip
+    """Fold a tile of logits ``x`` (rows, keys), ``here`` (rows,) of them left, into the central moments (rows,)."""
+    if CUT:
+        x = tl.where(left, x, 0.0)
+    tile_mean = tl.sum(x, 1) / tl.maximum(here, 1.0)
+    apart = (tile_mean - mean) + lost_mean
+    share = here / tl.maximum(count + here, 1.0)
+    rest = 1.0 - share
+    if MOMENTS >= 2:
+        centred = x - tile_mean[:, None]
+        if CUT:
+            centred = tl.where(left, centred, 0.0)
+        square = centred * centred
+        tile_second = tl.sum(square, 1)
+        between = apart * apart * count * share
+        if MOMENTS >= 3:
+            tile_third = tl.sum(square * centred, 1)
+            if MOMENTS >= 4:
+                more = tl.sum(square * square, 1) + between * apart * apart * (1.0 - 3.0 * share * rest)
+                more += 6.0 * apart * apart * (rest * rest * tile_second + share * share * second)
+                more += 4.0 * apart * (rest * tile_third - share * third)
+                fourth, lost_fourth = add(fourth, lost_fourth, more, CAREFUL)
+            more = tile_third + between * apart * (rest - share)
+            more += 3.0 * apart * (rest * tile_second - share * second)
+            third, lost_third = add(third, lost_third, more, CAREFUL)
+        second, lost_second = add(second, lost_second, tile_second + between, CAREFUL)
+    mean, lost_mean = add(mean, lost_mean, apart * share, True)
+    return mean, second, third, fourth, lost_mean, lost_second, lost_third, lost_fourth
+
+
+STRIDES = [f"{name}_{dimension}" for name in ("q", "k", "mask") for dimension in ("batch", "head", "row")]
+
+
+@triton.jit(do_not_specialize=[*STRIDES, "out_statistic", "queries", "keys", "heads", "group"])
+def row_kernel(
+    q, k, mask, centre, out, counts,
+    q_batch, q_head, q_row, q_dim,
+    k_batch, k_head, k_row, k_dim,
+    mask_batch, mask_head, mask_row, mask_key,
+    out_statistic, queries, keys, heads, group, scale, lowest,
+    ENTROPY: tl.constexpr, LSE: tl.constexpr, MEAN: tl.constexpr, VARIANCE: tl.constexpr,
+    THIRD: tl.constexpr, FOURTH: tl.constexpr, SENSITIVITY: tl.constexpr,
+    MASK: tl.constexpr, MASK_BY_ROW: tl.constexpr, CAUSAL: tl.constexpr, CENTRE: tl.constexpr,
+    HEAD: tl.constexpr, DIMS: tl.constexpr, MORE_DIMS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+    WIDEN: tl.constexpr, CAREFUL: tl.constexpr, ALIGNED: tl.constexpr, MASK_ALIGNED: tl.constexpr,
+):  # fmt: skip
+    """Statistics of ``ROWS`` query rows of one head.
+
+    q (batch, heads, queries, HEAD), k (batch, heads / group, keys, HEAD) and mask (batch, heads, queries, keys) by
+    their strides; out (statistics, batch, heads, queries) float32 and counts (batch, heads, queries) int64, rows
+    contiguous. ENTROPY to SENSITIVITY are places along out, -1 if not asked for. MASK is "", "boolean" (bytes) or
+    "additive", where values of ``lowest`` or less leave the key out. With CENTRE, ``centre`` (batch, heads / group,
+    HEAD) is the float32 mean of the keys; then no key may be left out, and no cumulant beyond the second be asked for.
+    The head dimension is multiplied in a block of DIMS and, if not 0, one of MORE_DIMS, together at least HEAD.
+
+    WIDEN turns q and k to float32 first, for the interpreter, which multiplies bfloat16 as the integers it keeps it in.
+    CAREFUL makes up for what sums over tiles lose: over thousands of tiles it would cost float32 input a digit, and is
+    cheap beside float32 products.
+
+    Strides other than those of dimensions and of mask keys come divided by ALIGNED and MASK_ALIGNED: what the compiler
+    knows to be a multiple it loads in one piece, and head dimensions like 40 are no multiple of 16, the only one it
+    looks for by itself.
+    """
+    SOFTMAX: tl.constexpr = ENTROPY >= 0 or LSE >= 0 or SENSITIVITY >= 0
+    FIRST: tl.constexpr = ENTROPY >= 0 or SENSITIVITY >= 0
+    MOMENTS: tl.constexpr = 4 if FOURTH >= 0 else 3 if THIRD >= 0 else 2 if VARIANCE >= 0 else 1 if MEAN >= 0 else 0
+    COUNT: tl.constexpr = MOMENTS > 0 or MASK != ""
+
+    blocks = (queries + ROWS - 1) // ROWS
+    head_map = tl.program_id(0) // blocks
+    block = tl.program_id(0) % blocks
+    if CAUSAL:  # the longest rows first, so that the last programs to run are short
+        block = blocks - 1 - block
+    batch, head = (head_map // heads).to(tl.int64), (head_map % heads).to(tl.int64)
+
+    # 64-bit: of 65,536 x 65,536 mask values the last lies beyond 2^31.
+    first_row = block * ROWS
+    row = first_row + tl.arange(0, ROWS)
+    row_inside = row < queries
+    far_row = row.to(tl.int64)[:, None]
+    column = tl.arange(0, KEYS)
+    far_column = column.to(tl.int64)[None, :]
+
+    dims = tl.arange(0, DIMS)
+    more_dims = DIMS + tl.arange(0, MORE_DIMS if MORE_DIMS > 0 else 1)
+    q += (batch * q_batch + head * q_head) * ALIGNED
+    k += (batch * k_batch + (head // group) * k_head) * ALIGNED
+    q_rows = q + far_row * q_row * ALIGNED
+    k_rows = k + far_column * k_row * ALIGNED
+    q_tile = load_tokens(
+        q_rows + dims[None, :].to(tl.int64) * q_dim, row_inside[:, None], dims[None, :],
+        HEAD, DIMS > HEAD, True, WIDEN,
+    )  # fmt: skip
+    k_pointers = k_rows + dims[:, None].to(tl.int64) * k_dim
+    if MORE_DIMS > 0:
+        more_q_tile = load_tokens(
+            q_rows + more_dims[None, :].to(tl.int64) * q_dim, row_inside[:, None], more_dims[None, :],
+            HEAD, DIMS + MORE_DIMS > HEAD, True, WIDEN,
+        )  # fmt: skip
+        more_k_pointers = k_rows + more_dims[:, None].to(tl.int64) * k_dim
+    if MASK != "":
+        mask += (batch * mask_batch + head * mask_head) * MASK_ALIGNED + far_column * mask_key
+        if MASK_BY_ROW:
+            mask += far_row * mask_row * MASK_ALIGNED
+
+    unit = scale
+    if MASK == "additive":
+        unit = scale * 0.0 + 1.0
+    per_unit = unit * LOG2_E
+
+    top = tl.full((ROWS,), float("-inf"), tl.float32)
+    total = tl.full((ROWS,), 0.0, tl.float32)
+    first = tl.full((ROWS,), 0.0, tl.float32)
+    spread = tl.full((ROWS,), 0.0, tl.float32)
+    count = tl.full((ROWS,), 0.0, tl.float32)
+    mean = tl.full((ROWS,), 0.0, tl.float32)
+    second = tl.full((ROWS,), 0.0, tl.float32)
+    third = tl.full((ROWS,), 0.0, tl.float32)
+    fourth = tl.full((ROWS,), 0.0, tl.float32)
+    lost_total = tl.full((ROWS,), 0.0, tl.float32)
+    lost_first = tl.full((ROWS,), 0.0, tl.float32)
+    lost_spread = tl.full((ROWS,), 0.0, tl.float32)
+    lost_mean = tl.full((ROWS,), 0.0, tl.float32)
+    lost_second = tl.full((ROWS,), 0.0, tl.float32)
+    lost_third = tl.full((ROWS,), 0.0, tl.float32)
+    lost_fourth = tl.full((ROWS,), 0.0, tl.float32)
+
+    if CENTRE:
+        centre += (batch * (heads // group) + head // group) * HEAD
+        middle = tl.load(centre + dims, mask=dims < HEAD, other=0.0)
+        mean = tl.sum(q_tile.to(tl.float32) * middle[None, :], 1)
+        if MORE_DIMS > 0:
+            more_middle = tl.load(centre + more_dims, mask=more_dims < HEAD, other=0.0)
+            mean += tl.sum(more_q_tile.to(tl.float32) * more_middle[None, :], 1)
+
+    stop = keys
+    if CAUSAL:
+        stop = tl.minimum(keys, first_row + ROWS)
+    whole = stop // KEYS * KEYS
+    if CAUSAL:
+        whole = tl.minimum(keys, first_row + 1) // KEYS * KEYS
+
+    # Whole tiles first, then those cut by a mask, by the diagonal or by the last key.
+    for CUT in tl.static_range(1 if MASK != "" else 0, 2):
+        begin, end = 0, whole
+        if CUT:
+            end = stop
+            if MASK == "":
+                begin = whole
+        for start in tl.range(begin, end, KEYS):
+            far_start = tl.cast(start, tl.int64) * k_row * ALIGNED
+            inside = (start + column < keys)[None, :]
+            k_tile = load_tokens(k_pointers + far_start, inside, dims[:, None], HEAD, DIMS > HEAD, CUT, WIDEN)
+            x = tl.dot(q_tile, k_tile, input_precision="ieee")
+            if MORE_DIMS > 0:
+                more_k_tile = load_tokens(
+                    more_k_pointers + far_start, inside, more_dims[:, None], HEAD, DIMS + MORE_DIMS > HEAD, CUT, WIDEN
+                )
+                x = tl.dot(more_q_tile, more_k_tile, x, input_precision="ieee")
+            left = inside
+            here = tl.full((ROWS,), KEYS, tl.float32)
+            if CUT:
+                if CAUSAL:
+                    left = left & ((start + column)[None, :] <= row[:, None])
+                if MASK != "":
+                    mask_inside = inside
+                    if MASK_BY_ROW:
+                        mask_inside = inside & row_inside[:, None]
+                    value = tl.load(mask + tl.cast(start, tl.int64) * mask_key, mask=mask_inside, other=0)
+                    if MASK == "boolean":
+                        left = left & (value != 0)
+                    else:
+                        value = value.to(tl.float32)
+                        left = left & ((value <= lowest) == 0)
+                        x = x * scale + value
+                left = tl.broadcast_to(left, (ROWS, KEYS))
+                x = tl.where(left, x, float("-inf"))
+                if COUNT:
+                    here = tl.sum(left.to(tl.float32), 1)
+            if SOFTMAX:
+                top, total, first, spread, lost_total, lost_first, lost_spread = merge_weights(
+                    top, total, first, spread, lost_total, lost_first, lost_spread, x, left, per_unit,
+                    FIRST, SENSITIVITY >= 0, CAREFUL, CUT,
+                )  # fmt: skip
+            if CENTRE:
+                centred = x - mean[:, None]
+                if CUT:
+                    centred = tl.where(left, centred, 0.0)
+                second += tl.sum(centred * centred, 1)
+            elif MOMENTS > 0:
+                mean, second, third, fourth, lost_mean, lost_second, lost_third, lost_fourth = merge_moments(
+                    count, mean, second, third, fourth, lost_mean, lost_second, lost_third, lost_fourth, x, left, here,
+                    MOMENTS, CAREFUL, CUT,
+                )  # fmt: skip
+            count += here
+
+    # A row with no key divides by 1 here and is NaN in the end.
+    none = count == 0
+    nothing = tl.where(none, float("nan"), 0.0)
+    total = tl.where(none, 1.0, total)
+    count = tl.where(none, 1.0, count)
+    at = head_map.to(tl.int64) * queries + row
+    out += at
+    if MASK != "":
+        tl.store(counts + at, tl.where(none, 0.0, count).to(tl.int64), mask=row_inside)
+    if ENTROPY >= 0:
+        entropy = tl.log(total) - first / total * LN_2
+        tl.store(out + ENTROPY * out_statistic, tl.where(entropy < 0, 0.0, entropy) + nothing, mask=row_inside)
+    if LSE >= 0:
+        tl.store(out + LSE * out_statistic, tl.log(total) + tl.where(none, 0.0, top) * unit + nothing, mask=row_inside)
+    if SENSITIVITY >= 0:
+        tl.store(out + SENSITIVITY * out_statistic, spread / total * (LN_2 * LN_2) + nothing, mask=row_inside)
+    if MEAN >= 0:
+        tl.store(out + MEAN * out_statistic, mean * unit + nothing, mask=row_inside)
+    variance = second / count * unit * unit
+    if VARIANCE >= 0:
+        tl.store(out + VARIANCE * out_statistic, variance + nothing, mask=row_inside)
+    if THIRD >= 0:
+        tl.store(out + THIRD * out_statistic, third / count * unit * unit * unit + nothing, mask=row_inside)
+    if FOURTH >= 0:
+        moment = fourth / count * unit * unit * unit * unit
+        tl.store(out + FOURTH * out_statistic, moment - 3.0 * variance * variance + nothing, mask=row_inside)
