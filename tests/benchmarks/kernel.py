@@ -1,10 +1,8 @@
 """``row_statistics`` alone over the number of tokens: time per attention call, memory, growth, and the GPU's floor."""
 
 import multiprocessing
-import resource
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,7 @@ import torch.nn.functional as F
 from entropylab import row_statistics
 from entropylab.entropy import STATISTICS
 
-from .paired import seconds, time_ratios
+from .paired import high_water, seconds, time_ratios
 
 SIZES = {"cpu": (1024, 2048, 4096, 8192), "cuda": (1024, 2048, 4096, 8192, 16384, 32768, 65536)}
 MEMORY_SIZES = {"cpu": (2048, 8192), "cuda": SIZES["cuda"]}
@@ -101,15 +99,6 @@ def run_alone(tokens: int, width: int, name: str, send: Any) -> None:
         work, before = works(tokens, width)[name], high_water()
         work()
     send.send(high_water() - before)
-
-
-def high_water() -> float:
-    """The most memory that this process has held so far [MiB]. A child's ``ru_maxrss`` begins at its parent's."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 2**10
 
 
 def growth(points: dict[int, float | None]) -> float | None:
