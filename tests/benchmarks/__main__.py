@@ -14,7 +14,7 @@ import torch
 
 from entropylab.provenance import versions
 
-from . import embedded, kernel
+from . import embedded, full_size, kernel
 
 TESTS = ("tests/test_entropy.py", "tests/test_triton.py")
 RESULTS = Path(__file__).parent / "results"
@@ -32,27 +32,39 @@ def device_name() -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
+BENCHMARKS = {"kernel": kernel, "embedded": embedded, "full_size": full_size}
+
+
 def main() -> None:
-    """Run every benchmark, unless the backends' own tests fail."""
+    """Run the benchmarks, unless the backends' own tests fail."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("which", nargs="*", help=f"some of {', '.join(BENCHMARKS)}; all by default")
     parser.add_argument(
         "--repeats", type=int, default=7, help="rounds in which the contestants take turns (%(default)s)"
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON (%(default)s)")
     given = parser.parse_args()
+    if unknown := set(given.which) - set(BENCHMARKS):
+        parser.error(f"which must be some of {', '.join(BENCHMARKS)}. Got {', '.join(sorted(unknown))}.")
     if subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "tests/test_entropy.py", "tests/test_triton.py"], check=False
     ).returncode:
         sys.exit("the tests of the backends fail: no benchmark of code that is wrong")
-    found = [row for module in (kernel, embedded) for row in module.run(given.repeats)]
-    print(pd.DataFrame(found).to_string(index=False, float_format="{:.3f}".format))
-    name = device_name()
-    given.out.mkdir(parents=True, exist_ok=True)
-    path = given.out / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
-    threads = torch.get_num_threads()
-    report = {"device": name, "threads": threads, "versions": versions(), "repeats": given.repeats, "rows": found}
-    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(path)
+    for name in given.which or BENCHMARKS:
+        found = BENCHMARKS[name].run(given.repeats)
+        print(pd.DataFrame(found).to_string(index=False, float_format="{:.3f}".format))
+        print(written(name, found, given.repeats, given.out))
+
+
+def written(name: str, rows: list[dict], repeats: int, folder: Path) -> Path:
+    """The file with a benchmark's rows, named after the device, with the versions of what decides the numbers."""
+    device = device_name()
+    folder = folder / re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    about = {"device": device, "threads": torch.get_num_threads(), "versions": versions(), "repeats": repeats}
+    path.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    return path
 
 
 if __name__ == "__main__":
