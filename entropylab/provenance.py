@@ -2,11 +2,13 @@
 
 import importlib.metadata
 import json
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-from .models.prompts import is_embedded
+from .models.prompts import embedded_name
 from .pipelines import denoisers
 
 PACKAGES = ("entropylab", "torch", "diffusers", "transformers", "numpy")
@@ -23,21 +25,44 @@ def versions() -> dict[str, str]:
     return found
 
 
+SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})(?:/|$)")
+"""Where the hub's cache keeps a revision of a model."""
+
+
+def revision_of(pipe: Any) -> str:
+    """The commit on the hub that the denoisers' weights are of; "" if that can't be told."""
+    for root in denoisers(pipe).values():
+        config = getattr(root, "config", None)
+        source = config.get("_name_or_path") if isinstance(config, Mapping) else None
+        found = SNAPSHOT.search(str(source).replace("\\", "/"))
+        if found:
+            return found.group(1)
+    return ""
+
+
+def scheduler_config(pipe: Any) -> str:
+    """The settings of the pipeline's scheduler as JSON; "" if it has none."""
+    config = getattr(getattr(pipe, "scheduler", None), "config", None)
+    if isinstance(pipe, nn.Module) or not isinstance(config, Mapping):
+        return ""
+    known = {name: value for name, value in sorted(config.items()) if not name.startswith("_")}
+    return json.dumps(known, default=str)
+
+
 def provenance(pipe: Any) -> dict[str, str]:
     """Model, scheduler, dtype, device and versions, as attributes of a Dataset."""
     (first, *_) = denoisers(pipe).values()
     parameter = next(first.parameters(), None)
     config = getattr(pipe, "config", None)
-    name = (
-        "embedded"
-        if is_embedded(pipe)
-        else getattr(pipe, "name_or_path", None) or getattr(config, "_name_or_path", None)
-    )
+    given = getattr(pipe, "name_or_path", None) or getattr(config, "_name_or_path", None)
+    name = embedded_name(pipe) or given
     found = versions()
     return {
         "model": str(name or type(pipe).__name__),
+        "revision": revision_of(pipe),
         "pipeline": type(pipe).__name__,
         "scheduler": "" if isinstance(pipe, nn.Module) else type(getattr(pipe, "scheduler", None)).__name__,
+        "scheduler_config": scheduler_config(pipe),
         "dtype": str(getattr(parameter, "dtype", "")).removeprefix("torch."),
         "device": str(getattr(parameter, "device", "")),
         "versions": json.dumps(found),

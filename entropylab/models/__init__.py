@@ -1,12 +1,13 @@
-"""The embedded default pipeline, and ``load`` for it and for any other."""
+"""The embedded pipelines, and ``load`` for them and for any other."""
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import EntropyLabError
-from .prompts import FOLDER
+from .prompts import EMBEDDED, FOLDER, TRANSFORMER_FOLDER
 
 __all__ = ["PRESETS", "Preset", "load"]
 
@@ -42,12 +43,14 @@ PRESETS = {
 
 
 def load(model: str | Path | None = None, *, dtype: Any = None, device: Any = None) -> Any:
-    """Load a pipeline: the embedded one, a preset of the paper, a hub id, or a folder.
+    """Load a pipeline: an embedded one, a preset of the paper, a hub id, or a folder.
 
     Args:
-        model: None for the embedded text-to-image pipeline (trained at 64x64 pixels on emoji); "sd21" or "ldm256" for
-            the paper's models; any diffusers hub id; or a folder that ``save_pretrained`` wrote.
-        dtype: a torch dtype or its name; by default float32 on a CPU and for the embedded pipeline, else float16
+        model: None for the embedded text-to-image pipeline (a U-Net, trained at 64x64 pixels on emoji); "emoji-dit"
+            for the second embedded one (a diffusion transformer, trained on the same pictures, whose prompts are the
+            names of its classes: ``pipe.labels``); "sd21" or "ldm256" for the paper's models; any diffusers hub id;
+            or a folder that ``save_pretrained`` wrote.
+        dtype: a torch dtype or its name; by default float32 on a CPU and for the embedded pipelines, else float16
             (bfloat16 where the GPU prefers it).
         device: a torch device; by default the GPU if there is one.
 
@@ -85,7 +88,7 @@ def check_device(torch: Any, device: Any) -> Any:
 def check_dtype(torch: Any, dtype: Any, device: Any, source: str | Path) -> Any:
     """A torch dtype: as given, or what suits the device."""
     if dtype is None:
-        if device.type == "cpu" or source == FOLDER:
+        if device.type == "cpu" or source in EMBEDDED:
             return torch.float32
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
@@ -106,17 +109,23 @@ def resolve(model: str | Path) -> str | Path:
     name = str(model)
     if isinstance(model, Path) or folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise EntropyLabError(f"model must be a hub id or a folder. Got {name!r}, which is no folder.")
+    if name == EMBEDDED[TRANSFORMER_FOLDER]:
+        return TRANSFORMER_FOLDER
     return PRESETS[name].model if name in PRESETS else name
 
 
 def read(source: str | Path, dtype: Any) -> Any:
     """Read a pipeline; whatever goes wrong is said in one line. Weights are read from safetensors only."""
-    from diffusers import DiffusionPipeline
+    from diffusers import AutoencoderKL
     from diffusers.utils import deprecation_utils
 
     keyword = "dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype"
+    options: dict[str, Any] = {"use_safetensors": True, keyword: dtype}
     try:
-        return DiffusionPipeline.from_pretrained(str(source), use_safetensors=True, **{keyword: dtype})
+        borrowed = {}
+        if source == TRANSFORMER_FOLDER:
+            borrowed["vae"] = AutoencoderKL.from_pretrained(FOLDER / "vae", **options)
+        return pipeline_class(source).from_pretrained(str(source), **options, **borrowed)
     except (OSError, ValueError, RuntimeError, AttributeError, ImportError) as error:
         reason = " ".join(str(error).split())[:300]
         if isinstance(source, Path):
@@ -126,3 +135,16 @@ def read(source: str | Path, dtype: Any) -> Any:
             f"model {str(source)!r} is no folder here and could not be had from the Hugging Face hub, which can't be "
             f"reached or does not have it{offline}: {reason}"
         ) from error
+
+
+def pipeline_class(source: str | Path) -> Any:
+    """The class that reads a pipeline: ours if a folder names it, else ``DiffusionPipeline``, which finds its own."""
+    if isinstance(source, Path):
+        index = json.loads((source / "model_index.json").read_text(encoding="utf-8"))
+        if index.get("_class_name") == "LabelPipeline":
+            from .transformer import LabelPipeline
+
+            return LabelPipeline
+    from diffusers import DiffusionPipeline
+
+    return DiffusionPipeline

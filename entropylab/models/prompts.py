@@ -1,4 +1,4 @@
-"""What the embedded pipeline is prompted with, and how it samples, unless somebody says otherwise."""
+"""What the embedded pipelines are prompted with, and how they sample, unless somebody says otherwise."""
 
 from importlib import resources
 from pathlib import Path
@@ -9,22 +9,33 @@ from ..errors import EntropyLabError
 FOLDER = Path(str(resources.files(__package__).joinpath("emoji")))
 """The embedded pipeline: a folder in StableDiffusionPipeline format."""
 
+TRANSFORMER_FOLDER = FOLDER.with_name("emoji_dit")
+"""The second embedded pipeline: a folder in LabelPipeline format, without the autoencoder, which is the first's."""
+
+EMBEDDED = {FOLDER: "embedded", TRANSFORMER_FOLDER: "emoji-dit"}
+"""What the embedded pipelines are called, by folder."""
+
 SETTINGS = {"num_inference_steps": 20, "guidance_scale": 3.0}
 
 
+def embedded_name(pipe: Any) -> str | None:
+    """What ``pipe`` is called if it is embedded; else None."""
+    return EMBEDDED.get(Path(str(getattr(pipe, "name_or_path", ""))))
+
+
 def is_embedded(pipe: Any) -> bool:
-    """Whether ``pipe`` is the embedded pipeline."""
-    return str(getattr(pipe, "name_or_path", "")) == str(FOLDER)
+    """Whether ``pipe`` is an embedded pipeline."""
+    return embedded_name(pipe) is not None
 
 
 def embedded_prompts() -> list[str]:
-    """The forty prompts of the embedded pipeline's sample grid."""
+    """The forty prompts of the embedded pipelines' sample grids: captions, which are classes of the second."""
     text = resources.files(__package__).joinpath("prompts.txt").read_text(encoding="utf-8")
     return [line for line in text.splitlines() if line]
 
 
 def default_prompts(pipe: Any) -> list[str]:
-    """The embedded pipeline's prompts; for any other pipeline an EntropyLabError that asks for some."""
+    """The embedded pipelines' prompts; for any other pipeline an EntropyLabError that asks for some."""
     if is_embedded(pipe):
         return embedded_prompts()
     raise EntropyLabError(
@@ -34,5 +45,5 @@ def default_prompts(pipe: Any) -> list[str]:
 
 
 def default_settings(pipe: Any) -> dict[str, Any]:
-    """Steps and guidance that suit the embedded pipeline; nothing for others, which have defaults of their own."""
+    """Steps and guidance that suit the embedded pipelines; nothing for others, which have defaults of their own."""
     return dict(SETTINGS) if is_embedded(pipe) else {}

@@ -1,7 +1,9 @@
 """Stage 2 of the recipe: the text encoder and the U-Net, trained together on the latents of stage 1."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -11,7 +13,7 @@ from transformers import CLIPTokenizer
 from .pictures import training_set
 from .text import WIDTH, new_text_encoder, new_tokenizer
 from .train_autoencoder import PIXELS, save_picture, to_tensor, trained
-from .training import Average, Run, learning_rate, set_learning_rate
+from .training import Average, Descent, Run
 
 SCHEDULE = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
 LOGIT_VARIANCE = 2.25
@@ -32,22 +34,28 @@ def new_unet() -> UNet2DConditionModel:
 
 
 @torch.no_grad()
-def sharpen(unet: UNet2DConditionModel) -> None:
-    """Start self-attention with logits of variance ``LOGIT_VARIANCE``.
+def sharpen(model: nn.Module, variance: float = LOGIT_VARIANCE) -> None:
+    """Start self-attention with logits of a variance.
 
     PyTorch's default gives to_q and to_k outputs of variance 1/3, so logits of variance 1/9: attention so close to
     uniform that there is nothing to measure, and training for hours on a CPU does not leave that neighbourhood.
     """
-    gain = (9 * LOGIT_VARIANCE) ** 0.25
-    for name, weight in unet.named_parameters():
+    gain = (9 * variance) ** 0.25
+    for name, weight in model.named_parameters():
         if "attn1.to_q" in name or "attn1.to_k" in name:
-            weight *= gain
+            weight.mul_(gain)
 
 
 def spoken(caption: str) -> list[str]:
     """The ways in which training words a caption."""
     bare = caption.split(" ", 1)[1] if caption.split(" ", 1)[0] in ("a", "an", "the") else caption
     return [caption, caption, caption, bare, f"a picture of {caption}"]
+
+
+@torch.no_grad()
+def encoded(images: np.ndarray, autoencoder: AutoencoderKL, device: torch.device) -> torch.Tensor:
+    """Latents (pictures, variants, 4, height, width) of uint8 images (pictures, variants, 4 height, 4 width, 3)."""
+    return torch.stack([autoencoder.encode(to_tensor(picture, device)).latent_dist.mean for picture in images])
 
 
 class Batches:
@@ -57,10 +65,7 @@ class Batches:
         images, captions = training_set(folder, PIXELS, variants)
         self.tokenizer = new_tokenizer([text for caption in captions for text in spoken(caption)])
         self.device = device
-        with torch.no_grad():
-            self.latents = torch.stack(
-                [autoencoder.encode(to_tensor(picture, device)).latent_dist.mean for picture in images]
-            )
+        self.latents = encoded(images, autoencoder, device)
         texts = [text for caption in captions for text in spoken(caption)] + [""]
         padded = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         self.empty = padded[-1].to(device)
@@ -76,29 +81,37 @@ class Batches:
         return self.latents[picture, variant], torch.where(emptied, self.empty, tokens)
 
 
-def loss_of(model: nn.ModuleDict, noising: DDPMScheduler, latents: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Squared error of the predicted velocity, at timesteps spread evenly over the batch."""
+def noised(noising: DDPMScheduler, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Noisy latents, their timesteps spread evenly over the batch, and the velocity that is to be predicted."""
     batch = len(latents)
     spread = (torch.arange(batch, device=latents.device) + torch.rand(batch, device=latents.device)) / batch
     timesteps = (spread * noising.config.num_train_timesteps).long()
     noise = torch.randn_like(latents)
-    noisy = noising.add_noise(latents, noise, timesteps)
+    return noising.add_noise(latents, noise, timesteps), timesteps, noising.get_velocity(latents, noise, timesteps)
+
+
+def loss_of(model: nn.ModuleDict, noising: DDPMScheduler, latents: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Squared error of the predicted velocity."""
+    noisy, timesteps, velocity = noised(noising, latents)
     text = model["text_encoder"](tokens)[0]
-    predicted = model["unet"](noisy, timesteps, text).sample
-    return F.mse_loss(predicted, noising.get_velocity(latents, noise, timesteps))
+    return F.mse_loss(model["unet"](noisy, timesteps, text).sample, velocity)
+
+
+def new_scheduler() -> DDIMScheduler:
+    """What the denoisers are sampled with."""
+    return DDIMScheduler(
+        **SCHEDULE, clip_sample=False, set_alpha_to_one=True, steps_offset=1, timestep_spacing="trailing"
+    )
 
 
 def assemble(model: nn.ModuleDict, autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
     """The parts as one StableDiffusionPipeline."""
-    scheduler = DDIMScheduler(
-        **SCHEDULE, clip_sample=False, set_alpha_to_one=True, steps_offset=1, timestep_spacing="trailing"
-    )
     pipe = StableDiffusionPipeline(
         vae=autoencoder,
         text_encoder=model["text_encoder"],
         tokenizer=tokenizer,
         unet=model["unet"],
-        scheduler=scheduler,
+        scheduler=new_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -107,7 +120,7 @@ def assemble(model: nn.ModuleDict, autoencoder: AutoencoderKL, tokenizer: CLIPTo
     return pipe
 
 
-def draw_grid(pipe: StableDiffusionPipeline, prompts: list[str], path: Path, pixels: int = PIXELS) -> None:
+def draw_grid(pipe: Any, prompts: list[str], path: Path, pixels: int = PIXELS) -> None:
     """Sample one picture a prompt and write them as one PNG, ten to a row."""
     generators = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
     images = pipe(
@@ -129,29 +142,17 @@ def train(
     sharpen(unet)
     model = nn.ModuleDict({"unet": unet, "text_encoder": new_text_encoder(batches.tokenizer)}).to(device)
     noising = DDPMScheduler(**SCHEDULE)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
-    average = Average(model, 0.999)
-    start = run.restore(model=model, optimizer=optimizer, average=average)
-    torch.manual_seed(start)
-    total = 0.0
-    for step in range(start, steps):
-        set_learning_rate(optimizer, learning_rate(step, steps, peak))
-        loss = loss_of(model, noising, *batches.draw(batch))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        average.update(model)
-        total += loss.item()
-        if (step + 1) % 100 == 0:
-            run.log(step=step + 1, loss=total / 100, rate=optimizer.param_groups[0]["lr"])
-            total = 0.0
-        if (step + 1) % 500 == 0 or step + 1 == steps:
-            run.save(step + 1, model=model, optimizer=optimizer, average=average)
-        if (step + 1) % 1000 == 0 or step + 1 == steps:
-            pipe = averaged(average, autoencoder, batches.tokenizer, device)
-            draw_grid(pipe, prompts, run.folder / f"grid-{step + 1}.png")
-    return averaged(average, autoencoder, batches.tokenizer, device)
+    descent = Descent(run, model, peak)
+
+    def pipeline() -> StableDiffusionPipeline:
+        return averaged(descent.average, autoencoder, batches.tokenizer, device)
+
+    descent.train(
+        steps,
+        lambda: loss_of(model, noising, *batches.draw(batch)),
+        lambda path: draw_grid(pipeline(), prompts, path),
+    )
+    return pipeline()
 
 
 def averaged(

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,47 @@ class Average:
         self.updates = state["updates"]
         for name, value in state["weights"].items():
             self.weights[name].copy_(value)
+
+
+class Descent:
+    """The loop that both denoisers are trained by: AdamW, clipped gradients, a log, checkpoints, pictures now and then.
+
+    Attributes:
+        average: of the weights, over the last thousand steps or so.
+    """
+
+    def __init__(self, run: Run, model: nn.Module, peak: float) -> None:
+        self.run, self.model, self.peak = run, model, peak
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=1e-3, fused=True
+        )
+        self.average = Average(model, 0.999)
+
+    def train(self, steps: int, loss_of_batch: Callable[[], torch.Tensor], draw: Callable[[Path], None]) -> None:
+        """Train until ``steps``, from the last checkpoint on; ``draw`` is told where to put its pictures."""
+        parts = {"model": self.model, "optimizer": self.optimizer, "average": self.average}
+        start = self.run.restore(**parts)
+        torch.manual_seed(start)
+        total = 0.0
+        for step in range(start + 1, steps + 1):
+            set_learning_rate(self.optimizer, learning_rate(step - 1, steps, self.peak))
+            total += self.step(loss_of_batch())
+            if step % 100 == 0:
+                self.run.log(step=step, loss=total / 100, rate=self.optimizer.param_groups[0]["lr"])
+                total = 0.0
+            if step % 500 == 0 or step == steps:
+                self.run.save(step, **parts)
+            if step % 1000 == 0 or step == steps:
+                draw(self.run.folder / f"grid-{step}.png")
+
+    def step(self, loss: torch.Tensor) -> float:
+        """Take one step down; return the loss."""
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.average.update(self.model)
+        return loss.item()
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 200, decay_share: float = 0.3) -> float:
