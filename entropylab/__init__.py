@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from .measurement import measure
     from .models import load
     from .pipelines import layers
+    from .quality.evaluation import evaluate
     from .recorder import record
+    from .reporting import report
     from .scaling import rescale
     from .simulated import simulate_dataset
     from .simulation import simulate
@@ -32,6 +34,7 @@ _HOMES = {
     "Calibration": "calibration",
     "calibrate": "calibration",
     "check": "checks",
+    "evaluate": "quality.evaluation",
     "fit": "law",
     "layers": "pipelines",
     "load": "models",
@@ -40,6 +43,7 @@ _HOMES = {
     "open": "dataset",
     "plot": "plot",
     "record": "recorder",
+    "report": "reporting",
     "rescale": "scaling",
     "row_statistics": "entropy",
     "save": "dataset",
@@ -52,6 +56,7 @@ __all__ = [
     "EntropyLabError",
     "calibrate",
     "check",
+    "evaluate",
     "fit",
     "layers",
     "load",
@@ -60,6 +65,7 @@ __all__ = [
     "open",
     "plot",
     "record",
+    "report",
     "rescale",
     "row_statistics",
     "save",

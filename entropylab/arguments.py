@@ -57,6 +57,9 @@ def inputs_of(root: nn.Module, args: tuple, kwargs: dict, latents: int | None = 
     """
     given = arguments(root, args, kwargs)
     image_name = next(iter(list(inspect.signature(forward_of(root)).parameters)[1:]), "")
+    if given.get(image_name) is None:
+        tensors = [name for name, value in given.items() if isinstance(value, Tensor)]
+        image_name = [*(name for name in tensors if given[name].is_floating_point()), *tensors, image_name][0]
     sources: dict[str, list[Source]] = {}
     image: list[Tensor] = []
     deciding: list[Tensor] = []
@@ -77,7 +80,7 @@ def inputs_of(root: nn.Module, args: tuple, kwargs: dict, latents: int | None = 
                 sources.setdefault("reference", []).append((leaf, slice(latents, None)))
         elif (colour := colour_of(path, leaf)) is not None:
             sources.setdefault(colour, []).append((leaf, slice(None)))
-        if leaf.ndim > 1 and ("mask" in path or not leaf.is_floating_point()):
+        if leaf.ndim and ("mask" in path or not leaf.is_floating_point()) and path not in TIMES:
             deciding.append(leaf)
     if convolves(root):
         sources.pop("image", None)

@@ -10,13 +10,14 @@ import xarray as xr
 from torch import Tensor
 
 from .errors import EntropyLabError
-from .guidance import NO_EVIDENCE, Evidence
+from .guidance import NO_EVIDENCE, Evidence, agreed
 from .pipelines import Size
 from .reduce import SPLIT
 from .steps import DenoiserCall, by_branch, named_by, samples_in
 
 KEEPABLE = ("branch", "sample", "step", "layer", "head")
 COUNTS = ("rows", "rows_empty", "tokens")
+BAD = "rows_bad"
 KEPT = 2
 """From here on the entries of a reduced call are kept by branch, sample, step, layer and head."""
 
@@ -123,7 +124,8 @@ class Run:
         views = self.views()
         for step in self.steps:
             step.decide()
-        names = {id(step): step.evidence.names() for step in self.steps}
+        named = agreed([step.evidence.names() for step in self.steps])
+        names = {id(step): each for step, each in zip(self.steps, named, strict=True)}
         branches += [name for name in dict.fromkeys(n for many in names.values() for n in many) if name not in branches]
         shapes = [value.shape for step in self.steps for value in step.values.values()]
         entries, _, samples, heads = (max(shape[axis] for shape in shapes) for axis in range(4))
@@ -217,7 +219,7 @@ class Cells:
     timesteps: dict[tuple[Size | None, str], np.ndarray] = field(default_factory=dict)
     labels: dict[tuple[Size | None, str], tuple[list[str], list[int]]] = field(default_factory=dict)
     multipliers: dict[tuple[Size | None, str], dict[str, float]] = field(default_factory=dict)
-    counted: dict[Size | None, dict[str, tuple[float, float, float]]] = field(default_factory=dict)
+    counted: dict[Size | None, dict[str, tuple[float, float, float, float]]] = field(default_factory=dict)
 
     @property
     def keeps_samples(self) -> bool:
@@ -228,7 +230,7 @@ class Cells:
         """Take a finished run in."""
         key = (run.size, run.scaling)
         raw = run.array(list(self.layers), self.branches)
-        self.count_rows(run.size, raw[: len(COUNTS)])
+        self.count_rows(run.size, raw[: len(COUNTS)], raw[self.entries.index(BAD)])
         self.grown.setdefault(run.size, {}).update(run.grown)
         values = averaged(raw[KEPT:], self.keep)
         self.timesteps.setdefault(key, run.timesteps())
@@ -241,16 +243,16 @@ class Cells:
             new = Moments.of(values)
             self.moments[key] = self.moments[key].merged(new) if key in self.moments else new
 
-    def count_rows(self, size: Size | None, raw: np.ndarray) -> None:
-        """Keep account of query rows, of those without keys, and of keys, by layer, whatever is averaged later."""
+    def count_rows(self, size: Size | None, raw: np.ndarray, bad: np.ndarray) -> None:
+        """Keep account of rows, of those without keys, of keys, and of bad rows, by layer, whatever is averaged."""
         rows, empty, tokens = raw
         known = self.counted.setdefault(size, {})
         for place, path in enumerate(self.layers):
             if not np.isnan(rows[..., place, :]).all():
-                _, before, _ = known.get(path, (0.0, 0.0, 0.0))
-                lost = np.nan_to_num(empty[..., place, :]).max(axis=-1).sum()
+                _, *before, _, spoiled = known.get(path, (0.0,) * 4)
+                lost, broken = (np.nan_to_num(part[..., place, :]).max(axis=-1).sum() for part in (empty, bad))
                 keys = float(mean_known(tokens[..., place, :].ravel()))
-                known[path] = (np.nanmax(rows[..., place, :]), before + lost, keys)
+                known[path] = (np.nanmax(rows[..., place, :]), before[0] + lost, keys, spoiled + broken)
 
     def samples_of(self, size: Size | None, scaling: str) -> int:
         """How many samples were averaged."""
@@ -274,7 +276,7 @@ class Cells:
         grid = self.grid(means, sizes, scalings)
         squares = self.grid(spreads, sizes, scalings) if spreads else None
         for index, name in enumerate(("keys", *self.entries[len(COUNTS) :])[: len(grid)]):
-            if name in SPLIT and np.isnan(grid[index]).all():
+            if name == BAD or (name in SPLIT and np.isnan(grid[index]).all()):
                 continue
             dataset[name] = (DIMENSIONS, grid[index].astype(np.float32))
             if squares is not None and not name.endswith("_se"):
@@ -282,22 +284,24 @@ class Cells:
         if spreads:
             counts = [[self.samples_of(s, c) for c in scalings] for s in sizes]
             dataset["samples"] = (("size", "scaling"), np.array(counts, dtype=np.int64))
-        rows, empty, tokens = (self.counts(sizes, index) for index in range(len(COUNTS)))
+        rows, empty, tokens, bad = (self.counts(sizes, index) for index in range(len(COUNTS) + 1))
         dims: tuple[str, ...] = ("size", "layer")
         if self.keep is not None and "layer" not in self.keep:
-            dims, rows, empty, tokens = ("size",), np.nansum(rows, 1), np.nansum(empty, 1), np.nanmean(tokens, 1)
+            dims, rows, empty, bad = ("size",), *(np.nansum(part, 1) for part in (rows, empty, bad))
+            tokens = np.nanmean(tokens, 1)
         else:
             factors = [[list(self.factors(s, c)) for c in scalings] for s in sizes]
             dataset = dataset.assign_coords(multiplier=(("size", "scaling", "layer"), factors))
         dataset["rows"] = (dims, np.nan_to_num(rows).astype(np.int64))
         dataset["rows_empty"] = (dims, np.nan_to_num(empty).astype(np.int64))
+        dataset[BAD] = (dims, np.nan_to_num(bad).astype(np.int64))
         dataset = dataset.assign_coords(tokens=(dims, tokens))
         ran = ~np.isnan(grid[0]).all(axis=tuple(axis for axis in range(grid.ndim - 1) if axis != 5))
         return self.without_averaged(dataset if ran.all() else dataset.isel(layer=ran))
 
     def counts(self, sizes: list, index: int) -> np.ndarray:
-        """Rows (0), rows without keys (1) or keys (2) of every size and layer: (size, layer)."""
-        nothing = (np.nan,) * 3
+        """Rows (0), rows without keys (1), keys (2) or bad rows (3) of every size and layer: (size, layer)."""
+        nothing = (np.nan,) * 4
         return np.array([[self.counted[size].get(path, nothing)[index] for path in self.layers] for size in sizes])
 
     def factors(self, size: Size | None, scaling: str) -> Iterator[float]:
@@ -309,7 +313,7 @@ class Cells:
         """T of every layer: its keys at the first size where it ran, and how many more it has at the training size."""
         known: dict[str, float] = {}
         for size in sizes:
-            for path, (_, _, tokens) in self.counted[size].items():
+            for path, (_, _, tokens, _) in self.counted[size].items():
                 more = self.grown[size].get(path)
                 if more is not None:
                     known.setdefault(path, tokens + more)

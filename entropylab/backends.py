@@ -3,6 +3,7 @@
 What is set is each processor's own backend, which goes before the process-wide default; that one is left alone.
 """
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -25,7 +26,7 @@ def native_attention(roots: Mapping[str, nn.Module]) -> Iterator[None]:
     Raises:
         EntropyLabError: a processor calls a library of its own, and has no setting for it.
     """
-    changed: list[tuple[Any, Any]] = []
+    mine: list[Any] = []
     try:
         for path, processor in processors(roots):
             name = type(processor).__name__
@@ -35,12 +36,35 @@ def native_attention(roots: Mapping[str, nn.Module]) -> Iterator[None]:
                     "e.g. pipe.disable_xformers_memory_efficient_attention() or "
                     "model.set_attn_processor(AttnProcessor2_0())."
                 )
-            if hides(processor):
-                changed.append((processor, processor._attention_backend))
-                processor._attention_backend = "native"
+            if id(processor) in switched or hides(processor):
+                switch(processor)
+                mine.append(processor)
         yield
     finally:
-        for processor, own in changed:
+        for processor in mine:
+            switch_back(processor)
+
+
+switched: dict[int, tuple[Any, Any, int]] = {}
+"""Id of a processor that was switched -> the processor, its own backend, and how many look."""
+lock = threading.Lock()
+
+
+def switch(processor: Any) -> None:
+    """Let a processor call PyTorch's attention, until as many times ``switch_back``."""
+    with lock:
+        _, own, count = switched.get(id(processor), (processor, processor._attention_backend, 0))
+        switched[id(processor)] = (processor, own, count + 1)
+        processor._attention_backend = "native"
+
+
+def switch_back(processor: Any) -> None:
+    """Undo one ``switch``."""
+    with lock:
+        _, own, count = switched.pop(id(processor))
+        if count > 1:
+            switched[id(processor)] = (processor, own, count - 1)
+        else:
             processor._attention_backend = own
 
 

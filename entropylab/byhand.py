@@ -1,57 +1,102 @@
 """Attention that a module computes by hand: the softmax that it takes over keys is all there is to be seen of it."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .interception import NOWHERE, AttentionCall, Interception, active
+from .interception import NOWHERE, AttentionCall, Interception, active, is_linear, running, tell, unfollowed
 
 
 def seen_softmaxes() -> list[tuple[Any, str, Callable[..., Tensor]]]:
     """Owner, name and substitute of everything that is called softmax."""
-    return [(owner, "softmax", seen(owner.softmax)) for owner in (torch, F, Tensor)]
+    return [(owner, "softmax", seen(owner.softmax)) for owner in (torch, Tensor)]  # F.softmax calls the tensor's
+
+
+HEADS = ("heads", "num_heads", "num_attention_heads", "n_heads", "n_head")
+"""What modules call the number of their heads."""
+
+
+@dataclass(frozen=True)
+class Noted:
+    """A softmax that was taken: its logits, the dimension, and how often the logits had been changed in place."""
+
+    logits: Tensor
+    dim: Any
+    version: int | None
+
+    @property
+    def is_of_keys(self) -> bool:
+        """Whether it may be that of an attention map, whose logits are still there."""
+        ndim = self.logits.ndim
+        return ndim > 2 and self.dim in (-1, ndim - 1) and version_of(self.logits) == self.version
+
+
+def version_of(tensor: Tensor) -> int | None:
+    """How often a tensor was changed in place; None if nobody counts."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def seen(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``original``, whose logits are noted by the modules that run."""
+    """``original``, whose logits are noted by the attention layers that run."""
 
     @wraps(original)
-    def softmax(logits: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        dim = args[0] if args else kwargs.get("dim")
-        if isinstance(dim, int) and dim in (-1, logits.ndim - 1) and logits.ndim in (3, 4):
-            for interception in active:
-                if interception.frames and not interception.frames[-1].attended:
-                    interception.frames[-1].logits = logits.detach()
-        return original(logits, *args, **kwargs)
+    def softmax(*args: Any, **kwargs: Any) -> Tensor:
+        if active and not torch.compiler.is_compiling():
+            given = dict(zip(("input", "dim"), args, strict=False)) | kwargs
+            note(given.get("input"), given.get("dim"))
+        return original(*args, **kwargs)
 
     return softmax
 
 
+@unfollowed
+def note(logits: Any, dim: Any) -> None:
+    """Let the innermost attention layer that runs note the logits, unless its attention was seen otherwise."""
+    for interception in active:
+        frame = next((frame for frame in reversed(interception.frames) if frame.is_attention), None)
+        if frame is not None and not frame.seen and not interception.rescales and isinstance(logits, Tensor):
+            again = any(one.logits is logits and one.dim == dim for one in frame.softmaxes)  # one calls another
+            frame.softmaxes += [] if again else [Noted(logits, dim, version_of(logits))]
+
+
 @torch.no_grad()
-def see_by_hand(interception: Interception, is_attention: bool) -> None:
-    """Tell of the softmax that the innermost module took by hand, if it made no attention call beside it."""
+@unfollowed
+def see_by_hand(interception: Interception) -> None:
+    """Tell of the softmax that the innermost module took by hand, if it made no attention call beside it.
+
+    Of several, nobody can say which is the attention.
+    """
     frame = interception.frames[-1]
-    logits, frame.logits = frame.logits, None
-    if logits is None or frame.attended or not is_attention or interception.rescales:
+    noted, frame.softmaxes = frame.softmaxes, []
+    if not noted or frame.seen:
         return
-    with torch._C.DisableTorchFunction():
-        interception.on_attention(interception.located(call_of_logits(logits, heads_of(frame.module))))
-    interception.passed()
+    if len(noted) > 1 or not noted[0].is_of_keys or is_linear(frame.module):
+        frame.why = f"takes {len(noted)} softmaxes by hand, of which none is surely that of an attention map"
+        return
+    call = call_of_logits(noted[0].logits.detach(), heads_of(frame.module))
+    if (forward := running()) is not None:
+        place = (id(interception), frame.module)
+        call = replace(call, occurrence=forward.counts[place], inputs=forward.inputs)
+        forward.counts[place] += 1
+    tell(interception, call)
 
 
 def heads_of(module: Any) -> int:
-    """How many heads a module says that it has."""
-    return next((n for name in ("heads", "num_heads") if isinstance(n := getattr(module, name, None), int)), 1)
+    """How many heads a module says that it has; 1 if it says nothing."""
+    return next((n for name in HEADS if isinstance(n := getattr(module, name, None), int)), 1)
 
 
 def call_of_logits(logits: Tensor, heads: int) -> AttentionCall:
     """A call with these logits, (batch, heads, queries, keys) or (batch * heads, queries, keys), and nothing else."""
     if logits.ndim == 3:
         logits = logits.unflatten(0, (-1, heads)) if len(logits) % heads == 0 else logits[:, None]
+    logits = logits.flatten(0, -4) if logits.ndim > 4 else logits
+    if logits.shape[1] != heads == logits.shape[2]:
+        logits = logits.transpose(1, 2)
     query = logits.new_zeros(*logits.shape[:3], 1)
     key = logits.new_zeros(*logits.shape[:2], logits.shape[3], 1)
     return AttentionCall("", NOWHERE, query, key, logits, 1.0, False, None)

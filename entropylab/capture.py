@@ -28,7 +28,8 @@ from .interception import (
     here,
     running,
 )
-from .multihead import see_multihead
+from .multihead import other_keys, see_multihead
+from .roles import forget
 from .seen import SeenScores, begin_to_see, cease_to_see
 
 __all__ = ["AttentionCall", "Interception", "intercept", "looks_like_attention"]
@@ -50,12 +51,19 @@ def looks_like_attention(module: nn.Module) -> bool:
     """Whether a module is, by its class and its parts, an attention layer (rather than a block that holds some)."""
     if isinstance(module, nn.MultiheadAttention):
         return True
-    named = any(
-        "atten" in own.__name__.lower() or own.__name__.lower().endswith("attn") for own in type(module).__mro__
-    )
-    words = [word for name, _ in module.named_children() for word in re.split(r"[_\d]", name)]
-    projections = sum(word in PROJECTIONS for word in words) + 2 * ("qkv" in words)
-    return named and (hasattr(module, "processor") or hasattr(module, "to_q") or projections > 1)
+    classes = [own.__name__.lower() for own in type(module).__mro__]
+    named = any(("atten" in name or "attn" in name) and "processor" not in name for name in classes)
+    words = {word for name, _ in module.named_children() for word in re.split(r"[_\d]", name.lower())}
+    projections = len(words & set(PROJECTIONS))
+    fused = any(is_fused(*child) for child in module.named_children())
+    return named and (hasattr(module, "processor") or hasattr(module, "to_q") or fused or projections > 1)
+
+
+def is_fused(name: str, child: nn.Module) -> bool:
+    """Whether a part of an attention layer makes queries, keys and values at once: "qkv", "Wqkv", "c_attn"."""
+    words = re.split(r"[_\d]", name.lower())
+    is_matrix = getattr(getattr(child, "weight", None), "ndim", 0) == 2
+    return "qkv" in words or "wqkv" in words or ("attn" in words and is_matrix)
 
 
 watchers: "WeakKeyDictionary[nn.Module, list[Interception]]" = WeakKeyDictionary()
@@ -88,6 +96,8 @@ def intercept(
             the scale that the model then uses.
     """
     interception = Interception(on_attention, on_forward, on_output, read_inputs, rescales)
+    for root in roots.values() if not active else ():
+        forget(root)  # it may have been changed since anybody looked
     with ExitStack() as stack:
         if any(is_compiled(module) for root in roots.values() for module in root.modules()):
             run_eagerly()
@@ -102,8 +112,9 @@ def intercept(
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Whether a module was handed to ``torch.compile``, or compiled in place."""
-    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+    """Whether a module or a method of it was handed to ``torch.compile``, or it was compiled in place."""
+    in_place = getattr(module, "_compiled_call_impl", None) is not None
+    return in_place or any(hasattr(own, "_torchdynamo_orig_callable") for own in (module, *vars(module).values()))
 
 
 def run_eagerly() -> None:
@@ -115,9 +126,9 @@ def run_eagerly() -> None:
 def run_compiled() -> None:
     """Undo one ``run_eagerly``."""
     with lock:
-        eager.pop()
+        stance = eager.pop()
         if not eager:
-            torch.compiler.set_stance("default")
+            stance.__exit__(None, None, None)
 
 
 def activate(interception: Interception) -> None:
@@ -177,7 +188,7 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
     def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
         if is_root:
             begin_forward(interception, path, module, args, kwargs)
-        interception.frames.append(Frame(path, module, context_tokens(args, kwargs)))
+        interception.frames.append(Frame(path, module, context_tokens(module, args, kwargs), suspicious))
         own = own_tokens(args, kwargs)
         if isinstance(scores := vars(module).get("get_attention_scores"), SeenScores) and own is not None:
             scores.begin(len(own))
@@ -191,10 +202,10 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
             return
         if multihead and watchers[module][-1] is interception and (forward := running()) is not None:
             forward.go_on()
-        see_by_hand(interception, suspicious)
+        see_by_hand(interception)
         frame = interception.frames.pop()
         if suspicious and not frame.seen and output is not None:
-            interception.miss(path, module)
+            interception.miss(frame)
         elif not frame.attended and not suspicious and not is_root:
             for handle in handles:
                 handle.remove()
@@ -215,13 +226,24 @@ def begin_forward(interception: Interception, path: str, root: nn.Module, args: 
     if interception.read_inputs is None:
         return
     forward = running()
-    if forward is None or forward.root is not root or forward is getattr(interception.local, "begun", None):
+    begun = forward is None or forward is getattr(interception.local, "begun", None)
+    if forward is None or begun or all(part is not root for part in forward.root.modules()):
         end_forward(interception, whole=False)
+        abandon()
         forward = here.forward = Forward(root, interception.read_inputs(root, args, kwargs))
         interception.local.begun = forward
     if interception.on_forward is not None:
+        same = forward.root is root
         with torch._C.DisableTorchFunction():
-            interception.on_forward(path, root, forward.inputs)
+            inputs = forward.inputs if same else interception.read_inputs(root, args, kwargs)
+            interception.on_forward(path, root, inputs)
+
+
+def abandon() -> None:
+    """End a forward that seems to run in this thread: an exception ended it unseen."""
+    forward, here.forward = running(), None
+    if forward is not None:
+        forward.end(whole=False)
 
 
 def end_forward(interception: Interception, whole: bool) -> None:
@@ -245,9 +267,11 @@ def own_tokens(args: tuple, kwargs: dict) -> Tensor | None:
     return own if isinstance(own, Tensor) else None
 
 
-def context_tokens(args: tuple, kwargs: dict) -> int | None:
-    """How many tokens a forward was handed as ``encoder_hidden_states``, other than its own once more."""
-    context = kwargs.get("encoder_hidden_states")
+def context_tokens(module: nn.Module, args: tuple, kwargs: dict) -> int | None:
+    """How many tokens a forward was handed to attend to, other than its own once more."""
+    if isinstance(module, nn.MultiheadAttention):
+        return other_keys(module, args, kwargs)
+    context = kwargs.get("encoder_hidden_states", kwargs.get("key_value_states"))
     if not isinstance(context, Tensor) or context is own_tokens(args, kwargs) or context.ndim < 2:
         return None
     return int(context.shape[-2])

@@ -1,9 +1,11 @@
-"""The command line: ``entropylab measure``, ``fit``, ``figures``, ``layers``, ``generate``.
+"""The command line: ``entropylab measure``, ``status``, ``merge``, ``fit``, ``check``, ``report``,
+``figures``, ``layers``, ``generate``.
 
 Importing this file is fast: torch, diffusers and xarray are imported by the commands that need them.
 """
 
 import re
+import warnings
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +16,9 @@ from typer.core import TyperCommand, TyperGroup
 
 import entropylab
 
+from .cli_reading import add_to
 from .errors import EntropyLabError
+from .quality.commands import add_to as add_ratings_to
 
 Size = int | tuple[int, int]
 
@@ -117,12 +121,16 @@ def options(
     help="Sample images at every size and measure the entropy of every attention layer and head on the way, in nats. "
     "Every size and every rule is sampled from the same prompts and seeds. The result is a netCDF file that "
     "`entropylab fit` and `entropylab figures` read, and Python too (entropylab.open, an xarray.Dataset). "
-    "N is the number of tokens a query attends to, T that number at the training size.",
+    "N is the number of tokens a query attends to, T that number at the training size. "
+    "With a folder for --out, long work is cut into units that are kept as they are finished: the same command goes on "
+    "where it was ended, and several processes share the work.",
     epilog="\b\nExamples:\n"
     "  entropylab measure --sizes 32 64 96x128 --samples 8 --out entropy.nc\n"
     "  entropylab measure --sizes 32,64,128 --scaling original,sqrt_log --out both.nc\n"
     "  entropylab measure stabilityai/stable-diffusion-2-1-base --sizes 256 512 768 \\\n"
-    "      --prompts captions.txt --samples 100 --rows 256 --dtype float16 --out sd.nc",
+    "      --prompts captions.txt --samples 100 --rows 256 --dtype float16 --out sd.nc\n"
+    "  accelerate launch --num_processes 8 -m entropylab measure sd21 --sizes 256 512 768 \\\n"
+    "      --prompts captions.parquet --column caption --samples 5000 --out RUN/",
 )
 def measure(
     sizes: Sizes,
@@ -135,7 +143,14 @@ def measure(
     seed: Seed = 0,
     prompts: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Text file, one prompt a line; the embedded pipeline has its own."),
+        typer.Option(
+            metavar="FILE",
+            help="Text file, one prompt a line; csv, tsv, jsonl or parquet; or a data set's id on the hub. If there "
+            "are more prompts than samples, the seed decides which. The embedded pipeline has its own.",
+        ),
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Column of FILE that holds the prompts; found by its name.")
     ] = None,
     scaling: Scaling = ["original"],  # noqa: B006 - typer's defaults are lists, and it copies them
     statistics: Annotated[
@@ -152,18 +167,29 @@ def measure(
     ] = None,
     dtype: Dtype = None,
     device: Device = None,
-    out: Annotated[Path, typer.Option(metavar="FILE.nc", help="File to write.")] = Path("entropy.nc"),
+    out: Annotated[
+        Path, typer.Option(metavar="FILE.nc", help="File to write, or a folder for a long run: RUN/.")
+    ] = Path("entropy.nc"),
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """``entropylab measure``: what can be checked is checked before the model is loaded."""
     from .dataset import check_writable
 
-    wanted, texts = parse_sizes(sizes), read_prompts(prompts)
-    check_writable(out, overwrite)
+    wanted, texts = parse_sizes(sizes), prompts_of(prompts, column, samples, seed)
+    long = is_run(out)
+    if not long:
+        check_writable(out, overwrite)
+    else:
+        from .runs.folder import check_folder
+        from .runs.place import own_device
+
+        check_folder(out)
+        device = own_device(device)
     from .reduce import check_statistics
 
     rules, names = parse_rules(scaling), check_statistics(split(statistics))
+    further: dict[str, Any] = {"out": out, "overwrite": overwrite} if long else {}
     ds = entropylab.measure(
         entropylab.load(model, dtype=dtype, device=device),
         wanted,
@@ -177,9 +203,50 @@ def measure(
         rows=rows,
         batch_size=batch_size,
         progress=not quiet,
+        **further,
     )
+    if not long:
+        entropylab.save(ds, out, overwrite=overwrite)
+    if not long or is_first():
+        typer.echo(f"wrote {out}; next: entropylab fit {out}")
+
+
+@app.command(
+    short_help="Tell what is done of a long run.",
+    help="Tell what is done of a run that `entropylab measure --out RUN/` wrote or is writing: units and samples of "
+    "each size and rule, and which processes are at work.",
+    epilog="\b\nExamples:\n  entropylab status RUN/\n  entropylab status RUN/ --check",
+)
+def status(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")],
+    check: Annotated[bool, typer.Option("--check", help="Read every unit and verify its checksum.")] = False,
+) -> None:
+    """``entropylab status``."""
+    from .runs import status as status_of
+
+    found = status_of(run, check)
+    typer.echo("\n".join([as_table(found.table), *found.notes]))
+
+
+@app.command(
+    short_help="Join long runs into one file.",
+    help="Join runs of the same configuration, finished or not, into one netCDF file. They may differ in sizes, rules, "
+    "seeds and prompts; a unit that several have counts once.",
+    epilog="\b\nExamples:\n  entropylab merge RUN/ --out entropy.nc\n  entropylab merge one/ other/ --out both.nc",
+)
+def merge(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of the runs.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.nc", help="File to write.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """``entropylab merge``."""
+    from .dataset import check_writable
+    from .runs import merge as merge_runs
+
+    check_writable(out, overwrite)
+    ds = merge_runs(runs)
     entropylab.save(ds, out, overwrite=overwrite)
-    typer.echo(f"wrote {out}; next: entropylab fit {out}")
+    typer.echo(f"wrote {out}: {ds.attrs['units_done']} of {ds.attrs['units']} units; next: entropylab fit {out}")
 
 
 @app.command(
@@ -197,6 +264,10 @@ def fit(
 ) -> None:
     """``entropylab fit``."""
     typer.echo(entropylab.fit(entropylab.open(file), by=by).summary())
+
+
+add_to(app)  # check and report
+add_ratings_to(app)
 
 
 @app.command(
@@ -373,18 +444,33 @@ def split(texts: Sequence[str]) -> list[str]:
     return words
 
 
-def read_prompts(path: Path | None) -> list[str] | None:
-    """The prompts of a text file, one a line, blank lines left out; None for None."""
+def prompts_of(path: Path | None, column: str | None, samples: int | None, seed: int) -> list[str] | None:
+    """The prompts of ``--prompts``, or None; captions that were left out are reported."""
+    from .errors import EntropyLabWarning
+    from .runs import read_prompts
+
     if path is None:
+        if column is not None:
+            raise EntropyLabError(f"column needs --prompts FILE. Got {column!r} without one.")
         return None
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise EntropyLabError(f"prompts must be a text file in UTF-8, one prompt a line. {path}: {error}") from error
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise EntropyLabError(f"prompts must hold at least one line that is not blank. {path} has none.")
-    return prompts
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EntropyLabWarning)
+        found = read_prompts(path, column=column, samples=samples, seed=seed)
+    if found.report and is_first():
+        typer.echo(found.report, err=True)
+    return found
+
+
+def is_run(out: Path) -> bool:
+    """Whether ``--out`` names the folder of a long run: anything but the name of a netCDF file."""
+    return out.is_dir() or out.suffix.lower() not in (".nc", ".nc4", ".h5", ".hdf5", ".netcdf")
+
+
+def is_first() -> bool:
+    """Whether this is the only process, or the first of those launched together."""
+    from .runs.place import number
+
+    return number("RANK", number("SLURM_PROCID", 0)) == 0
 
 
 def make_folder(path: Path) -> None:

@@ -44,6 +44,7 @@ UNITS: dict[str, tuple[str, str]] = {
     "sigma2_image": ("nats^2", "variance of a row's logits over the keys of the image, mean over query rows"),
     "rows": ("rows", "query rows averaged"),
     "rows_empty": ("rows", "query rows left no key by the mask, not averaged"),
+    "rows_bad": ("rows", "query rows with NaN or infinity in their query or keys, not averaged"),
     "samples": ("samples", "samples averaged"),
     "size": ("label", "image size, height x width in pixels"),
     "height": ("pixels", "image height"),
@@ -128,12 +129,16 @@ def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read a Dataset that ``save`` wrote, into memory; the file is closed again. Public as ``entropylab.open``.
 
     Args:
-        path: the file.
+        path: the file, or the folder of a run, finished or half finished.
 
     Raises:
         EntropyLabError: no such file, a file that is empty, truncated, damaged or not netCDF-4, or another program's.
     """
     source = as_path(path)
+    if source.is_dir():
+        from .runs import open_run
+
+        return open_run(source)
     check_signature(source)
     try:
         ds = xr.load_dataset(source, engine=ENGINE, mask_and_scale=False, decode_times=False, decode_timedelta=False)

@@ -17,6 +17,10 @@ MOST_UNEXPLAINED = 0.5
 """Share of what guidance does that the combination may leave unexplained: its strength may vary, or be limited."""
 
 
+LEAST_SHARE = 0.97
+"""Guidance goes beyond the conditional branch: with less than this share of the sum, no branch is known to be that."""
+
+
 @dataclass(frozen=True)
 class Branch:
     """What one guidance branch of one denoiser call was handed and returned: (samples, ...) each."""
@@ -27,7 +31,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What names the branches of one step, on its way to the host.
+    """What names the branches of one step; it stays on the device until the run is over.
 
     Attributes:
         branches: how many there are.
@@ -37,7 +41,7 @@ class Evidence:
             if there are several ways to find the image in the outputs.
         alike: (branches, branches), whether two branches were handed the same text.
         doubled: whether what was taken for samples is two branches: the scheduler's sample and the combination are
-            the same in both halves; None if that is out of the question.
+            the same in both halves, and what the denoiser returned is not; None if that is out of the question.
         halves: the evidence about these two.
     """
 
@@ -54,8 +58,11 @@ class Evidence:
         same = torch.stack(
             [(one == other).all() for one, other in (both.chunk(2) for both in (combined, sample))]
         ).all()
+        one, other = halves
+        if one is not None and other is not None:
+            same &= (one.output != other.output).any()
         known = evidence(halves, combined.chunk(2)[0], sample.chunk(2)[0], 2)
-        return replace(self, doubled=to_host(same), halves=known)
+        return replace(self, doubled=same, halves=known)
 
     def decided(self) -> "Evidence":
         """The evidence that holds, now that the host may read it."""
@@ -67,11 +74,14 @@ class Evidence:
             return ["all"]
         if self.branches == 1:
             return ["cond"]
-        for products in (found.numpy() for found in self.products):
+        for products in (found.cpu().numpy() for found in self.products):
             coefficients = combination(products, self.branches)
             if coefficients is not None and self.alike is not None:
-                cond = int(np.argmax(coefficients * np.sign(coefficients.sum())))
-                return self.named(cond, self.alike.numpy(), products)
+                shares = coefficients / coefficients.sum()
+                cond = int(np.argmax(shares))
+                if shares[cond] < LEAST_SHARE:
+                    break
+                return self.named(cond, self.alike.cpu().numpy(), products)
         return [f"branch {index}" for index in range(self.branches)]
 
     def named(self, cond: int, alike: np.ndarray, products: np.ndarray) -> list[str]:
@@ -94,6 +104,16 @@ class Evidence:
 
 NO_EVIDENCE = Evidence(1, is_step=False)
 """Of a denoiser call that no scheduler follows."""
+
+
+def agreed(found: Sequence[list[str]]) -> list[list[str]]:
+    """The names of the branches in every step: where they can't be told, those of the other steps, if these agree."""
+    certain = {tuple(names) for names in found if not names[0].startswith("branch ")}
+    alike = {count: [names for names in certain if len(names) == count] for count in {len(names) for names in found}}
+    return [
+        list(alike[len(names)][0]) if tuple(names) not in certain and len(alike[len(names)]) == 1 else names
+        for names in found
+    ]
 
 
 def combination(products: np.ndarray, branches: int) -> np.ndarray | None:
@@ -143,14 +163,9 @@ def evidence(branches: Sequence[Branch | None], combined: Any, sample: Any, firs
     for outputs in zip(*(fitted(branch.output, combined) for branch in known), strict=True):
         if all(output is not None for output in outputs):
             rows = torch.stack([part.flatten().double() for part in (*outputs, *more, combined)])
-            found.append(to_host(rows @ rows.T))
+            found.append(rows @ rows.T)
     alike = torch.stack([torch.stack([same_text(one, other) for other in known]) for one in known])
-    return Evidence(len(branches), first, products=tuple(found), alike=to_host(alike))
-
-
-def to_host(values: Tensor) -> Tensor:
-    """A copy on the host, which nobody waits for."""
-    return values.to("cpu", non_blocking=True)
+    return Evidence(len(branches), first, products=tuple(found), alike=alike)
 
 
 def fitted(output: Tensor, combined: Tensor) -> tuple[Tensor | None, Tensor | None]:

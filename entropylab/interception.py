@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .errors import EntropyLabError
 from .inputs import Inputs
 from .roles import Layout, Roles, forget, layout_for, remember, roles_of
 from .tracing import Trace
@@ -58,14 +59,29 @@ ReadInputs = Callable[[nn.Module, tuple, dict], Inputs]
 
 @dataclass
 class Frame:
-    """A module whose forward is running."""
+    """A module whose forward is running.
+
+    Attributes:
+        path: its path.
+        module: the module.
+        context: how many other tokens it was handed to attend to; None if none.
+        is_attention: whether it looks like an attention layer.
+        attended: whether it made an attention call.
+        seen: whether it or a part of it did.
+        by_inputs: whether its attention was read off its inputs.
+        softmaxes: those that it or a part of it took by hand.
+        why: reason to give if no attention call is seen.
+    """
 
     path: str
     module: nn.Module
     context: int | None
+    is_attention: bool = False
     attended: bool = False
     seen: bool = False
-    logits: Tensor | None = None
+    by_inputs: bool = False
+    softmaxes: list[Any] = field(default_factory=list)
+    why: str = "ran without an attention call that can be seen"
 
 
 class Forward:
@@ -76,6 +92,7 @@ class Forward:
         self.counts: Counter = Counter()
         self.layout: Layout = layout_for(root, inputs.names, inputs.shapes, inputs.deciding)
         self.trace: Trace | None = None
+        self.paused = 0
         if inputs.sources and not self.layout.whole:
             self.trace = Trace(inputs.sources)
             self.trace.__enter__()
@@ -83,19 +100,22 @@ class Forward:
     def end(self, whole: bool) -> None:
         """The forward is over; if it ran to its end, what was traced is remembered."""
         if self.trace is not None:
-            self.trace.__exit__(None, None, None)
+            if not self.paused:
+                self.trace.__exit__(None, None, None)
             if whole and self.trace.failure is None:
                 remember(self.root, self.inputs.names, self.inputs.shapes, self.layout)
             self.trace = None
 
     def pause(self) -> None:
         """Stop following during a module that would take another path if it were followed."""
-        if self.trace is not None:
+        if self.trace is not None and not self.paused:
             self.trace.__exit__(None, None, None)
+        self.paused += 1
 
     def go_on(self) -> None:
-        """Follow again after such a module."""
-        if self.trace is not None:
+        """Follow again after such a module, if it did begin."""
+        was_paused, self.paused = self.paused, max(0, self.paused - 1)
+        if self.trace is not None and was_paused == 1:
             self.trace.__enter__()
 
     def placed(
@@ -103,7 +123,9 @@ class Forward:
     ) -> AttentionCall:
         """``call`` with its roles, read off its two ``sides``, and its number among the module's calls if it counts."""
         place = (id(module), self.counts[module])
-        if self.trace is not None:
+        if self.trace is not None and self.paused:
+            roles = None
+        elif self.trace is not None:
             otherwise = "other" if "image" in self.inputs.sources else "image"
             roles = roles_of(self.trace, *sides, otherwise)
             if counts:
@@ -154,6 +176,7 @@ class Interception:
         read_inputs: says what a root's arguments are; needed to tell what tokens stand for.
         attended: paths of modules that made an attention call.
         unseen: path -> reason, of modules that look like attention and ran without an attention call that we see.
+        refused: paths of modules whose attention call was seen, and could not be measured.
     """
 
     on_attention: OnAttention
@@ -163,6 +186,7 @@ class Interception:
     rescales: bool
     unseen: dict[str, str] = field(default_factory=dict)
     attended: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
     local: threading.local = field(default_factory=threading.local)
 
     @property
@@ -177,20 +201,26 @@ class Interception:
         frame = self.frames[-1]
         return replace(call, layer=frame.path, module=frame.module, context=frame.context)
 
-    def miss(self, path: str, module: nn.Module) -> None:
+    def miss(self, frame: Frame) -> None:
         """Note a layer that ran without an attention call that can be seen."""
-        linear = any("linear" in type(part).__name__.lower() for part in (module, getattr(module, "processor", None)))
-        name = type(getattr(module, "processor", module)).__name__
-        why = "linear attention has no softmax" if linear else "ran without an attention call that can be seen"
-        if path not in self.attended:
-            self.unseen[path] = f"{name}: {why}"
+        why = "linear attention has no softmax" if is_linear(frame.module) else frame.why
+        if frame.path not in self.attended:
+            self.unseen[frame.path] = f"{type(getattr(frame.module, 'processor', frame.module)).__name__}: {why}"
+
+    def refuse(self, reason: str) -> None:
+        """Note that the innermost module has made an attention call that could not be measured."""
+        for frame in self.frames:
+            frame.seen = True
+        self.refused.add(self.frames[-1].path)
+        self.unseen[self.frames[-1].path] = reason
 
     def passed(self) -> None:
         """Note that the innermost module has made an attention call."""
         self.frames[-1].attended = True
         for frame in self.frames:
             frame.seen = True
-            self.unseen.pop(frame.path, None)
+            if frame.path not in self.refused:
+                self.unseen.pop(frame.path, None)
         self.attended.update(frame.path for frame in self.frames)
 
 
@@ -209,9 +239,14 @@ def unfollowed(function: Callable) -> Callable:
     return run
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Whether a layer is linear attention, by the name of its class or of its processor's."""
+    return any("linear" in type(part).__name__.lower() for part in (module, getattr(module, "processor", None)))
+
+
 def anybody() -> bool:
-    """Whether any interception is inside one of its modules in this thread."""
-    return any(interception.frames for interception in active)
+    """Whether any interception is inside one of its modules in this thread; never inside a graph that is compiled."""
+    return not torch.compiler.is_compiling() and any(interception.frames for interception in active)
 
 
 def innermost() -> Frame | None:
@@ -258,8 +293,17 @@ def show(call: AttentionCall) -> None:
     """Tell whoever observes of a call, as the model then makes it."""
     for interception in active:
         if not interception.rescales and interception.frames:
-            with torch.autocast(call.query.device.type, enabled=False):
-                interception.on_attention(interception.located(call))
+            tell(interception, call)
+
+
+def tell(interception: Interception, call: AttentionCall) -> None:
+    """Tell one observer of a call; a call that it can't measure is named, for the model must go on."""
+    with torch.autocast(call.query.device.type, enabled=False):
+        try:
+            interception.on_attention(interception.located(call))
+        except EntropyLabError as problem:
+            interception.refuse(str(problem))
+        else:
             interception.passed()
 
 

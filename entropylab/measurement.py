@@ -1,5 +1,6 @@
 """``measure``: sample at every size and scaling from the same seeds and prompts, and measure attention meanwhile."""
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,6 +17,9 @@ from .errors import EntropyLabError
 from .models.prompts import default_prompts, default_settings
 from .pipelines import Size
 from .recorder import DEFAULT_STATISTICS, Recorder, new_recorder, watching
+from .runs.folder import check_folder
+from .runs.prompts import Prompts, check_list, digest, read_prompts
+from .runs.worker import KEPT_APART, measure_run, source_of
 from .scaling import LayerRule, NamedRule, check_train_size, named_rule, rescaled
 
 Call = Callable[[Any, Size, list[str], list[torch.Generator]], Any]
@@ -40,14 +44,20 @@ def measure(
     call: Call | None = None,
     progress: bool = True,
     strict: bool = False,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    unit_samples: int | None = None,
+    column: str | None = None,
 ) -> xr.Dataset:
     """Sample ``pipe`` at every size and scaling, and measure the attention of every layer, head and step meanwhile.
 
     Args:
         pipe: a diffusers pipeline; ``entropylab.load()`` gives the embedded one.
         sizes: image sizes [pixels]; an int is a square, a pair is (height, width).
-        prompts: a list of prompts, or a text file with one a line; by default the embedded pipeline's own.
-        samples: images per size and scaling; one for each prompt by default. Prompts are used in turn.
+        prompts: a list of prompts, a file (txt with one a line, csv, tsv, jsonl, parquet), or the id of a data set on
+            the hub; by default the embedded pipeline's own. Captions of a file that can't be used are counted.
+        samples: images per size and scaling; one for each prompt by default. Prompts are used in turn; of a file with
+            more captions, as many are chosen at random by ``seed``.
         steps: denoising steps; the pipeline's default if None.
         guidance_scale: guidance; the pipeline's default if None.
         seed: sample i starts from seed + i, whatever the size, scaling and batch.
@@ -56,13 +66,20 @@ def measure(
             over query rows.
         rows: look at a fixed random subset of this many query rows, and add standard errors (see ``record``); None for
             all.
-        layers: kinds ("self", "cross", "joint", "temporal") or patterns of layer paths ("*attn1") to measure; None for all.
+        layers: kinds ("self", "cross", "joint", "temporal") or patterns of layer paths ("*attn1").
         keep: dimensions to keep apart, of branch, sample, step, layer, head; the others are averaged, samples online.
+            All by default; with ``out`` all but samples.
         batch_size: images sampled together.
         train_size: training size [pixels] if the pipeline's config does not say.
         call: ``call(pipe, size, prompts, generators)`` drives a pipeline whose signature is its own.
         progress: show a progress bar.
         strict: raise if an attention layer ran that could not be measured.
+        out: a folder for a long run: the work is cut into units, each written there when it is finished. The same call
+            goes on where an earlier one ended, and processes that make it at once share the work.
+        overwrite: start the run in ``out`` afresh.
+        unit_samples: samples of one size and scaling in a unit, a multiple of ``batch_size``; by default so many that
+            there are at most about 100 units of each.
+        column: the column of a csv, tsv, jsonl or parquet file that holds the prompts; found by its name if None.
 
     Returns:
         xarray.Dataset with dimensions (size, scaling, branch, sample, step, layer, head), fewer when averaged;
@@ -72,14 +89,19 @@ def measure(
     Raises:
         EntropyLabError: an argument that does not fit, before any sampling.
 
-    An exception while sampling, Ctrl-C included, carries what was measured until then as its ``dataset``.
+    An exception while sampling, Ctrl-C included, carries what was measured until then as its ``dataset``; with ``out``
+    it is in the folder, for ``entropylab.open``.
     """
     pipelines.layers(pipe)
     pairs = pipelines.check_sizes(pipe, sizes)
-    texts = check_prompts(pipe, prompts)
+    check_seed(seed, check_count("samples", samples, 1))
+    if out is not None:
+        check_folder(out)
+    elif overwrite or unit_samples is not None:
+        raise EntropyLabError("overwrite and unit_samples are for a long run: pass out=, a folder.")
+    texts = check_prompts(pipe, prompts, samples, seed, column)
     count = check_count("samples", samples, len(texts))
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63 - count:
-        raise EntropyLabError(f"seed must be an int >= 0 that fits in 63 bits. Got {seed!r}.")
+    check_seed(seed, count)
     if call is not None and (steps is not None or guidance_scale is not None):
         raise EntropyLabError("steps and guidance_scale are for the pipeline's own call: with call=, set them there.")
     rules = check_rules(pipe, scaling, train_size)
@@ -90,7 +112,26 @@ def measure(
         call=call,
         settings={} if call else call_settings(pipe, steps, guidance_scale),
     )
+    keep = KEPT_APART if keep is None and out is not None else keep
     recorder = new_recorder(pipe, statistics, rows, layers, keep, train_size)
+    attributes = {"seed": seed, "statistics": json.dumps(recorder.reduction.statistics)} | plan.attributes
+    attributes |= source_of(pipe, texts)
+    if out is not None:
+        with quiet(pipe):
+            return measure_run(
+                plan,
+                pipe,
+                recorder,
+                pairs,
+                rules,
+                train_size=train_size,
+                out=out,
+                overwrite=overwrite,
+                unit_samples=check_count("unit_samples", unit_samples, None),
+                progress=progress,
+                strict=strict,
+                attributes=attributes,
+            )
     pixels = sum(height * width for height, width in pairs) * count * len(rules)
     with ExitStack() as stack:
         stack.enter_context(quiet(pipe))
@@ -104,12 +145,7 @@ def measure(
         except BaseException as error:
             keep_measured(error, recorder)
             raise
-    settings = {
-        "steps": plan.settings.get("num_inference_steps"),
-        "guidance_scale": plan.settings.get("guidance_scale"),
-    }
-    given = {name: value for name, value in settings.items() if value is not None}
-    return recorder.dataset.assign_attrs(seed=seed, **given)
+    return recorder.dataset.assign_attrs(attributes)
 
 
 def keep_measured(error: BaseException, recorder: Recorder) -> None:
@@ -130,15 +166,34 @@ class Plan:
     call: Call | None
     settings: dict[str, Any]
 
-    def sample(self, pipe: Any, recorder: Recorder, size: Size, rule: NamedRule, train_size: Any, bar: tqdm) -> None:
-        """Sample all prompts at one size with one rule."""
-        for start in range(0, len(self.prompts), self.batch_size):
-            prompts = self.prompts[start : start + self.batch_size]
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Steps and guidance, as far as they are given, and what tells the prompts from others."""
+        names = {"steps": "num_inference_steps", "guidance_scale": "guidance_scale"}
+        given = {name: self.settings[key] for name, key in names.items() if key in self.settings}
+        return {**given, "prompts_digest": digest(self.prompts)}
+
+    def sample(
+        self,
+        pipe: Any,
+        recorder: Recorder,
+        size: Size,
+        rule: NamedRule,
+        train_size: Any,
+        bar: Any,
+        first: int = 0,
+        last: int | None = None,
+    ) -> None:
+        """Sample the prompts from ``first`` to ``last`` (not included; None for all) at one size with one rule."""
+        last = len(self.prompts) if last is None else last
+        for start in range(first, last, self.batch_size):
+            prompts = self.prompts[start : min(start + self.batch_size, last)]
             seeds = [self.seed + start + i for i in range(len(prompts))]
             generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
             recorder.begin_run(size=size, scaling=rule.name, prompts=prompts, seeds=seeds)
             with ExitStack() as stack:
                 rescaling = None if rule.is_original else stack.enter_context(rescaled(pipe, rule, train_size))
+                stack.enter_context(room_for(size, len(prompts)))
                 if self.call is not None:
                     self.call(pipe, size, prompts, generators)
                 else:
@@ -149,29 +204,33 @@ class Plan:
             bar.update(size[0] * size[1] * len(prompts))
 
 
-def check_prompts(pipe: Any, prompts: Any) -> list[str]:
-    """Prompts as a list: as given, from a text file, or the pipeline's own."""
-    if prompts is None:
-        return default_prompts(pipe)
-    if isinstance(prompts, str | Path):
-        path = Path(prompts)
-        if not is_file(path):
-            raise EntropyLabError(f"prompts must be a list of strings or an existing text file. Got {str(prompts)!r}.")
-        try:
-            prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except UnicodeDecodeError as error:
-            raise EntropyLabError(f"prompts file {path} must be UTF-8 text. Got {error}.") from error
-    if not isinstance(prompts, list | tuple) or not prompts or not all(isinstance(p, str) for p in prompts):
-        raise EntropyLabError(f"prompts must name at least one prompt, each a string. Got {prompts!r}.")
-    return list(prompts)
-
-
-def is_file(path: Path) -> bool:
-    """Whether ``path`` is a file; False for what can't be a path at all."""
+@contextmanager
+def room_for(size: Size, images: int) -> Iterator[None]:
+    """Say at which size a GPU has no room to sample; measuring alone makes do with less."""
     try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
+        yield
+    except torch.OutOfMemoryError as error:
+        raise EntropyLabError(
+            f"size {size[0]}x{size[1]} has no room on the GPU with {images} images at once: lower batch_size, or the "
+            f"precision. {' '.join(str(error).split())[:200]}"
+        ) from error
+
+
+def check_prompts(
+    pipe: Any, prompts: Any, samples: int | None = None, seed: int = 0, column: str | None = None
+) -> Prompts:
+    """Prompts as a list: as given, from a file or data set, or the pipeline's own."""
+    if isinstance(prompts, str | Path):
+        return read_prompts(prompts, column=column, samples=samples, seed=seed)
+    if column is not None and not isinstance(prompts, Prompts):
+        raise EntropyLabError(f"column is for prompts from a file or data set. Got column={column!r} without one.")
+    return check_list(default_prompts(pipe) if prompts is None else prompts)
+
+
+def check_seed(seed: Any, count: int) -> None:
+    """``seed`` and those of ``count`` samples must be ints of at most 63 bits."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63 - count:
+        raise EntropyLabError(f"seed must be an int >= 0 that fits in 63 bits. Got {seed!r}.")
 
 
 def check_count(name: str, value: Any, default: Any) -> Any:

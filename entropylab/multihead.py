@@ -6,13 +6,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .interception import call_of, innermost, show
+from .interception import active, call_of, innermost, show
 
 
 def see_multihead(module: nn.MultiheadAttention, args: tuple, kwargs: dict) -> None:
-    """Tell the observers of the attention that a MultiheadAttention is about to compute; it cannot be rescaled."""
-    if module.bias_k is not None or module.add_zero_attn:
+    """Tell the observers of the attention that a MultiheadAttention is about to compute; it cannot be rescaled.
+
+    One with keys of its own, or whose weights come later (offloaded), may be seen while it computes.
+    """
+    absent = any(weight.is_meta for weight in module.parameters(recurse=False))
+    if module.bias_k is not None or module.add_zero_attn or absent:
         return
+    for interception in active:
+        if interception.frames:
+            interception.frames[-1].by_inputs = True
     given = inspect.signature(nn.MultiheadAttention.forward).bind(module, *args, **kwargs).arguments
     sides = [in_batches(module, given[name]) for name in ("query", "key")]
     coloured = (sides[0][:, None], sides[1][:, None])
@@ -21,10 +28,19 @@ def see_multihead(module: nn.MultiheadAttention, args: tuple, kwargs: dict) -> N
         show(call_of(query, key, blocked_by(module, given), module.head_dim**-0.5, False, coloured))
 
 
+def other_keys(module: nn.MultiheadAttention, args: tuple, kwargs: dict) -> int | None:
+    """How many keys a MultiheadAttention is about to attend to, if they are not its queries."""
+    given = inspect.signature(nn.MultiheadAttention.forward).bind(module, *args, **kwargs).arguments
+    query, key = given["query"], given["key"]
+    if query is key or (query.shape == key.shape and torch.equal(query, key)):
+        return None
+    return int(in_batches(module, key).shape[1])
+
+
 def is_inside_multihead() -> bool:
     """Whether the innermost module is a MultiheadAttention, whose call was seen by its inputs."""
     inner = innermost()
-    return inner is not None and isinstance(inner.module, nn.MultiheadAttention)
+    return inner is not None and inner.by_inputs
 
 
 def projected(module: nn.MultiheadAttention, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,7 +57,9 @@ def projected(module: nn.MultiheadAttention, query: Tensor, key: Tensor) -> tupl
 
 
 def in_batches(module: nn.MultiheadAttention, tokens: Tensor) -> Tensor:
-    """Tokens as (batch, tokens, width)."""
+    """Tokens as (batch, tokens, width), those of a nested tensor with zeros behind."""
+    if tokens.is_nested:
+        return tokens.to_padded_tensor(0.0)
     if tokens.ndim == 2:
         return tokens[None]
     return tokens if module.batch_first else tokens.transpose(0, 1)
@@ -54,7 +72,7 @@ def split(tokens: Tensor, module: nn.MultiheadAttention) -> Tensor:
 
 def blocked_by(module: nn.MultiheadAttention, given: dict) -> Tensor | None:
     """The module's two masks, in which True (or -inf) closes, as one mask in which True (or 0) lets through."""
-    masks = []
+    masks = [padding_of(given["key"])] if given["key"].is_nested else []
     for name, heads in (("attn_mask", module.num_heads), ("key_padding_mask", 1)):
         mask = given.get(name)
         if mask is None:
@@ -65,6 +83,12 @@ def blocked_by(module: nn.MultiheadAttention, given: dict) -> Tensor | None:
             torch.zeros_like(mask, dtype=torch.float32).masked_fill(mask, -torch.inf) if is_bool(mask) else mask
         )
     return None if not masks else masks[0] if len(masks) == 1 else masks[0] + masks[1]
+
+
+def padding_of(tokens: Tensor) -> Tensor:
+    """A mask of what is no padding once a nested tensor is padded: (batch, 1, 1, tokens)."""
+    counts = torch.tensor([len(each) for each in tokens.unbind()], device=tokens.device)
+    return (torch.arange(int(counts.max()), device=tokens.device) < counts[:, None])[:, None, None]
 
 
 def is_bool(mask: Tensor) -> bool:

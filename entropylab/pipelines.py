@@ -22,6 +22,14 @@ KINDS = ("self", "cross", "joint", "temporal")
 CONDITIONERS = ("ControlNet", "Adapter", "Autoencoder")
 """Parts of class names of models that run beside a denoiser."""
 
+VAE_FACTORS = (
+    "vae_scale_factor",
+    "vae_scale_factor_spatial",
+    "vae_spatial_scale_factor",
+    "vae_spatial_compression_ratio",
+)
+"""What pipelines call the factor between pixels and latent pixels along one side."""
+
 DENOISERS = ("unet", "transformer", "prior", "decoder", "denoiser")
 """What a pipeline calls its denoiser; asked where nothing takes a timestep."""
 
@@ -33,7 +41,7 @@ class Layer:
     Attributes:
         path: module path from the pipeline, e.g. "unet.mid_block.attentions.0.transformer_blocks.0.attn1".
         kind: "self" or "cross", as far as the module says before it runs.
-        heads: number of attention heads (0 if the module does not say).
+        heads: number of attention heads (1 if the module does not say).
         processor: class name of the attention processor, or of the module itself if it has none.
     """
 
@@ -85,7 +93,7 @@ def layers(pipe: Any) -> list[Layer]:
     found = [
         Layer(
             path.replace("._orig_mod", ""),
-            declared_kind(module),
+            declared_kind(path, module),
             heads_of(module),
             processor(module),
         )
@@ -112,9 +120,10 @@ def processor(module: nn.Module) -> str:
     return type(getattr(module, "processor", module)).__name__
 
 
-def declared_kind(module: nn.Module) -> str:
-    """Kind of an attention layer by its construction."""
-    return "cross" if getattr(module, "is_cross_attention", False) else "self"
+def declared_kind(path: str, module: nn.Module) -> str:
+    """Kind of an attention layer by its construction, or by what it is called."""
+    called = "cross" in path.rpartition(".")[2].lower()
+    return "cross" if called or getattr(module, "is_cross_attention", False) else "self"
 
 
 def kind_of(call: AttentionCall) -> str:
@@ -140,7 +149,8 @@ def is_temporal(call: AttentionCall) -> bool:
         return False
     places, frames = call.query.shape[0] // call.inputs.batch, call.inputs.frames
     hinted = re.search("temp|motion", call.layer) is not None
-    return places > 1 and (hinted or places not in frames) and (hinted or call.query.shape[-2] in frames)
+    fits, apart = call.query.shape[-2] in frames, places not in frames
+    return places > 1 and ((fits or apart) if hinted else (fits and apart))
 
 
 def part_of(call: AttentionCall, part: str) -> str:
@@ -166,7 +176,8 @@ def vae_factor(pipe: Any) -> int:
     """Pixels per latent pixel along one side."""
     levels = getattr(getattr(getattr(pipe, "vae", None), "config", None), "block_out_channels", None)
     by_levels = 2 ** (len(levels) - 1) if isinstance(levels, list | tuple) else 1
-    return int(getattr(pipe, "vae_scale_factor", None) or by_levels)
+    said = (getattr(pipe, name, None) for name in VAE_FACTORS)
+    return int(next((factor for factor in said if factor), by_levels))
 
 
 def size_multiple(pipe: Any) -> int:

@@ -30,7 +30,7 @@ from .steps import DenoiserCall
 DEFAULT_STATISTICS = ("entropy", "sigma2")
 
 
-@dataclass
+@dataclass(eq=False)
 class Recorder:
     """What ``record`` yields: it fills while the pipeline samples.
 
@@ -80,7 +80,7 @@ class Recorder:
     def finish_run(self, whole: bool = True) -> None:
         """Take what the current pipeline call gave into the Dataset.
 
-        A step that did not end is dropped; so is a run that is not ``whole``, where samples are averaged.
+        A step or a forward that did not end is dropped; so is a run that is not ``whole``, where samples are averaged.
         """
         if not self.follows:
             self.finish_step()
@@ -138,13 +138,16 @@ class Recorder:
     def on_output(self, name: str, root: nn.Module, output: Any) -> None:
         """A denoiser's forward pass has ended."""
         if self.calls:
+            self.calls[-1].ended = True
             self.calls[-1].take_output(output)
 
     def on_attention(self, call: AttentionCall) -> None:
         """A layer attends: reduce it to a few numbers per head."""
         kind = pipelines.kind_of(call)
-        if not self.calls or not self.is_chosen(call.layer, kind):
+        if not self.is_chosen(call.layer, kind):
             return
+        if not self.calls:
+            return self.check_known(call.layer)
         self.calls[-1].meet(call.query)
         base = call.layer if call.occurrence == 0 else f"{call.layer}:{call.occurrence + 1}"
         for part, values in self.reduction(call).items():
@@ -157,13 +160,18 @@ class Recorder:
                 trained = self.sight.latent_of(self.trained)
                 self.run.grown[path] = pipelines.grown_keys(call, self.sight.latent, trained)
 
+    def check_known(self, layer: str) -> None:
+        """An EntropyLabError if a layer that was never measured runs while no denoiser does."""
+        if all(label.module != layer for label in self.cells.layers.values()):
+            raise EntropyLabError("ran outside of its denoiser's forward: call model(...), not model.forward(...)")
+
     def is_chosen(self, layer: str, kind: str) -> bool:
         """Whether a layer is to be measured."""
         return not self.patterns or any(fnmatchcase(layer, p) or p == kind for p in self.patterns)
 
     def finish_step(self, combined: Any = None, sample: Any = None) -> None:
         """What the denoiser calls since the last step gave becomes one step."""
-        calls, self.calls = self.calls, []
+        calls, self.calls = [call for call in self.calls if call.ended], []
         if self.run is None or not any(call.values for call in calls):
             return
         if self.run.size is None:

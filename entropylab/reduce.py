@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from .capture import AttentionCall
-from .entropy import RowStatistics, row_statistics
+from .entropy import RowStatistics
 from .entropy.parts import Parts, needed
 from .entropy.rows import masked_out
 from .errors import EntropyLabError
+from .pieces import row_statistics_in_pieces
 
 ROW_STATISTICS = {
     "entropy": "entropy",
@@ -110,7 +111,7 @@ class Reduction:
         """What the entries of a reduced call are, in order; those of ``SPLIT`` only where attention is joint."""
         spread = ("entropy_std",) if "entropy" in self.statistics else ()
         errors = () if self.rows is None else tuple(f"{name}_se" for name in self.statistics)
-        return ("rows", "rows_empty", "tokens", *self.statistics, *spread, *errors, *SPLIT)
+        return ("rows", "rows_empty", "tokens", *self.statistics, *spread, *errors, "rows_bad", *SPLIT)
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -133,7 +134,7 @@ class Reduction:
         asked = some_rows(rows_at(call, where), self.rows)
         roles = call.roles
         if roles is None or roles.kind != "joint":
-            found = row_statistics(
+            found = row_statistics_in_pieces(
                 asked.query,
                 call.key,
                 scale=call.scale,
@@ -141,40 +142,42 @@ class Reduction:
                 is_causal=asked.is_causal,
                 statistics=self.fields,
             )
-            return self.averaged(found, asked)
+            return self.averaged(found, asked, bad_rows(asked.query, call.key))
         parts = Parts({part: self.among(call, asked, roles.keys.standing_for(part)) for part in roles.keys.parts})
-        return torch.cat([self.averaged(parts.whole(), asked), self.split(parts, asked)])
+        bad = bad_rows(asked.query, call.key)
+        return torch.cat([self.averaged(parts.whole(), asked, bad), self.split(parts, asked, bad)])
 
     def among(self, call: AttentionCall, asked: Asked, where: Where) -> RowStatistics:
         """The rows' statistics among the keys that stand somewhere."""
         key, mask = keys_at(call, asked, where)
         names = needed(self.fields)
-        return row_statistics(asked.query, key, scale=call.scale, mask=mask, statistics=names)
+        return row_statistics_in_pieces(asked.query, key, scale=call.scale, mask=mask, statistics=names)
 
-    def averaged(self, found: RowStatistics, asked: Asked) -> Tensor:
-        """Means over the query rows that count and have keys: (entries, batch, heads)."""
+    def averaged(self, found: RowStatistics, asked: Asked, bad: Tensor) -> Tensor:
+        """Means over the query rows that count, have keys and are not ``bad``: (entries, batch, heads)."""
         rows = torch.stack([found[name] for name in self.fields]).to(torch.float32)
+        shape = rows.shape[1:]
+        counted = (found.keys > 0 if asked.counted is None else (found.keys > 0) & asked.counted).expand(shape)
+        bad = counted & (bad | ~rows.isfinite().all(0))
+        valid, spoiled = (counted & ~bad).sum(-1), bad.sum(-1)
         if asked.is_whole:
-            counts = torch.stack([rows.new_full(rows.shape[1:3], number) for number in (asked.rows, 0, asked.keys)])
+            empty, keys = torch.zeros_like(valid), rows.new_full(shape[:2], asked.keys)
         else:
-            counted = found.keys > 0 if asked.counted is None else (found.keys > 0) & asked.counted
             empty = found.keys == 0 if asked.counted is None else (found.keys == 0) & asked.counted
-            valid = counted.expand(rows.shape[1:]).sum(-1)
-            keys = (found.keys * counted).expand(rows.shape[1:]).sum(-1) / valid
-            counts = torch.stack([valid, empty.expand(rows.shape[1:]).sum(-1), keys]).to(torch.float32)
-            rows = rows.masked_fill(~counted, torch.nan)
-        mean = rows.nanmean(-1) if not asked.is_whole else rows.mean(-1)
+            empty, keys = empty.expand(shape).sum(-1), (found.keys * counted).sum(-1) / counted.sum(-1)
+        counts = torch.stack([valid, empty, keys]).to(torch.float32)
+        rows = rows.masked_fill(~counted | bad, torch.nan)
+        mean = rows.nanmean(-1)
         entries = [counts, mean]
         if "entropy" in self.statistics or self.rows is not None:
-            spread = (rows - mean[..., None]).square()
-            deviation = (spread.mean(-1) if asked.is_whole else spread.nanmean(-1)).sqrt()
+            deviation = (rows - mean[..., None]).square().nanmean(-1).sqrt()
             if "entropy" in self.statistics:
                 entries.append(deviation[self.statistics.index("entropy")][None])
             if self.rows is not None:
                 entries.append(deviation * standard_error(counts[0], asked.fraction))
-        return torch.cat(entries)
+        return torch.cat([*entries, spoiled[None].to(torch.float32)])
 
-    def split(self, parts: Parts, asked: Asked) -> Tensor:
+    def split(self, parts: Parts, asked: Asked, bad: Tensor) -> Tensor:
         """The entries ``SPLIT``, NaN where the keys have no such part: (entries, batch, heads)."""
         names, mass, within = list(parts.rows), parts.mass, parts.within
         nothing = torch.full_like(parts.between, torch.nan)
@@ -192,7 +195,14 @@ class Reduction:
         rows = torch.stack([found.get(name, nothing).to(torch.float32).expand_as(nothing) for name in SPLIT])
         keys = parts.counts.sum(0)
         counted = keys > 0 if asked.counted is None else (keys > 0) & asked.counted
-        return rows.masked_fill(~counted, torch.nan).nanmean(-1)
+        return rows.masked_fill(~counted | bad, torch.nan).nanmean(-1)
+
+
+def bad_rows(query: Tensor, key: Tensor) -> Tensor:
+    """Which rows have NaN or infinity in their query or in a key of their head: boolean (batch, heads, queries)."""
+    keys = ~key.isfinite().flatten(-2).all(-1)
+    shared = keys.repeat_interleave(query.shape[-3] // key.shape[-3], -1)
+    return ~query.isfinite().all(-1) | shared[..., None]
 
 
 def standard_error(rows: Tensor, fraction: float) -> Tensor:
@@ -204,11 +214,7 @@ def rows_at(call: AttentionCall, where: Where) -> Asked:
     """The query rows of a call that stand somewhere; padding, which no query attends to, does not count as a row."""
     mask = call.mask if call.mask is None or call.mask.ndim > 1 else call.mask[None]
     counted = None
-    if (
-        mask is not None
-        and call.query.shape[-2] == call.key.shape[-2]
-        and (call.roles is None or call.roles.kind != "cross")
-    ):
+    if mask is not None and call.query.shape[-2] == call.key.shape[-2] and not crosses(call):
         counted = ~masked_out(mask).all(-2)
     query = call.query
     if isinstance(where, Tensor):
@@ -222,6 +228,13 @@ def rows_at(call: AttentionCall, where: Where) -> Asked:
             mask = both(mask, torch.arange(call.key.shape[-2], device=query.device) <= places[:, None])
     causal = call.is_causal and query is call.query
     return Asked(query, mask, causal, call.key.shape[-2], counted)
+
+
+def crosses(call: AttentionCall) -> bool:
+    """Whether a call is known to be among keys that are not its queries."""
+    if call.roles is not None:
+        return call.roles.kind == "cross"
+    return call.context is not None and call.key.shape[-2] <= call.context
 
 
 def some_rows(asked: Asked, rows: int | None) -> Asked:

@@ -91,17 +91,29 @@ def roles_of(trace: Trace, query: Tensor, key: Tensor, otherwise: str) -> Roles 
     if trace.depth or trace.failure is not None:
         return None
     with torch._C.DisableTorchFunction():
-        return Roles(*(tokens_of(codes_of(trace, side, otherwise)) for side in (query, key)))
+        sides = [codes_of(trace, side, otherwise) for side in (query, key)]
+        return None if any(codes is None for codes in sides) else Roles(*(tokens_of(codes) for codes in sides))
 
 
-def codes_of(trace: Trace, tokens: Tensor, otherwise: str) -> Tensor:
-    """(batch, tokens) indices into ``PARTS`` for tokens (batch, heads, tokens, d)."""
+def codes_of(trace: Trace, tokens: Tensor, otherwise: str) -> Tensor | None:
+    """(batch, tokens) indices into ``PARTS`` for tokens (batch, heads, tokens, d); None if they can't be told apart."""
     codes = torch.full((tokens.shape[0], tokens.shape[-2]), PARTS.index(otherwise), device=tokens.device)
-    for part in reversed(PARTS):
-        found = trace.depends(part, tokens) if part in trace.shadows else None
-        if found is not None:
-            codes = codes.masked_fill(found.any(1), PARTS.index(part))
+    found = {part: trace.depends(part, tokens) for part in PARTS if part in trace.shadows}
+    coloured = {part: rows.any(1) for part, rows in found.items() if rows is not None}
+    others = [rows for part, rows in coloured.items() if part != "image"]
+    if "image" in coloured and any(are_blended(coloured["image"], other) for other in others):
+        return None
+    for part in reversed(coloured):
+        codes = codes.masked_fill(coloured[part], PARTS.index(part))
     return codes
+
+
+def are_blended(image: Tensor, other: Tensor) -> bool:
+    """Whether the image has entered tokens of another sort, so that none is left without it, while some are image only.
+
+    Text that has entered the tokens of the image, as a condition, leaves them what they are.
+    """
+    return bool((image & other).any()) and bool((image & ~other).any()) and not bool((other & ~image).any())
 
 
 Place = tuple[int, int]

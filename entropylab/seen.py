@@ -18,6 +18,9 @@ originals: dict[str, Callable[..., Any]] = {}
 replaced: list[tuple[Any, str, Any]] = []
 """Owner, name and original of everything that is stood in for."""
 
+PROBES = (0.0, 1.0, -3.0, 30.0, -100.0)
+"""Scores with which we ask whether a ``score_mod`` does anything but add."""
+
 
 def begin_to_see() -> None:
     """Stand in for the functions that compute attention, and for softmax."""
@@ -28,15 +31,19 @@ def begin_to_see() -> None:
     if (flex := sys.modules.get("torch.nn.attention.flex_attention")) is not None:
         substitutes.append((flex, "flex_attention", seen_flex))
     for owner, name, substitute in substitutes:
-        replaced.append((owner, name, getattr(owner, name)))
+        replaced.append((owner, name, vars(owner).get(name)))
         originals[substitute.__name__] = getattr(owner, name)
         setattr(owner, name, substitute)
 
 
 def cease_to_see() -> None:
-    """Put the functions back."""
+    """Put the functions back; what was inherited is inherited again."""
     while replaced:
-        setattr(*replaced.pop())
+        owner, name, own = replaced.pop()
+        if own is None:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, own)
 
 
 def seen_sdpa(
@@ -51,9 +58,8 @@ def seen_sdpa(
 ) -> Tensor:
     """``F.scaled_dot_product_attention``, seen by the active interceptions; bit-identical unless the scale changes."""
     if anybody() and not is_inside_multihead():
-        own = query.shape[-1] ** -0.5 if scale is None else scale
-        mask = attn_mask[:, None] if query.ndim == 3 and attn_mask is not None and attn_mask.ndim == 3 else attn_mask
-        call = call_of(in_four(query), in_four(key), mask, own, is_causal)
+        own = query.shape[-1] ** -0.5 if scale is None else float(scale)
+        call = call_of(*in_four(query, key, attn_mask, enable_gqa), own, is_causal)
         factor = ask(call)
         show(rescaled(call, factor))
         if isinstance(factor, Tensor):
@@ -71,6 +77,7 @@ def seen_flex(
     score_mod: Callable | None = None,
     block_mask: Any = None,
     scale: float | None = None,
+    *rest: Any,
     **more: Any,
 ) -> Any:
     """``flex_attention``, seen by the active interceptions; its masks are laid out, a boolean a query and key."""
@@ -85,9 +92,9 @@ def seen_flex(
         elif factor != 1.0:
             scale = factor * own
     with unfollowed_here() as trace:
-        found = originals["seen_flex"](query, key, value, score_mod, block_mask, scale, **more)
+        found = originals["seen_flex"](query, key, value, score_mod, block_mask, scale, *rest, **more)
     if trace is not None:
-        trace.inherit(found, query)
+        trace.inherit(found[0] if isinstance(found, tuple) else found, query)
     return found
 
 
@@ -95,23 +102,47 @@ def flex_mask(query: Tensor, key: Tensor, score_mod: Callable | None, block_mask
     """What flex attention's functions say, as a mask (batch, heads, queries, keys); None if it is no mask."""
     sides = (query.shape[0], query.shape[1], query.shape[2], key.shape[2])
     shape = (1, 1, *sides[2:]) if block_mask is None else (*block_mask.shape[:2], *sides[2:])
-    places = torch.meshgrid(*(torch.arange(side, device=query.device) for side in shape), indexing="ij")
-    left = None if block_mask is None else block_mask.mask_mod(*places).expand(shape)
+    left = None if block_mask is None else block_mask.mask_mod(*places(shape, query.device)).expand(shape)
     if score_mod is None:
         return left
+    added = added_by(score_mod, sides, query.device)
+    return added if left is None or added is None else added.masked_fill(~left, -torch.inf)
+
+
+def places(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, ...]:
+    """Index of batch, head, query and key, each of this shape."""
+    return torch.meshgrid(*(torch.arange(side, device=device) for side in shape), indexing="ij")
+
+
+def added_by(score_mod: Callable, shape: tuple[int, ...], device: torch.device) -> Tensor | None:
+    """What ``score_mod`` adds to the scores (batch, heads, queries, keys); None if it does anything but add."""
     try:
-        every = torch.meshgrid(*(torch.arange(side, device=query.device) for side in sides), indexing="ij")
-        added, shifted = (score_mod(query.new_full(sides, score), *every) for score in (0.0, 1.0))
-    except (RuntimeError, IndexError, TypeError):
+        first, *others = (
+            score_mod(torch.full(shape, score, device=device), *places(shape, device)) - score for score in PROBES
+        )
+    except Exception:  # it is written for one score at a time, and may do anything with many
         return None
-    if not torch.allclose(shifted - added, torch.ones_like(added)):
-        return None
-    return added if left is None else added.masked_fill(~left, -torch.inf)
+    return first if all(torch.allclose(first, other, rtol=1e-5, atol=1e-4) for other in others) else None
 
 
-def in_four(tokens: Tensor) -> Tensor:
-    """Tokens as (batch, heads, tokens, d): three dimensions have no heads, more than four have a longer batch."""
-    return tokens[:, None] if tokens.ndim == 3 else tokens.flatten(0, -4) if tokens.ndim > 4 else tokens
+def in_four(query: Tensor, key: Tensor, mask: Tensor | None, is_grouped: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Query, key (batch, heads, tokens, d) and their mask, from what SDPA takes.
+
+    Missing dimensions and those of length 1 are repeated; two dimensions have no batch, three no heads, more than four
+    a longer batch.
+    """
+    if query.shape[:-2] != key.shape[:-2] and not is_grouped:
+        lead = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2])
+        query, key = (side.expand(*lead, *side.shape[-2:]) for side in (query, key))
+    if query.ndim == 2:
+        query, key = query[None], key[None]
+    if query.ndim == 3:
+        return query[:, None], key[:, None], mask[:, None] if mask is not None and mask.ndim == 3 else mask
+    if query.ndim == 4:
+        return query, key, mask
+    if mask is not None and mask.ndim > 3:
+        mask = mask.expand(*query.shape[:-3], *mask.shape[-3:]).flatten(0, -4)
+    return query.flatten(0, -4), key.flatten(0, -4), mask
 
 
 class SeenScores:

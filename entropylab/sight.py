@@ -51,7 +51,9 @@ class Sight:
     def on_forward(self, inputs: Inputs) -> None:
         """A denoiser begins a forward pass: its input may be a grid, else the size asked for tells what it would be."""
         asked = self.latent_of(self.size or pipelines.default_size(self.pipe))
-        self.latent = inputs.latent_size or asked or self.latent
+        shape = inputs.image[0].shape if inputs.image else ()
+        has_channels_last = asked is not None and asked == tuple(shape[-3:-1])
+        self.latent = asked if has_channels_last else inputs.latent_size or asked or self.latent
 
     def latent_of(self, size: Size | None) -> Size | None:
         """The latent size of an image of this size [pixels]."""

@@ -15,22 +15,30 @@ class DenoiserCall:
 
     Attributes:
         inputs: what it was handed.
+        batch: how many images, of all guidance branches.
         values: layer path -> (entries, images of all branches, heads), on the device.
         output: (images of all branches, ...), or None if it can't be told.
+        ended: whether it ran to its end.
     """
 
     def __init__(self, inputs: Inputs) -> None:
-        self.inputs = inputs
+        self.inputs, self.batch, self.ended = inputs, inputs.batch, False
         self.values: dict[str, Tensor] = {}
         self.alone: dict[str, list[str]] = {}
         self.output: Tensor | None = None
+
+    def meet(self, query: Tensor) -> None:
+        """Meet q (batch, heads, queries, d) of a layer: a module that is no denoiser may have its tokens first."""
+        shape = self.inputs.image[0].shape if self.inputs.image else ()
+        if self.inputs.timestep is None and len(shape) == 3 and shape[:2] == (query.shape[-2], query.shape[0]):
+            self.batch = query.shape[0]
 
     def take(self, path: str, values: Tensor, layer: str = "", occurrence: int = 0) -> None:
         """Take a reduced call, (entries, batch, heads), the ``occurrence``-th of what ``layer`` labels.
 
         Frames or places in its batch are averaged. A layer that attends image by image has them put together.
         """
-        batch, images = values.shape[1], self.inputs.batch
+        batch, images = values.shape[1], self.batch
         if batch > images and batch % images == 0:
             values = values.unflatten(1, (images, -1)).nanmean(2)
         self.values[path] = values
@@ -46,12 +54,12 @@ class DenoiserCall:
         first = first[0] if isinstance(first, tuple) and first else first
         if isinstance(first, list) and len({part.shape for part in first}) == 1:
             first = torch.stack(first)
-        if isinstance(first, Tensor) and first.ndim and len(first) == self.inputs.batch:
+        if isinstance(first, Tensor) and first.ndim and len(first) == self.batch:
             self.output = first.detach()
 
     def count(self, samples: int) -> int:
         """How many guidance branches are in it, if so many images are sampled."""
-        return self.inputs.batch // samples if self.inputs.batch % samples == 0 else 1
+        return self.batch // samples if self.batch % samples == 0 else 1
 
     def branches(self, samples: int) -> list[Branch | None]:
         """What every guidance branch was handed and returned."""
@@ -63,7 +71,7 @@ class DenoiserCall:
 
     def share(self, index: int, count: int) -> Sequence[Tensor]:
         """The text that one of so many branches was handed."""
-        texts, batch = self.inputs.texts, self.inputs.batch
+        texts, batch = self.inputs.texts, self.batch
         if len(texts) == batch and self.inputs.listed:
             each = batch // count
             return texts[index * each : (index + 1) * each]
@@ -81,7 +89,7 @@ def samples_in(calls: Sequence[DenoiserCall], combined: Any, sample: Any) -> int
                 count = stepped.numel() // each if stepped.numel() % each == 0 else count
             if inputs.batch % count == 0:
                 return count
-    return min(call.inputs.batch for call in calls)
+    return min(call.batch for call in calls)
 
 
 def by_branch(calls: Sequence[DenoiserCall], samples: int) -> dict[str, Tensor]:
@@ -95,7 +103,7 @@ def by_branch(calls: Sequence[DenoiserCall], samples: int) -> dict[str, Tensor]:
         example = next(call.values[path] for call in calls if path in call.values)
         pieces = []
         for call, count in zip(calls, counts, strict=True):
-            width = samples if call.inputs.batch % samples == 0 else call.inputs.batch
+            width = samples if call.batch % samples == 0 else call.batch
             whole = example.new_full((example.shape[0], count * width, example.shape[2]), torch.nan)
             values = call.values.get(path)
             if values is not None and values.shape[1] <= whole.shape[1] and values.shape[0] == whole.shape[0]:

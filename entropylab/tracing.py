@@ -22,8 +22,17 @@ MIXERS = {"scaled_dot_product_attention", "multi_head_attention_forward", "_nati
 PRODUCTS = {"matmul", "__matmul__", "bmm", "baddbmm", "einsum", "mm"}
 """Functions that apply a map made by hand to values."""
 
-CHANCE = ("rand", "normal_", "uniform_", "bernoulli", "multinomial", "exponential_", "dropout")
+CHANCE = ("rand", "normal_", "uniform_", "bernoulli", "multinomial", "exponential_", "dropout", "cauchy_", "geometric_")
 """Parts of names of functions that draw random numbers, which must be drawn once."""
+
+CHANCES = {"normal", "poisson", "binomial", "rrelu", "fractional_max_pool2d", "fractional_max_pool3d"}
+"""Whole names of further ones."""
+
+CONVOLUTIONS = {"conv2d", "conv3d"}
+"""Functions whose results are pictures, whatever conditions have entered them."""
+
+AVERAGING = {"batch_norm", "instance_norm"}
+"""Functions that may write running averages to their arguments without anybody counting that."""
 
 Source = tuple[Tensor, slice]
 """An input and which of its tokens (its second dimension from the right, all of it for ``slice(None)``)."""
@@ -76,6 +85,7 @@ class Trace(TorchFunctionMode):
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         changes = changes_in_place(name) and tensors and tensors[0] is leaves[0]
         before = self.copies_before(tensors) if changes else {}
+        versions = [version_of(tensor) for tensor in tensors]
         result = func(*args, **kwargs)
         if name in MIXERS or not tensors:
             self.inherit(result, kwargs.get("query", leaves[0]))
@@ -85,7 +95,9 @@ class Trace(TorchFunctionMode):
             self.note(self.maps, result)
         elif not (any(from_map) and name in PRODUCTS) and not self.by_chance(name, kwargs):
             try:
-                self.note_colours(func, leaves, shape, result, before)
+                averages = name in AVERAGING
+                written = [t for t, v in zip(tensors, versions, strict=True) if averages or version_of(t) != v]
+                self.note_colours(func, leaves, shape, result, before, written)
             except Exception as problem:  # a model's own function may do anything with a NaN
                 self.failure = f"{name}: {problem}"
         return result
@@ -101,7 +113,7 @@ class Trace(TorchFunctionMode):
 
     def by_chance(self, name: str, kwargs: dict) -> bool:
         """Whether a function draws random numbers."""
-        return any(part in name for part in CHANCE) and kwargs.get("training") is not False
+        return (name in CHANCES or any(part in name for part in CHANCE)) and kwargs.get("training") is not False
 
     def note(self, registry: WeakIdKeyDictionary, result: Any) -> None:
         """Enter every tensor of a result."""
@@ -117,25 +129,61 @@ class Trace(TorchFunctionMode):
             if tensors[0] not in shadows and any(tensor in shadows for tensor in tensors[1:])
         }
 
-    def note_colours(self, func: Callable, leaves: list, shape: Any, result: Any, before: dict[str, Tensor]) -> None:
-        """Run ``func`` on the copies of its arguments, for every colour that they have."""
+    def note_colours(
+        self,
+        func: Callable,
+        leaves: list,
+        shape: Any,
+        result: Any,
+        before: dict[str, Tensor],
+        written: list[Tensor],
+    ) -> None:
+        """Run ``func`` on the copies of its arguments, for every colour that they have.
+
+        What it writes to (``out=``, running averages) must be written to once: a second run gets a copy.
+        """
         for colour, shadows in self.shadows.items():
+            if colour == "text" and getattr(func, "__name__", "") in CONVOLUTIONS:
+                continue
             if func is F.embedding and leaves[0] in self.numbers[colour]:
                 shadows[result] = torch.full_like(result, torch.nan)
                 continue
             if colour in before:
-                shadows[leaves[0]] = before[colour]
+                enter(shadows, leaves[0], before[colour])
             if not any(isinstance(leaf, Tensor) and leaf in shadows for leaf in leaves):
                 continue
-            swapped = [shadows.get(leaf, leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            shadows.update({leaf: leaf.clone() for leaf in written if leaf not in shadows})
+            swapped = [
+                shadows.get(leaf, leaf.clone() if leaf.is_inference() else leaf) if isinstance(leaf, Tensor) else leaf
+                for leaf in leaves
+            ]
             has_tensors = any(isinstance(leaf, Tensor) for leaf in tree_flatten(result)[0])
             if not has_tensors and not changes_in_place(getattr(func, "__name__", "")):
                 continue
             args, kwargs = tree_unflatten(swapped, shape)
             copy = func(*args, **kwargs)
             for real, other in zip(tree_flatten(result)[0], tree_flatten(copy)[0], strict=True):
-                if isinstance(real, Tensor) and real is not other:
+                if isinstance(real, Tensor) and real is not other and can_be_nan(real):
                     shadows[real] = other
+
+
+def enter(shadows: WeakIdKeyDictionary, tensor: Tensor, copy: Tensor) -> None:
+    """Give a tensor a copy; a part of another one gets the same part of the other's."""
+    base = tensor._base
+    if base is not None and base not in shadows:
+        shadows[base] = whole = base.clone()
+        copy = whole.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset() - base.storage_offset())
+    shadows[tensor] = copy
+
+
+def version_of(tensor: Tensor) -> int:
+    """How often a tensor was changed in place; 0 if nobody counts."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def can_be_nan(tensor: Tensor) -> bool:
+    """Whether a tensor can hold what marks a colour; indices made from NaN would point anywhere."""
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def changes_in_place(name: str) -> bool:

@@ -11,7 +11,7 @@ from ..errors import EntropyLabError
 from ..measurement import quiet
 from ..models.prompts import embedded_prompts, is_embedded
 from ..models.train_denoiser import draw_grid
-from . import figure5, figure6, gaussian_ablation, law_checks, layers, logits, samples, sweep
+from . import figure5, figure6, gaussian_ablation, law_checks, layers, logits, samples, sweep, two_models
 from .measuring import RULES, Source, new_source
 
 Files = Callable[[xr.Dataset, Path], list[Path]]
@@ -65,22 +65,24 @@ def regenerate(
 
 def measured(source: Source, out: Path) -> list[Path]:
     """Measure and draw; each measurement is in its file before anything is drawn from it."""
-    say(source, "1/7 calibrating, size by size")
+    say(source, "1/8 calibrating, size by size")
     calibration = source.calibrated()
     calibration.save(out / CALIBRATION, overwrite=True)
-    say(source, "2/7 measuring every size under every rule, for figures 5 and 6")
+    say(source, "2/8 measuring every size under every rule, for figures 5 and 6")
     rules = [*RULES, calibration.invariant, calibration.calibrated]
     written = [out / CALIBRATION, *kept(source.measured(rules), out, MEASUREMENT)]
-    say(source, "3/7 sweeping the multiplier")
+    say(source, "3/8 sweeping the multiplier")
     written += kept(source.swept(calibration), out, SWEEP)
-    say(source, "4/7 sampling pictures")
+    say(source, "4/8 sampling pictures")
     written += kept(samples.measured(source, calibration), out, PICTURES)
-    say(source, "5/7 measuring cumulants, for the checks of the law")
+    say(source, "5/8 measuring cumulants, for the checks of the law")
     written += kept(source.cumulants(), out, LAW)
-    say(source, "6/7 sampling logits")
+    say(source, "6/8 sampling logits")
     written += kept(logits.measured(source), out, LOGITS)
-    say(source, "7/7 simulating attention that is less and less Gaussian")
+    say(source, "7/8 simulating attention that is less and less Gaussian")
     written += kept(gaussian_ablation.measured(), out, ABLATION)
+    say(source, "8/8 measuring a second model beside the embedded one")
+    written += two_models.kept(source, out)
     if is_embedded(source.pipe):
         with quiet(source.pipe):
             draw_grid(source.pipe, embedded_prompts(), out / GRID)
@@ -101,9 +103,10 @@ def redrawn(run: Path, out: Path) -> list[Path]:
     found = {run / name: files for name, files in DRAWN.items() if (run / name).is_file()}
     if not found:
         raise EntropyLabError(f"run must be a file, or a folder with {', '.join(DRAWN)} in it. {run} has none of them.")
-    return [
+    again = [
         path for name, figures in found.items() for files in figures for path in drawn(files, open_dataset(name), out)
     ]
+    return [*again, *two_models.redrawn(run, out)]
 
 
 def drawn(files: Files, ds: xr.Dataset, out: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """Figures, drawn on Axes from measured Datasets. Every function returns its Axes and saves nothing."""
 
+from .compare import by_layer, deficit_vs_sigma2
 from .law import law_residual, phase, residual_vs_cumulants
 from .layers import entropy_vs_step, heads
 from .logits import logit_distribution
@@ -11,6 +12,8 @@ from .tokens import deficit_vs_tokens, entropy_vs_tokens
 
 __all__ = [
     "PAPER",
+    "by_layer",
+    "deficit_vs_sigma2",
     "deficit_vs_tokens",
     "entropy_vs_step",
     "entropy_vs_tokens",

@@ -1,0 +1,95 @@
+"""Commands that read what was measured: ``entropylab check`` and ``entropylab report``.
+
+Importing this file is fast, as is importing `entropylab.cli`, whose commands these are.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import entropylab
+
+TOLERANCE = 0.1
+"""What the law may be off by [nats]; the same as `entropylab.validity.TOLERANCE`, whose file takes long to import."""
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="What `entropylab measure` wrote.")]
+Tolerance = Annotated[float, typer.Option(help="What the law may be off by where it is said to hold [nats].")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
+
+
+def check(
+    run: Run,
+    by: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="A row for each of layer, head, size, or of several of them.")
+    ] = None,
+    kind: Annotated[str, typer.Option(help="Which layers: self, cross or joint.")] = "self",
+    scaling: Annotated[
+        str | None, typer.Option(help="Which rule; the only one, or original of several, if left out.")
+    ] = None,
+    tolerance: Tolerance = TOLERANCE,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="Write the table of --by, or every layer, head and size if left out."),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """``entropylab check``."""
+    from .check_table import grouped
+    from .dataset import check_writable
+    from .reporting.files import write_text
+
+    if out is not None:
+        check_writable(out, overwrite)
+    found = entropylab.check(entropylab.open(run), kind=kind, scaling=scaling)
+    table = found.to_frame() if by is None else grouped(found, [name.strip() for name in by.split(",")])
+    small = found.smallest(tolerance).to_string(index=False, float_format="{:.4g}".format)
+    parts = [found.summary()]
+    if by is not None:
+        parts.append(table.to_string(index=False, float_format="{:.4g}".format))
+    typer.echo("\n\n".join([*parts, f"smallest N, the law within {tolerance:g} nats:\n{small}"]))
+    if out is not None:
+        write_text(out, table.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
+        typer.echo(f"wrote {out}")
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="What `entropylab measure` wrote.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.html", help="File to write; the Markdown is beside it.")] = Path(
+        "report.html"
+    ),
+    name: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="What to call a run, once for each; its model if left out.")
+    ] = None,
+    tolerance: Tolerance = TOLERANCE,
+    overwrite: Overwrite = False,
+) -> None:
+    """``entropylab report``."""
+    from .reporting.files import targets
+
+    targets(out, overwrite)
+    datasets = [entropylab.open(run) for run in runs]
+    html, text, *_ = entropylab.report(datasets, out, names=name or None, tolerance=tolerance, overwrite=overwrite)
+    typer.echo(f"wrote {html} and {text}")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make these commands of an app."""
+    app.command(
+        short_help="Put the law to the test, with nothing fitted.",
+        help="Compare measured entropy with log N - sigma^2/2 from measured sigma^2, with nothing fitted, layer by "
+        "layer in nats: what the law is off by, what skewness, kurtosis and finite N explain of it, how near freezing "
+        "the layers are, and from which N on the law holds.",
+        epilog="\b\nExamples:\n  entropylab check entropy.nc\n  entropylab check entropy.nc --by layer,head "
+        "--out heads.csv\n  entropylab check entropy.nc --tolerance 0.05",
+    )(check)
+    app.command(
+        short_help="Write a report of one or several runs.",
+        help="Write one HTML file with tables, figures and a plain-language reading of each: what was measured, the "
+        "fit (slope, errors, the test of slope = 1), the deficit log N - H against N and against sigma^2/2 [nats], the "
+        "checks of the law, drift and what the rules remove, heads, steps, the phase picture, and what can't be told. "
+        "It needs no other file and no network. Markdown is written beside it, its figures in a folder. Several runs "
+        "stand side by side.",
+        epilog="\b\nExamples:\n  entropylab report entropy.nc\n  entropylab report unet.nc dit.nc --name U-Net "
+        "--name DiT --out models.html",
+    )(report)

@@ -1,0 +1,250 @@
+"""The paper's tables from one evaluation, as Markdown and CSV, with the published values alongside.
+
+``make tables``, or python figures/tables.py, or figures/table1.py for one of them.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+
+from ..calibration import calibrate
+from ..dataset import open_dataset, save
+from ..errors import EntropyLabError
+from ..models import PRESETS
+from ..models.prompts import is_embedded
+from ..plot.style import write_table
+from ..quality import published
+from ..quality.evaluation import captions, evaluate
+from ..quality.judged import FIGURES
+from ..quality.methods import BASELINES
+from .measuring import ITERATIONS, RULES, STEPS, Size, Source, new_source
+from .regenerate import make_folder
+
+SIDES = ((0.5, 0.5), (0.875, 0.875), (1, 1), (1.5, 1.5), (0.625, 1), (0.75, 1))
+"""Sizes as multiples of the training size, near the paper's: half, seven eighths, one and a half, wide and less wide."""
+
+SAMPLES, BATCH = 64, 8
+CALIBRATED_WITH = 3
+"""Pictures of each Newton step of the calibration."""
+
+EVALUATION = "evaluation.nc"
+
+Frames = Callable[[xr.Dataset], pd.DataFrame]
+
+
+def measured(
+    source: Source, *, prompts: Any = None, reference: Any = None, metrics: Sequence[str] = tuple(FIGURES)
+) -> xr.Dataset:
+    """Every size under every rule and baseline, judged: what all tables are made from."""
+    texts = captions() if prompts is None and is_embedded(source.pipe) else prompts
+    sizes, steps = sizes_of(source), source.steps or STEPS
+    away = [size for size in sizes if size != source.trained]
+    given = {"prompts": texts, "steps": steps, "progress": source.progress}
+    found = calibrate(source.pipe, away, iterations=ITERATIONS, samples=CALIBRATED_WITH, **given)
+    rules = (*RULES, found.invariant, found.calibrated, *BASELINES)
+    return evaluate(
+        source.pipe, sizes, rules, samples=source.samples or SAMPLES, batch_size=BATCH, metrics=metrics,
+        reference=reference, **given,
+    )  # fmt: skip
+
+
+def sizes_of(source: Source) -> list[Size]:
+    """The paper's sizes for its models, else multiples of the training size."""
+    name = str(getattr(source.pipe, "name_or_path", ""))
+    known = {preset.model: list(preset.sizes) for preset in PRESETS.values()}
+    return known.get(name) or source.sizes(SIDES)
+
+
+def by_size(figure: str) -> Frames:
+    """A table of one figure: sizes down, a row for every rule, with interval and change against the original factor."""
+
+    def frame(ds: xr.Dataset) -> pd.DataFrame:
+        check_has(ds, figure)
+        rows = [row_of(ds, figure, size, rule) for size in ds["size"].values for rule in ds["scaling"].values]
+        return pd.DataFrame([row for row in rows if pd.notna(row[figure])])
+
+    return frame
+
+
+def row_of(ds: xr.Dataset, figure: str, size: str, rule: str) -> dict[str, Any]:
+    """One cell of the evaluation as a row."""
+    cell = ds.sel(size=size, scaling=rule)
+    low, high = cell[f"{figure}_interval"].values
+    change_low, change_high = cell[f"{figure}_change_interval"].values
+    return {
+        "size": size,
+        "rule": rule,
+        figure: float(cell[figure]),
+        "low": low,
+        "high": high,
+        "change": float(cell[f"{figure}_change"]),
+        "change_low": change_low,
+        "change_high": change_high,
+        "real_pictures": float(cell[f"{figure}_real"]),
+    }
+
+
+def costs(*rules: str) -> Frames:
+    """A table of Frechet distance, memory and time of some rules."""
+
+    def frame(ds: xr.Dataset) -> pd.DataFrame:
+        for name in ("fid", "memory", "time"):
+            check_has(ds, name)
+        cells = [(size, rule) for size in ds["size"].values for rule in rules if rule in ds["scaling"].values]
+        rows = [
+            {"size": size, "rule": rule} | {n: float(ds[n].sel(size=size, scaling=rule)) for n in ("fid", "memory", "time")}
+            for size, rule in cells
+        ]
+        return pd.DataFrame(rows).dropna()
+
+    return frame
+
+
+def others(*figures: str) -> Frames:
+    """A table of several figures side by side."""
+
+    def frame(ds: xr.Dataset) -> pd.DataFrame:
+        for name in figures:
+            check_has(ds, name)
+        found = ds[list(figures)].to_dataframe()[list(figures)].dropna().reset_index()
+        real = pd.DataFrame({name: ds[f"{name}_real"].values for name in figures}).assign(size=ds["size"].values)
+        both = pd.concat([found.rename(columns={"scaling": "rule"}), real.assign(rule="real pictures")])
+        both["size"] = pd.Categorical(both["size"], categories=list(ds["size"].values), ordered=True)
+        return both.sort_values("size", kind="stable").reset_index(drop=True)
+
+    return frame
+
+
+def check_has(ds: xr.Dataset, figure: str) -> None:
+    """Raise an EntropyLabError if an evaluation lacks a figure."""
+    if figure not in ds:
+        raise EntropyLabError(f"run must be what entropylab.evaluate gave, with {figure!r} in it. Got {sorted(map(str, ds))}.")
+
+
+def paper_by_size(values: dict[str, published.Rows]) -> pd.DataFrame:
+    """Tables 1 and 2 as published."""
+    rows = [(model, named(size), *pair) for model, sizes in values.items() for size, pair in sizes.items()]
+    return pd.DataFrame(rows, columns=["model", "size", "original (published)", "sqrt_log (published)"])
+
+
+def paper_costs(values: published.Costs) -> pd.DataFrame:
+    """The supplement's tables as published."""
+    rows = [(published.SD, named(size), rule, *numbers) for (size, rule), numbers in values.items()]
+    names = ["fid (published)", "memory [MiB] (published)", "time [s] (published)"]
+    return pd.DataFrame(rows, columns=["model", "size", "rule", *names])
+
+
+def named(size: Size) -> str:
+    """A size's name: height x width."""
+    return f"{size[0]}x{size[1]}"
+
+
+class Table:
+    """One table: what it is called, how it follows from an evaluation, and what the paper publishes."""
+
+    def __init__(self, name: str, title: str, frame: Frames, paper: pd.DataFrame | None) -> None:
+        self.name, self.title, self.frame, self.paper = name, title, frame, paper
+
+    def files(self, ds: xr.Dataset, out: Path) -> list[Path]:
+        """Write NAME.md, NAME.csv and, if the paper has it, NAME_published.csv."""
+        found = self.frame(ds)
+        paths = [out / f"{self.name}.md", write_table(found, out, self.name)]
+        if self.paper is not None:
+            paths.append(write_table(self.paper, out, f"{self.name}_published"))
+        paths[0].write_text(self.markdown(ds, found), encoding="utf-8")
+        return paths
+
+    def markdown(self, ds: xr.Dataset, found: pd.DataFrame) -> str:
+        """The table, what it was measured with, and the published one."""
+        parts = [f"## {self.title}", said(ds, set(found)), as_markdown(found)]
+        if self.paper is not None:
+            parts += ["Published by the paper, with other models and other metrics' features:", as_markdown(self.paper)]
+        return "\n\n".join(parts) + "\n"
+
+
+def said(ds: xr.Dataset, columns: set[str]) -> str:
+    """What a reader of the numbers must know."""
+    attrs = ds.attrs
+    steps = f"{attrs['steps']} steps" if "steps" in attrs else "the pipeline's own number of steps"
+    parts = [f"Model {attrs.get('model', '?')}, {attrs['samples']} pictures of every size and rule, {steps}, sizes are height x width."]
+    if columns & {"fid", "coverage"}:
+        warning = "" if attrs.get("comparable_with_published_fid") else " Not comparable with published FID."
+        parts.append(f"Frechet distance and diversity in the features: {attrs.get('features')}.{warning}")
+    if columns & {"clip", "disagreement"}:
+        parts.append(f"Agreement of picture and prompt by: {attrs.get('clip_model')}.")
+    if "low" in columns:
+        parts.append("95 % intervals by bootstrap over pictures; changes are against the original factor, seed by seed.")
+    if "time" in columns:
+        parts.append(f"Time [s] a picture and memory [MiB], batches of {attrs.get('batch_size')}: {attrs['cost']}, {attrs['device']}.")
+    return " ".join(parts)
+
+
+def as_markdown(frame: pd.DataFrame) -> str:
+    """A table in Markdown, numbers with four digits, nothing for NaN."""
+    lines = ["| " + " | ".join(map(str, frame.columns)) + " |", "|" + "---|" * len(frame.columns)]
+    lines += ["| " + " | ".join(word(value) for value in row) + " |" for row in frame.itertuples(index=False)]
+    return "\n".join(lines)
+
+
+def word(value: Any) -> str:
+    """A cell's text."""
+    if isinstance(value, float):
+        return "" if pd.isna(value) else f"{value:.4g}"
+    return str(value)
+
+
+TABLES = {
+    table.name: table
+    for table in (
+        Table("table1", "Table 1: Frechet distance", by_size("fid"), paper_by_size(published.FID)),
+        Table("table2", "Table 2: CLIP score", by_size("clip"), paper_by_size(published.CLIP)),
+        Table(
+            "table_s1",
+            "Supplement, Table 1: resizing",
+            costs("original", "sqrt_log", "invariant", "calibrated", "resize"),
+            paper_costs(published.RESIZING),
+        ),
+        Table(
+            "table_s2",
+            "Supplement, Table 2: MultiDiffusion",
+            costs("sqrt_log", "multidiffusion"),
+            paper_costs(published.MULTIDIFFUSION),
+        ),
+        Table("diversity", "Diversity", others(*FIGURES["diversity"]), None),
+        Table("defects", "Defects", others(*FIGURES["defects"]), None),
+    )
+}
+"""All tables but the third, which is made from people's ratings."""
+
+
+def command(names: Sequence[str] = tuple(TABLES), arguments: Sequence[str] | None = None) -> None:
+    """The command line of the tables' scripts: evaluate, or read an evaluation, and write and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", help="hub id, folder, or preset (sd21, ldm256); the embedded pipeline if left out")
+    parser.add_argument("--out", type=Path, default=Path("figures/output"), metavar="DIR", help="(%(default)s)")
+    parser.add_argument("--run", type=Path, metavar="FILE.nc", help="read this evaluation instead of sampling")
+    parser.add_argument("--samples", type=int, metavar="N", help=f"pictures of every size and rule ({SAMPLES})")
+    parser.add_argument("--steps", type=int, metavar="N", help=f"denoising steps ({STEPS})")
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="text file, a prompt a line; for other models")
+    parser.add_argument("--reference", type=Path, metavar="DIR", help="folder of real pictures; for other models")
+    given = parser.parse_args(arguments)
+    try:
+        out = make_folder(given.out)
+        ds = open_dataset(given.run) if given.run else evaluated(given)
+        if not given.run:
+            save(ds, out / EVALUATION, overwrite=True)
+        for name in names:
+            for path in TABLES[name].files(ds, out):
+                print(path.read_text(encoding="utf-8") if path.suffix == ".md" else f"wrote {path}")
+    except EntropyLabError as error:
+        parser.error(" ".join(str(error).split()))
+
+
+def evaluated(given: argparse.Namespace) -> xr.Dataset:
+    """Evaluate what the command line names."""
+    source = new_source(given.model, samples=given.samples, steps=given.steps)
+    return measured(source, prompts=given.prompts, reference=given.reference)

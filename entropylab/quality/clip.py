@@ -1,0 +1,144 @@
+"""The CLIP score: how well pictures agree with their prompts, by a model of the hub, a folder, or the embedded one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import EntropyLabError
+from .image_text import ImageText, as_seen, embedded_features, text_tower
+from .intervals import Array
+
+HUB = "openai/clip-vit-large-patch14"
+"""The model that torchmetrics takes by itself; the paper does not say which it took."""
+
+BATCH = 64
+
+
+class EmbeddedClip(nn.Module):
+    """The embedded image-text model in the form of a CLIPModel and its processor, as torchmetrics asks for them."""
+
+    def __init__(self, model: ImageText | None = None) -> None:
+        super().__init__()
+        self.features = model or embedded_features()
+        self.tower = text_tower()
+        self.config = self.tower.encoder.config
+
+    def __call__(self, images: Any = None, text: Any = None, **_: Any) -> dict[str, Tensor]:
+        """What a processor gives: pictures as the tower sees them, or tokens."""
+        if images is not None:
+            return {"pixel_values": as_seen(torch.stack(list(images)))}
+        return dict(self.tower.tokenizer(list(text), padding="max_length", truncation=True, return_tensors="pt"))
+
+    def get_image_features(self, pixel_values: Tensor) -> Tensor:
+        """(batch, 32)."""
+        return self.features.image_features(pixel_values)
+
+    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """(batch, 32)."""
+        return self.features.text_features(self.tower.encoder(input_ids).pooler_output)
+
+
+class PlainFeatures(nn.Module):
+    """A CLIPModel whose features are tensors in every release of transformers; some give them with other outputs."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.config = model, model.config
+
+    def get_image_features(self, pixel_values: Tensor) -> Tensor:
+        """(batch, dimension)."""
+        return plain(self.model.get_image_features(pixel_values=pixel_values))
+
+    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(batch, dimension)."""
+        return plain(self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask))
+
+
+def plain(found: Any) -> Tensor:
+    """Features without what may come beside them."""
+    return found if isinstance(found, Tensor) else found.pooler_output
+
+
+class Clip:
+    """Agreement between pictures and prompts.
+
+    Attributes:
+        name: of the model, for tables.
+        model: with ``get_image_features`` and ``get_text_features``.
+        processor: which makes their arguments from pictures and texts.
+    """
+
+    def __init__(self, name: str, model: Any, processor: Any) -> None:
+        self.name, self.model, self.processor = name, model.eval(), processor
+        self.known: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def scores(self, images: Tensor, prompts: Sequence[str]) -> Array:
+        """Cosine of each picture (pictures, 3, height, width; uint8) and its prompt: (pictures,), in [-1, 1]."""
+        texts = torch.stack([self.text(prompt) for prompt in prompts])
+        found = [self.image(part) for part in images.split(BATCH)]
+        return F.cosine_similarity(torch.cat(found), texts, dim=-1).double().cpu().numpy()
+
+    def image(self, images: Tensor) -> Tensor:
+        """Features of a batch of pictures."""
+        given = self.processor(images=list(images), return_tensors="pt", padding=True)
+        return self.model.get_image_features(given["pixel_values"].to(self.device))
+
+    def text(self, prompt: str) -> Tensor:
+        """Features (dimension,) of a prompt, worked out once."""
+        if prompt not in self.known:
+            given = self.processor(text=[prompt], return_tensors="pt", padding=True, truncation=True)
+            tokens, mask = (given[name].to(self.device) for name in ("input_ids", "attention_mask"))
+            self.known[prompt] = self.model.get_text_features(tokens, mask)[0]
+        return self.known[prompt]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def metric(self) -> Any:
+        """A fresh torchmetrics CLIPScore of this model, which gives 100 times the mean cosine, and 0 below that."""
+        from torchmetrics.multimodal import CLIPScore
+
+        return CLIPScore(model_name_or_path=lambda: (self.model, self.processor))
+
+
+def clip_of(model: Any, embedded: bool) -> Clip:
+    """The model of ``evaluate(clip=...)``: a Clip, a hub id or folder, or None for what suits the pipeline.
+
+    Raises:
+        EntropyLabError: neither, or a model that can't be had.
+    """
+    if isinstance(model, Clip):
+        return model
+    if model is None and embedded:
+        both = EmbeddedClip()
+        return Clip(both.features.name, both, both)
+    if not isinstance(model, str | Path | None):
+        raise EntropyLabError(f"clip must be a hub id, a folder, or a Clip. Got {type(model).__name__}.")
+    return read_clip(str(model or HUB))
+
+
+def read_clip(source: str) -> Clip:
+    """A CLIP model and its processor of the hub, or of a folder; weights from safetensors only."""
+    from transformers import CLIPModel, CLIPProcessor
+
+    try:
+        model = CLIPModel.from_pretrained(source, use_safetensors=True)
+        return Clip(source, PlainFeatures(model), CLIPProcessor.from_pretrained(source))
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise EntropyLabError(
+            f"clip model {source!r} can't be had as a folder, or from the Hugging Face hub: "
+            f"{' '.join(str(error).split())[:200]}"
+        ) from error
+
+
+def mean_score(scores: Array) -> float:
+    """The CLIP score on the paper's scale, mean cosine in [0, 1], from cosines (pictures,)."""
+    return max(float(np.mean(scores)), 0.0)

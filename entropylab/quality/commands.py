@@ -1,0 +1,68 @@
+"""Commands about people's ratings: ``entropylab ratings make`` and ``entropylab ratings analyse``.
+
+Importing this file is fast, as is importing `entropylab.cli`, whose commands these are.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ratings = typer.Typer(
+    help="Ask people to rate pictures blindly, and analyse what they rated.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Put the group into the program."""
+    app.add_typer(ratings, name="ratings", short_help="Ask people to rate pictures blindly, and analyse what they rated.")
+
+
+@ratings.command(
+    short_help="Write a page of blinded pairs of pictures.",
+    help="Write one HTML page that shows pairs of pictures of the same prompt, shuffled and without the names of their "
+    "methods, and asks for a rating from 1 to 10 of each. It needs no server and no network; whoever rates saves a file. "
+    "PICTURES are two or more folders, one a method, with pictures of the same names.",
+    epilog="\b\nExamples:\n  entropylab ratings make pictures/96x96/original pictures/96x96/sqrt_log --out page.html",
+)
+def make(
+    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURES...", help="Folders of pictures, one a method.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.html", help="Page to write.")] = Path("ratings.html"),
+    prompts: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Text file, a prompt a line, in the order of names; the PNGs' own if left out."),
+    ] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs on the page at most, a random choice.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")] = False,
+) -> None:
+    """``entropylab ratings make``."""
+    from .ratings.page import make_page
+
+    path = make_page(pictures, out, prompts=prompts, pairs=pairs, seed=seed, overwrite=overwrite)
+    typer.echo(f"wrote {path}; next: entropylab ratings analyse FILE..., the files that raters saved")
+
+
+@ratings.command(
+    short_help="Analyse the files that raters saved.",
+    help="Read the files that raters saved and print mean ratings by method with 95 % intervals (over raters; over pairs "
+    "if there is one rater), differences between methods pair by pair with Wilcoxon's signed-rank test, and how far "
+    "raters agree (Krippendorff's alpha). Files that can't be used are named and left out.",
+    epilog="\b\nExamples:\n  entropylab ratings analyse ratings-*.json --out table3.csv",
+)
+def analyse(
+    files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="What the page saved.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Write the means by method.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")] = False,
+) -> None:
+    """``entropylab ratings analyse``."""
+    from ..dataset import check_writable
+    from .ratings.analysis import analyse
+
+    if out is not None:
+        check_writable(out, overwrite)
+    found = analyse(files)
+    typer.echo(found.summary())
+    if out is not None:
+        found.methods.to_csv(out, index=False, float_format="%.4f", lineterminator="\n")
+        typer.echo(f"wrote {out}")

@@ -1,0 +1,126 @@
+"""Features of real pictures, which Frechet distance, coverage and recall compare with."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from ..errors import EntropyLabError
+from .image_text import FOLDER, ImageText
+
+Size = tuple[int, int]
+
+FILE = "reference.safetensors"
+SIZES: tuple[Size, ...] = (
+    (32, 32), (56, 56), (64, 64), (96, 96), (128, 128),
+    (40, 64), (48, 64), (64, 96), (96, 64), (64, 128),
+)  # fmt: skip
+"""Sizes (height, width) [pixels] at which features of the real pictures are shipped."""
+
+DRAWN = 4
+"""Placements of every real picture, at random scales and positions."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Features of real pictures.
+
+    Attributes:
+        features: (pictures, dimension), float64.
+        size: at which they were looked at (height, width) [pixels]; None if that is not known.
+        copies: how many features of the same picture follow each other.
+        measures: of pictures by name: "clip" and the defects, as far as they are known.
+    """
+
+    features: np.ndarray
+    size: Size | None = None
+    copies: int = 1
+    measures: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def place_in(picture: Any, size: Size, rng: np.random.Generator) -> np.ndarray:
+    """A picture on white at any size, as training places it in a square, on the shorter side: uint8 (height, width, 3)."""
+    from ..models.pictures import variants
+
+    side = min(size)
+    square = variants(picture, side, 1, rng)[0]
+    frame = np.full((*size, 3), 255, np.uint8)
+    top, left = ((whole - side) // 2 for whole in size)
+    frame[top : top + side, left : left + side] = square
+    return frame
+
+
+def write_reference(model: ImageText, folder: Path, sizes: Sequence[Size] = SIZES) -> Path:
+    """Features (172 x 4, 32) of the real pictures at every size, fp16, with their CLIP scores and defects."""
+    from ..models.pictures import captions, draw, fetch
+    from .clip import Clip, EmbeddedClip
+    from .defects import defects
+
+    icons = json.loads(fetch(folder).read_text(encoding="utf-8"))
+    masters = [draw(icons, name) for name in captions()]
+    prompts = [caption for caption in captions().values() for _ in range(DRAWN)]
+    both = EmbeddedClip(model)
+    clip = Clip(model.name, both, both)
+    found: dict[str, np.ndarray] = {}
+    for size in sizes:
+        rng = np.random.default_rng(1000)  # training draws from seed 0
+        drawn = np.stack([place_in(picture, size, rng) for picture in masters for _ in range(DRAWN)])
+        images = torch.from_numpy(drawn).permute(0, 3, 1, 2)
+        measures = {"features": torch.cat([model(part) for part in images.split(128)]).numpy()}
+        measures["clip"] = clip.scores(images, prompts)
+        once = images[::DRAWN]  # defects look at many parts of every picture
+        measures |= defects(once, lambda part: clip.scores(part, prompts[::DRAWN]))
+        found |= {f"{size[0]}x{size[1]}.{name}": values.astype(np.float16) for name, values in measures.items()}
+    path = folder / FILE
+    save_file(found, path)
+    return path
+
+
+def embedded_reference(size: Size, file: Path = FOLDER / FILE) -> Reference:
+    """The real pictures at a size, or at the one nearest in shape, then in area, that is shipped."""
+    with safe_open(file, framework="numpy") as tensors:
+        names = list(tensors.keys())
+        shipped = {tuple(int(side) for side in name.split(".")[0].split("x")) for name in names}
+        nearest = min(shipped, key=lambda other: (apart(shape(other), shape(size)), apart(area(other), area(size))))
+        start = f"{nearest[0]}x{nearest[1]}."
+        found = {name[len(start) :]: tensors.get_tensor(name).astype(float) for name in names if name.startswith(start)}
+    return Reference(found.pop("features"), (nearest[0], nearest[1]), DRAWN, found)
+
+
+def apart(one: float, other: float) -> float:
+    """How much larger the larger is, to whole percent, so that equal shapes are equal."""
+    return round(abs(float(np.log(one / other))), 2)
+
+
+def shape(size: Any) -> float:
+    """Height over width."""
+    return size[0] / size[1]
+
+
+def area(size: Any) -> float:
+    """Height times width [pixels]."""
+    return float(size[0] * size[1])
+
+
+def needed(dimension: int) -> int:
+    """How many pictures a Frechet distance in ``dimension`` features needs: two a dimension.
+
+    With no more pictures than dimensions the covariance is singular, and the distance says what the count is rather
+    than what the pictures are.
+    """
+    return 2 * dimension
+
+
+def check_enough(name: str, count: int, dimension: int) -> None:
+    """Raise an EntropyLabError that says how many pictures are needed."""
+    if count < needed(dimension):
+        raise EntropyLabError(
+            f"{name} must be at least {needed(dimension)} pictures for a Frechet distance in {dimension} features, two a "
+            f"feature. Got {count}."
+        )

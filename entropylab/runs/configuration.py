@@ -1,0 +1,124 @@
+"""What decides the numbers of a run: kept with it, so that it can't go on with something else unnoticed."""
+
+import dataclasses
+import hashlib
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..pipelines import Size, denoisers
+from ..provenance import provenance
+from ..scaling import RULES, LayerRule, NamedRule
+
+PROBES = (16, 64, 77, 256, 1024, 4096, 9216)
+"""Numbers of tokens at which a rule is asked for its factor, to tell it from another rule of the same name."""
+
+LOOKED_AT = 16
+"""So many numbers of every weight tensor are looked at to tell a model from another."""
+
+FROM_PIPE = ("model", "revision", "pipeline", "scheduler", "scheduler_config", "dtype")
+
+
+def configuration_of(
+    pipe: Any, plan: Any, recorder: Any, sizes: Sequence[Size], rules: Sequence[NamedRule], train_size: Any, each: int
+) -> dict[str, Any]:
+    """Everything that decides the numbers, as JSON can hold it; ``each`` is the number of samples of a unit."""
+    from .prompts import digest
+
+    source = provenance(pipe)
+    found = {
+        **{name: source[name] for name in FROM_PIPE if name in source},
+        "weights": weights(pipe),
+        "sizes": [f"{height}x{width}" for height, width in sizes],
+        "scaling": [rule.name for rule in rules],
+        "rules": [fingerprint(rule) for rule in rules],
+        "samples": len(plan.prompts),
+        "prompts": digest(plan.prompts),
+        "seed": plan.seed,
+        "settings": plan.settings,
+        "call": "" if plan.call is None else getattr(plan.call, "__qualname__", type(plan.call).__name__),
+        "batch_size": plan.batch_size,
+        "unit_samples": each,
+        "statistics": recorder.reduction.statistics,
+        "rows": recorder.reduction.rows,
+        "layers": recorder.patterns,
+        "keep": recorder.keep,
+        "train_size": train_size,
+    }
+    return json.loads(json.dumps(found, default=str))
+
+
+def fingerprint(rule: NamedRule) -> str:
+    """What tells a rule from another of the same name: its factors."""
+    if RULES.get(rule.name) is rule.function:
+        return rule.name
+    if isinstance(rule.function, LayerRule):
+        known: dict[str, Any] = dataclasses.asdict(rule.function) if dataclasses.is_dataclass(rule.function) else {}
+        return sha(json.dumps(known, default=lambda value: np.asarray(value).tolist(), sort_keys=True))
+    factors = [probe(rule.function, tokens, trained) for tokens in PROBES for trained in PROBES]
+    return sha(json.dumps(factors))
+
+
+def probe(function: Any, tokens: int, trained: int) -> Any:
+    """What a rule says for some N and T."""
+    try:
+        return torch.as_tensor(function(tokens, trained), dtype=torch.float64).tolist()
+    except Exception as error:  # a rule may refuse what no layer has
+        return type(error).__name__
+
+
+def weights(pipe: Any) -> str:
+    """What tells the denoisers' weights from others: names, shapes and a few numbers of every tensor."""
+    found = hashlib.sha256()
+    for root in denoisers(pipe).values():
+        for name, tensor in root.state_dict().items():
+            flat = tensor.detach().flatten()
+            some = flat[:: max(1, len(flat) // LOOKED_AT)][:LOOKED_AT].to("cpu", torch.float64)
+            found.update(f"{name} {tuple(tensor.shape)}".encode() + some.numpy().tobytes())
+    return found.hexdigest()[:32]
+
+
+def sha(text: str) -> str:
+    """A short digest of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def digest_of(configuration: Mapping[str, Any]) -> str:
+    """What every unit carries, to tell whose it is."""
+    return sha(json.dumps(configuration, sort_keys=True))
+
+
+def differences(there: Mapping[str, Any], now: Mapping[str, Any], but: Sequence[str] = ()) -> list[str]:
+    """Where two configurations differ, each as "name: what is there, then what is now"."""
+    flat_there, flat_now = flattened(there), flattened(now)
+    names = [name for name in dict.fromkeys((*flat_there, *flat_now)) if name.split(".")[0] not in but]
+    return [
+        f"{name}: {shown(flat_there.get(name))} there, {shown(flat_now.get(name))} now"
+        for name in names
+        if flat_there.get(name) != flat_now.get(name)
+    ]
+
+
+def flattened(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings and the scheduler's configuration, one name each."""
+    found: dict[str, Any] = {}
+    for name, value in configuration.items():
+        inner = json.loads(value) if name == "scheduler_config" and value else value
+        found |= {f"{name}.{key}": each for key, each in inner.items()} if isinstance(inner, dict) else {name: inner}
+    return found
+
+
+def shown(value: Any) -> str:
+    """A value, shortened."""
+    text = json.dumps(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def command() -> str:
+    """The command line of this process."""
+    return shlex.join(sys.argv)

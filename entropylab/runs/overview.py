@@ -1,0 +1,79 @@
+"""What is done of a run, and who is at work on it."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .claims import is_dead
+from .folder import DAMAGED, UNITS, read_record
+from .merging import merge_run
+from .units import Unit
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a run is.
+
+    Attributes:
+        path: its folder.
+        units: all units.
+        finished: names of those that are finished.
+        at_work: unit -> host and process that has it in hand, or had it before it died.
+        damaged: unit -> what is wrong with it; only what was checked.
+        size: bytes of the finished units.
+    """
+
+    path: Path
+    units: list[Unit]
+    finished: frozenset[str]
+    at_work: dict[str, str]
+    damaged: dict[str, str]
+    size: int
+
+    @property
+    def table(self) -> list[tuple[str, ...]]:
+        """A header, a line for each size and rule, and one for all: units, samples and what is in hand."""
+        rows: list[tuple[str, ...]] = [("size", "scaling", "units", "samples", "at work")]
+        for key in [*dict.fromkeys((unit.size, unit.scaling) for unit in self.units), None]:
+            part = [unit for unit in self.units if key in (None, (unit.size, unit.scaling))]
+            done = [unit for unit in part if unit.name in self.finished]
+            names = ("all", "") if key is None else (f"{key[0][0]}x{key[0][1]}", key[1])
+            samples = f"{sum(u.samples for u in done)}/{sum(u.samples for u in part)}"
+            busy = str(sum(unit.name in self.at_work for unit in part))
+            rows.append((*names, f"{len(done)}/{len(part)}", samples, busy))
+        return rows
+
+    @property
+    def notes(self) -> list[str]:
+        """Who is at work, and what is damaged."""
+        lines = [f"{self.size / 2**20:.1f} MiB in {len(self.finished)} files"]
+        lines += [f"{count} units at work: {who}" for who, count in Counter(self.at_work.values()).items()]
+        return lines + [f"damaged: {problem}" for problem in self.damaged.values()]
+
+
+def status(path: Any, check: bool = False) -> Status:
+    """What is done of the run in a folder.
+
+    Args:
+        path: the folder.
+        check: whether to read every unit and verify its checksum.
+
+    Raises:
+        EntropyLabError: it holds no run.
+    """
+    run = read_record(Path(path))
+    units, finished = run.units, run.finished()
+    names = {unit.name for unit in units}
+    work = {name: holder for name, holder in run.claims.holders().items() if name in names - finished}
+    damaged = {file.name: f"{file} was damaged" for file in (run.path / UNITS).glob(f"*{DAMAGED}")}
+    if check:
+        damaged |= {unit.name: problem for unit, problem in merge_run(run).damaged.items()}
+    size = sum(run.file(unit).stat().st_size for unit in units if run.file(unit).exists())
+    return Status(run.path, units, frozenset(finished & names), {n: who(h) for n, h in work.items()}, damaged, size)
+
+
+def who(holder: dict[str, Any]) -> str:
+    """The holder of a claim, in words."""
+    name = f"{holder.get('host', 'unknown')} process {holder.get('pid', 'unknown')}"
+    return f"{name} (dead)" if is_dead(holder) else name

@@ -1,0 +1,88 @@
+"""Which of several processes this one is: by accelerate's PartialState (accelerate launch, torchrun), or by srun."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import EntropyLabError
+
+
+@dataclass(frozen=True)
+class Place:
+    """One process among those that were launched together.
+
+    Attributes:
+        rank: its number, from 0.
+        world: how many there are.
+        local_rank: its number on its machine: it takes that GPU.
+        state: accelerate's PartialState, where a launcher made it possible for the processes to wait for each other.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    state: Any = None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether it is the one that speaks."""
+        return self.rank == 0
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Let the main process go through the body before the others, also if it fails there."""
+        if self.state is not None and not self.is_main:
+            self.state.wait_for_everyone()
+        try:
+            yield
+        finally:
+            if self.state is not None and self.is_main:
+                self.state.wait_for_everyone()
+
+
+def number(name: str, default: int) -> int:
+    """An environment variable as a number."""
+    try:
+        return int(os.environ.get(name, default))
+    except ValueError:
+        raise EntropyLabError(f"{name} must be a whole number. Got {os.environ[name]!r}.") from None
+
+
+def is_launched() -> bool:
+    """Whether a launcher that PartialState knows has started several processes."""
+    return "RANK" in os.environ and "LOCAL_RANK" in os.environ and number("WORLD_SIZE", 1) > 1
+
+
+@contextmanager
+def placed(cpu: bool) -> Iterator[Place]:
+    """This process's place; a process group is made only if a launcher asks for one, and ended again.
+
+    Args:
+        cpu: whether the processes compute on CPUs; they then talk through gloo.
+    """
+    if not is_launched():
+        yield Place(number("SLURM_PROCID", 0), number("SLURM_NTASKS", 1), number("SLURM_LOCALID", 0))
+        return
+    import torch
+    from accelerate import PartialState
+
+    had = torch.distributed.is_initialized()
+    state = PartialState(cpu=cpu or not torch.cuda.is_available())
+    try:
+        yield Place(state.process_index, state.num_processes, state.local_process_index, state)
+    finally:
+        if not had and torch.distributed.is_initialized():
+            state.destroy_process_group()
+            PartialState._reset_state()
+
+
+def own_device(device: str | None) -> str | None:
+    """``device``, or for one of several processes on GPUs the GPU of its own."""
+    if device not in (None, "cuda") or not (is_launched() or number("SLURM_NTASKS", 1) > 1):
+        return device
+    import torch
+
+    count = torch.cuda.device_count()
+    return f"cuda:{number('LOCAL_RANK', number('SLURM_LOCALID', 0)) % count}" if count else device

@@ -1,0 +1,206 @@
+"""``measure`` as a run: take a unit that nobody has in hand, measure it, write it, until there is none left."""
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import xarray as xr
+
+from ..assemble import Cells
+from ..errors import EntropyLabError
+from ..provenance import provenance
+from ..recorder import Recorder, report_unmeasured, watching
+from ..scaling import NamedRule
+from .claims import Claim, Claims
+from .configuration import command, configuration_of
+from .folder import RunFolder, begin, check_folder
+from .merging import dataset_of, merge_run
+from .place import Place, placed
+from .progress import Progress
+from .prompts import Prompts, count_cut
+from .state import to_dataset
+from .units import Size, Unit, default_samples
+
+KEPT_APART = ("branch", "step", "layer", "head")
+"""What a run keeps apart unless it is told: everything but samples, of which there may be many."""
+
+POLL = 2.0
+"""How often a process without work looks whether there is some [s]."""
+
+SLOW = 3.0
+"""A process without work takes over a unit that somebody has had for so many times as long as it should take."""
+
+
+@dataclass
+class Worker:
+    """One process at work on a run.
+
+    Attributes:
+        sample: ``sample(unit, progress)`` samples a unit while ``recorder`` measures.
+        prompts: the prompt of every sample.
+        strict: whether an attention layer that could not be measured is an error.
+        sleep: waits for so many seconds.
+    """
+
+    run: RunFolder
+    recorder: Recorder
+    sample: Callable[[Unit, Progress], None]
+    progress: Progress
+    claims: Claims
+    prompts: list[str]
+    strict: bool = False
+    sleep: Callable[[float], None] = time.sleep
+    poll: float = POLL
+    units: list[Unit] = field(init=False)
+    source: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.units, known = self.run.units, provenance(self.recorder.pipe)
+        self.source = {"device": device_name(known["device"]), "versions": known["versions"]}
+
+    def work(self) -> None:
+        """Measure until every unit is finished, by this process or another."""
+        while (taken := self.next_unit()) is not None:
+            unit, claim = taken
+            with claim:
+                if self.run.file(unit).exists():
+                    continue
+                try:
+                    self.measure(unit)
+                except BaseException as error:
+                    error.add_note(
+                        f"While measuring {unit.label}. What was finished before is in {self.run.path}: the same "
+                        f"command goes on from there, and entropylab.open({str(self.run.path)!r}) reads it."
+                    )
+                    raise
+
+    def next_unit(self) -> tuple[Unit, Claim] | None:
+        """A unit to measure, claimed; None when all are finished. Waits while others have the rest in hand."""
+        while pending := self.pending():
+            for patient in (True, False):
+                for unit in pending:
+                    claim = self.claims.take(unit.name, None if patient else self.patience(unit))
+                    if claim is not None:
+                        return unit, claim
+            self.sleep(self.poll)
+        return None
+
+    def pending(self) -> list[Unit]:
+        """The units that are not finished."""
+        finished = self.run.finished()
+        return [unit for unit in self.units if unit.name not in finished]
+
+    def patience(self, unit: Unit) -> float | None:
+        """For how long another process may have a unit in hand [s], if that can be told."""
+        expected = self.progress.expected(unit)
+        return max(SLOW * expected, 5 * self.poll) if expected else None
+
+    def measure(self, unit: Unit) -> None:
+        """Measure one unit and write it."""
+        self.progress.begin(unit, self.run.finished())
+        self.recorder.cells = Cells(self.recorder.reduction.names, self.recorder.keep)
+        self.sample(unit, self.progress)
+        if self.strict:
+            report_unmeasured(self.recorder, strict=True)
+        ds = to_dataset(self.recorder.cells, self.prompts[unit.start : unit.stop], self.seeds(unit), self.unmeasured())
+        seconds = self.progress.clock() - self.progress.began
+        ds.attrs |= {**self.source, "seconds": seconds}
+        self.recorder.cells = Cells(self.recorder.reduction.names, self.recorder.keep)
+        self.run.write(unit, ds)
+        self.progress.end(unit, self.run.finished(), max(1, len(self.claims.holders())))
+
+    def seeds(self, unit: Unit) -> list[int]:
+        """The unit's seeds."""
+        return [self.run.configuration["seed"] + place for place in range(unit.start, unit.stop)]
+
+    def unmeasured(self) -> list[str]:
+        """Layers that could not be measured, with the reasons."""
+        return [f"{path}: {reason}" for path, reason in self.recorder.unmeasured.items()]
+
+
+def device_name(device: str) -> str:
+    """What a device is: the name of a GPU, else its type."""
+    place = torch.device(device or "cpu")
+    return torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
+
+
+def measure_run(
+    plan: Any,
+    pipe: Any,
+    recorder: Recorder,
+    sizes: list[Size],
+    rules: list[NamedRule],
+    *,
+    train_size: Any,
+    out: Any,
+    overwrite: bool,
+    unit_samples: int | None,
+    progress: bool,
+    strict: bool,
+    attributes: dict[str, Any],
+) -> xr.Dataset:
+    """What ``measure(..., out=...)`` does once its arguments are checked; the Dataset of the finished run."""
+    each = unit_samples or default_samples(len(plan.prompts), plan.batch_size)
+    if each % plan.batch_size and each < len(plan.prompts):
+        raise EntropyLabError(f"unit_samples must be a multiple of batch_size = {plan.batch_size}. Got {each}.")
+    source = provenance(pipe)
+    with ExitStack() as stack:
+        place = stack.enter_context(placed(source["device"].startswith("cpu")))
+        run = started(
+            place,
+            lambda: configuration_of(pipe, plan, recorder, sizes, rules, train_size, each),
+            {**source, **attributes, "command": command()},
+            plan.prompts,
+            out,
+            overwrite,
+        )
+
+        def sample(unit: Unit, shown: Progress) -> None:
+            plan.sample(pipe, recorder, unit.size, rules[unit.rule], train_size, shown, unit.start, unit.stop)
+
+        shown = Progress(run.units, progress and place.is_main)
+        stack.callback(shown.close)
+        with watching(recorder, strict):
+            worker = Worker(run, recorder, sample, shown, run.claims, plan.prompts, strict)
+            return finished(worker)
+
+
+def started(
+    place: Place, configuration: Callable[[], dict[str, Any]], attributes: dict[str, Any], prompts: list[str], out: Any,
+    overwrite: bool,
+) -> RunFolder:  # fmt: skip
+    """The run's folder: the main process makes it, or clears it, before the others look."""
+    if overwrite and place.world > 1 and place.state is None:
+        raise EntropyLabError(
+            "overwrite needs processes that can wait for each other: start them with accelerate launch or torchrun, "
+            "or remove the folder first."
+        )
+    with place.main_first():
+        fresh = overwrite and place.is_main
+        return begin(check_folder(out, fresh), configuration(), attributes, prompts, fresh)
+
+
+def finished(worker: Worker) -> xr.Dataset:
+    """Work until everything is finished and can be read; what is damaged is measured again."""
+    while True:
+        worker.work()
+        merged = merge_run(worker.run)
+        if not merged.missing:
+            return dataset_of(merged, worker.run)
+        for unit, problem in merged.damaged.items():
+            worker.progress.say(f"measuring again: {problem}")
+            worker.run.set_aside(unit)
+
+
+def source_of(pipe: Any, prompts: Prompts) -> dict[str, Any]:
+    """Attributes that say where prompts come from, and what was wrong with them."""
+    cut_off = count_cut(pipe, prompts)
+    return {
+        **({"prompts_source": prompts.source} if prompts.source else {}),
+        **({"prompts_skipped": json.dumps(prompts.skipped)} if prompts.skipped else {}),
+        **({"prompts_cut": cut_off} if cut_off else {}),
+    }

@@ -1,0 +1,6 @@
+"""Table 1, Frechet distance: python figures/table1.py [MODEL] [--out DIR] [--run evaluation.nc] [--samples N] [--steps N]."""
+
+from entropylab.figures.tables import command
+
+if __name__ == "__main__":
+    command(["table1"])

@@ -1,0 +1,6 @@
+"""Supplement's Table 1, resizing: python figures/table_s1.py [MODEL] [--out DIR] [--run evaluation.nc] [--samples N] [--steps N]."""
+
+from entropylab.figures.tables import command
+
+if __name__ == "__main__":
+    command(["table_s1"])

@@ -1,0 +1,85 @@
+"""A pipeline that costs nothing: a denoiser with one layer of attention, and a call like those of diffusers."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import entropylab
+
+WIDTH, HEADS = 16, 2
+
+
+class Attention(nn.Module):
+    """Self-attention over the latent's pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = HEADS
+        self.to_q, self.to_k, self.to_v = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        q, k, v = (
+            project(hidden_states).unflatten(-1, (HEADS, -1)).transpose(1, 2)
+            for project in (self.to_q, self.to_k, self.to_v)
+        )
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+class Denoiser(nn.Module):
+    """One layer of attention between two projections; ``spoil(query_input)`` may put NaN into it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = {"sample_size": 4}
+        self.before, self.attn1, self.after = nn.Linear(4, WIDTH), Attention(), nn.Linear(WIDTH, 4)
+        self.spoil = lambda hidden: hidden
+
+    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
+        height, width = sample.shape[-2:]
+        hidden = self.before(sample.flatten(2).transpose(1, 2)) + encoder_hidden_states
+        hidden = self.attn1(self.spoil(3 * hidden))
+        return self.after(hidden).transpose(1, 2).unflatten(-1, (height, width))
+
+
+class Stub:
+    """Samples in two steps; a prompt counts by its length."""
+
+    vae_scale_factor = 8
+    default_sample_size = 4
+    name_or_path = "stub"
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.unet = Denoiser().eval()
+        with torch.no_grad():
+            for parameter in self.unet.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 2)
+        self.components = {"unet": self.unet}
+        self.config = SimpleNamespace(sample_size=4)
+        self.calls = 0
+        self.on_call = lambda self: None
+
+    @torch.no_grad()
+    def __call__(
+        self, prompt: Any, height: int, width: int, generator: Any, num_inference_steps: int = 2, output_type: str = ""
+    ) -> Tensor:
+        self.calls += 1
+        self.on_call(self)
+        shape = (4, height // 8, width // 8)
+        latents = torch.stack([torch.randn(shape, generator=one) for one in generator])
+        text = torch.tensor([float(len(one) % 7) for one in prompt])[:, None, None].expand(-1, 1, WIDTH)
+        for step in range(num_inference_steps):
+            latents = latents - 0.1 * self.unet(latents, torch.tensor(999 - step), encoder_hidden_states=text)
+        return latents
+
+
+PROMPTS = [f"a {'very ' * (i % 5)}red car" for i in range(8)]
+
+
+def measure(out: Any = None, pipe: Any = None, **options: Any) -> Any:
+    """A short measurement of the stub; with ``out``, as a run."""
+    settings = {"prompts": PROMPTS, "scaling": ("original", 1.5), "batch_size": 2, "progress": False}
+    return entropylab.measure(pipe or Stub(), options.pop("sizes", [32, (32, 48)]), out=out, **settings | options)

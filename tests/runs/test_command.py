@@ -1,0 +1,155 @@
+"""Long runs on the command line: measure --out RUN/, status, merge; progress, in lines and on a terminal."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import entropylab
+from entropylab.cli import app
+from entropylab.runs.folder import read_record
+from entropylab.runs.progress import Progress, span
+from entropylab.runs.units import cut
+
+from .stub import PROMPTS, Stub
+from .stub import measure as measure_stub
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def refused(result: Result, *words: str) -> None:
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert all(word in result.stderr for word in words)
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The models that were loaded; each is the stub."""
+    made: list[Any] = []
+
+    def load(*arguments: Any, **options: Any) -> Stub:
+        made.append(options)
+        return Stub()
+
+    monkeypatch.setattr(entropylab, "load", load, raising=False)
+    return made
+
+
+def measured(out: Path, prompts: Path, *more: object) -> Result:
+    words = ["--sizes", 32, "--steps", 2, "--prompts", prompts, "--batch-size", 2, "--out", out]
+    return run("measure", "model", *words, *more)
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "captions.jsonl"
+    path.write_text("\n".join(f'{{"caption": "{text}"}}' for text in PROMPTS))
+    return path
+
+
+def test_measure_status_merge_and_fit(loaded: list[Any], prompts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    first = measured(out, prompts, "--samples", 6, "--column", "caption")
+    assert first.exit_code == 0, first.output
+    assert f"entropylab fit {out}" in first.stdout
+    assert first.stderr.count(" of 3 in all; 0:00:") == 3
+    run_folder = read_record(out)
+    run_folder.file(run_folder.units[1]).unlink()
+    text = run("status", out).stdout
+    assert [line.split() for line in text.splitlines()[:3]] == [
+        ["size", "scaling", "units", "samples", "at", "work"],
+        ["32x32", "original", "2/3", "4/6", "0"],
+        ["all", "2/3", "4/6", "0"],
+    ]
+    again = measured(out, prompts, "--samples", 6)
+    assert again.stderr.count("samples 2 to 3") == 1 == again.stderr.count("in all;")
+    merged = run("merge", out, "--out", tmp_path / "one.nc")
+    assert merged.exit_code == 0, merged.output
+    assert "3 of 3 units" in merged.stdout
+    assert entropylab.open(tmp_path / "one.nc").equals(entropylab.open(out))
+    refused(run("merge", out, "--out", tmp_path / "one.nc"), "exists already")
+
+
+def test_mistakes_are_one_line_and_before_the_model_is_loaded(loaded: list[Any], prompts: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").touch()
+    refused(measured(tmp_path / "full", prompts), "empty folder", "letter.txt")
+    refused(measured(tmp_path / "run", prompts, "--column", "text"), "missing")
+    refused(measured(tmp_path / "run", tmp_path / "none.parquet"), "none.parquet")
+    refused(run("measure", "--sizes", 32, "--column", "text", "--out", tmp_path / "run"), "column needs --prompts")
+    assert loaded == []
+    refused(run("status", tmp_path), "holds no run")
+    refused(run("merge", tmp_path, "--out", tmp_path / "a.nc"), "holds no run")
+
+
+def test_another_configuration_is_refused_until_overwriting_is_asked_for(
+    loaded: list[Any], prompts: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert measured(out, prompts, "--samples", 2, "--quiet").exit_code == 0
+    refused(measured(out, prompts, "--samples", 2, "--seed", 4), "seed: 0 there, 4 now", "--overwrite")
+    assert measured(out, prompts, "--samples", 2, "--seed", 4, "--overwrite", "--quiet").exit_code == 0
+    assert entropylab.open(out).attrs["seed"] == 4
+
+
+def test_quiet_says_nothing_on_the_way(loaded: list[Any], prompts: Path, tmp_path: Path) -> None:
+    assert measured(tmp_path / "run", prompts, "--samples", 2, "--quiet").stderr == ""
+
+
+def test_status_tells_of_work_and_damage(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    measure_stub(out, sizes=[32], scaling="original")
+    folder = read_record(out)
+    folder.file(folder.units[0]).write_bytes(b"")
+    folder.file(folder.units[1]).unlink()
+    claims = folder.claims
+    claims.me |= {"host": "elsewhere", "pid": 7}
+    assert claims.take(folder.units[1].name) is not None
+    text = run("status", out, "--check").stdout
+    assert "1 units at work: elsewhere process 7" in text
+    assert "damaged: " in text
+    assert "is empty" in text
+    assert run("status", out).stdout.count("damaged") == 0
+
+
+def told(terminal: bool) -> tuple[Progress, io.StringIO, list[float]]:
+    """Progress that writes into a buffer, by a clock that is set by hand."""
+    stream, clock = io.StringIO(), [0.0]
+    stream.isatty = lambda: terminal  # type: ignore[method-assign]
+    units = cut([(32, 32), (64, 64)], ["original"], 8, 4)
+    return Progress(units, stream=stream, clock=lambda: clock[0]), stream, clock
+
+
+def test_time_left_at_a_size_and_in_all() -> None:
+    progress, stream, clock = told(terminal=False)
+    first = progress.units[0]
+    progress.begin(first, set())
+    clock[0] = 60
+    assert progress.end(first, {first.name}) == 60
+    line = stream.getvalue()
+    assert "32x32 original, samples 0 to 3: 60.0 s; 1 of 2 units at this size, 1 of 4 in all" in line
+    assert "0:01:00 left at this size, 0:09:00 in all" in line
+    assert progress.left((32, 32), {first.name}, workers=3) == "0:00:20 left at this size, 0:03:00 in all"
+
+
+def test_on_a_terminal_there_is_a_bar() -> None:
+    progress, stream, clock = told(terminal=True)
+    first = progress.units[0]
+    progress.begin(first, set())
+    clock[0] = 60
+    progress.end(first, {first.name})
+    progress.close()
+    assert "32x32 original:   0%" in stream.getvalue()
+    assert "\n" not in stream.getvalue().strip()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00:00"), (59.6, "0:01:00"), (3661, "1:01:01"), (360000, "100:00:00")]
+)
+def test_spans(seconds: float, text: str) -> None:
+    assert span(seconds) == text

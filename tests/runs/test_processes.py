@@ -1,0 +1,162 @@
+"""Several processes on one run: the same result as one, bit for bit; the dead and the slow hold nobody back."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+import entropylab
+from entropylab.runs.claims import Claims, machine
+from entropylab.runs.folder import read_record
+from entropylab.runs.place import Place, own_device, placed
+from entropylab.runs.worker import started as started_run
+
+from . import faults, stub
+from .processes import launch, start
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that one process made."""
+    path = tmp_path_factory.mktemp("runs") / "alone"
+    stub.measure(path)
+    return path
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_processes_give_what_one_gives(world: int, alone: Path, tmp_path: Path) -> None:
+    assert launch(tmp_path / "run", world) == [0] * world
+    found, expected = entropylab.open(tmp_path / "run"), entropylab.open(alone)
+    faults.check(found, expected)
+    with pytest.raises(AssertionError, match="differs"):
+        faults.check(found + 1e-7, expected)
+    for ours, theirs in zip(*(sorted((run / "units").iterdir()) for run in (tmp_path / "run", alone)), strict=True):
+        assert ours.name == theirs.name
+    assert list((tmp_path / "run" / "claims").iterdir()) == []
+
+
+def test_overwriting_with_processes_that_were_launched_together(tmp_path: Path) -> None:
+    stub.measure(tmp_path / "run", seed=1, sizes=[32], scaling="original")
+    assert launch(tmp_path / "run", 2, overwrite=True, sizes=[32], scaling="original") == [0, 0]
+    assert entropylab.open(tmp_path / "run").attrs["seed"] == 0
+
+
+def test_processes_that_were_launched_together_fail_together(tmp_path: Path) -> None:
+    stub.measure(tmp_path / "run", seed=1, sizes=[32], scaling="original")
+    assert launch(tmp_path / "run", 2, sizes=[32], scaling="original") == [1, 1]
+
+
+def test_processes_killed_at_random_moments(tmp_path: Path) -> None:
+    tally = faults.torment(tmp_path, times=4, seed=0)
+    assert tally.kills == 4
+    assert tally.in_flight <= 1
+
+
+def test_the_harness_notices_a_unit_that_is_lost(alone: Path) -> None:
+    with pytest.raises(AssertionError, match="lost: {'another'}"):
+        faults.check_units(alone, {"another"}, faults.Tally())
+
+
+def test_a_unit_of_a_process_that_was_killed_is_taken_over(alone: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(out)
+    while not (out / "claims").is_dir() or not any((out / "claims").glob("[!.]*.json")):
+        assert process.is_alive()
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join()
+    left = read_record(out).claims.holders() if (out / "run.json").exists() else {}
+    assert len(left) <= 1
+    stub.measure(out)
+    faults.check(entropylab.open(out), entropylab.open(alone))
+
+
+def hold(out: Path, unit: int, **changes: object) -> str:
+    """Claim a unit as a process of another machine that never finishes it."""
+    run = read_record(out)
+    theirs = Claims(out / "claims")
+    theirs.me |= {"host": "elsewhere", **changes}
+    name = run.units[unit].name
+    run.file(run.units[unit]).unlink()
+    assert theirs.take(name) is not None
+    return name
+
+
+class Waiting:
+    """Stands for the clock and for sleep: time passes only while a process waits."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize("beats", [True, False])
+def test_a_unit_of_a_slow_or_silent_process_elsewhere_is_measured_in_the_end(
+    beats: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, clock = tmp_path / "run", Waiting()
+    before = stub.measure(out, sizes=[32], scaling="original")
+    name = hold(out, 0)
+    run = read_record(out)
+    run.file(run.units[2]).unlink()
+    path = out / "claims" / f"{name}.json"
+
+    def sleep(seconds: float) -> None:
+        clock.sleep(seconds)
+        if beats:
+            path.write_bytes(path.read_bytes().rstrip() + b" \n" if clock.now % 20 < 10 else path.read_bytes().rstrip())
+
+    from entropylab.runs import worker
+
+    original = worker.Worker.__post_init__
+
+    def post_init(self: worker.Worker) -> None:
+        original(self)
+        self.claims.clock, self.sleep = clock, sleep
+
+    monkeypatch.setattr(worker.Worker, "__post_init__", post_init)
+    after = stub.measure(out, sizes=[32], scaling="original")
+    faults.check(after, before)
+    assert clock.now > 5
+
+
+def test_a_finished_unit_is_not_replaced_by_a_process_that_comes_late(tmp_path: Path) -> None:
+    stub.measure(tmp_path / "run", sizes=[32], scaling="original")
+    run = read_record(tmp_path / "run")
+    before = run.file(run.units[0]).read_bytes()
+    ds = run.read(run.units[0])
+    run.write(run.units[0], ds.assign_attrs(device="another"))
+    assert run.file(run.units[0]).read_bytes() == before
+
+
+def test_overwriting_needs_processes_that_can_wait(tmp_path: Path) -> None:
+    with pytest.raises(entropylab.EntropyLabError, match="overwrite needs processes that can wait"):
+        started_run(Place(1, 4), dict, {}, [], tmp_path / "run", True)
+
+
+def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+    with placed(cpu=True) as place:
+        assert place == Place()
+    for name, value in {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with placed(cpu=True) as place:
+        assert (place.rank, place.world, place.local_rank, place.is_main) == (5, 8, 1, False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert (own_device(None), own_device("cuda"), own_device("cpu"), own_device("cuda:0")) == (
+        *("cuda:1", "cuda:1", "cpu", "cuda:0"),
+    )
+    monkeypatch.setenv("SLURM_PROCID", "five")
+    with pytest.raises(entropylab.EntropyLabError, match="SLURM_PROCID must be a whole number. Got 'five'"):
+        with placed(cpu=True):
+            pass
+
+
+def test_a_machine_has_a_name() -> None:
+    assert machine()["host"]
