@@ -300,6 +300,8 @@ def test_generate_says_which_sizes_are_near(calls: dict[str, Any], tmp_path: Pat
     [
         ("measure", ["nats", "pixels", "--sizes 32 64 96x128", "HEIGHTxWIDTH", "one prompt a line"]),
         ("fit", ["nats", "R^2", "--by layer"]),
+        ("check", ["nats", "nothing fitted", "--by layer,head"]),
+        ("report", ["HTML", "no network", "side by side", "--name"]),
         ("figures", ["nats", "CSV", "--run entropy.nc"]),
         ("layers", ["self", "heads", "entropylab layers"]),
         ("generate", ["pixels", "PNG", "sqrt_log", "HEIGHTxWIDTH"]),
@@ -316,7 +318,7 @@ def test_help_explains_with_units_and_examples(command: str, words: list[str]) -
 
 def test_help_lists_every_command() -> None:
     text = run("--help").stdout
-    for command in ("measure", "fit", "figures", "layers", "generate"):
+    for command in ("measure", "fit", "check", "report", "figures", "layers", "generate"):
         assert f"\n  {command} " in text
     assert run().exit_code in (0, 2)
     assert "Usage:" in run().output

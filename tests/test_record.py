@@ -8,8 +8,8 @@ from diffusers import DDPMScheduler, EulerAncestralDiscreteScheduler, HeunDiscre
 from diffusers.models.attention_processor import AttnProcessor
 
 import entropylab
-from entropylab.errors import EntropyLabError, EntropyLabWarning
 from entropylab.capture import intercept
+from entropylab.errors import EntropyLabError, EntropyLabWarning
 from entropylab.interception import active
 
 from . import maps

@@ -1,6 +1,5 @@
 """Every family of pipelines, tiny and random: all attention is measured or named, rightly, and images are the same."""
 
-
 import numpy as np
 import pytest
 

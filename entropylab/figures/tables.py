@@ -12,15 +12,18 @@ import pandas as pd
 import xarray as xr
 
 from ..calibration import calibrate
+from ..cli import number, parse_sizes, split
 from ..dataset import open_dataset, save
 from ..errors import EntropyLabError
 from ..models import PRESETS
 from ..models.prompts import is_embedded
 from ..plot.style import write_table
+from ..pipelines import check_sizes
 from ..quality import published
 from ..quality.evaluation import captions, evaluate
 from ..quality.judged import FIGURES
 from ..quality.methods import BASELINES
+from ..scaling import NEEDS_CALIBRATION, named_rule
 from .measuring import ITERATIONS, RULES, STEPS, Size, Source, new_source
 from .regenerate import make_folder
 
@@ -33,22 +36,35 @@ CALIBRATED_WITH = 3
 
 EVALUATION = "evaluation.nc"
 
+ALL_RULES = (*RULES, *NEEDS_CALIBRATION, *BASELINES)
+
 Frames = Callable[[xr.Dataset], pd.DataFrame]
 
 
 def measured(
-    source: Source, *, prompts: Any = None, reference: Any = None, metrics: Sequence[str] = tuple(FIGURES)
+    source: Source,
+    *,
+    sizes: Sequence[Any] | None = None,
+    scaling: Sequence[Any] = ALL_RULES,
+    prompts: Any = None,
+    reference: Any = None,
+    pictures: Path | None = None,
 ) -> xr.Dataset:
-    """Every size under every rule and baseline, judged: what all tables are made from."""
+    """Every size under every rule and baseline, judged: what all tables are made from.
+
+    "invariant" and "calibrated" are calibrated first, at the same sizes, with few pictures.
+    """
     texts = captions() if prompts is None and is_embedded(source.pipe) else prompts
-    sizes, steps = sizes_of(source), source.steps or STEPS
-    away = [size for size in sizes if size != source.trained]
-    given = {"prompts": texts, "steps": steps, "progress": source.progress}
-    found = calibrate(source.pipe, away, iterations=ITERATIONS, samples=CALIBRATED_WITH, **given)
-    rules = (*RULES, found.invariant, found.calibrated, *BASELINES)
+    pairs = check_sizes(source.pipe, sizes or sizes_of(source))
+    given = {"prompts": texts, "steps": source.steps or STEPS, "progress": source.progress}
+    rules = list(scaling)
+    if set(rules) & set(NEEDS_CALIBRATION):
+        away = [size for size in pairs if size != source.trained]
+        found = calibrate(source.pipe, away, iterations=ITERATIONS, samples=CALIBRATED_WITH, **given)
+        rules = [getattr(found, rule) if rule in NEEDS_CALIBRATION else rule for rule in rules]
     return evaluate(
-        source.pipe, sizes, rules, samples=source.samples or SAMPLES, batch_size=BATCH, metrics=metrics,
-        reference=reference, **given,
+        source.pipe, pairs, rules, samples=source.samples or SAMPLES, batch_size=BATCH, metrics=tuple(FIGURES),
+        reference=reference, pictures=pictures, **given,
     )  # fmt: skip
 
 
@@ -96,7 +112,8 @@ def costs(*rules: str) -> Frames:
             check_has(ds, name)
         cells = [(size, rule) for size in ds["size"].values for rule in rules if rule in ds["scaling"].values]
         rows = [
-            {"size": size, "rule": rule} | {n: float(ds[n].sel(size=size, scaling=rule)) for n in ("fid", "memory", "time")}
+            {"size": size, "rule": rule}
+            | {n: float(ds[n].sel(size=size, scaling=rule)) for n in ("fid", "memory", "time")}
             for size, rule in cells
         ]
         return pd.DataFrame(rows).dropna()
@@ -122,7 +139,9 @@ def others(*figures: str) -> Frames:
 def check_has(ds: xr.Dataset, figure: str) -> None:
     """Raise an EntropyLabError if an evaluation lacks a figure."""
     if figure not in ds:
-        raise EntropyLabError(f"run must be what entropylab.evaluate gave, with {figure!r} in it. Got {sorted(map(str, ds))}.")
+        raise EntropyLabError(
+            f"run must be what entropylab.evaluate gave, with {figure!r} in it. Got {sorted(map(str, ds))}."
+        )
 
 
 def paper_by_size(values: dict[str, published.Rows]) -> pd.DataFrame:
@@ -170,16 +189,22 @@ def said(ds: xr.Dataset, columns: set[str]) -> str:
     """What a reader of the numbers must know."""
     attrs = ds.attrs
     steps = f"{attrs['steps']} steps" if "steps" in attrs else "the pipeline's own number of steps"
-    parts = [f"Model {attrs.get('model', '?')}, {attrs['samples']} pictures of every size and rule, {steps}, sizes are height x width."]
+    parts = [
+        f"Model {attrs.get('model', '?')}, {attrs['samples']} pictures of every size and rule, {steps}, sizes are height x width."
+    ]
     if columns & {"fid", "coverage"}:
         warning = "" if attrs.get("comparable_with_published_fid") else " Not comparable with published FID."
         parts.append(f"Frechet distance and diversity in the features: {attrs.get('features')}.{warning}")
     if columns & {"clip", "disagreement"}:
         parts.append(f"Agreement of picture and prompt by: {attrs.get('clip_model')}.")
     if "low" in columns:
-        parts.append("95 % intervals by bootstrap over pictures; changes are against the original factor, seed by seed.")
+        parts.append(
+            "95 % intervals by bootstrap over pictures; changes are against the original factor, seed by seed."
+        )
     if "time" in columns:
-        parts.append(f"Time [s] a picture and memory [MiB], batches of {attrs.get('batch_size')}: {attrs['cost']}, {attrs['device']}.")
+        parts.append(
+            f"Time [s] a picture and memory [MiB], batches of {attrs.get('batch_size')}: {attrs['cost']}, {attrs['device']}."
+        )
     return " ".join(parts)
 
 
@@ -224,13 +249,20 @@ TABLES = {
 def command(names: Sequence[str] = tuple(TABLES), arguments: Sequence[str] | None = None) -> None:
     """The command line of the tables' scripts: evaluate, or read an evaluation, and write and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", help="hub id, folder, or preset (sd21, ldm256); the embedded pipeline if left out")
+    parser.add_argument(
+        "model", nargs="?", help="hub id, folder, or preset (sd21, ldm256); the embedded pipeline if left out"
+    )
     parser.add_argument("--out", type=Path, default=Path("figures/output"), metavar="DIR", help="(%(default)s)")
     parser.add_argument("--run", type=Path, metavar="FILE.nc", help="read this evaluation instead of sampling")
     parser.add_argument("--samples", type=int, metavar="N", help=f"pictures of every size and rule ({SAMPLES})")
     parser.add_argument("--steps", type=int, metavar="N", help=f"denoising steps ({STEPS})")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="text file, a prompt a line; for other models")
     parser.add_argument("--reference", type=Path, metavar="DIR", help="folder of real pictures; for other models")
+    parser.add_argument(
+        "--sizes", metavar="SIZE,...", help="in pixels, 64 or 96x128 (height x width); the paper's if left out"
+    )
+    parser.add_argument("--scaling", metavar="RULE,...", default=",".join(ALL_RULES), help="(%(default)s)")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="write every picture there, for grids and ratings")
     given = parser.parse_args(arguments)
     try:
         out = make_folder(given.out)
@@ -246,5 +278,10 @@ def command(names: Sequence[str] = tuple(TABLES), arguments: Sequence[str] | Non
 
 def evaluated(given: argparse.Namespace) -> xr.Dataset:
     """Evaluate what the command line names."""
+    sizes = parse_sizes([given.sizes]) if given.sizes else None
+    rules = split([given.scaling])
+    for rule in set(rules) - set(ALL_RULES):
+        named_rule(number(rule))
     source = new_source(given.model, samples=given.samples, steps=given.steps)
-    return measured(source, prompts=given.prompts, reference=given.reference)
+    options = {"prompts": given.prompts, "reference": given.reference, "pictures": given.pictures}
+    return measured(source, sizes=sizes, scaling=[number(rule) for rule in rules], **options)

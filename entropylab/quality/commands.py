@@ -9,13 +9,17 @@ from typing import Annotated
 import typer
 
 ratings = typer.Typer(
-    help="Ask people to rate pictures blindly, and analyse what they rated.", no_args_is_help=True, rich_markup_mode=None
+    help="Ask people to rate pictures blindly, and analyse what they rated.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 
 def add_to(app: typer.Typer) -> None:
     """Put the group into the program."""
-    app.add_typer(ratings, name="ratings", short_help="Ask people to rate pictures blindly, and analyse what they rated.")
+    app.add_typer(
+        ratings, name="ratings", short_help="Ask people to rate pictures blindly, and analyse what they rated."
+    )
 
 
 @ratings.command(
@@ -30,7 +34,9 @@ def make(
     out: Annotated[Path, typer.Option(metavar="FILE.html", help="Page to write.")] = Path("ratings.html"),
     prompts: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Text file, a prompt a line, in the order of names; the PNGs' own if left out."),
+        typer.Option(
+            metavar="FILE", help="Text file, a prompt a line, in the order of names; the PNGs' own if left out."
+        ),
     ] = None,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs on the page at most, a random choice.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice.")] = 0,

@@ -239,5 +239,3 @@ def new_judge(metrics: tuple[str, ...], embedded: bool, reference: Any, features
     if found is not None:
         check_reference(reference, found, embedded)
     return Judge(metrics, reference, found, clip_of(clip, embedded) if agreements else None)
-
-

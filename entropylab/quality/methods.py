@@ -102,7 +102,8 @@ class MultiDiffusion(Method):
     with a last window that ends where the picture does. Sizes with a side below the training size have no window.
 
     Attributes:
-        stride: between windows [latent pixels]; None for an eighth of a window, as in diffusers.
+        stride: between windows [latent pixels]; None for a quarter of a window. Diffusers takes an eighth, which costs
+            up to four times as much.
         windows: denoised together.
 
     Source: Bar-Tal et al. 2023, "MultiDiffusion".
@@ -175,7 +176,7 @@ def new_panorama(pipe: Any, window: Sequence[int], stride: int | None, windows: 
 
 def starts(length: int, window: int, stride: int | None) -> list[int]:
     """Where windows begin on a side of ``length``: every ``stride``, and flush with the end [latent pixels]."""
-    step = stride or max(1, window // 8)
+    step = stride or max(1, window // 4)
     return [*range(0, length - window, step), length - window]
 
 

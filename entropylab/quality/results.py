@@ -77,7 +77,12 @@ def empty(sizes: Sequence[Size], names: Sequence[str], metrics: Sequence[str], c
 
 
 def fill(
-    ds: xr.Dataset, size: str, cells: dict[str, Judged], reference: Reference | None, metrics: Sequence[str], resamples: int
+    ds: xr.Dataset,
+    size: str,
+    cells: dict[str, Judged],
+    reference: Reference | None,
+    metrics: Sequence[str],
+    resamples: int,
 ) -> None:
     """Put the figures of one size into ``ds``; all methods share the bootstrap's draws, as they share the seeds."""
     count = ds.attrs["samples"]

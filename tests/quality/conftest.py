@@ -18,7 +18,7 @@ def prompts():
 @pytest.fixture(scope="session")
 def sampled(embedded, prompts):
     """64 pictures (64, 3, 64, 64) of uint8, each of another prompt."""
-    settings = default_settings(embedded) | {"num_inference_steps": 4, "output_type": "np"}
+    settings = default_settings(embedded) | {"num_inference_steps": 3, "output_type": "np"}
     generators = [torch.Generator().manual_seed(seed) for seed in range(COUNT)]
     parts = [
         embedded(prompts[i : i + 16], height=64, width=64, generator=generators[i : i + 16], **settings).images

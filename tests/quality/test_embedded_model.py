@@ -56,10 +56,11 @@ def test_the_distance_is_torchmetrics_with_the_module_itself(features, sampled):
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     metric = FrechetInceptionDistance(feature=features.module)
-    metric.set_dtype(torch.float64)
     metric.update(sampled, real=False)
     metric.update(noisy(sampled), real=True)
-    assert frechet_distance(features(sampled), features(noisy(sampled))) == pytest.approx(float(metric.compute()), rel=1e-3)
+    assert frechet_distance(features(sampled), features(noisy(sampled))) == pytest.approx(
+        float(metric.compute()), rel=1e-3
+    )
 
 
 def test_the_distance_is_none_to_the_same_pictures_and_rises_with_blur_and_noise(features, sampled):
@@ -90,7 +91,9 @@ def test_the_reference_that_is_shipped():
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 2e6
 
 
-@pytest.mark.parametrize(("size", "seen"), [((64, 64), (64, 64)), ((128, 128), (64, 64)), ((64, 128), (44, 92)), ((9, 7), (72, 56))])
+@pytest.mark.parametrize(
+    ("size", "seen"), [((64, 64), (64, 64)), ((128, 128), (64, 64)), ((64, 128), (44, 92)), ((9, 7), (72, 56))]
+)
 def test_pictures_of_any_size_are_seen_without_distortion(size, seen):
     found = as_seen(torch.zeros(1, 3, *size, dtype=torch.uint8))
     assert tuple(found.shape[-2:]) == seen

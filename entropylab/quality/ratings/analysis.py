@@ -89,7 +89,9 @@ def read(path: Path) -> list[dict[str, Any]]:
         pair, scores = checked(rating, len(key))
         for method, score in zip(key[pair]["methods"], scores, strict=True):
             same = {"rater": str(found.get("rater")), "page": str(found.get("page")), "pair": pair}
-            rows.append(same | {"name": key[pair]["name"], "prompt": key[pair]["prompt"], "method": method, "score": score})
+            rows.append(
+                same | {"name": key[pair]["name"], "prompt": key[pair]["prompt"], "method": method, "score": score}
+            )
     return rows
 
 

@@ -92,7 +92,9 @@ def found_pairs(folders: Sequence[Path], prompts: str | Path | None) -> list[Pai
         if name in files[j]
     ]
     if not found:
-        raise EntropyLabError(f"pictures must have names that are in two folders. {', '.join(names)} have none in common.")
+        raise EntropyLabError(
+            f"pictures must have names that are in two folders. {', '.join(names)} have none in common."
+        )
     return found
 
 
@@ -112,7 +114,9 @@ def prompts_of(files: Sequence[dict[str, Path]], prompts: str | Path | None) -> 
     if prompts is not None:
         lines = lines_of(Path(prompts))
         if len(lines) != len(names):
-            raise EntropyLabError(f"prompts must be a line for each of {len(names)} pictures. {prompts} has {len(lines)}.")
+            raise EntropyLabError(
+                f"prompts must be a line for each of {len(names)} pictures. {prompts} has {len(lines)}."
+            )
         return dict(zip(names, lines, strict=True))
     found = {name: prompt_in(next(group[name] for group in files if name in group)) for name in names}
     missing = [name for name, text in found.items() if text is None]

@@ -1,0 +1,178 @@
+"""``evaluate`` on pictures that a stub draws: the Dataset, paired changes, and errors before any sampling."""
+
+import numpy as np
+import pytest
+import torch
+
+import entropylab
+from entropylab import EntropyLabError
+from entropylab.quality.cost import Meter
+from entropylab.quality.saving import prompt_of
+
+PROMPTS = [f"a thing of kind {number}" for number in range(5)]
+
+
+class Colours(torch.nn.Module):
+    """Four features: mean colours, and how uneven the picture is."""
+
+    name = "mean colours"
+    num_features = 4
+
+    def forward(self, images):
+        values = images.float() / 255
+        return torch.cat([values.mean((-2, -1)), values.std((-3, -2, -1))[:, None]], 1)
+
+
+def painted(pipe, size, prompts, generators):
+    """Noise around a random colour; the softmax scale plays no part."""
+    return torch.stack(
+        [0.5 + 0.1 * torch.randn(3, *size, generator=one) + one_colour(one) for one in generators]
+    ).clamp(0, 1)
+
+
+def one_colour(generator):
+    return 0.2 * torch.randn(3, 1, 1, generator=generator)
+
+
+def reference(count=200):
+    return np.random.default_rng(5).normal(0.4, 0.2, (count, 4))
+
+
+def quick(pipe, sizes=(32, 64), scaling=("original", "sqrt_log"), **options):
+    given = {"prompts": PROMPTS, "call": painted, "features": Colours(), "reference": reference(), "samples": 12}
+    settings = {"metrics": ("fid", "diversity", "time", "memory"), "resamples": 20, "progress": False}
+    return entropylab.evaluate(pipe, list(sizes), scaling, **given | settings | options)
+
+
+def test_dims_names_and_units(random_pipe):
+    ds = quick(random_pipe, sizes=(32, (64, 48)))
+    assert dict(ds.sizes) == {"size": 2, "scaling": 2, "bound": 2}
+    assert list(ds["size"].values) == ["32x32", "64x48"]
+    assert list(ds.width.values) == [32, 48]
+    for name in ("fid", "pairwise_distance", "coverage", "recall"):
+        assert ds[name].dims == ("size", "scaling")
+        assert bool((ds[f"{name}_error"] >= 0).all())
+        assert bool((ds[f"{name}_interval"].sel(bound="low") <= ds[name]).all())
+        assert bool((ds[f"{name}_interval"].sel(bound="high") >= ds[name]).all())
+    for variable in ds.data_vars.values():
+        assert variable.attrs["units"] and variable.attrs["long_name"]
+    assert ds.attrs["features"] == "mean colours"
+    assert ds.attrs["comparable_with_published_fid"] == 0
+    assert ds.attrs["samples"] == 12
+    assert bool((ds.time >= 0).all() and (ds.memory > 0).all())
+
+
+def test_the_result_can_be_saved(random_pipe, tmp_path):
+    ds = quick(random_pipe, sizes=[32])
+    entropylab.save(ds, tmp_path / "evaluation.nc")
+    assert entropylab.open(tmp_path / "evaluation.nc").fid.equals(ds.fid)
+
+
+def test_changes_are_seed_by_seed(random_pipe):
+    """The stub's pictures are the same under both rules: nothing changes, and that is known without error."""
+    ds = quick(random_pipe, sizes=[32])
+    np.testing.assert_array_equal(ds.fid_change.sel(scaling="sqrt_log"), 0)
+    np.testing.assert_array_equal(ds.fid_change_interval.sel(scaling="sqrt_log"), 0)
+    assert float(ds.fid_error.sel(scaling="sqrt_log", size="32x32")) > 0
+    assert np.isnan(ds.fid_change.sel(scaling="original")).all()
+
+
+def test_a_change_is_seen(random_pipe):
+    def paler(pipe, size, prompts, generators):
+        images = painted(pipe, size, prompts, generators)
+        return images * 0.5 if size == (32, 32) else images
+
+    ds = quick(random_pipe, sizes=[32], scaling=("original", "resize"), call=paler)
+    low, high = ds.fid_change_interval.sel(size="32x32", scaling="resize").values
+    assert low <= float(ds.fid_change.sel(size="32x32", scaling="resize")) <= high
+    assert float(ds.fid_change.sel(size="32x32", scaling="resize")) != 0
+
+
+def test_a_method_without_such_sizes_is_left_empty(random_pipe):
+    ds = quick(random_pipe, scaling=("original", "multidiffusion"))
+    assert np.isnan(ds.fid.sel(size="32x32", scaling="multidiffusion"))
+    assert np.isnan(ds.time.sel(size="32x32", scaling="multidiffusion"))
+    assert np.isfinite(ds.fid.sel(size="64x64", scaling="multidiffusion"))
+
+
+def test_the_frechet_distance_is_that_of_the_features(random_pipe):
+    import scipy.linalg
+
+    ds = quick(random_pipe, sizes=[32], scaling="original")
+    images = painted(None, (32, 32), None, [torch.Generator().manual_seed(seed) for seed in range(12)])
+    found, real = Colours()((images * 255).round().byte()).double().numpy(), reference()
+    root = scipy.linalg.sqrtm(np.cov(found.T) @ np.cov(real.T)).real
+    shift = ((found.mean(0) - real.mean(0)) ** 2).sum()
+    expected = shift + np.trace(np.cov(found.T) + np.cov(real.T) - 2 * root)
+    assert float(ds.fid[0, 0]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_pictures_are_kept_with_their_prompts(random_pipe, tmp_path):
+    quick(random_pipe, sizes=[32], pictures=tmp_path)
+    found = sorted((tmp_path / "32x32" / "sqrt_log").iterdir())
+    assert [path.name for path in found] == [f"{number:04d}.png" for number in range(12)]
+    assert prompt_of(found[6]) == PROMPTS[1]
+
+
+def test_the_embedded_pipeline_needs_no_reference(embedded, sampled, prompts):
+    """All metrics, with the pictures that were sampled for the other tests, at the training size."""
+
+    def again(pipe, size, texts, generators):
+        return sampled[[generator.initial_seed() for generator in generators]]
+
+    metrics = ("fid", "clip", "diversity", "defects")
+    ds = entropylab.evaluate(embedded, [64], "original", call=again, metrics=metrics, resamples=20, progress=False)
+    assert ds.attrs["samples"] == len(sampled)
+    assert ds.attrs["features"] == ds.attrs["clip_model"] == "emoji image-text features, 32-d"
+    assert float(ds.clip[0, 0]) > 0.5
+    assert 0 < float(ds.fid_real[0]) < float(ds.fid[0, 0])
+    assert float(ds.clip_real[0]) > float(ds.clip[0, 0])
+    assert float(ds.disagreement[0, 0]) == pytest.approx(1 - float(ds.clip[0, 0]), abs=1e-6)
+
+
+def test_memory_is_that_of_what_runs():
+    little, much = Meter(torch.device("cpu")), Meter(torch.device("cpu"))
+    with little.batch(1):
+        pass
+    with much.batch(1):
+        torch.ones(300 * 2**18).sum()
+    assert much.memory - little.memory > 200
+
+
+def test_time_leaves_out_the_first_batch():
+    assert Meter(torch.device("cpu"), seconds=[9.0, 1.0, 3.0, 2.0]).time == 2
+    assert Meter(torch.device("cpu"), seconds=[9.0]).time == 9
+    assert np.isnan(Meter(torch.device("cpu")).time)
+
+
+BAD = [
+    ({"samples": 7}, "samples must be at least 8 pictures for a Frechet distance in 4 features, two a feature. Got 7"),
+    ({"reference": reference(7)}, "reference must be at least 8 pictures"),
+    ({"reference": np.zeros((50, 3))}, "must have the 4 features of mean colours. Got 3"),
+    ({"reference": None}, "reference must be given for a pipeline or for features other than the embedded"),
+    ({"reference": "nowhere"}, "reference must be a folder of pictures"),
+    ({"metrics": ("fid", "beauty")}, "metrics must be some of fid, clip"),
+    ({"metrics": ()}, "metrics must be some of"),
+    ({"metrics": ("diversity",), "samples": 5}, "samples must be at least 8 for metric 'diversity'"),
+    ({"prompts": []}, "prompts must name at least one"),
+    ({"seed": -1}, "seed must be an int"),
+    ({"steps": 3}, "with call=, set them there"),
+    ({"batch_size": 0}, "batch_size must be an int"),
+    ({"resamples": 0}, "resamples must be an int"),
+    ({"sizes": [70]}, "multiples of 8 pixels"),
+    ({"features": "resnet"}, "features must be 'inception' or"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD)
+def test_bad_input_is_refused_before_any_sampling(random_pipe, options, message):
+    def never(*_):
+        pytest.fail("sampling began")
+
+    with pytest.raises(EntropyLabError, match=message):
+        quick(random_pipe, **{"call": never} | options)
+
+
+def test_pictures_of_another_size_are_refused(random_pipe):
+    with pytest.raises(EntropyLabError, match="call must give 12 pictures of 32x32 pixels"):
+        quick(random_pipe, sizes=[32], call=lambda pipe, size, prompts, generators: torch.zeros(len(prompts), 3, 8, 8))

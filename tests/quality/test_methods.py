@@ -1,0 +1,135 @@
+"""Baselines: what they sample, at which size, and that they leave the pipeline as it was."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from entropylab import EntropyLabError
+from entropylab.quality.evaluation import own_call
+from entropylab.quality.methods import (
+    MultiDiffusion,
+    Resized,
+    as_images,
+    check_methods,
+    resized,
+    starts,
+    through_upscaler,
+)
+
+PROMPTS = ["a red car", "a blue house"]
+DRAW = own_call({"num_inference_steps": 2, "guidance_scale": 2.0})
+
+
+def generators():
+    return [torch.Generator().manual_seed(seed) for seed in range(len(PROMPTS))]
+
+
+def sampled(pipe, name, size, draw=DRAW):
+    (method,) = check_methods(pipe, [name], None)
+    return method.sample(pipe, size, PROMPTS, generators(), draw)
+
+
+def test_every_method_gives_the_size(random_pipe):
+    for name in ("original", "sqrt_log", 1.2, "resize", "multidiffusion"):
+        assert tuple(sampled(random_pipe, name, (64, 96)).shape) == (2, 3, 64, 96)
+
+
+def test_resize_samples_at_the_training_size(random_pipe):
+    home = sampled(random_pipe, "original", (64, 64))
+    assert torch.equal(sampled(random_pipe, "resize", (64, 64)), home)
+    assert torch.equal(sampled(random_pipe, "resize", (32, 32)), resized(home, (32, 32)))
+    assert not torch.equal(sampled(random_pipe, "original", (32, 32)), resized(home, (32, 32)))
+
+
+def test_multidiffusion_is_the_pipeline_itself_where_there_is_one_window(random_pipe):
+    home = sampled(random_pipe, "original", (64, 64)).int()
+    one = sampled(random_pipe, "multidiffusion", (64, 64)).int()
+    assert (one - home).abs().max() <= 1
+    wide = sampled(random_pipe, "multidiffusion", (64, 96)).int()
+    assert (wide - sampled(random_pipe, "original", (64, 96)).int()).abs().max() > 1
+
+
+def test_multidiffusion_needs_the_training_size_at_least(random_pipe):
+    method = MultiDiffusion()
+    assert method.applies(random_pipe, (64, 96), None)
+    assert not method.applies(random_pipe, (96, 56), None)
+
+
+@pytest.mark.parametrize(("length", "window", "stride"), [(24, 16, 4), (27, 16, 5), (16, 16, 4), (40, 16, None)])
+def test_windows_cover_the_side_to_its_end(length, window, stride):
+    found = starts(length, window, stride)
+    covered = set().union(*(range(start, start + window) for start in found))
+    assert covered == set(range(length))
+    assert len(set(found)) == len(found)
+
+
+def test_the_pipeline_is_left_as_it_was(random_pipe):
+    before = sampled(random_pipe, "original", (32, 32))
+    for name in ("sqrt_log", "resize", "multidiffusion"):
+        sampled(random_pipe, name, (64, 72))
+    assert torch.equal(sampled(random_pipe, "original", (32, 32)), before)
+
+
+def test_an_upscaler_takes_over(random_pipe):
+    class Upscaler:
+        def __call__(self, prompt, image, generator, output_type, num_inference_steps):
+            seen.append((prompt, tuple(image.shape), float(image.min()) >= -1, num_inference_steps))
+            larger = torch.nn.functional.interpolate(image / 2 + 0.5, scale_factor=2)
+            return type("Output", (), {"images": larger.permute(0, 2, 3, 1).numpy()})
+
+    seen: list = []
+    method = Resized(through_upscaler(Upscaler(), num_inference_steps=3))
+    images = method.sample(random_pipe, (128, 96), PROMPTS, generators(), DRAW)
+    assert seen == [(PROMPTS, (2, 3, 64, 64), True, 3)]
+    assert tuple(images.shape) == (2, 3, 128, 96)
+
+
+def test_resizing_keeps_shapes_and_cuts_the_middle():
+    image = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    image[..., 24:40, 24:40] = 200
+    found = resized(image, (32, 64))
+    assert tuple(found.shape) == (1, 3, 32, 64)
+    bright = found[0, 0] > 100
+    assert int(bright.any(1).sum()) == int(bright.any(0).sum()) == 16
+    assert torch.equal(resized(image, (64, 64)), image)
+    assert abs(resized(image, (32, 32)).float().mean() - image.float().mean()) < 1
+
+
+def test_pictures_in_every_form():
+    array = np.random.default_rng(0).random((2, 8, 6, 3))
+    expected = torch.from_numpy((array * 255).round().astype(np.uint8)).permute(0, 3, 1, 2)
+    bytes_ = expected.permute(0, 2, 3, 1).numpy()
+    forms = [
+        array,
+        bytes_,
+        [Image.fromarray(one) for one in bytes_],
+        torch.from_numpy(array).permute(0, 3, 1, 2),
+        list(array),
+    ]
+    for form in forms:
+        assert torch.equal(as_images(form), expected)
+    with pytest.raises(EntropyLabError, match=r"call must give pictures.*Got shape \(2, 4, 4, 4\)"):
+        as_images(np.zeros((2, 4, 4, 4)))
+
+
+@pytest.mark.parametrize(
+    ("scaling", "message"),
+    [
+        ([], "scaling must name at least one rule or method"),
+        (["resize", "resize"], "each once"),
+        (["upscale"], "scaling must be one of original, sqrt_log.*Baselines are resize, multidiffusion"),
+        (["calibrated"], "needs a calibration"),
+        ([-1.0], "finite multiplier > 0"),
+    ],
+)
+def test_methods_that_are_none(random_pipe, scaling, message):
+    with pytest.raises(EntropyLabError, match=message):
+        check_methods(random_pipe, scaling, None)
+
+
+def test_multidiffusion_needs_the_parts_of_stable_diffusion():
+    import entropylab
+
+    with pytest.raises(EntropyLabError, match="needs the parts of a StableDiffusionPipeline.*text_encoder"):
+        check_methods(entropylab.load("emoji-dit", device="cpu"), ["multidiffusion"], None)
