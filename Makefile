@@ -8,10 +8,11 @@ OUT ?= figures/output
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install figures test lint format clean
+.PHONY: help install figures tables test lint format clean
 
 help:
 	@echo 'make figures   regenerate every figure from the embedded pipeline into $(OUT) (OUT=... for elsewhere)'
+	@echo 'make tables    judge the pictures: the tables of the paper, Markdown and CSV in $(OUT); about half an hour'
 	@echo 'make test      ruff, mypy and the tests'
 	@echo 'make lint      ruff and mypy only'
 	@echo 'make format    let ruff format the code and sort its imports'
@@ -28,6 +29,10 @@ $(INSTALLED): pyproject.toml
 
 figures: $(INSTALLED)
 	$(BIN)/python -m entropylab figures --out $(OUT)
+
+tables: $(INSTALLED)
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[quality]'
+	$(BIN)/python figures/tables.py --out $(OUT)
 
 test: lint
 	$(BIN)/python -m pytest

@@ -91,8 +91,8 @@ def roles_of(trace: Trace, query: Tensor, key: Tensor, otherwise: str) -> Roles 
     if trace.depth or trace.failure is not None:
         return None
     with torch._C.DisableTorchFunction():
-        sides = [codes_of(trace, side, otherwise) for side in (query, key)]
-        return None if any(codes is None for codes in sides) else Roles(*(tokens_of(codes) for codes in sides))
+        queries, keys = (codes_of(trace, side, otherwise) for side in (query, key))
+        return None if queries is None or keys is None else Roles(tokens_of(queries), tokens_of(keys))
 
 
 def codes_of(trace: Trace, tokens: Tensor, otherwise: str) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Table 1, Frechet distance: python figures/table1.py [MODEL] [--out DIR] [--run evaluation.nc] [--samples N] [--steps N]."""
+"""Table 1, Frechet distance: python figures/table1.py [MODEL] [--run evaluation.nc]; --help says more."""
 
 from entropylab.figures.tables import command
 

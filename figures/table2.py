@@ -1,4 +1,4 @@
-"""Table 2, CLIP score: python figures/table2.py [MODEL] [--out DIR] [--run evaluation.nc] [--samples N] [--steps N]."""
+"""Table 2, CLIP score: python figures/table2.py [MODEL] [--run evaluation.nc]; --help says more."""
 
 from entropylab.figures.tables import command
 

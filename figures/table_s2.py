@@ -1,4 +1,4 @@
-"""Supplement's Table 2, MultiDiffusion: python figures/table_s2.py [MODEL] [--out DIR] [--run evaluation.nc] [--samples N] [--steps N]."""
+"""Supplement's Table 2, MultiDiffusion: python figures/table_s2.py [MODEL] [--run evaluation.nc]; --help says more."""
 
 from entropylab.figures.tables import command
 

@@ -1,4 +1,4 @@
-"""All tables from one evaluation: python figures/tables.py [MODEL] [--out DIR] [--run evaluation.nc] [--samples N] [--steps N]."""
+"""All tables from one evaluation: python figures/tables.py [MODEL] [--run evaluation.nc]; --help says more."""
 
 from entropylab.figures.tables import command
 

@@ -200,6 +200,7 @@ def test_rows_without_a_flag() -> None:
     assert "exceptions that no flag foresees" in said(checks.free_rows([0.01, 0.05, 0.5], 0.1, True))
     assert "more than simulation allows" in said(checks.free_rows([0.3, 0.5], 0.1, True))
     assert "may be skewed, which was not measured" in said(checks.free_rows([0.3, 0.5], 0.1, False))
+    assert "the exceptions may be skewed" in said(checks.free_rows([0.01, 0.05, 0.5], 0.1, False))
     assert checks.free_rows([], 0.1, True) == []
 
 

@@ -17,8 +17,8 @@ from ..dataset import open_dataset, save
 from ..errors import EntropyLabError
 from ..models import PRESETS
 from ..models.prompts import is_embedded
-from ..plot.style import write_table
 from ..pipelines import check_sizes
+from ..plot.style import write_table
 from ..quality import published
 from ..quality.evaluation import captions, evaluate
 from ..quality.judged import FIGURES
@@ -28,7 +28,7 @@ from .measuring import ITERATIONS, RULES, STEPS, Size, Source, new_source
 from .regenerate import make_folder
 
 SIDES = ((0.5, 0.5), (0.875, 0.875), (1, 1), (1.5, 1.5), (0.625, 1), (0.75, 1))
-"""Sizes as multiples of the training size, near the paper's: half, seven eighths, one and a half, wide and less wide."""
+"""Sizes as multiples of the training size, near the paper's: half, seven eighths, one and a half, wide, less wide."""
 
 SAMPLES, BATCH = 64, 8
 CALIBRATED_WITH = 3
@@ -56,7 +56,7 @@ def measured(
     """
     texts = captions() if prompts is None and is_embedded(source.pipe) else prompts
     pairs = check_sizes(source.pipe, sizes or sizes_of(source))
-    given = {"prompts": texts, "steps": source.steps or STEPS, "progress": source.progress}
+    given: dict[str, Any] = {"prompts": texts, "steps": source.steps or STEPS, "progress": source.progress}
     rules = list(scaling)
     if set(rules) & set(NEEDS_CALIBRATION):
         away = [size for size in pairs if size != source.trained]
@@ -181,7 +181,7 @@ class Table:
         """The table, what it was measured with, and the published one."""
         parts = [f"## {self.title}", said(ds, set(found)), as_markdown(found)]
         if self.paper is not None:
-            parts += ["Published by the paper, with other models and other metrics' features:", as_markdown(self.paper)]
+            parts += ["Published by the paper, of other models and with other features:", as_markdown(self.paper)]
         return "\n\n".join(parts) + "\n"
 
 
@@ -190,12 +190,13 @@ def said(ds: xr.Dataset, columns: set[str]) -> str:
     attrs = ds.attrs
     steps = f"{attrs['steps']} steps" if "steps" in attrs else "the pipeline's own number of steps"
     parts = [
-        f"Model {attrs.get('model', '?')}, {attrs['samples']} pictures of every size and rule, {steps}, sizes are height x width."
+        f"Model {attrs.get('model', '?')}, {attrs['samples']} pictures of every size and rule, {steps}; sizes are height "
+        "x width."
     ]
     if columns & {"fid", "coverage"}:
         warning = "" if attrs.get("comparable_with_published_fid") else " Not comparable with published FID."
         parts.append(f"Frechet distance and diversity in the features: {attrs.get('features')}.{warning}")
-    if columns & {"clip", "disagreement"}:
+    if columns & {"clip_score", "disagreement"}:
         parts.append(f"Agreement of picture and prompt by: {attrs.get('clip_model')}.")
     if "low" in columns:
         parts.append(
@@ -203,7 +204,8 @@ def said(ds: xr.Dataset, columns: set[str]) -> str:
         )
     if "time" in columns:
         parts.append(
-            f"Time [s] a picture and memory [MiB], batches of {attrs.get('batch_size')}: {attrs['cost']}, {attrs['device']}."
+            f"Time [s] a picture and memory [MiB], batches of {attrs.get('batch_size')}: {attrs['cost']}, "
+            f"{attrs['device']}."
         )
     return " ".join(parts)
 
@@ -226,7 +228,7 @@ TABLES = {
     table.name: table
     for table in (
         Table("table1", "Table 1: Frechet distance", by_size("fid"), paper_by_size(published.FID)),
-        Table("table2", "Table 2: CLIP score", by_size("clip"), paper_by_size(published.CLIP)),
+        Table("table2", "Table 2: CLIP score", by_size("clip_score"), paper_by_size(published.CLIP)),
         Table(
             "table_s1",
             "Supplement, Table 1: resizing",

@@ -1,1 +1,1 @@
-"""How good the pictures are: distances to real pictures, agreement with prompts, diversity, defects, time and memory."""
+"""How good pictures are: distance to real ones, agreement with prompts, diversity, defects, time and memory."""

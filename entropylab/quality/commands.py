@@ -25,7 +25,7 @@ def add_to(app: typer.Typer) -> None:
 @ratings.command(
     short_help="Write a page of blinded pairs of pictures.",
     help="Write one HTML page that shows pairs of pictures of the same prompt, shuffled and without the names of their "
-    "methods, and asks for a rating from 1 to 10 of each. It needs no server and no network; whoever rates saves a file. "
+    "methods, and asks for a rating from 1 to 10 of each. It needs no server and no network; raters save a file. "
     "PICTURES are two or more folders, one a method, with pictures of the same names.",
     epilog="\b\nExamples:\n  entropylab ratings make pictures/96x96/original pictures/96x96/sqrt_log --out page.html",
 )
@@ -51,8 +51,8 @@ def make(
 
 @ratings.command(
     short_help="Analyse the files that raters saved.",
-    help="Read the files that raters saved and print mean ratings by method with 95 % intervals (over raters; over pairs "
-    "if there is one rater), differences between methods pair by pair with Wilcoxon's signed-rank test, and how far "
+    help="Read the files that raters saved and print mean ratings with 95 % intervals (over raters; over pairs "
+    "if there is one rater) by method, differences between methods pair by pair with Wilcoxon's signed-rank test, and how far "
     "raters agree (Krippendorff's alpha). Files that can't be used are named and left out.",
     epilog="\b\nExamples:\n  entropylab ratings analyse ratings-*.json --out table3.csv",
 )

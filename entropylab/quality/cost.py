@@ -1,4 +1,4 @@
-"""What a picture costs: seconds and peak memory of sampling, on a GPU by its events and allocator, else of the process."""
+"""What a picture costs: seconds and peak memory, on a GPU by its events and allocator, else of the process."""
 
 import resource
 import time

@@ -4,8 +4,8 @@ Two measures of each. One asks an image-text model and works for any kind of pic
 the picture itself:
 
 ========================  ===========================================================================================
-``disagreement``          1 - cos(picture, prompt): what lacks of the prompt in the whole picture. It rises when parts
-                          of the object are missing, and when it is another object altogether.
+``disagreement``          1 - cos(picture, prompt): what the whole picture lacks of the prompt. It rises when parts of
+                          the object are missing, and when it is another object altogether.
 ``cut``                   share of the frame's edge that is not background: objects that go on beyond the frame. For
                           pictures on a plain background only; a photograph fills its frame.
 ``repeated_agreement``    agreement with the prompt of the second-best of disjoint parts of the picture. One object has
@@ -103,8 +103,8 @@ def self_similarity(image: Tensor) -> float:
     """Highest correlation of a picture's edges with themselves, shifted by NEAR to FAR of its sides; in [-1, 1].
 
     Every shift is normalised by the energy of what overlaps, so that it is 1 for what repeats exactly even if the
-    picture holds only part of a period more. Shifts that leave less than a quarter of the energy do not count. A picture
-    without edges has 0.
+    picture holds only part of a period more. Shifts that leave less than a quarter of the energy do not count. A
+    picture without edges has 0.
     """
     found = edges(image)
     energy = (found**2).sum(0)

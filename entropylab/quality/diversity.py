@@ -24,7 +24,7 @@ def radii(features: Array, neighbours: int = NEIGHBOURS) -> Array:
 
 
 def within_real(features: Array, reference: Array, neighbours: int = NEIGHBOURS) -> Array:
-    """Whether each picture lies in the ball around each real one that reaches its k-th real neighbour: (real, pictures)."""
+    """Whether each picture lies in the ball around each real one, to its k-th real neighbour: (real, pictures)."""
     return cdist(reference, features) <= radii(reference, neighbours)[:, None]
 
 

@@ -9,6 +9,7 @@ with published FID or CLIP scores.
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class ImageText(nn.Module):
     def __init__(self, channels: Sequence[int] = (24, 48, 96, 128), dimension: int = DIMENSION) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, channels[0], 3, stride=2, padding=1)
-        self.blocks = nn.Sequential(*(Block(a, b) for a, b in zip(channels, channels[1:], strict=False)))
+        self.blocks = nn.Sequential(*(Block(a, b) for a, b in pairwise(channels)))
         self.norm = nn.GroupNorm(8, channels[-1])
         self.project_image = nn.Linear(channels[-1], dimension)
         self.project_text = nn.Linear(TEXT_WIDTH, dimension)

@@ -32,7 +32,7 @@ class Judged:
 
 UNITS = {
     "fid": ("1", "Frechet distance to real pictures, less is better"),
-    "clip": ("1", "CLIP score, mean cosine of picture and prompt, more is better"),
+    "clip_score": ("1", "CLIP score, mean cosine of picture and prompt, more is better"),
     "pairwise_distance": ("1", "Mean distance of two pictures in the features"),
     "coverage": ("1", "Coverage, share of real pictures with a generated one near, more is better"),
     "recall": ("1", "Recall, share of real pictures near a generated one, more is better"),
@@ -47,7 +47,7 @@ UNITS = {
 
 FIGURES = {
     "fid": ("fid",),
-    "clip": ("clip",),
+    "clip": ("clip_score",),
     "diversity": ("pairwise_distance", "coverage", "recall"),
     "defects": ("disagreement", "cut", "repeated_agreement", "self_similarity"),
     "time": ("time",),
@@ -62,7 +62,7 @@ def estimates(judged: Judged, reference: Reference | None, metrics: Sequence[str
     if judged.features is not None and reference is not None:
         found |= of_features(judged.features, reference.features, metrics)
     if judged.scores is not None and "clip" in metrics:
-        found["clip"] = mean_of(judged.scores)
+        found["clip_score"] = mean_of(judged.scores)
     return found | {name: mean_of(values) for name, values in (judged.defects or {}).items()}
 
 
@@ -92,7 +92,7 @@ def mean_of(values: Array) -> Estimate:
 
 
 def of_real(reference: Reference, count: int, metrics: Sequence[str], seed: int) -> dict[str, float]:
-    """The same figures of as many real pictures against the others: what is within reach. Empty if there are too few."""
+    """The same figures of as many real pictures against the others; empty if there are too few."""
     features = reference.features
     if len(features) - count < max(needed(features.shape[1]), count):
         return {}

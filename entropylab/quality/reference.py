@@ -35,7 +35,7 @@ class Reference:
         features: (pictures, dimension), float64.
         size: at which they were looked at (height, width) [pixels]; None if that is not known.
         copies: how many features of the same picture follow each other.
-        measures: of pictures by name: "clip" and the defects, as far as they are known.
+        measures: of pictures by name: "clip_score" and the defects, as far as they are known.
     """
 
     features: np.ndarray
@@ -45,7 +45,7 @@ class Reference:
 
 
 def place_in(picture: Any, size: Size, rng: np.random.Generator) -> np.ndarray:
-    """A picture on white at any size, as training places it in a square, on the shorter side: uint8 (height, width, 3)."""
+    """A picture on white at any size, as training places it in a square of the shorter side: uint8 (size, 3)."""
     from ..models.pictures import variants
 
     side = min(size)
@@ -73,7 +73,7 @@ def write_reference(model: ImageText, folder: Path, sizes: Sequence[Size] = SIZE
         drawn = np.stack([place_in(picture, size, rng) for picture in masters for _ in range(DRAWN)])
         images = torch.from_numpy(drawn).permute(0, 3, 1, 2)
         measures = {"features": torch.cat([model(part) for part in images.split(128)]).numpy()}
-        measures["clip"] = clip.scores(images, prompts)
+        measures["clip_score"] = clip.scores(images, prompts)
         once = images[::DRAWN]  # defects look at many parts of every picture
         measures |= defects(once, lambda part: clip.scores(part, prompts[::DRAWN]))
         found |= {f"{size[0]}x{size[1]}.{name}": values.astype(np.float16) for name, values in measures.items()}
@@ -121,6 +121,6 @@ def check_enough(name: str, count: int, dimension: int) -> None:
     """Raise an EntropyLabError that says how many pictures are needed."""
     if count < needed(dimension):
         raise EntropyLabError(
-            f"{name} must be at least {needed(dimension)} pictures for a Frechet distance in {dimension} features, two a "
-            f"feature. Got {count}."
+            f"{name} must be at least {needed(dimension)} pictures for a Frechet distance in {dimension} features, "
+            f"two a feature. Got {count}."
         )

@@ -15,15 +15,16 @@ from .intervals import Array, bootstrap_draws, interval
 from .judged import FIGURES, UNITS, Judged, estimates, of_real
 from .reference import Reference
 
-Cells = dict[tuple[Size, str], Any]
+Cells = dict[tuple[Size, str], tuple[Judged, Meter]]
+"""What is kept of the pictures of a size and a method, and what they cost."""
+
 BOUNDS = ("low", "high")
 
 
 def as_dataset(
     sizes: Sequence[Size],
     names: Sequence[str],
-    judged: dict[tuple[Size, str], Judged],
-    meters: dict[tuple[Size, str], Meter],
+    done: Cells,
     references: dict[Size, Reference | None],
     metrics: Sequence[str],
     count: int,
@@ -32,15 +33,15 @@ def as_dataset(
     """Figures of every size and method as a Dataset; see ``evaluate``."""
     ds = empty(sizes, names, metrics, count)
     for size in sizes:
-        cells = {name: judged[size, name] for name in names if (size, name) in judged}
+        cells = {name: done[size, name][0] for name in names if (size, name) in done}
         fill(ds, label(size), cells, references[size], metrics, resamples)
     for name in set(metrics) & {"time", "memory"}:
-        for (size, method), meter in meters.items():
+        for (size, method), (_, meter) in done.items():
             ds[name].loc[label(size), method] = getattr(meter, name)
     known = {size: found.size for size, found in references.items() if found is not None and found.size is not None}
     if len(known) == len(sizes):
         ds = ds.assign_coords(reference_size=("size", [label(known[size]) for size in sizes]))
-    device = next((meter.device for meter in meters.values()), torch.device("cpu"))
+    device = next((meter.device for _, meter in done.values()), torch.device("cpu"))
     return ds.assign_attrs(cost=how(device), resamples=resamples)
 
 
@@ -125,6 +126,6 @@ def by_torchmetrics(figure: str, judged: Judged, reference: Reference | None, va
     """The Frechet distance by torchmetrics and the CLIP score on its scale; other figures as they are."""
     if figure == "fid" and judged.features is not None and reference is not None:
         return frechet_distance(judged.features, reference.features)
-    if figure == "clip" and judged.scores is not None:
+    if figure == "clip_score" and judged.scores is not None:
         return mean_score(judged.scores)
     return value

@@ -48,7 +48,7 @@ class Pictures:
 
 
 def varied(images: Tensor) -> Tensor:
-    """Pictures (batch, 3, 64, 64), mirrored or not, on a wider or taller white frame, and as sharp as 32 pixels show."""
+    """Pictures (batch, 3, 64, 64), mirrored or not, less sharp or not, and on a wider or taller white frame."""
     if torch.rand(()) < 0.3:
         images = images.flip(-1)
     if torch.rand(()) < 0.4:
@@ -64,7 +64,7 @@ def varied(images: Tensor) -> Tensor:
 
 
 def loss_of(model: ImageText, images: Tensor, labels: Tensor, texts: Tensor) -> Tensor:
-    """Contrastive loss both ways: the caption of each picture among all, the pictures of each caption among the batch."""
+    """Contrastive loss: the caption of each picture among all, the pictures of each caption among the batch."""
     image = F.normalize(model.image_features(images), dim=-1)
     text = F.normalize(model.text_features(texts), dim=-1)
     logits = model.log_scale.clamp(max=4.0).exp() * image @ text.T

@@ -84,7 +84,7 @@ def test_the_reference_that_is_shipped():
         assert found.size == size
         assert found.features.shape == (172 * DRAWN, DIMENSION)
         assert np.isfinite(found.features).all()
-        assert found.measures["clip"].mean() > 0.85
+        assert found.measures["clip_score"].mean() > 0.85
         assert found.measures["cut"].mean() < 0.01
     assert embedded_reference((24, 40)).size == (40, 64)
     assert embedded_reference((256, 256)).size == (128, 128)

@@ -124,10 +124,10 @@ def test_the_embedded_pipeline_needs_no_reference(embedded, sampled, prompts):
     ds = entropylab.evaluate(embedded, [64], "original", call=again, metrics=metrics, resamples=20, progress=False)
     assert ds.attrs["samples"] == len(sampled)
     assert ds.attrs["features"] == ds.attrs["clip_model"] == "emoji image-text features, 32-d"
-    assert float(ds.clip[0, 0]) > 0.5
+    assert float(ds.clip_score[0, 0]) > 0.5
     assert 0 < float(ds.fid_real[0]) < float(ds.fid[0, 0])
-    assert float(ds.clip_real[0]) > float(ds.clip[0, 0])
-    assert float(ds.disagreement[0, 0]) == pytest.approx(1 - float(ds.clip[0, 0]), abs=1e-6)
+    assert float(ds.clip_score_real[0]) > float(ds.clip_score[0, 0])
+    assert float(ds.disagreement[0, 0]) == pytest.approx(1 - float(ds.clip_score[0, 0]), abs=1e-6)
 
 
 def test_memory_is_that_of_what_runs():

@@ -133,7 +133,7 @@ def by_pair(scores: pd.DataFrame) -> pd.DataFrame:
     """Difference between two methods, pair by pair (means over raters), with Wilcoxon's signed-rank test."""
     rows = []
     for first, second in combinations(sorted(scores.method.unique()), 2):
-        both = scores.groupby(["page", "pair"]).method.transform(lambda found: {first, second} <= set(found))
+        both = scores.groupby(["page", "pair"]).method.transform(lambda found, pair={first, second}: pair <= set(found))
         table = scores[both].pivot_table(index=["page", "pair"], columns="method", values="score", aggfunc="mean")
         if not {first, second} <= set(table):
             continue

@@ -54,7 +54,7 @@ def make_page(
         pictures: two or more folders, one a method, named after it, with pictures of the same names in them, as
             ``evaluate(pictures=...)`` writes them.
         out: the file to write.
-        prompts: a text file with a prompt a line, in the order of the pictures' names; None where the PNGs carry theirs.
+        prompts: a text file with a prompt a line, in the order of names; None where the PNGs carry theirs.
         pairs: how many pairs at most; a random choice of all.
         seed: of the choice.
         overwrite: replace a page that is there.

@@ -63,5 +63,7 @@ def differences(runs: Mapping[str, Mapping[str, str]]) -> list[str]:
         if len({values.get(name, "not said") for values in runs.values()}) > 1
     ]
     if not differ:
-        return [f"The runs agree in {listed(settings)}, so what differs below is the models' own."] if settings else []
+        return (
+            [f"The runs agree in {listed(settings)}, so nothing of that is why they differ below."] if settings else []
+        )
     return [f"The runs differ in {listed(differ)}: what differs below may be due to that, and not to the models."]

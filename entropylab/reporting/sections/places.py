@@ -10,7 +10,7 @@ from ..numbers import by_step, normalised, size_of
 from ..pictures import head_pictures, step_pictures
 from ..readings import places as say
 from ..tables import NOTHING, Table, few, stacked, whole
-from ..views import View
+from ..views import Unknown, View, tried
 from ..words import fixed, untold
 
 Views = Mapping[str, View]
@@ -29,17 +29,18 @@ def heads_section(views: Views) -> Section:
 
 
 def has(view: View, dim: str) -> bool:
-    """Whether a dim was kept, with more than one entry."""
-    return view.data["entropy"].sizes.get(dim, 1) > 1
+    """Whether a dim was kept, with more than one entry, and something is known of it at the size that is shown."""
+    if view.data["entropy"].sizes.get(dim, 1) < 2:
+        return False
+    values = tried(lambda: normalised(view, ("layer", dim)))
+    return not isinstance(values, Unknown) and bool(np.isfinite(values).any())
 
 
 def head_points(view: View) -> list[list[str]]:
     """What heads say."""
     if not has(view, "head"):
-        return [[untold("How heads differ", "heads were averaged, or there is one")]]
+        return [[untold("How heads differ", "heads were averaged, or there is one, or none has more than one key")]]
     values = normalised(view, ("layer", "head"))
-    if not np.isfinite(values).any():
-        return [[untold("How heads differ", "no row has more than one key at the size that is shown")]]
     return [[sentence] for sentence in say.heads(list(view.names.values()), values, size_of(view))]
 
 

@@ -1,0 +1,135 @@
+"""Tables and grids from an evaluation, with the published values alongside and marked."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from entropylab import EntropyLabError, save
+from entropylab.figures import grids, table3, tables
+from entropylab.quality import published
+from entropylab.quality.cost import Meter
+from entropylab.quality.image_text import DIMENSION
+from entropylab.quality.judged import FIGURES, Judged
+from entropylab.quality.reference import Reference
+from entropylab.quality.results import as_dataset
+from entropylab.quality.saving import save_pictures
+
+RULES = ("original", "sqrt_log", "resize", "multidiffusion")
+
+
+@pytest.fixture(scope="module")
+def evaluation():
+    """An evaluation of random features; MultiDiffusion is missing at the smaller size."""
+    rng = np.random.default_rng(0)
+    done = {}
+    for size in ((32, 32), (96, 64)):
+        for number, rule in enumerate(RULES):
+            if rule == "multidiffusion" and size == (32, 32):
+                continue
+            defects = {name: rng.random(64) for name in FIGURES["defects"]}
+            found = Judged(rng.normal(0.1 * number, 1, (64, DIMENSION)), rng.uniform(0.2, 0.9, 64), defects)
+            done[size, rule] = found, Meter(torch.device("cpu"), [1.0 + number], [100.0])
+    real = Reference(rng.normal(size=(200, DIMENSION)), (32, 32), 1, {"clip_score": np.full(200, 0.9)})
+    references = dict.fromkeys(((32, 32), (96, 64)), real)
+    ds = as_dataset(list(references), RULES, done, references, tuple(FIGURES), 64, 20)
+    names = {"features": "some features", "comparable_with_published_fid": 0, "clip_model": "some model"}
+    return ds.assign_attrs(names, model="embedded", steps=6, batch_size=8, device="cpu")
+
+
+def test_every_table_is_written_and_says_what_it_is_of(evaluation, tmp_path):
+    for name, table in tables.TABLES.items():
+        paths = table.files(evaluation, tmp_path)
+        assert all(path.is_file() for path in paths)
+        text = paths[0].read_text()
+        assert "64 pictures of every size and rule, 6 steps" in text
+        if "fid" in text:
+            assert "some features. Not comparable with published FID." in text
+        if table.paper is not None:
+            assert "(published)" in text
+            assert (tmp_path / f"{name}_published.csv").is_file()
+
+
+def test_published_features_carry_no_warning(evaluation):
+    found = tables.TABLES["table1"].frame(evaluation)
+    text = tables.TABLES["table1"].markdown(evaluation.assign_attrs(comparable_with_published_fid=1), found)
+    assert "Not comparable" not in text
+
+
+def test_numbers_are_those_of_the_evaluation(evaluation, tmp_path):
+    tables.TABLES["table1"].files(evaluation, tmp_path)
+    table = pd.read_csv(tmp_path / "table1.csv").set_index(["size", "rule"])
+    assert len(table) == 7, "MultiDiffusion has no smaller size"
+    row = table.loc[("96x64", "sqrt_log")]
+    cell = evaluation.sel(size="96x64", scaling="sqrt_log")
+    assert row.fid == pytest.approx(float(cell.fid), abs=1e-5)
+    assert row.change == pytest.approx(float(cell.fid - evaluation.fid.sel(size="96x64", scaling="original")), abs=1e-5)
+    assert row.low < row.fid < row.high
+    assert row.real_pictures == pytest.approx(float(cell.fid_real), abs=1e-5)
+    other = table.loc[("96x64", "original")]
+    assert other.fid != pytest.approx(row.fid, abs=1e-5)
+    assert np.isnan(other.change)
+
+
+def test_what_is_published_is_whole_and_favours_sqrt_log():
+    """Every pair of Tables 1 to 3 favours the paper's factor; a digit wrong would not show, a column swapped does."""
+    for values, sign in ((published.FID, -1), (published.CLIP, 1), ({"": published.RATINGS}, 1)):
+        for rows in values.values():
+            assert len(rows) == 5
+            assert all(sign * (ours - original) > 0 for original, ours in rows.values())
+    assert published.FID[published.SD][224, 224] == published.RESIZING[(224, 224), "original"][:1] + (41.8925,)
+    assert len(published.MULTIDIFFUSION) == 4 and len(published.RESIZING) == 6
+
+
+def test_the_command_reads_an_evaluation(evaluation, tmp_path, capsys):
+    save(evaluation, tmp_path / "evaluation.nc")
+    tables.command(["table1", "table_s2"], ["--run", str(tmp_path / "evaluation.nc"), "--out", str(tmp_path / "out")])
+    said = capsys.readouterr().out
+    assert "## Table 1: Frechet distance" in said and "multidiffusion" in said
+    assert (tmp_path / "out" / "table_s2.csv").is_file()
+    assert not (tmp_path / "out" / "table2.csv").exists()
+
+
+def test_the_command_refuses_what_is_none(tmp_path, capsys, evaluation):
+    for words, message in [
+        (["--run", str(tmp_path / "no.nc")], "no.nc"),
+        (["--scaling", "beautiful"], "scaling must be one of"),
+        (["--sizes", "ten"], "sizes must be whole numbers"),
+        (["--samples", "0"], "samples must be an int"),
+    ]:
+        with pytest.raises(SystemExit):
+            tables.command(arguments=[*words, "--out", str(tmp_path)])
+        assert message in capsys.readouterr().err
+    save(evaluation[["clip_score"]], tmp_path / "other.nc")
+    with pytest.raises(SystemExit):
+        tables.command(["table1"], ["--run", str(tmp_path / "other.nc"), "--out", str(tmp_path)])
+    assert "with 'fid' in it" in capsys.readouterr().err
+
+
+def test_table_three_with_and_without_ratings(tmp_path, capsys):
+    from .test_ratings import write
+
+    table3.command(["--out", str(tmp_path)])
+    assert "No ratings were given" in capsys.readouterr().out
+    file = write(tmp_path / "a.json", [(3, 8), (2, 9), (4, 4)])
+    table3.command([str(file), "--out", str(tmp_path)])
+    text = capsys.readouterr().out
+    assert "| sqrt_log | 7.00 |" in text and "(published)" in text and "5.13" in text
+
+
+def test_grids_show_every_rule_at_every_size(tmp_path):
+    for size in ((8, 8), (8, 12)):
+        for shade, rule in enumerate(("sqrt_log", "original", "resize")):
+            images = torch.full((3, 3, *size), 60 * shade + 40, dtype=torch.uint8)
+            save_pictures(images, ["one", "two", "three"], tmp_path / f"{size[0]}x{size[1]}" / rule)
+    found = grids.folders(tmp_path)
+    assert {size: [rule.name for rule in rules] for size, rules in found.items()} == {
+        size: ["resize", "original", "sqrt_log"] for size in ("8x12", "8x8")
+    }
+    (ax,) = grids.draw("8x12", found["8x12"]).axes
+    shown = [int(image.get_array()[0, 0, 0]) for image in ax.images]
+    assert shown == [160] * 3 + [100] * 3 + [40] * 3
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["one", "two", "three"]
+    assert len(grids.files(tmp_path, tmp_path / "out")) == 4
+    with pytest.raises(EntropyLabError, match="pictures must be a folder with SIZE/RULE"):
+        grids.folders(tmp_path / "8x8" / "original")
