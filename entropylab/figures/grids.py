@@ -1,4 +1,4 @@
-"""Grids of the pictures that an evaluation wrote: figures 1, 3, 4 (every rule at one size) and 7 (resized or generated).
+"""Grids of the pictures that an evaluation wrote: figures 1, 3, 4 (all rules at a size), 7 (resized or generated).
 
 ``python figures/tables.py --pictures DIR`` writes them, as SIZE/RULE/0000.png.
 """

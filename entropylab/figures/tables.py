@@ -190,7 +190,7 @@ def said(ds: xr.Dataset, columns: set[str]) -> str:
     attrs = ds.attrs
     steps = f"{attrs['steps']} steps" if "steps" in attrs else "the pipeline's own number of steps"
     parts = [
-        f"Model {attrs.get('model', '?')}, {attrs['samples']} pictures of every size and rule, {steps}; sizes are height "
+        f"Model {attrs.get('model', '?')}, {attrs['samples']} pictures of each size and rule, {steps}; sizes are height "
         "x width."
     ]
     if columns & {"fid", "coverage"}:

@@ -52,8 +52,8 @@ def make(
 @ratings.command(
     short_help="Analyse the files that raters saved.",
     help="Read the files that raters saved and print mean ratings with 95 % intervals (over raters; over pairs "
-    "if there is one rater) by method, differences between methods pair by pair with Wilcoxon's signed-rank test, and how far "
-    "raters agree (Krippendorff's alpha). Files that can't be used are named and left out.",
+    "if there is one rater) by method, differences between methods pair by pair with Wilcoxon's signed-rank test, and "
+    "how far raters agree (Krippendorff's alpha). Files that can't be used are named and left out.",
     epilog="\b\nExamples:\n  entropylab ratings analyse ratings-*.json --out table3.csv",
 )
 def analyse(

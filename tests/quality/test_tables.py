@@ -77,7 +77,7 @@ def test_what_is_published_is_whole_and_favours_sqrt_log():
         for rows in values.values():
             assert len(rows) == 5
             assert all(sign * (ours - original) > 0 for original, ours in rows.values())
-    assert published.FID[published.SD][224, 224] == published.RESIZING[(224, 224), "original"][:1] + (41.8925,)
+    assert published.FID[published.SD][224, 224] == (published.RESIZING[(224, 224), "original"][0], 41.8925)
     assert len(published.MULTIDIFFUSION) == 4 and len(published.RESIZING) == 6
 
 
