@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .byhand import see_by_hand
+from .compiled import is_compiled, run_compiled, run_eagerly
 from .interception import (
     AttentionCall,
     Forward,
@@ -38,9 +39,6 @@ PROJECTIONS = ("q", "k", "v", "wq", "wk", "wv", "query", "key", "value")
 """Words in names of the parts of an attention layer."""
 
 lock = threading.Lock()
-eager: list[Any] = []
-"""One entry for every interception that has compiled modules run eagerly."""
-
 overridden: "WeakKeyDictionary[nn.Module, int]" = WeakKeyDictionary()
 """Modules whose ``get_attention_scores`` is seen, and by how many interceptions."""
 kept: "WeakKeyDictionary[nn.Module, Any]" = WeakKeyDictionary()
@@ -109,26 +107,6 @@ def intercept(
         stack.callback(deactivate, interception)
         stack.callback(end_forward, interception, whole=False)
         yield interception
-
-
-def is_compiled(module: nn.Module) -> bool:
-    """Whether a module or a method of it was handed to ``torch.compile``, or it was compiled in place."""
-    in_place = getattr(module, "_compiled_call_impl", None) is not None
-    return in_place or any(hasattr(own, "_torchdynamo_orig_callable") for own in (module, *vars(module).values()))
-
-
-def run_eagerly() -> None:
-    """Let compiled modules run as they were written, until as many times ``run_compiled``."""
-    with lock:
-        eager.append(torch.compiler.set_stance("force_eager") if not eager else None)
-
-
-def run_compiled() -> None:
-    """Undo one ``run_eagerly``."""
-    with lock:
-        stance = eager.pop()
-        if not eager:
-            stance.__exit__(None, None, None)
 
 
 def activate(interception: Interception) -> None:

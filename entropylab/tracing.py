@@ -6,6 +6,7 @@ depending on its query alone: what remains is which rows *stand* for an input. T
 always.
 """
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.weak import WeakIdKeyDictionary
+
+from .compiled import run_compiled, run_eagerly
 
 MIXERS = {"scaled_dot_product_attention", "multi_head_attention_forward", "_native_multi_head_attention"}
 """Functions that are attention."""
@@ -47,10 +50,24 @@ class Trace(TorchFunctionMode):
         self.numbers = {colour: WeakIdKeyDictionary() for colour in sources}
         self.maps = WeakIdKeyDictionary()
         self.depth = 0
+        self.may_compile = False
         self.failure: str | None = None
         for colour, inputs in sources.items():
             for tensor, tokens in inputs:
                 self.paint(colour, tensor, tokens)
+
+    def __enter__(self) -> "Trace":
+        """Begin to follow; functions that were compiled can't be, and run as they were written."""
+        self.may_compile = "torch._dynamo" in sys.modules
+        if self.may_compile:
+            run_eagerly()
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        """Follow no more."""
+        super().__exit__(*exception)
+        if self.may_compile:
+            run_compiled()
 
     def paint(self, colour: str, tensor: Tensor, tokens: slice) -> None:
         """Give an input (or some of its tokens) a colour."""

@@ -1052,22 +1052,6 @@ def test_repeated_blocks_compiled(dynamo):
     assert rec.dataset.drop_attrs().equals(usual.dataset.drop_attrs())
 
 
-class CompiledFlex(OwnAttention):
-    """Its attention is a function that was compiled before anybody looked."""
-
-    compiled = staticmethod(torch.compile(flex.flex_attention, backend="eager"))
-
-    def forward(self, tokens):
-        return together(self.compiled(*self.sides(tokens)))
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_compiled_function_is_out_of_sight_and_named(dynamo):
-    with pytest.warns(EntropyLabWarning, match=r"model\.attn"):
-        rec = recorded(net_of(CompiledFlex), forwards=1)
-    assert list(rec.unmeasured) == ["model.attn"]
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_stance_of_the_compiler_is_put_back(dynamo):
     net = in_place(net_of(OwnAttention))

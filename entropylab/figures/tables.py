@@ -190,8 +190,8 @@ def said(ds: xr.Dataset, columns: set[str]) -> str:
     attrs = ds.attrs
     steps = f"{attrs['steps']} steps" if "steps" in attrs else "the pipeline's own number of steps"
     parts = [
-        f"Model {attrs.get('model', '?')}, {attrs['samples']} pictures of each size and rule, {steps}; sizes are height "
-        "x width."
+        f"Model {attrs.get('model', '?')}, {attrs['samples']} pictures of each size and rule, {steps}; "
+        "sizes are height x width."
     ]
     if columns & {"fid", "coverage"}:
         warning = "" if attrs.get("comparable_with_published_fid") else " Not comparable with published FID."

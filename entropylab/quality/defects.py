@@ -16,8 +16,8 @@ the picture itself:
 
 None of them is calibrated to what people see. On real pictures that were cut, moved, tiled or shown twice they rise in
 nearly every case, and they have blind spots: ``disagreement`` rises with repetition too; ``cut`` takes noise at the
-edge for an object, and a missing half within the frame for nothing; ``repeated_agreement`` falls where the repeated thing is
-not what was asked for; ``self_similarity`` falls with noise, and repetition that is not alike escapes it.
+edge for an object, and a missing half within the frame for nothing; ``repeated_agreement`` falls where the repeated
+thing is not what was asked for; ``self_similarity`` falls with noise, and repetition that is not alike escapes it.
 """
 
 from collections.abc import Callable

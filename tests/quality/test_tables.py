@@ -34,7 +34,7 @@ def evaluation():
     references = dict.fromkeys(((32, 32), (96, 64)), real)
     ds = as_dataset(list(references), RULES, done, references, tuple(FIGURES), 64, 20)
     names = {"features": "some features", "comparable_with_published_fid": 0, "clip_model": "some model"}
-    return ds.assign_attrs(names, model="embedded", steps=6, batch_size=8, device="cpu")
+    return ds.assign_attrs(names, entropylab_version="0", model="embedded", steps=6, batch_size=8, device="cpu")
 
 
 def test_every_table_is_written_and_says_what_it_is_of(evaluation, tmp_path):
@@ -42,7 +42,7 @@ def test_every_table_is_written_and_says_what_it_is_of(evaluation, tmp_path):
         paths = table.files(evaluation, tmp_path)
         assert all(path.is_file() for path in paths)
         text = paths[0].read_text()
-        assert "64 pictures of every size and rule, 6 steps" in text
+        assert "64 pictures of each size and rule, 6 steps" in text
         if "fid" in text:
             assert "some features. Not comparable with published FID." in text
         if table.paper is not None:
