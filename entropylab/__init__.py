@@ -14,17 +14,17 @@ from .errors import EntropyLabError
 if TYPE_CHECKING:
     from . import plot
     from .calibration import Calibration, calibrate
-    from .checks import check
     from .dataset import open_dataset as open
     from .dataset import save
     from .entropy import row_statistics
     from .law import fit
-    from .logits import logit_sample
-    from .measurement import measure
+    from .law.checks import check
+    from .measuring.logits import logit_sample
+    from .measuring.measurement import measure
+    from .measuring.recorder import record
     from .models import load
     from .pipelines import layers
     from .quality.evaluation import evaluate
-    from .recorder import record
     from .reporting import report
     from .scaling import rescale
     from .simulated import simulate_dataset
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 _HOMES = {
     "Calibration": "calibration",
     "calibrate": "calibration",
-    "check": "checks",
+    "check": "law.checks",
     "evaluate": "quality.evaluation",
     "fit": "law",
     "layers": "pipelines",
     "load": "models",
-    "logit_sample": "logits",
-    "measure": "measurement",
+    "logit_sample": "measuring.logits",
+    "measure": "measuring.measurement",
     "open": "dataset",
     "plot": "plot",
-    "record": "recorder",
+    "record": "measuring.recorder",
     "report": "reporting",
     "rescale": "scaling",
     "row_statistics": "entropy",

@@ -12,7 +12,7 @@ from torch import Tensor
 from . import pipelines
 from .dataset import open_dataset, save
 from .errors import EntropyLabError
-from .measurement import check_count, measure
+from .measuring.measurement import check_count, measure
 from .pipelines import Size
 from .scaling import LayerRule, NamedRule, check_train_size
 

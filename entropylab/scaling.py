@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from . import pipelines
-from .backends import native_attention
 from .capture import AttentionCall, intercept
+from .capture.inputs import Inputs
 from .errors import EntropyLabError, EntropyLabWarning
-from .following import follow
-from .inputs import Inputs
 from .pipelines import KINDS, Size
-from .sight import Sight
+from .pipelines.backends import native_attention
+from .pipelines.following import follow
+from .pipelines.sight import Sight
 
 Rule = Callable[[int, int], float]
 

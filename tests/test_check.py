@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from entropylab import EntropyLabError, check, simulate_dataset
-from entropylab.validity import (
+from entropylab.law.validity import (
     THRESHOLDS,
     TOLERANCE,
     Thresholds,

@@ -5,8 +5,8 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from entropylab.drift import MEAN, drift, training_size
 from entropylab.errors import EntropyLabError
+from entropylab.law.drift import MEAN, drift, training_size
 
 from .datasets import NOISY, own_log_tokens, own_mean, synthetic
 

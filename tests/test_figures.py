@@ -12,11 +12,11 @@ import xarray as xr
 
 import entropylab
 from entropylab import EntropyLabError
-from entropylab.checks import check
-from entropylab.drift import MEAN
 from entropylab.figures import figure5, figure6, gaussian_ablation, law_checks, layers, measuring, regenerate, samples
 from entropylab.figures import logits as logits_figure
 from entropylab.figures.command import command
+from entropylab.law.checks import check
+from entropylab.law.drift import MEAN
 from entropylab.plot.tokens import table
 
 from .conftest import new_random_pipeline

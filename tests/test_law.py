@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from entropylab.averages import deficit, log_tokens
 from entropylab.errors import EntropyLabError
 from entropylab.law import BOOTSTRAPPED, BOUNDED, CLUSTERED, ORDINARY, UNKNOWN, fit
-from entropylab.regression import straight_line, theil_sen
-from entropylab.resampling import bootstrapped, percentile_level
+from entropylab.law.averages import deficit, log_tokens
+from entropylab.law.regression import straight_line, theil_sen
+from entropylab.law.resampling import bootstrapped, percentile_level
 
 from .datasets import NOISY, SIZES, norris, own_log_tokens, own_mean, synthetic
 
@@ -475,7 +475,7 @@ def test_what_can_not_be_fitted(ds: xr.Dataset, options: dict, message: str) -> 
 
 
 def test_no_torch_and_no_matplotlib_is_needed() -> None:
-    names = "entropylab.law, entropylab.checks, entropylab.drift"
+    names = "entropylab.law, entropylab.law.checks, entropylab.law.drift"
     blocked = f"import sys; sys.modules.update(torch=None, matplotlib=None); import {names}"
     subprocess.run([sys.executable, "-c", blocked], check=True)
 

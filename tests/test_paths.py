@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.attention import flex_attention as flex
 
 import entropylab
-from entropylab import roles
+from entropylab.capture import roles
+from entropylab.capture.interception import active, running
 from entropylab.errors import EntropyLabError, EntropyLabWarning
-from entropylab.interception import active, running
 
 from .conftest import new_random_pipeline
 from .maps import entropy_of, materialised

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from entropylab import plot
-from entropylab.drift import MEAN, drift
 from entropylab.errors import EntropyLabError
 from entropylab.law import fit
+from entropylab.law.drift import MEAN, drift
 from entropylab.plot.stabilization import short
 from entropylab.plot.sweep import table as sweep_table
 from entropylab.plot.tokens import table

@@ -11,7 +11,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from entropylab import EntropyLabError, check, plot, simulate_dataset
-from entropylab.averages import log_tokens
+from entropylab.law.averages import log_tokens
 from entropylab.plot.law import residuals
 from entropylab.plot.layers import layer_names, steps_table
 from entropylab.plot.logits import BINS, REACH

@@ -9,8 +9,8 @@ from diffusers.models.attention_processor import AttnProcessor
 
 import entropylab
 from entropylab.capture import intercept
+from entropylab.capture.interception import active
 from entropylab.errors import EntropyLabError, EntropyLabWarning
-from entropylab.interception import active
 
 from . import maps
 from .conftest import new_random_pipeline

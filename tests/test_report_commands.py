@@ -12,14 +12,14 @@ from typer.testing import CliRunner, Result
 
 import entropylab
 from entropylab import EntropyLabError, check, plot
-from entropylab.check_table import grouped
 from entropylab.cli import app
 from entropylab.figures import figure5, two_models
 from entropylab.figures.command import command
+from entropylab.law.check_table import grouped
+from entropylab.law.validity import TOLERANCE
 from entropylab.plot.compare import layer_lines
 from entropylab.reporting import pictures
 from entropylab.reporting.blocks import Picture
-from entropylab.validity import TOLERANCE
 
 from .datasets import NOISY, synthetic
 

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 import entropylab
 from entropylab import EntropyLabError, logit_sample, plot, row_statistics, simulate, simulate_dataset
-from entropylab.checks import check
-from entropylab.drift import drift
 from entropylab.law import fit
-from entropylab.logits import sampled_logits, standardised
+from entropylab.law.checks import check
+from entropylab.law.drift import drift
+from entropylab.law.validity import finite_entropy
+from entropylab.measuring.logits import sampled_logits, standardised
 from entropylab.simulation import DISTRIBUTIONS, grid
-from entropylab.validity import finite_entropy
 
 from .conftest import new_random_pipeline
 

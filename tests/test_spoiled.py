@@ -5,11 +5,12 @@ import pytest
 import torch
 
 import entropylab
-from entropylab import EntropyLabError, pieces
+from entropylab import EntropyLabError
 from entropylab.capture import AttentionCall
 from entropylab.entropy import RowStatistics, row_statistics
-from entropylab.pieces import row_statistics_in_pieces
-from entropylab.reduce import Reduction
+from entropylab.measuring import pieces
+from entropylab.measuring.pieces import row_statistics_in_pieces
+from entropylab.measuring.reduce import Reduction
 
 from .runs.stub import Stub, measure
 

@@ -7,8 +7,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from .. import plot
-from ..averages import scalings_of
-from ..drift import drift
+from ..law.averages import scalings_of
+from ..law.drift import drift
 from ..plot.style import legend_above, write
 from ..scaling import NEEDS_CALIBRATION
 from .measuring import RULES, Source

@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .. import plot
-from ..checks import check
-from ..drift import MEAN, drift
 from ..errors import EntropyLabError
 from ..law import fit
+from ..law.checks import check
+from ..law.drift import MEAN, drift
 from ..plot.style import BLACK, BLUE, GREEN, MARKERS, ORANGE, PURPLE, VERMILLION, legend_above, write
 from ..simulated import simulate_dataset
 

@@ -7,7 +7,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from .. import plot
-from ..checks import check
+from ..law.checks import check
 from ..plot.style import legend_above, write, write_table
 from .measuring import Source
 

@@ -12,14 +12,14 @@ from matplotlib.figure import Figure
 
 from .. import plot
 from ..errors import EntropyLabError
-from ..logits import sampled_logits
-from ..measurement import quiet
+from ..measuring.logits import sampled_logits
+from ..measuring.measurement import quiet
+from ..measuring.provenance import provenance
 from ..models.prompts import default_settings
 from ..pipelines import block_of, layers
 from ..plot.logits import standardised
 from ..plot.stabilization import short
 from ..plot.style import legend_above, write
-from ..provenance import provenance
 from .measuring import Source, mixed_prompts
 
 CHOSEN, ROWS, STEPS = 4, 4, 4

@@ -10,7 +10,7 @@ from typing import Any
 import xarray as xr
 
 from ..calibration import Calibration, calibrate
-from ..measurement import check_count, measure
+from ..measuring.measurement import check_count, measure
 from ..models import load
 from ..models.prompts import embedded_prompts
 from ..scaling import check_train_size

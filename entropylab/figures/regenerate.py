@@ -8,7 +8,7 @@ import xarray as xr
 
 from ..dataset import check_writable, open_dataset, save
 from ..errors import EntropyLabError
-from ..measurement import quiet
+from ..measuring.measurement import quiet
 from ..models.prompts import embedded_prompts, is_embedded
 from ..models.train_denoiser import draw_grid
 from . import figure5, figure6, gaussian_ablation, law_checks, layers, logits, samples, sweep, two_models

@@ -14,10 +14,10 @@ from tqdm import tqdm
 from .. import plot
 from ..calibration import Calibration
 from ..errors import EntropyLabError
-from ..measurement import progress_bar, quiet
+from ..measuring.measurement import progress_bar, quiet
+from ..measuring.provenance import provenance
 from ..models.prompts import default_settings
 from ..plot.style import write_figure, write_table
-from ..provenance import provenance
 from ..scaling import rescale
 from .measuring import HIGHER, LOWER, Size, Source, mixed_prompts
 

@@ -8,7 +8,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from .. import plot
-from ..drift import training_size
+from ..law.drift import training_size
 from ..plot.style import legend_above, write
 from ..plot.sweep import table
 from .measuring import HIGHER, LOWER, Source

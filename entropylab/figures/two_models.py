@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from .. import plot
 from ..dataset import open_dataset, save
-from ..measurement import measure
+from ..measuring.measurement import measure
 from ..models import load
 from ..models.prompts import embedded_name
 from ..plot.compare import QUANTITIES, layer_lines

@@ -8,9 +8,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from ..checks import check
 from ..errors import EntropyLabError
 from ..law import fit
+from ..law.checks import check
 from .style import BLACK, BLUE, GREY, ORANGE, PAPER, axes_of
 
 Kinds = str | Sequence[str]

@@ -8,12 +8,12 @@ import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
 
-from ..averages import check as check_dataset
-from ..checked import Check
-from ..checks import check
 from ..errors import EntropyLabError
-from ..report_text import RESIDUALS
-from ..validity import THRESHOLDS
+from ..law.averages import check as check_dataset
+from ..law.checked import Check
+from ..law.checks import check
+from ..law.report_text import RESIDUALS
+from ..law.validity import THRESHOLDS
 from .stabilization import name_layers
 from .style import BLACK, BLUE, GREEN, GREY, MARKERS, ORANGE, PURPLE, VERMILLION, axes_of
 

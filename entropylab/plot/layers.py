@@ -9,10 +9,10 @@ import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
 
-from ..averages import averaged, counted, log_tokens, of_kind, over_samples, under
-from ..checks import check
-from ..drift import Size, size_label, training_size
 from ..errors import EntropyLabError
+from ..law.averages import averaged, counted, log_tokens, of_kind, over_samples, under
+from ..law.checks import check
+from ..law.drift import Size, size_label, training_size
 from .stabilization import short
 from .style import axes_of
 

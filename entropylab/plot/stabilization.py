@@ -6,8 +6,8 @@ import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
 
-from ..drift import MEAN, Size, drift, size_label, training_size
 from ..errors import EntropyLabError
+from ..law.drift import MEAN, Size, drift, size_label, training_size
 from .style import BLACK, BLUE, DASHES, GREY, MARKERS, VERMILLION, axes_of, label
 
 
@@ -23,7 +23,7 @@ def stabilization(
     """Entropy of each layer, in the order in which data meet them, at two sizes and under every scaling.
 
     The training size as the model is gives the reference. The legend says how much of the drift of the mean over layers
-    each rule removes; `entropylab.drift.drift` has the numbers, by layer too.
+    each rule removes; `entropylab.law.drift.drift` has the numbers, by layer too.
 
     Args:
         ds: a Dataset from `entropylab.measure`, under "original" and other scalings, with the training size in it.
@@ -34,7 +34,7 @@ def stabilization(
         kind: which layers: "self", "cross", "joint", or several.
 
     Raises:
-        EntropyLabError: as `entropylab.drift.drift`; a size or scaling that was not measured.
+        EntropyLabError: as `entropylab.law.drift.drift`; a size or scaling that was not measured.
     """
     rows = drift(ds, train_size, kind=kind)
     trained = training_size(ds, train_size, kind=kind)

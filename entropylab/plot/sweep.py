@@ -7,9 +7,9 @@ import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
 
-from ..averages import of_kind
-from ..drift import MEAN, Size, drift, size_label, training_size
 from ..errors import EntropyLabError
+from ..law.averages import of_kind
+from ..law.drift import MEAN, Size, drift, size_label, training_size
 from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, axes_of
 
 MARKS: dict[str, dict[str, Any]] = {
@@ -25,9 +25,9 @@ FIRST = ("layer", "block", "size", "scaling", "curve", "multiplier")
 def table(ds: xr.Dataset, *, size: Size | None = None, train_size: Size | None = None) -> pd.DataFrame:
     """What `sweep` draws: a row for every self-attention layer and scaling at one size, the mean over layers last.
 
-    Columns as of `entropylab.drift.drift`, entropies in nats, and two more: ``multiplier``, the factor on the softmax
-    scale, mean over heads (and over layers in the rows of layer "mean"), and ``curve``, whether it is one number for
-    all layers and heads. Sorted by multiplier within a layer.
+    Columns as of `entropylab.law.drift.drift`, entropies in nats, and two more: ``multiplier``, the factor on the
+    softmax scale, mean over heads (and over layers in the rows of layer "mean"), and ``curve``, whether it is one
+    number for all layers and heads. Sorted by multiplier within a layer.
 
     Args:
         ds: measured with `entropylab.measure` under "original" at the training size, and under "original", several
@@ -36,7 +36,7 @@ def table(ds: xr.Dataset, *, size: Size | None = None, train_size: Size | None =
         train_size: the training size, if the Dataset does not say.
 
     Raises:
-        EntropyLabError: as `entropylab.drift.drift`; a size that is not known or was not measured; no multipliers.
+        EntropyLabError: as `entropylab.law.drift.drift`; a size that is not known or was not measured; no multipliers.
     """
     label = check_size(ds, size, training_size(ds, train_size))
     if "multiplier" not in ds.coords:

@@ -7,8 +7,8 @@ import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
 
-from ..drift import MEAN
 from ..law import Fit, fit
+from ..law.drift import MEAN
 from .style import BLACK, BLUE, GREY, VERMILLION, axes_of, label
 
 LINE = ("slope", "slope_error", "intercept", "intercept_error", "r_squared")

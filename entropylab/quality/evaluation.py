@@ -10,10 +10,10 @@ import xarray as xr
 
 from .. import pipelines
 from ..errors import EntropyLabError
-from ..measurement import call_settings, check_count, check_prompts, check_seed, progress_bar, quiet
+from ..measuring.measurement import call_settings, check_count, check_prompts, check_seed, progress_bar, quiet
+from ..measuring.provenance import provenance
 from ..models.prompts import is_embedded
 from ..pipelines import Size
-from ..provenance import provenance
 from .judge import Judge, new_judge
 from .judged import FIGURES
 from .methods import Draw, Method, check_methods

@@ -10,7 +10,7 @@ from pathlib import Path
 import xarray as xr
 
 from ..errors import EntropyLabError
-from ..validity import TOLERANCE
+from ..law.validity import TOLERANCE
 from .blocks import Block, Picture, Reading, Section
 from .files import targets, write
 from .glossary import GLOSSARY

@@ -1,6 +1,6 @@
 """The words of a report, for a reader who knows none of them."""
 
-from ..validity import THRESHOLDS
+from ..law.validity import THRESHOLDS
 
 GLOSSARY = (
     (

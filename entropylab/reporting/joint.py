@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from ..averages import finite
+from ..law.averages import finite
 
 NEEDED = ("entropy_image", "sigma2_image", "keys_image")
 PIECES = ("entropy_between", "entropy_from_image", "entropy_from_text", "entropy_from_other")

@@ -7,8 +7,8 @@ import pandas as pd
 import xarray as xr
 from scipy.stats import spearmanr
 
-from ..averages import averaged, counted, log_tokens, under
-from ..checked import FLAGS, Check
+from ..law.averages import averaged, counted, log_tokens, under
+from ..law.checked import FLAGS, Check
 from ..plot.layers import at_size
 
 if TYPE_CHECKING:

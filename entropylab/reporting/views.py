@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ..averages import check as check_layers
-from ..averages import scalings_of
-from ..checks import check
 from ..dataset import check_ours
-from ..drift import drift, training_size
 from ..errors import EntropyLabError
 from ..law import fit
+from ..law.averages import check as check_layers
+from ..law.averages import scalings_of
+from ..law.checks import check
+from ..law.drift import drift, training_size
 from ..plot.layers import layer_names
 from .joint import all_keys, image_part
 from .numbers import rows_of
@@ -99,7 +99,7 @@ class View:
 
     @cached_property
     def drift(self) -> Any:
-        """The table of `entropylab.drift.drift`, or `Unknown`."""
+        """The table of `entropylab.law.drift.drift`, or `Unknown`."""
         if isinstance(self.trained, Unknown):
             return self.trained
         if len(self.sizes) < 2:

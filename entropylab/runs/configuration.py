@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..measuring.provenance import provenance
 from ..pipelines import Size, denoisers
-from ..provenance import provenance
 from ..scaling import RULES, LayerRule, NamedRule
 
 PROBES = (16, 64, 77, 256, 1024, 4096, 9216)

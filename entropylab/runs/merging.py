@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ..assemble import Cells
 from ..dataset import describe
 from ..errors import EntropyLabError
+from ..measuring.assemble import Cells
 from .configuration import differences
 from .folder import RunFolder, read_record
 from .state import absorb, from_dataset, labels_of

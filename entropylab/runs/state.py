@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ..assemble import KEPT, Cells, LayerLabel, Moments, fit_shapes
 from ..errors import EntropyLabError
+from ..measuring.assemble import KEPT, Cells, LayerLabel, Moments, fit_shapes
 
 SUMS = ("count", "mean", "m2")
 AXES = ("entry", "branch", "step", "layer", "head")

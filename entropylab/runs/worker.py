@@ -10,10 +10,10 @@ from typing import Any
 import torch
 import xarray as xr
 
-from ..assemble import Cells
 from ..errors import EntropyLabError
-from ..provenance import provenance
-from ..recorder import Recorder, report_unmeasured, watching
+from ..measuring.assemble import Cells
+from ..measuring.provenance import provenance
+from ..measuring.recorder import Recorder, report_unmeasured, watching
 from ..scaling import NamedRule
 from .claims import Claim, Claims
 from .configuration import command, configuration_of

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from entropylab.provenance import versions
+from entropylab.measuring.provenance import versions
 
 from . import embedded, full_size, kernel
 

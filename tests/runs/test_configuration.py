@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from entropylab.provenance import provenance, revision_of, scheduler_config
+from entropylab.measuring.provenance import provenance, revision_of, scheduler_config
 from entropylab.runs.configuration import differences, digest_of, fingerprint, weights
 from entropylab.scaling import LayerRule, NamedRule, named_rule
 

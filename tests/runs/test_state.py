@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 import entropylab
-from entropylab.assemble import Cells, LayerLabel, Moments
+from entropylab.measuring.assemble import Cells, LayerLabel, Moments
 from entropylab.runs.state import absorb, checksum, from_dataset, to_dataset
 
 SIZE = (32, 48)

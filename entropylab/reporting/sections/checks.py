@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from ...checked import Check
-from ...report_text import RESIDUALS
+from ...law.checked import Check
+from ...law.report_text import RESIDUALS
 from ..blocks import Block, Section, reading
 from ..numbers import explained, finite_off, flag_counts, median
 from ..pictures import check_pictures

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from ...checked import Check
-from ...drift import MEAN
 from ...law import Fit
-from ...validity import THRESHOLDS
+from ...law.checked import Check
+from ...law.drift import MEAN
+from ...law.validity import THRESHOLDS
 from ..blocks import Block, Section, reading
 from ..numbers import median
 from ..pictures import layer_pictures

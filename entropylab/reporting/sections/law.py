@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ...law import Fit
-from ...validity import THRESHOLDS
+from ...law.validity import THRESHOLDS
 from ..blocks import Block, Section, reading
 from ..numbers import freezing_ends, median, rank_correlation
 from ..pictures import deficit_pictures, fit_pictures, layer_pictures, phase_pictures

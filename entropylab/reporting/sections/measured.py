@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ...averages import finite, scalings_of
 from ...law import samples_of
+from ...law.averages import finite, scalings_of
 from ..blocks import Section, reading
 from ..readings import measured as say
 from ..tables import side_by_side

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from ...drift import MEAN
+from ...law.drift import MEAN
 from ..blocks import Block, Section, reading
 from ..numbers import expected_removal
 from ..pictures import drift_pictures

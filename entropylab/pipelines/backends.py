@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from .errors import EntropyLabError
+from ..errors import EntropyLabError
 
 VISIBLE = ("native", "_native", "flex")
 """Beginnings of names of backends whose attention is a function of PyTorch."""

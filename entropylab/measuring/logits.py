@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .capture import AttentionCall, intercept
-from .entropy.rows import check_rows, masked_out
-from .errors import EntropyLabError
-from .pipelines import denoisers
+from ..capture import AttentionCall, intercept
+from ..entropy.rows import check_rows, masked_out
+from ..errors import EntropyLabError
+from ..pipelines import denoisers
 
 
 def logit_sample(

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .entropy import RowStatistics, row_statistics
-from .entropy.rows import rows_of
+from ..entropy import RowStatistics, row_statistics
+from ..entropy.rows import rows_of
 
 
 def row_statistics_in_pieces(

@@ -11,8 +11,8 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike
 
+from ..errors import EntropyLabError
 from . import report_text
-from .errors import EntropyLabError
 
 BOUNDED = "at most, from the samples' spreads at each size"
 """How errors were found where samples were averaged while measuring."""

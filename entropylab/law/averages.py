@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from .errors import EntropyLabError
+from ..errors import EntropyLabError
 
 
 def log_tokens(ds: xr.Dataset) -> xr.DataArray:

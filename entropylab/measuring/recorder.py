@@ -12,19 +12,19 @@ from typing import Any
 import xarray as xr
 from torch import Tensor, nn
 
-from . import pipelines
+from .. import pipelines
+from ..capture import AttentionCall, Interception, intercept, leave_all
+from ..capture.inputs import Inputs
+from ..dataset import describe
+from ..errors import EntropyLabError, EntropyLabWarning
+from ..pipelines import KINDS, Size
+from ..pipelines.backends import native_attention
+from ..pipelines.following import follow
+from ..pipelines.sight import Sight
+from ..scaling import known_train_size
 from .assemble import Cells, LayerLabel, Run, check_keep
-from .backends import native_attention
-from .capture import AttentionCall, Interception, intercept, leave_all
-from .dataset import describe
-from .errors import EntropyLabError, EntropyLabWarning
-from .following import follow
-from .inputs import Inputs
-from .pipelines import KINDS, Size
 from .provenance import provenance
 from .reduce import Reduction, check_rows_count, check_statistics, is_listing
-from .scaling import known_train_size
-from .sight import Sight
 from .steps import DenoiserCall
 
 DEFAULT_STATISTICS = ("entropy", "sigma2")

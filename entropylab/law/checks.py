@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
+from ..errors import EntropyLabError
 from .averages import averaged, counted, kinds_of, log_tokens, of_kind, over_samples, under
 from .checked import EXPLANATIONS, FLAGS, Check
-from .errors import EntropyLabError
-from .law import provenance
+from .fitting import provenance
 from .report_text import described
 from .validity import THRESHOLDS, finite_entropy
 
@@ -33,7 +33,7 @@ def check(ds: xr.Dataset, *, kind: str | Sequence[str] = "self", scaling: str | 
     law is the law of the means, exactly; only ``finite`` is not, and where rows differ much in sigma^2 it is too low.
     Means over branches, samples and steps are taken after it is computed, where the Dataset has them.
 
-    Rows of the result are flagged by thresholds from simulation (`entropylab.validity.simulated_thresholds`), past
+    Rows of the result are flagged by thresholds from simulation (`entropylab.law.validity.simulated_thresholds`), past
     which the law can be off by 0.1 nats:
 
     - ``skewed``: |k3|/3 + |k4|/8 > 0.05 nats; the logits are not Gaussian;

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .capture import AttentionCall
-from .entropy import RowStatistics
-from .entropy.parts import Parts, needed
-from .entropy.rows import masked_out
-from .errors import EntropyLabError
+from ..capture import AttentionCall
+from ..entropy import RowStatistics
+from ..entropy.parts import Parts, needed
+from ..entropy.rows import masked_out
+from ..errors import EntropyLabError
 from .pieces import row_statistics_in_pieces
 
 ROW_STATISTICS = {

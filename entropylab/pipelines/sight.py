@@ -4,10 +4,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from . import pipelines
+from ..capture.inputs import Inputs
+from . import structure
 from .arguments import inputs_of
-from .inputs import Inputs
-from .pipelines import Size
+from .structure import Size
 
 
 class Sight:
@@ -50,17 +50,17 @@ class Sight:
 
     def on_forward(self, inputs: Inputs) -> None:
         """A denoiser begins a forward pass: its input may be a grid, else the size asked for tells what it would be."""
-        asked = self.latent_of(self.size or pipelines.default_size(self.pipe))
+        asked = self.latent_of(self.size or structure.default_size(self.pipe))
         shape = inputs.image[0].shape if inputs.image else ()
         has_channels_last = asked is not None and asked == tuple(shape[-3:-1])
         self.latent = asked if has_channels_last else inputs.latent_size or asked or self.latent
 
     def latent_of(self, size: Size | None) -> Size | None:
         """The latent size of an image of this size [pixels]."""
-        factor = pipelines.vae_factor(self.pipe)
+        factor = structure.vae_factor(self.pipe)
         return None if size is None else (size[0] // factor, size[1] // factor)
 
     def size_of_latent(self) -> Size | None:
         """The size of an image of the current latent size [pixels]."""
-        factor = pipelines.vae_factor(self.pipe)
+        factor = structure.vae_factor(self.pipe)
         return None if self.latent is None else (self.latent[0] * factor, self.latent[1] * factor)

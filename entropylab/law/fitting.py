@@ -12,8 +12,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from ..errors import EntropyLabError
 from .averages import averaged, counted, finite, kinds_of, log_tokens, of_kind, over_samples, under
-from .errors import EntropyLabError
 from .fitted import BOUNDED, Fit
 from .regression import bounded, straight_line, theil_sen
 from .report_text import described

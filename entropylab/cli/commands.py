@@ -16,9 +16,9 @@ from typer.core import TyperCommand, TyperGroup
 
 import entropylab
 
-from .cli_reading import add_to
-from .errors import EntropyLabError
-from .quality.commands import add_to as add_ratings_to
+from ..errors import EntropyLabError
+from ..quality.commands import add_to as add_ratings_to
+from .reading import add_to
 
 Size = int | tuple[int, int]
 
@@ -174,19 +174,19 @@ def measure(
     quiet: Quiet = False,
 ) -> None:
     """``entropylab measure``: what can be checked is checked before the model is loaded."""
-    from .dataset import check_writable
+    from ..dataset import check_writable
 
     wanted, texts = parse_sizes(sizes), prompts_of(prompts, column, samples, seed)
     long = is_run(out)
     if not long:
         check_writable(out, overwrite)
     else:
-        from .runs.folder import check_folder
-        from .runs.place import own_device
+        from ..runs.folder import check_folder
+        from ..runs.place import own_device
 
         check_folder(out)
         device = own_device(device)
-    from .reduce import check_statistics
+    from ..measuring.reduce import check_statistics
 
     rules, names = parse_rules(scaling), check_statistics(split(statistics))
     further: dict[str, Any] = {"out": out, "overwrite": overwrite} if long else {}
@@ -222,7 +222,7 @@ def status(
     check: Annotated[bool, typer.Option("--check", help="Read every unit and verify its checksum.")] = False,
 ) -> None:
     """``entropylab status``."""
-    from .runs import status as status_of
+    from ..runs import status as status_of
 
     found = status_of(run, check)
     typer.echo("\n".join([as_table(found.table), *found.notes]))
@@ -240,8 +240,8 @@ def merge(
     overwrite: Overwrite = False,
 ) -> None:
     """``entropylab merge``."""
-    from .dataset import check_writable
-    from .runs import merge as merge_runs
+    from ..dataset import check_writable
+    from ..runs import merge as merge_runs
 
     check_writable(out, overwrite)
     ds = merge_runs(runs)
@@ -302,7 +302,7 @@ def figures(
 ) -> None:
     """``entropylab figures``."""
     make_folder(out)
-    from .figures import regenerate
+    from ..figures import regenerate
 
     for path in regenerate(out, run, model=model, samples=samples, steps=steps, progress=not quiet):
         typer.echo(f"wrote {path}")
@@ -349,7 +349,7 @@ def generate(
     quiet: Quiet = False,
 ) -> None:
     """``entropylab generate``."""
-    from .dataset import check_writable
+    from ..dataset import check_writable
 
     pairs = [(size, size) if isinstance(size, int) else size for size in parse_sizes(sizes)]
     make_folder(out)
@@ -359,8 +359,8 @@ def generate(
         for rule in parse_rules(scaling)
     }
     pipe = entropylab.load(model, dtype=dtype, device=device)
-    from .models.prompts import default_settings
-    from .pipelines import check_sizes
+    from ..models.prompts import default_settings
+    from ..pipelines import check_sizes
 
     check_sizes(pipe, pairs)
     if quiet:
@@ -420,7 +420,7 @@ def parse_sizes(texts: Sequence[str]) -> list[Size]:
 
 def parse_rules(texts: Sequence[str]) -> tuple[str | float, ...]:
     """Scaling rules from words such as "original,sqrt_log" and "0.9": names, and numbers as multipliers."""
-    from .scaling import named_rule
+    from ..scaling import named_rule
 
     rules = tuple(number(text) for text in split(texts))
     for rule in rules:
@@ -446,8 +446,8 @@ def split(texts: Sequence[str]) -> list[str]:
 
 def prompts_of(path: Path | None, column: str | None, samples: int | None, seed: int) -> list[str] | None:
     """The prompts of ``--prompts``, or None; captions that were left out are reported."""
-    from .errors import EntropyLabWarning
-    from .runs import read_prompts
+    from ..errors import EntropyLabWarning
+    from ..runs import read_prompts
 
     if path is None:
         if column is not None:
@@ -468,7 +468,7 @@ def is_run(out: Path) -> bool:
 
 def is_first() -> bool:
     """Whether this is the only process, or the first of those launched together."""
-    from .runs.place import number
+    from ..runs.place import number
 
     return number("RANK", number("SLURM_PROCID", 0)) == 0
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import EntropyLabError
+from ..errors import EntropyLabError
 from .inputs import Inputs
 from .roles import Layout, Roles, forget, layout_for, remember, roles_of
 from .tracing import Trace

@@ -9,9 +9,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from .errors import EntropyLabError
-from .guidance import NO_EVIDENCE, Evidence, agreed
-from .pipelines import Size
+from ..errors import EntropyLabError
+from ..pipelines import Size
+from ..pipelines.guidance import NO_EVIDENCE, Evidence, agreed
 from .reduce import SPLIT
 from .steps import DenoiserCall, by_branch, named_by, samples_in
 

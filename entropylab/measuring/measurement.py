@@ -12,15 +12,15 @@ import torch
 import xarray as xr
 from tqdm.auto import tqdm
 
-from . import pipelines
-from .errors import EntropyLabError
-from .models.prompts import default_prompts, default_settings
-from .pipelines import Size
+from .. import pipelines
+from ..errors import EntropyLabError
+from ..models.prompts import default_prompts, default_settings
+from ..pipelines import Size
+from ..runs.folder import check_folder
+from ..runs.prompts import Prompts, check_list, digest, read_prompts
+from ..runs.worker import KEPT_APART, measure_run, source_of
+from ..scaling import LayerRule, NamedRule, check_train_size, named_rule, rescaled
 from .recorder import DEFAULT_STATISTICS, Recorder, new_recorder, watching
-from .runs.folder import check_folder
-from .runs.prompts import Prompts, check_list, digest, read_prompts
-from .runs.worker import KEPT_APART, measure_run, source_of
-from .scaling import LayerRule, NamedRule, check_train_size, named_rule, rescaled
 
 Call = Callable[[Any, Size, list[str], list[torch.Generator]], Any]
 

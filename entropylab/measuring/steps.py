@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .guidance import Branch, Evidence, evidence
-from .inputs import Inputs
+from ..capture.inputs import Inputs
+from ..pipelines.guidance import Branch, Evidence, evidence
 
 
 class DenoiserCall:

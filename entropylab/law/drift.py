@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from ..errors import EntropyLabError
 from .averages import averaged, counted, log_tokens, of_kind, scalings_of
-from .errors import EntropyLabError
 
 MEAN = "mean"
 """The name that the mean over layers has in tables, in the place of a layer's."""

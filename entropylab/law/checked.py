@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from .errors import EntropyLabError
+from ..errors import EntropyLabError
 from .validity import TOLERANCE, finite_term
 
 EXPLANATIONS = ("law", "third_order", "series", "finite")

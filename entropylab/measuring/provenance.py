@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from .models.prompts import embedded_name
-from .pipelines import denoisers
+from ..models.prompts import embedded_name
+from ..pipelines import denoisers
 
 PACKAGES = ("entropylab", "torch", "diffusers", "transformers", "numpy")
 

@@ -11,7 +11,7 @@ import typer
 import entropylab
 
 TOLERANCE = 0.1
-"""What the law may be off by [nats]; the same as `entropylab.validity.TOLERANCE`, whose file takes long to import."""
+"""What the law may be off by [nats], as in `entropylab.law.validity`, whose file takes long to import."""
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="What `entropylab measure` wrote.")]
 Tolerance = Annotated[float, typer.Option(help="What the law may be off by where it is said to hold [nats].")]
@@ -35,9 +35,9 @@ def check(
     overwrite: Overwrite = False,
 ) -> None:
     """``entropylab check``."""
-    from .check_table import grouped
-    from .dataset import check_writable
-    from .reporting.files import write_text
+    from ..dataset import check_writable
+    from ..law.check_table import grouped
+    from ..reporting.files import write_text
 
     if out is not None:
         check_writable(out, overwrite)
@@ -65,7 +65,7 @@ def report(
     overwrite: Overwrite = False,
 ) -> None:
     """``entropylab report``."""
-    from .reporting.files import targets
+    from ..reporting.files import targets
 
     targets(out, overwrite)
     datasets = [entropylab.open(run) for run in runs]

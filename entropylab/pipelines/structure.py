@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
+from ..capture import AttentionCall, looks_like_attention
+from ..capture.byhand import heads_of
+from ..errors import EntropyLabError
 from .arguments import TIMES, forward_of
-from .byhand import heads_of
-from .capture import AttentionCall, looks_like_attention
-from .errors import EntropyLabError
 
 Size = tuple[int, int]
 

@@ -8,8 +8,8 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from .inputs import Inputs
-from .tracing import Source
+from ..capture.inputs import Inputs
+from ..capture.tracing import Source
 
 TIMES = ("timestep", "timesteps", "timestep_ratio", "t", "r")
 """What the forward of a denoiser calls the time it is at; no text encoder or autoencoder takes one."""

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from ..errors import EntropyLabError
 from .checked import EXPLANATIONS, FLAGS, Check
-from .errors import EntropyLabError
 
 MEANS = ("tokens", "entropy", "deficit", "half_sigma2")
 
