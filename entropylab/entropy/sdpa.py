@@ -6,6 +6,7 @@ variance come from the mean and covariance of the keys, in O(N d^2).
 
 import torch
 from torch import Tensor
+from torch.linalg import vecdot
 
 from .rows import LARGEST_MASK, Rows, RowStatistics
 
@@ -52,21 +53,21 @@ def same_for_all_queries(mask: Tensor | None) -> bool:
 
 def row_statistics(rows: Rows) -> RowStatistics:
     """Entropy, LSE, mean and variance of ``rows``; accumulated in float32, or float64 for float64 input."""
-    q, k = rows.q.to(rows.dtype), rows.shared_out(rows.own_k.to(rows.dtype))
+    q, k = rows.q.to(rows.dtype).contiguous(), rows.shared_out(rows.own_k.to(rows.dtype))
     shared = rows.blocked() if same_for_all_queries(rows.mask) and not rows.is_causal else None
     weight = key_weights(shared, k)
     centre = (weight * k).sum(-2, keepdim=True)
-    centred = k - centre
+    centred = (k - centre).contiguous()
     mean = rows.scale * (q @ centre.transpose(-1, -2))[..., 0]
     found = {"mean": mean}
     if rows.wants("variance"):
         covariance = (weight * centred).transpose(-1, -2) @ centred
-        found["variance"] = rows.scale**2 * ((q @ covariance) * q).sum(-1).clamp(min=0)
+        found["variance"] = rows.scale**2 * vecdot(q @ covariance, q).clamp(min=0)
     if rows.wants("entropy", "lse"):
         blocked = None if rows.mask is None else rows.blocked()
         expected, lse = attend(q, centred, rows.scale, blocked, rows.is_causal)
         found["lse"] = lse + mean
-        found["entropy"] = (lse - rows.scale * (q * expected).sum(-1)).clamp(min=0)
+        found["entropy"] = (lse - rows.scale * vecdot(q, expected)).clamp(min=0)
     keys = rows.keys()
     empty = keys == 0
     chosen = {name: found[name].masked_fill(empty, torch.nan) for name in rows.statistics}
@@ -85,7 +86,7 @@ def key_weights(blocked: Tensor | None, k: Tensor) -> Tensor:
 def attend(q: Tensor, k: Tensor, scale: float, blocked: Tensor | None, is_causal: bool) -> tuple[Tensor, Tensor]:
     """``A K`` (..., heads, queries, d) and the LSE (..., heads, queries) of softmax(scale q k^T)."""
     heads = q.shape[-3]
-    flat_q, flat_k = (dense(t).reshape(-1, heads, *t.shape[-2:]) for t in (q, k))
+    flat_q, flat_k = (t.reshape(-1, heads, *t.shape[-2:]) for t in (q, k))
     bias = None if blocked is None else bias_of(blocked, q, k)
     if q.device.type == "cpu":
         mixed, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
@@ -97,11 +98,6 @@ def attend(q: Tensor, k: Tensor, scale: float, blocked: Tensor | None, is_causal
         )
         lse = lse[..., : q.shape[-2]]
     return mixed.reshape(q.shape), lse.to(q.dtype).reshape(q.shape[:-1])
-
-
-def dense(tensor: Tensor) -> Tensor:
-    """A tensor whose last dimension is contiguous: the fused attention calls take that for granted."""
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 def bias_of(blocked: Tensor, q: Tensor, k: Tensor) -> Tensor:

@@ -199,10 +199,14 @@ class Reduction:
 
 
 def bad_rows(query: Tensor, key: Tensor) -> Tensor:
-    """Which rows have NaN or infinity in their query or in a key of their head: boolean (batch, heads, queries)."""
-    keys = ~key.isfinite().flatten(-2).all(-1)
+    """Which rows have NaN or infinity in their query or in a key of their head: boolean (batch, heads, queries).
+
+    A sum is finite if all its terms are: one pass over what `isfinite` takes five for.
+    """
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    keys = ~key.sum((-2, -1), dtype=dtype).isfinite()
     shared = keys.repeat_interleave(query.shape[-3] // key.shape[-3], -1)
-    return ~query.isfinite().all(-1) | shared[..., None]
+    return ~query.sum(-1, dtype=dtype).isfinite() | shared[..., None]
 
 
 def standard_error(rows: Tensor, fraction: float) -> Tensor:
