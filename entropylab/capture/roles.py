@@ -186,3 +186,22 @@ def remember(root: nn.Module, names: Hashable, shapes: Hashable, layout: Layout)
 def forget(root: nn.Module) -> None:
     """Drop what is known of a model: it was found to be wrong."""
     known.pop(root, None)
+
+
+anatomies: "WeakKeyDictionary[nn.Module, Hashable]" = WeakKeyDictionary()
+"""What a model was made of when somebody began to look at it."""
+
+
+def forget_what_may_change(root: nn.Module) -> None:
+    """Drop what is known of a model, now that somebody begins to look at it; it may have been changed since.
+
+    Where every call has one thing on a side, as in U-Nets, that stays so while the model is made of the same parts.
+    """
+    anatomy = tuple(
+        (id(part), type(getattr(part, "processor", None)), vars(part).get("forward")) for part in root.modules()
+    )
+    simple = {names: [each for each in layouts if each.is_simple] for names, layouts in known.get(root, {}).items()}
+    forget(root)
+    if anatomies.get(root) == anatomy:
+        known[root] = simple
+    anatomies[root] = anatomy

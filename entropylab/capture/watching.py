@@ -30,7 +30,7 @@ from .interception import (
     running,
 )
 from .multihead import other_keys, see_multihead
-from .roles import forget
+from .roles import forget_what_may_change
 from .seen import SeenScores, begin_to_see, cease_to_see
 
 __all__ = ["AttentionCall", "Interception", "intercept", "looks_like_attention"]
@@ -95,7 +95,7 @@ def intercept(
     """
     interception = Interception(on_attention, on_forward, on_output, read_inputs, rescales)
     for root in roots.values() if not active else ():
-        forget(root)  # it may have been changed since anybody looked
+        forget_what_may_change(root)
     with ExitStack() as stack:
         if any(is_compiled(module) for root in roots.values() for module in root.modules()):
             run_eagerly()

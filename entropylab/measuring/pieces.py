@@ -44,7 +44,7 @@ def row_statistics_in_pieces(
 
 def causal(mask: Tensor | None, start: int, stop: int, key: Tensor) -> Tensor:
     """The mask of rows ``start`` to ``stop`` of causal attention."""
-    from .reduce import both
+    from .asked import both
 
     rows = torch.arange(start, stop, device=key.device)
     return both(mask, torch.arange(key.shape[-2], device=key.device) <= rows[:, None])

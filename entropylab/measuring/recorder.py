@@ -133,16 +133,17 @@ class Recorder:
         if self.run is None:
             self.run = Run()
         self.sight.on_forward(inputs)
-        self.calls.append(DenoiserCall(inputs))
+        self.calls.append(DenoiserCall(inputs, self.reduction))
 
     def on_output(self, name: str, root: nn.Module, output: Any) -> None:
         """A denoiser's forward pass has ended."""
         if self.calls:
+            self.calls[-1].settle()
             self.calls[-1].ended = True
             self.calls[-1].take_output(output)
 
     def on_attention(self, call: AttentionCall) -> None:
-        """A layer attends: reduce it to a few numbers per head."""
+        """A layer attends: look at its rows, which become a few numbers per head when the forward ends."""
         kind = pipelines.kind_of(call)
         if not self.is_chosen(call.layer, kind):
             return
@@ -150,9 +151,9 @@ class Recorder:
             return self.check_known(call.layer)
         self.calls[-1].meet(call.query)
         base = call.layer if call.occurrence == 0 else f"{call.layer}:{call.occurrence + 1}"
-        for part, values in self.reduction(call).items():
+        for part, look in self.reduction.look(call).items():
             path = f"{base}:{part}" if part else base
-            self.calls[-1].take(path, values, f"{call.layer}:{part}" if part else call.layer, call.occurrence)
+            self.calls[-1].see(path, look, f"{call.layer}:{part}" if part else call.layer, call.occurrence)
             if path not in self.cells.layers:
                 label = LayerLabel(call.layer, pipelines.block_of(call.layer), kind, pipelines.part_of(call, part))
                 self.cells.layers[path] = label

@@ -1,6 +1,7 @@
 """One sampling step: the denoiser calls in it, and from them one array per layer with the guidance branches apart."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,6 +9,23 @@ from torch import Tensor
 
 from ..capture.inputs import Inputs
 from ..pipelines.guidance import Branch, Evidence, evidence
+from .looks import Look
+from .reduce import Reduction
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A look at a call: which layer made it, the how manyeth of that layer, and how many images were sampled then."""
+
+    look: Look
+    path: str
+    layer: str
+    occurrence: int
+    images: int
+
+
+HELD = 64 * 2**20
+"""Looks are averaged once they hold so much memory [bytes], or the forward ends."""
 
 
 class DenoiserCall:
@@ -15,14 +33,17 @@ class DenoiserCall:
 
     Attributes:
         inputs: what it was handed.
+        reduction: averages what was seen of its layers.
         batch: how many images, of all guidance branches.
+        looks: what was seen and is not averaged yet.
         values: layer path -> (entries, images of all branches, heads), on the device.
         output: (images of all branches, ...), or None if it can't be told.
         ended: whether it ran to its end.
     """
 
-    def __init__(self, inputs: Inputs) -> None:
-        self.inputs, self.batch, self.ended = inputs, inputs.batch, False
+    def __init__(self, inputs: Inputs, reduction: Reduction) -> None:
+        self.inputs, self.reduction, self.batch, self.ended = inputs, reduction, inputs.batch, False
+        self.looks: list[Seen] = []
         self.values: dict[str, Tensor] = {}
         self.alone: dict[str, list[str]] = {}
         self.output: Tensor | None = None
@@ -33,12 +54,28 @@ class DenoiserCall:
         if self.inputs.timestep is None and len(shape) == 3 and shape[:2] == (query.shape[-2], query.shape[0]):
             self.batch = query.shape[0]
 
-    def take(self, path: str, values: Tensor, layer: str = "", occurrence: int = 0) -> None:
-        """Take a reduced call, (entries, batch, heads), the ``occurrence``-th of what ``layer`` labels.
+    def see(self, path: str, look: Look, layer: str = "", occurrence: int = 0) -> None:
+        """Take a look at a call, the ``occurrence``-th of what ``layer`` labels."""
+        self.looks.append(Seen(look, path, layer, occurrence, self.batch))
+        if sum(seen.look.size for seen in self.looks) > HELD:
+            self.settle()
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Average what was seen."""
+        looks, self.looks = self.looks, []
+        if looks:
+            with torch.autocast(looks[0].look.query_sums.device.type, enabled=False):
+                averages = self.reduction.averages([seen.look for seen in looks])
+            for seen, values in zip(looks, averages, strict=True):
+                self.take(seen.path, values, seen.layer, seen.occurrence, seen.images)
+
+    def take(self, path: str, values: Tensor, layer: str, occurrence: int, images: int) -> None:
+        """Take a reduced call, (entries, batch, heads), of a forward of so many images.
 
         Frames or places in its batch are averaged. A layer that attends image by image has them put together.
         """
-        batch, images = values.shape[1], self.batch
+        batch = values.shape[1]
         if batch > images and batch % images == 0:
             values = values.unflatten(1, (images, -1)).nanmean(2)
         self.values[path] = values

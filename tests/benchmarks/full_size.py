@@ -1,9 +1,12 @@
 """Denoisers of full size with random weights, a step with guidance: plain, and measured in several ways."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
+from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -12,10 +15,13 @@ from torch import Tensor, nn
 import entropylab
 from entropylab.capture import intercept
 
-from .paired import peak_memory, time_ratios
+from .paired import peak_memory, seconds, spread
 
 CUDA = torch.cuda.is_available()
 DEVICE, DTYPE = ("cuda", torch.float16) if CUDA else ("cpu", torch.float32)
+STEPS = 10 if CUDA else 1
+MEMORY_AT = 64
+"""Latent size at which memory is measured on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -115,70 +121,168 @@ if CUDA:
     DENOISERS.append(Denoiser("FLUX.1, six blocks", flux, flux_inputs, (128, 256)))
 
 
+Read = Callable[[], Any]
+"""What is still to be computed after a forward, before the entropies are there."""
+
+
+def nothing() -> None:
+    """What plain sampling computes after a forward."""
+
+
 @contextmanager
-def maps(model: nn.Module) -> Iterator[None]:
+def plain(model: nn.Module) -> Iterator[Read]:
+    """The model as it is."""
+    yield nothing
+
+
+@contextmanager
+def seen(model: nn.Module) -> Iterator[Read]:
+    """What seeing every attention call costs by itself, apart from measuring."""
+    with intercept({"model": model}, lambda call: None):
+        yield nothing
+
+
+@contextmanager
+def measured(model: nn.Module, rows: int | None = None) -> Iterator[Read]:
+    """What this package does."""
+    with entropylab.record(model, rows=rows):
+        yield nothing
+
+
+@contextmanager
+def whole_maps(model: nn.Module) -> Iterator[Read]:
     """What measuring costs with whole maps: softmax, then its entropy, beside the model's own attention."""
 
     def entropy(call: Any) -> None:
         weights = (call.query @ call.key.transpose(-1, -2) * call.scale).softmax(-1)
-        kept.append(-(weights * weights.clamp(min=1e-30).log()).sum(-1).mean(-1))
+        kept.append(entropy_of(weights))
 
     kept: list[Tensor] = []
     with intercept({"model": model}, entropy):
-        yield
+        yield kept.clear
 
 
-def contexts(model: nn.Module) -> dict[str, Callable[[], AbstractContextManager]]:
-    """The contestants: what to run the model inside of."""
-    return {
-        "plain": nullcontext,
-        "seen, not measured": lambda: intercept({"model": model}, lambda call: None),
-        "exact": lambda: entropylab.record(model),
-        "rows=256": lambda: entropylab.record(model, rows=256),
-        "whole maps": lambda: maps(model),
-    }
+@contextmanager
+def other_tool(model: nn.Module) -> Iterator[Read]:
+    """attention-map-diffusers 1.0, asked for the maps of every head and layer, and their entropy."""
+    from attention_map_diffusers import AttentionCapture
+
+    component = "unet" if hasattr(model, "mid_block") else "transformer"
+    relations = ("image->image", "image->text", "text->image", "text->text")
+    capture = AttentionCapture(
+        SimpleNamespace(**{component: model}),
+        relations=relations,
+        timesteps="all",
+        heads="all",
+        mode="exact",
+        offload=None,
+    )
+
+    def read() -> None:
+        found = [entropy_of(record.data) for record in capture.compute()]
+        capture.clear()
+        if not found:
+            raise RuntimeError("it captured nothing")
+
+    with capture:
+        yield read
+
+
+def entropy_of(weights: Tensor) -> Tensor:
+    """Mean row entropy (batch, heads) of maps."""
+    return -(weights * weights.clamp(min=1e-30).log()).sum(-1).mean(-1)
+
+
+CONTESTANTS: dict[str, Callable[[nn.Module], AbstractContextManager[Read]]] = {
+    "plain": plain,
+    "seen, not measured": seen,
+    "exact": measured,
+    "rows=256": partial(measured, rows=256),
+    "whole maps": whole_maps,
+}
+if find_spec("attention_map_diffusers"):
+    CONTESTANTS["attention-map-diffusers"] = other_tool
 
 
 def made(denoiser: Denoiser) -> nn.Module:
     """The model, ready."""
     torch.manual_seed(0)
-    return denoiser.build().to(DEVICE, DTYPE).eval()
+    model = denoiser.build().eval()
+    return model.to(DEVICE, DTYPE) if CUDA else model
+
+
+@torch.no_grad()
+def steps(model: nn.Module, inputs: dict[str, Any], read: Read, count: int) -> None:
+    """So many forwards, each with what is computed of it."""
+    for _ in range(count):
+        model(**inputs)
+        read()
+
+
+def times(model: nn.Module, inputs: dict[str, Any], name: str) -> tuple[float, float]:
+    """Time of the first forward inside a contestant's context, in which it finds its way, and of one later [s]."""
+    with CONTESTANTS[name](model) as read:
+        first = seconds(partial(steps, model, inputs, read, 1))
+        return first, seconds(partial(steps, model, inputs, read, STEPS)) / STEPS
+
+
+def why_not(model: nn.Module, inputs: dict[str, Any], name: str) -> str | None:
+    """Why a contestant does not measure this, in its own words; also warms up."""
+    try:
+        with CONTESTANTS[name](model) as read:
+            steps(model, inputs, read, 1)
+    except (RuntimeError, MemoryError) as problem:
+        return str(problem)
+    return None
 
 
 class Work:
-    """One contestant: steps of a model inside its context, which is entered once, before the first step."""
+    """Two forwards of one contestant."""
 
-    def __init__(self, model: nn.Module, inputs: dict[str, Any], enter: Callable[[], AbstractContextManager]) -> None:
-        self.model, self.inputs, self.enter = model, inputs, enter
+    def __init__(self, model: nn.Module, inputs: dict[str, Any], name: str) -> None:
+        self.model, self.inputs, self.name = model, inputs, name
 
-    @torch.no_grad()
     def __call__(self) -> None:
-        with ExitStack() as stack:
-            stack.enter_context(self.enter())
-            for _ in range(10 if CUDA else 1):
-                self.model(**self.inputs)
+        with CONTESTANTS[self.name](self.model) as read:
+            steps(self.model, self.inputs, read, 2)
 
 
 def make(index: int, side: int, name: str) -> Work:
     """The work of one contestant, in a process that has done nothing else."""
-    model = made(DENOISERS[index])
-    return Work(model, DENOISERS[index].inputs(side), contexts(model)[name])
+    return Work(made(DENOISERS[index]), DENOISERS[index].inputs(side), name)
 
 
-def run(repeats: int, sides: tuple[int, ...] | None = None) -> list[dict[str, Any]]:
-    """One row per model, size and contestant; memory at the sizes below 96."""
+def run(repeats: int) -> list[dict[str, Any]]:
+    """One row per model, size and contestant; memory on a CPU at one size only, where a process each is needed."""
     rows = []
     for index, denoiser in enumerate(DENOISERS):
         model = made(denoiser)
-        for side in sides or denoiser.sizes:
-            inputs = denoiser.inputs(side)
-            works = {name: Work(model, inputs, enter) for name, enter in contexts(model).items()}
-            times = time_ratios(works, repeats)
-            memory = {name: peak_memory(partial(make, index, side, name)) for name in works if CUDA or side == 64}
-            for name, time in times.items():
-                row = {"benchmark": denoiser.name, "case": f"latents {side}x{side}", "contestant": name, **time}
-                if memory:
-                    row |= {"memory_ratio": memory[name] / memory["plain"], "memory_mib": memory[name]}
-                rows.append(row)
+        for side in denoiser.sizes:
+            rows += run_size(model, index, side, repeats if CUDA or side <= MEMORY_AT else min(repeats, 2))
         del model
+    return rows
+
+
+def run_size(model: nn.Module, index: int, side: int, repeats: int) -> list[dict[str, Any]]:
+    """The rows of one size: ratios to plain sampling, pair by pair."""
+    inputs = DENOISERS[index].inputs(side)
+    patient = CUDA or side <= MEMORY_AT
+    refused = {name: why_not(model, inputs, name) for name in CONTESTANTS if patient or name != "whole maps"}
+    names = [name for name, reason in refused.items() if reason is None]
+    rounds = [{name: times(model, inputs, name) for name in names} for _ in range(repeats)]
+    plain_steps = [one["plain"][1] for one in rounds]
+    rows = []
+    for name in refused:
+        row = {"benchmark": DENOISERS[index].name, "case": f"latents {side}x{side}", "contestant": name}
+        if refused[name] is not None:
+            rows.append(row | {"refused": refused[name]})
+            continue
+        first, later = zip(*(one[name] for one in rounds), strict=True)
+        row |= spread([time / base for time, base in zip(later, plain_steps, strict=True)])
+        row["first_step"] = median(time / base for time, base in zip(first, plain_steps, strict=True))
+        row["seconds"] = median(later)
+        if CUDA or side == MEMORY_AT:
+            row["memory_mib"] = peak_memory(partial(make, index, side, name))
+            row["memory_ratio"] = row["memory_mib"] / (rows[0]["memory_mib"] if rows else row["memory_mib"])
+        rows.append(row)
     return rows

@@ -43,7 +43,7 @@ def middle(rounds: list[dict[str, float]], name: str) -> float:
 
 def spread(values: list[float]) -> dict[str, float]:
     """Median and quartiles."""
-    low, median, high = statistics.quantiles(values, n=4) if len(values) > 1 else (values[0],) * 3
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else (values[0],) * 3
     return {"ratio": median, "low": low, "high": high}
 
 

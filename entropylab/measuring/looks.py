@@ -1,0 +1,104 @@
+"""What is seen of an attention call while the model waits: the statistics of its rows, to be averaged later."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..capture import AttentionCall
+from ..entropy import RowStatistics
+from .asked import Asked, Where, keys_at
+from .pieces import row_statistics_in_pieces
+
+
+@dataclass(frozen=True)
+class Look:
+    """Some query rows of a call.
+
+    Attributes:
+        found: statistics (batch, heads, queries) among each part of the keys; a single part "" is all of them.
+        sizes: how many keys every part has.
+        query_sums: sum of every query, (batch, heads, queries): not finite if one of its numbers is not.
+        key_sums: sum of all keys of a head, (batch, heads), likewise.
+        total: how many keys the call has.
+        is_whole: whether every row counts and has every key.
+        is_plain: whether every row has the same keys in every part.
+        counted: which rows count, boolean, broadcastable to (batch, heads, queries); None if all do.
+        fraction: how many rows there are for one that was looked at.
+    """
+
+    found: Mapping[str, RowStatistics]
+    sizes: tuple[int, ...]
+    query_sums: Tensor
+    key_sums: Tensor
+    total: int
+    is_whole: bool
+    is_plain: bool
+    counted: Tensor | None
+    fraction: float
+
+    @property
+    def whole(self) -> RowStatistics | None:
+        """The statistics among all keys, unless the keys are in parts."""
+        return self.found.get("")
+
+    @property
+    def bad(self) -> Tensor:
+        """Which rows have NaN or infinity in their query or in a key of their head: boolean (batch, heads, queries)."""
+        heads = self.query_sums.shape[1] // self.key_sums.shape[1]
+        keys = self.key_sums.repeat_interleave(heads, 1)[..., None]
+        return ~(self.query_sums.isfinite() & keys.isfinite())
+
+    @property
+    def likeness(self) -> Hashable:
+        """What looks that can be averaged together have in common; None if this one is to be averaged alone."""
+        if not self.is_plain:
+            return None
+        shape, heads = self.query_sums.shape[1:], self.key_sums.shape[1]
+        return (tuple(self.found), self.sizes, shape, heads, self.total, self.fraction, self.query_sums.device)
+
+    @property
+    def size(self) -> int:
+        """How much memory it holds [bytes]."""
+        tensors = [found[name] for found in self.found.values() for name in found.names() if name != "keys"]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def look_among(parts: Mapping[str, Where], call: AttentionCall, asked: Asked, statistics: Sequence[str]) -> Look:
+    """Look at the query rows ``asked``, among each of the ``parts`` of the keys by itself."""
+    found, sizes = {}, []
+    for part, where in parts.items():
+        key, mask = (call.key, asked.mask) if part == "" else keys_at(call, asked, where)
+        causal = asked.is_causal and part == ""
+        found[part] = row_statistics_in_pieces(
+            asked.query, key, scale=call.scale, mask=mask, is_causal=causal, statistics=statistics
+        )
+        sizes.append(key.shape[-2])
+    exact = torch.promote_types(asked.query.dtype, torch.float32)
+    return Look(
+        found=found,
+        sizes=tuple(sizes),
+        query_sums=asked.query.sum(-1, dtype=exact),
+        key_sums=call.key.sum((-2, -1), dtype=exact),
+        total=asked.keys,
+        is_whole=asked.is_whole,
+        is_plain=asked.is_whole and all(isinstance(where, slice) for where in parts.values()),
+        counted=asked.counted,
+        fraction=asked.fraction,
+    )
+
+
+def joined(looks: Sequence[Look]) -> Look:
+    """Looks that are alike as one, batch after batch."""
+    first = looks[0]
+    if len(looks) == 1:
+        return first
+    sums = torch.cat([one.query_sums for one in looks])
+    found = {}
+    for part, size in zip(first.found, first.sizes, strict=True):
+        names = [name for name in first.found[part].names() if name != "keys"]
+        values = {name: torch.cat([one.found[part][name] for one in looks]) for name in names}
+        keys = torch.full((), size, device=sums.device).expand(sums.shape)
+        found[part] = RowStatistics(keys=keys, **values)
+    return replace(first, found=found, query_sums=sums, key_sums=torch.cat([one.key_sums for one in looks]))
