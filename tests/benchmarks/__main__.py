@@ -16,7 +16,7 @@ from entropylab.measuring.provenance import versions
 
 from . import embedded, full_size, kernel
 
-TESTS = ("tests/test_entropy.py", "tests/test_triton.py")
+TESTS = ("tests/entropy/test_entropy.py", "tests/entropy/test_triton.py")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -46,9 +46,7 @@ def main() -> None:
     given = parser.parse_args()
     if unknown := set(given.which) - set(BENCHMARKS):
         parser.error(f"which must be some of {', '.join(BENCHMARKS)}. Got {', '.join(sorted(unknown))}.")
-    if subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "tests/test_entropy.py", "tests/test_triton.py"], check=False
-    ).returncode:
+    if subprocess.run([sys.executable, "-m", "pytest", "-q", *TESTS], check=False).returncode:
         sys.exit("the tests of the backends fail: no benchmark of code that is wrong")
     for name in given.which or BENCHMARKS:
         found = BENCHMARKS[name].run(given.repeats)
