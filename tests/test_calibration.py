@@ -103,7 +103,7 @@ def test_bad_input(pipe, calibration, tmp_path):
 
 
 def test_drift_of_the_embedded_pipeline_is_gone(embedded):
-    sampling = {"samples": 2, "steps": 4, "progress": False}
+    sampling = {"samples": 1, "steps": 2, "progress": False}
     found = entropylab.calibrate(embedded, [96], **sampling).calibrated
     options = {"keep": ("layer", "head"), "layers": "self", **sampling}
     ds = entropylab.measure(embedded, [64, 96], scaling=("original", found), **options)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
+from matplotlib.figure import Figure
 
 import entropylab
 from entropylab import EntropyLabError
@@ -47,6 +48,11 @@ def ds() -> xr.Dataset:
     return synthetic(slope=0.95, scalings=BOTH, removed={"sqrt_log": 0.3}, **NOISY)
 
 
+def leave_pictures_empty(patch: pytest.MonkeyPatch) -> None:
+    """Figures are made and not painted, which takes most of the time: their files are empty."""
+    patch.setattr(Figure, "savefig", lambda self, path, **options: path.write_bytes(b""))
+
+
 def run_small(out: Path, sharpness: float = 1) -> list[Path]:
     """Everything, from the small random pipeline, at fewer sizes and multipliers."""
     pipe = new_random_pipeline()
@@ -58,6 +64,7 @@ def run_small(out: Path, sharpness: float = 1) -> list[Path]:
         patch.setattr(measuring, "LOWER", (1.5, 1))
         patch.setattr(measuring, "HIGHER", (1.5, 1.5))
         patch.setattr(measuring, "NUMBERS", (0.7, 1.5))
+        patch.setattr(measuring, "ITERATIONS", 1)
         patch.setattr(samples, "SIDES", ((1.5, 1),))
         patch.setattr(gaussian_ablation, "TOKENS", (64, 256))
         patch.setattr(gaussian_ablation, "TRAINED", 64)
@@ -84,7 +91,10 @@ def test_everything_is_written(folder: Path) -> None:
     assert entropylab.Calibration.open(folder / "calibration.nc").dataset["size"].values.tolist() == ["96x64", "96x96"]
 
 
-def test_another_run_gives_the_same_tables_and_another_model_others(folder: Path, tmp_path: Path) -> None:
+def test_another_run_gives_the_same_tables_and_another_model_others(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_pictures_empty(monkeypatch)
     run_small(tmp_path / "same")
     run_small(tmp_path / "other", sharpness=2)
     same, other = tables(tmp_path / "same"), tables(tmp_path / "other")
@@ -153,8 +163,13 @@ def test_pictures_are_those_of_the_pipeline(folder: Path) -> None:
         np.testing.assert_allclose(ds["96x64"].sel(scaling=rule) / 255, own, atol=0.003)
 
 
-def test_drawing_again_writes_the_same_files(ds: xr.Dataset, tmp_path: Path) -> None:
-    first, second = (drawn(ds, tmp_path / name) for name in ("a", "b"))
+@pytest.fixture(scope="module")
+def once(ds: xr.Dataset, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return drawn(ds, tmp_path_factory.mktemp("once"))
+
+
+def test_drawing_again_writes_the_same_files(ds: xr.Dataset, once: list[Path], tmp_path: Path) -> None:
+    first, second = once, drawn(ds, tmp_path / "b")
     assert sorted(path.name for path in first) == whole(["figure5", "figure6"])
     assert all(one.read_bytes() == two.read_bytes() for one, two in zip(first, second, strict=True))
     assert b"CreationDate" not in first[0].read_bytes()
@@ -162,10 +177,9 @@ def test_drawing_again_writes_the_same_files(ds: xr.Dataset, tmp_path: Path) -> 
     assert all(one.read_bytes() != two.read_bytes() for one, two in zip(first, other, strict=True))
 
 
-def test_tables_beside_the_figures(ds: xr.Dataset, tmp_path: Path) -> None:
-    drawn(ds, tmp_path)
-    np.testing.assert_allclose(pd.read_csv(tmp_path / "figure5.csv")["entropy"], table(ds)["entropy"], atol=1e-6)
-    six = pd.read_csv(tmp_path / "figure6.csv")
+def test_tables_beside_the_figures(ds: xr.Dataset, once: list[Path]) -> None:
+    five, six = (pd.read_csv(path) for path in once if path.suffix == ".csv")
+    np.testing.assert_allclose(five["entropy"], table(ds)["entropy"], atol=1e-6)
     assert {"fraction_removed", "normalised_entropy", "drift"} <= set(six)
     assert set(six["size"]) == {f"{height}x{width}" for height, width in SIZES}
 
@@ -192,13 +206,15 @@ def test_calibrated_rules_are_in_the_table_of_figure_6_and_not_drawn(ds: xr.Data
 def test_scripts_draw_from_a_file(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, source: str, names: list[str]
 ) -> None:
+    """That pictures are the same byte by byte is seen above, once for all."""
+    leave_pictures_empty(monkeypatch)
     monkeypatch.setattr(sys, "argv", [script, "--run", str(folder / source), "--out", str(tmp_path / "out")])
     try:
         runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
     except SystemExit as end:
         assert not end.code
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
-    assert all((tmp_path / "out" / name).read_bytes() == (folder / name).read_bytes() for name in names)
+    assert tables(tmp_path / "out").items() <= tables(folder).items()
 
 
 def test_a_script_measures_only_what_its_figure_needs(

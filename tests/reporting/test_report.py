@@ -268,7 +268,10 @@ def test_markdown_shows_the_same_figures(two: Path) -> None:
     assert len(read(two).sources) == len(there)
 
 
-def test_the_same_runs_make_the_same_files_and_others_make_others(tmp_path: Path, ds: xr.Dataset) -> None:
+def test_the_same_runs_make_the_same_files_and_others_make_others(
+    tmp_path: Path, ds: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "SHARP", 40)
     small = ds.isel(size=[0, 2, 4], step=[0], branch=[0], scaling=[0]).drop_vars("sigma2")
     for name, data in (("a", small), ("b", small), ("c", small.assign(entropy=small["entropy"] - 0.01))):
         (tmp_path / name).mkdir()
