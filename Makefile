@@ -35,7 +35,7 @@ tables: $(INSTALLED)
 	$(BIN)/python figures/tables.py --out $(OUT)
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .

@@ -1,11 +1,19 @@
 """Pipelines that tests share: the embedded one, and a small random one whose attention is far from uniform."""
 
+import os
+
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
 import entropylab
 from entropylab.models.text import WIDTH, new_text_encoder, new_tokenizer
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers that test side by side compute on one thread each, and so do processes that they start."""
+    if config.getoption("numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def new_random_pipeline(**unet: object) -> StableDiffusionPipeline:

@@ -11,7 +11,7 @@ from entropylab import EntropyLabError
 from entropylab.calibration import SMALLEST
 
 from .conftest import new_random_pipeline
-from .test_record import sample
+from .measuring.test_record import sample
 
 SAMPLING = {"prompts": ["a red car", "a blue house"], "steps": 2, "guidance_scale": 1.0, "progress": False}
 
@@ -103,7 +103,7 @@ def test_bad_input(pipe, calibration, tmp_path):
 
 
 def test_drift_of_the_embedded_pipeline_is_gone(embedded):
-    sampling = {"samples": 2, "steps": 4, "progress": False}
+    sampling = {"samples": 1, "steps": 2, "progress": False}
     found = entropylab.calibrate(embedded, [96], **sampling).calibrated
     options = {"keep": ("layer", "head"), "layers": "self", **sampling}
     ds = entropylab.measure(embedded, [64, 96], scaling=("original", found), **options)

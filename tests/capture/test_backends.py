@@ -1,0 +1,186 @@
+"""Processors and backends that compute attention otherwise or out of sight: seen, or switched and put back."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
+from diffusers.models.attention_processor import Attention, SlicedAttnProcessor
+
+import entropylab
+from entropylab.errors import EntropyLabError, EntropyLabWarning
+
+from ..conftest import new_random_pipeline
+from ..measuring.test_record import sample
+from ..zoo import FAMILIES
+from .nets import attentions, state
+
+BY_NAME = {family.name: family for family in FAMILIES}
+
+
+class Excite:
+    """As Attend-and-Excite has it: keeps the maps of cross-attention, which are made by ``get_attention_scores``."""
+
+    def __init__(self):
+        self.maps = []
+
+    def __call__(self, attn: Attention, hidden_states, encoder_hidden_states=None, attention_mask=None):
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query, key, value = (
+            attn.head_to_batch_dim(projection(tokens))
+            for projection, tokens in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
+        )
+        weights = attn.get_attention_scores(query, key, attention_mask)
+        self.maps.append(weights.detach())
+        mixed = attn.batch_to_head_dim(torch.bmm(weights, value))
+        return attn.to_out[1](attn.to_out[0](mixed))
+
+
+@pytest.mark.parametrize("processor", [Excite, lambda: SlicedAttnProcessor(3)])
+def test_legacy_processors_under_record_and_rescale_at_once(processor):
+    pipe = new_random_pipeline(attention_head_dim=(4, 4))
+    kinds = ("self", "cross")
+
+    def one_step():
+        return sample(pipe, (32, 32), steps=1)
+
+    with entropylab.rescale(pipe, 1.3, kinds=kinds), entropylab.record(pipe) as usual:
+        new_way = one_step()
+    pipe.unet.set_attn_processor(processor())
+    before, plain = state(pipe.unet), one_step()
+    with entropylab.record(pipe) as outer, entropylab.rescale(pipe, 1.3, kinds=kinds), entropylab.record(pipe) as inner:
+        old_way = one_step()
+    assert state(pipe.unet) == before
+    assert outer.unmeasured == inner.unmeasured == {}
+    assert outer.dataset.equals(inner.dataset)
+    np.testing.assert_allclose(outer.dataset.entropy, usual.dataset.entropy, atol=1e-4)
+    torch.testing.assert_close(old_way, new_way, atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(old_way, plain, atol=1e-3)
+    with entropylab.record(pipe) as alone:
+        assert torch.equal(one_step(), plain)
+    assert float(np.abs(alone.dataset.entropy - usual.dataset.entropy).max()) > 1e-3
+
+
+def test_the_maps_that_a_processor_keeps_are_those_that_were_measured():
+    pipe = new_random_pipeline()
+    excite = Excite()
+    pipe.unet.set_attn_processor(excite)
+    with entropylab.record(pipe) as rec:
+        sample(pipe, (32, 32), steps=1)
+    maps = [weights.double() for weights in excite.maps]
+    heads = {layer.path: layer.heads for layer in entropylab.layers(pipe)}
+    for path, weights in zip(rec.dataset.layer.values, maps, strict=True):
+        entropy = -torch.special.xlogy(weights, weights).sum(-1).mean(-1).unflatten(0, (2, 2, heads[path]))
+        found = rec.dataset.entropy.sel(layer=path).isel(head=slice(heads[path])).squeeze(["size", "scaling", "step"])
+        np.testing.assert_allclose(found.transpose("branch", "sample", "head"), entropy, atol=1e-4)
+
+
+# Backends that hide the call
+
+
+@pytest.fixture
+def hiding(monkeypatch):
+    """A backend that computes attention out of sight; whoever calls it is counted."""
+    calls = []
+
+    def out_of_sight(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
+        calls.append(1)
+        query, key, value = (side.permute(0, 2, 1, 3) for side in (query, key, value))
+        mixed = torch._C._nn.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+        return mixed.permute(0, 2, 1, 3)
+
+    name = AttentionBackendName.XFORMERS
+    monkeypatch.setitem(_AttentionBackendRegistry._backends, name, out_of_sight)
+    monkeypatch.setitem(_AttentionBackendRegistry._constraints, name, [])
+    names = {"query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa"}
+    monkeypatch.setitem(_AttentionBackendRegistry._supported_arg_names, name, names)
+    return calls
+
+
+def hide(model, backend=AttentionBackendName.XFORMERS):
+    for part in attentions(model):
+        if hasattr(part.processor, "_attention_backend"):
+            part.processor._attention_backend = backend
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_a_backend_that_hides_is_switched_to_native_and_back(hiding, as_text):
+    family = BY_NAME["FLUX.1"]
+    pipe, other = family.build(), family.build()
+    hide(pipe.transformer, "xformers" if as_text else AttentionBackendName.XFORMERS)
+    hide(other.transformer)
+    before = state(pipe.transformer, other.transformer)
+    with entropylab.record(pipe) as rec:
+        family.sample(pipe)
+        assert hiding == []
+        family.sample(other)
+        assert len(hiding) > 0
+    assert rec.unmeasured == {}
+    assert state(pipe.transformer, other.transformer) == before
+
+
+def test_a_process_wide_default_that_hides_stays_what_it_is(hiding, monkeypatch):
+    monkeypatch.setattr(_AttentionBackendRegistry, "_active_backend", AttentionBackendName.XFORMERS)
+    family = BY_NAME["FLUX.1"]
+    pipe, other = family.build(), family.build()
+    before = state(pipe.transformer, other.transformer)
+    with entropylab.record(pipe) as rec:
+        assert _AttentionBackendRegistry._active_backend == AttentionBackendName.XFORMERS
+        family.sample(pipe)
+        assert hiding == []
+        family.sample(other)
+        assert len(hiding) > 0
+    assert rec.unmeasured == {}
+    assert state(pipe.transformer, other.transformer) == before
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_backends_are_put_back_after_an_exception(hiding, error):
+    pipe = BY_NAME["FLUX.1"].build()
+    hide(pipe.transformer)
+    before = state(pipe.transformer)
+    with pytest.raises(error), entropylab.record(pipe), entropylab.rescale(pipe, 1.2, train_size=64):
+        raise error("in between")
+    assert state(pipe.transformer) == before
+
+
+def test_who_looks_longest_puts_the_backend_back(hiding):
+    family = BY_NAME["FLUX.1"]
+    pipe = family.build()
+    hide(pipe.transformer)
+    before = state(pipe.transformer)
+    handle = entropylab.rescale(pipe, 1.2, train_size=64)
+    with entropylab.record(pipe) as rec:
+        handle.remove()
+        family.sample(pipe)
+    assert rec.unmeasured == {} and hiding == []
+    assert state(pipe.transformer) == before
+
+
+def test_the_backend_would_hide(hiding):
+    """The partner: a backend set after recording began is out of sight, and said to be."""
+    family = BY_NAME["FLUX.1"]
+    pipe = family.build()
+    with pytest.warns(EntropyLabWarning, match="could not be measured"), entropylab.record(pipe) as rec:
+        hide(pipe.transformer)
+        family.sample(pipe)
+    assert len(hiding) > 0
+    ran = [layer.path for layer in entropylab.layers(pipe)]
+    assert list(rec.unmeasured) == ran
+
+
+def test_a_legacy_processor_of_a_library_is_an_error(random_pipe):
+    from diffusers.models.attention_processor import XFormersAttnProcessor
+
+    path = "mid_block.attentions.0.transformer_blocks.0.attn1"
+    random_pipe.unet.get_submodule(path).set_processor(XFormersAttnProcessor())
+    before = state(random_pipe.unet)
+    for context in (entropylab.record, entropylab.rescale):
+        with pytest.raises(EntropyLabError, match=r"mid_block.*XFormersAttnProcessor.*set another processor"):
+            with context(random_pipe):
+                pytest.fail("nothing may run")
+    assert state(random_pipe.unet) == before
+    random_pipe.unet.set_default_attn_processor()
+    entropylab.rescale(random_pipe, 1.1).remove()

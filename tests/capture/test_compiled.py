@@ -1,0 +1,136 @@
+"""Denoisers that are compiled or offloaded."""
+
+import warnings
+
+import pytest
+import torch
+
+import entropylab
+from entropylab.errors import EntropyLabWarning
+
+from ..measuring.test_record import sample
+from ..zoo import FAMILIES
+from .nets import Method, Multihead, OwnAttention, net_of, recorded, run, state
+
+BY_NAME = {family.name: family for family in FAMILIES}
+
+
+def whole(net):
+    return torch.compile(net, backend="eager")
+
+
+def in_place(net):
+    net.compile(backend="eager")
+    return net
+
+
+def by_block(net):
+    net.attn = torch.compile(net.attn, backend="eager")
+    return net
+
+
+def by_method(net):
+    net.forward = torch.compile(net.forward, backend="eager")
+    net.attn.forward = torch.compile(net.attn.forward, backend="eager")
+    return net
+
+
+@pytest.fixture
+def dynamo():
+    """Dynamo, with nothing compiled before or after."""
+    import torch._dynamo
+
+    torch._dynamo.reset()
+    yield torch._dynamo
+    torch._dynamo.reset()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("how", [whole, in_place, by_block, by_method])
+def test_compiled_denoisers(how, dynamo):
+    usual = recorded(net_of(OwnAttention))
+    net = how(net_of(OwnAttention))
+    run(net)
+    rec = recorded(net)
+    assert rec.unmeasured == {}
+    assert rec.dataset.drop_attrs().equals(usual.dataset.drop_attrs())
+    with entropylab.rescale(net, 1.5, train_size=8):
+        assert not torch.equal(run(net), run(net_of(OwnAttention)))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_repeated_blocks_compiled(dynamo):
+    family = BY_NAME["FLUX.1"]
+    pipe = family.build()
+    with entropylab.record(pipe) as usual:
+        family.sample(pipe)
+    pipe = family.build()
+    pipe.transformer.compile_repeated_blocks(backend="eager")
+    plain = family.sample(pipe)
+    before = state(pipe.transformer)
+    with entropylab.record(pipe) as rec:
+        assert torch.equal(family.sample(pipe), plain)
+    assert state(pipe.transformer) == before
+    assert rec.dataset.drop_attrs().equals(usual.dataset.drop_attrs())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_stance_of_the_compiler_is_put_back(dynamo):
+    net = in_place(net_of(OwnAttention))
+    with torch.compiler.set_stance("eager_on_recompile"):
+        before = dynamo.eval_frame._stance
+        with entropylab.record(net), entropylab.record(net):
+            run(net)
+            assert dynamo.eval_frame._stance != before
+        assert dynamo.eval_frame._stance == before
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_other_compiled_parts_stay_compiled(dynamo):
+    """A VAE compiled as one graph, say, decodes while somebody records the denoiser."""
+    net, counter = net_of(OwnAttention), []
+
+    def counting(graph, inputs):
+        counter.append(1)
+        return graph.forward
+
+    other = torch.compile(net_of(Method), backend=counting, fullgraph=True)
+    another = torch.compile(net_of(OwnAttention), backend=counting, fullgraph=True)
+    with entropylab.record(net) as rec:
+        run(net)
+        assert torch.equal(run(other), run(net_of(Method)))
+        assert torch.equal(run(another), run(net_of(OwnAttention)))
+    assert len(counter) == 2
+    assert rec.dataset.sizes["step"] == 1
+
+
+# Offloading
+
+
+@pytest.mark.parametrize("attn", [OwnAttention, Method, Multihead])
+def test_offloaded_layer_by_layer(attn):
+    """Accelerate gives layers their weights when they run, and no earlier."""
+    import accelerate
+
+    usual = recorded(net_of(attn))
+    net = net_of(attn)
+    accelerate.cpu_offload(net, execution_device="cpu", preload_module_classes=["MultiheadAttention"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EntropyLabWarning)
+        rec = recorded(net)
+    if rec.unmeasured:
+        assert attn is Multihead
+    else:
+        assert rec.dataset.entropy.equals(usual.dataset.entropy)
+
+
+def test_offloaded_as_a_whole(random_pipe):
+    import accelerate
+
+    with entropylab.record(random_pipe) as usual:
+        plain = sample(random_pipe, size=(32, 32), steps=2)
+    _, hook = accelerate.cpu_offload_with_hook(random_pipe.unet, execution_device="cpu")
+    with entropylab.record(random_pipe) as rec:
+        assert torch.equal(sample(random_pipe, size=(32, 32), steps=2), plain)
+    assert rec.dataset.entropy.equals(usual.dataset.entropy)
+    hook.remove()

@@ -1,0 +1,57 @@
+"""What ``layers`` says before anything was sampled."""
+
+import pytest
+from diffusers.models.attention_processor import AttnProcessor
+
+import entropylab
+
+from ..measuring.test_record import sample
+from ..zoo import FAMILIES
+
+BY_NAME = {family.name: family for family in FAMILIES}
+LISTED = [
+    "Stable Diffusion 1",
+    "Kandinsky 2.2",
+    "Stable Cascade prior",
+    "PixArt-alpha",
+    "Hunyuan-DiT",
+    "Lumina-Next",
+    "Wan 2.1",
+    "LTX",
+    "Stable Diffusion 3",
+    "FLUX.1",
+    "Qwen-Image",
+    "Z-Image",
+    "CogVideoX",
+    "Mochi",
+]
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_layers_are_known_before_sampling(name):
+    family = BY_NAME[name]
+    pipe = family.build()
+    listed = {layer.path: layer for layer in entropylab.layers(pipe)}
+    with entropylab.record(pipe) as rec:
+        family.sample(pipe)
+    ds = rec.dataset
+    assert set(ds.module.values) <= set(listed)
+    for layer in ds.layer.values:
+        known = (
+            ds.entropy.sel(layer=layer).notnull().any([dim for dim in ds.entropy.dims if dim not in ("head", "layer")])
+        )
+        assert listed[str(ds.module.sel(layer=layer).item())].heads == int(known.sum()), layer
+
+
+def test_layers_say_what_they_attend_to_and_by_whom(random_pipe):
+    random_pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn1.set_processor(AttnProcessor())
+    listed = entropylab.layers(random_pipe)
+    with entropylab.record(random_pipe) as rec:
+        sample(random_pipe, steps=1)
+    assert [layer.path for layer in listed] == sorted(rec.dataset.module.values, key=[x.path for x in listed].index)
+    assert {layer.path: layer.kind for layer in listed} == dict(
+        zip(rec.dataset.module.values, rec.dataset.kind.values, strict=True)
+    )
+    assert [layer.path for layer in listed if layer.processor == "AttnProcessor"] == [
+        "unet.mid_block.attentions.0.transformer_blocks.0.attn1"
+    ]

@@ -1,0 +1,250 @@
+"""What query rows and keys stand for: joint attention in any order, kinds of attention, and rescaling with them."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import entropylab
+
+from ..joints import inputs, lengths, new_joint, wanted
+from ..zoo import FAMILIES
+from ..zoo.family import generator
+from ..zoo.joint import guided, kept, pooled, words
+
+BY_NAME = {family.name: family for family in FAMILIES}
+
+
+def recorded(model, *given, **options):
+    """The Dataset of some forwards, and what the layers did in them."""
+    with torch.no_grad():
+        plain = [model(**each) for each in given]
+        model.calls()
+        with entropylab.record(model, **options) as rec:
+            watched = [model(**each) for each in given]
+    assert rec.unmeasured == {}
+    assert all(torch.equal(one, other) for one, other in zip(plain, watched, strict=True))
+    return rec.dataset, model.calls()
+
+
+def agree(ds, calls, parts=("image", "text")):
+    """Every part of every layer in every forward has the entropies and numbers of keys of its rows."""
+    assert set(ds.part.values) == set(parts)
+    assert set(ds.kind.values) == {"joint"}
+    for index, layer in enumerate(calls):
+        for part in parts:
+            one = ds.sel(layer=f"model.blocks.{index}:{part}").squeeze(("size", "scaling", "branch"))
+            for step, call in enumerate(layer):
+                expected = wanted(call, part)
+                for name in ("entropy", "sigma2", "keys", "keys_image"):
+                    here = one[name].isel(step=step).transpose("sample", "head").values
+                    known = np.full(here.shape, np.nan)
+                    known[: len(call.query)] = expected[name]
+                    np.testing.assert_allclose(here, known, atol=1e-4, rtol=1e-4, err_msg=f"{name}, forward {step}")
+
+
+ORDERS = [
+    ("text", "image"),
+    ("image", "text"),
+    ("other", "text", "image"),
+    ("image", "other", "text"),
+    "shuffled",
+    "middle",
+]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+def test_lengths_that_change_between_calls(order):
+    """Other text, other images, another batch; and the first ones again."""
+    sizes = [(12, 7), (12, 9), (7, 12), (12, 7, 3), (9, 9), (12, 7)]
+    registers = 3 if "other" in order else 0
+    ds, calls = recorded(new_joint(order, registers), *(inputs(*size) for size in sizes))
+    agree(ds, calls, ("image", "text", "other") if registers else ("image", "text"))
+
+
+def test_agreement_would_notice_rows_that_stand_elsewhere():
+    ds, calls = recorded(new_joint(("text", "image")), inputs())
+    for layer in calls:
+        layer[0].codes = layer[0].codes.flip(1)
+    with pytest.raises(AssertionError):
+        agree(ds, calls)
+
+
+COUNTS = [(7, 4), (2, 6), (7, 7), (4, 7), (7, 4)]
+
+
+@pytest.mark.parametrize("dense", [False, True], ids=["padded", "moved to the front"])
+@pytest.mark.parametrize("order", [("text", "image"), ("image", "text"), "shuffled"], ids=str)
+def test_masks_of_one_shape_that_differ_between_calls(order, dense):
+    """Padding moved behind everything gives every sample a layout of its own, which differs in every call."""
+    model = new_joint(order)
+    model.dense = dense
+    masks = [lengths(7, *counts) for counts in COUNTS]
+    agree(*recorded(model, *(inputs(encoder_attention_mask=mask) for mask in masks)))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_lengths_instead_of_masks(dtype):
+    """A vector of lengths decides where tokens stand as a mask does."""
+    model = new_joint()
+    model.dense = True
+    given = [inputs(text_lengths=torch.tensor(counts, dtype=dtype)) for counts in COUNTS]
+    agree(*recorded(model, *given))
+
+
+@pytest.mark.parametrize("closed", [-10000.0, -9999.0, torch.finfo(torch.float32).min, -torch.inf, -5000.0, -3.0])
+def test_additive_masks(closed):
+    """A key counts as masked from -9999 on; less is added to the logits as it is."""
+    model = new_joint()
+    model.additive, model.closed = True, closed
+    ds, calls = recorded(model, inputs(encoder_attention_mask=lengths(7, 3, 5)))
+    agree(ds, calls)
+    left = [12 + 3, 12 + 5] if closed <= -9999 else [19, 19]
+    np.testing.assert_array_equal(ds["keys"].isel(layer=0, head=0).squeeze(), left)
+    assert float(ds.tokens[0, 0]) == np.mean(left)
+
+
+def test_a_sample_without_any_text():
+    ds, calls = recorded(new_joint(), inputs(encoder_attention_mask=lengths(7, 0, 5)))
+    agree(ds, calls)
+    text = ds.sel(layer="model.blocks.0:text").squeeze()
+    assert bool(text.entropy.isel(sample=0).isnull().all())
+    image = ds.sel(layer="model.blocks.0:image").squeeze().isel(sample=0)
+    np.testing.assert_array_equal(image.mass_image, 1)
+    np.testing.assert_array_equal(image.entropy_between, 0)
+
+
+def test_references_that_come_and_go():
+    references = [torch.randn(2, count, 8, generator=generator(count)) for count in (5, 3)]
+    given = [inputs(), inputs(ref_hidden_states=references[0]), inputs(), inputs(ref_hidden_states=references[1])]
+    ds, calls = recorded(new_joint(("text", "reference", "image")), *given)
+    agree(ds, calls, ("image", "text", "reference"))
+
+
+def test_a_model_that_is_changed_between_recordings():
+    """What is remembered of where tokens stand ends with the recording."""
+    model = new_joint(("text", "image"))
+    agree(*recorded(model, inputs()))
+    model.order = ("image", "text")
+    agree(*recorded(model, inputs()))
+
+
+@pytest.mark.parametrize("order", [("text", "image"), ("image", "text")])
+def test_text_that_conditions_the_image_leaves_it_the_image(order):
+    model = new_joint(order)
+    model.blend = "text"
+    agree(*recorded(model, inputs(), inputs(12, 9)))
+
+
+@pytest.mark.parametrize("order", [("text", "image"), "shuffled"])
+def test_an_image_that_has_entered_the_text_is_no_longer_told_apart(order):
+    """Every token depends on the image then: rows are not split by a guess."""
+    model = new_joint(order)
+    model.blend = "image"
+    ds, calls = recorded(model, inputs(), inputs(12, 9))
+    assert set(ds.part.values) == {"unknown"}
+    assert list(ds.layer.values) == ["model.blocks.0", "model.blocks.1"]
+    assert "mass_image" not in ds
+    for index, layer in enumerate(calls):
+        call = layer[0]
+        weights = (call.query.double() @ call.key.double().transpose(-1, -2) / 8**0.5).softmax(-1)
+        rows = -torch.special.xlogy(weights, weights).sum(-1).mean(-1)
+        here = ds.entropy.isel(layer=index, step=0).squeeze().transpose("sample", "head")
+        np.testing.assert_allclose(here, rows, atol=1e-4)
+
+
+class Convolving(nn.Module):
+    """A picture through a convolution, with the mean of the text added to it, and joint attention of both."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = new_joint()
+        self.first, self.second = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.pool = nn.Linear(12, 8)
+
+    def forward(self, sample, timestep, encoder_hidden_states):
+        pooled = self.pool(encoder_hidden_states.mean(1))[:, :, None, None]
+        features = sample + self.second(self.first(sample) + pooled)
+        return self.inner(features.flatten(2).transpose(1, 2), encoder_hidden_states, timestep)
+
+    def calls(self):
+        return self.inner.calls()
+
+
+def test_text_in_the_features_of_a_convolution_leaves_them_the_image():
+    torch.manual_seed(0)
+    model = Convolving().eval()
+    text = inputs()["encoder_hidden_states"]
+    given = {"sample": torch.randn(2, 8, 3, 4), "timestep": torch.tensor([5, 5]), "encoder_hidden_states": text}
+    with torch.no_grad(), entropylab.record(model) as rec:
+        model(**given)
+    ds = rec.dataset.assign_coords(layer=[str(name).replace("inner.", "") for name in rec.dataset.layer.values])
+    agree(ds, model.calls())
+
+
+SETTINGS = {"num_inference_steps": 2, "output_type": "latent"}
+
+
+def flux_call(text, height=96, width=128, **more):
+    return {"prompt_embeds": words(1, text), "pooled_prompt_embeds": pooled(3), "height": height, "width": width} | more
+
+
+def masked_call(tokens, counts, mask="prompt_attention_mask", **more):
+    masks = [kept(tokens, *each) for each in counts]
+    return guided(lambda seed: words(seed, tokens, 2), *masks, mask=mask) | {"height": 96, "width": 128} | more
+
+
+CALLS = {
+    "FLUX.1": [flux_call(10), flux_call(13), flux_call(10, 64, 64), flux_call(10)],
+    "Chroma": [masked_call(12, each) for each in (((12, 7), (3, 3)), ((1, 8), (9, 2)))],
+    "Lumina Image 2.0": [masked_call(9, each) for each in (((9, 5), (3, 3)), ((4, 8), (9, 2)))],
+    "Qwen-Image": [masked_call(14, each, "prompt_embeds_mask") for each in (((14, 5), (3, 3)), ((4, 8), (9, 2)))],
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_pipelines_called_again_with_other_arguments(name):
+    """Each call in one recording gives what it gives in a recording of its own."""
+    pipe, samples = BY_NAME[name].build(), {}
+    with entropylab.record(pipe) as rec:
+        for given in CALLS[name]:
+            pipe(generator=generator(), **SETTINGS, **given)
+    for given in CALLS[name]:
+        with entropylab.record(pipe) as alone:
+            pipe(generator=generator(), **SETTINGS, **given)
+        size = str(alone.dataset["size"].item())
+        begin = samples.get(size, 0)
+        samples[size] = begin + alone.dataset.sizes["sample"]
+        together = rec.dataset.sel(size=[size], layer=alone.dataset.layer, branch=alone.dataset.branch)
+        for variable in ("entropy", "sigma2", "keys", "mass_image", "entropy_from_text"):
+            here = together[variable].isel(sample=slice(begin, samples[size]))
+            np.testing.assert_array_equal(here, alone.dataset[variable], err_msg=variable)
+
+
+def test_an_ip_adapter_that_comes_between_calls():
+    """Cross-attention then attends to the text and, beside, to the picture."""
+    family = BY_NAME["IP-Adapter"]
+    pipe = family.build()
+    with entropylab.record(pipe) as rec:
+        family.sample(pipe)
+    with_adapter = rec.dataset
+    plain = BY_NAME["Stable Diffusion 1"]
+    other = plain.build()
+    with entropylab.record(other) as rec:
+        plain.sample(other)
+        own = dict(other.unet.attn_processors)
+        other.unet.encoder_hid_proj = pipe.unet.encoder_hid_proj
+        other.unet.config.encoder_hid_dim_type = pipe.unet.config.encoder_hid_dim_type
+        for path, processor in pipe.unet.attn_processors.items():
+            if "attn2" in path:
+                other.unet.get_submodule(path.removesuffix(".processor")).set_processor(processor)
+        assert set(own) <= {*other.unet.attn_processors}
+        other.image_encoder, other.feature_extractor = pipe.image_encoder, pipe.feature_extractor
+        family.sample(other)
+    ds = rec.dataset
+    assert rec.unmeasured == {}
+    assert set(ds.layer.values) == set(with_adapter.layer.values)
+    assert dict(zip(ds.layer.values, ds.kind.values, strict=True)) == dict(
+        zip(with_adapter.layer.values, with_adapter.kind.values, strict=True)
+    )
+    assert "unknown" not in ds.part.values

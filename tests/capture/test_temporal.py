@@ -1,0 +1,101 @@
+"""Attention over time and over space, told by shapes and by names."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import entropylab
+
+
+class Video(nn.Module):
+    """Attention within each frame, and at each place among the frames; nothing in the names says which is which."""
+
+    def __init__(self, names=("first", "second")):
+        super().__init__()
+        self.names = names
+        for name in names:
+            self.add_module(name, VideoAttention())
+
+    def forward(self, sample, timestep):
+        batch, channels, frames, height, width = sample.shape
+        tokens = sample.permute(0, 2, 3, 4, 1).reshape(batch * frames, height * width, channels)
+        tokens = tokens + getattr(self, self.names[0])(tokens)
+        tokens = tokens.reshape(batch, frames, height * width, channels).transpose(1, 2).flatten(0, 1)
+        tokens = tokens + getattr(self, self.names[1])(tokens)
+        return tokens.reshape(batch, height, width, frames, channels).permute(0, 4, 3, 1, 2) + timestep
+
+
+class VideoAttention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.heads = 2
+        self.to_q, self.to_k, self.to_v = (nn.Linear(6, 6) for _ in range(3))
+
+    def forward(self, tokens):
+        query, key, value = (
+            project(tokens).unflatten(-1, (2, -1)).transpose(1, 2) for project in (self.to_q, self.to_k, self.to_v)
+        )
+        return nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(-2)
+
+
+def kinds(model, *shape):
+    torch.manual_seed(0)
+    sample = torch.randn(*shape)
+    with torch.no_grad(), entropylab.record(model) as rec:
+        model(sample, torch.tensor(1.0))
+    return list(rec.dataset.kind.values), rec.dataset
+
+
+@pytest.mark.parametrize(("batch", "frames"), [(1, 2), (2, 3), (3, 5), (2, 6)])
+def test_temporal_attention_is_told_by_its_shape(batch, frames):
+    found, ds = kinds(Video(), batch, 6, frames, 4, 5)
+    assert found == ["self", "temporal"]
+    assert ds.sizes["sample"] == batch
+    assert list(ds.tokens.values.ravel()) == [20, frames]
+
+
+@pytest.mark.parametrize("names", [("spatial", "temporal"), ("attn_space", "motion_modules"), ("blocks", "temp_attn")])
+def test_temporal_attention_is_told_by_its_name_where_shapes_do_not(names):
+    """As many frames as places."""
+    assert kinds(Video(names), 2, 6, 6, 2, 3)[0] == ["self", "temporal"]
+
+
+def test_a_name_alone_does_not_make_attention_temporal():
+    """Attention within a frame, in a block that is named for both."""
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.spatio_temporal = Video(("space", "time"))
+
+        def forward(self, sample, timestep):
+            return self.spatio_temporal(sample, timestep)
+
+    assert kinds(Outer(), 2, 6, 3, 4, 5)[0] == ["self", "temporal"]
+
+
+def test_values_of_temporal_attention_are_means_over_places():
+    model = Video()
+    _, ds = kinds(model, 2, 6, 3, 4, 5)
+    torch.manual_seed(0)
+    sample, found = torch.randn(2, 6, 3, 4, 5), []
+
+    def see(module, args):
+        query, key = (
+            project(args[0].double()).unflatten(-1, (2, -1)).transpose(1, 2)
+            for project in (module.to_q.double(), module.to_k.double())
+        )
+        weights = (query @ key.transpose(-1, -2) / 3**0.5).softmax(-1)
+        found.append(-torch.special.xlogy(weights, weights).sum(-1).mean(-1))
+        module.float()
+
+    for name in model.names:
+        getattr(model, name).register_forward_pre_hook(see)
+    with torch.no_grad():
+        model(sample, torch.tensor(1.0))
+    for layer, entropy in zip(ds.layer.values, found, strict=True):
+        expected = entropy.unflatten(0, (2, -1)).mean(1)
+        np.testing.assert_allclose(
+            ds.entropy.sel(layer=layer).squeeze().transpose("sample", "head"), expected, atol=1e-5
+        )

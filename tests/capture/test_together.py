@@ -1,0 +1,147 @@
+"""Several watchers at once: in threads, side by side, and one within another."""
+
+import threading
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+import torch
+
+import entropylab
+from entropylab.capture import roles
+from entropylab.capture.interception import running
+
+from ..conftest import new_random_pipeline
+from ..maps import materialised
+from ..measuring.test_record import sample
+from .nets import (
+    Flex,
+    Method,
+    Multihead,
+    OwnAttention,
+    agree,
+    in_thread,
+    net_of,
+    new_joint,
+    recorded,
+    run,
+    run_joint,
+    state,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
+
+
+@pytest.mark.usefixtures("quick_flex")
+@pytest.mark.parametrize("attn", [OwnAttention, Method, Multihead, Flex])
+def test_a_denoiser_that_runs_in_another_thread(attn):
+    usual = recorded(net_of(attn))
+    net = net_of(attn)
+    with entropylab.record(net) as rec:
+        watched = [in_thread(lambda seed=seed: run(net, seed)) for seed in range(3)]
+    assert all(torch.equal(one, run(net, seed)) for seed, one in enumerate(watched))
+    assert rec.dataset.drop_attrs().equals(usual.dataset.drop_attrs())
+
+
+def test_a_pipeline_in_another_thread(random_pipe):
+    with entropylab.record(random_pipe) as usual:
+        plain = sample(random_pipe, size=(32, 32), steps=2)
+    with entropylab.record(random_pipe) as rec:
+        assert torch.equal(in_thread(lambda: sample(random_pipe, size=(32, 32), steps=2)), plain)
+    assert rec.dataset.drop_attrs().equals(usual.dataset.drop_attrs())
+
+
+def test_two_pipelines_at_once_in_two_threads():
+    """Both first forwards, which are followed, run side by side."""
+    pipes = [new_random_pipeline(), new_random_pipeline(attention_head_dim=(4, 4))]
+    usual, plain = [], []
+    for pipe in pipes:
+        with entropylab.record(pipe) as rec:
+            plain.append(sample(pipe, size=(32, 32), steps=2))
+        usual.append(rec.dataset)
+        roles.forget(pipe.unet)
+    images, start = {}, threading.Barrier(2)
+
+    def work(index):
+        start.wait()
+        images[index] = sample(pipes[index], size=(32, 32), steps=2)
+
+    with entropylab.record(pipes[0]) as one, entropylab.record(pipes[1]) as two:
+        threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    for index, rec in enumerate((one, two)):
+        assert torch.equal(images[index], plain[index])
+        assert rec.dataset.drop_attrs().equals(usual[index].drop_attrs())
+    assert not one.dataset.drop_attrs().equals(two.dataset.drop_attrs())
+
+
+# One within another
+
+
+def test_two_pipelines_recorded_at_once_keep_apart():
+    first, second = new_random_pipeline(), new_random_pipeline(attention_head_dim=(4, 4))
+    methods = {name: getattr(type(first), name) for name in ("__call__", "prepare_latents")}
+    steps = type(first.scheduler).step, type(first.scheduler).set_timesteps
+    with ExitStack() as stack:
+        one = stack.enter_context(entropylab.record(first))
+        two = stack.enter_context(entropylab.record(second))
+        sample(first, size=(32, 32), steps=2)
+        sample(second, size=(32, 32), steps=1)
+    assert {name: getattr(type(first), name) for name in methods} == methods
+    assert (type(first.scheduler).step, type(first.scheduler).set_timesteps) == steps
+    assert (one.dataset.sizes["step"], two.dataset.sizes["step"]) == (2, 1)
+    with materialised(second.unet) as maps:
+        sample(second, size=(32, 32), steps=1)
+    layer = str(two.dataset.layer.values[0])
+    wanted = maps[layer][0][0].mean(-1).numpy()
+    np.testing.assert_allclose(two.dataset.entropy.sel(layer=layer).values.reshape(wanted.shape), wanted, atol=1e-4)
+
+
+def test_record_in_rescale_in_record():
+    net = net_of(OwnAttention)
+    plain = run(net)
+    with entropylab.record(net) as outer:
+        with entropylab.rescale(net, 1.5, train_size=8), entropylab.record(net) as inner:
+            scaled = run(net)
+        logits = net.attn.logits
+        again = run(net)
+    assert agree(outer, 1.5 * logits, step=0) and agree(inner, 1.5 * logits)
+    assert agree(outer, logits, step=1) and not agree(outer, logits, step=0)
+    assert torch.equal(plain, again) and not torch.equal(plain, scaled)
+
+
+def test_contexts_that_end_in_another_order():
+    net = net_of(OwnAttention)
+    before = state(net)
+    first, second = entropylab.record(net), entropylab.record(net)
+    one = first.__enter__()
+    two = second.__enter__()
+    run(net)
+    first.__exit__(None, None, None)
+    run(net)
+    second.__exit__(None, None, None)
+    assert (one.dataset.sizes["step"], two.dataset.sizes["step"]) == (1, 2)
+    assert state(net) == before
+
+
+@pytest.mark.parametrize("inside_first", [False, True])
+def test_a_model_and_a_block_of_it_at_once(inside_first):
+    """Neither loses what tokens stand for, and nothing goes on following."""
+    net = new_joint()
+    plain = run_joint(net)
+    with entropylab.record(net) as usual:
+        run_joint(net)
+    roles.forget(net)
+    with ExitStack() as stack:
+        contexts = [entropylab.record(net.middle), entropylab.record(net)]
+        recorders = [stack.enter_context(context) for context in (contexts if inside_first else contexts[::-1])]
+        assert torch.equal(run_joint(net), plain)
+        assert torch._C._len_torch_function_stack() == 0
+        assert running() is None
+    inner, outer = recorders if inside_first else recorders[::-1]
+    assert outer.dataset.drop_attrs().equals(usual.dataset.drop_attrs())
+    middle = usual.dataset.entropy.sel(layer=[name for name in usual.dataset.layer.values if "middle" in name])
+    np.testing.assert_array_equal(inner.dataset.entropy, middle)

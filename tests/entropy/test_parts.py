@@ -1,0 +1,252 @@
+"""Rows whose keys fall into parts: the chain rule, and every statistic of the whole from those of the parts."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import entropylab
+from entropylab.entropy import STATISTICS, row_statistics
+from entropylab.entropy.parts import Parts, needed
+
+from ..joints import PARTS, inputs, lengths, new_joint, wanted
+
+TOLERANCE = {"fourth": 1e-7, "third": 1e-8}
+
+
+def random_rows(seed: int, keys: int, parts: int, spread: float, kind: str):
+    """q, k, a mask that may close whole rows and whole parts, and which part each key is of."""
+    generator = torch.Generator().manual_seed(seed)
+    q = torch.randn(2, 2, 5, 4, generator=generator, dtype=torch.float64) * spread
+    k = torch.randn(2, 2, keys, 4, generator=generator, dtype=torch.float64)
+    codes = torch.randint(parts, (keys,), generator=generator)
+    left = torch.rand(2, 1, 5, keys, generator=generator) > 0.4
+    left[0, 0, 0] = False
+    left[1, 0, 1] = codes == codes[0]
+    if kind == "none":
+        return q, k, None, codes
+    if kind == "boolean":
+        return q, k, left, codes
+    bias = torch.randn(2, 1, 5, keys, generator=generator, dtype=torch.float64) * 30
+    return q, k, bias.masked_fill(~left, -10000.0 if kind == "additive" else -torch.inf), codes
+
+
+def in_parts(q, k, mask, codes, statistics, dtype=torch.float64):
+    """The rows' statistics among the keys of each part, each by a mask or by a choice of keys."""
+    found = {}
+    for code in codes.unique().tolist():
+        chosen = codes == code
+        part_mask = None if mask is None else mask[..., chosen]
+        part_mask = part_mask.to(dtype) if part_mask is not None and part_mask.is_floating_point() else part_mask
+        found[str(code)] = row_statistics(
+            q.to(dtype), k.to(dtype)[..., chosen, :], mask=part_mask, statistics=needed(statistics)
+        )
+    return Parts(found)
+
+
+def of_whole(q, k, mask):
+    """Every statistic of every row, from whole maps in float64."""
+    logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    if mask is not None:
+        closed = ~mask if mask.dtype == torch.bool else mask <= -9999
+        logits = (logits if mask.dtype == torch.bool else logits + mask).masked_fill(closed, -torch.inf)
+    found = {name: torch.full(logits.shape[:-1], torch.nan, dtype=torch.float64) for name in STATISTICS}
+    for place in np.ndindex(*logits.shape[:-1]):
+        row = logits[place]
+        row = row[row > -torch.inf]
+        if not len(row):
+            continue
+        weights, centred = row.softmax(0), row - row.mean()
+        second = centred.square().mean()
+        numbers = {
+            "entropy": -torch.special.xlogy(weights, weights).sum(),
+            "lse": row.logsumexp(0),
+            "mean": row.mean(),
+            "variance": second,
+            "third": centred.pow(3).mean(),
+            "fourth": centred.pow(4).mean() - 3 * second**2,
+            "sensitivity": (weights * (row - (weights * row).sum()).square()).sum(),
+        }
+        for name, number in numbers.items():
+            found[name][place] = number
+    return found
+
+
+rows_of_all_sorts = given(
+    seed=st.integers(0, 2**31),
+    keys=st.integers(1, 20),
+    parts=st.integers(1, 4),
+    spread=st.sampled_from([0.0, 0.3, 3.0, 100.0]),
+    kind=st.sampled_from(["none", "boolean", "additive", "infinite"]),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@rows_of_all_sorts
+def test_the_whole_from_its_parts(seed, keys, parts, spread, kind):
+    q, k, mask, codes = random_rows(seed, keys, parts, spread, kind)
+    merged, expected = in_parts(q, k, mask, codes, STATISTICS).whole(), of_whole(q, k, mask)
+    for name in STATISTICS:
+        size = float(expected[name].nan_to_num(0).abs().max())
+        np.testing.assert_allclose(merged[name], expected[name], rtol=1e-7, atol=1e-10 * max(size, 1), err_msg=name)
+    left = torch.full(q.shape[:-1], keys) if mask is None else count_left(mask, q.shape[:-1])
+    assert torch.equal(merged.keys, left)
+
+
+def count_left(mask, shape):
+    left = mask if mask.dtype == torch.bool else mask > -9999
+    return left.sum(-1).expand(shape)
+
+
+@settings(max_examples=40, deadline=None)
+@rows_of_all_sorts
+def test_the_whole_from_its_parts_in_float32(seed, keys, parts, spread, kind):
+    """As near to the exact numbers as float32 allows: a few units in the last place of the largest logit."""
+    q, k, mask, codes = random_rows(seed, keys, parts, min(spread, 3.0), kind)
+    merged = in_parts(q, k, mask, codes, ("entropy", "lse", "mean", "variance"), torch.float32).whole()
+    expected = of_whole(q.float().double(), k.float().double(), mask)
+    for name in ("entropy", "lse", "mean", "variance"):
+        size = float(expected[name].nan_to_num(0).abs().max())
+        np.testing.assert_allclose(merged[name], expected[name], rtol=1e-4, atol=3e-5 * max(size, 1), err_msg=name)
+
+
+@settings(max_examples=30, deadline=None)
+@rows_of_all_sorts
+def test_the_chain_rule(seed, keys, parts, spread, kind):
+    q, k, mask, codes = random_rows(seed, keys, parts, spread, kind)
+    found = in_parts(q, k, mask, codes, ("entropy",))
+    total = found.between + found.within.sum(0)
+    expected = of_whole(q, k, mask)["entropy"].nan_to_num(0)
+    np.testing.assert_allclose(total, expected, atol=1e-9)
+    np.testing.assert_allclose(found.mass.sum(0), (found.counts.sum(0) > 0).double(), atol=1e-12)
+    assert bool((found.between >= 0).all())
+    assert bool((found.between <= np.log(len(found.rows)) + 1e-12).all())
+
+
+def test_the_chain_rule_without_what_is_between_the_parts_fails():
+    q, k, mask, codes = random_rows(3, 12, 3, 0.3, "boolean")
+    found = in_parts(q, k, mask, codes, ("entropy",))
+    expected = of_whole(q, k, mask)["entropy"].nan_to_num(0)
+    assert float((found.within.sum(0) - expected).abs().max()) > 0.1
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_averaging_over_parts_is_not_merging(name):
+    """The mean of the parts' statistics, weighted with their keys, is not the whole's (but for the mean itself)."""
+    q, k, mask, codes = random_rows(4, 16, 3, 3.0, "boolean")
+    found = in_parts(q, k, mask, codes, STATISTICS)
+    share = found.counts / found.counts.sum(0).clamp(min=1)
+    naive, expected = (share * found.stacked(name)).sum(0), of_whole(q, k, mask)[name]
+    assert (float((naive - expected).abs().nan_to_num(0).max()) > 0.01) is (name != "mean")
+
+
+def test_a_part_without_keys_changes_nothing():
+    q, k, mask, codes = random_rows(5, 10, 1, 1.0, "none")
+    alone = in_parts(q, k, mask, codes, STATISTICS)
+    closed = torch.zeros(2, 1, 5, 10, dtype=torch.bool)
+    nothing = row_statistics(q, k, mask=closed, statistics=needed(STATISTICS))
+    both = Parts({**alone.rows, "nothing": nothing})
+    for name in STATISTICS:
+        np.testing.assert_allclose(both.whole()[name], alone.whole()[name], rtol=1e-12)
+    assert float(both.between.abs().max()) == 0
+    none = Parts({"nothing": nothing, "nothing else": nothing}).whole()
+    assert all(bool(none[name].isnan().all()) for name in STATISTICS)
+    assert int(none.keys.max()) == 0
+
+
+def test_parts_far_apart_in_their_logits():
+    """Text may have logits thousands above those of the image: its weight is then 1, and nothing overflows."""
+    q, k, _, codes = random_rows(6, 12, 2, 1.0, "none")
+    mask = torch.zeros(1, 1, 1, 12, dtype=torch.float64).masked_fill(codes == 1, 5000.0)
+    found = in_parts(q, k, mask, codes, STATISTICS)
+    np.testing.assert_allclose(found.mass[1], 1.0)
+    np.testing.assert_allclose(found.whole().entropy, of_whole(q, k, mask)["entropy"], rtol=1e-9)
+
+
+STATISTICS_OF_DATASET = ["entropy", "sigma2", "lse", "mean", "third", "fourth", "sensitivity"]
+LAYOUTS = {
+    "text first": {"order": ("text", "image")},
+    "text last": {"order": ("image", "text")},
+    "registers and references": {"order": ("other", "text", "reference", "image"), "registers": 3},
+    "shuffled": {"order": "shuffled"},
+    "text around the image": {"order": "middle"},
+}
+
+
+def recorded(model, given, **options):
+    with entropylab.record(model, **options) as rec, torch.no_grad():
+        model(**given)
+    assert rec.unmeasured == {}
+    return rec.dataset, model.calls()
+
+
+def given_for(layout, masked):
+    more = {"encoder_attention_mask": lengths(7, 7, 4)} if masked else {}
+    if "reference" in layout["order"]:
+        more["ref_hidden_states"] = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(9))
+    return inputs(**more)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_variable_of_joint_layers_against_float64_maps(layout, masked):
+    model = new_joint(**LAYOUTS[layout])
+    ds, calls = recorded(model, given_for(LAYOUTS[layout], masked), statistics=STATISTICS_OF_DATASET)
+    parts = ["image", "text", *(["reference", "other"] if "reference" in LAYOUTS[layout]["order"] else [])]
+    assert sorted(ds.layer.values) == sorted(f"model.blocks.{i}:{part}" for i in range(2) for part in parts)
+    for index, (call,) in enumerate(calls):
+        for part in parts:
+            one = ds.sel(layer=f"model.blocks.{index}:{part}").squeeze(("size", "scaling", "branch", "step"))
+            assert str(one.part.item()) == part
+            assert str(one.kind.item()) == "joint"
+            agree(one, wanted(call, part))
+            assert int(one.rows) == int(max((call.codes == PARTS.index(part)).sum(1)))
+
+
+def agree(one, expected, but=()):
+    for name, numbers in expected.items():
+        if name not in but:
+            measured = one[name].transpose("sample", "head")
+            np.testing.assert_allclose(measured, numbers, rtol=3e-4, atol=1e-4, err_msg=name)
+
+
+def test_agreement_would_notice_parts_that_are_mixed_up():
+    model = new_joint()
+    ds, calls = recorded(model, inputs(), statistics=STATISTICS_OF_DATASET)
+    one = ds.sel(layer="model.blocks.0:image").squeeze(("size", "scaling", "branch", "step"))
+    with pytest.raises(AssertionError):
+        agree(one, wanted(calls[0][0], "text"))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_as_many_rows_as_there_are_give_the_same(layout):
+    """``rows`` of all of them, or of more, are all of them."""
+    given = given_for(LAYOUTS[layout], masked=True)
+    usual, _ = recorded(new_joint(**LAYOUTS[layout]), given)
+    many, _ = recorded(new_joint(**LAYOUTS[layout]), given, rows=1000)
+    for name in usual.data_vars:
+        np.testing.assert_array_equal(usual[name], many[name], err_msg=name)
+    assert float(many.entropy_se.max()) == 0
+
+
+@pytest.mark.parametrize("order", [("text", "image"), "shuffled"])
+def test_half_of_the_rows_give_nearly_the_same(order):
+    """Every variable, by half of the rows, is as near to that by all as its standard error says."""
+    model = new_joint(order)
+    given = inputs(300, 60, encoder_attention_mask=lengths(60, 60, 35))
+    usual, _ = recorded(model, given)
+    half, _ = recorded(model, given, rows=180 if order == "shuffled" else 150)
+    for part in ("image", "text"):
+        one, other = (ds.isel(layer=ds.part.values == part) for ds in (usual, half))
+        error = other.entropy_se
+        few = 30 if part == "text" else 150
+        assert float(abs(other.rows - few).max()) < 12 if order == "shuffled" else int(other.rows.max()) <= 150
+        if int(other.rows.min()) < int(one.rows.min()):
+            assert float(error.max()) > 0
+        assert float((abs(one.entropy - other.entropy) - 5 * error).max()) < 1e-5
+        total = other.entropy_between + other.entropy_from_image + other.entropy_from_text + other.entropy_from_other
+        np.testing.assert_allclose(total, other.entropy, atol=1e-5)
+        np.testing.assert_allclose(other.mass_image + other.mass_text, 1, atol=1e-5)
+        np.testing.assert_array_equal(one.keys_image, other.keys_image)
+        np.testing.assert_array_equal(one.tokens, other.tokens)

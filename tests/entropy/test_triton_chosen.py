@@ -1,0 +1,88 @@
+"""When the fused kernel is chosen, and why it can't be used."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from entropylab import EntropyLabError
+from entropylab.entropy import choice, sdpa
+from entropylab.entropy import triton as backend
+from entropylab.entropy.rows import Rows, check_rows
+
+from .kernel import BASIC, HALF, ask, tokens
+
+pytestmark = pytest.mark.usefixtures("poisoned")
+
+
+def on_cuda(**options) -> Rows:
+    """A question about tensors on a GPU that need not exist."""
+    q = SimpleNamespace(device=torch.device("cuda", 0), dtype=HALF, shape=(1, 4, 16, 64), requires_grad=False)
+    q = SimpleNamespace(**vars(q) | {name: options.pop(name) for name in ("dtype", "shape") if name in options})
+    return Rows(q, q, 1.0, options.get("mask"), False, options.get("statistics", BASIC))
+
+
+@pytest.fixture
+def usable(monkeypatch):
+    """As if this were Linux with an H100."""
+    monkeypatch.setattr(backend, "installed", lambda: True)
+    monkeypatch.setattr(backend, "why_not_here", lambda: None)
+    monkeypatch.setattr(backend, "why_not_on", lambda device: None)
+
+
+def test_chosen_by_itself_on_cuda(usable):
+    assert choice.choose(on_cuda()) == choice.Choice("triton")
+    chosen = choice.choose(on_cuda(shape=(1, 4, 16, 320)))
+    assert chosen.name == "sdpa" and "up to 256, not 320" in str(chosen)
+    chosen = choice.choose(on_cuda(shape=(1, 4, 16, 320), statistics=("third",)))
+    assert chosen.name == "reference" and set(chosen.refused) == {"triton", "sdpa"}
+
+
+def test_never_unasked_on_a_cpu(interpreter):
+    rows = check_rows(tokens(1, 4, 8), tokens(1, 6, 8), None, None, False, BASIC)
+    assert choice.choose(rows).name == "sdpa"
+    assert choice.choose(rows, "triton").name == "triton"
+
+
+REASONS = [
+    ({"installed": lambda: False}, {}, "triton is not installed"),
+    ({}, {"dtype": torch.float64}, "no float64"),
+    ({}, {"shape": (1, 4, 16, 257)}, "up to 256, not 257"),
+    ({"why_not_here": lambda: "no C compiler"}, {}, "no C compiler"),
+    ({"why_not_on": lambda device: f"{device} is too old"}, {}, "cuda:0 is too old"),
+]
+
+
+@pytest.mark.parametrize(("changes", "options", "reason"), REASONS)
+def test_says_why_it_can_not_be_used(usable, monkeypatch, changes, options, reason):
+    for name, value in changes.items():
+        monkeypatch.setattr(backend, name, value)
+    with pytest.raises(EntropyLabError, match=f"backend 'triton' can't be used here: .*{reason}"):
+        choice.choose(on_cuda(**options), "triton")
+
+
+def test_says_that_it_needs_a_gpu_and_gives_no_gradients(monkeypatch):
+    with pytest.raises(EntropyLabError, match="runs on CUDA, not on device 'cpu'"):
+        ask(tokens(1, 4, 8), tokens(1, 6, 8))
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(EntropyLabError, match="no gradients"):
+        ask(tokens(1, 4, 8).requires_grad_(), tokens(1, 6, 8))
+
+
+def test_installations_that_can_not_compile(monkeypatch):
+    check = backend.why_not_here.__wrapped__
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(backend.shutil, "which", lambda name: None)
+    assert "C compiler" in check()
+    monkeypatch.setattr(backend.sys, "platform", "win32")
+    assert "Linux" in check()
+
+
+def test_old_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert "8.0 or more, not 7.5" in backend.why_not_on.__wrapped__(torch.device("cuda"))
+
+
+def test_sdpa_reads_no_additive_mask_on_cuda():
+    unreadable = SimpleNamespace(device=torch.device("cuda"), dtype=HALF, ndim=2, shape=(4, 16))
+    assert "waiting for the device" in sdpa.why_not(on_cuda(mask=unreadable))

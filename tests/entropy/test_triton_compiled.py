@@ -1,0 +1,95 @@
+"""The fused kernel compiled for GPUs that are absent, and run on those that are present."""
+
+import pytest
+import torch
+
+from entropylab import row_statistics
+from entropylab.entropy import STATISTICS, choice
+from entropylab.entropy import triton as backend
+from entropylab.entropy.rows import RowStatistics, check_rows
+
+from .kernel import BASIC, BRAIN, HALF, SHAPES, SINGLE, ask, check_rule, tokens, triton
+
+pytestmark = pytest.mark.usefixtures("poisoned")
+
+
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(
+    ("dtype", "width", "statistics", "mask", "is_causal"),
+    [
+        (HALF, 64, ("entropy", "variance"), None, False),
+        (BRAIN, 40, BASIC, torch.ones(64, dtype=torch.bool), False),
+        (SINGLE, 80, STATISTICS, torch.zeros(64, 64), True),
+    ],
+)
+def test_compiles_without_a_gpu(tmp_path, monkeypatch, capability, dtype, width, statistics, mask, is_causal):
+    compiler = pytest.importorskip("triton.compiler")
+    from triton.backends.compiler import GPUTarget
+
+    from entropylab.entropy.triton_kernel import row_kernel
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    q = tokens(1, 2, 64, width, dtype=dtype)
+    monkeypatch.setattr(backend, "KEYS_WORTH_A_MEAN", 64)
+    rows = check_rows(q, q, None, mask, is_causal, statistics)
+    choices = backend.compiled_for(rows, q, q, None if mask is None else mask.expand(1, 2, 64, 64))
+    constants = {name: value for name, value in choices.items() if name.isupper()}
+    types = {"q": dtype, "k": dtype, "mask": SINGLE if choices["MASK"] == "additive" else torch.uint8}
+    pointers = {HALF: "*fp16", BRAIN: "*bf16", SINGLE: "*fp32", torch.uint8: "*u8"}
+    signature = dict.fromkeys(row_kernel.arg_names, "i32") | {"out": "*fp32", "counts": "*i64"}
+    signature |= {name: pointers[found] for name, found in types.items()} | {"scale": "fp32", "lowest": "fp32"}
+    signature |= {"centre": "*fp32"}
+    signature |= dict.fromkeys([*constants, "q_dim", "k_dim"], "constexpr")
+    source = compiler.ASTSource(fn=row_kernel, signature=signature, constexprs=constants | {"q_dim": 1, "k_dim": 1})
+    options = {name: value for name, value in choices.items() if not name.isupper()}
+    built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    assert built.metadata.shared <= 99 * 1024
+    assert built.asm["cubin"]
+
+
+@on_a_gpu
+@pytest.mark.parametrize("masked", ["", "boolean", "additive", "causal"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_gpu_keeps_the_rule(shape, masked):
+    dtype, queries, keys, width, heads, key_heads = shape
+    q = tokens(2, heads, queries, width, dtype=dtype, device="cuda") * 2
+    k = tokens(2, key_heads, keys, width, seed=1, dtype=dtype, device="cuda")
+    bias = tokens(queries, keys, seed=2, device="cuda")
+    mask = {"boolean": bias > -1, "additive": bias.masked_fill(bias < -1, -torch.inf)}.get(masked)
+    check_rule(ask(q, k, mask=mask, is_causal=masked == "causal"), q, k, None, mask, masked == "causal")
+
+
+@on_a_gpu
+@pytest.mark.parametrize("dtype", [HALF, BRAIN, SINGLE])
+def test_gpu_keeps_the_rule_on_long_rows(dtype):
+    q, k = (tokens(1, 2, 4096, 64, seed=seed, dtype=dtype, device="cuda") for seed in (0, 1))
+    check_rule(ask(q, k), q, k)
+    check_rule(ask(q, k, BASIC), q, k)
+
+
+@on_a_gpu
+def test_gpu_is_used_by_itself_and_never_waits():
+    q, k = (tokens(2, 4, 256, 64, seed=seed, dtype=HALF, device="cuda") for seed in (0, 1))
+    for mask in (None, torch.ones(256, device="cuda").bool(), torch.zeros(256, 256, device="cuda")):
+        rows = check_rows(q, k, None, mask, False, BASIC)
+        assert choice.choose(rows).name == "triton"
+        row_statistics(q, k, mask=mask)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            row_statistics(q, k, mask=mask)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@on_a_gpu
+def test_gpu_addresses_65536_rows_and_keys():
+    count = 65536
+    q, k = (tokens(1, count, 16, seed=seed, dtype=HALF, device="cuda") for seed in (0, 1))
+    mask = torch.ones(count, count, dtype=torch.bool, device="cuda")
+    mask[-8:, ::3] = False
+    found = ask(q, k, BASIC, mask=mask)
+    last = RowStatistics(keys=found.keys[:, -8:], **{name: found[name][:, -8:] for name in BASIC})
+    check_rule(last, q[:, -8:], k, mask=mask[-8:])

@@ -1,0 +1,315 @@
+"""The check of the law, against Datasets whose truth is known, and its thresholds against simulation."""
+
+from dataclasses import FrozenInstanceError
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from entropylab import EntropyLabError, check, simulate_dataset
+from entropylab.law.validity import (
+    THRESHOLDS,
+    TOLERANCE,
+    Thresholds,
+    crossing,
+    finite_entropy,
+    finite_term,
+    gaussian_crossings,
+    measured,
+    row_entropy,
+    simulated_thresholds,
+    smallest_tokens,
+)
+
+from ..datasets import NOISY, SIZES, synthetic
+
+SMALL = {"d": 16, "heads": 2, "queries": 32, "samples": 3}
+
+
+def replicated(tokens: int, sigma: float, number: int = 200, samples: int = 6, rows: int = 16) -> xr.Dataset:
+    """Independent Gaussian logits as a Dataset: a replicate of the whole measurement in the place of each layer."""
+    rng = np.random.default_rng(tokens)
+    cells = []
+    for _ in range(number):
+        # Samples differ in sigma, as pictures do.
+        own = sigma * np.exp(0.1 * rng.standard_normal((samples, 1, 1)))
+        found = own * rng.standard_normal((samples, rows, tokens))
+        cells.append([measured(sample) for sample in found])
+    names = ("entropy", "sigma2", "third", "fourth")
+    data = {
+        name: (("size", "sample", "layer"), np.array([[[cell[name] for cell in row] for row in cells]]).swapaxes(1, 2))
+        for name in names
+    }
+    coords = {
+        "size": ["one"],
+        "sample": np.arange(samples),
+        "layer": [str(i) for i in range(number)],
+        "kind": ("layer", ["self"] * number),
+        "tokens": (("size", "layer"), np.full((1, number), float(tokens))),
+    }
+    return xr.Dataset(data, coords)
+
+
+@pytest.fixture(scope="module")
+def many() -> xr.Dataset:
+    return replicated(256, 1.2)
+
+
+def test_law_and_series_from_what_was_put_in() -> None:
+    ds = synthetic(cumulants=True)
+    found = check(ds)
+    sigma2 = found["sigma2"]
+    np.testing.assert_allclose(found["law_residual"], -sigma2 / 30 - sigma2 / 80, atol=1e-5)
+    np.testing.assert_allclose(found["third_order_residual"], -sigma2 / 80, atol=1e-5)
+    np.testing.assert_allclose(found["series_residual"], 0 * sigma2, atol=1e-5)
+    np.testing.assert_allclose(found["correction"], found["law_residual"], atol=1e-5)
+    np.testing.assert_allclose(found["freezing"], sigma2 / (2 * found["log_tokens"]), rtol=1e-6)
+    np.testing.assert_allclose(found["deficit"], found["log_tokens"] - found["entropy"])
+    layers = found.layers()
+    np.testing.assert_allclose(layers["explained"], 1, atol=1e-3)
+    broken = check(ds.assign(fourth=-ds["fourth"])).layers()
+    assert (abs(broken["explained"] - 1) > 0.2).all()
+
+
+def test_without_the_third_and_fourth_there_is_no_series_and_that_is_said() -> None:
+    found = check(synthetic())
+    assert not found.has_series
+    assert "third and fourth cumulant were not measured" in found.summary()
+    assert "skewed" not in found.dataset
+    with pytest.raises(EntropyLabError, match="'series' is not in this check"):
+        found["series"]
+    assert "third_order" in check(synthetic(cumulants=True).drop_vars("fourth")).dataset
+
+
+def test_law_and_series_are_linear_and_finite_is_not() -> None:
+    ds = synthetic(cumulants=True, **NOISY, sigma2=(0.8, 1.4, 2.0, 1.2, 0.6))
+    ds["sigma2"] = ds["sigma2"] * (1 + 0.5 * ds["sample"] / 6)
+    before, after = check(ds), check(ds.mean(["sample", "step", "branch"], keep_attrs=True))
+    for name in ("law", "series", "law_residual", "series_residual"):
+        np.testing.assert_allclose(before[name], after[name], rtol=1e-5, atol=1e-5)
+    higher = before["finite"] - after["finite"]
+    assert float(higher.max()) > 0.01
+    assert float(higher.min()) > -1e-6, "of means it is too low, as is said"
+
+
+def test_residuals_are_without_bias_and_only_those_of_the_finite_law_vanish(many: xr.Dataset) -> None:
+    found = check(many)
+    by_replicate = {name: found[f"{name}_residual"].values.ravel() for name in ("law", "finite")}
+    error = stats.sem(by_replicate["finite"])
+    assert abs(by_replicate["finite"].mean()) < 0.005
+    assert by_replicate["law"].mean() > max(0.012, 5 * error), "the law itself is off by the finite-N term"
+
+
+def test_intervals_of_residuals_hold_the_truth(many: xr.Dataset) -> None:
+    found = check(many)
+    value, error = (found[f"law_residual{end}"].values.ravel() for end in ("", "_error"))
+    truth = value.mean()
+    reach = stats.t.ppf(0.975, 5)
+    assert 0.90 <= np.mean(abs(value - truth) < reach * error) <= 0.98
+    assert np.mean(abs(value - truth) < reach * error / 6**0.5) < 0.75, "an error of the mean taken for that of one"
+
+
+def test_errors_where_samples_were_averaged_are_the_largest_that_they_can_be() -> None:
+    ds = synthetic(cumulants=True, **NOISY)
+    rng = np.random.default_rng(0)
+    for name in ("sigma2", "third"):
+        ds[name] = ds[name] * (1 + 0.1 * rng.standard_normal(ds.sizes["sample"]))[:, None, None, None]
+    flat = ds.mean(["branch", "step"], keep_attrs=True)
+    averaged = flat.mean("sample", keep_attrs=True)
+    for name in ("entropy", "sigma2", "third", "fourth"):
+        averaged[f"{name}_m2"] = ((flat[name] - flat[name].mean("sample")) ** 2).sum("sample")
+    averaged["samples"] = (("size", "scaling"), np.full((len(SIZES), 1), ds.sizes["sample"]))
+    kept, bound = check(flat), check(averaged)
+    for name in ("law", "third_order", "series"):
+        own, most = kept[f"{name}_residual_error"], bound[f"{name}_residual_error"]
+        assert float((most - own).min()) >= -1e-6
+        assert float(most.max()) < 4 * float(own.max())
+    assert bound["finite_residual_error"].isnull().all()
+    one = check(ds.isel(sample=[0]))
+    assert one["law_residual_error"].isnull().all()
+
+
+def test_dims_that_were_averaged_and_a_single_size() -> None:
+    ds = synthetic(cumulants=True)
+    whole = check(ds)
+    headless = check(ds.mean("head", keep_attrs=True))
+    np.testing.assert_allclose(headless["law_residual"], whole["law_residual"].mean("head"), atol=1e-5)
+    single = check(ds.sel(size="64x64"))
+    assert single["law"].sizes["size"] == 1
+    np.testing.assert_allclose(single["law"].isel(size=0), whole["law"].sel(size="64x64"))
+    assert len(single.smallest()) == 5
+    assert check(ds, kind=("self", "cross")).dataset.sizes["layer"] == 10
+    assert len(whole.to_frame()) == 32 * len(SIZES), "no row for the padding of heads"
+    assert not bool(whole["small_n"].where(whole["entropy"].isnull(), False).any())
+
+
+# Flags.
+
+
+@pytest.fixture(scope="module")
+def thresholds() -> Thresholds:
+    return simulated_thresholds(seed=2)
+
+
+@pytest.mark.parametrize("name", ["skewed", "small_n", "near_freezing"])
+def test_thresholds_come_from_simulation(thresholds: Thresholds, name: str) -> None:
+    found = getattr(thresholds, name)
+    assert 0.7 * found <= getattr(THRESHOLDS, name) <= found
+
+
+def test_what_is_not_flagged_is_within_the_tolerance_and_what_is_off_is_flagged() -> None:
+    off = {True: [], False: []}
+    for distribution in ("gaussian", "skewed", "clustered", "positional", "low_rank"):
+        ds = simulate_dataset((64, 512), sigma=(0.3, 0.7, 1.0, 1.5, 2.5), distribution=distribution, **SMALL)
+        found = check(ds.mean("head", keep_attrs=True))
+        flags = (found.flags != "").values.ravel()
+        for value, flag in zip(found["law_residual"].values.ravel(), flags, strict=True):
+            off[bool(flag)].append(abs(value))
+    assert len(off[False]) > 10
+    assert max(off[False]) <= 1.2 * TOLERANCE
+    assert np.mean(np.array(off[True]) > TOLERANCE) > 0.5, "and the flags are not up everywhere"
+
+
+def test_flags_in_words() -> None:
+    ds = simulate_dataset((16, 4096), sigma=(0.3, 3.0), **SMALL)
+    flags = check(ds.mean("head", keep_attrs=True)).flags
+    assert flags.sel(layer="sigma 0.3", size="64x64").item() == ""
+    assert "near freezing" in flags.sel(layer="sigma 3", size="4x4").item()
+    assert not flags.sel(layer="sigma 3", size="4x4").item().startswith(",")
+    assert check(ds)["near_freezing"].dtype == bool
+
+
+# The smallest N.
+
+
+def bent(bend: float = 4.0, offset: float = 0.0) -> xr.Dataset:
+    """H = log N - sigma2/2 + offset + bend/N in every self-attention layer and head."""
+    ds = synthetic(samples=2, steps=1)
+    return ds.assign(entropy=ds["entropy"] + offset + bend / ds["tokens"])
+
+
+def test_the_smallest_n_is_where_the_bend_says() -> None:
+    rows = check(bent(4.0)).smallest(0.1)
+    sizes = np.array([16, 36, 64, 144, 256, 96, 128]) * 4
+    for row, shrink in zip(rows.itertuples(), (1, 2, 4, 2, 1), strict=True):
+        own = np.sort(sizes / shrink**2)
+        assert row.tokens_law == own[4.0 / own <= 0.1][0]
+        assert row.tokens_level == own[4.0 / own - 4.0 / own[-1] <= 0.1][0]
+        assert (row.tokens_min, row.tokens_max) == (own[0], own[-1])
+        assert row.off_at_largest == pytest.approx(4 / own[-1], abs=1e-5)
+    wider = check(bent(4.0)).smallest(0.5)
+    assert (wider["tokens_law"].fillna(1e9) <= rows["tokens_law"].fillna(1e9)).all()
+
+
+def test_a_law_that_is_off_at_every_n_has_no_smallest_and_its_deficit_still_has() -> None:
+    rows = check(bent(0.0, offset=0.3)).smallest(0.1)
+    assert rows["tokens_law"].isna().all()
+    assert (rows["size_law"] == "").all()
+    assert (rows["tokens_level"] == rows["tokens_min"]).all()
+    steep = check(synthetic(slope=0.3)).smallest(0.05)
+    assert steep["tokens_level"].isna().all(), "the largest size alone says nothing"
+    with pytest.raises(EntropyLabError, match="tolerance must be a positive number .* Got 0"):
+        check(bent()).smallest(0)
+
+
+def test_gaussian_keys_need_as_many_as_simulation_says() -> None:
+    rng = np.random.default_rng(0)
+    for sigma2 in (0.5, 1.0, 1.5):
+        tokens = int(smallest_tokens(sigma2, 0.03))
+        draws = np.sqrt(sigma2) * rng.standard_normal((2**20 // tokens, tokens))
+        off = row_entropy(draws).mean() - np.log(tokens) + sigma2 / 2
+        # Past the expansion's first term entropy rises less, so that a few keys fewer would do.
+        assert 0.015 < off < 0.031
+        assert row_entropy(draws[:, : tokens // 4]).mean() - np.log(tokens // 4) + sigma2 / 2 > 1.5 * off
+
+
+@settings(max_examples=50, deadline=None)
+@given(sigma2=st.floats(0.01, 20), tolerance=st.floats(0.001, 2))
+def test_smallest_tokens_is_the_finite_term_turned_round(sigma2: float, tolerance: float) -> None:
+    tokens = float(smallest_tokens(sigma2, tolerance))
+    assert finite_term(sigma2, tokens) <= tolerance * (1 + 1e-9)
+    assert tokens <= 1 or finite_term(sigma2, tokens - 1) > tolerance * (1 - 1e-9)
+
+
+@settings(max_examples=50, deadline=None)
+@given(sigma2=st.floats(0, 3), tokens=st.integers(64, 10**6))
+def test_the_finite_law(sigma2: float, tokens: int) -> None:
+    value = float(finite_entropy(sigma2, tokens))
+    law = np.log(tokens) - sigma2 / 2
+    assert value >= law - sigma2 / tokens
+    assert value - law == pytest.approx(float(finite_term(sigma2, tokens)), rel=0.3, abs=0.02)
+    assert finite_term(0.0, tokens) == 0
+
+
+def test_the_finite_law_has_an_end() -> None:
+    assert np.isnan(finite_entropy(8.0, 1000))
+    assert np.isnan(finite_entropy(0.0, 1))
+    assert np.isinf(finite_term(1e4, 10))
+
+
+def test_crossings() -> None:
+    where = np.array([0.0, 1.0, 2.0])
+    assert crossing(where, np.array([0.0, 0.05, 0.15])) == pytest.approx(1.5)
+    assert crossing(where, np.array([0.0, 0.05, -0.15])) == pytest.approx(1.5)
+    assert crossing(where, np.zeros(3)) == np.inf
+    assert crossing(where, np.array([0.0, np.nan, 0.0])) == 0.0
+    term, ratio = gaussian_crossings(np.random.default_rng(0), 64)
+    assert 0.1 < term < 0.3
+    assert 0.2 < ratio < 0.3
+
+
+# What it says.
+
+
+def test_a_check_describes_itself(tmp_path: object) -> None:
+    found = check(simulate_dataset((64, 512), sigma=(0.5, 1.5), distribution="clustered", **SMALL))
+    text = found.summary()
+    for words in (
+        "nothing is fitted",
+        "2 self layers and 4 heads",
+        "law off by:",
+        "with k3 and k4:",
+        "k3 and k4 explain",
+    ):
+        assert words in text
+    assert "sigma 1.5" in text
+    assert "<table" in found._repr_html_()
+    assert "Check(2 layers" in repr(found)
+    assert found.slope() < 0.8
+    assert found.slope(unflagged=True) == pytest.approx(1, abs=0.1)
+    with pytest.raises(FrozenInstanceError):
+        found.dataset = xr.Dataset()  # type: ignore[misc]
+    data = found.to_dataset()
+    assert all(variable.attrs["long_name"] and variable.attrs["units"] for variable in data.data_vars.values())
+    data.to_netcdf(f"{tmp_path}/check.nc", engine="h5netcdf")
+    data["law"][:] = 0
+    assert float(found["law"].min()) > 0, "what was handed out is a copy"
+
+
+def test_uniform_attention_is_on_the_law_and_that_proves_little() -> None:
+    found = check(simulate_dataset((64, 256), sigma=0.0, **SMALL))
+    assert (found.flags == "").all()
+    np.testing.assert_allclose(found["law_residual"], 0, atol=1e-5)
+    assert "without a flag" in found.summary()
+
+
+DS = synthetic(steps=1, samples=2)
+
+
+@pytest.mark.parametrize(
+    ("ds", "options", "message"),
+    [
+        ([1], {}, "must be an xarray.Dataset.* Got list"),
+        (DS.drop_vars("sigma2"), {}, "ds must hold sigma2.* Got "),
+        (DS.drop_vars("tokens"), {}, "missing tokens"),
+        (DS, {"kind": "joint"}, "kind='joint'"),
+        (DS, {"scaling": "sqrt_log"}, "scaling must be one of those measured"),
+        (DS.assign(entropy=DS["entropy"] * np.nan), {}, "must be finite"),
+    ],
+)
+def test_what_can_not_be_checked(ds: xr.Dataset, options: dict, message: str) -> None:
+    with pytest.raises(EntropyLabError, match=message):
+        check(ds, **options)

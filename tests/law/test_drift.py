@@ -1,0 +1,99 @@
+"""The drift from the training size, against what was put into synthetic Datasets and against plain numpy."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy import stats
+
+from entropylab.errors import EntropyLabError
+from entropylab.law.drift import MEAN, drift, training_size
+
+from ..datasets import NOISY, own_log_tokens, own_mean, synthetic
+
+DS = synthetic(steps=2, samples=2)
+BOTH = ("original", "sqrt_log")
+
+
+def test_the_fraction_removed_put_in_comes_out() -> None:
+    rows = drift(synthetic(scalings=BOTH, removed={"sqrt_log": 0.3}))
+    away = rows[rows["size"] != "64x64"]
+    assert away.groupby("scaling")["fraction_removed"].agg(["min", "max"]).loc["sqrt_log"].values == pytest.approx(
+        0.3, abs=1e-4
+    )
+    assert (away[away["scaling"] == "original"]["fraction_removed"] == 0).all()
+    home = rows[rows["size"] == "64x64"]
+    assert home["drift"].abs().max() < 1e-6
+    assert home[home["scaling"] == "original"]["fraction_removed"].isna().all()
+    np.testing.assert_allclose(away["absolute_fraction_removed"], away["fraction_removed"], atol=1e-9)
+
+
+def test_drift_and_normalised_entropy_by_plain_numpy() -> None:
+    ds = synthetic(**NOISY, scalings=BOTH, removed={"sqrt_log": 0.3})
+    rows = drift(ds).set_index(["layer", "scaling", "size"])
+    original, rescaled = (own_mean(ds.isel(scaling=[number])) for number in (0, 1))
+    home = original[2]
+    row = rows.loc[(MEAN, "sqrt_log", "128x128")]
+    before, after = original[4] - home, rescaled[4] - home
+    assert row["entropy"] == pytest.approx(rescaled[4].mean(), abs=1e-6)
+    assert row["reference"] == pytest.approx(home.mean(), abs=1e-6)
+    assert row["normalised_entropy"] == pytest.approx(rescaled[4].mean() / own_log_tokens(ds)[4], abs=1e-6)
+    assert row["drift"] == pytest.approx(after.mean(), abs=1e-6)
+    assert row["drift_error"] == pytest.approx(stats.sem(after), abs=1e-6)
+    fraction = 1 - after.mean() / before.mean()
+    assert row["fraction_removed"] == pytest.approx(fraction, abs=1e-6)
+    others = [np.arange(6) != left for left in range(6)]
+    jackknife = [1 - after[keep].mean() / before[keep].mean() for keep in others]
+    error = (5 / 6 * np.sum((jackknife - np.mean(jackknife)) ** 2)) ** 0.5
+    assert row["fraction_removed_error"] == pytest.approx(error, rel=0.02)
+    assert row["drift_error"] != pytest.approx(stats.sem(rescaled[4]), rel=0.1), "samples are paired by their seeds"
+
+
+def test_too_much_is_more_than_one_and_opposite_drifts_do_not_cancel() -> None:
+    rows = drift(synthetic(scalings=BOTH, removed={"sqrt_log": 1.2})).set_index(["layer", "scaling", "size"])
+    row = rows.loc[(MEAN, "sqrt_log", "32x32")]
+    assert row["fraction_removed"] == pytest.approx(1.2, abs=1e-4)
+    assert row["absolute_fraction_removed"] == pytest.approx(0.8, abs=1e-4)
+    ds = synthetic(scalings=BOTH)
+    sign = xr.where(ds["block"] == "mid_block", -4.0, 1.0)
+    home = ds["entropy"].isel(size=2)
+    mirrored = drift(ds.assign(entropy=(home + sign * (ds["entropy"] - home)).transpose(*ds["entropy"].dims)))
+    row = mirrored.set_index(["layer", "scaling", "size"]).loc[(MEAN, "original", "32x32")]
+    assert row["drift"] == pytest.approx(0, abs=1e-5)
+    assert row["absolute_drift"] > 1
+
+
+def test_rows_are_in_the_order_of_the_layers() -> None:
+    rows = drift(synthetic(average=("sample", "head")))
+    assert list(dict.fromkeys(rows["block"])) == [
+        "down_blocks.0",
+        "down_blocks.1",
+        "mid_block",
+        "up_blocks.0",
+        "up_blocks.1",
+        MEAN,
+    ]
+    assert rows["drift_error"].isna().all()
+    np.testing.assert_allclose(rows["train_tokens"][:7], 256)
+
+
+def test_the_training_size_is_found() -> None:
+    ds = synthetic(sizes=((32, 32), (32, 128), (64, 64), (128, 32)))
+    assert training_size(ds) == "64x64", "of sizes with as many tokens the squarest"
+    assert training_size(ds.isel(size=[0, 3])) == "128x32"
+    assert training_size(ds, 32) == training_size(ds, (32, 32)) == training_size(ds, "32x32") == "32x32"
+
+
+@pytest.mark.parametrize(
+    ("ds", "options", "message"),
+    [
+        (synthetic(train=96).isel(size=[0, 1]), {}, r"train_size must be named: no size with T = 576, 144, 36 tokens"),
+        (DS.drop_vars("train_tokens"), {}, "train_size must be named: .*T is not in the Dataset"),
+        (DS, {"train_size": 40}, "train_size must be one of the sizes measured.* Got 40"),
+        (DS.assign_coords(scaling=["sqrt_log"]), {}, 'scaling "original" too'),
+        (DS.isel(size=2), {}, "sizes beside the training size"),
+        (xr.Dataset(), {}, "missing entropy"),
+    ],
+)
+def test_what_has_no_drift(ds: xr.Dataset, options: dict, message: str) -> None:
+    with pytest.raises(EntropyLabError, match=message):
+        drift(ds, **options)

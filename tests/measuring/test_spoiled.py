@@ -1,0 +1,164 @@
+"""What goes wrong inside of attention: NaN and infinity in q or k are counted and named; too little memory is met."""
+
+import numpy as np
+import pytest
+import torch
+
+import entropylab
+from entropylab import EntropyLabError
+from entropylab.capture import AttentionCall
+from entropylab.entropy import RowStatistics, row_statistics
+from entropylab.measuring import pieces
+from entropylab.measuring.pieces import row_statistics_in_pieces
+from entropylab.measuring.reduce import Reduction
+
+from ..runs.stub import Stub, measure
+
+STATISTICS = ("entropy", "sigma2", "third")
+
+
+def attention(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None = None) -> AttentionCall:
+    return AttentionCall("layer", torch.nn.Identity(), query, key, mask, 0.5, False, None)
+
+
+def tensors(heads: int = 2, key_heads: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    return torch.randn(3, heads, 7, 8), torch.randn(3, key_heads, 5, 8)
+
+
+def reduced(call: AttentionCall, **options: object) -> dict[str, torch.Tensor]:
+    """Entries by name, each (batch, heads)."""
+    reduction = Reduction(STATISTICS, **options)
+    (values,) = reduction(call).values()
+    return dict(zip(reduction.names, values, strict=False))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("rows", [None, 6])
+def test_a_bad_query_spoils_its_row_alone(bad: float, masked: bool, rows: int | None) -> None:
+    query, key = tensors()
+    mask = torch.ones(7, 5, dtype=torch.bool).tril(3) if masked else None
+    plain = reduced(attention(query, key, mask), rows=rows)
+    spoiled = query.clone()
+    spoiled[1, 0, 2, 3] = bad
+    found = reduced(attention(spoiled, key, mask), rows=rows)
+    counted = 6 if rows else 7
+    assert plain["rows_bad"].sum() == 0
+    assert found["rows_bad"].sum() == found["rows_bad"][1, 0] == 1
+    assert found["rows"][1, 0] == counted - 1
+    assert plain["rows"].eq(counted).all()
+    for name in STATISTICS:
+        assert found[name].isfinite().all()
+        others = torch.ones(3, 2, dtype=torch.bool)
+        others[1, 0] = False
+        torch.testing.assert_close(found[name][others], plain[name][others], rtol=1e-5, atol=1e-5)
+        assert (found[name] - plain[name])[1, 0].abs() > 1e-4
+    if rows is None:
+        left = [0, 1, 3, 4, 5, 6]
+        part = mask[left] if mask is not None else None
+        expected = reduced(attention(query[:, :, left], key, part))["entropy"][1, 0]
+        torch.testing.assert_close(found["entropy"][1, 0], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_a_bad_key_spoils_every_row_of_its_head_and_of_those_that_share_it(bad: float) -> None:
+    query, key = tensors(heads=4, key_heads=2)
+    key[2, 1, 4, 0] = bad
+    found = reduced(attention(query, key))
+    assert found["rows_bad"].tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 7, 7]]
+    assert found["rows"].tolist() == [[7, 7, 7, 7], [7, 7, 7, 7], [7, 7, 0, 0]]
+    assert found["entropy"].isnan().tolist() == [[False] * 4, [False] * 4, [False, False, True, True]]
+    assert found["tokens"].eq(5).all()
+
+
+def test_bad_rows_are_counted_by_layer_and_named_in_the_result() -> None:
+    pipe = Stub()
+
+    def spoil(hidden: torch.Tensor) -> torch.Tensor:
+        if pipe.calls == 2:
+            hidden = hidden.clone()
+            hidden[0] = torch.nan
+        return hidden
+
+    pipe.unet.spoil = spoil
+    ds = measure(None, pipe, sizes=[32], scaling="original")
+    assert ds.rows_bad.dims == ("size", "layer")
+    assert int(ds.rows_bad.sel(layer="unet.attn1").sum()) == 2 * 16
+    assert ds.rows_bad.attrs["units"] == "rows"
+    finite = np.isfinite(ds.entropy).all(["branch", "step", "layer", "head", "size", "scaling"])
+    assert finite.values.tolist() == [sample != 2 for sample in range(8)]
+    online = measure(None, pipe, sizes=[32], scaling="original", keep=("layer",))
+    assert np.isfinite(online.entropy).all()
+
+
+def test_a_layer_that_is_bad_throughout_is_named_all_the_same(tmp_path: object) -> None:
+    pipe = Stub()
+    pipe.unet.spoil = lambda hidden: hidden * torch.nan
+    ds = measure(tmp_path / "run", pipe, sizes=[32], scaling="original")
+    assert list(ds.layer.values) == ["unet.attn1"]
+    assert int(ds.rows_bad.sum()) == 8 * 2 * 16
+    assert int(ds.rows_bad.sum()) == int(entropylab.open(tmp_path / "run").rows_bad.sum())
+    assert ds.entropy.isnull().all()
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A device that has room for 3 rows at once; how many rows it was asked for each time."""
+    sizes: list[int] = []
+
+    def small(query: torch.Tensor, key: torch.Tensor, **options: object) -> RowStatistics:
+        sizes.append(query.shape[-2])
+        if query.shape[-2] > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return row_statistics(query, key, **options)
+
+    monkeypatch.setattr(pieces, "row_statistics", small)
+    return sizes
+
+
+@pytest.mark.parametrize("kind", ["none", "boolean", "additive", "one row", "causal", "causal and boolean"])
+def test_where_memory_is_short_rows_are_asked_for_in_pieces(kind: str, asked: list[int]) -> None:
+    query, key = tensors()
+    mask = {
+        "boolean": torch.ones(7, 5, dtype=torch.bool).tril(2),
+        "additive": torch.randn(3, 1, 7, 5),
+        "one row": torch.tensor([[True, True, False, True, True]]),
+        "causal and boolean": torch.tensor([[True, True, True, False, True]]),
+    }.get(kind)
+    options = {"scale": 0.5, "mask": mask, "is_causal": kind.startswith("causal"), "statistics": ("entropy", "third")}
+    expected = row_statistics(query, key, **options)
+    found = row_statistics_in_pieces(query, key, **options)
+    assert asked == [7, 3, 4, 2, 2]
+    for name in ("entropy", "third", "keys"):
+        torch.testing.assert_close(found[name], expected[name].expand_as(found[name]), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(found["entropy"].flip(-1), expected["entropy"], atol=1e-3)
+
+
+def test_measuring_goes_on_where_memory_is_short(asked: list[int]) -> None:
+    ds = measure(sizes=[32], scaling="original")
+    assert min(asked) <= 3 < max(asked)
+    assert np.isfinite(ds.entropy).all()
+
+
+def test_no_room_for_a_single_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(*arguments: object, **options: object) -> RowStatistics:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(pieces, "row_statistics", nothing)
+    with pytest.raises(torch.OutOfMemoryError):
+        row_statistics_in_pieces(*tensors(), scale=0.5, mask=None, statistics=("entropy",))
+
+
+@pytest.mark.parametrize("long", [True, False])
+def test_sampling_without_room_says_which_size(long: bool, tmp_path: object) -> None:
+    pipe = Stub()
+
+    def full(pipe: Stub) -> None:
+        if pipe.calls == 6:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+
+    pipe.on_call = full
+    with pytest.raises(EntropyLabError, match="size 32x48 has no room on the GPU with 2 images.*lower batch_size") as e:
+        measure(tmp_path / "run" if long else None, pipe, scaling="original")
+    assert (entropylab.open(tmp_path / "run") if long else e.value.dataset).sizes["size"] in (1, 2)

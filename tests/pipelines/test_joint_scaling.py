@@ -1,0 +1,120 @@
+"""Rescaling with what tokens stand for: how many there are, and how many there were in training."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import entropylab
+from entropylab.errors import EntropyLabError, EntropyLabWarning
+
+from ..joints import inputs, new_joint
+from ..zoo import FAMILIES
+from ..zoo.family import generator
+from ..zoo.joint import pooled, words
+
+BY_NAME = {family.name: family for family in FAMILIES}
+SETTINGS = {"num_inference_steps": 2, "output_type": "latent"}
+
+
+def flux_call(text, height=96, width=128, **more):
+    return {"prompt_embeds": words(1, text), "pooled_prompt_embeds": pooled(3), "height": height, "width": width} | more
+
+
+def numbers_asked(pipe, train_size, **given):
+    asked = []
+
+    def rule(tokens, trained):
+        asked.append((tokens, trained))
+        return 1.0
+
+    with entropylab.rescale(pipe, rule, train_size=train_size):
+        images = pipe(generator=generator(), **SETTINGS, **given).images
+    return set(asked), images
+
+
+@pytest.mark.parametrize("text", [10, 13, 48])
+@pytest.mark.parametrize("train_size", [(64, 64), (192, 128), (96, 128)])
+def test_tokens_and_training_tokens_of_joint_layers(text, train_size):
+    """FLUX packs its latents, so that only the call says the size: the image's tokens grow, the text's do not."""
+    pipe = BY_NAME["FLUX.1"].build()
+    given = flux_call(text)
+    plain = pipe(generator=generator(), **SETTINGS, **given).images
+    trained = train_size[0] * train_size[1] // 256
+    asked, images = numbers_asked(pipe, train_size, **given)
+    assert asked == {(48 + text, trained + text)}
+    assert torch.equal(plain, images)
+
+
+def test_tokens_follow_the_text_and_the_size_of_every_call():
+    pipe = BY_NAME["FLUX.1"].build()
+    asked = []
+
+    def rule(tokens, trained):
+        asked.append((tokens, trained))
+        return 1.0
+
+    with entropylab.rescale(pipe, rule, train_size=(64, 64)):
+        for given in (flux_call(10), flux_call(13), flux_call(10, 64, 64), flux_call(26, 64, 64)):
+            pipe(generator=generator(), **SETTINGS, **given)
+    assert set(asked) == {(58, 26), (61, 29), (26, 26), (42, 42)}
+
+
+UNGATED = {"Kandinsky 5 video"}
+"""Families whose random models let nothing of what attention gives through: their gates are zero."""
+
+
+@pytest.mark.parametrize(
+    "name", ["FLUX.1", "Stable Diffusion 3", "HunyuanImage 2.1", "CogVideoX", "Mochi", "Kandinsky 5 video"]
+)
+def test_images_at_the_training_size_are_bit_identical(name):
+    family = BY_NAME[name]
+    pipe = family.build()
+    plain = family.sample(pipe)
+    with entropylab.rescale(pipe, train_size=family.size) as handle:
+        assert torch.equal(plain, family.sample(pipe))
+    assert set(handle.multipliers.values()) == {1.0}
+    with entropylab.rescale(pipe, train_size=(family.size[0] // 2, family.size[1] // 2)) as handle:
+        changed = family.sample(pipe)
+    assert torch.equal(plain, changed) is (name in UNGATED)
+    assert min(handle.multipliers.values()) > 1.0
+
+
+def test_the_multiplier_of_joint_layers_is_that_of_all_their_keys():
+    pipe = BY_NAME["FLUX.1"].build()
+    with entropylab.rescale(pipe, train_size=64) as handle, entropylab.record(pipe) as rec:
+        pipe(generator=generator(), **SETTINGS, **flux_call(10))
+    expected = math.sqrt(math.log(58) / math.log(26))
+    np.testing.assert_allclose(list(handle.multipliers.values()), expected)
+    assert set(rec.dataset.tokens.values.ravel()) == {58}
+
+
+def test_text_among_itself_is_left_alone():
+    """Refining layers attend among the text, or among the image, before both join."""
+    family = BY_NAME["Lumina Image 2.0"]
+    pipe = family.build()
+    with entropylab.record(pipe) as rec:
+        family.sample(pipe)
+    ds = rec.dataset
+    layers = {part: set(ds.module.values[(ds.part.values == part) & (ds.kind.values == "self")])
+              for part in ("text", "image")}  # fmt: skip
+    assert layers["text"] and layers["image"]
+    with entropylab.rescale(pipe, 1.5, train_size=64) as handle:
+        family.sample(pipe)
+    assert not layers["text"] & set(handle.multipliers)
+    assert layers["image"] <= set(handle.multipliers)
+
+
+def test_rescaling_that_finds_no_layer_says_so():
+    pipe = BY_NAME["FLUX.1"].build()
+    with pytest.warns(EntropyLabWarning, match="rescaled nothing"), entropylab.rescale(pipe, 1.5, kinds="cross"):
+        pipe(generator=generator(), **SETTINGS, **flux_call(10))
+
+
+def test_unknown_training_tokens_are_an_error_and_no_guess():
+    """A bare model of packed tokens, called without anybody saying at which size."""
+    model = new_joint()
+    with torch.no_grad(), entropylab.rescale(model, train_size=64):
+        with pytest.raises(EntropyLabError, match="can't be told"):
+            model(**inputs())

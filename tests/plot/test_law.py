@@ -1,0 +1,274 @@
+"""Figures of the law, of layers and heads, and of logits, by what was drawn: the data of their artists."""
+
+import re
+
+import matplotlib
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
+
+from entropylab import EntropyLabError, check, plot, simulate_dataset
+from entropylab.law.averages import log_tokens
+from entropylab.plot.law import residuals
+from entropylab.plot.layers import layer_names, steps_table
+from entropylab.plot.logits import BINS, REACH
+
+from ..datasets import NOISY, SIZES, own_mean, synthetic
+
+
+@pytest.fixture(scope="module")
+def ds() -> xr.Dataset:
+    return synthetic(cumulants=True, **NOISY)
+
+
+@pytest.fixture
+def ax() -> Axes:
+    return Figure().subplots()
+
+
+def bars(ax: Axes) -> dict[str, ErrorbarContainer]:
+    return {str(bar.get_label()): bar for bar in ax.containers if isinstance(bar, ErrorbarContainer)}
+
+
+def heights(bar: ErrorbarContainer) -> np.ndarray:
+    """Half the length of every error bar."""
+    ends = bar.lines[2][0].get_segments()
+    return np.array([(end[1, 1] - end[0, 1]) / 2 if len(end) == 2 else np.nan for end in ends])
+
+
+# The residual of the law.
+
+
+@pytest.mark.parametrize("name", ["law", "third_order", "series", "finite"])
+def test_residuals_of_every_layer_and_size(ds, ax, name: str) -> None:
+    assert plot.law_residual(ds, ax, name=name) is ax
+    found = check(ds.mean("head", keep_attrs=True))
+    drawn = bars(ax)
+    assert set(drawn) == set(found["size"].values)
+    for size, bar in drawn.items():
+        np.testing.assert_allclose(bar.lines[0].get_ydata().astype(float), found[f"{name}_residual"].sel(size=size))
+        np.testing.assert_allclose(heights(bar), found[f"{name}_residual_error"].sel(size=size), atol=1e-9)
+        assert set(np.round(bar.lines[0].get_xdata().astype(float))) == set(range(5))
+
+
+def test_sizes_stand_side_by_side_in_order_of_their_tokens(ds, ax) -> None:
+    plot.law_residual(ds, ax)
+    assert list(bars(ax)) == ["32x32", "48x48", "64x64", "96x64", "64x128", "96x96", "128x128"]
+    first = [float(bar.lines[0].get_xdata()[0]) for bar in bars(ax).values()]
+    assert first == sorted(first)
+    assert -0.5 < first[0] < first[-1] < 0.5
+    assert len({bar.lines[0].get_color() + bar.lines[0].get_marker() for bar in bars(ax).values()}) >= 6
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["down 0", "down 1", "mid", "up 0", "up 1"]
+
+
+def test_heads_are_dots_behind(ds, ax) -> None:
+    plot.law_residual(ds, ax)
+    dots = [line for line in ax.get_lines() if line.get_marker() == "."]
+    assert sum(len(line.get_ydata()) for line in dots) == 32 * len(SIZES)
+    mean, single = residuals(ds)
+    np.testing.assert_allclose(
+        np.sort(np.concatenate([line.get_ydata() for line in dots])), np.sort(single["residual"])
+    )
+    bare = plot.law_residual(ds, Figure().subplots(), heads=False)
+    assert not [line for line in bare.get_lines() if line.get_marker() == "."]
+    assert len(mean) == 5 * len(SIZES)
+    assert len(bars(plot.law_residual(ds.mean("head", keep_attrs=True), Figure().subplots()))) == len(SIZES)
+
+
+def test_a_frozen_layer_widens_the_scale_and_an_ordinary_one_does_not(ds, ax) -> None:
+    assert plot.law_residual(ds, ax).get_yscale() == "linear"
+    frozen = ds.assign(sigma2=ds["sigma2"] * xr.where(ds["block"] == "mid_block", 100, 1))
+    assert plot.law_residual(frozen, Figure().subplots()).get_yscale() == "symlog"
+
+
+# Against skewness and kurtosis, and the phases.
+
+
+def test_residual_against_cumulants_lies_on_the_line_where_they_explain_it(ax) -> None:
+    ds = synthetic(cumulants=True, sigma2=(0.2, 0.3, 0.4, 0.3, 0.2))
+    assert plot.residual_vs_cumulants(ds, ax) is ax
+    (points,) = [line for line in ax.get_lines() if line.get_label().startswith("other rows")]
+    x, y = points.get_data()
+    found = check(ds)
+    warm = (found["entropy"].notnull() & ~found["near_freezing"]).values
+    np.testing.assert_allclose(np.sort(x), np.sort(found["correction"].values[warm]))
+    np.testing.assert_allclose(x, y, atol=1e-5)
+    broken = plot.residual_vs_cumulants(ds.assign(third=-ds["third"]), Figure().subplots())
+    x, y = broken.get_lines()[0].get_data()
+    assert abs(x - y).max() > 0.01
+
+
+def test_the_frame_is_that_of_rows_that_are_not_near_freezing_and_says_what_it_hides(ds, ax) -> None:
+    mixed = ds.assign(
+        **{name: ds[name] * xr.where(ds["block"] == "mid_block", 50, 0.2) for name in ("sigma2", "third")}
+    )
+    plot.residual_vs_cumulants(mixed, ax)
+    found = check(mixed).to_frame()
+    warm = found[~found["near_freezing"].astype(bool)]
+    assert abs(warm["law_residual"]).max() < ax.get_ylim()[1] < 0.2 * abs(found["law_residual"]).max()
+    texts = [text.get_text() for text in ax.get_legend().get_texts()]
+    cold = len(found) - len(warm)
+    assert any(text.startswith(f"near freezing ({cold}, ") and text.endswith("out of frame)") for text in texts)
+    everything = ds.assign(**{name: 50 * ds[name] for name in ("sigma2", "third", "fourth")})
+    assert plot.residual_vs_cumulants(everything, Figure().subplots()).get_ylim()[1] > 10
+
+
+def test_phases_and_the_line_of_freezing(ds, ax) -> None:
+    assert plot.phase(ds, ax) is ax
+    rows = check(ds).to_frame()
+    points = ax.collections[0].get_offsets()
+    np.testing.assert_allclose(points, rows[["log_tokens", "sigma2"]])
+    (line,) = [line for line in ax.get_lines() if line.get_label().startswith("freezing")]
+    np.testing.assert_allclose(line.get_ydata(), 2 * line.get_xdata())
+    (near,) = [line for line in ax.get_lines() if line.get_label().startswith("near")]
+    np.testing.assert_allclose(near.get_ydata(), 0.44 * near.get_xdata())
+    assert len(set(ax.collections[0].get_array())) == 5, "a colour for each layer"
+    assert ax.get_yscale() == "log"
+
+
+# Steps and heads.
+
+
+def test_entropy_through_the_steps(ds, ax) -> None:
+    assert plot.entropy_vs_step(ds, ax) is ax
+    part = ds.isel(scaling=0, layer=ds["kind"].values == "self").sel(size="64x64")
+    expected = part["entropy"].mean(["branch", "sample", "head"])
+    assert len(ax.get_lines()) == 5
+    for place, line in enumerate(ax.get_lines()):
+        np.testing.assert_allclose(line.get_ydata(), expected.isel(layer=place), rtol=1e-5)
+        assert line.get_xdata().tolist() == [1, 2, 3]
+    half = ax.collections[0].get_paths()[0].vertices
+    own = part["entropy"].isel(layer=0, step=0).mean(["branch", "head"])
+    np.testing.assert_allclose(np.ptp(half[np.isclose(half[:, 0], 1), 1]), 2 * own.std(ddof=1) / 6**0.5, rtol=1e-4)
+    assert "at 64x64" in ax.get_ylabel()
+    other = plot.entropy_vs_step(ds, Figure().subplots(), size=32, normalised=True)
+    assert all((line.get_ydata() > 0).all() and (line.get_ydata() < 1.01).all() for line in other.get_lines())
+
+
+def test_the_table_of_steps(ds) -> None:
+    rows = steps_table(ds)
+    assert len(rows) == 32 * len(SIZES) * 3
+    np.testing.assert_allclose(rows["normalised_entropy"], rows["entropy"] / np.log(rows["tokens"]))
+    own = rows[rows["size"] == "32x32"].groupby(["layer", "step"])["entropy"].mean().mean()
+    assert own == pytest.approx(own_mean(ds)[0].mean(), rel=1e-5)
+
+
+def test_heads_on_a_map(ds, ax) -> None:
+    assert plot.heads(ds, ax, size=(48, 48)) is ax
+    part = ds.isel(scaling=0, layer=ds["kind"].values == "self").sel(size="48x48")
+    expected = part["entropy"].mean(["branch", "sample", "step"]) / log_tokens(part)
+    drawn = np.ma.filled(ax.images[0].get_array().astype(float), np.nan)
+    np.testing.assert_allclose(drawn, expected, rtol=1e-5)
+    assert np.isnan(drawn).sum() == 8, "heads that are not there stay blank"
+    assert ax.images[0].get_clim() == (0, 1)
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["down 0", "down 1", "mid", "up 0", "up 1"]
+    assert "at 48x48" in ax.figure.axes[1].get_ylabel()
+
+
+def test_another_variable_on_the_map(ds, ax) -> None:
+    plot.heads(ds, ax, name="deficit")
+    found = check(ds)["deficit"].sel(size="64x64").transpose("layer", "head")
+    np.testing.assert_allclose(np.ma.filled(ax.images[0].get_array().astype(float), np.nan), found)
+    signed = plot.heads(synthetic(noise=0.3), Figure().subplots(), name="law_residual")
+    low, high = signed.images[0].get_clim()
+    assert low == -high
+    assert "[nats]" in signed.figure.axes[1].get_ylabel()
+
+
+def test_names_of_layers(ds) -> None:
+    twice = xr.Dataset(
+        coords={"layer": ["a", "b", "c"], "block": ("layer", ["mid_block", "up_blocks.1", "up_blocks.1"])}
+    )
+    assert layer_names(twice) == ["mid", "up 1, 0", "up 1, 1"]
+    parts = twice.assign_coords(part=("layer", ["all", "image", "text"]))
+    assert layer_names(parts) == ["mid", "up 1 image", "up 1 text"]
+    assert layer_names(twice.drop_vars("block")) == ["a", "b", "c"]
+
+
+# Logits.
+
+
+def test_densities_of_standardised_logits(ax) -> None:
+    rng = np.random.default_rng(0)
+    normal, skewed = 3 + 2 * rng.standard_normal((64, 1024)), rng.gamma(4, size=(2, 32, 512))
+    assert plot.logit_distribution({"normal": normal, "skewed": [skewed[0], skewed[1]]}, ax) is ax
+    drawn = {line.get_label().split(":")[0]: line for line in ax.get_lines()}
+    width = 2 * REACH / BINS
+    for line in (drawn["normal"], drawn["skewed"]):
+        assert np.nansum(line.get_ydata()) * width == pytest.approx(1, abs=0.002)
+    gaussian = np.interp(drawn["normal"].get_xdata(), *drawn["Gaussian"].get_data())
+    middle = gaussian > 0.03
+    np.testing.assert_allclose(drawn["normal"].get_ydata()[middle], gaussian[middle], rtol=0.1)
+    assert np.nanmax(abs(drawn["skewed"].get_ydata()[middle] / gaussian[middle] - 1)) > 0.3
+    for name, skewness, kurtosis in (("normal", 0, 0), ("skewed", 1, 1.5)):  # of a Gamma variable 2/sqrt(4) and 6/4
+        told = [float(number) for number in re.findall(r"-?\d+\.\d+", drawn[name].get_label())]
+        assert told == pytest.approx([skewness, kurtosis], abs=0.1)
+
+
+def test_keys_left_out_and_rows_without_spread_do_not_count(ax) -> None:
+    rows = np.random.default_rng(0).standard_normal((8, 64))
+    rows[:, 40:] = np.nan
+    rows[0] = 1.0
+    plot.logit_distribution({"some": rows}, ax)
+    own = rows[1:, :40]
+    shape = ((own - own.mean(-1, keepdims=True)) / own.std(-1, keepdims=True)) ** 3
+    assert f"skewness {shape.mean():.2f}" in ax.get_lines()[0].get_label()
+
+
+@pytest.mark.parametrize("logits", [{}, [1, 2], {"flat": np.ones((3, 4))}, {"none": np.full((2, 3), np.nan)}])
+def test_what_are_no_logits(ax, logits) -> None:
+    with pytest.raises(EntropyLabError, match="logits"):
+        plot.logit_distribution(logits, ax)
+    assert not ax.get_lines()
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "change", "message"),
+    [
+        (
+            "law_residual",
+            {"name": "fourth"},
+            None,
+            "name must be one of law, third_order, series, finite. Got 'fourth'",
+        ),
+        ("law_residual", {"name": "series"}, "fourth", "'series_residual?' is not in this check|'series' is not"),
+        ("residual_vs_cumulants", {}, "third", "'series' is not in this check"),
+        ("phase", {}, "sigma2", "ds must hold sigma2"),
+        ("entropy_vs_step", {"size": 50}, None, "size must be one of those measured"),
+        ("entropy_vs_step", {}, "step", "ds must have a dim step"),
+        ("heads", {}, "head", "ds must have a dim head"),
+        ("heads", {"name": "colour"}, None, "'colour' is not in this check"),
+        ("heads", {"kind": "joint"}, None, "kind='joint'"),
+    ],
+)
+def test_what_can_not_be_drawn(ds, ax, function: str, options: dict, change: str | None, message: str) -> None:
+    part = ds.drop_vars(change) if change in ds.data_vars else ds.mean(change, keep_attrs=True) if change else ds
+    with pytest.raises(EntropyLabError, match=message):
+        getattr(plot, function)(part, ax, **options)
+    assert not ax.get_lines()
+    assert not ax.images
+
+
+def test_current_axes_by_default_and_nothing_set(ds) -> None:
+    import matplotlib.pyplot as plt
+
+    matplotlib.use("Agg")
+    before = dict(matplotlib.rcParams)
+    _, axes = plt.subplots()
+    try:
+        for function in (plot.law_residual, plot.residual_vs_cumulants, plot.phase, plot.entropy_vs_step, plot.heads):
+            assert function(ds) is axes
+            plt.sca(axes)
+        assert dict(matplotlib.rcParams) == before
+    finally:
+        plt.close("all")
+
+
+def test_simulated_attention_can_be_drawn(ax) -> None:
+    ds = simulate_dataset((64, 256), sigma=(0.5, 1.0), d=8, heads=2, queries=8, samples=2)
+    plot.law_residual(ds, ax)
+    plot.phase(ds, Figure().subplots())
+    assert len(plot.entropy_vs_tokens(ds, Figure().subplots()).get_lines()) > 2
