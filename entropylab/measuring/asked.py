@@ -90,7 +90,7 @@ def some_rows(asked: Asked, rows: int | None) -> Asked:
 def chosen_rows(queries: int, rows: int, device: torch.device) -> Tensor:
     """Which ``rows`` of so many queries are looked at, in their order; kept, for a GPU is sent them but once."""
     generator = torch.Generator().manual_seed(queries)
-    return torch.randperm(queries, generator=generator)[:rows].sort().values.to(device)
+    return torch.randperm(queries, generator=generator)[:rows].sort().values.to(device, non_blocking=True)
 
 
 def keys_at(call: AttentionCall, asked: Asked, where: Where) -> tuple[Tensor, Tensor | None]:

@@ -44,11 +44,11 @@ class Look:
         return self.found.get("")
 
     @property
-    def bad(self) -> Tensor:
-        """Which rows have NaN or infinity in their query or in a key of their head: boolean (batch, heads, queries)."""
+    def sums(self) -> Tensor:
+        """Finite unless a row has NaN or infinity in its query or in a key of its head: (batch, heads, queries)."""
         heads = self.query_sums.shape[1] // self.key_sums.shape[1]
-        keys = self.key_sums.repeat_interleave(heads, 1)[..., None]
-        return ~(self.query_sums.isfinite() & keys.isfinite())
+        keys = self.key_sums if heads == 1 else self.key_sums.repeat_interleave(heads, 1)
+        return self.query_sums + keys[..., None]
 
     @property
     def likeness(self) -> Hashable:

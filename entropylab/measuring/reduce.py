@@ -135,26 +135,27 @@ class Reduction:
     def averaged(self, found: RowStatistics, look: Look) -> Tensor:
         """Means over the query rows that count, have keys and are not bad: (entries, batch, heads)."""
         rows = torch.stack([found[name] for name in self.fields]).to(torch.float32)
-        shape = rows.shape[1:]
-        counted = (found.keys > 0 if look.counted is None else (found.keys > 0) & look.counted).expand(shape)
-        bad = counted & (look.bad | ~rows.isfinite().all(0))
-        valid, spoiled = (counted & ~bad).sum(-1), bad.sum(-1)
+        bad = ~(rows.sum(0) + look.sums).isfinite()  # a sum is finite if all its terms are
+        shape = bad.shape[:2]
         if look.is_whole:
-            empty, keys = torch.zeros_like(valid), rows.new_full(shape[:2], look.total)
+            good, empty, keys = ~bad, rows.new_zeros(shape), rows.new_full(shape, look.total)
         else:
-            empty = found.keys == 0 if look.counted is None else (found.keys == 0) & look.counted
-            empty, keys = empty.expand(shape).sum(-1), (found.keys * counted).sum(-1) / counted.sum(-1)
-        counts = torch.stack([valid, empty, keys]).to(torch.float32)
-        rows = rows.masked_fill(~counted | bad, torch.nan)
-        mean = rows.nanmean(-1)
-        entries = [counts, mean]
+            counts = bad.new_ones(()) if look.counted is None else look.counted
+            counted = ((found.keys > 0) & counts).expand(bad.shape)
+            bad, good = counted & bad, counted & ~bad
+            empty = ((found.keys == 0) & counts).expand(bad.shape).sum(-1)
+            keys = (found.keys * counted).sum(-1) / counted.sum(-1)
+        valid = good.sum(-1)
+        rows = rows.masked_fill(~good, 0)
+        mean = rows.sum(-1) / valid
+        entries = [torch.stack([valid, empty, keys]).to(torch.float32), mean]
         if "entropy" in self.statistics or self.rows is not None:
-            deviation = (rows - mean[..., None]).square().nanmean(-1).sqrt()
+            deviation = (((rows - mean[..., None]).square() * good).sum(-1) / valid).sqrt()
             if "entropy" in self.statistics:
                 entries.append(deviation[self.statistics.index("entropy")][None])
             if self.rows is not None:
-                entries.append(deviation * standard_error(counts[0], look.fraction))
-        return torch.cat([*entries, spoiled[None].to(torch.float32)])
+                entries.append(deviation * standard_error(valid, look.fraction))
+        return torch.cat([*entries, bad.sum(-1)[None].to(torch.float32)])
 
     def split(self, parts: Parts, look: Look) -> Tensor:
         """The entries ``SPLIT``, NaN where the keys have no such part: (entries, batch, heads)."""
@@ -174,7 +175,7 @@ class Reduction:
         rows = torch.stack([found.get(name, nothing).to(torch.float32).expand_as(nothing) for name in SPLIT])
         keys = parts.counts.sum(0)
         counted = keys > 0 if look.counted is None else (keys > 0) & look.counted
-        return rows.masked_fill(~counted | look.bad, torch.nan).nanmean(-1)
+        return rows.masked_fill(~counted | ~look.sums.isfinite(), torch.nan).nanmean(-1)
 
 
 def standard_error(rows: Tensor, fraction: float) -> Tensor:
