@@ -18,6 +18,7 @@ from .capture.inputs import Inputs
 from .errors import EntropyLabError, EntropyLabWarning
 from .pipelines import KINDS, Size
 from .pipelines.backends import native_attention
+from .pipelines.caches import seen_caches
 from .pipelines.following import follow
 from .pipelines.sight import Sight
 
@@ -201,6 +202,7 @@ def rescaled(
     try:
         with ExitStack() as stack:
             stack.enter_context(native_attention(roots))
+            stack.enter_context(seen_caches(roots))
             stack.enter_context(follow(pipe, rescaling.sight))
             interception = stack.enter_context(
                 intercept(

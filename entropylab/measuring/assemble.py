@@ -254,6 +254,13 @@ class Cells:
                 keys = float(mean_known(tokens[..., place, :].ravel()))
                 known[path] = (np.nanmax(rows[..., place, :]), before[0] + lost, keys, spoiled + broken)
 
+    @property
+    def keyless(self) -> list[str]:
+        """Layers that ran, and whose mask left no key to any row at any size."""
+        found = [each for counted in self.counted.values() for each in counted.items()]
+        with_keys = {path for path, (rows, _, _, bad) in found if rows > 0 or bad > 0}
+        return [path for path in dict.fromkeys(path for path, _ in found) if path not in with_keys]
+
     def samples_of(self, size: Size | None, scaling: str) -> int:
         """How many samples were averaged."""
         return int(self.moments[size, scaling].count.max()) if (size, scaling) in self.moments else 0

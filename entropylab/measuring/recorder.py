@@ -19,6 +19,7 @@ from ..dataset import describe
 from ..errors import EntropyLabError, EntropyLabWarning
 from ..pipelines import KINDS, Size
 from ..pipelines.backends import native_attention
+from ..pipelines.caches import seen_caches
 from ..pipelines.following import follow
 from ..pipelines.sight import Sight
 from ..scaling import known_train_size
@@ -58,7 +59,8 @@ class Recorder:
     @property
     def unmeasured(self) -> dict[str, str]:
         """Layer path -> reason, of attention layers that ran and could not be measured."""
-        return dict(self.interception.unseen) if self.interception else {}
+        keyless = dict.fromkeys(self.cells.keyless, "its mask leaves no key to any row")
+        return keyless | (self.interception.unseen if self.interception else {})
 
     @property
     def dataset(self) -> xr.Dataset:
@@ -139,6 +141,9 @@ class Recorder:
         """A denoiser's forward pass has ended."""
         if self.calls:
             self.calls[-1].ended = True
+            if self.interception is not None:
+                for path, reason in self.calls[-1].incomplete.items():
+                    self.interception.lose(path, reason)
             self.calls[-1].take_output(output)
 
     def on_attention(self, call: AttentionCall) -> None:
@@ -152,7 +157,7 @@ class Recorder:
         base = call.layer if call.occurrence == 0 else f"{call.layer}:{call.occurrence + 1}"
         for part, values in self.reduction(call).items():
             path = f"{base}:{part}" if part else base
-            self.calls[-1].take(path, values, f"{call.layer}:{part}" if part else call.layer, call.occurrence)
+            self.calls[-1].take(path, values, call, f"{call.layer}:{part}" if part else call.layer)
             if path not in self.cells.layers:
                 label = LayerLabel(call.layer, pipelines.block_of(call.layer), kind, pipelines.part_of(call, part))
                 self.cells.layers[path] = label
@@ -220,6 +225,7 @@ def watching(recorder: Recorder, strict: bool = False) -> Iterator[None]:
     roots = pipelines.denoisers(recorder.pipe)
     with ExitStack() as stack:
         stack.enter_context(native_attention(roots))
+        stack.enter_context(seen_caches(roots))
         stack.enter_context(follow(recorder.pipe, recorder))
         recorder.interception = stack.enter_context(
             intercept(

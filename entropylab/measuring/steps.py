@@ -6,7 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..capture import AttentionCall
 from ..capture.inputs import Inputs
+from ..errors import EntropyLabError
+from ..pipelines.batches import images_in
 from ..pipelines.guidance import Branch, Evidence, evidence
 
 
@@ -16,7 +19,8 @@ class DenoiserCall:
     Attributes:
         inputs: what it was handed.
         batch: how many images, of all guidance branches.
-        values: layer path -> (entries, images of all branches, heads), on the device.
+        values: layer path -> (entries, images of all branches, heads), on the device; NaN where an image was left out.
+        singles: path -> (entries, 1, heads), of layers that attend image by image, until all are there.
         output: (images of all branches, ...), or None if it can't be told.
         ended: whether it ran to its end.
     """
@@ -24,6 +28,7 @@ class DenoiserCall:
     def __init__(self, inputs: Inputs) -> None:
         self.inputs, self.batch, self.ended = inputs, inputs.batch, False
         self.values: dict[str, Tensor] = {}
+        self.singles: dict[str, Tensor] = {}
         self.alone: dict[str, list[str]] = {}
         self.output: Tensor | None = None
 
@@ -33,20 +38,44 @@ class DenoiserCall:
         if self.inputs.timestep is None and len(shape) == 3 and shape[:2] == (query.shape[-2], query.shape[0]):
             self.batch = query.shape[0]
 
-    def take(self, path: str, values: Tensor, layer: str = "", occurrence: int = 0) -> None:
-        """Take a reduced call, (entries, batch, heads), the ``occurrence``-th of what ``layer`` labels.
+    def take(self, path: str, values: Tensor, call: AttentionCall, layer: str) -> None:
+        """Take the reduced values (entries, batch, heads) of ``call``, which is one of those of ``layer``.
 
         Frames or places in its batch are averaged. A layer that attends image by image has them put together.
+
+        Raises:
+            EntropyLabError: it can't be told which images the call's batch holds.
         """
-        batch, images = values.shape[1], self.batch
+        batch, images = values.shape[1], self.batch if call.inputs is None else call.inputs.batch
+        alone = self.alone.setdefault(layer, [])
+        if batch == 1 < images and call.occurrence == len(alone) and images_in(call, 1, self.batch) is None:
+            alone.append(path)
+            self.singles[path] = values
+            if len(alone) == self.batch:
+                self.values[layer] = torch.cat([self.singles.pop(each) for each in alone], 1)
+            return
         if batch > images and batch % images == 0:
             values = values.unflatten(1, (images, -1)).nanmean(2)
-        self.values[path] = values
-        alone = self.alone.setdefault(layer, [])
-        if batch == 1 < images and occurrence == len(alone):
-            alone.append(path)
-            if len(alone) == images:
-                self.values[layer] = torch.cat([self.values.pop(each) for each in alone], 1)
+        self.values[path] = self.in_place(values, images_in(call, values.shape[1], self.batch))
+
+    def in_place(self, values: Tensor, images: slice | None) -> Tensor:
+        """Values of some images as values of the whole batch, NaN elsewhere."""
+        if images is None:
+            raise EntropyLabError(
+                f"attends in a batch of {values.shape[1]} where its denoiser has {self.batch} images, and it can't be "
+                "told which these are"
+            )
+        if images == slice(0, self.batch):
+            return values
+        whole = values.new_full((values.shape[0], self.batch, values.shape[2]), torch.nan)
+        whole[:, images] = values
+        return whole
+
+    @property
+    def incomplete(self) -> dict[str, str]:
+        """Layer path -> what is wrong, of layers that attended image by image, but not for all images."""
+        reason = f"attends in a batch of 1 where its denoiser has {self.batch} images, and not once for each"
+        return {path.partition(":")[0]: reason for path in self.singles}
 
     def take_output(self, output: Any) -> None:
         """Take what the forward returned: a tensor, the first of several, or one tensor per image."""
@@ -93,25 +122,21 @@ def samples_in(calls: Sequence[DenoiserCall], combined: Any, sample: Any) -> int
 
 
 def by_branch(calls: Sequence[DenoiserCall], samples: int) -> dict[str, Tensor]:
-    """Layer path -> (entries, branch, sample, heads), NaN in branches in which the layer did not run.
-
-    A layer that attends in fewer branches than its call has does so in the first ones: perturbed ones come last.
-    """
+    """Layer path -> (entries, branch, sample, heads), NaN in branches in which the layer did not run."""
     counts = [call.count(samples) for call in calls]
+    widest = max(call.batch // count for call, count in zip(calls, counts, strict=True))
     found = {}
     for path in dict.fromkeys(path for call in calls for path in call.values):
-        example = next(call.values[path] for call in calls if path in call.values)
+        known = [call.values[path] for call in calls if path in call.values]
+        entries, heads = (max(value.shape[axis] for value in known) for axis in (0, 2))
         pieces = []
         for call, count in zip(calls, counts, strict=True):
-            width = samples if call.batch % samples == 0 else call.batch
-            whole = example.new_full((example.shape[0], count * width, example.shape[2]), torch.nan)
-            values = call.values.get(path)
-            if values is not None and values.shape[1] <= whole.shape[1] and values.shape[0] == whole.shape[0]:
-                whole[:, : values.shape[1]] = values
-            pieces.append(whole.unflatten(1, (count, width)))
-        widest = max(piece.shape[2] for piece in pieces)
-        padded = [torch.nn.functional.pad(p, (0, 0, 0, widest - p.shape[2]), value=torch.nan) for p in pieces]
-        found[path] = torch.cat(padded, 1)
+            whole = known[0].new_full((entries, count, widest, heads), torch.nan)
+            if (values := call.values.get(path)) is not None:
+                values = values.unflatten(1, (count, -1))
+                whole[: len(values), :, : values.shape[2], : values.shape[3]] = values
+            pieces.append(whole)
+        found[path] = torch.cat(pieces, 1)
     return found
 
 
