@@ -29,6 +29,7 @@ class AttentionCall:
         key: (batch, heads, keys, d).
         mask: as the model passes it: boolean or additive, broadcastable to (batch, heads, queries, keys), or None.
         scale: the factor on the logits.
+        rescaled: what of it, or of the queries, is a rule's: one number, or one per head (heads,).
         is_causal: whether a causal mask applies as well.
         context: how many other tokens the module was handed to attend to (``encoder_hidden_states``); None if none.
         occurrence: how many calls that module made before this one in the same forward of its root.
@@ -47,6 +48,7 @@ class AttentionCall:
     occurrence: int = 0
     roles: Roles | None = None
     inputs: Inputs | None = None
+    rescaled: float | Tensor = 1.0
 
 
 NOWHERE = nn.Identity()
@@ -331,5 +333,5 @@ def per_head(query: Tensor, factor: Tensor) -> Tensor:
 def rescaled(call: AttentionCall, factor: float | Tensor) -> AttentionCall:
     """``call`` with its logits multiplied by ``factor``."""
     if isinstance(factor, Tensor):
-        return replace(call, query=per_head(call.query, factor))
-    return replace(call, scale=call.scale * factor)
+        return replace(call, query=per_head(call.query, factor), rescaled=factor)
+    return replace(call, scale=call.scale * factor, rescaled=factor)

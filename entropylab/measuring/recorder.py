@@ -22,7 +22,7 @@ from ..pipelines.backends import native_attention
 from ..pipelines.caches import seen_caches
 from ..pipelines.following import follow
 from ..pipelines.sight import Sight
-from ..scaling import known_train_size
+from ..scaling import known_train_size, rule_at_work
 from .assemble import Cells, LayerLabel, Run, check_keep
 from .provenance import provenance
 from .reduce import Reduction, check_rows_count, check_statistics, is_listing
@@ -79,6 +79,10 @@ class Recorder:
         self.finish_run()
         self.run, self.foreign = Run(**labels), True
 
+    def new_run(self, size: Size | None = None, **labels: Any) -> Run:
+        """A run under the rule that rescales the pipeline now."""
+        return Run(size, rule_at_work(self.pipe), **labels)
+
     def finish_run(self, whole: bool = True) -> None:
         """Take what the current pipeline call gave into the Dataset.
 
@@ -100,7 +104,9 @@ class Recorder:
         prompt = arguments.get("prompt")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt or ()) if is_listing(prompt) else []
         images = arguments.get("num_images_per_prompt") or 1
-        self.run = Run(self.sight.size, prompts=[text for text in prompts for _ in range(images)], is_call=True)
+        self.run = self.new_run(
+            self.sight.size, prompts=[text for text in prompts for _ in range(images)], is_call=True
+        )
 
     def on_end(self, failed: bool) -> None:
         """The pipeline's call is over."""
@@ -118,10 +124,10 @@ class Recorder:
         """Sampling begins: with a pipeline call, or without one by the user's own loop."""
         self.calls = []
         if self.run is None:
-            self.run = Run()
+            self.run = self.new_run()
         elif self.run.steps and not self.foreign and not self.run.is_call:
             self.finish_run()
-            self.run = Run()
+            self.run = self.new_run()
         self.follows = True
 
     def on_step(self, combined: Any, sample: Any) -> None:
@@ -133,7 +139,7 @@ class Recorder:
         if not self.follows:
             self.finish_step()
         if self.run is None:
-            self.run = Run()
+            self.run = self.new_run()
         self.sight.on_forward(inputs)
         self.calls.append(DenoiserCall(inputs))
 
@@ -154,6 +160,8 @@ class Recorder:
         if not self.calls:
             return self.check_known(call.layer)
         self.calls[-1].meet(call.query)
+        if self.run is not None:
+            self.run.add_multiplier(call.layer, call.rescaled)
         base = call.layer if call.occurrence == 0 else f"{call.layer}:{call.occurrence + 1}"
         for part, values in self.reduction(call).items():
             path = f"{base}:{part}" if part else base
