@@ -18,6 +18,7 @@ from .capture.inputs import Inputs
 from .errors import EntropyLabError, EntropyLabWarning
 from .pipelines import KINDS, Size
 from .pipelines.backends import native_attention
+from .pipelines.caches import seen_caches
 from .pipelines.following import follow
 from .pipelines.sight import Sight
 
@@ -105,7 +106,7 @@ def check_multiplier(multiplier: Any, source: str) -> float | Tensor:
         values = torch.tensor(torch.nan)
     if values.ndim > 1 or not bool(((values > 0) & values.isfinite()).all()):
         raise EntropyLabError(f"{source} must give a finite multiplier > 0 (or one per head). Got {multiplier}.")
-    return values.float() if values.ndim else float(values)
+    return values.float().cpu() if values.ndim else float(values)
 
 
 class Rescaling:
@@ -179,7 +180,8 @@ class Rescaling:
         return tokens + grown
 
 
-busy: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
+busy: "weakref.WeakKeyDictionary[nn.Module, NamedRule]" = weakref.WeakKeyDictionary()
+"""Denoisers that are rescaled, and by which rule."""
 handles: "set[rescale]" = set()
 """Handles that are not removed yet: a handle that nobody keeps must not end its rescaling in silence."""
 
@@ -197,10 +199,11 @@ def rescaled(
     roots = pipelines.denoisers(pipe)
     if any(root in busy for root in roots.values()):
         raise EntropyLabError("pipe is rescaled already: end the other `rescale` (or `handle.remove()`) first.")
-    busy.update(roots.values())
+    busy.update(dict.fromkeys(roots.values(), named))
     try:
         with ExitStack() as stack:
             stack.enter_context(native_attention(roots))
+            stack.enter_context(seen_caches(roots))
             stack.enter_context(follow(pipe, rescaling.sight))
             interception = stack.enter_context(
                 intercept(
@@ -216,7 +219,12 @@ def rescaled(
                 warn_of_untouched(rescaling, interception.unseen, named, kinds)
     finally:
         for root in roots.values():
-            busy.discard(root)
+            busy.pop(root, None)
+
+
+def rule_at_work(pipe: Any) -> str:
+    """Name of the rule that rescales ``pipe`` now."""
+    return next((busy[root].name for root in pipelines.denoisers(pipe).values() if root in busy), "original")
 
 
 def warn_of_untouched(rescaling: Rescaling, unseen: Mapping[str, str], rule: NamedRule, kinds: Any) -> None:

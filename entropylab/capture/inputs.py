@@ -1,7 +1,7 @@
 """What one forward of a denoiser was handed."""
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -21,6 +21,7 @@ class Inputs:
         names: which inputs there are.
         shapes: their shapes, and the numbers among them.
         deciding: inputs whose values decide where tokens stand.
+        images: which images of the batch that the denoiser was handed these are; None if all, or if nobody can tell.
     """
 
     image: list[Tensor]
@@ -30,11 +31,18 @@ class Inputs:
     names: Hashable
     shapes: Hashable
     deciding: list[Tensor]
+    images: slice | None = None
 
     @property
     def batch(self) -> int:
         """How many images, of all guidance branches."""
         return len(self.image) if self.listed else int(self.image[0].shape[0]) if self.image else 1
+
+    def narrowed(self, part: "Inputs") -> "Inputs":
+        """These inputs cut down to ``part``, what of them is computed."""
+        if part.batch == self.batch:
+            return self
+        return replace(self, image=part.image, images=place_of(part.image, self.image))
 
     @property
     def latent_size(self) -> tuple[int, int] | None:
@@ -53,3 +61,12 @@ class Inputs:
     def texts(self) -> list[Tensor]:
         """The inputs that stand for text."""
         return [tensor for tensor, _ in self.sources.get("text", [])]
+
+
+def place_of(part: list[Tensor], whole: list[Tensor]) -> slice | None:
+    """Where in a batch a stretch of it stands; None if ``part`` is no view of a stretch of ``whole``."""
+    if len(part) != 1 or len(whole) != 1 or part[0].shape[1:] != whole[0].shape[1:]:
+        return None
+    firsts = range(len(whole[0]) - len(part[0]) + 1)
+    first = next((first for first in firsts if whole[0][first:].data_ptr() == part[0].data_ptr()), None)
+    return None if first is None else slice(first, first + len(part[0]))

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ class AttentionCall:
         key: (batch, heads, keys, d).
         mask: as the model passes it: boolean or additive, broadcastable to (batch, heads, queries, keys), or None.
         scale: the factor on the logits.
+        rescaled: what of it, or of the queries, is a rule's: one number, or one per head (heads,).
         is_causal: whether a causal mask applies as well.
         context: how many other tokens the module was handed to attend to (``encoder_hidden_states``); None if none.
         occurrence: how many calls that module made before this one in the same forward of its root.
@@ -46,6 +48,7 @@ class AttentionCall:
     occurrence: int = 0
     roles: Roles | None = None
     inputs: Inputs | None = None
+    rescaled: float | Tensor = 1.0
 
 
 NOWHERE = nn.Identity()
@@ -68,6 +71,7 @@ class Frame:
         is_attention: whether it looks like an attention layer.
         attended: whether it made an attention call.
         seen: whether it or a part of it did.
+        skipped: whether something stands in for its forward that has not run it.
         by_inputs: whether its attention was read off its inputs.
         softmaxes: those that it or a part of it took by hand.
         why: reason to give if no attention call is seen.
@@ -79,6 +83,7 @@ class Frame:
     is_attention: bool = False
     attended: bool = False
     seen: bool = False
+    skipped: bool = False
     by_inputs: bool = False
     softmaxes: list[Any] = field(default_factory=list)
     why: str = "ran without an attention call that can be seen"
@@ -118,6 +123,10 @@ class Forward:
         if self.trace is not None and was_paused == 1:
             self.trace.__enter__()
 
+    def narrow(self, part: Inputs) -> None:
+        """Only a part of the batch is computed."""
+        self.inputs = self.inputs.narrowed(part)
+
     def placed(
         self, call: AttentionCall, module: nn.Module, sides: tuple[Tensor, Tensor], counts: bool
     ) -> AttentionCall:
@@ -136,11 +145,9 @@ class Forward:
                 forget(self.root)
         if counts:
             self.counts[module] += 1
-        fits = roles is not None and all(
-            side.codes is None or side.codes.shape == (tokens.shape[0], tokens.shape[-2])
-            for side, tokens in ((roles.queries, call.query), (roles.keys, call.key))
-        )
-        return replace(call, occurrence=place[1], roles=roles if fits else None, inputs=self.inputs)
+        if roles is not None and (roles := roles.fitted(call.query, call.key, self.inputs.images)) is None:
+            forget(self.root)
+        return replace(call, occurrence=place[1], roles=roles, inputs=self.inputs)
 
 
 @contextmanager
@@ -154,6 +161,17 @@ def unfollowed_here() -> Iterator[Trace | None]:
     finally:
         if forward is not None:
             forward.go_on()
+
+
+stood_in_for: "WeakSet[nn.Module]" = WeakSet()
+"""Modules whose forward something stands in for, a cache, that may leave it out and tells if it does not."""
+
+
+def began(module: nn.Module) -> None:
+    """What stands in for a module's forward does run it."""
+    for interception in active:
+        for frame in interception.frames:
+            frame.skipped &= frame.module is not module
 
 
 here = threading.local()
@@ -176,7 +194,6 @@ class Interception:
         read_inputs: says what a root's arguments are; needed to tell what tokens stand for.
         attended: paths of modules that made an attention call.
         unseen: path -> reason, of modules that look like attention and ran without an attention call that we see.
-        refused: paths of modules whose attention call was seen, and could not be measured.
     """
 
     on_attention: OnAttention
@@ -186,7 +203,6 @@ class Interception:
     rescales: bool
     unseen: dict[str, str] = field(default_factory=dict)
     attended: set[str] = field(default_factory=set)
-    refused: set[str] = field(default_factory=set)
     local: threading.local = field(default_factory=threading.local)
 
     @property
@@ -204,23 +220,24 @@ class Interception:
     def miss(self, frame: Frame) -> None:
         """Note a layer that ran without an attention call that can be seen."""
         why = "linear attention has no softmax" if is_linear(frame.module) else frame.why
-        if frame.path not in self.attended:
-            self.unseen[frame.path] = f"{type(getattr(frame.module, 'processor', frame.module)).__name__}: {why}"
+        name = type(getattr(frame.module, "processor", frame.module)).__name__
+        self.unseen.setdefault(frame.path, f"{name}: {why}")
 
     def refuse(self, reason: str) -> None:
         """Note that the innermost module has made an attention call that could not be measured."""
         for frame in self.frames:
             frame.seen = True
-        self.refused.add(self.frames[-1].path)
-        self.unseen[self.frames[-1].path] = reason
+        self.lose(self.frames[-1].path, reason)
+
+    def lose(self, path: str, reason: str) -> None:
+        """Note that attention calls of a layer were seen, and that not all of them are measured."""
+        self.unseen[path] = reason
 
     def passed(self) -> None:
         """Note that the innermost module has made an attention call."""
         self.frames[-1].attended = True
         for frame in self.frames:
             frame.seen = True
-            if frame.path not in self.refused:
-                self.unseen.pop(frame.path, None)
         self.attended.update(frame.path for frame in self.frames)
 
 
@@ -316,5 +333,5 @@ def per_head(query: Tensor, factor: Tensor) -> Tensor:
 def rescaled(call: AttentionCall, factor: float | Tensor) -> AttentionCall:
     """``call`` with its logits multiplied by ``factor``."""
     if isinstance(factor, Tensor):
-        return replace(call, query=per_head(call.query, factor))
-    return replace(call, scale=call.scale * factor)
+        return replace(call, query=per_head(call.query, factor), rescaled=factor)
+    return replace(call, scale=call.scale * factor, rescaled=factor)

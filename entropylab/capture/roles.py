@@ -1,7 +1,7 @@
 """What the query rows and the keys of an attention call stand for: the image, text, a reference, or something else."""
 
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from weakref import WeakKeyDictionary
 
 import torch
@@ -39,6 +39,21 @@ class Tokens:
         """How many of so many tokens stand for ``part``, mean over images."""
         return self.counts.get(part, 0) if self.counts is not None else tokens * (part in self.parts)
 
+    def fitted(self, tokens: Tensor, images: slice | None) -> "Tokens | None":
+        """The same of ``tokens`` (batch, heads, tokens, d), which may be other images, or ``images`` of these only.
+
+        None if it can't be told.
+        """
+        shape = (tokens.shape[0], tokens.shape[-2])
+        if self.codes is None or self.codes.shape == shape:
+            return self
+        if self.codes.shape[1] != shape[1]:
+            return None
+        if self.spans is not None:
+            return replace(self, codes=self.codes[:1].expand(shape))
+        part = self.codes[images] if images is not None else self.codes
+        return tokens_of(part) if part.shape == shape else None
+
 
 @dataclass(frozen=True)
 class Roles:
@@ -54,6 +69,11 @@ class Roles:
         if not asking & asked or "image" in asking - asked:
             return "cross"
         return "joint" if {"image", "text"} <= asked else "self"
+
+    def fitted(self, query: Tensor, key: Tensor, images: slice | None) -> "Roles | None":
+        """The same of q and k (batch, heads, tokens, d) of other images; None if it can't be told."""
+        queries, keys = self.queries.fitted(query, images), self.keys.fitted(key, images)
+        return None if queries is None or keys is None else Roles(queries, keys)
 
     @property
     def are_simple(self) -> bool:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -157,6 +158,7 @@ class SeenScores:
         self.module = module
         self.slices: list[tuple[Tensor, Tensor, Tensor | None]] = []
         self.whole = 0
+        self.factor: float | Tensor = 1.0
 
     def begin(self, batch: int) -> None:
         """A forward of the module begins, of so many images and branches."""
@@ -177,7 +179,7 @@ class SeenScores:
         """The queries times the factor that is asked for."""
         heads = self.module.heads
         one_query, one_key = (part[:1].expand(heads, *part.shape[1:])[None] for part in (query, key))
-        factor = ask(call_of(one_query, one_key, mask, self.module.scale, False, counts=False))
+        factor = self.factor = ask(call_of(one_query, one_key, mask, self.module.scale, False, counts=False))
         if isinstance(factor, Tensor):
             begun = sum(len(part) for part, _, _ in self.slices)
             head = torch.arange(begun, begun + len(query), device=query.device) % heads
@@ -192,4 +194,4 @@ class SeenScores:
         mask = None if masks[0] is None else torch.cat(masks)
         if mask is not None and mask.ndim == 3:
             mask = mask.unflatten(0, (-1, self.module.heads)) if len(mask) == query.shape[:2].numel() else mask[:, None]
-        show(call_of(query, key, mask, self.module.scale, False))
+        show(replace(call_of(query, key, mask, self.module.scale, False), rescaled=self.factor))

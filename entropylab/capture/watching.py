@@ -28,6 +28,7 @@ from .interception import (
     active,
     here,
     running,
+    stood_in_for,
 )
 from .multihead import other_keys, see_multihead
 from .roles import forget_what_may_change
@@ -166,7 +167,8 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
     def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
         if is_root:
             begin_forward(interception, path, module, args, kwargs)
-        interception.frames.append(Frame(path, module, context_tokens(module, args, kwargs), suspicious))
+        context = context_tokens(module, args, kwargs)
+        interception.frames.append(Frame(path, module, context, suspicious, skipped=module in stood_in_for))
         own = own_tokens(args, kwargs)
         if isinstance(scores := vars(module).get("get_attention_scores"), SeenScores) and own is not None:
             scores.begin(len(own))
@@ -183,7 +185,8 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
         see_by_hand(interception)
         frame = interception.frames.pop()
         if suspicious and not frame.seen and output is not None:
-            interception.miss(frame)
+            if not frame.skipped:
+                interception.miss(frame)
         elif not frame.attended and not suspicious and not is_root:
             for handle in handles:
                 handle.remove()

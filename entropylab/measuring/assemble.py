@@ -76,6 +76,7 @@ class Run:
         seeds: the samples' seeds, if known.
         is_call: whether it lasts as long as a call of the pipeline.
         grown: layer path -> how many more keys than now it has at the training size, None if unknown.
+        multipliers: layer path -> the factor on its softmax scale, mean over heads; NaN if it changed meanwhile.
         steps: what was measured; a step in which the denoiser saw one timestep in several views is several.
     """
 
@@ -85,7 +86,13 @@ class Run:
     seeds: Sequence[int] = ()
     is_call: bool = False
     grown: dict[str, int | None] = field(default_factory=dict)
+    multipliers: dict[str, float] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
+
+    def add_multiplier(self, layer: str, factor: float | Tensor) -> None:
+        """Take the factor on the softmax scale of a layer's call."""
+        mean = float(factor.mean()) if isinstance(factor, Tensor) else factor
+        self.multipliers[layer] = mean if self.multipliers.get(layer, mean) == mean else np.nan
 
     def add_step(self, calls: Sequence[DenoiserCall], combined: Any, sample: Any) -> None:
         """Take one step; on a GPU its numbers leave in one asynchronous copy."""
@@ -232,6 +239,9 @@ class Cells:
         raw = run.array(list(self.layers), self.branches)
         self.count_rows(run.size, raw[: len(COUNTS)], raw[self.entries.index(BAD)])
         self.grown.setdefault(run.size, {}).update(run.grown)
+        changed = {layer: factor for layer, factor in run.multipliers.items() if factor != 1}
+        if changed:
+            self.multipliers.setdefault(key, {}).update(changed)
         values = averaged(raw[KEPT:], self.keep)
         self.timesteps.setdefault(key, run.timesteps())
         prompts, seeds = self.labels.setdefault(key, ([], []))
@@ -253,6 +263,13 @@ class Cells:
                 lost, broken = (np.nan_to_num(part[..., place, :]).max(axis=-1).sum() for part in (empty, bad))
                 keys = float(mean_known(tokens[..., place, :].ravel()))
                 known[path] = (np.nanmax(rows[..., place, :]), before[0] + lost, keys, spoiled + broken)
+
+    @property
+    def keyless(self) -> list[str]:
+        """Layers that ran, and whose mask left no key to any row at any size."""
+        found = [each for counted in self.counted.values() for each in counted.items()]
+        with_keys = {path for path, (rows, _, _, bad) in found if rows > 0 or bad > 0}
+        return [path for path in dict.fromkeys(path for path, _ in found) if path not in with_keys]
 
     def samples_of(self, size: Size | None, scaling: str) -> int:
         """How many samples were averaged."""

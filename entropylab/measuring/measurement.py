@@ -192,15 +192,14 @@ class Plan:
             generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
             recorder.begin_run(size=size, scaling=rule.name, prompts=prompts, seeds=seeds)
             with ExitStack() as stack:
-                rescaling = None if rule.is_original else stack.enter_context(rescaled(pipe, rule, train_size))
+                if not rule.is_original:
+                    stack.enter_context(rescaled(pipe, rule, train_size))
                 stack.enter_context(room_for(size, len(prompts)))
                 if self.call is not None:
                     self.call(pipe, size, prompts, generators)
                 else:
                     pipe(prompt=prompts, height=size[0], width=size[1], generator=generators, **self.settings)
             recorder.finish_run()
-            if rescaling is not None:
-                recorder.cells.multipliers[size, rule.name] = rescaling.multipliers()
             bar.update(size[0] * size[1] * len(prompts))
 
 

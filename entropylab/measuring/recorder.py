@@ -19,9 +19,10 @@ from ..dataset import describe
 from ..errors import EntropyLabError, EntropyLabWarning
 from ..pipelines import KINDS, Size
 from ..pipelines.backends import native_attention
+from ..pipelines.caches import seen_caches
 from ..pipelines.following import follow
 from ..pipelines.sight import Sight
-from ..scaling import known_train_size
+from ..scaling import known_train_size, rule_at_work
 from .assemble import Cells, LayerLabel, Run, check_keep
 from .provenance import provenance
 from .reduce import Reduction, check_rows_count, check_statistics, is_listing
@@ -58,7 +59,8 @@ class Recorder:
     @property
     def unmeasured(self) -> dict[str, str]:
         """Layer path -> reason, of attention layers that ran and could not be measured."""
-        return dict(self.interception.unseen) if self.interception else {}
+        keyless = dict.fromkeys(self.cells.keyless, "its mask leaves no key to any row")
+        return keyless | (self.interception.unseen if self.interception else {})
 
     @property
     def dataset(self) -> xr.Dataset:
@@ -76,6 +78,10 @@ class Recorder:
         """Start a new run, until ``finish_run``; ``labels`` are those of Run (size, scaling, prompts, seeds)."""
         self.finish_run()
         self.run, self.foreign = Run(**labels), True
+
+    def new_run(self, size: Size | None = None, **labels: Any) -> Run:
+        """A run under the rule that rescales the pipeline now."""
+        return Run(size, rule_at_work(self.pipe), **labels)
 
     def finish_run(self, whole: bool = True) -> None:
         """Take what the current pipeline call gave into the Dataset.
@@ -98,7 +104,9 @@ class Recorder:
         prompt = arguments.get("prompt")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt or ()) if is_listing(prompt) else []
         images = arguments.get("num_images_per_prompt") or 1
-        self.run = Run(self.sight.size, prompts=[text for text in prompts for _ in range(images)], is_call=True)
+        self.run = self.new_run(
+            self.sight.size, prompts=[text for text in prompts for _ in range(images)], is_call=True
+        )
 
     def on_end(self, failed: bool) -> None:
         """The pipeline's call is over."""
@@ -116,10 +124,10 @@ class Recorder:
         """Sampling begins: with a pipeline call, or without one by the user's own loop."""
         self.calls = []
         if self.run is None:
-            self.run = Run()
+            self.run = self.new_run()
         elif self.run.steps and not self.foreign and not self.run.is_call:
             self.finish_run()
-            self.run = Run()
+            self.run = self.new_run()
         self.follows = True
 
     def on_step(self, combined: Any, sample: Any) -> None:
@@ -131,7 +139,7 @@ class Recorder:
         if not self.follows:
             self.finish_step()
         if self.run is None:
-            self.run = Run()
+            self.run = self.new_run()
         self.sight.on_forward(inputs)
         self.calls.append(DenoiserCall(inputs, self.reduction))
 
@@ -140,6 +148,9 @@ class Recorder:
         if self.calls:
             self.calls[-1].settle()
             self.calls[-1].ended = True
+            if self.interception is not None:
+                for path, reason in self.calls[-1].incomplete.items():
+                    self.interception.lose(path, reason)
             self.calls[-1].take_output(output)
 
     def on_attention(self, call: AttentionCall) -> None:
@@ -150,10 +161,12 @@ class Recorder:
         if not self.calls:
             return self.check_known(call.layer)
         self.calls[-1].meet(call.query)
+        if self.run is not None:
+            self.run.add_multiplier(call.layer, call.rescaled)
         base = call.layer if call.occurrence == 0 else f"{call.layer}:{call.occurrence + 1}"
         for part, look in self.reduction.look(call).items():
             path = f"{base}:{part}" if part else base
-            self.calls[-1].see(path, look, f"{call.layer}:{part}" if part else call.layer, call.occurrence)
+            self.calls[-1].see(path, look, call, f"{call.layer}:{part}" if part else call.layer)
             if path not in self.cells.layers:
                 label = LayerLabel(call.layer, pipelines.block_of(call.layer), kind, pipelines.part_of(call, part))
                 self.cells.layers[path] = label
@@ -221,6 +234,7 @@ def watching(recorder: Recorder, strict: bool = False) -> Iterator[None]:
     roots = pipelines.denoisers(recorder.pipe)
     with ExitStack() as stack:
         stack.enter_context(native_attention(roots))
+        stack.enter_context(seen_caches(roots))
         stack.enter_context(follow(recorder.pipe, recorder))
         recorder.interception = stack.enter_context(
             intercept(

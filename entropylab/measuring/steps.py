@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..capture import AttentionCall
 from ..capture.inputs import Inputs
+from ..errors import EntropyLabError
+from ..pipelines.batches import images_in
 from ..pipelines.guidance import Branch, Evidence, evidence
 from .looks import Look
 from .reduce import Reduction
@@ -15,13 +18,21 @@ from .reduce import Reduction
 
 @dataclass(frozen=True)
 class Seen:
-    """A look at a call: which layer made it, the how manyeth of that layer, and how many images were sampled then."""
+    """A look at a call of a layer.
+
+    Attributes:
+        look: the look.
+        path: name of the call.
+        layer: name of the layer.
+        images: how many images the forward had then.
+        place: which of them the call is about; None for one of those that a layer makes image by image.
+    """
 
     look: Look
     path: str
     layer: str
-    occurrence: int
     images: int
+    place: slice | None = None
 
 
 HELD = 64 * 2**20
@@ -36,7 +47,8 @@ class DenoiserCall:
         reduction: averages what was seen of its layers.
         batch: how many images, of all guidance branches.
         looks: what was seen and is not averaged yet.
-        values: layer path -> (entries, images of all branches, heads), on the device.
+        values: layer path -> (entries, images of all branches, heads), on the device; NaN where an image was left out.
+        singles: path -> (entries, 1, heads), of layers that attend image by image, until all are there.
         output: (images of all branches, ...), or None if it can't be told.
         ended: whether it ran to its end.
     """
@@ -45,6 +57,7 @@ class DenoiserCall:
         self.inputs, self.reduction, self.batch, self.ended = inputs, reduction, inputs.batch, False
         self.looks: list[Seen] = []
         self.values: dict[str, Tensor] = {}
+        self.singles: dict[str, Tensor] = {}
         self.alone: dict[str, list[str]] = {}
         self.output: Tensor | None = None
 
@@ -54,11 +67,34 @@ class DenoiserCall:
         if self.inputs.timestep is None and len(shape) == 3 and shape[:2] == (query.shape[-2], query.shape[0]):
             self.batch = query.shape[0]
 
-    def see(self, path: str, look: Look, layer: str = "", occurrence: int = 0) -> None:
-        """Take a look at a call, the ``occurrence``-th of what ``layer`` labels."""
-        self.looks.append(Seen(look, path, layer, occurrence, self.batch))
+    def see(self, path: str, look: Look, call: AttentionCall, layer: str) -> None:
+        """Take a look at ``call``, which is one of those of ``layer``.
+
+        Frames or places in its batch are averaged. A layer that attends image by image has them put together.
+
+        Raises:
+            EntropyLabError: it can't be told which images the call's batch holds.
+        """
+        batch, images = len(look.query_sums), self.batch if call.inputs is None else call.inputs.batch
+        alone = self.alone.setdefault(layer, [])
+        if batch == 1 < images and call.occurrence == len(alone) and images_in(call, 1, self.batch) is None:
+            alone.append(path)
+            self.looks.append(Seen(look, path, layer, images))
+        else:
+            held = images if batch > images and batch % images == 0 else batch
+            self.looks.append(Seen(look, path, layer, images, self.place_of(call, held)))
         if sum(seen.look.size for seen in self.looks) > HELD:
             self.settle()
+
+    def place_of(self, call: AttentionCall, held: int) -> slice:
+        """Which images of the batch the so many that a call holds are."""
+        place = images_in(call, held, self.batch)
+        if place is None:
+            raise EntropyLabError(
+                f"attends in a batch of {held} where its denoiser has {self.batch} images, and it can't be "
+                "told which these are"
+            )
+        return place
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -68,22 +104,33 @@ class DenoiserCall:
             with torch.autocast(looks[0].look.query_sums.device.type, enabled=False):
                 averages = self.reduction.averages([seen.look for seen in looks])
             for seen, values in zip(looks, averages, strict=True):
-                self.take(seen.path, values, seen.layer, seen.occurrence, seen.images)
+                self.take(seen, values)
 
-    def take(self, path: str, values: Tensor, layer: str, occurrence: int, images: int) -> None:
-        """Take a reduced call, (entries, batch, heads), of a forward of so many images.
+    def take(self, seen: Seen, values: Tensor) -> None:
+        """Take the averages (entries, batch, heads) of a look."""
+        if seen.place is None:
+            self.singles[seen.path] = values
+            alone = self.alone[seen.layer]
+            if len(alone) == self.batch and all(each in self.singles for each in alone):
+                self.values[seen.layer] = torch.cat([self.singles.pop(each) for each in alone], 1)
+            return
+        if values.shape[1] > seen.images and values.shape[1] % seen.images == 0:
+            values = values.unflatten(1, (seen.images, -1)).nanmean(2)
+        self.values[seen.path] = self.in_place(values, seen.place)
 
-        Frames or places in its batch are averaged. A layer that attends image by image has them put together.
-        """
-        batch = values.shape[1]
-        if batch > images and batch % images == 0:
-            values = values.unflatten(1, (images, -1)).nanmean(2)
-        self.values[path] = values
-        alone = self.alone.setdefault(layer, [])
-        if batch == 1 < images and occurrence == len(alone):
-            alone.append(path)
-            if len(alone) == images:
-                self.values[layer] = torch.cat([self.values.pop(each) for each in alone], 1)
+    def in_place(self, values: Tensor, place: slice) -> Tensor:
+        """Values of some images as values of the whole batch, NaN elsewhere."""
+        if place == slice(0, self.batch):
+            return values
+        whole = values.new_full((values.shape[0], self.batch, values.shape[2]), torch.nan)
+        whole[:, place] = values
+        return whole
+
+    @property
+    def incomplete(self) -> dict[str, str]:
+        """Layer path -> what is wrong, of layers that attended image by image, but not for all images."""
+        reason = f"attends in a batch of 1 where its denoiser has {self.batch} images, and not once for each"
+        return {path.partition(":")[0]: reason for path in self.singles}
 
     def take_output(self, output: Any) -> None:
         """Take what the forward returned: a tensor, the first of several, or one tensor per image."""
@@ -130,26 +177,28 @@ def samples_in(calls: Sequence[DenoiserCall], combined: Any, sample: Any) -> int
 
 
 def by_branch(calls: Sequence[DenoiserCall], samples: int) -> dict[str, Tensor]:
-    """Layer path -> (entries, branch, sample, heads), NaN in branches in which the layer did not run.
-
-    A layer that attends in fewer branches than its call has does so in the first ones: perturbed ones come last.
-    """
+    """Layer path -> (entries, branch, sample, heads), NaN in branches in which the layer did not run."""
     counts = [call.count(samples) for call in calls]
+    widest = max(call.batch // count for call, count in zip(calls, counts, strict=True))
     found = {}
     for path in dict.fromkeys(path for call in calls for path in call.values):
-        example = next(call.values[path] for call in calls if path in call.values)
+        known = [call.values[path] for call in calls if path in call.values]
+        entries, heads = (max(value.shape[axis] for value in known) for axis in (0, 2))
         pieces = []
         for call, count in zip(calls, counts, strict=True):
-            width = samples if call.batch % samples == 0 else call.batch
-            whole = example.new_full((example.shape[0], count * width, example.shape[2]), torch.nan)
-            values = call.values.get(path)
-            if values is not None and values.shape[1] <= whole.shape[1] and values.shape[0] == whole.shape[0]:
-                whole[:, : values.shape[1]] = values
-            pieces.append(whole.unflatten(1, (count, width)))
-        widest = max(piece.shape[2] for piece in pieces)
-        padded = [torch.nn.functional.pad(p, (0, 0, 0, widest - p.shape[2]), value=torch.nan) for p in pieces]
-        found[path] = torch.cat(padded, 1)
+            shape = (entries, count, widest, heads)
+            values = call.values[path].unflatten(1, (count, -1)) if path in call.values else None
+            pieces.append(values if values is not None and values.shape == shape else padded(values, shape, known[0]))
+        found[path] = pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
     return found
+
+
+def padded(values: Tensor | None, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Values (entries, branch, sample, heads) in a larger shape, NaN where there are none."""
+    whole = like.new_full(shape, torch.nan)
+    if values is not None:
+        whole[: len(values), :, : values.shape[2], : values.shape[3]] = values
+    return whole
 
 
 def named_by(calls: Sequence[DenoiserCall], samples: int, combined: Any, sample: Any) -> Evidence:

@@ -92,7 +92,8 @@ def test_what_is_held_is_averaged_before_it_grows(monkeypatch: pytest.MonkeyPatc
     forward = DenoiserCall(Inputs([torch.zeros(2, 4, 4, 5)], False, None, {}, (), (), []), reduction)
     held = []
     for number in range(20):
-        forward.see(f"layer {number}", reduction.look(new_call(number))[""], f"layer {number}")
+        call = new_call(number)
+        forward.see(f"layer {number}", reduction.look(call)[""], call, f"layer {number}")
         held.append(sum(seen.look.size for seen in forward.looks))
     assert max(held) <= 3000
     forward.settle()

@@ -1,0 +1,91 @@
+"""What can't be measured is named: batches that don't divide, layers without keys, layers that hide halfway."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import entropylab
+from entropylab.errors import EntropyLabWarning
+
+
+class SomeAttention(nn.Module):
+    """Self-attention of two heads over its tokens, or over those that ``choose`` leaves of a batch, or masked."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.to_q, self.to_k, self.to_v = (nn.Linear(8, 8) for _ in range(3))
+        self.choose, self.mask, self.hidden = (lambda tokens: tokens), None, False
+
+    def forward(self, hidden_states):
+        if self.hidden:
+            return hidden_states
+        chosen = self.choose(hidden_states)
+        parts = (layer(chosen).unflatten(-1, (2, 4)).transpose(1, 2) for layer in (self.to_q, self.to_k, self.to_v))
+        return F.scaled_dot_product_attention(*parts, attn_mask=self.mask).transpose(1, 2).flatten(-2)
+
+
+class Denoiser(nn.Module):
+    def __init__(self, layers=2):
+        super().__init__()
+        self.layers = nn.ModuleList(SomeAttention() for _ in range(layers))
+
+    def forward(self, hidden_states, timestep):
+        for layer in self.layers:
+            layer(hidden_states)
+        return hidden_states
+
+
+def run(model, batch=4):
+    torch.manual_seed(1)
+    with torch.no_grad():
+        model(torch.randn(batch, 6, 8), torch.tensor(3.0))
+
+
+@pytest.mark.parametrize(
+    "choose",
+    [
+        lambda x: x[:3],
+        lambda x: x[1:3],
+        lambda x: x[:1],
+        lambda x: torch.cat([x, x[:1]]),
+        lambda x: torch.cat([x, x[:2]]),
+    ],
+    ids=["three", "two", "one", "five", "six"],
+)
+def test_a_batch_that_is_not_that_of_the_denoiser_is_named(choose):
+    model = Denoiser()
+    model.layers[0].choose = choose
+    with pytest.warns(EntropyLabWarning, match="layers.0"), entropylab.record(model) as rec:
+        run(model)
+    assert set(rec.unmeasured) == {"model.layers.0"}
+    assert list(rec.dataset.layer.values) == ["model.layers.1"]
+
+
+def test_a_batch_of_frames_is_still_measured():
+    model = Denoiser()
+    model.layers[0].choose = lambda x: torch.cat([x, x])
+    with entropylab.record(model) as rec:
+        run(model)
+    assert rec.unmeasured == {} and rec.dataset.sizes["layer"] == 2
+
+
+def test_a_layer_without_keys_is_named():
+    model = Denoiser()
+    model.layers[0].mask = torch.zeros(6, 6, dtype=torch.bool)
+    with pytest.warns(EntropyLabWarning, match="no key"), entropylab.record(model) as rec:
+        run(model)
+    assert set(rec.unmeasured) == {"model.layers.0"}
+    assert list(rec.dataset.layer.values) == ["model.layers.1"]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_layer_that_hides_in_some_forwards_is_named(first):
+    model = Denoiser()
+    with pytest.warns(EntropyLabWarning, match="layers.1"), entropylab.record(model) as rec:
+        for hidden in (first, not first):
+            model.layers[1].hidden = hidden
+            run(model)
+    assert set(rec.unmeasured) == {"model.layers.1"}
+    assert rec.dataset.sizes["layer"] == 2
