@@ -136,7 +136,7 @@ def test_a_finished_unit_is_not_replaced_by_a_process_that_comes_late(tmp_path: 
 
 def test_overwriting_needs_processes_that_can_wait(tmp_path: Path) -> None:
     with pytest.raises(entropylab.EntropyLabError, match="overwrite needs processes that can wait"):
-        started_run(Place(1, 4), dict, {}, [], tmp_path / "run", True)
+        started_run(Place(1, 4), dict, {}, [], tmp_path / "run", True, None)
 
 
 def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
