@@ -199,7 +199,7 @@ def dataset_of(merged: Merged, run: RunFolder) -> xr.Dataset:
     """
     if merged.damaged:
         raise EntropyLabError(
-            f"{run.path} has damaged units ({len(merged.damaged)}), which the command that made the run measures again: "
+            f"{run.path} has damaged units ({len(merged.damaged)}); the command that made the run measures them again: "
             f"{'; '.join(merged.damaged.values())}"
         )
     if not merged.done:

@@ -77,14 +77,21 @@ def is_left_alone() -> bool:
     return several and by_environment().world == 1
 
 
+def is_restarted() -> bool:
+    """Whether torchrun has started this process anew after one was lost (``--max-restarts``)."""
+    return number("TORCHELASTIC_RESTART_COUNT", 0) > 0
+
+
 @contextmanager
-def placed(cpu: bool) -> Iterator[Place]:
-    """This process's place; a process group is made only if a launcher asks for one, and ended again.
+def placed(cpu: bool, wait: bool) -> Iterator[Place]:
+    """This process's place.
 
     Args:
         cpu: whether the processes compute on CPUs; they then talk through gloo.
+        wait: whether they must be able to wait for each other. Only then a process group is made: one that is there
+            ends all when one process is lost, and can't be made again when torchrun starts them anew.
     """
-    if not is_launched():
+    if not wait or not is_launched():
         yield by_environment()
         return
     import torch

@@ -20,7 +20,7 @@ from .claims import Claim, Claims, who
 from .configuration import configuration_of
 from .folder import RECORD, RunFolder
 from .merging import dataset_of, merge_run
-from .place import Place, is_left_alone, placed
+from .place import Place, is_left_alone, is_restarted, placed
 from .progress import Progress
 from .prompts import Prompts, count_cut
 from .state import to_dataset
@@ -177,7 +177,8 @@ def measure_run(
         raise EntropyLabError(f"unit_samples must be a multiple of batch_size = {plan.batch_size}. Got {each}.")
     source = provenance(pipe)
     with ExitStack() as stack:
-        place = stack.enter_context(placed(source["device"].startswith("cpu")))
+        overwrite = overwrite and not is_restarted()
+        place = stack.enter_context(placed(source["device"].startswith("cpu"), wait=overwrite))
         run = started(
             place,
             lambda: configuration_of(pipe, plan, recorder, sizes, rules, train_size, each),

@@ -165,7 +165,7 @@ def test_a_damaged_unit_is_noticed_and_measured_again(harm: Any, run: Path) -> N
     before = entropylab.open(run)
     victim = files(run)[2]
     harm(victim)
-    with pytest.raises(EntropyLabError, match=f"damaged units .1., which the command .* again.*{victim.stem}"):
+    with pytest.raises(EntropyLabError, match=f"damaged units .1.; the command .* again.*{victim.stem}"):
         entropylab.open(run)
     assert list(status(run, check=True).damaged) == [victim.stem]
     pipe = Stub()
