@@ -280,5 +280,7 @@ def flush(path: Path) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """An error's message as one line."""
+    """An error's message as one line; the system's own words where it has some, as for a disk that is full."""
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
     return (str(error) or type(error).__name__).splitlines()[0]

@@ -7,6 +7,7 @@ Importing this file is fast: torch, diffusers and xarray are imported by the com
 import re
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,9 +17,9 @@ from typer.core import TyperCommand, TyperGroup
 
 import entropylab
 
-from ..errors import EntropyLabError
+from ..errors import EntropyLabError, EntropyLabWarning
 from ..quality.commands import add_to as add_ratings_to
-from .reading import add_to
+from .reading import add_to, opened
 
 Size = int | tuple[int, int]
 
@@ -31,11 +32,33 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was named."""
-        try:
-            return super().invoke(ctx)
-        except EntropyLabError as error:
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-            raise typer.Exit(2) from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", EntropyLabWarning)
+            warnings.showwarning = partial(show_warning, warnings.showwarning)
+            try:
+                return super().invoke(ctx)
+            except EntropyLabError as error:
+                typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+                tell_what_is_left(error)
+                raise typer.Exit(2) from error
+            except KeyboardInterrupt as error:
+                typer.echo("stopped", err=True)
+                tell_what_is_left(error)
+                raise typer.Exit(130) from error
+
+
+def show_warning(others: Any, message: Any, category: type[Warning], *arguments: Any, **options: Any) -> None:
+    """Show a warning of ours as one line, and others as they are shown elsewhere."""
+    if issubclass(category, EntropyLabWarning):
+        typer.echo(f"warning: {' '.join(str(message).split())}", err=True)
+    else:
+        others(message, category, *arguments, **options)
+
+
+def tell_what_is_left(error: BaseException) -> None:
+    """Say what a long run keeps that was ended by ``error``."""
+    if hasattr(error, "run"):
+        typer.echo(f"what was finished is kept: entropylab status {error.run}; the same command goes on", err=True)
 
 
 class TakesSizes(TyperCommand):
@@ -181,7 +204,7 @@ def measure(
     if not long:
         check_writable(out, overwrite)
     else:
-        from ..runs.folder import check_folder
+        from ..runs.beginning import check_folder
         from ..runs.place import own_device
 
         check_folder(out)
@@ -263,7 +286,7 @@ def fit(
     ] = None,
 ) -> None:
     """``entropylab fit``."""
-    typer.echo(entropylab.fit(entropylab.open(file), by=by).summary())
+    typer.echo(entropylab.fit(opened(file), by=by).summary())
 
 
 add_to(app)  # check and report
@@ -446,7 +469,6 @@ def split(texts: Sequence[str]) -> list[str]:
 
 def prompts_of(path: Path | None, column: str | None, samples: int | None, seed: int) -> list[str] | None:
     """The prompts of ``--prompts``, or None; captions that were left out are reported."""
-    from ..errors import EntropyLabWarning
     from ..runs import read_prompts
 
     if path is None:
@@ -468,9 +490,9 @@ def is_run(out: Path) -> bool:
 
 def is_first() -> bool:
     """Whether this is the only process, or the first of those launched together."""
-    from ..runs.place import number
+    from ..runs.place import by_environment
 
-    return number("RANK", number("SLURM_PROCID", 0)) == 0
+    return by_environment().is_main
 
 
 def make_folder(path: Path) -> None:

@@ -4,11 +4,13 @@ Importing this file is fast, as is importing `entropylab.cli`, whose commands th
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import entropylab
+
+from ..errors import EntropyLabError
 
 TOLERANCE = 0.1
 """What the law may be off by [nats], as in `entropylab.law.validity`, whose file takes long to import."""
@@ -16,6 +18,21 @@ TOLERANCE = 0.1
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="What `entropylab measure` wrote.")]
 Tolerance = Annotated[float, typer.Option(help="What the law may be off by where it is said to hold [nats].")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
+
+
+def opened(path: Path) -> Any:
+    """The measurement in a file or run.
+
+    Raises:
+        EntropyLabError: no such file, or one that holds something else.
+    """
+    from ..law.averages import check as check_measured
+
+    ds = entropylab.open(path)
+    try:
+        return check_measured(ds)
+    except EntropyLabError as error:
+        raise EntropyLabError(f"{path} holds no measurement. {error}") from None
 
 
 def check(
@@ -41,7 +58,7 @@ def check(
 
     if out is not None:
         check_writable(out, overwrite)
-    found = entropylab.check(entropylab.open(run), kind=kind, scaling=scaling)
+    found = entropylab.check(opened(run), kind=kind, scaling=scaling)
     table = found.to_frame() if by is None else grouped(found, [name.strip() for name in by.split(",")])
     small = found.smallest(tolerance).to_string(index=False, float_format="{:.4g}".format)
     parts = [found.summary()]
@@ -68,7 +85,7 @@ def report(
     from ..reporting.files import targets
 
     targets(out, overwrite)
-    datasets = [entropylab.open(run) for run in runs]
+    datasets = [opened(run) for run in runs]
     html, text, *_ = entropylab.report(datasets, out, names=name or None, tolerance=tolerance, overwrite=overwrite)
     typer.echo(f"wrote {html} and {text}")
 

@@ -36,6 +36,14 @@ def check(ds: xr.Dataset) -> xr.Dataset:
             f"ds must be a Dataset from entropylab.measure, with its layers: missing {', '.join(missing)}. "
             f"Got variables {sorted(map(str, ds.data_vars))} and coordinates {sorted(map(str, ds.coords))}."
         )
+    wanted = set(ds["entropy"].dims)
+    odd = [name for name in ("sigma2", "entropy_std") if name in ds and set(ds[name].dims) != wanted]
+    if odd or "calibrated" in ds:
+        came = ", ".join(sorted(f"{name}({', '.join(map(str, values.dims))})" for name, values in ds.data_vars.items()))
+        raise EntropyLabError(
+            "ds must be a Dataset from entropylab.measure, with every statistic along the dims of entropy. "
+            f"Got variables {came}."
+        )
     return ds
 
 

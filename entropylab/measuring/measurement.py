@@ -16,10 +16,11 @@ from .. import pipelines
 from ..errors import EntropyLabError
 from ..models.prompts import default_prompts, default_settings
 from ..pipelines import Size
-from ..runs.folder import check_folder
+from ..runs.beginning import check_folder
 from ..runs.prompts import Prompts, check_list, digest, read_prompts
 from ..runs.worker import KEPT_APART, measure_run, source_of
 from ..scaling import LayerRule, NamedRule, check_train_size, named_rule, rescaled
+from .provenance import command
 from .recorder import DEFAULT_STATISTICS, Recorder, new_recorder, watching
 
 Call = Callable[[Any, Size, list[str], list[torch.Generator]], Any]
@@ -115,7 +116,7 @@ def measure(
     keep = KEPT_APART if keep is None and out is not None else keep
     recorder = new_recorder(pipe, statistics, rows, layers, keep, train_size)
     attributes = {"seed": seed, "statistics": json.dumps(recorder.reduction.statistics)} | plan.attributes
-    attributes |= source_of(pipe, texts)
+    attributes |= source_of(pipe, texts) | {"command": command()}
     if out is not None:
         with quiet(pipe):
             return measure_run(

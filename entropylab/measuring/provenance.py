@@ -3,6 +3,8 @@
 import importlib.metadata
 import json
 import re
+import shlex
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +25,11 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def command() -> str:
+    """The command line of this process."""
+    return shlex.join(sys.orig_argv)
 
 
 SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})(?:/|$)")

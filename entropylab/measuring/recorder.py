@@ -252,6 +252,7 @@ def watching(recorder: Recorder, strict: bool = False) -> Iterator[None]:
             raise
         recorder.finish_run()
     report_unmeasured(recorder, strict)
+    report_bad(recorder.cells, stacklevel=5)
 
 
 def report_unmeasured(recorder: Recorder, strict: bool) -> None:
@@ -266,6 +267,23 @@ def report_unmeasured(recorder: Recorder, strict: bool) -> None:
             error.dataset = recorder.dataset  # type: ignore[attr-defined]
         raise error
     warnings.warn(message, EntropyLabWarning, stacklevel=5)
+
+
+def report_bad(cells: Cells, stacklevel: int) -> None:
+    """Warn of layers with rows that were left out for NaN or infinity in their query or keys."""
+    bad: dict[str, int] = {}
+    for layers in cells.counted.values():
+        for path, (*_, rows) in layers.items():
+            bad[path] = bad.get(path, 0) + int(rows)
+    listed = [f"{path} ({rows} rows)" for path, rows in sorted(bad.items(), key=lambda each: -each[1]) if rows]
+    if listed:
+        more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
+        warnings.warn(
+            "rows with NaN or infinity in their query or keys are left out, and counted in rows_bad: "
+            f"{', '.join(listed[:5])}{more}",
+            EntropyLabWarning,
+            stacklevel=stacklevel,
+        )
 
 
 def new_recorder(

@@ -193,3 +193,9 @@ def is_dead(holder: dict[str, Any]) -> bool:
     if "pid" not in holder or any(holder.get(name) != value for name, value in here.items()):
         return False
     return started(holder["pid"]) != holder.get("started")
+
+
+def who(holder: dict[str, Any]) -> str:
+    """The holder of a claim, in words."""
+    name = f"{holder.get('host', 'unknown')} process {holder.get('pid', 'unknown')}"
+    return f"{name} (dead)" if is_dead(holder) else name

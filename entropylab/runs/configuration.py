@@ -3,13 +3,12 @@
 import dataclasses
 import hashlib
 import json
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from ..measuring.provenance import provenance
 from ..pipelines import Size, denoisers
@@ -20,6 +19,9 @@ PROBES = (16, 64, 77, 256, 1024, 4096, 9216)
 
 LOOKED_AT = 16
 """So many numbers of every weight tensor are looked at to tell a model from another."""
+
+JOINED = ("sizes", "scaling", "rules", "samples", "prompts", "seed", "unit_samples")
+"""What may differ between runs that are joined: what makes a unit a unit of another sample, size or rule."""
 
 FROM_PIPE = ("model", "revision", "pipeline", "scheduler", "scheduler_config", "dtype")
 
@@ -73,14 +75,26 @@ def probe(function: Any, tokens: int, trained: int) -> Any:
 
 
 def weights(pipe: Any) -> str:
-    """What tells the denoisers' weights from others: names, shapes and a few numbers of every tensor."""
+    """What tells the weights of denoisers, text encoders, ... from others: every tensor's name, shape, some numbers."""
+    components = getattr(pipe, "components", None)
+    roots = {**denoisers(pipe), **(components if isinstance(components, Mapping) else {})}
     found = hashlib.sha256()
-    for root in denoisers(pipe).values():
-        for name, tensor in root.state_dict().items():
-            flat = tensor.detach().flatten()
-            some = flat[:: max(1, len(flat) // LOOKED_AT)][:LOOKED_AT].to("cpu", torch.float64)
-            found.update(f"{name} {tuple(tensor.shape)}".encode() + some.numpy().tobytes())
+    for component, root in roots.items():
+        for name, tensor in root.state_dict().items() if isinstance(root, nn.Module) else ():
+            found.update(f"{component} {name} {tuple(tensor.shape)}".encode() + some_of(tensor))
     return found.hexdigest()[:32]
+
+
+def some_of(tensor: Any) -> bytes:
+    """A few numbers of a tensor; none of one that is offloaded, or of a type that can't be cut."""
+    if not isinstance(tensor, Tensor) or tensor.is_meta:
+        return b""
+    try:
+        flat = tensor.detach().flatten()
+        some = flat[:: max(1, len(flat) // LOOKED_AT)][:LOOKED_AT].to("cpu", torch.float64)
+        return bytes(some.numpy().tobytes())
+    except (NotImplementedError, RuntimeError, TypeError):
+        return b""
 
 
 def sha(text: str) -> str:
@@ -117,8 +131,3 @@ def shown(value: Any) -> str:
     """A value, shortened."""
     text = json.dumps(value)
     return text if len(text) <= 100 else f"{text[:97]}..."
-
-
-def command() -> str:
-    """The command line of this process."""
-    return shlex.join(sys.argv)

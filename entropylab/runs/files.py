@@ -1,6 +1,8 @@
 """Small files that are there whole or not at all, also for other processes and after a crash."""
 
 import os
+import tempfile
+import time
 from pathlib import Path
 from uuid import uuid4
 
@@ -74,6 +76,25 @@ def flush_folder(folder: Path) -> None:
         pass
     finally:
         os.close(handle)
+
+
+def clock_of(folder: Path) -> float:
+    """What time it is where a folder's files are [s]: the clock of a file server need not be ours."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b".")
+            file.flush()
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return time.time()
+
+
+def modified(path: Path) -> float:
+    """When a file was changed last, by the clock of ``clock_of`` [s]; long ago if it is gone."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def cannot_write(path: Path, error: OSError) -> EntropyLabError:

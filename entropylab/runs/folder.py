@@ -7,11 +7,11 @@ RUN/claims/*.json   what is in hand
 """
 
 import json
-import os
-import tempfile
-import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,18 @@ import xarray as xr
 
 from ..dataset import ATTRIBUTE, open_dataset, save
 from ..errors import EntropyLabError
-from .claims import EXPIRES, Claims, is_dead
-from .configuration import differences, digest_of
-from .files import PARTIAL, cannot_write, create_whole, flush_folder, write_whole
+from .claims import Claims
+from .configuration import JOINED, differences, digest_of
+from .files import flush_folder
 from .prompts import digest
 from .state import CHECKSUM, checksum
 from .units import Unit, cut
 
-FORMAT = 1
+FORMAT = 2
 RECORD, PROMPTS, UNITS, CLAIMS = "run.json", "prompts.jsonl", "units", "claims"
 DAMAGED = ".damaged"
+KEYS = {"format", "configuration", "digest", "attributes"}
+"""What a record holds."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,19 @@ class RunFolder:
         path: the folder.
         configuration: what decides the numbers.
         attributes: where they come from: attributes of the Dataset.
+        texts: the prompt of every sample, if they are in memory anyway; else they are read when they are needed.
     """
 
     path: Path
     configuration: dict[str, Any]
     attributes: dict[str, Any]
+    texts: list[str] | None = None
 
-    @property
-    def digest(self) -> str:
-        """What every unit of the run carries."""
-        return digest_of(self.configuration)
+    def digest(self, unit: Unit) -> str:
+        """What a unit carries, to tell whose it is: what decides its numbers, and nothing of the run's other units."""
+        known = {name: value for name, value in self.configuration.items() if name not in JOINED}
+        own = {"rule": self.configuration["rules"][unit.rule], "seed": self.configuration["seed"]}
+        return digest_of({**known, **own, "prompts": digest(self.prompts[unit.start : unit.stop]), "unit": unit.name})
 
     @property
     def units(self) -> list[Unit]:
@@ -72,7 +77,7 @@ class RunFolder:
 
     def write(self, unit: Unit, ds: xr.Dataset) -> None:
         """Write a finished unit, whole; if somebody has written it meanwhile, theirs stays."""
-        ds.attrs |= {"configuration": self.digest, "unit": unit.name, ATTRIBUTE: self.attributes[ATTRIBUTE]}
+        ds.attrs |= {"configuration": self.digest(unit), "unit": unit.name, ATTRIBUTE: self.attributes[ATTRIBUTE]}
         ds.attrs[CHECKSUM] = checksum(ds)
         path = self.file(unit)
         if not path.exists():
@@ -86,7 +91,7 @@ class RunFolder:
             EntropyLabError: it is damaged, or another run's.
         """
         ds = open_dataset(self.file(unit))
-        if ds.attrs.get("configuration") != self.digest or ds.attrs.get("unit") != unit.name:
+        if ds.attrs.get("configuration") != self.digest(unit) or ds.attrs.get("unit") != unit.name:
             raise EntropyLabError(f"{self.file(unit)} is not a unit of this run.")
         if ds.attrs.get(CHECKSUM) != checksum(ds):
             raise EntropyLabError(f"{self.file(unit)} is damaged: its checksum is not that of its content.")
@@ -98,91 +103,42 @@ class RunFolder:
         with suppress(FileNotFoundError):
             path.replace(path.with_name(path.name + DAMAGED))
 
+    @cached_property
     def prompts(self) -> list[str]:
-        """The prompt of every sample."""
-        path = self.path / PROMPTS
+        """The prompt of every sample.
+
+        Raises:
+            EntropyLabError: the file that holds them is gone or damaged.
+        """
+        if self.texts is not None:
+            return self.texts
+        if problem := self.problem_of_prompts():
+            raise EntropyLabError(f"{problem}. The command that made the run writes it again.")
+        return list(self.stored_prompts())
+
+    def stored_prompts(self) -> Iterator[str]:
+        """The prompts in the file, one after the other; the file of a run that is just growing may have more."""
+        with open(self.path / PROMPTS, encoding="utf-8") as file:
+            yield from (json.loads(line) for line in islice(file, self.configuration["samples"]))
+
+    def problem_of_prompts(self) -> str:
+        """Why the file of prompts can't be used; "" if it can."""
         try:
-            texts = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            whole = digest(self.stored_prompts()) == self.configuration["prompts"]
         except (OSError, ValueError) as error:
-            raise EntropyLabError(f"{path} can't be read: {error}.") from error
-        if digest(texts) != self.configuration["prompts"]:
-            raise EntropyLabError(f"{path} is damaged: its checksum is not that of its content.")
-        return texts
+            return f"{self.path / PROMPTS} can't be read: {getattr(error, 'strerror', error)}"
+        return "" if whole else f"{self.path / PROMPTS} is damaged: its checksum is not that of its content"
 
-
-def check_folder(out: Any, overwrite: bool = False) -> Path:
-    """``out`` as a Path, if a run can be written there or goes on there; the folder is made if need be.
-
-    Raises:
-        EntropyLabError: no name of a folder, a file, a folder that holds something else, or one that can't be written.
-    """
-    if not isinstance(out, str | os.PathLike) or not os.fspath(out):
-        raise EntropyLabError(f"out must be the name of a folder. Got {out!r}.")
-    path = Path(out)
-    try:
-        if path.exists() and not path.is_dir():
-            raise EntropyLabError(f"out must be a folder for the run. Got the file {path}.")
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-        others = [entry.name for entry in path.iterdir() if entry.name not in (PROMPTS, CLAIMS)]
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    others = [name for name in others if not name.endswith(PARTIAL)]
-    if RECORD not in others and others and not (others == [UNITS] and not any((path / UNITS).iterdir())):
-        raise EntropyLabError(
-            f"out must be an empty folder or that of a run. {path} has no {RECORD}, but "
-            f"{', '.join(sorted(others)[:3])}."
-        )
-    if overwrite:
-        check_nobody_works(path)
-    return path
-
-
-def check_nobody_works(path: Path) -> None:
-    """Raise an EntropyLabError if processes seem to be at work on the run in a folder."""
-    busy = [unit for unit, holder in Claims(path / CLAIMS).holders().items() if holder and not is_dead(holder)]
-    fresh = [name for name in busy if time.time() - modified(path / CLAIMS / f"{name}.json") < EXPIRES]
-    if fresh:
-        raise EntropyLabError(
-            f"overwrite: processes seem to be at work on {path} ({', '.join(fresh[:3])}); end them, or wait "
-            f"{EXPIRES:g} s if they are dead."
-        )
-
-
-def modified(path: Path) -> float:
-    """When a file was changed last [s]; long ago if it is gone."""
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
-
-
-def begin(
-    path: Path, configuration: dict[str, Any], attributes: dict[str, Any], prompts: list[str], overwrite: bool = False
-) -> RunFolder:
-    """Start a run in a folder, or go on with the one that is there.
-
-    Raises:
-        EntropyLabError: the run there has another configuration; the message shows the difference.
-    """
-    if overwrite:
-        clear(path)
-    if not (path / RECORD).exists():
-        for name in (UNITS, CLAIMS):
-            (path / name).mkdir(exist_ok=True)
-        write_whole(path / PROMPTS, "".join(json.dumps(text) + "\n" for text in prompts).encode())
-        record = {"format": FORMAT, "configuration": configuration, "attributes": attributes}
-        create_whole(path / RECORD, json.dumps(record, indent=1).encode())
-    run = read_record(path)
-    changed = differences(run.configuration, configuration)
-    if changed:
-        raise EntropyLabError(
-            f"{path} holds a run of another configuration: {'; '.join(changed)}. Use another folder, or start afresh "
-            "with overwrite=True (--overwrite)."
-        )
-    sweep(path)
-    return run
+    def check_still_there(self) -> None:
+        """Raise an EntropyLabError if the run was removed, or another put in its place, since it was read."""
+        gone = f"{self.path} was removed, or overwritten by another command, while this one was at work on it."
+        try:
+            there = read_record(self.path).configuration
+        except EntropyLabError as error:
+            raise EntropyLabError(f"{gone} {error}") from error
+        changed = differences(self.configuration, there, but=("samples", "prompts"))
+        if changed or there["samples"] < self.configuration["samples"]:
+            raise EntropyLabError(f"{gone} {'; '.join(changed)}".strip())
 
 
 def read_record(path: Path) -> RunFolder:
@@ -191,35 +147,18 @@ def read_record(path: Path) -> RunFolder:
     Raises:
         EntropyLabError: there is none, or one of another format.
     """
+    file = path / RECORD
     try:
-        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
-        run = RunFolder(path, record["configuration"], record["attributes"])
+        record = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise EntropyLabError(f"{path} is a directory that holds no run: it has no {RECORD}.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EntropyLabError(f"{path / RECORD} can't be read: {error}.") from error
-    if record.get("format") != FORMAT:
-        raise EntropyLabError(f"{path} holds a run of format {record.get('format')}; this is for format {FORMAT}.")
-    return run
-
-
-def clear(path: Path) -> None:
-    """Remove a run; its record last, so that what is half removed is still known for what it is."""
-    try:
-        for folder in (UNITS, CLAIMS):
-            for file in (path / folder).glob("*"):
-                file.unlink(missing_ok=True)
-        for name in (RECORD, PROMPTS):
-            (path / name).unlink(missing_ok=True)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-
-
-def sweep(path: Path) -> None:
-    """Remove what processes that were killed left half written, long enough ago that nobody is writing it."""
-    for folder in (path, path / UNITS, path / CLAIMS):
-        for pattern in (f".*{PARTIAL}", ".*.aside"):
-            for file in folder.glob(pattern):
-                if time.time() - modified(file) > 10 * EXPIRES:
-                    with suppress(OSError):
-                        file.unlink(missing_ok=True)
+        what = f"a folder that holds no run: it has no {RECORD}" if path.is_dir() else "no folder of a run"
+        raise EntropyLabError(f"{path} is {what}.") from None
+    except (OSError, ValueError) as error:
+        raise EntropyLabError(f"{file} can't be read: {getattr(error, 'strerror', error)}.") from error
+    if not isinstance(record, dict) or not record.keys() >= KEYS:
+        raise EntropyLabError(f"{file} can't be read: it is not what entropylab wrote.")
+    if record["format"] != FORMAT:
+        raise EntropyLabError(f"{path} holds a run of format {record['format']}; this is for format {FORMAT}.")
+    if record["digest"] != digest_of(record["configuration"]):
+        raise EntropyLabError(f"{file} is damaged or was changed: its checksum is not that of its configuration.")
+    return RunFolder(path, record["configuration"], record["attributes"])

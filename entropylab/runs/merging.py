@@ -1,6 +1,7 @@
 """Many units as one Dataset: in canonical order, whoever measured them, and one in memory at a time."""
 
 import json
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -11,15 +12,12 @@ import numpy as np
 import xarray as xr
 
 from ..dataset import describe
-from ..errors import EntropyLabError
+from ..errors import EntropyLabError, EntropyLabWarning
 from ..measuring.assemble import Cells
-from .configuration import differences
+from .configuration import JOINED, differences
 from .folder import RunFolder, read_record
 from .state import absorb, from_dataset, labels_of
 from .units import Unit
-
-JOINED = ("sizes", "scaling", "rules", "samples", "prompts", "seed", "unit_samples")
-"""What may differ between runs that are joined."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,8 @@ class Merged:
         damaged: units that are there and can't be read -> why.
         unmeasured: attention layers that ran and could not be measured.
         devices: what the units were measured on.
+        versions: what versions of packages they were measured with.
+        samples: (size, scaling) -> how many samples were read, and how many there are to be.
     """
 
     cells: Cells
@@ -61,11 +61,22 @@ class Merged:
     damaged: dict[Unit, str] = field(default_factory=dict)
     unmeasured: dict[str, None] = field(default_factory=dict)
     devices: dict[str, None] = field(default_factory=dict)
+    versions: dict[str, None] = field(default_factory=dict)
+    samples: dict[tuple[Any, str], list[int]] = field(default_factory=dict)
 
     @property
     def missing(self) -> int:
         """How many units are not there, or can't be read."""
         return self.total - self.done
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Sizes and scalings that have not all of their samples yet, in words."""
+        return [
+            f"{size[0]}x{size[1]} {scaling} {done} of {total} samples"
+            for (size, scaling), (done, total) in self.samples.items()
+            if done < total
+        ]
 
 
 def merge_pieces(pieces: Sequence[Piece], keep: tuple[str, ...] | None) -> Merged:
@@ -73,7 +84,8 @@ def merge_pieces(pieces: Sequence[Piece], keep: tuple[str, ...] | None) -> Merge
     merged = Merged(Cells((), keep), len(pieces))
     waiting: dict[Any, list[Piece]] = {}
     for piece in pieces:
-        ds = read_first(piece, merged)
+        ds, counted = read_first(piece, merged), merged.samples.setdefault(piece.key, [0, 0])
+        counted[1] += piece.unit.samples
         if ds is None:
             waiting.setdefault(piece.key, []).append(piece)
             continue
@@ -84,8 +96,9 @@ def merge_pieces(pieces: Sequence[Piece], keep: tuple[str, ...] | None) -> Merge
             leave_room(merged.cells, waiting.pop(piece.key, []))
         absorb(merged.cells, part)
         merged.done += 1
+        counted[0] += piece.unit.samples
         merged.unmeasured |= dict.fromkeys(labels_of(ds)["unmeasured"])
-        merged.devices |= {ds.attrs["device"]: None} if "device" in ds.attrs else {}
+        merged.devices[ds.attrs["device"]] = merged.versions[ds.attrs["versions"]] = None
     if merged.cells.keeps_samples:
         for key, missing in waiting.items():
             leave_room(merged.cells, missing if key in merged.cells.arrays else [])
@@ -113,7 +126,7 @@ def leave_room(cells: Cells, missing: Iterable[Piece]) -> None:
         (run, unit), *_ = piece.places
         cells.arrays.setdefault(piece.key, []).append(np.full((1, 1, unit.samples, 1, 1, 1), np.nan))
         prompts, seeds = cells.labels.setdefault(piece.key, ([], []))
-        prompts.extend(run.prompts()[unit.start : unit.stop])
+        prompts.extend(run.prompts[unit.start : unit.stop])
         seeds.extend(range(piece.seed, piece.seed + unit.samples))
 
 
@@ -138,7 +151,7 @@ def joined_pieces(runs: Sequence[RunFolder]) -> list[Piece]:
             )
     cells: dict[tuple[Any, str], dict[int, Piece]] = {}
     for run in runs:
-        prompts = run.prompts()
+        prompts = run.prompts
         for piece in pieces_of(run):
             known = cells.setdefault(piece.key, {}).setdefault(piece.seed, piece)
             if known is not piece:
@@ -165,7 +178,7 @@ def other_rules(first: RunFolder, run: RunFolder) -> list[str]:
 def check_same(known: Piece, run: RunFolder, unit: Unit, prompts: list[str]) -> None:
     """Two units with the same first seed must have the same samples and the same prompts."""
     there, own = known.places[0]
-    if unit.samples != own.samples or there.prompts()[own.start : own.stop] != prompts[unit.start : unit.stop]:
+    if unit.samples != own.samples or there.prompts[own.start : own.stop] != prompts[unit.start : unit.stop]:
         raise overlap(known, Piece(unit, known.seed, [(run, unit)]))
 
 
@@ -178,16 +191,16 @@ def overlap(one: Piece, other: Piece) -> EntropyLabError:
     )
 
 
-def dataset_of(merged: Merged, run: RunFolder, complain: bool = True) -> xr.Dataset:
+def dataset_of(merged: Merged, run: RunFolder) -> xr.Dataset:
     """The Dataset of what was merged.
 
     Raises:
         EntropyLabError: damaged units, or nothing finished yet.
     """
-    if merged.damaged and complain:
+    if merged.damaged:
         raise EntropyLabError(
-            f"{len(merged.damaged)} units of {run.path} are damaged; the command that made the run measures them "
-            f"again: {'; '.join(merged.damaged.values())}"
+            f"{run.path} has damaged units ({len(merged.damaged)}); the command that made the run measures them again: "
+            f"{'; '.join(merged.damaged.values())}"
         )
     if not merged.done:
         raise EntropyLabError(f"{run.path} has no finished unit yet, of {merged.total}.")
@@ -195,6 +208,7 @@ def dataset_of(merged: Merged, run: RunFolder, complain: bool = True) -> xr.Data
         **run.attributes,
         "unmeasured": json.dumps(list(merged.unmeasured)),
         "devices": json.dumps(sorted(merged.devices)),
+        **({"versions_of_units": json.dumps(sorted(merged.versions))} if len(merged.versions) > 1 else {}),
         "units": merged.total,
         "units_done": merged.done,
     }
@@ -215,13 +229,25 @@ def merge_run(run: RunFolder) -> Merged:
 def open_run(path: Any) -> xr.Dataset:
     """A finished or half-finished run as a Dataset; ``units_done`` of its ``units`` are in it.
 
-    Samples that are not measured yet are not averaged in, or NaN where samples are kept apart.
+    Samples that are not measured yet are not averaged in, or NaN where samples are kept apart; an EntropyLabWarning
+    says of which sizes they are.
 
     Raises:
         EntropyLabError: no run, nothing finished yet, or damaged units, which the message names.
     """
     run = read_record(Path(path))
-    return dataset_of(merge_run(run), run)
+    merged = merge_run(run)
+    ds = dataset_of(merged, run)
+    report_unfinished(merged, str(run.path), stacklevel=5)
+    return ds
+
+
+def report_unfinished(merged: Merged, name: str, stacklevel: int) -> None:
+    """Warn of sizes that have not all of their samples yet."""
+    if merged.unfinished:
+        listed = "; ".join(merged.unfinished)
+        message = f"{name} is not finished, it has {merged.done} of {merged.total} units: {listed}"
+        warnings.warn(message, EntropyLabWarning, stacklevel=stacklevel)
 
 
 def merge(paths: Sequence[Any]) -> xr.Dataset:
@@ -241,5 +267,7 @@ def merge(paths: Sequence[Any]) -> xr.Dataset:
     if len({run.path.resolve() for run in runs}) < len(runs):
         raise EntropyLabError(f"runs must differ from each other. Got {', '.join(str(path) for path in paths)}.")
     seeds = sorted({run.configuration["seed"] for run in runs})
-    ds = dataset_of(merge_pieces(joined_pieces(runs), keep_of(runs[0])), runs[0])
+    merged = merge_pieces(joined_pieces(runs), keep_of(runs[0]))
+    ds = dataset_of(merged, runs[0])
+    report_unfinished(merged, ", ".join(str(path) for path in paths), stacklevel=3)
     return ds if len(seeds) == 1 else ds.assign_attrs(seed=seeds)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .claims import is_dead
-from .folder import DAMAGED, UNITS, read_record
+from .claims import EXPIRES, is_dead, who
+from .files import clock_of, modified
+from .folder import CLAIMS, DAMAGED, UNITS, RunFolder, read_record
 from .merging import merge_run
 from .units import Unit
 
@@ -48,7 +49,7 @@ class Status:
     def notes(self) -> list[str]:
         """Who is at work, and what is damaged."""
         lines = [f"{self.size / 2**20:.1f} MiB in {len(self.finished)} files"]
-        lines += [f"{count} units at work: {who}" for who, count in Counter(self.at_work.values()).items()]
+        lines += [f"at work on {count}: {who}" for who, count in Counter(self.at_work.values()).items()]
         return lines + [f"damaged: {problem}" for problem in self.damaged.values()]
 
 
@@ -66,14 +67,15 @@ def status(path: Any, check: bool = False) -> Status:
     units, finished = run.units, run.finished()
     names = {unit.name for unit in units}
     work = {name: holder for name, holder in run.claims.holders().items() if name in names - finished}
+    at_work = {name: who(holder) + silence(run, name, holder) for name, holder in work.items()}
     damaged = {file.name: f"{file} was damaged" for file in (run.path / UNITS).glob(f"*{DAMAGED}")}
     if check:
         damaged |= {unit.name: problem for unit, problem in merge_run(run).damaged.items()}
     size = sum(run.file(unit).stat().st_size for unit in units if run.file(unit).exists())
-    return Status(run.path, units, frozenset(finished & names), {n: who(h) for n, h in work.items()}, damaged, size)
+    return Status(run.path, units, frozenset(finished & names), at_work, damaged, size)
 
 
-def who(holder: dict[str, Any]) -> str:
-    """The holder of a claim, in words."""
-    name = f"{holder.get('host', 'unknown')} process {holder.get('pid', 'unknown')}"
-    return f"{name} (dead)" if is_dead(holder) else name
+def silence(run: RunFolder, name: str, holder: dict[str, Any]) -> str:
+    """For how long a holder that is not known to be dead has given no sign of life, in words, if that is long."""
+    seconds = clock_of(run.path) - modified(run.path / CLAIMS / f"{name}.json")
+    return f", silent for {seconds:.0f} s" if seconds > EXPIRES / 2 and not is_dead(holder) else ""

@@ -1,4 +1,4 @@
-"""Which of several processes this one is: by accelerate's PartialState (accelerate launch, torchrun), or by srun."""
+"""Which of several processes this one is: by accelerate's PartialState (accelerate launch, torchrun), srun, mpirun."""
 
 import os
 from collections.abc import Iterator
@@ -7,6 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import EntropyLabError
+
+PLACES = {
+    "SLURM_PROCID": ("SLURM_NTASKS", "SLURM_LOCALID"),
+    "OMPI_COMM_WORLD_RANK": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    "PMI_RANK": ("PMI_SIZE", "MPI_LOCALRANKID"),
+}
+"""Where srun and mpirun write a process's number -> the number of processes, and its number on its machine."""
 
 
 @dataclass(frozen=True)
@@ -50,20 +57,42 @@ def number(name: str, default: int) -> int:
         raise EntropyLabError(f"{name} must be a whole number. Got {os.environ[name]!r}.") from None
 
 
+def by_environment() -> Place:
+    """This process's place as the launcher's environment has it; no process group is needed for that."""
+    known = {"RANK": ("WORLD_SIZE", "LOCAL_RANK")} if is_launched() else PLACES
+    for rank, (world, local_rank) in known.items():
+        if rank in os.environ:
+            return Place(number(rank, 0), number(world, 1), number(local_rank, 0))
+    return Place()
+
+
 def is_launched() -> bool:
     """Whether a launcher that PartialState knows has started several processes."""
     return "RANK" in os.environ and "LOCAL_RANK" in os.environ and number("WORLD_SIZE", 1) > 1
 
 
+def is_left_alone() -> bool:
+    """Whether `accelerate launch --cpu` was asked for several processes: without mpirun it starts one."""
+    several = os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_PORT" in os.environ
+    return several and by_environment().world == 1
+
+
+def is_restarted() -> bool:
+    """Whether torchrun has started this process anew after one was lost (``--max-restarts``)."""
+    return number("TORCHELASTIC_RESTART_COUNT", 0) > 0
+
+
 @contextmanager
-def placed(cpu: bool) -> Iterator[Place]:
-    """This process's place; a process group is made only if a launcher asks for one, and ended again.
+def placed(cpu: bool, wait: bool) -> Iterator[Place]:
+    """This process's place.
 
     Args:
         cpu: whether the processes compute on CPUs; they then talk through gloo.
+        wait: whether they must be able to wait for each other. Only then a process group is made: one that is there
+            ends all when one process is lost, and can't be made again when torchrun starts them anew.
     """
-    if not is_launched():
-        yield Place(number("SLURM_PROCID", 0), number("SLURM_NTASKS", 1), number("SLURM_LOCALID", 0))
+    if not wait or not is_launched():
+        yield by_environment()
         return
     import torch
     from accelerate import PartialState
@@ -80,9 +109,10 @@ def placed(cpu: bool) -> Iterator[Place]:
 
 def own_device(device: str | None) -> str | None:
     """``device``, or for one of several processes on GPUs the GPU of its own."""
-    if device not in (None, "cuda") or not (is_launched() or number("SLURM_NTASKS", 1) > 1):
+    place = by_environment()
+    if device not in (None, "cuda") or place.world == 1:
         return device
     import torch
 
     count = torch.cuda.device_count()
-    return f"cuda:{number('LOCAL_RANK', number('SLURM_LOCALID', 0)) % count}" if count else device
+    return f"cuda:{place.local_rank % count}" if count else device

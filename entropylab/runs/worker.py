@@ -13,13 +13,14 @@ import xarray as xr
 from ..errors import EntropyLabError
 from ..measuring.assemble import Cells
 from ..measuring.provenance import provenance
-from ..measuring.recorder import Recorder, report_unmeasured, watching
+from ..measuring.recorder import Recorder, report_bad, report_unmeasured, watching
 from ..scaling import NamedRule
-from .claims import Claim, Claims
-from .configuration import command, configuration_of
-from .folder import RunFolder, begin, check_folder
+from .beginning import begin, check_folder
+from .claims import Claim, Claims, who
+from .configuration import configuration_of
+from .folder import RECORD, RunFolder
 from .merging import dataset_of, merge_run
-from .place import Place, placed
+from .place import Place, is_left_alone, is_restarted, placed
 from .progress import Progress
 from .prompts import Prompts, count_cut
 from .state import to_dataset
@@ -34,6 +35,11 @@ POLL = 2.0
 SLOW = 3.0
 """A process without work takes over a unit that somebody has had for so many times as long as it should take."""
 
+ALONE = (
+    "one process is at work: accelerate launch --cpu starts several only through mpirun (--mpirun_hostfile). Use "
+    "torchrun --nproc_per_node N, or accelerate launch --multi_gpu --num_processes N, which needs no GPU."
+)
+
 
 @dataclass
 class Worker:
@@ -42,6 +48,7 @@ class Worker:
     Attributes:
         sample: ``sample(unit, progress)`` samples a unit while ``recorder`` measures.
         prompts: the prompt of every sample.
+        is_main: whether it is the one that speaks.
         strict: whether an attention layer that could not be measured is an error.
         sleep: waits for so many seconds.
     """
@@ -52,9 +59,11 @@ class Worker:
     progress: Progress
     claims: Claims
     prompts: list[str]
+    is_main: bool = True
     strict: bool = False
     sleep: Callable[[float], None] = time.sleep
     poll: float = POLL
+    told: set[str] = field(default_factory=set)
     units: list[Unit] = field(init=False)
     source: dict[str, str] = field(init=False)
 
@@ -69,14 +78,22 @@ class Worker:
             with claim:
                 if self.run.file(unit).exists():
                     continue
+                self.run.check_still_there()
                 try:
                     self.measure(unit)
                 except BaseException as error:
-                    error.add_note(
-                        f"While measuring {unit.label}. What was finished before is in {self.run.path}: the same "
-                        f"command goes on from there, and entropylab.open({str(self.run.path)!r}) reads it."
-                    )
+                    self.tell_what_is_left(unit, error)
                     raise
+
+    def tell_what_is_left(self, unit: Unit, error: BaseException) -> None:
+        """Hang on an error where what was finished before it is, unless that was removed."""
+        path = self.run.path
+        if (path / RECORD).exists():
+            error.run = path  # type: ignore[attr-defined]
+            error.add_note(
+                f"While measuring {unit.label}. What was finished before is in {path}: the same command goes on from "
+                f"there, and entropylab.open({str(path)!r}) reads it."
+            )
 
     def next_unit(self) -> tuple[Unit, Claim] | None:
         """A unit to measure, claimed; None when all are finished. Waits while others have the rest in hand."""
@@ -86,8 +103,18 @@ class Worker:
                     claim = self.claims.take(unit.name, None if patient else self.patience(unit))
                     if claim is not None:
                         return unit, claim
+            self.tell_waiting(pending)
             self.sleep(self.poll)
         return None
+
+    def tell_waiting(self, pending: list[Unit]) -> None:
+        """Say, once for each, whom this process waits for."""
+        holders = self.claims.holders()
+        found = [f"{unit.label}: in hand of {who(holders[unit.name])}" for unit in pending if unit.name in holders]
+        for line in found:
+            if line not in self.told:
+                self.progress.say(f"waiting for {line}")
+        self.told.update(found)
 
     def pending(self) -> list[Unit]:
         """The units that are not finished."""
@@ -110,6 +137,7 @@ class Worker:
         seconds = self.progress.clock() - self.progress.began
         ds.attrs |= {**self.source, "seconds": seconds}
         self.recorder.cells = Cells(self.recorder.reduction.names, self.recorder.keep)
+        self.run.check_still_there()
         self.run.write(unit, ds)
         self.progress.end(unit, self.run.finished(), max(1, len(self.claims.holders())))
 
@@ -149,14 +177,16 @@ def measure_run(
         raise EntropyLabError(f"unit_samples must be a multiple of batch_size = {plan.batch_size}. Got {each}.")
     source = provenance(pipe)
     with ExitStack() as stack:
-        place = stack.enter_context(placed(source["device"].startswith("cpu")))
+        overwrite = overwrite and not is_restarted()
+        place = stack.enter_context(placed(source["device"].startswith("cpu"), wait=overwrite))
         run = started(
             place,
             lambda: configuration_of(pipe, plan, recorder, sizes, rules, train_size, each),
-            {**source, **attributes, "command": command()},
+            {**source, **attributes},
             plan.prompts,
             out,
             overwrite,
+            unit_samples,
         )
 
         def sample(unit: Unit, shown: Progress) -> None:
@@ -164,15 +194,22 @@ def measure_run(
 
         shown = Progress(run.units, progress and place.is_main)
         stack.callback(shown.close)
+        if is_left_alone():
+            shown.say(ALONE)
         with watching(recorder, strict):
-            worker = Worker(run, recorder, sample, shown, run.claims, plan.prompts, strict)
+            worker = Worker(run, recorder, sample, shown, run.claims, plan.prompts, place.is_main, strict)
             return finished(worker)
 
 
 def started(
-    place: Place, configuration: Callable[[], dict[str, Any]], attributes: dict[str, Any], prompts: list[str], out: Any,
+    place: Place,
+    configuration: Callable[[], dict[str, Any]],
+    attributes: dict[str, Any],
+    prompts: list[str],
+    out: Any,
     overwrite: bool,
-) -> RunFolder:  # fmt: skip
+    unit_samples: int | None,
+) -> RunFolder:
     """The run's folder: the main process makes it, or clears it, before the others look."""
     if overwrite and place.world > 1 and place.state is None:
         raise EntropyLabError(
@@ -181,7 +218,8 @@ def started(
         )
     with place.main_first():
         fresh = overwrite and place.is_main
-        return begin(check_folder(out, fresh), configuration(), attributes, prompts, fresh)
+        path = check_folder(out, fresh)
+        return begin(path, configuration(), attributes, prompts, overwrite=fresh, unit_samples=unit_samples)
 
 
 def finished(worker: Worker) -> xr.Dataset:
@@ -190,6 +228,8 @@ def finished(worker: Worker) -> xr.Dataset:
         worker.work()
         merged = merge_run(worker.run)
         if not merged.missing:
+            if worker.is_main:
+                report_bad(merged.cells, stacklevel=4)
             return dataset_of(merged, worker.run)
         for unit, problem in merged.damaged.items():
             worker.progress.say(f"measuring again: {problem}")

@@ -14,7 +14,7 @@ import torch
 
 from entropylab.measuring.provenance import versions
 
-from . import embedded, full_size, kernel
+from . import embedded, full_size, kernel, scaling
 
 TESTS = ("tests/entropy/test_entropy.py", "tests/entropy/test_triton.py")
 RESULTS = Path(__file__).parent / "results"
@@ -32,7 +32,7 @@ def device_name() -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
-BENCHMARKS = {"kernel": kernel, "embedded": embedded, "full_size": full_size}
+BENCHMARKS = {"kernel": kernel, "embedded": embedded, "full_size": full_size, "scaling": scaling}
 
 
 def main() -> None:

@@ -111,7 +111,7 @@ def test_status_tells_of_work_and_damage(tmp_path: Path) -> None:
     claims.me |= {"host": "elsewhere", "pid": 7}
     assert claims.take(folder.units[1].name) is not None
     text = run("status", out, "--check").stdout
-    assert "1 units at work: elsewhere process 7" in text
+    assert "at work on 1: elsewhere process 7" in text
     assert "damaged: " in text
     assert "is empty" in text
     assert run("status", out).stdout.count("damaged") == 0

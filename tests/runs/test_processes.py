@@ -9,7 +9,7 @@ import pytest
 import entropylab
 from entropylab.runs.claims import Claims, machine
 from entropylab.runs.folder import read_record
-from entropylab.runs.place import Place, own_device, placed
+from entropylab.runs.place import PLACES, Place, by_environment, is_left_alone, own_device, placed
 from entropylab.runs.worker import started as started_run
 
 from . import faults, stub
@@ -24,9 +24,9 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("world", [2, 4])
-def test_processes_give_what_one_gives(world: int, alone: Path, tmp_path: Path) -> None:
-    assert launch(tmp_path / "run", world) == [0] * world
+@pytest.mark.parametrize(("world", "together"), [(2, True), (4, True), (2, False)])
+def test_processes_give_what_one_gives(world: int, together: bool, alone: Path, tmp_path: Path) -> None:
+    assert launch(tmp_path / "run", world, overwrite=together) == [0] * world
     found, expected = entropylab.open(tmp_path / "run"), entropylab.open(alone)
     faults.check(found, expected)
     with pytest.raises(AssertionError, match="differs"):
@@ -136,17 +136,17 @@ def test_a_finished_unit_is_not_replaced_by_a_process_that_comes_late(tmp_path: 
 
 def test_overwriting_needs_processes_that_can_wait(tmp_path: Path) -> None:
     with pytest.raises(entropylab.EntropyLabError, match="overwrite needs processes that can wait"):
-        started_run(Place(1, 4), dict, {}, [], tmp_path / "run", True)
+        started_run(Place(1, 4), dict, {}, [], tmp_path / "run", True, None)
 
 
 def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", *PLACES, "SLURM_NTASKS", "SLURM_LOCALID"):
         monkeypatch.delenv(name, raising=False)
-    with placed(cpu=True) as place:
+    with placed(cpu=True, wait=True) as place:
         assert place == Place()
     for name, value in {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1"}.items():
         monkeypatch.setenv(name, value)
-    with placed(cpu=True) as place:
+    with placed(cpu=True, wait=True) as place:
         assert (place.rank, place.world, place.local_rank, place.is_main) == (5, 8, 1, False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     assert (own_device(None), own_device("cuda"), own_device("cpu"), own_device("cuda:0")) == (
@@ -154,8 +154,42 @@ def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setenv("SLURM_PROCID", "five")
     with pytest.raises(entropylab.EntropyLabError, match="SLURM_PROCID must be a whole number. Got 'five'"):
-        with placed(cpu=True):
+        with placed(cpu=True, wait=True):
             pass
+
+
+def test_places_that_mpirun_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", *PLACES):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"RANK": "2", "SIZE": "4", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", value)
+    assert by_environment() == Place(2, 4, 1)
+
+
+def test_accelerate_that_starts_one_process_where_several_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "ACCELERATE_USE_CPU", *PLACES):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    assert not is_left_alone()
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    assert is_left_alone()
+    monkeypatch.setenv("PMI_RANK", "0")
+    monkeypatch.setenv("PMI_SIZE", "2")
+    assert not is_left_alone()
+
+
+def test_processes_that_torchrun_starts_anew_do_not_overwrite_what_they_had_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pipe = stub.Stub()
+    stub.measure(tmp_path / "run", pipe, sizes=[32], scaling="original")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    before = pipe.calls
+    stub.measure(tmp_path / "run", pipe, sizes=[32], scaling="original", overwrite=True)
+    assert pipe.calls == before
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    stub.measure(tmp_path / "run", pipe, sizes=[32], scaling="original", overwrite=True)
+    assert pipe.calls == 2 * before
 
 
 def test_a_machine_has_a_name() -> None:
