@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
-from ..calibration import calibrate
+from ..calibration import Calibration, calibrate
 from ..cli import number, parse_sizes, split
 from ..dataset import open_dataset, save
 from ..errors import EntropyLabError
@@ -47,25 +47,43 @@ def measured(
     sizes: Sequence[Any] | None = None,
     scaling: Sequence[Any] = ALL_RULES,
     prompts: Any = None,
-    reference: Any = None,
-    pictures: Path | None = None,
+    calibration: Path | None = None,
+    **options: Any,
 ) -> xr.Dataset:
     """Every size under every rule and baseline, judged: what all tables are made from.
 
-    "invariant" and "calibrated" are calibrated first, at the same sizes, with few pictures.
+    Args:
+        source: the pipeline, and how much to sample of it.
+        sizes: in pixels; the paper's if None.
+        scaling: as for `entropylab.evaluate`; "invariant" and "calibrated" are calibrated first, at the same sizes,
+            with few pictures.
+        prompts: as for `entropylab.evaluate`.
+        calibration: file of the calibration: read if it is there, else written.
+        options: of `entropylab.evaluate`.
     """
-    texts = captions() if prompts is None and is_embedded(source.pipe) else prompts
+    own = is_embedded(source.pipe)
+    texts = captions() if prompts is None and own else prompts
     pairs = check_sizes(source.pipe, sizes or sizes_of(source))
-    given: dict[str, Any] = {"prompts": texts, "steps": source.steps or STEPS, "progress": source.progress}
+    given: dict[str, Any] = {"prompts": texts, "progress": source.progress}
+    given["steps"] = source.steps or (STEPS if own else None)
     rules = list(scaling)
     if set(rules) & set(NEEDS_CALIBRATION):
         away = [size for size in pairs if size != source.trained]
-        found = calibrate(source.pipe, away, iterations=ITERATIONS, samples=CALIBRATED_WITH, **given)
+        found = calibrated(source.pipe, away, calibration, given)
         rules = [getattr(found, rule) if rule in NEEDS_CALIBRATION else rule for rule in rules]
-    return evaluate(
-        source.pipe, pairs, rules, samples=source.samples or SAMPLES, batch_size=BATCH, metrics=tuple(FIGURES),
-        reference=reference, pictures=pictures, **given,
-    )  # fmt: skip
+    count = source.samples or (SAMPLES if own else None)
+    metrics = tuple(FIGURES)
+    return evaluate(source.pipe, pairs, rules, samples=count, batch_size=BATCH, metrics=metrics, **given, **options)
+
+
+def calibrated(pipe: Any, sizes: Sequence[Size], file: Path | None, given: dict[str, Any]) -> Calibration:
+    """A calibration with few pictures, or the one that a file holds."""
+    if file is not None and file.is_file():
+        return Calibration.open(file)
+    found = calibrate(pipe, sizes, iterations=ITERATIONS, samples=CALIBRATED_WITH, **given)
+    if file is not None:
+        found.save(file)
+    return found
 
 
 def sizes_of(source: Source) -> list[Size]:
@@ -256,15 +274,29 @@ def command(names: Sequence[str] = tuple(TABLES), arguments: Sequence[str] | Non
     )
     parser.add_argument("--out", type=Path, default=Path("figures/output"), metavar="DIR", help="(%(default)s)")
     parser.add_argument("--run", type=Path, metavar="FILE.nc", help="read this evaluation instead of sampling")
-    parser.add_argument("--samples", type=int, metavar="N", help=f"pictures of every size and rule ({SAMPLES})")
-    parser.add_argument("--steps", type=int, metavar="N", help=f"denoising steps ({STEPS})")
+    parser.add_argument(
+        "--samples",
+        type=int,
+        metavar="N",
+        help=f"pictures of every size and rule ({SAMPLES}, or for other models as many as a distance needs)",
+    )
+    parser.add_argument("--steps", type=int, metavar="N", help=f"denoising steps ({STEPS}, or other models' own)")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="text file, a prompt a line; for other models")
     parser.add_argument("--reference", type=Path, metavar="DIR", help="folder of real pictures; for other models")
     parser.add_argument(
         "--sizes", metavar="SIZE,...", help="in pixels, 64 or 96x128 (height x width); the paper's if left out"
     )
     parser.add_argument("--scaling", metavar="RULE,...", default=",".join(ALL_RULES), help="(%(default)s)")
-    parser.add_argument("--pictures", type=Path, metavar="DIR", help="write every picture there, for grids and ratings")
+    parser.add_argument(
+        "--pictures",
+        type=Path,
+        metavar="DIR",
+        help="keep every picture there, for grids and ratings, and to go on where an earlier run was stopped",
+    )
+    parser.add_argument(
+        "--calibration", type=Path, metavar="FILE.nc", help="calibration: read if it is there, else written"
+    )
+    parser.add_argument("--resamples", type=int, default=300, metavar="N", help="bootstrap draws (%(default)s)")
     given = parser.parse_args(arguments)
     try:
         out = make_folder(given.out)
@@ -285,5 +317,6 @@ def evaluated(given: argparse.Namespace) -> xr.Dataset:
     for rule in set(rules) - set(ALL_RULES):
         named_rule(number(rule))
     source = new_source(given.model, samples=given.samples, steps=given.steps)
-    options = {"prompts": given.prompts, "reference": given.reference, "pictures": given.pictures}
+    names = ("prompts", "reference", "pictures", "calibration", "resamples")
+    options = {name: getattr(given, name) for name in names}
     return measured(source, sizes=sizes, scaling=[number(rule) for rule in rules], **options)

@@ -109,7 +109,7 @@ class Clip:
         return CLIPScore(model_name_or_path=lambda: (self.model, self.processor))
 
 
-def clip_of(model: Any, embedded: bool) -> Clip:
+def clip_of(model: Any, embedded: bool, device: Any = "cpu") -> Clip:
     """The model of ``evaluate(clip=...)``: a Clip, a hub id or folder, or None for what suits the pipeline.
 
     Raises:
@@ -122,16 +122,16 @@ def clip_of(model: Any, embedded: bool) -> Clip:
         return Clip(both.features.name, both, both)
     if not isinstance(model, str | Path | None):
         raise EntropyLabError(f"clip must be a hub id, a folder, or a Clip. Got {type(model).__name__}.")
-    return read_clip(str(model or HUB))
+    return read_clip(str(model or HUB), device)
 
 
-def read_clip(source: str) -> Clip:
+def read_clip(source: str, device: Any = "cpu") -> Clip:
     """A CLIP model and its processor of the hub, or of a folder; weights from safetensors only."""
     from transformers import CLIPModel, CLIPProcessor
 
     try:
         model = CLIPModel.from_pretrained(source, use_safetensors=True)
-        return Clip(source, PlainFeatures(model), CLIPProcessor.from_pretrained(source))
+        return Clip(source, PlainFeatures(model).to(device), CLIPProcessor.from_pretrained(source))
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise EntropyLabError(
             f"clip model {source!r} can't be had as a folder, or from the Hugging Face hub: "

@@ -1,5 +1,8 @@
 """What a picture costs: seconds and peak memory, on a GPU by its events and allocator, else of the process."""
 
+import ctypes
+import gc
+import os
 import resource
 import time
 from collections.abc import Iterator
@@ -12,7 +15,7 @@ import torch
 
 MIB = 2**20
 
-GPU = "CUDA events; peak of the CUDA allocator"
+GPU = "CUDA events; peak of the CUDA allocator, without the models that judge"
 PROCESS = "wall clock; peak resident memory of the process, reset before each batch"
 HIGH_WATER = "wall clock; peak resident memory of the process since it began"
 
@@ -23,13 +26,19 @@ class Meter:
 
     Attributes:
         device: where the pipeline is.
+        aside: bytes on that device that are not the pipeline's, such as the models that judge.
         seconds: of every batch, a picture [s].
         peaks: of every batch [MiB].
+        added: of every batch, above what was there when it began [MiB].
+        loads: the machine's load average after every batch, where it tells.
     """
 
     device: torch.device
+    aside: int = 0
     seconds: list[float] = field(default_factory=list)
     peaks: list[float] = field(default_factory=list)
+    added: list[float] = field(default_factory=list)
+    loads: list[float] = field(default_factory=list)
 
     @contextmanager
     def batch(self, pictures: int) -> Iterator[None]:
@@ -38,7 +47,10 @@ class Meter:
         with watch(self.device) as found:
             yield
         self.seconds.append(found["seconds"] / pictures)
-        self.peaks.append(found["peak"] / MIB)
+        self.peaks.append((found["peak"] - self.aside) / MIB)
+        self.added.append((found["peak"] - found["before"]) / MIB)
+        with suppress(OSError, AttributeError):  # not on every system
+            self.loads.append(os.getloadavg()[0])
 
     @property
     def time(self) -> float:
@@ -50,12 +62,20 @@ class Meter:
         """Peak memory of all batches [MiB]."""
         return max(self.peaks, default=np.nan)
 
+    @property
+    def memory_added(self) -> float:
+        """Most that a batch added to what was there [MiB]; the first, which loads code and sets up, does not count."""
+        return max(self.added[1:] or self.added, default=np.nan)
 
-def how(device: torch.device) -> str:
-    """How time and memory are measured on a device, in words."""
+
+def how(device: torch.device, loads: list[float]) -> str:
+    """How time and memory are measured on a device, in words, and what else the machine had to do."""
     if device.type == "cuda":
         return GPU
-    return PROCESS if resettable() else HIGH_WATER
+    words = PROCESS if resettable() else HIGH_WATER
+    if not loads:
+        return words
+    return f"{words}; {torch.get_num_threads()} threads of {os.cpu_count()} cores at a load of up to {max(loads):.1f}"
 
 
 @contextmanager
@@ -64,37 +84,49 @@ def on_gpu(device: torch.device) -> Iterator[dict[str, float]]:
     found: dict[str, float] = {}
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
     begin.record()
     yield found
     end.record()
     end.synchronize()
-    found.update(seconds=begin.elapsed_time(end) / 1000, peak=torch.cuda.max_memory_allocated(device))
+    peak = torch.cuda.max_memory_allocated(device)
+    found.update(seconds=begin.elapsed_time(end) / 1000, peak=peak, before=before)
 
 
 @contextmanager
 def on_cpu(device: torch.device) -> Iterator[dict[str, float]]:
     """Seconds by the wall clock, and the process's peak resident memory [bytes], of what runs inside."""
     found: dict[str, float] = {}
-    if resettable():
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    give_back()
+    resettable()
+    before = resident("VmRSS")
     begin = time.perf_counter()
     yield found
-    found.update(seconds=time.perf_counter() - begin, peak=peak_resident())
+    found.update(seconds=time.perf_counter() - begin, peak=resident("VmHWM"), before=before)
+
+
+def give_back() -> None:
+    """Hand freed memory back to the system: what an earlier, larger batch left with the C library would count here."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # glibc only
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def resettable() -> bool:
-    """Whether the process's peak memory can be reset, as on Linux."""
+    """Reset the process's peak memory, and say whether that can be done, as on Linux."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         return True
     return False
 
 
-def peak_resident() -> int:
-    """Peak resident memory of the process [bytes], since it was reset, or since it began where it can't be."""
+def resident(name: str) -> int:
+    """Resident memory of the process [bytes]: "VmRSS" now, "VmHWM" its peak since that was reset; elsewhere than on
+    Linux the peak since the process began.
+    """
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if peak > 2**32 else peak * 1024  # macOS counts bytes, others KiB

@@ -10,10 +10,12 @@ NEIGHBOURS = 5
 """k of both definitions; Naeem et al. use 5, Kynkaanniemi et al. 3."""
 
 
-def pairwise_distance(distances: Array) -> float:
-    """Mean distance of two different pictures, from all distances (pictures, pictures)."""
-    count = len(distances)
-    return float(distances.sum() / (count * (count - 1)))
+def pairwise_distance(distances: Array, chosen: Array) -> float:
+    """Mean distance of two of the ``chosen`` pictures, from all distances (pictures, pictures); one that is chosen
+    several times is at no distance from itself.
+    """
+    times = np.bincount(chosen, minlength=len(distances)).astype(float)
+    return float(times @ distances @ times / (len(chosen) * (len(chosen) - 1)))
 
 
 def radii(features: Array, neighbours: int = NEIGHBOURS) -> Array:

@@ -1,12 +1,13 @@
 """``evaluate``: every size under every rule and baseline, from the same seeds and prompts, judged."""
 
+import json
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from tqdm.auto import tqdm
 
 from .. import pipelines
 from ..errors import EntropyLabError
@@ -14,12 +15,13 @@ from ..measuring.measurement import call_settings, check_count, check_prompts, c
 from ..measuring.provenance import provenance
 from ..models.prompts import is_embedded
 from ..pipelines import Size
+from .cost import Meter, how
 from .judge import Judge, new_judge
-from .judged import FIGURES
+from .judged import FIGURES, Judged, joined
 from .methods import Draw, Method, check_methods
-from .results import Cells, as_dataset
-from .sampling import Sampling, own_call
-from .saving import save_pictures
+from .results import empty, fill
+from .sampling import Sampling, device_of, own_call
+from .saving import Kept, save_pictures
 
 METRICS = ("fid", "clip", "diversity", "time", "memory")
 
@@ -62,7 +64,8 @@ def evaluate(
         guidance_scale: guidance; the pipeline's default if None.
         seed: picture i starts from seed + i, whatever the size, rule and batch.
         reference: the real pictures: a folder of them, pictures, or their features (pictures, dimension); None for the
-            embedded ones, which are shipped at several sizes. Pictures are resized to every size, to cover it.
+            embedded ones, which are shipped at several sizes. Pictures are resized to every size, to cover it; but for
+            Inception's features they are looked at as they are, as the paper does.
         metrics: some of "fid", "clip", "diversity", "defects", "time", "memory".
         features: where distances are measured: "inception", or a module from uint8 pictures (batch, 3, height, width)
             to (batch, dimension). None for the embedded features with the embedded pipeline, else Inception's.
@@ -70,7 +73,8 @@ def evaluate(
         batch_size: pictures sampled together.
         train_size: training size [pixels] if the pipeline's config does not say.
         call: ``call(pipe, size, prompts, generators)`` gives pictures by a pipeline whose signature is its own.
-        pictures: a folder to write every picture to, as SIZE/RULE/0000.png; `entropylab ratings make` reads them.
+        pictures: a folder to write every picture to, as SIZE/RULE/0000.png; `entropylab ratings make` reads them. What
+            an evaluation that was stopped has finished of sizes and rules is read there instead of sampled again.
         resamples: bootstrap draws.
         progress: show a progress bar.
 
@@ -78,70 +82,113 @@ def evaluate(
         xarray.Dataset with dimensions (size, scaling). For every figure F of the metrics (``fid``, ``clip_score``,
         ``pairwise_distance``, ``coverage``, ``recall``, ...) its value F, standard error ``F_error``, 95 % interval
         ``F_interval(..., bound)``, change against the first rule with the same seeds ``F_change`` and
-        ``F_change_interval``, and what as many real pictures have, ``F_real(size)``. ``time`` [s], ``memory`` [MiB].
+        ``F_change_interval``, and what as many real pictures have, ``F_real(size)``. ``time`` [s], ``memory`` and
+        ``memory_added`` [MiB].
         NaN where a method has no such size. Attributes name the features and the CLIP model.
 
     Raises:
-        EntropyLabError: an argument that does not fit, too few pictures for a Frechet distance; before any sampling.
+        EntropyLabError: an argument that does not fit, too few pictures for a Frechet distance; before any sampling. A
+            folder with other pictures in the place of these.
 
     Source: paper, Tables 1 and 2; supplement, Tables 1 and 2; limitations (the defects).
     """
     pipelines.layers(pipe)
     pairs = pipelines.check_sizes(pipe, sizes)
     methods = check_methods(pipe, scaling, train_size)
-    judge = new_judge(check_metrics(metrics), is_embedded(pipe), reference, features, clip)
+    judge = new_judge(check_metrics(metrics), is_embedded(pipe), reference, features, clip, device_of(pipe))
     texts = check_prompts(pipe, captions() if prompts is None and is_embedded(pipe) else prompts)
     count = check_count("samples", samples, max(judge.least, min(len(texts), MOST)))
     judge.check_count(count)
     check_seed(seed, count)
     check_count("resamples", resamples, None)
+    settings = {} if call is not None else call_settings(pipe, steps, guidance_scale)
     plan = Sampling(
         prompts=[texts[i % len(texts)] for i in range(count)],
         seed=seed,
         batch_size=check_count("batch_size", batch_size, 1),
-        draw=drawing(pipe, call, steps, guidance_scale),
+        draw=drawing(call, settings, steps, guidance_scale),
+        settings=settings | ({} if call is None else {"call": getattr(call, "__qualname__", type(call).__name__)}),
     )
-    done = sampled(
-        pipe, pairs, methods, plan, judge, train_size, None if pictures is None else Path(pictures), progress
-    )
-    references = {size: judge.reference(size) for size in pairs}
-    ds = as_dataset(pairs, [method.name for method in methods], done, references, judge.metrics, count, resamples)
-    settings = {"steps": steps, "guidance_scale": guidance_scale, "batch_size": plan.batch_size, "seed": seed}
-    given = {name: value for name, value in settings.items() if value is not None}
-    return ds.assign_attrs(provenance(pipe) | judge.names() | given)
+    ds = empty(pairs, [method.name for method in methods], judge.metrics, count)
+    loads: list[float] = []
+    with quiet(pipe), progress_bar(work(pairs, count, len(methods)), progress) as bar:
+        for size in pairs:
+            cells = {
+                method.name: cell(pipe, size, method, plan, judge, train_size, pictures, bar)
+                for method in methods
+                if method.applies(pipe, size, train_size) or passed(bar, size, count)
+            }
+            fill(ds, size, cells, judge.reference(size), resamples)
+            loads += [load for _, meter in cells.values() for load in meter.loads]
+    said = {"steps": settings.get("num_inference_steps"), "guidance_scale": settings.get("guidance_scale")}
+    given = {name: value for name, value in said.items() if value is not None}
+    about = {"batch_size": plan.batch_size, "seed": seed, "resamples": resamples, "cost": how(device_of(pipe), loads)}
+    return ds.assign_attrs(provenance(pipe) | judge.names() | given | about)
 
 
-def sampled(
+def cell(
     pipe: Any,
-    sizes: Sequence[Size],
-    methods: Sequence[Method],
+    size: Size,
+    method: Method,
     plan: Sampling,
     judge: Judge,
     train_size: Any,
-    folder: Path | None,
-    progress: bool,
-) -> Cells:
-    """What is kept of the pictures, and what they cost, of every size and method that has such a size."""
-    done: Cells = {}
-    pixels = sum(height * width for height, width in sizes) * len(plan.prompts) * len(methods)
-    with quiet(pipe), progress_bar(pixels, progress) as bar:
-        for size, method in product(sizes, methods):
-            name = f"{size[0]}x{size[1]}"
-            bar.set_description_str(f"{name} {method.name}")
-            if not method.applies(pipe, size, train_size):
-                bar.update(size[0] * size[1] * len(plan.prompts))
-                continue
-            images, meter = plan.sample(pipe, size, method, bar)
-            done[size, method.name] = judge(images, plan.prompts), meter
-            if folder is not None:
-                save_pictures(images, plan.prompts, folder / name / method.name)
-    return done
+    pictures: str | Path | None,
+    bar: tqdm,
+) -> tuple[Judged, Meter]:
+    """What is kept of the pictures of one size and method, and what they cost; sampled, or read where they are kept."""
+    bar.set_description_str(f"{size[0]}x{size[1]} {method.name}")
+    meter, kept = Meter(device_of(pipe), judge.size_on(device_of(pipe))), None
+    if pictures is not None:
+        kept = Kept(Path(pictures) / f"{size[0]}x{size[1]}" / method.name, made(pipe, size, method, plan, train_size))
+    done = kept is not None and kept.complete
+    found = kept.batches(plan.starts, len(plan.prompts)) if kept and done else plan.batches(pipe, size, method, meter)
+    parts = []
+    for start, images in found:
+        parts.append(judge(images, plan.of(start)))
+        if kept is not None and not done:
+            save_pictures(images, plan.of(start), kept.folder, start)
+        bar.update(size[0] * size[1] * len(images))
+    if kept is not None and not done:
+        kept.finish(meter)
+    return joined(parts), kept.meter(meter.device) if kept and done else meter
 
 
-def drawing(pipe: Any, call: Draw | None, steps: int | None, guidance_scale: float | None) -> Draw:
+def made(pipe: Any, size: Size, method: Method, plan: Sampling, train_size: Any) -> dict[str, Any]:
+    """What decides the pictures of one size and method."""
+    from ..runs.configuration import FROM_PIPE, weights
+    from ..runs.prompts import digest
+
+    source = provenance(pipe)
+    found = {name: source[name] for name in FROM_PIPE if name in source} | {
+        "weights": weights(pipe),
+        "size": list(size),
+        "method": method.description,
+        "train_size": train_size,
+        "samples": len(plan.prompts),
+        "prompts": digest(plan.prompts),
+        "seed": plan.seed,
+        "batch_size": plan.batch_size,
+        "settings": plan.settings,
+    }
+    return dict(json.loads(json.dumps(found, default=str)))
+
+
+def work(sizes: Sequence[Size], count: int, methods: int) -> int:
+    """Pixels in all."""
+    return sum(height * width for height, width in sizes) * count * methods
+
+
+def passed(bar: tqdm, size: Size, count: int) -> bool:
+    """Count what a method has no pictures of as done; False."""
+    bar.update(size[0] * size[1] * count)
+    return False
+
+
+def drawing(call: Draw | None, settings: dict[str, Any], steps: int | None, guidance_scale: float | None) -> Draw:
     """The caller's way to sample a batch, or the pipeline's own."""
     if call is None:
-        return own_call(call_settings(pipe, steps, guidance_scale))
+        return own_call(settings)
     if steps is not None or guidance_scale is not None:
         raise EntropyLabError("steps and guidance_scale are for the pipeline's own call: with call=, set them there.")
     return call

@@ -1,6 +1,8 @@
 """Features of pictures, in which Frechet distance and diversity are measured: Inception's, the embedded, or any."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from .intervals import Array
 from .reference import Reference, embedded_reference
 
 BATCH = 64
-INCEPTION = "Inception-v3 pool3, 2048-d (FID as published)"
+INCEPTION = "Inception-v3 pool3, 2048-d"
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -27,18 +29,20 @@ class Features:
         name: for tables.
         module: from pictures (batch, 3, height, width) of uint8 to features (batch, dimension).
         embedded: whether reference features of the embedded pipeline's pictures are shipped for it.
-        published: whether distances are comparable with published FID: only Inception's are.
+        published: whether published FID is measured in these features: only Inception's.
     """
 
     name: str
     module: nn.Module
     embedded: bool = False
     published: bool = False
+    known: dict[str, Reference] = field(default_factory=dict, repr=False, compare=False)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Array:
         """Features (pictures, dimension) in float64 of pictures (pictures, 3, height, width) of uint8."""
-        found = torch.cat([self.module(part).flatten(1) for part in images.split(BATCH)])
+        place = next((one.device for one in self.module.parameters()), torch.device("cpu"))
+        found = torch.cat([self.module(part.to(place)).flatten(1) for part in images.split(BATCH)])
         return found.double().cpu().numpy()
 
     @property
@@ -55,12 +59,23 @@ class Features:
             return Reference(reference.astype(float))
         from .methods import as_images, resized
 
-        if isinstance(reference, str | Path):
-            return Reference(np.concatenate([self(resized(image, size)) for image in read_pictures(reference)]), size)
-        return Reference(self(resized(as_images(reference), size)), size)
+        given = read_pictures(reference) if isinstance(reference, str | Path) else as_images(reference).split(1)
+        if self.published:
+            return self.as_they_are(given)
+        same = (resized(image, size) for image in given)
+        parts = []
+        while batch := list(islice(same, BATCH)):
+            parts.append(self(torch.cat(batch)))
+        return Reference(np.concatenate(parts), size)
+
+    def as_they_are(self, pictures: Iterable[Tensor]) -> Reference:
+        """Features of pictures of their own size, worked out once for all sizes."""
+        if "reference" not in self.known:
+            self.known["reference"] = Reference(np.concatenate([self(image) for image in pictures]))
+        return self.known["reference"]
 
 
-def features_of(features: Any, embedded: bool) -> Features:
+def features_of(features: Any, embedded: bool, device: Any = "cpu") -> Features:
     """The extractor of ``evaluate(features=...)``: "inception", a module, or None for what suits the pipeline."""
     if isinstance(features, Features):
         return features
@@ -68,7 +83,7 @@ def features_of(features: Any, embedded: bool) -> Features:
         module = embedded_features()
         return Features(module.name, module, embedded=True)
     if features is None or features == "inception":
-        return inception()
+        return inception(device)
     if isinstance(features, nn.Module):
         return Features(str(getattr(features, "name", type(features).__name__)), features.eval())
     raise EntropyLabError(
@@ -77,7 +92,7 @@ def features_of(features: Any, embedded: bool) -> Features:
     )
 
 
-def inception() -> Features:
+def inception(device: Any = "cpu") -> Features:
     """Inception's pool3 features as torchmetrics reads them, whose weights it downloads."""
     from torchmetrics.image.fid import FrechetInceptionDistance
 
@@ -88,7 +103,7 @@ def inception() -> Features:
             "features 'inception' need the package torch-fidelity and its weights, which it downloads: "
             f"{' '.join(str(error).split())[:200]} Pass features=, a torch.nn.Module of your own, otherwise."
         ) from error
-    return Features(INCEPTION, WithCount(module), published=True)
+    return Features(INCEPTION, WithCount(module).to(device), published=True)
 
 
 class WithCount(nn.Module):
@@ -133,10 +148,9 @@ def picture_files(folder: str | Path) -> list[Path]:
     return sorted(path for path in place.iterdir() if path.suffix.lower() in PICTURES)
 
 
-def read_pictures(folder: str | Path) -> Any:
+def read_pictures(folder: str | Path) -> Iterator[Tensor]:
     """The pictures of a folder, one after the other: (1, 3, height, width) of uint8."""
-    from PIL import Image
+    from .saving import read_picture
 
     for path in picture_files(folder):
-        with Image.open(path) as image:
-            yield torch.from_numpy(np.asarray(image.convert("RGB")).copy()).permute(2, 0, 1)[None]
+        yield read_picture(path)[None]

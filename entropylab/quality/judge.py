@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import EntropyLabError
@@ -57,6 +58,12 @@ class Judge:
         """How many pictures a Frechet distance needs, if one is wanted; else 1."""
         return needed(self.features.dimension) if self.features is not None and "fid" in self.metrics else 1
 
+    def size_on(self, device: torch.device) -> int:
+        """Bytes of these models on a device."""
+        modules = [part for part in (self.features and self.features.module, self.clip and self.clip.model) if part]
+        tensors = {id(one): one for part in modules for one in (*part.parameters(), *part.buffers())}
+        return sum(one.numel() * one.element_size() for one in tensors.values() if one.device == device)
+
     def names(self) -> dict[str, Any]:
         """What tables must say: the models, and whether distances may be compared with published ones."""
         found: dict[str, Any] = {}
@@ -66,13 +73,15 @@ class Judge:
         return found | ({"clip_model": self.clip.name} if self.clip is not None else {})
 
 
-def new_judge(metrics: tuple[str, ...], embedded: bool, reference: Any, features: Any, clip: Any) -> Judge:
-    """The models that the metrics need, read before any sampling."""
+def new_judge(
+    metrics: tuple[str, ...], embedded: bool, reference: Any, features: Any, clip: Any, device: torch.device
+) -> Judge:
+    """The models that the metrics need, read before any sampling; those of the hub are put on ``device``."""
     distances = {"fid", "diversity"} & set(metrics)
     agreements = {"clip", "defects"} & set(metrics)
     if "fid" in metrics and find_spec("torchmetrics") is None:
         raise EntropyLabError("metric 'fid' needs torchmetrics, which is not here: pip install 'entropylab[quality]'.")
-    found = features_of(features, embedded) if distances else None
+    found = features_of(features, embedded, device) if distances else None
     if found is not None:
         check_reference(reference, found, embedded)
-    return Judge(metrics, reference, found, clip_of(clip, embedded) if agreements else None)
+    return Judge(metrics, reference, found, clip_of(clip, embedded, device) if agreements else None)

@@ -11,6 +11,9 @@ from .frechet import Moments, frechet_distance
 from .intervals import Array
 from .reference import Reference, needed
 
+MOST_COMPARED = 5000
+"""Pictures, and as many real ones, that diversity is measured of at most: it compares all with all."""
+
 Estimate = Callable[[Array], float]
 """A figure from the indices (pictures,) of the pictures that count, some of which may be there several times."""
 
@@ -30,6 +33,18 @@ class Judged:
     defects: dict[str, Array] | None = None
 
 
+def joined(parts: Sequence[Judged]) -> Judged:
+    """What is kept of batches, as of all their pictures."""
+
+    def all_of(values: Sequence[Array | None]) -> Array | None:
+        known = [value for value in values if value is not None]
+        return np.concatenate(known) if known else None
+
+    defects = [part.defects for part in parts if part.defects is not None]
+    by_name = {name: np.concatenate([one[name] for one in defects]) for name in defects[0]} if defects else None
+    return Judged(all_of([part.features for part in parts]), all_of([part.scores for part in parts]), by_name)
+
+
 UNITS = {
     "fid": ("1", "Frechet distance to real pictures, less is better"),
     "clip_score": ("1", "CLIP score, mean cosine of picture and prompt, more is better"),
@@ -42,6 +57,7 @@ UNITS = {
     "self_similarity": ("1", "Highest autocorrelation of the edges, rises with repetition"),
     "time": ("s", "Time per picture"),
     "memory": ("MiB", "Peak memory"),
+    "memory_added": ("MiB", "Peak memory above what was there before sampling, the weights among it"),
 }
 """Unit and name of every figure."""
 
@@ -51,9 +67,12 @@ FIGURES = {
     "diversity": ("pairwise_distance", "coverage", "recall"),
     "defects": ("disagreement", "cut", "repeated_agreement", "self_similarity"),
     "time": ("time",),
-    "memory": ("memory",),
+    "memory": ("memory", "memory_added"),
 }
 """The figures of every metric that `entropylab.evaluate` knows."""
+
+COSTS = (*FIGURES["time"], *FIGURES["memory"])
+"""Figures that are not of the pictures."""
 
 
 def estimates(judged: Judged, reference: Reference | None, metrics: Sequence[str]) -> dict[str, Estimate]:
@@ -77,12 +96,17 @@ def of_features(features: Array, reference: Array, metrics: Sequence[str]) -> di
         moments = Moments(reference)
         found["fid"] = lambda chosen: moments.distance(features[chosen])
     if "diversity" in metrics:
-        distances = cdist(features, features)
-        near_real = diversity.within_real(features, reference)
-        near_generated = diversity.within_generated(features, reference)
-        found["pairwise_distance"] = lambda chosen: diversity.pairwise_distance(distances[np.ix_(chosen, chosen)])
-        found["coverage"] = lambda chosen: float(near_real[:, chosen].any(1).mean())
-        found["recall"] = lambda chosen: float(near_generated[:, chosen].any(1).mean())
+        compared, real = features[:MOST_COMPARED], reference[:MOST_COMPARED]
+        distances = cdist(compared, compared)
+        near_real = diversity.within_real(compared, real)
+        near_generated = diversity.within_generated(compared, real)
+
+        def of(chosen: Array) -> Array:
+            return chosen[chosen < len(compared)]
+
+        found["pairwise_distance"] = lambda chosen: diversity.pairwise_distance(distances, of(chosen))
+        found["coverage"] = lambda chosen: float(near_real[:, of(chosen)].any(1).mean())
+        found["recall"] = lambda chosen: float(near_generated[:, of(chosen)].any(1).mean())
     return found
 
 

@@ -38,6 +38,11 @@ class Method(ABC):
         """Whether there are pictures of this size at all by this method."""
         return True
 
+    @property
+    def description(self) -> dict[str, Any]:
+        """What decides the pictures beside the pipeline, as far as it can be told."""
+        return {"name": self.name}
+
     @abstractmethod
     def sample(self, pipe: Any, size: Size, prompts: list[str], generators: Generators, draw: Draw) -> Tensor:
         """One batch of pictures (pictures, 3, height, width) of uint8."""
@@ -54,6 +59,13 @@ class Rescaled(Method):
     def name(self) -> str:  # type: ignore[override]
         """The rule's."""
         return self.rule.name
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The rule's name and what tells it from another of that name."""
+        from ..runs.configuration import fingerprint
+
+        return {"name": self.name, "rule": fingerprint(self.rule)}
 
     def check(self, pipe: Any, train_size: Any) -> None:
         """As `entropylab.rescale`."""
@@ -81,6 +93,11 @@ class Resized(Method):
     upscaler: Upscaler | None = None
     train_size: Any = None
     name: str = "resize"
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The upscaler, if there is one."""
+        return {"name": self.name, "upscaler": None if self.upscaler is None else str(self.upscaler)}
 
     def check(self, pipe: Any, train_size: Any) -> None:
         """The training size must be known."""
@@ -114,6 +131,11 @@ class MultiDiffusion(Method):
     train_size: Any = None
     name: str = "multidiffusion"
     _made: dict[int, tuple[Any, Any]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """How far windows are apart."""
+        return {"name": self.name, "stride": self.stride}
 
     def check(self, pipe: Any, train_size: Any) -> None:
         """Only Stable Diffusion's parts can be put together so."""
@@ -180,14 +202,27 @@ def starts(length: int, window: int, stride: int | None) -> list[int]:
     return [*range(0, length - window, step), length - window]
 
 
+@dataclass(frozen=True)
+class Handover:
+    """Hands pictures to an upscaler pipeline."""
+
+    pipe: Any
+    settings: dict[str, Any]
+
+    def __call__(self, images: Tensor, size: Size, prompts: list[str], generators: Generators) -> Any:
+        """The pictures, made larger; by how much is the upscaler's own."""
+        given = {"prompt": prompts, "image": images.float() / 127.5 - 1, "generator": generators}
+        return self.pipe(**given, output_type="np", **self.settings).images
+
+    def __str__(self) -> str:
+        """What it is, for records."""
+        name = getattr(self.pipe, "name_or_path", "") or type(self.pipe).__name__
+        return " ".join([str(name), *(f"{key}={value}" for key, value in self.settings.items())])
+
+
 def through_upscaler(upscaler: Any, **settings: Any) -> Upscaler:
     """A diffusers upscaler pipeline, such as StableDiffusionLatentUpscalePipeline, for ``Resized(upscaler=...)``."""
-
-    def upscale(images: Tensor, size: Size, prompts: list[str], generators: Generators) -> Any:
-        picture = images.float() / 127.5 - 1
-        return upscaler(prompt=prompts, image=picture, generator=generators, output_type="np", **settings).images
-
-    return upscale
+    return Handover(upscaler, settings)
 
 
 def resized(images: Tensor, size: Size) -> Tensor:

@@ -1,48 +1,21 @@
 """The Dataset of an evaluation: figures with their errors, and how they change against the first rule."""
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 
 from ..pipelines import Size
 from .clip import mean_score
-from .cost import Meter, how
+from .cost import Meter
 from .frechet import frechet_distance
 from .intervals import Array, bootstrap_draws, interval
-from .judged import FIGURES, UNITS, Judged, estimates, of_real
+from .judged import COSTS, FIGURES, UNITS, Judged, estimates, of_real
 from .reference import Reference
 
-Cells = dict[tuple[Size, str], tuple[Judged, Meter]]
-"""What is kept of the pictures of a size and a method, and what they cost."""
-
 BOUNDS = ("low", "high")
-
-
-def as_dataset(
-    sizes: Sequence[Size],
-    names: Sequence[str],
-    done: Cells,
-    references: dict[Size, Reference | None],
-    metrics: Sequence[str],
-    count: int,
-    resamples: int,
-) -> xr.Dataset:
-    """Figures of every size and method as a Dataset; see ``evaluate``."""
-    ds = empty(sizes, names, metrics, count)
-    for size in sizes:
-        cells = {name: done[size, name][0] for name in names if (size, name) in done}
-        fill(ds, label(size), cells, references[size], metrics, resamples)
-    for name in set(metrics) & {"time", "memory"}:
-        for (size, method), (_, meter) in done.items():
-            ds[name].loc[label(size), method] = getattr(meter, name)
-    known = {size: found.size for size, found in references.items() if found is not None and found.size is not None}
-    if len(known) == len(sizes):
-        ds = ds.assign_coords(reference_size=("size", [label(known[size]) for size in sizes]))
-    device = next((meter.device for _, meter in done.values()), torch.device("cpu"))
-    return ds.assign_attrs(cost=how(device), resamples=resamples)
 
 
 def label(size: Size) -> str:
@@ -57,7 +30,7 @@ def empty(sizes: Sequence[Size], names: Sequence[str], metrics: Sequence[str], c
     for name in (figure for metric in metrics for figure in FIGURES[metric]):
         unit, long_name = UNITS[name]
         kinds = {"": "", "_error": "standard error of "} | {"_change": "change against the first rule of "}
-        measured = name not in ("time", "memory")
+        measured = name not in COSTS
         for ending, words in kinds.items() if measured else [("", "")]:
             attrs = {"units": unit, "long_name": words + long_name}
             variables[name + ending] = (("size", "scaling"), np.full(shape, np.nan), attrs)
@@ -73,11 +46,30 @@ def empty(sizes: Sequence[Size], names: Sequence[str], metrics: Sequence[str], c
         "bound": list(BOUNDS),
         "height": ("size", [size[0] for size in sizes], {"units": "pixels", "long_name": "Height"}),
         "width": ("size", [size[1] for size in sizes], {"units": "pixels", "long_name": "Width"}),
+        "reference_size": ("size", np.full(len(sizes), "", dtype=object)),
     }
     return xr.Dataset(variables, coords, {"samples": count})
 
 
 def fill(
+    ds: xr.Dataset, size: Size, cells: dict[str, tuple[Judged, Meter]], reference: Reference | None, resamples: int
+) -> None:
+    """Put the figures of one size into ``ds``: of the pictures, and what they cost."""
+    for (name, (_, meter)), cost in product(cells.items(), COSTS):
+        if cost in ds:
+            ds[cost].loc[label(size), name] = getattr(meter, cost)
+    if reference is not None and reference.size is not None:
+        ds["reference_size"].loc[label(size)] = label(reference.size)
+    judged = {name: found for name, (found, _) in cells.items()}
+    fill_figures(ds, label(size), judged, reference, metrics_of(ds), resamples)
+
+
+def metrics_of(ds: xr.Dataset) -> list[str]:
+    """The metrics whose figures ``ds`` has room for."""
+    return [metric for metric, figures in FIGURES.items() if set(figures) <= set(ds)]
+
+
+def fill_figures(
     ds: xr.Dataset,
     size: str,
     cells: dict[str, Judged],

@@ -1,11 +1,11 @@
 """The loop that samples all pictures of one size by one method, from the same seeds and prompts as every other."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from .. import pipelines
 from ..errors import EntropyLabError
@@ -26,29 +26,46 @@ def own_call(settings: dict[str, Any]) -> Draw:
 
 @dataclass(frozen=True)
 class Sampling:
-    """What every size and method is sampled from."""
+    """What every size and method is sampled from.
+
+    Attributes:
+        prompts: one a picture.
+        seed: of the first picture; the next has the next.
+        batch_size: pictures sampled together.
+        draw: samples a batch.
+        settings: what ``draw`` calls the pipeline with, for the record.
+    """
 
     prompts: list[str]
     seed: int
     batch_size: int
     draw: Draw
+    settings: dict[str, Any]
 
-    def sample(self, pipe: Any, size: Size, method: Method, bar: tqdm) -> tuple[Tensor, Meter]:
-        """All pictures of one size by one method (pictures, 3, height, width) of uint8, and what they cost."""
-        images, meter = [], Meter(device_of(pipe))
-        for start in range(0, len(self.prompts), self.batch_size):
-            prompts = self.prompts[start : start + self.batch_size]
+    @property
+    def starts(self) -> range:
+        """The number of the first picture of every batch."""
+        return range(0, len(self.prompts), self.batch_size)
+
+    def of(self, start: int) -> list[str]:
+        """The prompts of the batch that begins with picture ``start``."""
+        return self.prompts[start : start + self.batch_size]
+
+    def batches(self, pipe: Any, size: Size, method: Method, meter: Meter) -> Iterator[tuple[int, Tensor]]:
+        """Every batch of one size by one method: the number of its first picture, and its pictures
+        (batch, 3, height, width) of uint8; ``meter`` is told what it costs.
+        """
+        for start in self.starts:
+            prompts = self.of(start)
             seeds = range(self.seed + start, self.seed + start + len(prompts))
             generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
             with meter.batch(len(prompts)):
-                images.append(method.sample(pipe, size, prompts, generators, self.draw))
-            bar.update(size[0] * size[1] * len(prompts))
-        found = torch.cat(images)
-        if tuple(found.shape[-2:]) != size or len(found) != len(self.prompts):
-            raise EntropyLabError(
-                f"call must give {len(self.prompts)} pictures of {size[0]}x{size[1]} pixels. Got {tuple(found.shape)}."
-            )
-        return found, meter
+                images = method.sample(pipe, size, prompts, generators, self.draw)
+            if tuple(images.shape[-2:]) != size or len(images) != len(prompts):
+                raise EntropyLabError(
+                    f"call must give {len(prompts)} pictures of {size[0]}x{size[1]} pixels. Got {tuple(images.shape)}."
+                )
+            yield start, images
 
 
 def device_of(pipe: Any) -> torch.device:

@@ -1,19 +1,32 @@
-"""Pictures as PNG files that carry their prompt."""
+"""Pictures as PNG files that carry their prompt, and the record of what made those of one size by one method."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from ..errors import EntropyLabError
+from .cost import Meter
 
-def save_pictures(images: Tensor, prompts: Sequence[str], folder: Path) -> list[Path]:
-    """Write pictures (pictures, 3, height, width) of uint8 as 0000.png, 0001.png, ..., each with its prompt as text."""
+RECORD = "made.json"
+COSTS = ("seconds", "peaks", "added", "loads")
+
+
+def save_pictures(images: Tensor, prompts: Sequence[str], folder: Path, first: int = 0) -> list[Path]:
+    """Write pictures (pictures, 3, height, width) of uint8 as 0000.png, 0001.png, ... (or from number ``first`` on),
+    each with its prompt as text.
+    """
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for number, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
+    for number, (image, prompt) in enumerate(zip(images, prompts, strict=True), first):
         text = PngInfo()
         text.add_itxt("prompt", prompt)
         written.append(folder / f"{number:04d}.png")
@@ -28,3 +41,74 @@ def prompt_of(path: Path) -> str | None:
     with Image.open(path) as image:
         found = image.info.get("prompt")
     return str(found) if found else None
+
+
+def read_picture(path: Path) -> Tensor:
+    """A picture file as (3, height, width) of uint8.
+
+    Raises:
+        EntropyLabError: no picture.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return torch.from_numpy(np.asarray(image.convert("RGB")).copy()).permute(2, 0, 1)
+    except OSError as error:
+        raise EntropyLabError(f"{path} can't be read as a picture: {error}") from error
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The folder of one size and method: its pictures, and, once they are all there, what made them and what they cost.
+
+    Attributes:
+        folder: SIZE/RULE.
+        made: what decides the pictures, as JSON can hold it.
+    """
+
+    folder: Path
+    made: dict[str, Any]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all pictures are there already.
+
+        Raises:
+            EntropyLabError: those of something else are.
+        """
+        from ..runs.configuration import differences
+
+        if not (self.folder / RECORD).is_file():
+            return False
+        changed = differences(self.record()["made"], self.made)
+        if changed:
+            raise EntropyLabError(
+                f"pictures: {self.folder} holds those of something else ({'; '.join(changed)}). Choose another folder."
+            )
+        return True
+
+    def record(self) -> dict[str, Any]:
+        """What was written when the last picture was there."""
+        try:
+            found = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
+            return {"made": dict(found["made"]), "cost": {name: list(found["cost"][name]) for name in COSTS}}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise EntropyLabError(f"pictures: {self.folder / RECORD} is damaged; remove it to sample again.") from error
+
+    def finish(self, meter: Meter) -> None:
+        """Say that all pictures are there."""
+        from ..runs.files import write_whole
+
+        cost = {name: getattr(meter, name) for name in COSTS}
+        write_whole(self.folder / RECORD, json.dumps({"made": self.made, "cost": cost}, indent=1).encode())
+
+    def meter(self, device: torch.device) -> Meter:
+        """What the pictures cost."""
+        return Meter(device, **self.record()["cost"])
+
+    def batches(self, starts: range, count: int) -> Iterator[tuple[int, Tensor]]:
+        """The pictures, as `Sampling.batches` gives them."""
+        for start in starts:
+            numbers = range(start, min(start + starts.step, count))
+            yield start, torch.stack([read_picture(self.folder / f"{number:04d}.png") for number in numbers])

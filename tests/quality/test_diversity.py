@@ -42,14 +42,16 @@ def test_pictures_of_half_of_what_is_real():
 
 def test_one_picture_again_and_again_is_not_diverse():
     collapsed = np.repeat(cloud(1), 50, axis=0)
-    assert pairwise_distance(cdist(collapsed, collapsed)) == 0
+    assert pairwise_distance(cdist(collapsed, collapsed), np.arange(50)) == 0
     assert recall(collapsed, cloud(50)) <= 0.02
     assert coverage(collapsed, cloud(50)) < coverage(cloud(50, 3), cloud(50))
 
 
 def test_mean_distance_of_a_triangle():
     corners = np.array([[0.0, 0], [3, 0], [0, 4]])
-    assert pairwise_distance(cdist(corners, corners)) == pytest.approx(4)
+    distances = cdist(corners, corners)
+    assert pairwise_distance(distances, np.arange(3)) == pytest.approx(4)
+    assert pairwise_distance(distances, np.array([0, 0, 2])) == pytest.approx(8 / 3), "a picture twice"
 
 
 def test_too_few_for_neighbours():

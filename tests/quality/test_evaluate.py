@@ -7,7 +7,9 @@ import torch
 import entropylab
 from entropylab import EntropyLabError
 from entropylab.quality.cost import Meter
-from entropylab.quality.saving import prompt_of
+from entropylab.quality.features import Features
+from entropylab.quality.methods import resized
+from entropylab.quality.saving import prompt_of, save_pictures
 
 PROMPTS = [f"a thing of kind {number}" for number in range(5)]
 
@@ -110,8 +112,47 @@ def test_the_frechet_distance_is_that_of_the_features(random_pipe):
 def test_pictures_are_kept_with_their_prompts(random_pipe, tmp_path):
     quick(random_pipe, sizes=[32], pictures=tmp_path)
     found = sorted((tmp_path / "32x32" / "sqrt_log").iterdir())
-    assert [path.name for path in found] == [f"{number:04d}.png" for number in range(12)]
+    assert [path.name for path in found] == [*(f"{number:04d}.png" for number in range(12)), "made.json"]
     assert prompt_of(found[6]) == PROMPTS[1]
+
+
+def test_an_evaluation_goes_on_where_it_was_stopped(random_pipe, tmp_path):
+    def stopped(pipe, size, prompts, generators):
+        drawn.append(size)
+        if limit and len(drawn) > limit:
+            raise KeyboardInterrupt
+        return painted(pipe, size, prompts, generators)
+
+    drawn, limit = [], 8
+    with pytest.raises(KeyboardInterrupt):
+        quick(random_pipe, pictures=tmp_path, call=stopped)
+    limit, before = None, len(drawn)
+    ds = quick(random_pipe, pictures=tmp_path, call=stopped)
+    assert len(drawn) - before == 6, "the second size; the first was finished under both rules"
+    assert ds.fid.equals(quick(random_pipe).fid)
+    again = quick(random_pipe, pictures=tmp_path, call=stopped)
+    assert all(ds[name].equals(again[name]) for name in ds)
+
+
+def test_pictures_of_something_else_are_not_taken_for_these(random_pipe, tmp_path):
+    quick(random_pipe, sizes=[32], pictures=tmp_path)
+    with pytest.raises(EntropyLabError, match=r"holds those of something else \(seed: 0 there, 1 now\)"):
+        quick(random_pipe, sizes=[32], pictures=tmp_path, seed=1)
+    (tmp_path / "32x32" / "original" / "made.json").write_text("{")
+    with pytest.raises(EntropyLabError, match=r"made\.json is damaged"):
+        quick(random_pipe, sizes=[32], pictures=tmp_path)
+
+
+def test_a_folder_of_real_pictures(random_pipe, tmp_path):
+    """Resized to every size; for the features of published FID as they are."""
+    images = torch.randint(0, 256, (12, 3, 40, 24), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+    save_pictures(images, ["p"] * 12, tmp_path)
+    found = Features("mean colours", Colours()).reference(tmp_path, (64, 64))
+    np.testing.assert_allclose(found.features, Colours()(resized(images, (64, 64))).double(), rtol=1e-6)
+    assert found.size == (64, 64)
+    published = Features("Inception", Colours(), published=True)
+    np.testing.assert_allclose(published.reference(tmp_path, (64, 64)).features, Colours()(images).double(), rtol=1e-6)
+    assert published.reference(tmp_path, (32, 32)) is published.reference(tmp_path, (64, 64))
 
 
 def test_the_embedded_pipeline_needs_no_reference(embedded, sampled, prompts):
@@ -130,13 +171,17 @@ def test_the_embedded_pipeline_needs_no_reference(embedded, sampled, prompts):
     assert float(ds.disagreement[0, 0]) == pytest.approx(1 - float(ds.clip_score[0, 0]), abs=1e-6)
 
 
-def test_memory_is_that_of_what_runs():
-    little, much = Meter(torch.device("cpu")), Meter(torch.device("cpu"))
-    with little.batch(1):
-        pass
-    with much.batch(1):
-        torch.ones(300 * 2**18).sum()
+def test_memory_is_that_of_what_runs_whatever_ran_before():
+    def measured(floats):
+        meter = Meter(torch.device("cpu"))
+        with meter.batch(1):
+            _ = [torch.ones(2**18) for _ in range(floats // 2**18)]
+        return meter
+
+    little, much, again = (measured(floats) for floats in (0, 300 * 2**18, 0))
+    assert 250 < much.memory_added < 350
     assert much.memory - little.memory > 200
+    assert again.memory_added < 50 and much.memory - again.memory > 200, "not the process's all-time high"
 
 
 def test_time_leaves_out_the_first_batch():
@@ -174,5 +219,5 @@ def test_bad_input_is_refused_before_any_sampling(random_pipe, options, message)
 
 
 def test_pictures_of_another_size_are_refused(random_pipe):
-    with pytest.raises(EntropyLabError, match="call must give 12 pictures of 32x32 pixels"):
+    with pytest.raises(EntropyLabError, match="call must give 4 pictures of 32x32 pixels"):
         quick(random_pipe, sizes=[32], call=lambda pipe, size, prompts, generators: torch.zeros(len(prompts), 3, 8, 8))

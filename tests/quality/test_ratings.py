@@ -85,44 +85,82 @@ def test_pairs_are_chosen_by_the_seed(folders, tmp_path):
     assert one["page"] == again["page"] != other["page"]
 
 
-DRIVE = """<script>window.addEventListener("load", () => setTimeout(() => {
-  const press = (key) => document.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}));
-  document.getElementById("begin").click();
-  const next = document.getElementById("next");
-  const blocked = next.disabled;
+PRESS = """const press = (key) =>
+    document.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}));
+  const part = (name) => document.getElementById(name);"""
+
+RATE = """
+  part("begin").click();
+  const blocked = part("next").disabled;
   press("Enter");
-  const stayed = document.getElementById("count").textContent;
+  const stayed = part("count").textContent;
   press("3"); press("0"); press("Enter");
   press("Backspace"); press("ArrowLeft"); press("9"); press("Enter");
   document.querySelectorAll("figure")[1].querySelectorAll("button")[4].click(); press("2"); press("Enter");
   press("1"); press("1");
-  const bar = document.getElementById("bar").value;
+  const bar = part("bar").value;
   press("Enter");
-  const report = document.createElement("pre");
-  report.id = "report";
-  report.textContent = btoa(JSON.stringify({blocked, stayed, bar, text: document.getElementById("text").value}));
-  document.body.append(report);
-}, 50));</script></body>"""
+  let saved = null;
+  HTMLAnchorElement.prototype.click = function () { saved = this.download; };
+  part("save").click();
+  report({blocked, stayed, bar, saved, text: part("text").value});"""
+
+RETURN = """
+  const offered = [part("begin").textContent, part("anew").hidden];
+  part("begin").click();
+  const there = part("count").textContent;
+  part("anew").click();
+  report({offered, there, afresh: part("count").textContent, bar: part("bar").value});"""
+
+
+@pytest.fixture
+def drive(page, tmp_path):
+    """Open the page in a browser, run a script in it, and give what the script reports."""
+    driven = tmp_path / "driven.html"
+
+    def run(script):
+        text = """<script>window.addEventListener("load", () => setTimeout(() => {
+  const report = (found) => {
+    const place = document.createElement("pre");
+    place.id = "report";
+    place.textContent = btoa(JSON.stringify(found));
+    document.body.append(place);
+  };"""
+        text += PRESS + script + "}, 50));</script></body>"
+        driven.write_text(page.read_text(encoding="utf-8").replace("</body>", text), encoding="utf-8")
+        found = subprocess.run(
+            [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+             "--virtual-time-budget=3000", "--dump-dom", driven.as_uri()],
+            capture_output=True, text=True, check=True, timeout=120,
+        ).stdout  # fmt: skip
+        return json.loads(base64.b64decode(re.search(r'<pre id="report">([^<]*)</pre>', found)[1]))
+
+    return run
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-def test_the_page_in_a_browser(page, tmp_path):
-    driven = tmp_path / "driven.html"
-    driven.write_text(page.read_text(encoding="utf-8").replace("</body>", DRIVE), encoding="utf-8")
-    found = subprocess.run(
-        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
-         "--virtual-time-budget=3000", "--dump-dom", driven.as_uri()],
-        capture_output=True, text=True, check=True, timeout=120,
-    ).stdout  # fmt: skip
-    report = json.loads(base64.b64decode(re.search(r'<pre id="report">([^<]*)</pre>', found)[1]))
+def test_the_page_in_a_browser(drive, tmp_path):
+    report = drive(RATE)
     assert report["blocked"] and report["stayed"] == "1 of 3"
     assert report["bar"] == 1
+    assert re.fullmatch(r"ratings-[0-9a-f]{12}-\w+\.json", report["saved"])
     saved = tmp_path / "ratings.json"
     saved.write_text(report["text"], encoding="utf-8")
     ratings = json.loads(report["text"])["ratings"]
     sides = [(one["scores"][one["left"]], one["scores"][1 - one["left"]]) for one in ratings]
     assert sides == [(9, 10), (2, 5), (1, 1)]
     assert analyse([saved]).scores.score.sum() == 28
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_whoever_comes_back_goes_on_and_somebody_else_begins_anew(drive):
+    keep = 'part("begin").click(); press("3"); press("4"); press("Enter"); report({});'
+    first = drive(keep)
+    assert first == {}
+    report = drive(RETURN)
+    assert report["offered"] == ["Go on where you stopped", False]
+    assert report["there"] == "2 of 3"
+    assert report["afresh"] == "1 of 3" and report["bar"] == 0
 
 
 def write(path, scores, rater="one", methods=("original", "sqrt_log"), **changes):

@@ -12,7 +12,7 @@ from entropylab.quality.cost import Meter
 from entropylab.quality.image_text import DIMENSION
 from entropylab.quality.judged import FIGURES, Judged
 from entropylab.quality.reference import Reference
-from entropylab.quality.results import as_dataset
+from entropylab.quality.results import empty, fill
 from entropylab.quality.saving import save_pictures
 
 RULES = ("original", "sqrt_log", "resize", "multidiffusion")
@@ -22,19 +22,21 @@ RULES = ("original", "sqrt_log", "resize", "multidiffusion")
 def evaluation():
     """An evaluation of random features; MultiDiffusion is missing at the smaller size."""
     rng = np.random.default_rng(0)
-    done = {}
-    for size in ((32, 32), (96, 64)):
+    sizes = ((32, 32), (96, 64))
+    real = Reference(rng.normal(size=(200, DIMENSION)), (32, 32), 1, {"clip_score": np.full(200, 0.9)})
+    ds = empty(sizes, RULES, tuple(FIGURES), 64)
+    for size in sizes:
+        cells = {}
         for number, rule in enumerate(RULES):
             if rule == "multidiffusion" and size == (32, 32):
                 continue
             defects = {name: rng.random(64) for name in FIGURES["defects"]}
             found = Judged(rng.normal(0.1 * number, 1, (64, DIMENSION)), rng.uniform(0.2, 0.9, 64), defects)
-            done[size, rule] = found, Meter(torch.device("cpu"), [1.0 + number], [100.0])
-    real = Reference(rng.normal(size=(200, DIMENSION)), (32, 32), 1, {"clip_score": np.full(200, 0.9)})
-    references = dict.fromkeys(((32, 32), (96, 64)), real)
-    ds = as_dataset(list(references), RULES, done, references, tuple(FIGURES), 64, 20)
+            cells[rule] = found, Meter(torch.device("cpu"), 0, [1.0 + number], [100.0], [10.0])
+        fill(ds, size, cells, real, 20)
     names = {"features": "some features", "comparable_with_published_fid": 0, "clip_model": "some model"}
-    return ds.assign_attrs(names, entropylab_version="0", model="embedded", steps=6, batch_size=8, device="cpu")
+    about = {"model": "embedded", "steps": 6, "batch_size": 8, "device": "cpu", "cost": "wall clock"}
+    return ds.assign_attrs(names | about, entropylab_version="0")
 
 
 def test_every_table_is_written_and_says_what_it_is_of(evaluation, tmp_path):
