@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from ..errors import EntropyLabError
-from .style import BLACK, axes_of
+from .style import BLACK, axes_of, legend
 
 REACH = 6.0
 """How far from the mean is drawn [standard deviations]."""
@@ -49,7 +49,7 @@ def logit_distribution(logits: Mapping[str, Any], ax: Axes | None = None) -> Axe
     ax.set_xlim(-REACH, REACH)
     ax.set_xlabel("logit, standardised within its row")
     ax.set_ylabel("density")
-    ax.legend()
+    legend(ax)
     return ax
 
 
