@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 
 from entropylab import EntropyLabError, check, plot, simulate_dataset
 from entropylab.law.averages import log_tokens
+from entropylab.law.naming import layer_names
 from entropylab.plot.law import residuals
-from entropylab.plot.layers import layer_names, steps_table
+from entropylab.plot.layers import steps_table
 from entropylab.plot.logits import BINS, REACH
 
 from .datasets import NOISY, SIZES, own_mean, synthetic

@@ -13,7 +13,7 @@ from ..errors import EntropyLabError
 from ..law.averages import averaged, counted, log_tokens, of_kind, over_samples, under
 from ..law.checks import check
 from ..law.drift import Size, size_label, training_size
-from .stabilization import short
+from ..law.naming import layer_names
 from .style import axes_of, elided, legend, spread
 
 Kinds = str | Sequence[str]
@@ -141,16 +141,6 @@ def at_size(part: xr.Dataset, size: Size | None, kind: Kinds) -> tuple[xr.Datase
     if label not in labels:
         raise EntropyLabError(f"size must be one of those measured, {labels}. Got {size!r}.")
     return (part.isel(size=labels.index(label)) if "size" in part.dims else part), label
-
-
-def layer_names(ds: xr.Dataset) -> list[str]:
-    """Short names of layers: of their blocks, numbered in a block that has several ("up 1, 0"), with their part."""
-    blocks = [short(str(block)) for block in ds["block" if "block" in ds.coords else "layer"].values]
-    if "part" in ds.coords:
-        parts = [str(part) for part in ds["part"].values]
-        blocks = [block if part == "all" else f"{block} {part}" for block, part in zip(blocks, parts, strict=True)]
-    again = {block for block in blocks if blocks.count(block) > 1}
-    return [f"{name}, {blocks[:i].count(name)}" if name in again else name for i, name in enumerate(blocks)]
 
 
 def in_order(number: int) -> list[Any]:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 
 from ..errors import EntropyLabError
 from ..law.drift import MEAN, Size, drift, size_label, training_size
+from ..law.naming import short
 from .style import BLACK, BLUE, DASHES, GREY, MARKERS, MORE_MARKERS, VERMILLION, axes_of, elided, label, legend, spread
 
 
@@ -111,9 +112,3 @@ def name_layers(ax: Axes, layers: pd.DataFrame) -> None:
         for text in ax.get_xticklabels():
             text.set(rotation=30, ha="right", rotation_mode="anchor")
     ax.tick_params(axis="x", length=0)
-
-
-def short(block: str) -> str:
-    """A block's name for a tick: "down 0" of "down_blocks.0", "mid" of "mid_block"."""
-    name, _, number = block.rpartition(".") if "." in block else (block, "", "")
-    return f"{name.removesuffix('_blocks').removesuffix('_block').replace('_', ' ')} {number}".strip()
