@@ -9,7 +9,6 @@ import torch
 import xarray as xr
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from .. import plot
 from ..calibration import Calibration
@@ -73,7 +72,7 @@ def as_variable(pictures: np.ndarray, *dims: str) -> xr.Variable:
     return xr.Variable((*dims, f"y{height}", f"x{width}", "channel"), pictures, attrs)
 
 
-def sampled(source: Source, size: Size, rule: Any, count: int, bar: tqdm) -> np.ndarray:
+def sampled(source: Source, size: Size, rule: Any, count: int, bar: Any) -> np.ndarray:
     """Pictures (sample, y, x, channel) of uint8 at one size under one rule."""
     height, width = size
     settings = default_settings(source.pipe) | {"num_inference_steps": source.steps or STEPS}

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from .. import pipelines
 from ..errors import EntropyLabError
@@ -33,7 +32,7 @@ class Sampling:
     batch_size: int
     draw: Draw
 
-    def sample(self, pipe: Any, size: Size, method: Method, bar: tqdm) -> tuple[Tensor, Meter]:
+    def sample(self, pipe: Any, size: Size, method: Method, bar: Any) -> tuple[Tensor, Meter]:
         """All pictures of one size by one method (pictures, 3, height, width) of uint8, and what they cost."""
         images, meter = [], Meter(device_of(pipe))
         for start in range(0, len(self.prompts), self.batch_size):
