@@ -7,7 +7,7 @@ import pytest
 
 KERNEL = """
 import sys, types, warnings
-warnings.simplefilter("error")
+warnings.simplefilter("always")
 class ZMQInteractiveShell: pass
 sys.modules["ipykernel.zmqshell"] = types.ModuleType("ipykernel.zmqshell")
 sys.modules["IPython"] = types.SimpleNamespace(get_ipython=ZMQInteractiveShell)
@@ -17,7 +17,7 @@ WITHOUT = 'sys.modules["ipywidgets"] = sys.modules["IPython.html"] = None\n'
 
 def told(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
+    return (done.stdout + done.stderr).strip()
 
 
 OURS = "from entropylab.bars import bar_class, in_notebook; bar_class(); print(in_notebook())"

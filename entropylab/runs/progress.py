@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal and in a notebook, a line for each unit elsewhere, with the time left at this size and in all."""
+"""How far a run is: a bar on a terminal or in a notebook, a line for each unit elsewhere, with the time left."""
 
 import sys
 import time
