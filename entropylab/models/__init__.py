@@ -147,16 +147,18 @@ def read(source: str | Path, dtype: Any) -> Any:
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """No progress bars of diffusers: an embedded pipeline is read in a second."""
-    from diffusers.utils import logging
+    """No progress bars of diffusers and transformers: an embedded pipeline is read in a second."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    shown = [library for library in (of_diffusers, of_transformers) if library.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
-            logging.enable_progress_bar()
+        for library in shown:
+            library.enable_progress_bar()
 
 
 def pipeline_class(source: str | Path) -> Any:
