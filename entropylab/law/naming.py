@@ -10,10 +10,13 @@ def short(block: str) -> str:
 
 
 def layer_names(ds: xr.Dataset) -> list[str]:
-    """Short names of layers: of their blocks, numbered in a block that has several ("up 1, 0"), with their part."""
+    """Short names of layers: of their blocks, numbered in a block that has several ("up 1, 0"); with their parts,
+    if these differ.
+    """
     blocks = [short(str(block)) for block in ds["block" if "block" in ds.coords else "layer"].values]
     if "part" in ds.coords:
         parts = [str(part) for part in ds["part"].values]
+        parts = parts if len(set(parts)) > 1 else ["all"] * len(parts)
         blocks = [block if part == "all" else f"{block} {part}" for block, part in zip(blocks, parts, strict=True)]
     again = {block for block in blocks if blocks.count(block) > 1}
     return [f"{name}, {blocks[:i].count(name)}" if name in again else name for i, name in enumerate(blocks)]

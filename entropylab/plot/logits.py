@@ -40,7 +40,7 @@ def logit_distribution(logits: Mapping[str, Any], ax: Axes | None = None) -> Axe
         density = np.histogram(values, edges)[0] / len(values) / np.diff(edges)
         middles = (edges[1:] + edges[:-1]) / 2
         shown = np.where(density > 0, density, np.nan)
-        text = f"{name}: skewness {skewness:.2f}, kurtosis {kurtosis:.2f}"
+        text = f"{name}: " + f"skewness {skewness:.2f}, kurtosis {kurtosis:.2f}".replace("-", "−")
         ax.plot(middles, shown, ds="steps-mid", marker="", label=text)
     x = np.linspace(-REACH, REACH, 201)
     ax.plot(x, np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), "--", color=BLACK, lw=0.8, marker="", label="Gaussian")
