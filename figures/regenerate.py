@@ -1,4 +1,7 @@
-"""All figures, as `entropylab figures` does: python figures/regenerate.py [--out DIR] [--run FILE.nc]."""
+"""All figures, and with --tables all tables, as `entropylab figures` does: python figures/regenerate.py [--out DIR].
+
+--run FILE.nc draws what was measured before; --help says more.
+"""
 
 import sys
 

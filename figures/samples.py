@@ -1,4 +1,4 @@
-"""Pictures from the same seeds under every rule: python figures/samples.py [--out DIR] [--run FILE.nc].
+"""Figures 3 and 4, pictures from the same seeds: python figures/samples.py [--out DIR] [--run FILE.nc].
 
 FILE.nc is the pictures.nc of an earlier run of regenerate.py.
 """

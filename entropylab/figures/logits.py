@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 
 from .. import plot
 from ..errors import EntropyLabError
+from ..law.naming import short
 from ..measuring.logits import sampled_logits
 from ..measuring.measurement import quiet
 from ..measuring.provenance import provenance
 from ..models.prompts import default_settings
 from ..pipelines import block_of, layers
 from ..plot.logits import standardised
-from ..plot.stabilization import short
 from ..plot.style import legend_above, write
 from .measuring import Source, mixed_prompts
 

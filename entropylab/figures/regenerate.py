@@ -1,6 +1,7 @@
 """All figures from one calibration and one measurement, or from the files that an earlier run left."""
 
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,9 +39,14 @@ def regenerate(
     model: str | None = None,
     samples: int | None = None,
     steps: int | None = None,
+    tables: bool = False,
     progress: bool = True,
 ) -> list[Path]:
     """Write every figure as PDF, PNG and CSV, and what was measured for it as netCDF, which ``run`` can redraw.
+
+    figure3 to figure6 are numbered as in the paper, as are table1 to table3, table_s1 and table_s2 (of its supplement).
+    Its figures 1 and 7 are grid_SIZE, rules and baselines beside each other; figure 2 is a drawing. Other names are
+    figures of our own.
 
     Args:
         out: folder to write to; files of the same names are replaced.
@@ -49,6 +55,7 @@ def regenerate(
         model: a pipeline, as for `entropylab.load`; None for the embedded one.
         samples: at most this many images per size and rule; None for four (three in calibration and sweep).
         steps: denoising steps; None for six (eight for pictures).
+        tables: judge pictures of every size and rule too, which takes about half an hour more: all tables, and grids.
         progress: show progress.
 
     Returns:
@@ -60,7 +67,8 @@ def regenerate(
     folder = make_folder(out)
     if run is not None:
         return redrawn(Path(run), folder)
-    return measured(new_source(model, samples=samples, steps=steps, progress=progress), folder)
+    source = new_source(model, samples=samples, steps=steps, progress=progress)
+    return [*measured(source, folder), *(judged(source, folder) if tables else [])]
 
 
 def measured(source: Source, out: Path) -> list[Path]:
@@ -90,6 +98,25 @@ def measured(source: Source, out: Path) -> list[Path]:
     return written
 
 
+def judged(source: Source, out: Path) -> list[Path]:
+    """Judge pictures, and write the tables and the grids of the pictures."""
+    from . import grids, tables
+
+    say(source, "judging pictures, for the tables")
+    with tempfile.TemporaryDirectory() as folder:
+        ds = tables.measured(source, pictures=Path(folder))
+        save(ds, out / tables.EVALUATION, overwrite=True)
+        drawn = grids.files(Path(folder), out)
+    return [out / tables.EVALUATION, *drawn, *tabulated(ds, out)]
+
+
+def tabulated(ds: xr.Dataset, out: Path) -> list[Path]:
+    """All tables of an evaluation; the third, of people's ratings, with what the paper published."""
+    from . import table3, tables
+
+    return [*(path for table in tables.TABLES.values() for path in table.files(ds, out)), *table3.files(None, out)]
+
+
 def kept(ds: xr.Dataset, out: Path, name: str) -> list[Path]:
     """Save and draw."""
     save(ds, out / name, overwrite=True)
@@ -100,13 +127,17 @@ def redrawn(run: Path, out: Path) -> list[Path]:
     """Draw what was measured before; of a measurement that says no training size, figure 5 only."""
     if not run.is_dir():
         return [path for files in DRAWN[MEASUREMENT] for path in drawn(files, open_dataset(run), out)]
+    from .tables import EVALUATION
+
     found = {run / name: files for name, files in DRAWN.items() if (run / name).is_file()}
-    if not found:
+    evaluation = [run / EVALUATION] if (run / EVALUATION).is_file() else []
+    if not found and not evaluation:
         raise EntropyLabError(f"run must be a file, or a folder with {', '.join(DRAWN)} in it. {run} has none of them.")
     again = [
         path for name, figures in found.items() for files in figures for path in drawn(files, open_dataset(name), out)
     ]
-    return [*again, *two_models.redrawn(run, out)]
+    judged = [path for name in evaluation for path in tabulated(open_dataset(name), out)]
+    return [*again, *two_models.redrawn(run, out), *judged]
 
 
 def drawn(files: Files, ds: xr.Dataset, out: Path) -> list[Path]:

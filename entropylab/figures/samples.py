@@ -1,4 +1,4 @@
-"""Pictures from the same seeds below and above the training size: as the model is, rescaled, and calibrated."""
+"""Figures 3 and 4: pictures from the same seeds below and above the training size, as the model is and rescaled."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,6 @@ import torch
 import xarray as xr
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from .. import plot
 from ..calibration import Calibration
@@ -17,7 +16,7 @@ from ..errors import EntropyLabError
 from ..measuring.measurement import progress_bar, quiet
 from ..measuring.provenance import provenance
 from ..models.prompts import default_settings
-from ..plot.style import write_figure, write_table
+from ..plot.style import write
 from ..scaling import rescale
 from .measuring import HIGHER, LOWER, Size, Source, mixed_prompts
 
@@ -73,7 +72,7 @@ def as_variable(pictures: np.ndarray, *dims: str) -> xr.Variable:
     return xr.Variable((*dims, f"y{height}", f"x{width}", "channel"), pictures, attrs)
 
 
-def sampled(source: Source, size: Size, rule: Any, count: int, bar: tqdm) -> np.ndarray:
+def sampled(source: Source, size: Size, rule: Any, count: int, bar: Any) -> np.ndarray:
     """Pictures (sample, y, x, channel) of uint8 at one size under one rule."""
     height, width = size
     settings = default_settings(source.pipe) | {"num_inference_steps": source.steps or STEPS}
@@ -143,7 +142,23 @@ def draw(ds: xr.Dataset, size: str) -> Figure:
 
 
 def files(ds: xr.Dataset, out: Path) -> list[Path]:
-    """Write samples_SIZE.pdf and .png for every size, and samples.csv, into ``out``."""
+    """Write figure3, figure4 and samples_SIZE, each as .pdf, .png and .csv, into ``out``."""
+    rows = table(ds)
     with rc_context(plot.PAPER):
-        drawn = [path for size in sizes_of(ds) for path in write_figure(draw(ds, size), out, f"samples_{size}")]
-    return [*drawn, write_table(table(ds), out, "samples")]
+        drawn = [
+            write(draw(ds, size), rows[rows["size"] == size], out, name_of(size, ds.attrs["train_size"]))
+            for size in sizes_of(ds)
+        ]
+    return [path for paths in drawn for path in paths]
+
+
+def name_of(size: str, trained: str) -> str:
+    """The paper's figure 3 is of a size about half as tall and wide as in training, 4 of one larger; others have none.
+
+    Args:
+        size: label of the size.
+        trained: label of the training size.
+    """
+    (height, width), (tall, wide) = ([int(side) for side in text.split("x")] for text in (size, trained))
+    numbered = {LOWER: "figure3", HIGHER: "figure4"}
+    return numbered.get((height / tall, width / wide), f"samples_{size}")

@@ -11,6 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from ..errors import EntropyLabError
+from . import markup
 from .validity import TOLERANCE, finite_term
 
 EXPLANATIONS = ("law", "third_order", "series", "finite")
@@ -137,9 +138,9 @@ class Check:
         """The check as text to read."""
         layers = self.layers()
         rows = layers.rename(columns=FLAGS).to_string(index=False, float_format="{:.3g}".format)
-        return f"{self._about()}\n\n{self._lines(layers)}\n\n{rows}"
+        return f"{self.about()}\n\n{self.lines(layers)}\n\n{rows}"
 
-    def _about(self) -> str:
+    def about(self) -> str:
         """What was checked."""
         a = self.dataset.attrs
         heads = f" and {a['heads']} heads" if a["heads"] else ""
@@ -149,7 +150,7 @@ class Check:
             f"scaling {a['scaling']}"
         )
 
-    def _lines(self, layers: pd.DataFrame) -> str:
+    def lines(self, layers: pd.DataFrame) -> str:
         """How far off everything is over layers, and what explains it."""
         known = self["entropy"].notnull()
         free = known & (self.flags == "")
@@ -195,9 +196,7 @@ class Check:
         return f"Check({self.dataset.attrs['layers']} layers, law: {off})"
 
     def _repr_html_(self) -> str:
-        layers = self.layers()
-        table = layers.rename(columns=FLAGS).to_html(index=False, float_format="{:.3f}".format)
-        return f"<p>{self._about()}</p><pre>{self._lines(layers)}</pre>{table}"
+        return markup.of_check(self)
 
 
 WORDS = {"law": "law off by:", "third_order": "with k3:", "series": "with k3 and k4:"}

@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from ..errors import EntropyLabError
-from . import report_text
+from . import markup, report_text
 
 BOUNDED = "at most, from the samples' spreads at each size"
 """How errors were found where samples were averaged while measuring."""
@@ -177,4 +177,4 @@ class Fit:
         return f"Fit(slope={self.slope:.4f} ± {self.slope_error:.4f}, intercept={self.intercept:.4f}, {self.errors})"
 
     def _repr_html_(self) -> str:
-        return report_text.html(self)
+        return markup.of_fit(self)

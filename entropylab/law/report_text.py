@@ -1,4 +1,4 @@
-"""What a `Fit` says in words, its summary and its HTML; the names and units of what fits and checks hold.
+"""What a `Fit` says in words, and its summary; the names and units of what fits and checks hold.
 
 Knows the Datasets of fits, and nothing of how they were found.
 """
@@ -82,13 +82,6 @@ def summary(fit: "Fit") -> str:
         return head + short(fit).to_string(index=False, float_format="{:.4g}".format)
     sizes = fit.points().drop(columns=["height", "width"], errors="ignore")
     return head + lines(fit) + "\n\n" + sizes.to_string(index=False, float_format="{:.4f}".format)
-
-
-def html(fit: "Fit") -> str:
-    """A fit for a notebook."""
-    table = short(fit) if fit.by else fit.points()
-    pre = "" if fit.by else f"<pre>{lines(fit)}</pre>"
-    return f"<p>{about(fit)}</p>{pre}{table.to_html(index=False, float_format='{:.4f}'.format)}"
 
 
 def about(fit: "Fit") -> str:

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 import xarray as xr
-from tqdm.auto import tqdm
 
 from .. import pipelines
+from ..bars import bar_class
 from ..errors import EntropyLabError
 from ..models.prompts import default_prompts, default_settings
 from ..pipelines import Size
@@ -293,8 +293,8 @@ def quiet(pipe: Any) -> Iterator[None]:
 
 
 @contextmanager
-def progress_bar(total: int, shown: bool) -> Iterator[tqdm]:
+def progress_bar(total: int, shown: bool) -> Iterator[Any]:
     """A bar over pixels, which take about equal time, with the time left."""
     layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left"
-    with tqdm(total=total, disable=not shown, bar_format=layout, leave=False) as bar:
+    with bar_class()(total=total, disable=not shown, bar_format=layout, leave=False) as bar:
         yield bar

@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,9 @@ def resolve(model: str | Path) -> str | Path:
 
 def read(source: str | Path, dtype: Any) -> Any:
     """Read a pipeline; whatever goes wrong is said in one line. Weights are read from safetensors only."""
+    from ..bars import bar_class
+
+    bar_class()
     from diffusers import AutoencoderKL
     from diffusers.utils import deprecation_utils
 
@@ -125,7 +130,10 @@ def read(source: str | Path, dtype: Any) -> Any:
         borrowed = {}
         if source == TRANSFORMER_FOLDER:
             borrowed["vae"] = AutoencoderKL.from_pretrained(FOLDER / "vae", **options)
-        return pipeline_class(source).from_pretrained(str(source), **options, **borrowed)
+        with ExitStack() as stack:
+            if source in EMBEDDED:
+                stack.enter_context(without_bars())
+            return pipeline_class(source).from_pretrained(str(source), **options, **borrowed)
     except (OSError, ValueError, RuntimeError, AttributeError, ImportError) as error:
         reason = " ".join(str(error).split())[:300]
         if isinstance(source, Path):
@@ -135,6 +143,22 @@ def read(source: str | Path, dtype: Any) -> Any:
             f"model {str(source)!r} is no folder here and could not be had from the Hugging Face hub, which can't be "
             f"reached or does not have it{offline}: {reason}"
         ) from error
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """No progress bars of diffusers and transformers: an embedded pipeline is read in a second."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    shown = [library for library in (of_diffusers, of_transformers) if library.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in shown:
+            library.enable_progress_bar()
 
 
 def pipeline_class(source: str | Path) -> Any:

@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from ..errors import EntropyLabError
 from ..law import fit
 from ..law.checks import check
-from .style import BLACK, BLUE, GREY, ORANGE, PAPER, axes_of
+from .style import BLACK, BLUE, GREY, ORANGE, PAPER, axes_of, legend
 
 Kinds = str | Sequence[str]
 
@@ -87,9 +87,10 @@ def by_layer(
         frame_slopes(ax, rows["slope"])
     elif wide(rows[name]):
         ax.set_yscale("log")
+    ax.set_xlim(-0.05, 1.05)
     ax.set_xlabel("layer, from the first (0) to the last (1)")
     ax.set_ylabel(QUANTITIES[name])
-    ax.legend()
+    legend(ax)
     return ax
 
 
@@ -144,5 +145,5 @@ def deficit_vs_sigma2(
     ax.axhline(rows["log_tokens"].max(), ls=":", color=BLACK, lw=0.8, label="largest log N")
     ax.set_xlabel("measured σ²/2 [nats]")
     ax.set_ylabel("deficit D = log N − H [nats]")
-    ax.legend()
+    legend(ax)
     return ax

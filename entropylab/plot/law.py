@@ -15,7 +15,7 @@ from ..law.checks import check
 from ..law.report_text import RESIDUALS
 from ..law.validity import THRESHOLDS
 from .stabilization import name_layers
-from .style import BLACK, BLUE, GREEN, GREY, MARKERS, ORANGE, PURPLE, VERMILLION, axes_of
+from .style import BLACK, BLUE, GREEN, GREY, MORE_MARKERS, ORANGE, PURPLE, VERMILLION, axes_of, legend
 
 Kinds = str | Sequence[str]
 
@@ -64,7 +64,7 @@ def law_residual(
             ax.plot(x, part["residual"], ".", ms=2, alpha=0.5, zorder=1, label="_", **style)
         part = mean[mean["size"] == size]
         error = part["error"] if part["error"].notna().any() else None
-        marker = MARKERS[number % len(MARKERS)]
+        marker = MORE_MARKERS[number % len(MORE_MARKERS)]
         x = part["layer"].map(places) + shift
         ax.errorbar(x, part["residual"], error, ls="", marker=marker, capsize=2, zorder=3, label=str(size), **style)
     ax.axhline(0, ls=":", color=BLACK, lw=0.8, zorder=0)
@@ -72,7 +72,7 @@ def law_residual(
     name_layers(ax, mean.drop_duplicates("layer"))
     ax.set_xlabel("layer, in the order in which data meet them")
     ax.set_ylabel(f"entropy less {RESIDUALS[name]} [nats]".replace("the law's prediction", "log N − σ²/2"))
-    ax.legend()
+    legend(ax)
     return ax
 
 
@@ -132,7 +132,7 @@ def residual_vs_cumulants(
     ax.set_ylim(-reach[1], reach[1])
     ax.set_xlabel("− k3/3 − k4/8, measured [nats]")
     ax.set_ylabel("entropy less log N − σ²/2 [nats]")
-    ax.legend()
+    legend(ax)
     return ax
 
 
@@ -161,7 +161,7 @@ def phase(ds: xr.Dataset, ax: Axes | None = None, *, kind: Kinds = "self", scali
     ax.set_xlim(min(x.min(), 1) - 0.2, 1.05 * x.max())
     ax.set_xlabel("log N [nats]")
     ax.set_ylabel("σ² of the logits, mean over rows [nats²]")
-    ax.legend()
+    legend(ax)
     if len(order) > 1 and ax.figure is not None:
         ax.figure.colorbar(points, ax=ax, label="layer, in order", ticks=[0, len(order) - 1])
     return ax

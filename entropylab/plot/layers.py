@@ -13,10 +13,13 @@ from ..errors import EntropyLabError
 from ..law.averages import averaged, counted, log_tokens, of_kind, over_samples, under
 from ..law.checks import check
 from ..law.drift import Size, size_label, training_size
-from .stabilization import short
-from .style import axes_of
+from ..law.naming import layer_names
+from .style import axes_of, elided, legend, spread
 
 Kinds = str | Sequence[str]
+
+NAMED = 12
+"""Layers that have a name each; of more only the order is told, by colour."""
 
 SHARES = {"normalised_entropy": "entropy / log N, 1 is uniform"}
 
@@ -54,7 +57,8 @@ def entropy_vs_step(
     unit = log_tokens(part) if normalised else xr.ones_like(log_tokens(part))
     ax = axes_of(ax)
     steps = np.arange(1, mean.sizes["step"] + 1)
-    names = layer_names(part)
+    many = part.sizes["layer"] > NAMED
+    names = ["_"] * part.sizes["layer"] if many else [elided(name) for name in layer_names(part)]
     for place, color in enumerate(in_order(part.sizes["layer"])):
         one = unit.isel(layer=place).item()
         line, half = (v.isel(layer=place).values / one for v in (mean, error))
@@ -64,8 +68,16 @@ def entropy_vs_step(
     ax.set_xticks(steps if len(steps) <= 12 else steps[:: len(steps) // 8])
     ax.set_xlabel("denoising step, from noise to image")
     ax.set_ylabel(f"{SHARES['normalised_entropy'] if normalised else 'attention entropy [nats]'}, at {label}")
-    ax.legend(ncols=2, fontsize="small")
+    if many:
+        layer_colours(ax, part.sizes["layer"])
+    legend(ax)
     return ax
+
+
+def layer_colours(ax: Axes, number: int) -> None:
+    """A bar of the colours of so many layers, in the place of a legend."""
+    colours = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, number - 1), mpl.colors.ListedColormap(in_order(256)))
+    ax.figure.colorbar(colours, ax=ax, label="layer, in order", ticks=[0, number - 1])
 
 
 def heads(
@@ -96,7 +108,8 @@ def heads(
         raise EntropyLabError(f"ds must have a dim head, not averaged. Got {list(part['entropy'].dims)}.")
     found = check(part, kind=kind)
     data = found["entropy"] / found["log_tokens"] if name in SHARES else found[name].astype(float)
-    values = data.isel(size=0).transpose("layer", "head").values
+    data = data.isel(size=0).transpose("layer", "head").dropna("head", how="all")
+    values = data.values
     about = found[name].attrs if name not in SHARES else {"long_name": SHARES[name]}
     look: dict[str, Any] = {"cmap": "viridis"}
     if name in SHARES:
@@ -106,8 +119,10 @@ def heads(
         look = {"cmap": "RdBu", "vmin": -reach, "vmax": reach}
     ax = axes_of(ax)
     picture = ax.imshow(values, aspect="auto", interpolation="nearest", **look)
-    ax.set_xticks(range(values.shape[1]), [str(head) for head in data["head"].values])
-    ax.set_yticks(range(values.shape[0]), layer_names(found.dataset))
+    across, down = spread(values.shape[1], 16), spread(values.shape[0], 20)
+    names = layer_names(found.dataset)
+    ax.set_xticks(across, [str(data["head"].values[place]) for place in across])
+    ax.set_yticks(down, [elided(names[place]) for place in down])
     ax.set_xlabel("head")
     ax.set_ylabel("layer")
     ax.spines[:].set_visible(False)
@@ -126,16 +141,6 @@ def at_size(part: xr.Dataset, size: Size | None, kind: Kinds) -> tuple[xr.Datase
     if label not in labels:
         raise EntropyLabError(f"size must be one of those measured, {labels}. Got {size!r}.")
     return (part.isel(size=labels.index(label)) if "size" in part.dims else part), label
-
-
-def layer_names(ds: xr.Dataset) -> list[str]:
-    """Short names of layers: of their blocks, numbered in a block that has several ("up 1, 0"), with their part."""
-    blocks = [short(str(block)) for block in ds["block" if "block" in ds.coords else "layer"].values]
-    if "part" in ds.coords:
-        parts = [str(part) for part in ds["part"].values]
-        blocks = [block if part == "all" else f"{block} {part}" for block, part in zip(blocks, parts, strict=True)]
-    again = {block for block in blocks if blocks.count(block) > 1}
-    return [f"{name}, {blocks[:i].count(name)}" if name in again else name for i, name in enumerate(blocks)]
 
 
 def in_order(number: int) -> list[Any]:

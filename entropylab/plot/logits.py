@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from ..errors import EntropyLabError
-from .style import BLACK, axes_of
+from .style import BLACK, axes_of, legend
 
 REACH = 6.0
 """How far from the mean is drawn [standard deviations]."""
@@ -40,7 +40,7 @@ def logit_distribution(logits: Mapping[str, Any], ax: Axes | None = None) -> Axe
         density = np.histogram(values, edges)[0] / len(values) / np.diff(edges)
         middles = (edges[1:] + edges[:-1]) / 2
         shown = np.where(density > 0, density, np.nan)
-        text = f"{name}: skewness {skewness:.2f}, kurtosis {kurtosis:.2f}"
+        text = f"{name}: " + f"skewness {skewness:.2f}, kurtosis {kurtosis:.2f}".replace("-", "−")
         ax.plot(middles, shown, ds="steps-mid", marker="", label=text)
     x = np.linspace(-REACH, REACH, 201)
     ax.plot(x, np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), "--", color=BLACK, lw=0.8, marker="", label="Gaussian")
@@ -49,7 +49,7 @@ def logit_distribution(logits: Mapping[str, Any], ax: Axes | None = None) -> Axe
     ax.set_xlim(-REACH, REACH)
     ax.set_xlabel("logit, standardised within its row")
     ax.set_ylabel("density")
-    ax.legend()
+    legend(ax)
     return ax
 
 

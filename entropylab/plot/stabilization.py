@@ -1,6 +1,7 @@
 """The paper's figure 6: entropy of every layer at a lower and a higher size, as the model is and rescaled."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import xarray as xr
@@ -8,7 +9,8 @@ from matplotlib.axes import Axes
 
 from ..errors import EntropyLabError
 from ..law.drift import MEAN, Size, drift, size_label, training_size
-from .style import BLACK, BLUE, DASHES, GREY, MARKERS, VERMILLION, axes_of, label
+from ..law.naming import short
+from .style import BLACK, BLUE, DASHES, GREY, MARKERS, MORE_MARKERS, VERMILLION, axes_of, elided, label, legend, spread
 
 
 def stabilization(
@@ -42,19 +44,22 @@ def stabilization(
     rules = check_scaling(rows, scaling)
     ax = axes_of(ax)
     reference = layers_of(rows, trained, "original")
-    ax.plot(range(len(reference)), reference["entropy"], "-", color=BLACK, lw=1.8, label=f"{trained}, training size")
+    alone = "_" if len(reference) == 1 else ""  # a line of one layer is a dash
+    line: dict[str, Any] = {"color": BLACK, "lw": 1.8, "marker": alone, "ms": 14}
+    ax.plot(range(len(reference)), reference["entropy"], "-", label=f"{trained}, training size", **line)
     for size, color, marker in zip(chosen, (BLUE, VERMILLION), MARKERS, strict=False):
         for number, rule in enumerate(rules):
             part = layers_of(rows, size, rule)
-            style = {"ls": DASHES[(number + 1) % len(DASHES)], "marker": marker, "color": color}
+            mark = marker if number < 2 else MORE_MARKERS[number % len(MORE_MARKERS)]
+            style = {"ls": DASHES[(number + 1) % len(DASHES)], "marker": mark, "color": color}
             fill = "white" if rule == "original" else color
-            text = f"{size}, {rule}{removed(rows, size, rule)}"
+            text = f"{size}, {rule}{removed(rows, size, rule, len(rules) > 4)}"
             ax.plot(range(len(part)), part["entropy"], mfc=fill, label=text, **style)
     name_layers(ax, reference)
     ax.set_ylabel(label(ds["entropy"], "attention entropy"))
     kinds = kind if isinstance(kind, str) else " and ".join(kind)
     ax.set_xlabel(f"{kinds}-attention layer, in the order in which data meet them")
-    ax.legend()
+    legend(ax)
     return ax
 
 
@@ -83,13 +88,14 @@ def layers_of(rows: pd.DataFrame, size: str, rule: str) -> pd.DataFrame:
     return rows[(rows["size"] == size) & (rows["scaling"] == rule) & (rows["layer"] != MEAN)]
 
 
-def removed(rows: pd.DataFrame, size: str, rule: str) -> str:
+def removed(rows: pd.DataFrame, size: str, rule: str, brief: bool = False) -> str:
     """How much of the drift of the mean over layers a rule removes, in words; nothing for "original"."""
     if rule == "original":
         return ""
     mean = rows[(rows["size"] == size) & (rows["scaling"] == rule) & (rows["layer"] == MEAN)]
     fraction = 100 * mean["fraction_removed"].iloc[0]
-    return "" if pd.isna(fraction) else f" ({fraction:.0f}% of the drift removed)"
+    words = "removed" if brief else "of the drift removed"
+    return "" if pd.isna(fraction) else f" ({fraction:.0f}% {words})"
 
 
 def name_layers(ax: Axes, layers: pd.DataFrame) -> None:
@@ -98,12 +104,11 @@ def name_layers(ax: Axes, layers: pd.DataFrame) -> None:
     starts = [place for place, block in enumerate(blocks) if place == 0 or block != blocks[place - 1]]
     for start in starts[1:]:
         ax.axvline(start - 0.5, color=GREY, lw=0.4, zorder=0)
-    spans = list(zip(starts, [*starts[1:], len(blocks)], strict=True))[:: 1 + len(starts) // 15]
-    ax.set_xticks([(start + stop - 1) / 2 for start, stop in spans], [short(blocks[start]) for start, _ in spans])
-    ax.tick_params(axis="x", length=0, rotation=30 if len(spans) > 6 else 0)
-
-
-def short(block: str) -> str:
-    """A block's name for a tick: "down 0" of "down_blocks.0", "mid" of "mid_block"."""
-    name, _, number = block.rpartition(".") if "." in block else (block, "", "")
-    return f"{name.removesuffix('_blocks').removesuffix('_block').replace('_', ' ')} {number}".strip()
+    ends = [*starts[1:], len(blocks)]
+    shown = spread(len(starts), 15)
+    names = [elided(short(blocks[starts[place]])) for place in shown]
+    ax.set_xticks([(starts[place] + ends[place] - 1) / 2 for place in shown], names)
+    if max(map(len, names)) * len(names) > 45:
+        for text in ax.get_xticklabels():
+            text.set(rotation=30, ha="right", rotation_mode="anchor")
+    ax.tick_params(axis="x", length=0)

@@ -1,5 +1,6 @@
 """The look of the figures, as a value: ``with matplotlib.rc_context(PAPER): ...``; and how a figure is written."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import xarray as xr
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 
 BLACK, GREY, BLUE, VERMILLION, GREEN, PURPLE, ORANGE = (
     "#000000",
@@ -23,6 +25,11 @@ BLACK, GREY, BLUE, VERMILLION, GREEN, PURPLE, ORANGE = (
 
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "X")
+MORE_MARKERS = (*MARKERS, "P", "*", "<", ">")
+"""So many that no colour and marker come together twice among thirty."""
+
+FEW = 4
+"""Entries of a legend that find room within an Axes."""
 
 # Any, because matplotlib types the keys one by one, and newly with every release.
 PAPER: Any = {
@@ -62,9 +69,44 @@ def label(variable: xr.DataArray, fallback: str) -> str:
     return f"{name} [{unit}]" if unit else name
 
 
-def legend_above(ax: Axes, columns: int = 1) -> None:
-    """Move the legend of an Axes above it, where it covers nothing."""
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, columnspacing=1.2, handlelength=2.4)
+def legend(ax: Axes) -> None:
+    """A legend where it covers nothing: within the Axes if it is short, else above it."""
+    _, names = ax.get_legend_handles_labels()
+    if len(names) > FEW:
+        small = len(names) > 2 * FEW
+        legend_above(ax, columns_of(ax, names, "small" if small else None), "small" if small else None)
+    elif names:
+        ax.legend()
+
+
+def legend_above(ax: Axes, columns: int = 1, size: str | None = None) -> None:
+    """Move the legend of an Axes, if it has any, above it, where it covers nothing."""
+    place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "fontsize": size}
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend(ncols=columns, columnspacing=1.2, handlelength=2.4, **place)
+
+
+def columns_of(ax: Axes, names: Sequence[str], size: str | None = None) -> int:
+    """The most columns, up to five, of a legend with these names that is about as wide as the Axes."""
+    points = 72 * ax.get_window_extent().width / ax.figure.dpi
+    letter = 0.5 * FontProperties(size=size or plt.rcParams["legend.fontsize"]).get_size_in_points()
+    for columns in range(5, 1, -1):
+        rows = -(-len(names) // columns)
+        widths = [9 + max(map(len, names[start : start + rows])) for start in range(0, len(names), rows)]
+        if letter * sum(widths) < 1.1 * points:
+            return columns
+    return 1
+
+
+def elided(text: str, letters: int = 22) -> str:
+    """A name with its middle left out if it is longer than so many letters; ends tell layers apart."""
+    half = letters // 2
+    return text if len(text) <= letters else f"{text[: half - 1]}…{text[-half:]}"
+
+
+def spread(number: int, most: int) -> range:
+    """Evenly spaced places of at most so many of a number of labels, the first included."""
+    return range(0, number, max(1, -(-number // most)))
 
 
 def write(figure: Figure, table: pd.DataFrame, out: Path, name: str) -> list[Path]:

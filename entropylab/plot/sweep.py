@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from ..errors import EntropyLabError
 from ..law.averages import of_kind
 from ..law.drift import MEAN, Size, drift, size_label, training_size
-from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, axes_of
+from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, axes_of, legend
 
 MARKS: dict[str, dict[str, Any]] = {
     "original": {"marker": "o", "mfc": "white", "color": BLUE},
@@ -127,5 +127,5 @@ def finish(ax: Axes, reference: float) -> Axes:
     shift: tuple[Any, Any] = (lambda entropy: entropy - reference, lambda drift: drift + reference)
     right = ax.secondary_yaxis("right", functions=shift)
     right.set_ylabel("drift from the training size [nats]")
-    ax.legend()
+    legend(ax)
     return ax

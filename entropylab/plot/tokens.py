@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from ..law import Fit, fit
 from ..law.drift import MEAN
-from .style import BLACK, BLUE, GREY, VERMILLION, axes_of, label
+from .style import BLACK, BLUE, GREY, VERMILLION, axes_of, label, legend
 
 LINE = ("slope", "slope_error", "intercept", "intercept_error", "r_squared")
 FIRST = ("layer", "block", "size", "height", "width")
@@ -117,7 +117,7 @@ def prediction(ax: Axes, x: pd.Series, y: pd.Series, text: str) -> None:
     reach = max(high - low, 1.0)
     out = known[(known < low - reach) | (known > high + reach)]
     if len(out):
-        text = f"law: {out.min():.0f} to {out.max():.0f}, out of frame"
+        text = f"law: {out.min():.0f} to {out.max():.0f}, out of frame".replace("-", "−")
     ax.plot(x, y, label=text, scaley=not len(out), **LAW)
 
 
@@ -156,5 +156,5 @@ def finish(ax: Axes, ds: xr.Dataset, ylabel: str) -> Axes:
     name = ds["tokens"].attrs.get("long_name", "N, number of keys")
     ax.set_xlabel(f"log N [nats]  ({name})")
     ax.set_ylabel(ylabel)
-    ax.legend()
+    legend(ax)
     return ax

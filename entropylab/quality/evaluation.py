@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from tqdm.auto import tqdm
 
 from .. import pipelines
 from ..errors import EntropyLabError
@@ -134,7 +133,7 @@ def cell(
     judge: Judge,
     train_size: Any,
     pictures: str | Path | None,
-    bar: tqdm,
+    bar: Any,
 ) -> tuple[Judged, Meter]:
     """What is kept of the pictures of one size and method, and what they cost; sampled, or read where they are kept."""
     bar.set_description_str(f"{size[0]}x{size[1]} {method.name}")
@@ -179,7 +178,7 @@ def work(sizes: Sequence[Size], count: int, methods: int) -> int:
     return sum(height * width for height, width in sizes) * count * methods
 
 
-def passed(bar: tqdm, size: Size, count: int) -> bool:
+def passed(bar: Any, size: Size, count: int) -> bool:
     """Count what a method has no pictures of as done; False."""
     bar.update(size[0] * size[1] * count)
     return False

@@ -16,7 +16,7 @@ from ..law.averages import check as check_layers
 from ..law.averages import scalings_of
 from ..law.checks import check
 from ..law.drift import drift, training_size
-from ..plot.layers import layer_names
+from ..law.naming import layer_names
 from .joint import all_keys, image_part
 from .numbers import rows_of
 

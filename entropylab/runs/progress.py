@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, a line for each unit elsewhere, with the time left at this size and in all."""
+"""How far a run is: a bar on a terminal or in a notebook, a line for each unit elsewhere, with the time left."""
 
 import sys
 import time
@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from tqdm.auto import tqdm
-
+from ..bars import bar_class, in_notebook
 from .units import Size, Unit
 
 
@@ -34,10 +33,10 @@ class Progress:
     def begin(self, unit: Unit, finished: set[str]) -> None:
         """Work on a unit begins."""
         self.began = self.clock()
-        if self.shown and self.bar is None and self.stream.isatty():
+        if self.shown and self.bar is None and (self.stream.isatty() or in_notebook()):
             layout = "{desc}: {percentage:3.0f}%|{bar}| {postfix}"
             total = sum(each.pixels for each in self.units)
-            self.bar = tqdm(total=total, file=self.stream, bar_format=layout, leave=False)
+            self.bar = bar_class()(total=total, file=self.stream, bar_format=layout, leave=False)
         if self.bar is not None:
             self.bar.set_description_str(f"{unit.size[0]}x{unit.size[1]} {unit.scaling}", refresh=False)
             self.bar.n = sum(each.pixels for each in self.units if each.name in finished)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from entropylab import EntropyLabError, check, simulate_dataset
+from entropylab import EntropyLabError, check, fit, simulate_dataset
 from entropylab.law.validity import (
     THRESHOLDS,
     TOLERANCE,
@@ -313,3 +313,12 @@ DS = synthetic(steps=1, samples=2)
 def test_what_can_not_be_checked(ds: xr.Dataset, options: dict, message: str) -> None:
     with pytest.raises(EntropyLabError, match=message):
         check(ds, **options)
+
+
+def test_html_has_short_names_headings_and_no_markup_of_others() -> None:
+    ds = synthetic(cumulants=True, **NOISY).assign_attrs(model="<b>")
+    page = check(ds)._repr_html_()
+    assert "<th>log N − σ²/2</th>" in fit(ds)._repr_html_()
+    assert '<span title="unet.mid_block.attentions.0.transformer_blocks.0.attn1">mid</span>' in page
+    assert "law_off" not in page and "<th>law off by</th>" in page
+    assert "&lt;b&gt;" in page and "<b>" not in page

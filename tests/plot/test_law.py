@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 
 from entropylab import EntropyLabError, check, plot, simulate_dataset
 from entropylab.law.averages import log_tokens
+from entropylab.law.naming import layer_names
 from entropylab.plot.law import residuals
-from entropylab.plot.layers import layer_names, steps_table
+from entropylab.plot.layers import steps_table
 from entropylab.plot.logits import BINS, REACH
 
 from ..datasets import NOISY, SIZES, own_mean, synthetic
@@ -215,7 +216,7 @@ def test_keys_left_out_and_rows_without_spread_do_not_count(ax) -> None:
     plot.logit_distribution({"some": rows}, ax)
     own = rows[1:, :40]
     shape = ((own - own.mean(-1, keepdims=True)) / own.std(-1, keepdims=True)) ** 3
-    assert f"skewness {shape.mean():.2f}" in ax.get_lines()[0].get_label()
+    assert f"skewness {shape.mean():.2f}".replace("-", "−") in ax.get_lines()[0].get_label()
 
 
 @pytest.mark.parametrize("logits", [{}, [1, 2], {"flat": np.ones((3, 4))}, {"none": np.full((2, 3), np.nan)}])

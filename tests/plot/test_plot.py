@@ -16,7 +16,7 @@ from entropylab import plot
 from entropylab.errors import EntropyLabError
 from entropylab.law import fit
 from entropylab.law.drift import MEAN, drift
-from entropylab.plot.stabilization import short
+from entropylab.law.naming import short
 from entropylab.plot.sweep import table as sweep_table
 from entropylab.plot.tokens import table
 

@@ -1,5 +1,7 @@
 """Tables and grids from an evaluation, with the published values alongside and marked."""
 
+from importlib import import_module
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ import torch
 
 from entropylab import EntropyLabError, save
 from entropylab.figures import grids, table3, tables
+from entropylab.figures.measuring import Source
 from entropylab.quality import published
 from entropylab.quality.cost import Meter
 from entropylab.quality.image_text import DIMENSION
@@ -14,6 +17,8 @@ from entropylab.quality.judged import FIGURES, Judged
 from entropylab.quality.reference import Reference
 from entropylab.quality.results import empty, fill
 from entropylab.quality.saving import save_pictures
+
+regeneration = import_module("entropylab.figures.regenerate")  # the package has a function of that name
 
 RULES = ("original", "sqrt_log", "resize", "multidiffusion")
 
@@ -106,6 +111,24 @@ def test_the_command_refuses_what_is_none(tmp_path, capsys, evaluation):
     with pytest.raises(SystemExit):
         tables.command(["table1"], ["--run", str(tmp_path / "other.nc"), "--out", str(tmp_path)])
     assert "with 'fid' in it" in capsys.readouterr().err
+
+
+def test_all_figures_can_come_with_all_tables(evaluation, tmp_path, monkeypatch):
+    def judged(source, pictures):
+        save_pictures(torch.zeros((1, 3, 8, 8), dtype=torch.uint8), ["one"], pictures / "32x32" / "original")
+        return evaluation
+
+    monkeypatch.setattr(regeneration, "new_source", lambda *_, **options: Source(None, progress=False))
+    monkeypatch.setattr(regeneration, "measured", lambda source, out: [])
+    monkeypatch.setattr(tables, "measured", judged)
+    assert regeneration.regenerate(tmp_path / "without") == []
+    written = regeneration.regenerate(tmp_path / "with", tables=True)
+    assert sorted(written) == sorted((tmp_path / "with").iterdir())
+    names = {path.name for path in written}
+    assert {"evaluation.nc", "table1.csv", "table2.md", "table3.md", "table_s1.csv", "grid_32x32.png"} <= names
+    again = regeneration.regenerate(tmp_path / "again", tmp_path / "with")
+    assert {path.name for path in again} == {name for name in names if "grid" not in name and not name.endswith("nc")}
+    assert all(path.read_bytes() == (tmp_path / "with" / path.name).read_bytes() for path in again)
 
 
 def test_table_three_with_and_without_ratings(tmp_path, capsys):
