@@ -36,6 +36,11 @@ def check(ds: xr.Dataset) -> xr.Dataset:
             f"ds must be a Dataset from entropylab.measure, with its layers: missing {', '.join(missing)}. "
             f"Got variables {sorted(map(str, ds.data_vars))} and coordinates {sorted(map(str, ds.coords))}."
         )
+    if "sigma2" in ds and set(ds["sigma2"].dims) != set(ds["entropy"].dims):
+        raise EntropyLabError(
+            "ds must be a Dataset from entropylab.measure, sigma2 with the dims of entropy. Got sigma2 "
+            f"{ds['sigma2'].dims} and entropy {ds['entropy'].dims}, as a calibration has them."
+        )
     return ds
 
 
