@@ -7,14 +7,19 @@ OUT ?= figures/output
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+LOWEST ?= .venv-lowest
+LOWEST_TESTS := $(addprefix tests/,test_examples.py test_record.py test_dataset.py test_law.py test_cli.py test_plot.py test_entropy.py test_scaling.py test_models.py)
 
-.PHONY: help install figures tables test lint format clean
+.PHONY: help install figures tables test test-lowest lint docs dist format clean
 
 help:
 	@echo 'make figures   regenerate every figure from the embedded pipeline into $(OUT) (OUT=... for elsewhere)'
 	@echo 'make tables    judge the pictures: the tables of the paper, Markdown and CSV in $(OUT); about half an hour'
-	@echo 'make test      ruff, mypy and the tests'
+	@echo 'make test      ruff, mypy, the documentation and the tests'
 	@echo 'make lint      ruff and mypy only'
+	@echo 'make docs      the documentation as a site in build/site; a warning is an error'
+	@echo 'make dist      wheel and sdist in dist/, checked'
+	@echo 'make test-lowest  a part of the tests with the oldest versions we support, in .venv-lowest (3 GB to fetch)'
 	@echo 'make format    let ruff format the code and sort its imports'
 	@echo 'make install   only the environment in $(VENV) (PYTHON=... picks the Python)'
 	@echo 'make clean     remove the environment and all caches'
@@ -34,17 +39,31 @@ tables: $(INSTALLED)
 	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[quality]'
 	$(BIN)/python figures/tables.py --out $(OUT)
 
-test: lint
+test: lint docs
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
+
+test-lowest:
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --disable-pip-version-check --constraint tests/lowest.txt --editable '.[runs]' pytest hypothesis
+	$(LOWEST)/bin/python -m pytest --override-ini filterwarnings=default $(LOWEST_TESTS)
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --site-dir build/site
+
+dist: $(INSTALLED)
+	$(BIN)/python -m pip install --disable-pip-version-check build twine
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+
 format: $(INSTALLED)
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
 clean:
-	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf $(VENV) $(LOWEST) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist

@@ -1,9 +1,12 @@
 """entropylab: how widely does the attention of a diffusion model look, and what happens to that at other image sizes?
 
->>> import entropylab
->>> pipe = entropylab.load()
->>> ds = entropylab.measure(pipe, sizes=[32, 64, 96], samples=2, steps=4, progress=False)
->>> print(entropylab.fit(ds).summary())  # doctest: +SKIP
+Examples:
+    >>> import entropylab
+    >>> pipe = entropylab.load()
+    >>> ds = entropylab.measure(pipe, sizes=[32, 64, 96], samples=2, steps=2, progress=False)
+    >>> print(entropylab.fit(ds).summary())
+    H = slope * log N + intercept; the law: slope 1, intercept -sigma^2/2
+    ...
 """
 
 from importlib import import_module

@@ -70,6 +70,16 @@ class Calibration:
             calibrated ones, ``reachable`` (log N is no less than the target); dims (layer, head): ``target`` entropy
             [nats] and ``sigma2`` [nats^2] at the training size; coordinates ``tokens(size, layer)``,
             ``train_tokens(layer)``, ``height``, ``width`` [pixels].
+
+    Examples:
+        >>> calibration = entropylab.calibrate(pipe, [48], samples=1, steps=1, iterations=1, progress=False)
+        >>> calibration.dataset.calibrated.dims
+        ('size', 'layer', 'head')
+        >>> with entropylab.rescale(pipe, calibration.calibrated):
+        ...     image = pipe("a red heart", height=48, width=48, num_inference_steps=1).images[0]
+        >>> calibration.save("calibration.nc")
+        >>> entropylab.Calibration.open("calibration.nc").calibrated.name
+        'calibrated'
     """
 
     dataset: xr.Dataset
@@ -147,6 +157,14 @@ def calibrate(
         EntropyLabError: as for ``measure``.
 
     Source: theory of the scaling factor: H(m; N) = H_T, layer by layer.
+
+    Examples:
+        >>> calibration = entropylab.calibrate(pipe, [48], samples=1, steps=1, iterations=1, progress=False)
+        >>> ds = entropylab.measure(
+        ...     pipe, [48, 64], scaling=("original", calibration.calibrated), samples=1, steps=1, progress=False
+        ... )
+        >>> ds.scaling.values.tolist()
+        ['original', 'calibrated']
     """
     pairs = pipelines.check_sizes(pipe, sizes)
     trained = check_train_size(pipe, train_size)

@@ -111,6 +111,14 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str], overwrite: bool = False) 
 
     Raises:
         EntropyLabError: not a Dataset of ours, a file that is there already, or a place that can't be written.
+
+    Examples:
+        >>> entropylab.save(ds, "entropy.nc")
+        >>> entropylab.save(ds, "entropy.nc")
+        Traceback (most recent call last):
+            ...
+        entropylab.errors.EntropyLabError: ...
+        >>> entropylab.save(ds.mean("head", keep_attrs=True), "entropy.nc", overwrite=True)
     """
     target = check_writable(path, overwrite)
     encoded = encode(check_ours(ds))
@@ -133,6 +141,11 @@ def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
 
     Raises:
         EntropyLabError: no such file, a file that is empty, truncated, damaged or not netCDF-4, or another program's.
+
+    Examples:
+        >>> entropylab.save(ds, "entropy.nc")
+        >>> entropylab.open("entropy.nc").equals(ds)
+        True
     """
     source = as_path(path)
     if source.is_dir():

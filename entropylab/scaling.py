@@ -280,6 +280,13 @@ class rescale:
         EntropyLabError: unknown rule, unusable multiplier, unknown training size, or ``pipe`` is rescaled already.
 
     Source: paper, Eq. 7.
+
+    Examples:
+        >>> with entropylab.rescale(pipe) as handle:
+        ...     image = pipe("a red heart", height=128, width=128, num_inference_steps=1).images[0]
+        >>> multiplier = handle.multipliers["unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1"]
+        >>> round(multiplier, 3)  # sqrt(log 1024 / log 256)
+        1.118
     """
 
     def __init__(

@@ -50,6 +50,13 @@ def simulate_dataset(
 
     Raises:
         EntropyLabError: as `entropylab.simulate`; no tokens; no such scaling or statistic.
+
+    Examples:
+        >>> ds = entropylab.simulate_dataset(tokens=(64, 256), sigma=(0.5, 1.0), scaling=("original", "sqrt_log"))
+        >>> dict(ds.sizes)
+        {'size': 2, 'scaling': 2, 'sample': 4, 'layer': 2, 'head': 4}
+        >>> ds.multiplier.sel(size="8x8", scaling="sqrt_log", layer="sigma 1").item() < 1
+        True
     """
     sigmas = [float(value) for value in np.atleast_1d(sigma)]
     check_listing("statistics", statistics, FIELDS)

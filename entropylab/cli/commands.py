@@ -89,7 +89,8 @@ app = typer.Typer(
 Model = Annotated[
     str | None,
     typer.Argument(
-        metavar="MODEL", help="Hub id, folder, or preset (sd21, ldm256) of a pipeline; the embedded one if left out."
+        metavar="MODEL",
+        help="Hub id, folder, or preset (sd21, ldm256, emoji-dit) of a pipeline; the embedded U-Net if left out.",
     ),
 ]
 Sizes = Annotated[
@@ -112,8 +113,12 @@ Scaling = Annotated[
 Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps; the pipeline's own number if left out.")]
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale; the pipeline's own if left out.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the first sample's noise.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, float16, bfloat16; what suits the device if left out.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the fastest there is if left out.")]
+Dtype = Annotated[
+    str | None, typer.Option(metavar="DTYPE", help="float32, float16, bfloat16; what suits the device if left out.")
+]
+Device = Annotated[
+    str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps; the fastest there is if left out.")
+]
 Folder = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write to; made if need be.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
@@ -280,7 +285,7 @@ def merge(
     epilog="\b\nExamples:\n  entropylab fit entropy.nc\n  entropylab fit entropy.nc --by layer",
 )
 def fit(
-    file: Annotated[Path, typer.Argument(metavar="FILE.nc", help="What `entropylab measure` wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="RUN", help="What `entropylab measure` wrote: a file or a folder.")],
     by: Annotated[
         str | None, typer.Option(metavar="NAME", help="A line for each: layer, head, step or branch.")
     ] = None,
@@ -366,7 +371,10 @@ def generate(
     sizes: Sizes,
     model: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="Hub id, folder, or preset (sd21, ldm256); the embedded one if left out."),
+        typer.Option(
+            metavar="MODEL",
+            help="Hub id, folder, or preset (sd21, ldm256, emoji-dit); the embedded U-Net if left out.",
+        ),
     ] = None,
     scaling: Scaling = ["original"],  # noqa: B006
     steps: Steps = None,

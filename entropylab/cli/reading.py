@@ -15,7 +15,7 @@ from ..errors import EntropyLabError
 TOLERANCE = 0.1
 """What the law may be off by [nats], as in `entropylab.law.validity`, whose file takes long to import."""
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="What `entropylab measure` wrote.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="What `entropylab measure` wrote: a file or a folder.")]
 Tolerance = Annotated[float, typer.Option(help="What the law may be off by where it is said to hold [nats].")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 
@@ -71,7 +71,9 @@ def check(
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="What `entropylab measure` wrote.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="What `entropylab measure` wrote: a file or a folder.")
+    ],
     out: Annotated[Path, typer.Option(metavar="FILE.html", help="File to write; the Markdown is beside it.")] = Path(
         "report.html"
     ),

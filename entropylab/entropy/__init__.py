@@ -41,10 +41,11 @@ def row_statistics(
 
     Source: paper Eq. 2-3; H = LSE - E_A[s].
 
-    >>> import torch
-    >>> q, k = torch.zeros(1, 5, 8), torch.randn(1, 100, 8)
-    >>> row_statistics(q, k).entropy  # zero queries attend uniformly: log 100
-    tensor([[4.6052, 4.6052, 4.6052, 4.6052, 4.6052]])
+    Examples:
+        >>> import torch
+        >>> q, k = torch.zeros(1, 5, 8), torch.randn(1, 100, 8)
+        >>> entropylab.row_statistics(q, k).entropy  # zero queries attend uniformly: log 100
+        tensor([[4.6052, 4.6052, 4.6052, 4.6052, 4.6052]])
     """
     rows = check_rows(q, k, scale, mask, is_causal, statistics)
     return choose(rows, backend)(rows)

@@ -55,6 +55,14 @@ def check(ds: xr.Dataset, *, kind: str | Sequence[str] = "self", scaling: str | 
 
     Raises:
         EntropyLabError: not such a Dataset; no sigma2; no such layer or scaling.
+
+    Examples:
+        >>> ds = entropylab.simulate_dataset(tokens=(64, 1024), sigma=(0.5, 3.0))
+        >>> found = entropylab.check(ds)
+        >>> [round(off, 1) for off in found.layers().law_off]  # nats that the law is off by, for each sigma
+        [0.0, 1.5]
+        >>> found.flags.sel(size="8x8", layer="sigma 3", head=0).item()
+        'skewed, small N, near freezing'
     """
     part, name = under(of_kind(ds, kind), scaling)
     if "sigma2" not in part:

@@ -77,6 +77,17 @@ def fit(
     Raises:
         EntropyLabError: not such a Dataset; no such layer, scaling, group, method or errors; fewer than two different
             N; errors or weights that the Dataset does not allow.
+
+    Examples:
+        >>> ds = entropylab.simulate_dataset(tokens=(64, 256, 1024), sigma=1.0, samples=4)
+        >>> fit = entropylab.fit(ds)
+        >>> fit
+        Fit(slope=0.99... ± 0.0..., intercept=-0.4..., cluster-robust, samples as clusters)
+        >>> [round(fit.overall(name), 1) for name in ("deficit", "half_sigma2")]  # equal under the law [nats]
+        [0.5, 0.5]
+        >>> print(fit.summary())
+        H = slope * log N + intercept; the law: slope 1, intercept -sigma^2/2
+        ...
     """
     groups = (by,) if isinstance(by, str) else tuple(by or ())
     part, name = under(of_kind(ds, kind), scaling)

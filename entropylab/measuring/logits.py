@@ -31,6 +31,12 @@ def logit_sample(
 
     Raises:
         EntropyLabError: as `entropylab.row_statistics`; no row asked for.
+
+    Examples:
+        >>> import torch
+        >>> q, k = torch.randn(4, 100, 8), torch.randn(4, 120, 8)
+        >>> entropylab.logit_sample(q, k, rows=16).shape
+        torch.Size([4, 16, 120])
     """
     if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
         raise EntropyLabError(f"rows must be an int >= 1. Got {rows!r}.")

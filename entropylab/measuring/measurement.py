@@ -92,6 +92,15 @@ def measure(
 
     An exception while sampling, Ctrl-C included, carries what was measured until then as its ``dataset``; with ``out``
     it is in the folder, for ``entropylab.open``.
+
+    Examples:
+        >>> ds = entropylab.measure(pipe, sizes=[32, (32, 64)], samples=2, steps=1, progress=False)
+        >>> ds.entropy.dims
+        ('size', 'scaling', 'branch', 'sample', 'step', 'layer', 'head')
+        >>> ds["size"].values.tolist()
+        ['32x32', '32x64']
+        >>> ds.tokens.isel(layer=0).values.tolist()  # N of the first layer
+        [64.0, 128.0]
     """
     pipelines.layers(pipe)
     pairs = pipelines.check_sizes(pipe, sizes)

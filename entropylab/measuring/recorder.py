@@ -222,6 +222,14 @@ def record(
 
     Raises:
         EntropyLabError: ``pipe`` has no denoiser or no attention, or an argument does not fit.
+
+    Examples:
+        >>> with entropylab.record(pipe, layers="self") as rec:
+        ...     image = pipe("a red heart", height=64, width=64, num_inference_steps=2).images[0]
+        >>> rec.dataset.entropy.mean(["branch", "sample", "layer", "head"]).sizes
+        Frozen({'size': 1, 'scaling': 1, 'step': 2})
+        >>> rec.unmeasured  # layers that ran and could not be measured
+        {}
     """
     recorder = new_recorder(pipe, statistics, rows, layers, keep)
     with watching(recorder, strict):

@@ -63,9 +63,12 @@ def load(model: str | Path | None = None, *, dtype: Any = None, device: Any = No
         EntropyLabError: no such folder or model, a folder that is no pipeline, an unknown dtype or device, or a hub
             that can't be reached.
 
-    >>> pipe = load()
-    >>> type(pipe).__name__
-    'StableDiffusionPipeline'
+    Examples:
+        >>> pipe = entropylab.load()
+        >>> type(pipe).__name__
+        'StableDiffusionPipeline'
+        >>> type(entropylab.load("emoji-dit")).__name__
+        'LabelPipeline'
     """
     import torch
 

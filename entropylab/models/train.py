@@ -10,10 +10,17 @@ from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
 
 from . import train_autoencoder, train_denoiser
 from .prompts import embedded_prompts
 from .text import save_vocabulary
+
+
+def rename_for_older_readers(weights: Path) -> None:
+    """Give CLIP's weights the names that transformers before 5 looks for; without them it starts at random."""
+    named = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in load_file(weights).items()}
+    save_file(named, weights, metadata={"format": "pt"})
 
 
 def save_pipeline(pipe: StableDiffusionPipeline, folder: Path) -> None:
@@ -22,6 +29,7 @@ def save_pipeline(pipe: StableDiffusionPipeline, folder: Path) -> None:
         getattr(pipe, name).half()
     pipe.save_pretrained(folder, safe_serialization=True)
     save_vocabulary(folder / "tokenizer")
+    rename_for_older_readers(folder / "text_encoder" / "model.safetensors")
     config = folder / "text_encoder" / "config.json"
     settings = json.loads(config.read_text(encoding="utf-8"))
     settings["dtype"] = "float32"  # what transformers loads it in, unless told: as diffusers does with the others

@@ -89,6 +89,13 @@ def layers(pipe: Any) -> list[Layer]:
 
     Raises:
         EntropyLabError: ``pipe`` is no pipeline or module, or has no attention layer at all.
+
+    Examples:
+        >>> layer = entropylab.layers(pipe)[0]
+        >>> layer.path
+        'unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1'
+        >>> layer.kind, layer.heads
+        ('self', 4)
     """
     found = [
         Layer(

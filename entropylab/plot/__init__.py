@@ -1,4 +1,12 @@
-"""Figures, drawn on Axes from measured Datasets. Every function returns its Axes and saves nothing."""
+"""Figures, drawn on Axes from measured Datasets. Every function returns its Axes and saves nothing.
+
+Examples:
+    >>> import matplotlib.pyplot as plt
+    >>> with plt.rc_context(entropylab.plot.PAPER):
+    ...     figure, ax = plt.subplots()
+    ...     ax = entropylab.plot.entropy_vs_tokens(ds, ax)
+    ...     figure.savefig("figure5.pdf")
+"""
 
 from .compare import by_layer, deficit_vs_sigma2
 from .law import law_residual, phase, residual_vs_cumulants

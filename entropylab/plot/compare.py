@@ -69,6 +69,10 @@ def by_layer(
 
     Raises:
         EntropyLabError: as `entropylab.fit`; a name that is none of these, or was not measured.
+
+    Examples:
+        >>> ax = entropylab.plot.by_layer({"U-Net": ds}, name="deficit")
+        >>> ax.figure.savefig("by_layer.pdf")
     """
     rows = layer_lines(runs, kind=kind, scaling=scaling)
     if name not in QUANTITIES or name not in rows:
@@ -124,6 +128,10 @@ def deficit_vs_sigma2(
 
     Raises:
         EntropyLabError: as `entropylab.check`.
+
+    Examples:
+        >>> ax = entropylab.plot.deficit_vs_sigma2(ds)
+        >>> ax.figure.savefig("deficit_vs_sigma2.pdf")
     """
     rows = check(ds, kind=kind, scaling=scaling).to_frame()
     drawn = rows[(rows["deficit"] > 0) & (rows["half_sigma2"] > 0)]

@@ -50,6 +50,10 @@ def law_residual(
 
     Raises:
         EntropyLabError: as `entropylab.check`; a prediction that can't be computed from what was measured.
+
+    Examples:
+        >>> ax = entropylab.plot.law_residual(ds, name="law")
+        >>> ax.figure.savefig("law_residual.pdf")
     """
     mean, single = residuals(ds, name=name, kind=kind, scaling=scaling)
     ax = axes_of(ax)
@@ -109,6 +113,10 @@ def residual_vs_cumulants(
     The frame is that of the rows that are not near freezing; the legend says how many of the others lie outside.
 
     Arguments, errors and return value as of `law_residual`.
+
+    Examples:
+        >>> ax = entropylab.plot.residual_vs_cumulants(ds)
+        >>> ax.figure.savefig("residual_vs_cumulants.pdf")
     """
     found = check(ds, kind=kind, scaling=scaling)
     found["series"]
@@ -143,6 +151,10 @@ def phase(ds: xr.Dataset, ax: Axes | None = None, *, kind: Kinds = "self", scali
     on, the threshold of `entropylab.check`, the law can be off by 0.1 nats. Layers are coloured in their order.
 
     Arguments, errors and return value as of `law_residual`.
+
+    Examples:
+        >>> ax = entropylab.plot.phase(ds)
+        >>> ax.figure.savefig("phase.pdf")
     """
     found = check(ds, kind=kind, scaling=scaling)
     rows = found.to_frame()

@@ -45,6 +45,10 @@ def entropy_vs_step(
 
     Raises:
         EntropyLabError: not such a Dataset; steps were averaged; a size that is not known or was not measured.
+
+    Examples:
+        >>> ax = entropylab.plot.entropy_vs_step(ds, size=64)
+        >>> ax.figure.savefig("entropy_vs_step.pdf")
     """
     part, label = at_size(under(of_kind(ds, kind), scaling)[0], size, kind)
     if "step" not in part["entropy"].dims:
@@ -102,6 +106,10 @@ def heads(
 
     Raises:
         EntropyLabError: as `entropylab.check`; heads were averaged; no such variable; a size that was not measured.
+
+    Examples:
+        >>> ax = entropylab.plot.heads(ds, size=64)
+        >>> ax.figure.savefig("heads.pdf")
     """
     part, label = at_size(under(of_kind(ds, kind), scaling)[0], size, kind)
     if "head" not in part["entropy"].dims:

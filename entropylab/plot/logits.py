@@ -28,6 +28,12 @@ def logit_distribution(logits: Mapping[str, Any], ax: Axes | None = None) -> Axe
 
     Raises:
         EntropyLabError: nothing to draw, or rows of a single value.
+
+    Examples:
+        >>> attention = entropylab.simulate(tokens=256)
+        >>> logits = entropylab.logit_sample(attention.q, attention.k, attention.scale)
+        >>> ax = entropylab.plot.logit_distribution({"Gaussian tokens": logits})
+        >>> ax.figure.savefig("logit_distribution.pdf")
     """
     if not isinstance(logits, Mapping) or not logits:
         raise EntropyLabError(

@@ -35,6 +35,11 @@ def samples(
 
     Raises:
         EntropyLabError: rows of different lengths, no picture, labels that are not as many, not a picture.
+
+    Examples:
+        >>> images = pipe(["a red heart", "a dog"], num_inference_steps=1).images
+        >>> ax = entropylab.plot.samples([images], columns=["a red heart", "a dog"])
+        >>> ax.figure.savefig("samples.pdf")
     """
     grid = check_images(images)
     names = check_labels("rows", rows, len(grid)), check_labels("columns", columns, len(grid[0]))

@@ -37,6 +37,10 @@ def stabilization(
 
     Raises:
         EntropyLabError: as `entropylab.law.drift.drift`; a size or scaling that was not measured.
+
+    Examples:
+        >>> ax = entropylab.plot.stabilization(ds, sizes=(32, 96))
+        >>> ax.figure.savefig("stabilization.pdf")
     """
     rows = drift(ds, train_size, kind=kind)
     trained = training_size(ds, train_size, kind=kind)

@@ -89,6 +89,10 @@ def sweep(ds: xr.Dataset, ax: Axes | None = None, *, size: Size | None = None, t
     size; where a point lies on it, no drift is left. Bars are one standard error over samples of the drift.
 
     Args, errors: as of `table`, which has the data drawn; ``ax``: Axes to draw on, the current ones by default.
+
+    Examples:
+        >>> ax = entropylab.plot.sweep(ds, size=96)
+        >>> ax.figure.savefig("sweep.pdf")
     """
     rows = table(ds, size=size, train_size=train_size)
     mean = rows[rows["layer"] == MEAN]

@@ -69,6 +69,10 @@ def entropy_vs_tokens(
 
     Raises:
         EntropyLabError: as `entropylab.fit`.
+
+    Examples:
+        >>> ax = entropylab.plot.entropy_vs_tokens(ds)
+        >>> ax.figure.savefig("entropy_vs_tokens.pdf")
     """
     rows = table(ds, kind=kind, scaling=scaling)
     ax = axes_of(ax)
@@ -91,6 +95,10 @@ def deficit_vs_tokens(
     """The deficit log N - H against log N, with measured sigma^2/2 beside it: under the law the two are one level line.
 
     Arguments, error bars, errors and return value as of `entropy_vs_tokens`. The level 0 is uniform attention.
+
+    Examples:
+        >>> ax = entropylab.plot.deficit_vs_tokens(ds)
+        >>> ax.figure.savefig("deficit_vs_tokens.pdf")
     """
     rows = table(ds, kind=kind, scaling=scaling)
     ax = axes_of(ax)

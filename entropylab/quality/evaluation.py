@@ -90,6 +90,13 @@ def evaluate(
             folder with other pictures in the place of these.
 
     Source: paper, Tables 1 and 2; supplement, Tables 1 and 2; limitations (the defects).
+
+    Examples:
+        >>> judged = entropylab.evaluate(
+        ...     pipe, [32], samples=4, steps=1, metrics=("clip", "time"), resamples=10, progress=False
+        ... )
+        >>> judged.clip_score.sizes
+        Frozen({'size': 1, 'scaling': 2})
     """
     pipelines.layers(pipe)
     pairs = pipelines.check_sizes(pipe, sizes)

@@ -54,6 +54,12 @@ def report(
         EntropyLabError: not measured Datasets with layers, or none that are of self or joint attention; names that are
             not one a run; a tolerance that is no positive number; files that are there already or can't be written.
             Nothing is written then.
+
+    Examples:
+        >>> simulated = entropylab.simulate_dataset(tokens=(64, 256), sigma=(1.0,), samples=2)
+        >>> files = entropylab.report(simulated, "report.html")
+        >>> [path.name for path in files[:2]]
+        ['report.html', 'report.md']
     """
     runs = runs_of([ds] if isinstance(ds, xr.Dataset) else list_of(ds), names)
     if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 < tolerance < float("inf"):

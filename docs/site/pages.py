@@ -1,0 +1,33 @@
+"""What the pages get while they are built: formulas as MathML, which needs no script, and the Dataset's variables."""
+
+import re
+from typing import Any
+
+from latex2mathml.converter import convert
+
+from entropylab.dataset import UNITS
+
+CODE = r"```.*?```|`[^`\n]*`"
+DISPLAYED = re.compile(rf"({CODE})|\$\$(.+?)\$\$", re.DOTALL)
+INLINE = re.compile(rf"({CODE})|\$([^$\n]+?)\$", re.DOTALL)
+VARIABLES = "<!-- variables -->"
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """The page with its formulas as MathML (code is left alone), and the table of variables where it is asked for."""
+    displayed = DISPLAYED.sub(lambda found: found[1] or formula(found[2].strip(), "block"), markdown)
+    drawn = INLINE.sub(lambda found: found[1] or formula(found[2], "inline"), displayed)
+    return drawn.replace(VARIABLES, variables())
+
+
+def formula(latex: str, display: str) -> str:
+    """One formula; in an element that Markdown knows to be of a line, or of a block."""
+    element = "div" if display == "block" else "span"
+    spaced = re.sub(r"(\\log(?:_\w)?) ", r"\1\\, ", latex)
+    return f"<{element}>{convert(spaced, display=display)}</{element}>"
+
+
+def variables() -> str:
+    """Name, units and meaning of everything in a measured Dataset, as a table."""
+    rows = (f"| `{name}` | {units} | {meaning} |" for name, (units, meaning) in UNITS.items())
+    return "\n".join(["| name | units | what it is |", "|---|---|---|", *rows])
