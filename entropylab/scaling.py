@@ -205,7 +205,7 @@ def rescaled(
             stack.enter_context(native_attention(roots))
             stack.enter_context(seen_caches(roots))
             stack.enter_context(follow(pipe, rescaling.sight))
-            interception = stack.enter_context(
+            interception = rescaling.sight.interception = stack.enter_context(
                 intercept(
                     roots,
                     rescaling.on_attention,

@@ -132,11 +132,9 @@ class Forward:
     ) -> AttentionCall:
         """``call`` with its roles, read off its two ``sides``, and its number among the module's calls if it counts."""
         place = (id(module), self.counts[module])
-        if self.trace is not None and self.paused:
-            roles = None
-        elif self.trace is not None:
+        if self.trace is not None:
             otherwise = "other" if "image" in self.inputs.sources else "image"
-            roles = roles_of(self.trace, *sides, otherwise)
+            roles = None if self.paused else roles_of(self.trace, *sides, otherwise)
             if counts:
                 self.layout.calls[place] = roles
         else:
@@ -221,7 +219,8 @@ class Interception:
         """Note a layer that ran without an attention call that can be seen."""
         why = "linear attention has no softmax" if is_linear(frame.module) else frame.why
         name = type(getattr(frame.module, "processor", frame.module)).__name__
-        self.unseen.setdefault(frame.path, f"{name}: {why}")
+        often = "in some forwards " if frame.path in self.attended else ""
+        self.unseen.setdefault(frame.path, f"{name}: {often}{why}")
 
     def refuse(self, reason: str) -> None:
         """Note that the innermost module has made an attention call that could not be measured."""

@@ -66,7 +66,10 @@ def is_fused(name: str, child: nn.Module) -> bool:
 
 
 watchers: "WeakKeyDictionary[nn.Module, list[Interception]]" = WeakKeyDictionary()
-"""Who watches a MultiheadAttention; the last one shows its call to all, once all know that it runs."""
+"""Who watches a module with a fast path; the last one shows its call to all, once all know that it runs."""
+
+FAST = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
+"""Modules that take a fast path, which gives padding other values, unless they are followed."""
 
 
 @contextmanager
@@ -157,7 +160,7 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
     """
     suspicious = looks_like_attention(module)
     handles: list[Any] = []
-    if multihead := isinstance(module, nn.MultiheadAttention):
+    if fast := isinstance(module, FAST):
         watchers.setdefault(module, []).append(interception)
         stack.callback(watchers[module].remove, interception)
     if hasattr(module, "get_attention_scores") and hasattr(module, "heads"):
@@ -174,20 +177,20 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
             scores.begin(len(own))
         if isinstance(module, nn.MultiheadAttention) and watchers[module][-1] is interception:
             see_multihead(module, args, kwargs)
-            if (forward := running()) is not None:
-                forward.pause()
+        if fast and watchers[module][-1] is interception and (forward := running()) is not None:
+            forward.pause()
 
     def leave(module: nn.Module, args: tuple, output: Any) -> None:
         if not interception.frames or interception.frames[-1].module is not module:
             return
-        if multihead and watchers[module][-1] is interception and (forward := running()) is not None:
+        if fast and watchers[module][-1] is interception and (forward := running()) is not None:
             forward.go_on()
         see_by_hand(interception)
         frame = interception.frames.pop()
         if suspicious and not frame.seen and output is not None:
             if not frame.skipped:
                 interception.miss(frame)
-        elif not frame.attended and not suspicious and not is_root:
+        elif not frame.attended and not suspicious and not is_root and not fast:
             for handle in handles:
                 handle.remove()
         if is_root:

@@ -266,10 +266,10 @@ class Cells:
 
     @property
     def keyless(self) -> list[str]:
-        """Layers that ran, and whose mask left no key to any row at any size."""
-        found = [each for counted in self.counted.values() for each in counted.items()]
-        with_keys = {path for path, (rows, _, _, bad) in found if rows > 0 or bad > 0}
-        return [path for path in dict.fromkeys(path for path, _ in found) if path not in with_keys]
+        """Modules that attended, and whose mask left no key to any row at any size."""
+        found = [(self.layers[path].module, known) for ran in self.counted.values() for path, known in ran.items()]
+        with_keys = {module for module, (rows, _, _, bad) in found if rows > 0 or bad > 0}
+        return [module for module in dict.fromkeys(module for module, _ in found) if module not in with_keys]
 
     def samples_of(self, size: Size | None, scaling: str) -> int:
         """How many samples were averaged."""

@@ -13,7 +13,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from .. import pipelines
-from ..capture import AttentionCall, Interception, intercept, leave_all
+from ..capture import AttentionCall, Interception, intercept
 from ..capture.inputs import Inputs
 from ..dataset import describe
 from ..errors import EntropyLabError, EntropyLabWarning
@@ -111,8 +111,6 @@ class Recorder:
     def on_end(self, failed: bool) -> None:
         """The pipeline's call is over."""
         self.sight.on_end(failed)
-        if self.interception is not None:
-            leave_all(self.interception)
         if not self.foreign:
             self.finish_run(whole=not failed)
 
@@ -122,6 +120,7 @@ class Recorder:
 
     def on_timesteps(self) -> None:
         """Sampling begins: with a pipeline call, or without one by the user's own loop."""
+        self.sight.on_timesteps()
         self.calls = []
         if self.run is None:
             self.run = self.new_run()
@@ -244,7 +243,7 @@ def watching(recorder: Recorder, strict: bool = False) -> Iterator[None]:
         stack.enter_context(native_attention(roots))
         stack.enter_context(seen_caches(roots))
         stack.enter_context(follow(recorder.pipe, recorder))
-        recorder.interception = stack.enter_context(
+        recorder.interception = recorder.sight.interception = stack.enter_context(
             intercept(
                 roots,
                 recorder.on_attention,

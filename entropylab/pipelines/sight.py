@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..capture import Interception, leave_all
 from ..capture.inputs import Inputs
 from . import structure
 from .arguments import inputs_of
@@ -17,6 +18,7 @@ class Sight:
         size: (height, width) that the pipeline was asked for [pixels], if it was.
         latent: latent size (height, width) of the denoiser's input, as far as it is known.
         latents: how many tokens the image has, where the denoiser is handed tokens and no grid.
+        interception: forgets what seems to run when a call begins or ends, for Ctrl-C ends modules unseen.
     """
 
     def __init__(self, pipe: Any) -> None:
@@ -24,14 +26,22 @@ class Sight:
         self.size: Size | None = None
         self.latent: Size | None = None
         self.latents: int | None = None
+        self.interception: Interception | None = None
+
+    def leave(self) -> None:
+        """No denoiser runs."""
+        if self.interception is not None:
+            leave_all(self.interception)
 
     def on_call(self, arguments: dict[str, Any]) -> None:
         """The pipeline is called: its arguments may name the size."""
+        self.leave()
         height, width = arguments.get("height"), arguments.get("width")
         self.size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
     def on_end(self, failed: bool) -> None:
         """The call is over."""
+        self.leave()
         self.size = self.latents = None
 
     def on_latents(self, latents: Tensor) -> None:
@@ -40,9 +50,11 @@ class Sight:
 
     def on_timesteps(self) -> None:
         """Sampling begins."""
+        self.leave()
 
     def on_step(self, combined: Any, sample: Any) -> None:
         """A step is made."""
+        self.leave()
 
     def read_inputs(self, root: nn.Module, args: tuple, kwargs: dict) -> Inputs:
         """What a denoiser's forward was handed."""

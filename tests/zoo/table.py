@@ -16,7 +16,7 @@ tests find.
 
 - **measured**: how many attention layers of the denoisers gave entropies, by kind. Of `joint` layers image rows and
   text rows are reported apart.
-- **named**: layers that have no softmax, and are named in the result instead.
+- **named**: layers that have no softmax, or leave it out in some branches, and are named in the result.
 - **branches**: the guidance branches of the test's run, as they are told apart. "branch 0" and so on: they are kept
   apart, but which is which can't be told from how the pipeline combines them.
 
