@@ -17,8 +17,8 @@ from entropylab.runs.folder import UNITS as UNITS_FOLDER
 
 from .paired import spread
 
-SIZE, STEPS, BATCH = 96, 6, 4
-UNITS = 16
+SIZE, STEPS, BATCH = 96, 6, 2
+UNITS = 8
 """Units of the run; an even number, so that two processes can end together."""
 
 
@@ -30,8 +30,8 @@ def work(order: Any, ready: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         measure(pipe, Path(folder) / "warm", BATCH)
     ready.put(None)
-    while True:
-        measure(pipe, *order.get())
+    while (asked := order.get()) is not None:
+        measure(pipe, *asked)
         ready.put(None)
 
 
@@ -77,9 +77,11 @@ class Team:
 
     def end(self) -> None:
         """End them."""
+        for order in self.orders:
+            order.put(None)
         for process in self.processes:
+            process.join(timeout=10)
             process.terminate()
-            process.join()
 
 
 def run(repeats: int) -> list[dict[str, Any]]:
