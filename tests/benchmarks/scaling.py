@@ -2,9 +2,9 @@
 
 import multiprocessing
 import os
+import queue
 import statistics
 import tempfile
-import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -12,25 +12,27 @@ from typing import Any
 import torch
 
 import entropylab
+from entropylab.runs.files import clock_of, modified
+from entropylab.runs.folder import UNITS as UNITS_FOLDER
 
 from .paired import spread
 
-SIZE, STEPS, BATCH = 96, 6, 4
-UNITS = 16
+SIZE, STEPS, BATCH = 96, 6, 2
+UNITS = 8
 """Units of the run; an even number, so that two processes can end together."""
 
 
 def work(order: Any, ready: Any) -> None:
-    """Measure whatever run comes in, with a model that is loaded and warm; None ends it."""
+    """Measure whatever run comes in, with a model that is loaded and warm, until it is ended."""
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     pipe = entropylab.load()
     with tempfile.TemporaryDirectory() as folder:
         measure(pipe, Path(folder) / "warm", BATCH)
     ready.put(None)
-    while (out := order.get()) is not None:
-        measure(pipe, out, UNITS * BATCH)
-        ready.put(time.monotonic())
+    while (asked := order.get()) is not None:
+        measure(pipe, *asked)
+        ready.put(None)
 
 
 def measure(pipe: Any, out: Path, samples: int) -> None:
@@ -53,21 +55,33 @@ class Team:
         for process in self.processes:
             process.start()
         for _ in self.processes:
-            self.ready.get()
+            self.next_ready()
+
+    def next_ready(self) -> Any:
+        """What the next process that is ready says; an error if one has died."""
+        while True:
+            try:
+                return self.ready.get(timeout=1)
+            except queue.Empty:
+                if not all(process.is_alive() for process in self.processes):
+                    raise RuntimeError("a process that measures has died") from None
 
     def seconds(self, count: int, out: Path) -> float:
-        """How long so many of them take for a run, until the last one has read the result [s]."""
-        start = time.monotonic()
+        """How long so many of them take for a run, until the last unit is written [s]."""
+        start = clock_of(out.parent)
         for order in self.orders[:count]:
-            order.put(out)
-        return max(self.ready.get() for _ in range(count)) - start
+            order.put((out, UNITS * BATCH))
+        for _ in range(count):
+            self.next_ready()
+        return max(modified(unit) for unit in (out / UNITS_FOLDER).iterdir()) - start
 
     def end(self) -> None:
-        """Let them go."""
+        """End them."""
         for order in self.orders:
             order.put(None)
         for process in self.processes:
-            process.join()
+            process.join(timeout=10)
+            process.terminate()
 
 
 def run(repeats: int) -> list[dict[str, Any]]:

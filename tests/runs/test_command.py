@@ -117,6 +117,53 @@ def test_status_tells_of_work_and_damage(tmp_path: Path) -> None:
     assert run("status", out).stdout.count("damaged") == 0
 
 
+def test_what_holds_no_measurement_is_named(tmp_path: Path) -> None:
+    ds = measure_stub(sizes=[32, 64])
+    calibration = ds[["entropy"]].assign(sigma2=ds.sigma2.isel(size=0, drop=True), calibrated=ds.entropy)
+    path, listing = tmp_path / "calibration.nc", tmp_path / "listing.nc"
+    entropylab.save(calibration.assign_attrs(ds.attrs), path)
+    entropylab.save(ds[["rows_bad"]].assign_attrs(ds.attrs), listing)
+    for command in ("fit", "check", "report"):
+        more = ["--out", tmp_path / "report.html"] if command == "report" else []
+        refused(run(command, path, *more), "calibration.nc holds no measurement", "every statistic", "sigma2(scaling")
+        refused(run(command, listing, *more), "listing.nc holds no measurement", "missing entropy")
+        refused(run(command, tmp_path, *more), "a folder that holds no run: it has no run.json")
+
+
+def test_half_a_run_is_read_with_a_warning_of_one_line(tmp_path: Path) -> None:
+    measure_stub(tmp_path / "run", sizes=[32, 64], scaling="original")
+    folder = read_record(tmp_path / "run")
+    folder.file(folder.units[-1]).unlink()
+    result = run("fit", tmp_path / "run")
+    assert result.exit_code == 0
+    assert result.stderr.strip() == (
+        f"warning: {tmp_path / 'run'} is not finished, it has 7 of 8 units: 64x64 original 6 of 8 samples"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "first"),
+    [(KeyboardInterrupt(), 130, "stopped"), (entropylab.EntropyLabError("no room"), 2, "error: no room")],
+)
+def test_what_ends_a_run_says_what_is_kept(
+    error: BaseException, status: int, first: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    def end(pipe: Stub) -> None:
+        if pipe.calls == 3:
+            raise error
+
+    def load(*arguments: Any, **options: Any) -> Stub:
+        pipe = Stub()
+        pipe.on_call = end
+        return pipe
+
+    monkeypatch.setattr(entropylab, "load", load, raising=False)
+    result = measured(tmp_path / "run", prompts, "--quiet")
+    assert result.exit_code == status
+    kept = f"what was finished is kept: entropylab status {tmp_path / 'run'}; the same command goes on"
+    assert result.stderr.splitlines() == [first, kept]
+
+
 def told(terminal: bool) -> tuple[Progress, io.StringIO, list[float]]:
     """Progress that writes into a buffer, by a clock that is set by hand."""
     stream, clock = io.StringIO(), [0.0]

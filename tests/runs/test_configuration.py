@@ -49,6 +49,17 @@ def test_weights_are_told_apart_by_name_shape_and_value() -> None:
     assert len({weights(pipe) for pipe in (same, other, renamed)}) == 3
 
 
+def test_text_encoders_count_and_what_is_offloaded_is_known_by_its_shape() -> None:
+    plain, first, second, away = (Stub() for _ in range(4))
+    for pipe, value in ((first, 1.0), (second, 2.0)):
+        encoder = torch.nn.Linear(2, 2)
+        torch.nn.init.constant_(encoder.weight, value)
+        torch.nn.init.zeros_(encoder.bias)
+        pipe.components["text_encoder"] = encoder
+    away.unet.to("meta")
+    assert len({weights(pipe) for pipe in (plain, first, second, away)}) == 4
+
+
 class ByLayer(LayerRule):
     def check(self, pipe: Any) -> None:
         """Fits every pipeline."""

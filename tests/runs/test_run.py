@@ -412,3 +412,106 @@ def test_prompts_of_a_file_are_named_in_the_result(tmp_path: Path) -> None:
     assert json.loads(ds.attrs["prompts_skipped"]) == {"wrongly encoded": 1}
     assert ds.attrs["prompts_source"] == str(path)
     assert set(read_record(tmp_path / "run").prompts) < set(PROMPTS)
+
+
+def test_more_samples_go_on_from_the_ones_there_are(run: Path, tmp_path: Path) -> None:
+    pipe, more = Stub(), [*PROMPTS, *PROMPTS[:5]]
+    ds = again(run, pipe, prompts=more)
+    assert pipe.calls == 3
+    assert ds.attrs["prompts_digest"] == json.loads((run / RECORD).read_text())["configuration"]["prompts"]
+    assert read_record(run).prompts == more
+    assert bare(ds).identical(bare(again(tmp_path / "at once", prompts=more)))
+    with pytest.raises(EntropyLabError, match="samples: 13 there, 8 now. Use another"):
+        again(run)
+    with pytest.raises(EntropyLabError, match='prompts: sample 1 has "a very red car" there, "a blue car" now'):
+        again(run, prompts=[PROMPTS[0], "a blue car", *more, "and more"])
+
+
+def test_a_process_at_work_goes_on_when_its_run_grows(run: Path) -> None:
+    files(run)[3].unlink()
+
+    def grow(pipe: Stub) -> None:
+        if pipe.calls == 1:
+            again(run, prompts=[*PROMPTS, "one more"])
+
+    pipe = Stub()
+    pipe.on_call = grow
+    assert int(again(run, pipe).samples[0, 0]) == 8
+    assert int(entropylab.open(run).samples[0, 0]) == 9
+
+
+def test_a_run_that_is_removed_or_replaced_under_a_process_that_is_at_work(done: Path, tmp_path: Path) -> None:
+    def remove(pipe: Stub) -> None:
+        shutil.rmtree(tmp_path / "run")
+
+    def replace(pipe: Stub) -> None:
+        remove(pipe)
+        shutil.copytree(done, tmp_path / "run")
+
+    for harm, message in ((remove, "is no folder of a run"), (replace, "seed: 5 there, 0 now")):
+        pipe = Stub()
+        pipe.on_call = harm
+        with pytest.raises(EntropyLabError, match=f"was removed, or overwritten by another command, .*{message}"):
+            again(tmp_path / "run", pipe, seed=5)
+        assert pipe.calls == 1
+    assert bare(entropylab.open(tmp_path / "run")).identical(bare(entropylab.open(done)))
+
+
+def test_a_command_that_is_refused_leaves_the_prompts_of_the_run_alone(done: Path, run: Path) -> None:
+    from entropylab.runs import beginning
+
+    record = read_record(done)
+    other = {**record.configuration, "prompts": "another", "seed": 1}
+    exists, seen = Path.exists, []
+
+    def not_yet(self: Path, **options: Any) -> bool:
+        seen.append(self)
+        return exists(self, **options) and self.name != RECORD
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(EntropyLabError, match="seed: 0 there, 1 now"):
+        patch.setattr(Path, "exists", not_yet)  # as for a command that looked just before the other one began
+        beginning.begin(run, other, {}, ["another"])
+    assert run / RECORD in seen
+    assert read_record(run).prompts == PROMPTS
+
+
+@pytest.mark.parametrize("content", [None, "", "[1]\n", '"a"\n'])
+def test_prompts_that_are_lost_are_written_again(content: str | None, run: Path) -> None:
+    path = run / "prompts.jsonl"
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(EntropyLabError, match=r"prompts.jsonl .* The command that made the run writes it again"):
+        entropylab.open(run)
+    pipe = Stub()
+    again(run, pipe)
+    assert (pipe.calls, read_record(run).prompts) == (0, PROMPTS)
+
+
+def test_a_record_that_was_changed_by_hand(run: Path) -> None:
+    record = (run / RECORD).read_text()
+    (run / RECORD).write_text(record.replace('"samples": 8', '"samples": 6'))
+    with pytest.raises(EntropyLabError, match="run.json is damaged or was changed"):
+        entropylab.open(run)
+
+
+def test_the_clock_of_another_machine_is_not_believed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from entropylab.runs import files as small
+
+    claim = read_record(run).claims.take("unit")
+    assert claim is not None
+    (run / "units" / ".0.partial").write_text("being written")
+    monkeypatch.setattr(small.time, "time", lambda: 1e10)
+    with pytest.raises(EntropyLabError, match="overwrite: processes seem to be at work"):
+        again(run, overwrite=True)
+    again(run)
+    assert (run / "units" / ".0.partial").exists()
+
+
+def test_units_of_several_versions_are_named(run: Path) -> None:
+    record = read_record(run)
+    assert "versions_of_units" not in entropylab.open(run).attrs
+    ds = record.read(record.units[1])
+    record.file(record.units[1]).unlink()
+    record.write(record.units[1], ds.assign_attrs(versions='{"torch": "1"}'))
+    assert '{"torch": "1"}' in json.loads(entropylab.open(run).attrs["versions_of_units"])
