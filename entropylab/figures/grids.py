@@ -1,6 +1,8 @@
-"""Grids of the pictures that an evaluation wrote: figures 1, 3, 4 (all rules at a size), 7 (resized or generated).
+"""Grids of the pictures that an evaluation wrote, after the paper's figures, and of every size under every rule.
 
-``python figures/tables.py --pictures DIR`` writes them, as SIZE/RULE/0000.png.
+figure1: the smallest and the largest size, original and rescaled; figure3: the smallest; figure4: the largest; figure7:
+the largest, sampled at the training size and made larger beside generated. ``python figures/tables.py --pictures DIR``
+writes the pictures, as SIZE/RULE/0000.png.
 """
 
 import argparse
@@ -20,8 +22,11 @@ from .regenerate import make_folder
 from .samples import WIDTH
 
 COLUMNS = 8
-BESIDE = ("resize", "multidiffusion")
+BESIDE = ("resize", "upscaler", "multidiffusion")
 """Rules of figure 7, which stand above those that generate at the size itself."""
+
+PAIR = ("original", "sqrt_log")
+"""Rules of figures 1, 3 and 4."""
 
 
 def folders(pictures: Path) -> dict[str, list[Path]]:
@@ -46,18 +51,35 @@ def order(rule: str) -> tuple[int, str]:
     return (0 if rule in BESIDE else 1 if rule == "original" else 2), rule
 
 
-def draw(size: str, rules: Sequence[Path], columns: int = COLUMNS) -> Figure:
-    """Rules down, prompts across; the same seed in a column."""
+def draw(rules: Sequence[Path], columns: int = COLUMNS) -> Figure:
+    """Folders SIZE/RULE down, prompts across; the same seed in a column."""
     names = sorted(path.name for path in rules[0].glob("*.png") if all((rule / path.name).is_file() for rule in rules))
     chosen = names[:columns]
     if not chosen:
-        raise EntropyLabError(f"pictures of {size} must have names that all rules share. Got none.")
+        raise EntropyLabError(f"pictures of {', '.join(map(str, rules))} must have names that they share. Got none.")
     grid = [[read(rule / name) for name in chosen] for rule in rules]
     labels = [prompt_of(rules[0] / name) or name for name in chosen]
     tall = sum(row[0].shape[0] / row[0].shape[1] for row in grid)
     figure = Figure(figsize=(0.9 + WIDTH * len(chosen), 0.5 + WIDTH * tall), layout="constrained")
-    plot.samples(grid, figure.subplots(), rows=[f"{size}\n{rule.name}" for rule in rules], columns=labels)
+    plot.samples(grid, figure.subplots(), rows=[f"{rule.parent.name}\n{rule.name}" for rule in rules], columns=labels)
     return figure
+
+
+def of_the_paper(found: dict[str, list[Path]]) -> dict[str, list[Path]]:
+    """Rows of the paper's figures by name; only of those whose rules are there."""
+    small, *_, large = sorted(found, key=pixels) if len(found) > 1 else [*found, *found]
+    three, four, seven = (
+        [path for path in found[size] if path.name in names]
+        for size, names in ((small, PAIR), (large, PAIR), (large, (*BESIDE, "sqrt_log")))
+    )
+    drawn = {"figure1": [*three, *four], "figure3": three, "figure4": four, "figure7": seven}
+    return {name: rules for name, rules in drawn.items() if len({rule.name for rule in rules}) > 1}
+
+
+def pixels(size: str) -> int:
+    """Height times width of a size's name; 0 for a folder of another name."""
+    sides = size.split("x")
+    return int(sides[0]) * int(sides[1]) if len(sides) == 2 and all(side.isdigit() for side in sides) else 0
 
 
 def read(path: Path) -> Any:
@@ -69,9 +91,11 @@ def read(path: Path) -> Any:
 
 
 def files(pictures: Path, out: Path) -> list[Path]:
-    """Write grid_SIZE.pdf and .png for every size."""
+    """Write figure1, 3, 4 and 7 and grid_SIZE of every size, each as .pdf and .png."""
+    found = folders(pictures)
+    grids = of_the_paper(found) | {f"grid_{size}": rules for size, rules in found.items()}
     with rc_context(plot.PAPER):
-        drawn = [write_figure(draw(size, rules), out, f"grid_{size}") for size, rules in folders(pictures).items()]
+        drawn = [write_figure(draw(rules), out, name) for name, rules in grids.items()]
     return [path for paths in drawn for path in paths]
 
 

@@ -11,7 +11,7 @@ from ..plot.style import write_table
 from ..quality import published
 from ..quality.ratings.analysis import Analysis, analyse
 from .regenerate import make_folder
-from .tables import as_markdown, named
+from .table_text import as_markdown, named
 
 
 def paper() -> pd.DataFrame:

@@ -8,16 +8,19 @@ the picture itself:
                           the object are missing, and when it is another object altogether.
 ``cut``                   share of the frame's edge that is not background: objects that go on beyond the frame. For
                           pictures on a plain background only; a photograph fills its frame.
-``repeated_agreement``    agreement with the prompt of the second-best of disjoint parts of the picture. One object has
-                          one place; where two disjoint parts both show what was asked for, it is there twice.
+``excess_agreement``      agreement with the prompt of the second-best of disjoint parts of the picture, less that of
+                          the whole. One object has one place; where two disjoint parts both show what was asked for,
+                          and better than the whole does, it is there twice.
 ``self_similarity``       highest autocorrelation of the picture's edges at shifts of a quarter to a half of its side:
                           1 for what repeats exactly, whatever it is.
 ========================  ===========================================================================================
 
-None of them is calibrated to what people see. On real pictures that were cut, moved, tiled or shown twice they rise in
-nearly every case, and they have blind spots: ``disagreement`` rises with repetition too; ``cut`` takes noise at the
-edge for an object, and a missing half within the frame for nothing; ``repeated_agreement`` falls where the repeated
-thing is not what was asked for; ``self_similarity`` falls with noise, and repetition that is not alike escapes it.
+None of them is calibrated to what people see. How far each tells pictures that were cut, moved, halved, tiled, shown
+twice or made noisy from whole ones is measured by `entropylab.quality.broken` (figures/defects_checked.py), and each
+has blind spots: ``disagreement`` rises with repetition too; ``cut`` takes noise at the edge for an object, and a
+missing half within the frame for nothing; ``excess_agreement`` needs the repeated thing to be what was asked for, and
+is for comparing means, as pictures differ more than damages do; ``self_similarity`` falls with noise, rises where half
+of a picture is blank, and repetition that is not alike escapes it.
 """
 
 from collections.abc import Callable
@@ -33,7 +36,7 @@ from .intervals import Array
 Scores = Callable[[Tensor], Array]
 """Agreement with its prompt (pictures,) of each of some pictures (pictures, 3, height, width) of uint8."""
 
-DEFECTS = ("disagreement", "cut", "repeated_agreement", "self_similarity")
+DEFECTS = ("disagreement", "cut", "excess_agreement", "self_similarity")
 
 PARTS = ((1, 2), (2, 1), (2, 2), (3, 3))
 """Grids of disjoint parts, (down, across): two beside each other, two above each other, and so on."""
@@ -52,10 +55,11 @@ BACKGROUND = 24
 
 def defects(images: Tensor, scores: Scores) -> dict[str, Array]:
     """The four measures of pictures (pictures, 3, height, width) of uint8, each (pictures,), by name."""
+    whole = scores(images)
     return {
-        "disagreement": 1 - scores(images),
+        "disagreement": 1 - whole,
         "cut": np.array([cut(image) for image in images]),
-        "repeated_agreement": repeated_agreement(images, scores),
+        "excess_agreement": repeated_agreement(images, scores) - whole,
         "self_similarity": np.array([self_similarity(image) for image in images]),
     }
 

@@ -53,7 +53,10 @@ UNITS = {
     "recall": ("1", "Recall, share of real pictures near a generated one, more is better"),
     "disagreement": ("1", "1 - cosine of picture and prompt, rises with incompleteness"),
     "cut": ("1", "Share of the frame's edge that is not background, rises with incompleteness"),
-    "repeated_agreement": ("1", "Agreement of the second-best disjoint part, rises with repetition"),
+    "excess_agreement": (
+        "1",
+        "Agreement of the second-best disjoint part less that of the whole, rises with repetition",
+    ),
     "self_similarity": ("1", "Highest autocorrelation of the edges, rises with repetition"),
     "time": ("s", "Time per picture"),
     "memory": ("MiB", "Peak memory"),
@@ -65,7 +68,7 @@ FIGURES = {
     "fid": ("fid",),
     "clip": ("clip_score",),
     "diversity": ("pairwise_distance", "coverage", "recall"),
-    "defects": ("disagreement", "cut", "repeated_agreement", "self_similarity"),
+    "defects": ("disagreement", "cut", "excess_agreement", "self_similarity"),
     "time": ("time",),
     "memory": ("memory", "memory_added"),
 }

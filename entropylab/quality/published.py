@@ -1,7 +1,8 @@
 """What the paper publishes: Tables 1 to 3 and the supplement's two, with the sizes as (height, width).
 
-The paper writes width first, as in 512 x 288. Its FID is of 30,000 pictures (Stable Diffusion) and 50,000 (latent
-diffusion), and of 4,000 in the supplement's second table; none is comparable with distances in other features.
+The paper does not say which of "512 * 288" is the width; it is taken to be the first. Its FID is of 30,000 pictures
+(Stable Diffusion) and 50,000 (latent diffusion), and of 4,000 in the supplement's second table; none is comparable with
+distances in other features.
 """
 
 SD, LDM = "Stable Diffusion 2.1-base", "LDM text-to-image 256"
@@ -75,4 +76,7 @@ MULTIDIFFUSION: Costs = {
     ((768, 768), "sqrt_log"): (28.1372, 19797, 36.7140),
     ((768, 768), "multidiffusion"): (40.9270, 9906, 122.2485),
 }
-"""Supplement, Table 2, of Stable Diffusion: FID of 4,000 pictures, GPU memory [MiB], average time [s]."""
+"""Supplement, Table 2, of Stable Diffusion: FID of 4,000 pictures, GPU memory [MiB], average time [s].
+
+Of 4,000 says the paper, but its FID at 768 is to the last digit that of Table 1, which is of 30,000.
+"""

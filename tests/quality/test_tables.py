@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from entropylab import EntropyLabError, save
-from entropylab.figures import grids, table3, tables
+from entropylab.figures import defects_checked, grids, table3, tables
 from entropylab.figures.measuring import Source
+from entropylab.figures.table_text import as_markdown, with_published
 from entropylab.quality import published
 from entropylab.quality.cost import Meter
 from entropylab.quality.image_text import DIMENSION
@@ -57,10 +58,25 @@ def test_every_table_is_written_and_says_what_it_is_of(evaluation, tmp_path):
             assert (tmp_path / f"{name}_published.csv").is_file()
 
 
+def test_published_values_stand_beside_those_of_the_same_model(evaluation):
+    paper = tables.TABLES["table1"].paper
+    found = pd.DataFrame({"size": ["224x224", "512x512", "64x64"], "rule": ["sqrt_log", "original", "original"]})
+    beside = with_published(found, "stabilityai/stable-diffusion-2-1-base", paper)
+    assert list(beside.published[:2]) == [41.8925, 19.8168] and np.isnan(beside.published[2])
+    assert "published" not in with_published(found, "embedded", paper)
+    costs = with_published(found, "stabilityai/stable-diffusion-2-1-base", tables.TABLES["table_s2"].paper)
+    assert costs["fid (published)"][0] == 50.3515
+
+
+def test_an_interval_is_one_column():
+    text = as_markdown(pd.DataFrame({"size": ["a", "b"], "low": [0.12345, np.nan], "high": [1e-9, np.nan]}))
+    assert text.splitlines() == ["| size | 95 % interval |", "|---|---|", "| a | 0.1234 to 0 |", "| b |  |"]
+
+
 def test_published_features_carry_no_warning(evaluation):
     found = tables.TABLES["table1"].frame(evaluation)
     text = tables.TABLES["table1"].markdown(evaluation.assign_attrs(comparable_with_published_fid=1), found)
-    assert "Not comparable" not in text
+    assert "Not comparable" not in text and "only where that is of as many" in text
 
 
 def test_numbers_are_those_of_the_evaluation(evaluation, tmp_path):
@@ -151,10 +167,17 @@ def test_grids_show_every_rule_at_every_size(tmp_path):
     assert {size: [rule.name for rule in rules] for size, rules in found.items()} == {
         size: ["resize", "original", "sqrt_log"] for size in ("8x12", "8x8")
     }
-    (ax,) = grids.draw("8x12", found["8x12"]).axes
+    (ax,) = grids.draw(found["8x12"]).axes
     shown = [int(image.get_array()[0, 0, 0]) for image in ax.images]
     assert shown == [160] * 3 + [100] * 3 + [40] * 3
     assert [label.get_text() for label in ax.get_xticklabels()] == ["one", "two", "three"]
-    assert len(grids.files(tmp_path, tmp_path / "out")) == 4
+    rows = {name: [f"{path.parent.name} {path.name}" for path in rules] for name, rules in grids.of_the_paper(found).items()}
+    assert rows == {
+        "figure1": ["8x8 original", "8x8 sqrt_log", "8x12 original", "8x12 sqrt_log"],
+        "figure3": ["8x8 original", "8x8 sqrt_log"],
+        "figure4": ["8x12 original", "8x12 sqrt_log"],
+        "figure7": ["8x12 resize", "8x12 sqrt_log"],
+    }
+    assert len(grids.files(tmp_path, tmp_path / "out")) == 12
     with pytest.raises(EntropyLabError, match="pictures must be a folder with SIZE/RULE"):
         grids.folders(tmp_path / "8x8" / "original")
