@@ -19,6 +19,8 @@ Files = Callable[[xr.Dataset, Path], list[Path]]
 
 MEASUREMENT, SWEEP, PICTURES, CALIBRATION = "measurement.nc", "sweep.nc", "pictures.nc", "calibration.nc"
 LAW, LOGITS, ABLATION = "law.nc", "logits.nc", "gaussian_ablation.nc"
+EVALUATION = "evaluation.nc"
+"""What the tables are made from, as of figures/tables.py."""
 GRID = "prompts.png"
 """The embedded pipeline's forty prompts at its training size, ten to a row."""
 DRAWN: dict[str, tuple[Files, ...]] = {
@@ -105,9 +107,9 @@ def judged(source: Source, out: Path) -> list[Path]:
     say(source, "judging pictures, for the tables")
     with tempfile.TemporaryDirectory() as folder:
         ds = tables.measured(source, pictures=Path(folder))
-        save(ds, out / tables.EVALUATION, overwrite=True)
+        save(ds, out / EVALUATION, overwrite=True)
         drawn = grids.files(Path(folder), out)
-    return [out / tables.EVALUATION, *drawn, *tabulated(ds, out)]
+    return [out / EVALUATION, *drawn, *tabulated(ds, out)]
 
 
 def tabulated(ds: xr.Dataset, out: Path) -> list[Path]:
@@ -127,8 +129,6 @@ def redrawn(run: Path, out: Path) -> list[Path]:
     """Draw what was measured before; of a measurement that says no training size, figure 5 only."""
     if not run.is_dir():
         return [path for files in DRAWN[MEASUREMENT] for path in drawn(files, open_dataset(run), out)]
-    from .tables import EVALUATION
-
     found = {run / name: files for name, files in DRAWN.items() if (run / name).is_file()}
     evaluation = [run / EVALUATION] if (run / EVALUATION).is_file() else []
     if not found and not evaluation:

@@ -112,7 +112,7 @@ def name_layers(ax: Axes, layers: pd.DataFrame) -> None:
     shown = spread(len(starts), 15)
     names = [elided(short(blocks[starts[place]])) for place in shown]
     ax.set_xticks([(starts[place] + ends[place] - 1) / 2 for place in shown], names)
-    if max(map(len, names)) * len(names) > 45:
+    if max(map(len, names)) * len(names) > 40:
         for text in ax.get_xticklabels():
             text.set(rotation=30, ha="right", rotation_mode="anchor")
     ax.tick_params(axis="x", length=0)

@@ -1,0 +1,25 @@
+"""Run notebooks and store them with their outputs: python notebooks/execute.py [NOTEBOOK ...], all by default."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+
+HERE = Path(__file__).parent
+
+
+def executed(path: Path) -> Any:
+    """A notebook after a run from its own folder, without times and what else differs from run to run."""
+    notebook = nbformat.read(path, as_version=4)
+    resources = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources, record_timing=False).execute()
+    notebook.metadata["language_info"] = {"name": "python"}  # without the version of Python
+    return notebook
+
+
+if __name__ == "__main__":
+    for path in [Path(name) for name in sys.argv[1:]] or sorted(HERE.glob("*.ipynb")):
+        nbformat.write(executed(path), path)
+        print(path)
