@@ -2,8 +2,11 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterable, Sequence
+from inspect import signature
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -49,7 +52,11 @@ def new_tokenizer(captions: list[str], merges: int = 600) -> CLIPTokenizer:
     vocabulary = {entry: index for index, entry in enumerate(dict.fromkeys(entries))}
     for special in ("<|startoftext|>", "<|endoftext|>"):
         vocabulary[special] = len(vocabulary)
-    return CLIPTokenizer(vocab=vocabulary, merges=pairs, model_max_length=LENGTH)
+    if "vocab" in signature(CLIPTokenizer).parameters:
+        return CLIPTokenizer(vocab=vocabulary, merges=pairs, model_max_length=LENGTH)
+    with TemporaryDirectory() as folder:  # transformers 4 reads files
+        files = write_vocabulary(Path(folder), vocabulary, pairs)
+        return CLIPTokenizer(*map(str, files), model_max_length=LENGTH)
 
 
 def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -73,6 +80,13 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 def save_vocabulary(folder: Path) -> None:
     """Write vocab.json and merges.txt beside tokenizer.json: transformers 4 reads a CLIPTokenizer from these."""
     model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
-    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
-    merges = "\n".join(" ".join(pair) for pair in model["merges"])
-    (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n", encoding="utf-8")
+    write_vocabulary(folder, model["vocab"], model["merges"])
+
+
+def write_vocabulary(folder: Path, vocabulary: dict[str, int], merges: Iterable[Sequence[str]]) -> tuple[Path, Path]:
+    """Write vocab.json and merges.txt, and return their paths."""
+    entries, pairs = folder / "vocab.json", folder / "merges.txt"
+    entries.write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
+    lines = "\n".join(" ".join(pair) for pair in merges)
+    pairs.write_text(f"#version: 0.2\n{lines}\n", encoding="utf-8")
+    return entries, pairs

@@ -1,6 +1,6 @@
 """The second embedded pipeline's parts: a diffusion transformer for any size, and its pipeline for prompts."""
 
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel, ImagePipelineOutput, ModelMixin
@@ -63,7 +63,7 @@ class LabelPipeline(DiTPipeline):
         transformer: AnySizeTransformer,
         vae: AutoencoderKL,
         scheduler: DDIMScheduler,
-        id2label: dict[str, str] | None = None,
+        id2label: Optional[dict[str, str]] = None,  # noqa: UP045 - older diffusers can read no other form
     ) -> None:
         super().__init__(transformer, vae, scheduler, id2label)
         self.register_to_config(id2label=id2label)
