@@ -8,6 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pandas as pd
 import torch
@@ -40,7 +41,7 @@ def measured(pictures: Path | None, clip: Clip) -> tuple[int, pd.DataFrame]:
     pipe = load()
     size = check_train_size(pipe, None)
     with TemporaryDirectory() as folder:
-        settings = {"samples": SAMPLES, "steps": STEPS, "batch_size": BATCH, "metrics": "time"}
+        settings: dict[str, Any] = {"samples": SAMPLES, "steps": STEPS, "batch_size": BATCH, "metrics": "time"}
         evaluate(pipe, [size], "original", pictures=folder, **settings)
         return measured(Path(folder) / f"{size[0]}x{size[1]}" / "original", clip)
 
