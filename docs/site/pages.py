@@ -9,7 +9,7 @@ from entropylab.dataset import UNITS
 
 CODE = r"```.*?```|`[^`\n]*`"
 DISPLAYED = re.compile(rf"({CODE})|\$\$(.+?)\$\$", re.DOTALL)
-INLINE = re.compile(rf"({CODE})|\$([^$\n]+?)\$", re.DOTALL)
+INLINE = re.compile(rf"({CODE})|\$((?:[^$\n]|\n(?!\n))+?)\$", re.DOTALL)
 VARIABLES = "<!-- variables -->"
 
 
@@ -23,7 +23,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def formula(latex: str, display: str) -> str:
     """One formula; in an element that Markdown knows to be of a line, or of a block."""
     element = "div" if display == "block" else "span"
-    spaced = re.sub(r"(\\log(?:_\w)?) ", r"\1\\, ", latex)
+    spaced = re.sub(r"(\\log(?:_\w)?) ", r"\1\\, ", " ".join(latex.split()))
     return f"<{element}>{convert(spaced, display=display)}</{element}>"
 
 
