@@ -7,9 +7,9 @@ from diffusers import FasterCacheConfig
 
 import entropylab
 
-from .zoo import FAMILIES
-from .zoo.check import call_of
-from .zoo.reference import sight
+from ..zoo import FAMILIES
+from ..zoo.check import call_of
+from ..zoo.reference import sight
 
 BY_NAME = {family.name: family for family in FAMILIES}
 FORMATS = {"Latte": "BCFHW", "Allegro": "BCFHW", "CogVideoX": "BFCHW"}
