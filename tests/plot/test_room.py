@@ -12,7 +12,7 @@ from entropylab.plot.layers import NAMED
 from entropylab.plot.style import elided, legend, legend_above, spread
 
 from ..datasets import synthetic
-from . import datasets
+from .. import datasets
 
 RULES = ("original", "sqrt_log", "0.5", "0.75", "1.25", "1.5", "invariant", "calibrated")
 
