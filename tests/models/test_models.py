@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
 
 import entropylab
 from entropylab import EntropyLabError
 from entropylab.models.pictures import captions
 from entropylab.models.prompts import FOLDER, embedded_prompts
 from entropylab.models.text import learn_merges, new_tokenizer
+from entropylab.models.train import rename_for_older_readers
 from entropylab.models.train_autoencoder import new_autoencoder, standardise
 from entropylab.models.train_denoiser import new_unet, sharpen
 from entropylab.models.training import Average, Run, learning_rate
@@ -35,6 +37,15 @@ def test_from_pretrained_reads_it_without_a_warning(caplog):
         pipe = StableDiffusionPipeline.from_pretrained(FOLDER)
     assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
     assert {pipe.unet.dtype, pipe.vae.dtype, pipe.text_encoder.dtype} == {torch.float32}
+
+
+def test_text_encoder_has_the_names_that_every_transformers_knows(tmp_path):
+    shipped = load_file(FOLDER / "text_encoder" / "model.safetensors")
+    assert all(name.startswith("text_model.") for name in shipped)
+    new_names = {name.removeprefix("text_model."): value for name, value in shipped.items()}
+    save_file(new_names, tmp_path / "model.safetensors")
+    rename_for_older_readers(tmp_path / "model.safetensors")
+    assert load_file(tmp_path / "model.safetensors").keys() == shipped.keys()
 
 
 def test_load_gives_one_dtype_and_device(embedded):
