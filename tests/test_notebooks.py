@@ -32,7 +32,9 @@ def code(notebook: Any) -> list[Any]:
 def silent(source: str) -> bool:
     """Whether a cell only defines: it imports, assigns, asserts, or holds functions."""
     last = [line for line in source.splitlines() if line.strip()][-1]
-    return last.startswith((" ", "}", ")", "]", "assert ")) or bool(re.match(r"(\w+(, \w+)*|[\w.]+) = ", last))
+    return last.startswith((" ", "}", ")", "]", "assert ", "import ", "from ")) or bool(
+        re.match(r"(\w+(, \w+)*|[\w.]+) = ", last)
+    )
 
 
 def texts(notebook: Any) -> list[str]:
