@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from entropylab import EntropyLabError, save
-from entropylab.figures import defects_checked, grids, table3, tables
+from entropylab.figures import grids, table3, tables
 from entropylab.figures.table_text import as_markdown, with_published
 from entropylab.quality import published
 from entropylab.quality.cost import Meter
@@ -148,7 +148,9 @@ def test_grids_show_every_rule_at_every_size(tmp_path):
     shown = [int(image.get_array()[0, 0, 0]) for image in ax.images]
     assert shown == [160] * 3 + [100] * 3 + [40] * 3
     assert [label.get_text() for label in ax.get_xticklabels()] == ["one", "two", "three"]
-    rows = {name: [f"{path.parent.name} {path.name}" for path in rules] for name, rules in grids.of_the_paper(found).items()}
+    rows = {
+        name: [f"{path.parent.name} {path.name}" for path in rules] for name, rules in grids.of_the_paper(found).items()
+    }
     assert rows == {
         "figure1": ["8x8 original", "8x8 sqrt_log", "8x12 original", "8x12 sqrt_log"],
         "figure3": ["8x8 original", "8x8 sqrt_log"],
