@@ -40,8 +40,9 @@ def measured(pictures: Path | None, clip: Clip) -> tuple[int, pd.DataFrame]:
     pipe = load()
     size = check_train_size(pipe, None)
     with TemporaryDirectory() as folder:
-        settings = {"samples": SAMPLES, "steps": STEPS, "batch_size": BATCH, "metrics": "time"}
-        evaluate(pipe, [size], "original", pictures=folder, **settings)
+        evaluate(
+            pipe, [size], "original", samples=SAMPLES, steps=STEPS, batch_size=BATCH, metrics="time", pictures=folder
+        )  # fmt: skip
         return measured(Path(folder) / f"{size[0]}x{size[1]}" / "original", clip)
 
 
