@@ -18,7 +18,7 @@ PROMPTS = ["a red car", "a blue house"]
 def stable():
     """Stable Diffusion with a tokenizer and a text encoder, trained at 64x64 as far as its config says."""
     pipe = build_stable(cross_attention_dim=128)
-    pipe.register_modules(tokenizer=tokenizer(), text_encoder=text_encoder())
+    pipe.register_modules(vae=vae(), tokenizer=tokenizer(), text_encoder=text_encoder())
     return pipe
 
 
