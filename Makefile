@@ -8,7 +8,7 @@ OUT ?= figures/output
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LOWEST ?= .venv-lowest
-LOWEST_TESTS := $(addprefix tests/,test_examples.py test_record.py test_dataset.py test_law.py test_cli.py test_plot.py test_entropy.py test_scaling.py test_models.py)
+LOWEST_TESTS := $(addprefix tests/,test_examples.py test_dataset.py test_scaling.py cli/test_cli.py entropy/test_entropy.py law measuring/test_record.py models plot)
 
 .PHONY: help install figures tables test test-lowest lint docs dist format clean
 

@@ -8,7 +8,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import pandas as pd
 import torch
@@ -41,8 +40,9 @@ def measured(pictures: Path | None, clip: Clip) -> tuple[int, pd.DataFrame]:
     pipe = load()
     size = check_train_size(pipe, None)
     with TemporaryDirectory() as folder:
-        settings: dict[str, Any] = {"samples": SAMPLES, "steps": STEPS, "batch_size": BATCH, "metrics": "time"}
-        evaluate(pipe, [size], "original", pictures=folder, **settings)
+        evaluate(
+            pipe, [size], "original", samples=SAMPLES, steps=STEPS, batch_size=BATCH, metrics="time", pictures=folder
+        )  # fmt: skip
         return measured(Path(folder) / f"{size[0]}x{size[1]}" / "original", clip)
 
 

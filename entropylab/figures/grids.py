@@ -1,7 +1,7 @@
 """Grids of the pictures that an evaluation wrote, after the paper's figures, and of every size under every rule.
 
-figure1: the smallest and the largest size, original and rescaled; figure3: the smallest; figure4: the largest; figure7:
-the largest, sampled at the training size and made larger beside generated. ``python figures/tables.py --pictures DIR``
+figure1: the smallest and the largest size, original and rescaled; figure7: the largest, sampled at the training size
+and made larger beside generated. (Figures 3 and 4 are figures/samples.py's.) ``python figures/tables.py --pictures DIR``
 writes the pictures, as SIZE/RULE/0000.png.
 """
 
@@ -26,7 +26,7 @@ BESIDE = ("resize", "upscaler", "multidiffusion")
 """Rules of figure 7, which stand above those that generate at the size itself."""
 
 PAIR = ("original", "sqrt_log")
-"""Rules of figures 1, 3 and 4."""
+"""Rules of figure 1."""
 
 
 def folders(pictures: Path) -> dict[str, list[Path]]:
@@ -68,11 +68,11 @@ def draw(rules: Sequence[Path], columns: int = COLUMNS) -> Figure:
 def of_the_paper(found: dict[str, list[Path]]) -> dict[str, list[Path]]:
     """Rows of the paper's figures by name; only of those whose rules are there."""
     small, *_, large = sorted(found, key=pixels) if len(found) > 1 else [*found, *found]
-    three, four, seven = (
+    smaller, larger, seven = (
         [path for path in found[size] if path.name in names]
         for size, names in ((small, PAIR), (large, PAIR), (large, (*BESIDE, "sqrt_log")))
     )
-    drawn = {"figure1": [*three, *four], "figure3": three, "figure4": four, "figure7": seven}
+    drawn = {"figure1": [*smaller, *larger], "figure7": seven}
     return {name: rules for name, rules in drawn.items() if len({rule.name for rule in rules}) > 1}
 
 
@@ -91,7 +91,7 @@ def read(path: Path) -> Any:
 
 
 def files(pictures: Path, out: Path) -> list[Path]:
-    """Write figure1, 3, 4 and 7 and grid_SIZE of every size, each as .pdf and .png."""
+    """Write figure1, figure7 and grid_SIZE of every size, each as .pdf and .png."""
     found = folders(pictures)
     grids = of_the_paper(found) | {f"grid_{size}": rules for size, rules in found.items()}
     with rc_context(plot.PAPER):

@@ -11,8 +11,8 @@ from entropylab import plot
 from entropylab.plot.layers import NAMED
 from entropylab.plot.style import elided, legend, legend_above, spread
 
-from ..datasets import synthetic
 from .. import datasets
+from ..datasets import synthetic
 
 RULES = ("original", "sqrt_log", "0.5", "0.75", "1.25", "1.5", "invariant", "calibrated")
 

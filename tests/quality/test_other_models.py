@@ -1,3 +1,104 @@
 """The paper's pipelines, tiny and with random weights: the same evaluation, its baselines, and an upscaler."""
 
+import numpy as np
+import pytest
+import torch
+
+import entropylab
+from entropylab import EntropyLabError
+from entropylab.figures.measuring import Source
+from entropylab.figures.tables import TABLES, measured
+from entropylab.quality.clip import Clip, EmbeddedClip
+from entropylab.quality.methods import Resized, through_upscaler
+from tests.zoo.unets import build_ldm, build_stable, text_encoder, tokenizer, unet, vae
+
 PROMPTS = ["a red car", "a blue house"]
+
+
+def stable():
+    """Stable Diffusion with a tokenizer and a text encoder, trained at 64x64 as far as its config says."""
+    pipe = build_stable(cross_attention_dim=128)
+    pipe.register_modules(vae=vae(), tokenizer=tokenizer(), text_encoder=text_encoder())
+    return pipe
+
+
+class Colours(torch.nn.Module):
+    """Three features: the mean colours."""
+
+    name, num_features = "mean colours", 3
+
+    def forward(self, images):
+        return images.float().mean((-2, -1)) / 255
+
+
+def options():
+    both = EmbeddedClip()
+    return {
+        "features": Colours(),
+        "clip": Clip("some model", both, both),
+        "reference": np.random.default_rng(0).random((40, 3)),
+        "resamples": 5,
+    }
+
+
+@pytest.mark.parametrize(("build", "baselines"), [(stable, ("resize", "multidiffusion")), (build_ldm, ("resize",))])
+def test_the_tables_of_the_papers_pipelines(build, baselines, tmp_path):
+    """Every rule and baseline at a lower, the training, a higher and an oblong size, and the tables from it."""
+    rules = ("original", "sqrt_log", "invariant", "calibrated", *baselines)
+    source = Source(build(), samples=8, steps=1, progress=False)
+    sizes = [32, 64, 96, (48, 64)]
+    ds = measured(source, sizes=sizes, scaling=rules, prompts=PROMPTS, pictures=tmp_path, **options())
+    assert list(ds["size"].values) == ["32x32", "64x64", "96x96", "48x64"]
+    for figure in ("fid", "clip_score", "coverage", "excess_agreement", "time", "memory"):
+        known = ds[figure].notnull()
+        assert bool(known.sel(scaling=[rule for rule in rules if rule != "multidiffusion"]).all())
+        if "multidiffusion" in rules:
+            assert list(known.sel(scaling="multidiffusion").values) == [False, True, True, False]
+    written = [path for table in TABLES.values() for path in table.files(ds, tmp_path)]
+    assert all("mean colours. Not comparable" in path.read_text() for path in written if path.name == "table1.md")
+    assert len(list((tmp_path / "96x96" / "sqrt_log").glob("*.png"))) == 8
+
+
+def test_latent_diffusion_has_no_multidiffusion():
+    with pytest.raises(EntropyLabError, match="needs the parts of a StableDiffusionPipeline"):
+        entropylab.evaluate(build_ldm(), [64], "multidiffusion", prompts=PROMPTS, samples=8, **options())
+
+
+def test_steps_are_the_pipelines_own_unless_told():
+    pipe = stable()
+    given = {"scaling": ["original"], "sizes": [16], "prompts": PROMPTS, **options()}
+    seen = []
+    pipe.__class__ = type(
+        "Counted", (type(pipe),), {"__call__": lambda self, **words: seen.append(words) or pictures()}
+    )
+
+    class pictures:
+        images = np.zeros((8, 16, 16, 3))
+
+    measured(Source(pipe, samples=8, progress=False), **given)
+    assert "num_inference_steps" not in seen[0]
+    measured(Source(pipe, samples=8, steps=3, progress=False), **given)
+    assert seen[-1]["num_inference_steps"] == 3
+
+
+def upscaler():
+    """Diffusers' latent upscaler, which doubles the sides."""
+    from diffusers import EulerDiscreteScheduler, StableDiffusionLatentUpscalePipeline
+
+    wide = unet(in_channels=8, out_channels=4, cross_attention_dim=128, time_cond_proj_dim=2 * 128)
+    return StableDiffusionLatentUpscalePipeline(
+        vae=vae(), text_encoder=text_encoder(), tokenizer=tokenizer(), unet=wide,
+        scheduler=EulerDiscreteScheduler(prediction_type="sample"),
+    )  # fmt: skip
+
+
+def test_diffusers_latent_upscaler_takes_over():
+    taken = through_upscaler(upscaler(), num_inference_steps=1)
+    method = Resized(taken, name="upscaler")
+    ds = entropylab.evaluate(
+        stable(), [128], ("sqrt_log", method), prompts=PROMPTS, samples=8, steps=1, progress=False, **options(),
+        metrics=("fid", "time"),
+    )  # fmt: skip
+    assert list(ds.scaling.values) == ["sqrt_log", "upscaler"]
+    assert bool(ds.fid.notnull().all()) and float(ds.fid[0, 0]) != float(ds.fid[0, 1])
+    assert "StableDiffusionLatentUpscalePipeline num_inference_steps=1" in str(taken)

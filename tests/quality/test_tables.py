@@ -69,8 +69,8 @@ def test_published_values_stand_beside_those_of_the_same_model(evaluation):
 
 
 def test_an_interval_is_one_column():
-    text = as_markdown(pd.DataFrame({"size": ["a", "b"], "low": [0.12345, np.nan], "high": [1e-9, np.nan]}))
-    assert text.splitlines() == ["| size | 95 % interval |", "|---|---|", "| a | 0.1234 to 0 |", "| b |  |"]
+    text = as_markdown(pd.DataFrame({"size": ["a", "b"], "low": [0.25, np.nan], "high": [1e-9, np.nan]}))
+    assert text.splitlines() == ["| size | 95 % interval |", "|---|---|", "| a | 0.25 to 0 |", "| b |  |"]
 
 
 def test_published_features_carry_no_warning(evaluation):
@@ -176,8 +176,6 @@ def test_grids_show_every_rule_at_every_size(tmp_path):
     }
     assert rows == {
         "figure1": ["8x8 original", "8x8 sqrt_log", "8x12 original", "8x12 sqrt_log"],
-        "figure3": ["8x8 original", "8x8 sqrt_log"],
-        "figure4": ["8x12 original", "8x12 sqrt_log"],
         "figure7": ["8x12 resize", "8x12 sqrt_log"],
     }
     assert len(grids.files(tmp_path, tmp_path / "out")) == 12
