@@ -38,6 +38,7 @@ figures: $(INSTALLED)
 tables: $(INSTALLED)
 	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[quality]'
 	$(BIN)/python figures/tables.py --out $(OUT)
+	$(BIN)/python figures/defects_checked.py --out $(OUT)
 
 test: lint docs
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal

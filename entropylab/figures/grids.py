@@ -1,8 +1,8 @@
 """Grids of the pictures that an evaluation wrote, after the paper's figures, and of every size under every rule.
 
 figure1: the smallest and the largest size, original and rescaled; figure7: the largest, sampled at the training size
-and made larger beside generated. (Figures 3 and 4 are figures/samples.py's.) ``python figures/tables.py --pictures DIR``
-writes the pictures, as SIZE/RULE/0000.png.
+and made larger beside generated. (Figures 3 and 4 are figures/samples.py's.)
+``python figures/tables.py --pictures DIR`` writes the pictures, as SIZE/RULE/0000.png.
 """
 
 import argparse
