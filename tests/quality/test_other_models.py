@@ -78,7 +78,7 @@ def upscaler():
     """Diffusers' latent upscaler, which doubles the sides."""
     from diffusers import EulerDiscreteScheduler, StableDiffusionLatentUpscalePipeline
 
-    wide = unet(in_channels=8, out_channels=4, cross_attention_dim=128, time_cond_proj_dim=2 * 128)
+    wide = unet(in_channels=8, out_channels=5, cross_attention_dim=128, time_cond_proj_dim=2 * 128)
     return StableDiffusionLatentUpscalePipeline(
         vae=vae(), text_encoder=text_encoder(), tokenizer=tokenizer(), unet=wide,
         scheduler=EulerDiscreteScheduler(prediction_type="sample"),
