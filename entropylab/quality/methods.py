@@ -211,7 +211,7 @@ class Handover:
 
     def __call__(self, images: Tensor, size: Size, prompts: list[str], generators: Generators) -> Any:
         """The pictures, made larger; by how much is the upscaler's own."""
-        given = {"prompt": prompts, "image": images.float() / 127.5 - 1, "generator": generators}
+        given = {"prompt": prompts, "image": images.float() / 255, "generator": generators}
         return self.pipe(**given, output_type="np", **self.settings).images
 
     def __str__(self) -> str:
