@@ -4,143 +4,31 @@
 Importing this file is fast: torch, diffusers and xarray are imported by the commands that need them.
 """
 
-import re
-import warnings
-from collections.abc import Sequence
-from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 import entropylab
 
-from ..errors import EntropyLabError, EntropyLabWarning
 from ..quality.commands import add_to as add_ratings_to
-from .reading import add_to, opened
-
-Size = int | tuple[int, int]
-
-LIKE_A_SIZE = re.compile(r"[-+]?[0-9.][0-9.,xX-]*")
-SIZE = re.compile(r"([0-9]+)(?:[xX]([0-9]+))?")
-
-
-class Commands(TyperGroup):
-    """Shows what a caller did wrong as one line, ``error: ...``, with exit status 2 and no traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that was named."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("default", EntropyLabWarning)
-            warnings.showwarning = partial(show_warning, warnings.showwarning)
-            try:
-                return super().invoke(ctx)
-            except EntropyLabError as error:
-                typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-                tell_what_is_left(error)
-                raise typer.Exit(2) from error
-            except KeyboardInterrupt as error:
-                typer.echo("stopped", err=True)
-                tell_what_is_left(error)
-                raise typer.Exit(130) from error
-
-
-def show_warning(others: Any, message: Any, category: type[Warning], *arguments: Any, **options: Any) -> None:
-    """Show a warning of ours as one line, and others as they are shown elsewhere."""
-    if issubclass(category, EntropyLabWarning):
-        typer.echo(f"warning: {' '.join(str(message).split())}", err=True)
-    else:
-        others(message, category, *arguments, **options)
-
-
-def tell_what_is_left(error: BaseException) -> None:
-    """Say what a long run keeps that was ended by ``error``."""
-    if hasattr(error, "run"):
-        typer.echo(f"what was finished is kept: entropylab status {error.run}; the same command goes on", err=True)
-
-
-class TakesSizes(TyperCommand):
-    """A command whose ``--sizes`` takes several values, as in ``--sizes 32 64 96x128``."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse a command line, after ``repeat_sizes``."""
-        return super().parse_args(ctx, repeat_sizes(args))
-
-
-app = typer.Typer(
-    cls=Commands,
-    help="Measure how the entropy of attention grows with image size, fit the law, and hold the entropy steady. "
-    "Entropy is in nats, sizes are in pixels (height before width). Without a model, every command uses the small "
-    "text-to-image pipeline that is shipped inside the package: no GPU and no download needed. "
-    "`entropylab COMMAND --help` explains a command.",
-    epilog="\b\nStart with:\n"
-    "  entropylab measure --sizes 32 64 96x128 --out entropy.nc\n"
-    "  entropylab fit entropy.nc\n"
-    "  entropylab figures",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+from .application import (
+    Device,
+    Dtype,
+    Folder,
+    Guidance,
+    Model,
+    Overwrite,
+    Quiet,
+    Scaling,
+    Seed,
+    Sizes,
+    Steps,
+    TakesSizes,
+    app,
 )
-
-Model = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="MODEL",
-        help="Hub id, folder, or preset (sd21, ldm256, emoji-dit) of a pipeline; the embedded U-Net if left out.",
-    ),
-]
-Sizes = Annotated[
-    list[str],
-    typer.Option(
-        "--sizes",
-        "--size",
-        metavar="SIZE...",
-        help="Image sizes in pixels: 64 is a square, 96x128 is HEIGHTxWIDTH; several in a row, or with commas.",
-    ),
-]
-Scaling = Annotated[
-    list[str],
-    typer.Option(
-        "--scaling",
-        metavar="RULE,...",
-        help="Rules for the softmax scale: original (as trained), sqrt_log (times sqrt(log N / log T)), or a number.",
-    ),
-]
-Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps; the pipeline's own number if left out.")]
-Guidance = Annotated[float | None, typer.Option(help="Guidance scale; the pipeline's own if left out.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the first sample's noise.")]
-Dtype = Annotated[
-    str | None, typer.Option(metavar="DTYPE", help="float32, float16, bfloat16; what suits the device if left out.")
-]
-Device = Annotated[
-    str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps; the fastest there is if left out.")
-]
-Folder = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write to; made if need be.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
-
-
-def show_version(wanted: bool) -> None:
-    """Print the version and stop."""
-    if wanted:
-        try:
-            typer.echo(f"entropylab {metadata.version('entropylab')}")
-        except metadata.PackageNotFoundError:
-            typer.echo("entropylab (not installed)")
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    """Options that belong to no command; the help text is the app's."""
+from .reading import add_to, opened
+from .words import as_table, is_first, is_run, make_folder, parse_rules, parse_sizes, prompts_of, split
 
 
 @app.command(
@@ -417,109 +305,3 @@ def draw(pipe: Any, rule: str | float, seed: int, **arguments: Any) -> Any:
     generator = torch.Generator("cpu").manual_seed(seed)  # the same noise on every device
     with entropylab.rescale(pipe, rule):
         return pipe(generator=generator, **arguments).images[0]
-
-
-def repeat_sizes(arguments: Sequence[str]) -> list[str]:
-    """``--sizes 32 64`` as ``--sizes 32 --sizes 64``: a parser's options take one value each."""
-    repeated: list[str] = []
-    option, value_due = None, False
-    for place, argument in enumerate(arguments):
-        if argument == "--":
-            return [*repeated, *arguments[place:]]
-        if option and not value_due and LIKE_A_SIZE.fullmatch(argument):
-            repeated += [option, argument]
-            continue
-        if not value_due:
-            name, equals, _ = argument.partition("=")
-            option = name if name in ("--size", "--sizes") else None
-            value_due = option is not None and not equals
-        else:
-            value_due = False
-        repeated.append(argument)
-    return repeated
-
-
-def parse_sizes(texts: Sequence[str]) -> list[Size]:
-    """Sizes from words such as "64", "96x128" and "32,64": an int is a square, a pair is (height, width) in pixels."""
-    sizes: list[Size] = []
-    for text in split(texts):
-        match = SIZE.fullmatch(text)
-        sides = [int(side) for side in match.groups() if side is not None] if match else []
-        if not sides or min(sides) < 1:
-            raise EntropyLabError(
-                f"sizes must be whole numbers of pixels, 64 for a square or 96x128 for HEIGHTxWIDTH. Got {text!r}."
-            )
-        sizes.append(sides[0] if len(set(sides)) == 1 else (sides[0], sides[1]))
-    for size in sizes:
-        if sizes.count(size) > 1:
-            raise EntropyLabError(f"sizes must differ from each other. Got {size!r} more than once.")
-    return sizes
-
-
-def parse_rules(texts: Sequence[str]) -> tuple[str | float, ...]:
-    """Scaling rules from words such as "original,sqrt_log" and "0.9": names, and numbers as multipliers."""
-    from ..scaling import named_rule
-
-    rules = tuple(number(text) for text in split(texts))
-    for rule in rules:
-        named_rule(rule)
-    return rules
-
-
-def number(text: str) -> str | float:
-    """``text`` as a float if it is one."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def split(texts: Sequence[str]) -> list[str]:
-    """The words of ``texts``, which may hold several with commas between them."""
-    words = [word.strip() for text in texts for word in text.split(",")]
-    if not all(words):
-        raise EntropyLabError(f"names and sizes stand between commas, with nothing left out. Got {','.join(texts)!r}.")
-    return words
-
-
-def prompts_of(path: Path | None, column: str | None, samples: int | None, seed: int) -> list[str] | None:
-    """The prompts of ``--prompts``, or None; captions that were left out are reported."""
-    from ..runs import read_prompts
-
-    if path is None:
-        if column is not None:
-            raise EntropyLabError(f"column needs --prompts FILE. Got {column!r} without one.")
-        return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", EntropyLabWarning)
-        found = read_prompts(path, column=column, samples=samples, seed=seed)
-    if found.report and is_first():
-        typer.echo(found.report, err=True)
-    return found
-
-
-def is_run(out: Path) -> bool:
-    """Whether ``--out`` names the folder of a long run: anything but the name of a netCDF file."""
-    return out.is_dir() or out.suffix.lower() not in (".nc", ".nc4", ".h5", ".hdf5", ".netcdf")
-
-
-def is_first() -> bool:
-    """Whether this is the only process, or the first of those launched together."""
-    from ..runs.place import by_environment
-
-    return by_environment().is_main
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder, and those it is in, if they are not there yet."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EntropyLabError(f"out must be a folder. {path}: {error.strerror}.") from error
-
-
-def as_table(lines: Sequence[tuple[str, ...]]) -> str:
-    """Lines of words as columns of text."""
-    widths = [max(len(word) for word in column) for column in zip(*lines, strict=True)]
-    padded = ["  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)) for line in lines]
-    return "\n".join(line.rstrip() for line in padded)

@@ -1,0 +1,129 @@
+"""The command line as a whole: its help, its errors and warnings as one line each, and options that commands share."""
+
+import warnings
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from ..errors import EntropyLabError, EntropyLabWarning
+from .words import repeat_sizes
+
+
+class Commands(TyperGroup):
+    """Shows what a caller did wrong as one line, ``error: ...``, with exit status 2 and no traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", EntropyLabWarning)
+            warnings.showwarning = partial(show_warning, warnings.showwarning)
+            try:
+                return super().invoke(ctx)
+            except EntropyLabError as error:
+                typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+                tell_what_is_left(error)
+                raise typer.Exit(2) from error
+            except KeyboardInterrupt as error:
+                typer.echo("stopped", err=True)
+                tell_what_is_left(error)
+                raise typer.Exit(130) from error
+
+
+def show_warning(others: Any, message: Any, category: type[Warning], *arguments: Any, **options: Any) -> None:
+    """Show a warning of ours as one line, and others as they are shown elsewhere."""
+    if issubclass(category, EntropyLabWarning):
+        typer.echo(f"warning: {' '.join(str(message).split())}", err=True)
+    else:
+        others(message, category, *arguments, **options)
+
+
+def tell_what_is_left(error: BaseException) -> None:
+    """Say what a long run keeps that was ended by ``error``."""
+    if hasattr(error, "run"):
+        typer.echo(f"what was finished is kept: entropylab status {error.run}; the same command goes on", err=True)
+
+
+class TakesSizes(TyperCommand):
+    """A command whose ``--sizes`` takes several values, as in ``--sizes 32 64 96x128``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse a command line, after ``repeat_sizes``."""
+        return super().parse_args(ctx, repeat_sizes(args))
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Measure how the entropy of attention grows with image size, fit the law, and hold the entropy steady. "
+    "Entropy is in nats, sizes are in pixels (height before width). Without a model, every command uses the small "
+    "text-to-image pipeline that is shipped inside the package: no GPU and no download needed. "
+    "`entropylab COMMAND --help` explains a command.",
+    epilog="\b\nStart with:\n"
+    "  entropylab measure --sizes 32 64 96x128 --out entropy.nc\n"
+    "  entropylab fit entropy.nc\n"
+    "  entropylab figures",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="Hub id, folder, or preset (sd21, ldm256, emoji-dit) of a pipeline; the embedded U-Net if left out.",
+    ),
+]
+Sizes = Annotated[
+    list[str],
+    typer.Option(
+        "--sizes",
+        "--size",
+        metavar="SIZE...",
+        help="Image sizes in pixels: 64 is a square, 96x128 is HEIGHTxWIDTH; several in a row, or with commas.",
+    ),
+]
+Scaling = Annotated[
+    list[str],
+    typer.Option(
+        "--scaling",
+        metavar="RULE,...",
+        help="Rules for the softmax scale: original (as trained), sqrt_log (times sqrt(log N / log T)), or a number.",
+    ),
+]
+Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps; the pipeline's own number if left out.")]
+Guidance = Annotated[float | None, typer.Option(help="Guidance scale; the pipeline's own if left out.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the first sample's noise.")]
+Dtype = Annotated[
+    str | None, typer.Option(metavar="DTYPE", help="float32, float16, bfloat16; what suits the device if left out.")
+]
+Device = Annotated[
+    str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps; the fastest there is if left out.")
+]
+Folder = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write to; made if need be.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and stop."""
+    if wanted:
+        try:
+            typer.echo(f"entropylab {metadata.version('entropylab')}")
+        except metadata.PackageNotFoundError:
+            typer.echo("entropylab (not installed)")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options that belong to no command; the help text is the app's."""

@@ -1,0 +1,121 @@
+"""What words on a command line mean: sizes, rules, files of prompts; and tables as columns of text."""
+
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from ..errors import EntropyLabError, EntropyLabWarning
+
+Size = int | tuple[int, int]
+
+LIKE_A_SIZE = re.compile(r"[-+]?[0-9.][0-9.,xX-]*")
+SIZE = re.compile(r"([0-9]+)(?:[xX]([0-9]+))?")
+
+
+def repeat_sizes(arguments: Sequence[str]) -> list[str]:
+    """``--sizes 32 64`` as ``--sizes 32 --sizes 64``: a parser's options take one value each."""
+    repeated: list[str] = []
+    option, value_due = None, False
+    for place, argument in enumerate(arguments):
+        if argument == "--":
+            return [*repeated, *arguments[place:]]
+        if option and not value_due and LIKE_A_SIZE.fullmatch(argument):
+            repeated += [option, argument]
+            continue
+        if not value_due:
+            name, equals, _ = argument.partition("=")
+            option = name if name in ("--size", "--sizes") else None
+            value_due = option is not None and not equals
+        else:
+            value_due = False
+        repeated.append(argument)
+    return repeated
+
+
+def parse_sizes(texts: Sequence[str]) -> list[Size]:
+    """Sizes from words such as "64", "96x128" and "32,64": an int is a square, a pair is (height, width) in pixels."""
+    sizes: list[Size] = []
+    for text in split(texts):
+        match = SIZE.fullmatch(text)
+        sides = [int(side) for side in match.groups() if side is not None] if match else []
+        if not sides or min(sides) < 1:
+            raise EntropyLabError(
+                f"sizes must be whole numbers of pixels, 64 for a square or 96x128 for HEIGHTxWIDTH. Got {text!r}."
+            )
+        sizes.append(sides[0] if len(set(sides)) == 1 else (sides[0], sides[1]))
+    for size in sizes:
+        if sizes.count(size) > 1:
+            raise EntropyLabError(f"sizes must differ from each other. Got {size!r} more than once.")
+    return sizes
+
+
+def parse_rules(texts: Sequence[str]) -> tuple[str | float, ...]:
+    """Scaling rules from words such as "original,sqrt_log" and "0.9": names, and numbers as multipliers."""
+    from ..scaling import named_rule
+
+    rules = tuple(number(text) for text in split(texts))
+    for rule in rules:
+        named_rule(rule)
+    return rules
+
+
+def number(text: str) -> str | float:
+    """``text`` as a float if it is one."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def split(texts: Sequence[str]) -> list[str]:
+    """The words of ``texts``, which may hold several with commas between them."""
+    words = [word.strip() for text in texts for word in text.split(",")]
+    if not all(words):
+        raise EntropyLabError(f"names and sizes stand between commas, with nothing left out. Got {','.join(texts)!r}.")
+    return words
+
+
+def prompts_of(path: Path | None, column: str | None, samples: int | None, seed: int) -> list[str] | None:
+    """The prompts of ``--prompts``, or None; captions that were left out are reported."""
+    from ..runs import read_prompts
+
+    if path is None:
+        if column is not None:
+            raise EntropyLabError(f"column needs --prompts FILE. Got {column!r} without one.")
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EntropyLabWarning)
+        found = read_prompts(path, column=column, samples=samples, seed=seed)
+    if found.report and is_first():
+        typer.echo(found.report, err=True)
+    return found
+
+
+def is_run(out: Path) -> bool:
+    """Whether ``--out`` names the folder of a long run: anything but the name of a netCDF file."""
+    return out.is_dir() or out.suffix.lower() not in (".nc", ".nc4", ".h5", ".hdf5", ".netcdf")
+
+
+def is_first() -> bool:
+    """Whether this is the only process, or the first of those launched together."""
+    from ..runs.place import by_environment
+
+    return by_environment().is_main
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those it is in, if they are not there yet."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EntropyLabError(f"out must be a folder. {path}: {error.strerror}.") from error
+
+
+def as_table(lines: Sequence[tuple[str, ...]]) -> str:
+    """Lines of words as columns of text."""
+    widths = [max(len(word) for word in column) for column in zip(*lines, strict=True)]
+    padded = ["  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)) for line in lines]
+    return "\n".join(line.rstrip() for line in padded)
