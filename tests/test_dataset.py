@@ -252,7 +252,7 @@ def test_another_programs_hdf5(tmp_path: Path) -> None:
         open_dataset(tmp_path / "other.h5")
 
 
-@pytest.mark.parametrize(("name", "message"), [("none.nc", "No such file"), (".", "directory")])
+@pytest.mark.parametrize(("name", "message"), [("none.nc", "No such file"), (".", "folder that holds no run")])
 def test_files_that_are_not_there(name: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(EntropyLabError, match=message):
         open_dataset(tmp_path / name)

@@ -75,7 +75,8 @@ class DenoiserCall:
         Raises:
             EntropyLabError: it can't be told which images the call's batch holds.
         """
-        batch, images = len(look.query_sums), self.batch if call.inputs is None else call.inputs.batch
+        batch, inputs = len(look.query_sums), call.inputs
+        images = self.batch if inputs is None or inputs.images is None else inputs.batch
         alone = self.alone.setdefault(layer, [])
         if batch == 1 < images and call.occurrence == len(alone) and images_in(call, 1, self.batch) is None:
             alone.append(path)

@@ -234,7 +234,8 @@ def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch, calls: dic
     assert isinstance(result.exception, ValueError)
 
 
-def test_fit_prints_the_summary(calls: dict[str, Any]) -> None:
+def test_fit_prints_the_summary(monkeypatch: pytest.MonkeyPatch, calls: dict[str, Any]) -> None:
+    monkeypatch.setattr("entropylab.law.averages.check", lambda ds: ds)
     assert run("fit", "a.nc").stdout == "slope 0.96 by None of <a.nc>\n"
     assert run("fit", "a.nc", "--by", "layer").stdout == "slope 0.96 by layer of <a.nc>\n"
 
@@ -252,10 +253,12 @@ def test_figures_are_drawn_into_a_folder_that_is_made(monkeypatch: pytest.Monkey
     out = tmp_path / "deep" / "figures"
     result = run("figures", "--out", out, "--run", "a.nc")
     assert result.stdout.splitlines() == [f"wrote {out / 'figure5.pdf'}", f"wrote {out / 'figure5.csv'}"]
-    assert drawn == [(out, Path("a.nc"), {"model": None, "samples": None, "steps": None, "progress": True})]
+    assert drawn == [
+        (out, Path("a.nc"), {"model": None, "samples": None, "steps": None, "tables": False, "progress": True})
+    ]
     assert out.is_dir()
     assert run("figures", "m", "--out", out, "--samples", 3, "--steps", 2, "--quiet").exit_code == 0
-    assert drawn[1] == (out, None, {"model": "m", "samples": 3, "steps": 2, "progress": False})
+    assert drawn[1] == (out, None, {"model": "m", "samples": 3, "steps": 2, "tables": False, "progress": False})
     (tmp_path / "file").touch()
     refused(run("figures", "--out", tmp_path / "file"), "out must be a folder")
     assert run("figures", "--out", out, "--samples", 0).exit_code == 2

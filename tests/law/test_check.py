@@ -304,7 +304,7 @@ DS = synthetic(steps=1, samples=2)
     [
         ([1], {}, "must be an xarray.Dataset.* Got list"),
         (DS.drop_vars("sigma2"), {}, "ds must hold sigma2.* Got "),
-        (DS.assign(sigma2=DS["sigma2"].isel(size=0, drop=True)), {}, "sigma2 with the dims of entropy"),
+        (DS.assign(sigma2=DS["sigma2"].isel(size=0, drop=True)), {}, "every statistic along the dims of entropy"),
         (DS.drop_vars("tokens"), {}, "missing tokens"),
         (DS, {"kind": "joint"}, "kind='joint'"),
         (DS, {"scaling": "sqrt_log"}, "scaling must be one of those measured"),

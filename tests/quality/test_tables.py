@@ -178,6 +178,6 @@ def test_grids_show_every_rule_at_every_size(tmp_path):
         "figure1": ["8x8 original", "8x8 sqrt_log", "8x12 original", "8x12 sqrt_log"],
         "figure7": ["8x12 resize", "8x12 sqrt_log"],
     }
-    assert len(grids.files(tmp_path, tmp_path / "out")) == 12
+    assert len(grids.files(tmp_path, tmp_path / "out")) == 8
     with pytest.raises(EntropyLabError, match="pictures must be a folder with SIZE/RULE"):
         grids.folders(tmp_path / "8x8" / "original")
