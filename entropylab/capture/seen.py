@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .byhand import seen_softmaxes
-from .interception import anybody, ask, call_of, per_head, rescaled, show, unfollowed_here
+from .interception import AttentionCall, anybody, ask, call_of, per_head, rescaled, show, unfollowed_here
 from .multihead import is_inside_multihead
 
 originals: dict[str, Callable[..., Any]] = {}
@@ -61,14 +61,18 @@ def seen_sdpa(
     if anybody() and not is_inside_multihead():
         own = query.shape[-1] ** -0.5 if scale is None else float(scale)
         call = call_of(*in_four(query, key, attn_mask, enable_gqa), own, is_causal)
-        factor = ask(call)
-        show(rescaled(call, factor))
-        if isinstance(factor, Tensor):
-            query = per_head(query, factor)
-        elif factor != 1.0:
-            scale = factor * own
+        query, scale = shown(call, query, scale)
     more = {"enable_gqa": True} if enable_gqa else {}
     return originals["seen_sdpa"](query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
+
+
+def shown(call: AttentionCall, query: Tensor, scale: float | None) -> tuple[Tensor, float | None]:
+    """Show a call as it is to be made, and say with which queries and scale (as the model gave it, if that stays)."""
+    factor = ask(call)
+    show(rescaled(call, factor))
+    if isinstance(factor, Tensor):
+        return per_head(query, factor), scale
+    return query, scale if factor == 1.0 else factor * call.scale
 
 
 def seen_flex(
@@ -86,12 +90,7 @@ def seen_flex(
     if anybody() and (mask is not None or (score_mod is None and block_mask is None)):
         own = query.shape[-1] ** -0.5 if scale is None else scale
         call = call_of(query, key, mask, own, False)
-        factor = ask(call)
-        show(rescaled(call, factor))
-        if isinstance(factor, Tensor):
-            query = per_head(query, factor)
-        elif factor != 1.0:
-            scale = factor * own
+        query, scale = shown(call, query, scale)
     with unfollowed_here() as trace:
         found = originals["seen_flex"](query, key, value, score_mod, block_mask, scale, *rest, **more)
     if trace is not None:

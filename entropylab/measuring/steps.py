@@ -47,6 +47,7 @@ class DenoiserCall:
         reduction: averages what was seen of its layers.
         batch: how many images, of all guidance branches.
         looks: what was seen and is not averaged yet.
+        held: how much memory that takes [bytes].
         values: layer path -> (entries, images of all branches, heads), on the device; NaN where an image was left out.
         singles: path -> (entries, 1, heads), of layers that attend image by image, until all are there.
         output: (images of all branches, ...), or None if it can't be told.
@@ -56,6 +57,7 @@ class DenoiserCall:
     def __init__(self, inputs: Inputs, reduction: Reduction) -> None:
         self.inputs, self.reduction, self.batch, self.ended = inputs, reduction, inputs.batch, False
         self.looks: list[Seen] = []
+        self.held = 0
         self.values: dict[str, Tensor] = {}
         self.singles: dict[str, Tensor] = {}
         self.alone: dict[str, list[str]] = {}
@@ -82,17 +84,18 @@ class DenoiserCall:
             alone.append(path)
             self.looks.append(Seen(look, path, layer, images))
         else:
-            held = images if batch > images and batch % images == 0 else batch
-            self.looks.append(Seen(look, path, layer, images, self.place_of(call, held)))
-        if sum(seen.look.size for seen in self.looks) > HELD:
+            count = images if batch > images and batch % images == 0 else batch
+            self.looks.append(Seen(look, path, layer, images, self.place_of(call, count)))
+        self.held += look.size
+        if self.held > HELD:
             self.settle()
 
-    def place_of(self, call: AttentionCall, held: int) -> slice:
-        """Which images of the batch the so many that a call holds are."""
-        place = images_in(call, held, self.batch)
+    def place_of(self, call: AttentionCall, count: int) -> slice:
+        """Which images of the batch the ``count`` that a call holds are."""
+        place = images_in(call, count, self.batch)
         if place is None:
             raise EntropyLabError(
-                f"attends in a batch of {held} where its denoiser has {self.batch} images, and it can't be "
+                f"attends in a batch of {count} where its denoiser has {self.batch} images, and it can't be "
                 "told which these are"
             )
         return place
@@ -100,7 +103,7 @@ class DenoiserCall:
     @torch.no_grad()
     def settle(self) -> None:
         """Average what was seen."""
-        looks, self.looks = self.looks, []
+        looks, self.looks, self.held = self.looks, [], 0
         if looks:
             with torch.autocast(looks[0].look.query_sums.device.type, enabled=False):
                 averages = self.reduction.averages([seen.look for seen in looks])

@@ -16,7 +16,7 @@ from entropylab.measuring.provenance import versions
 
 from . import embedded, full_size, kernel, scaling
 
-TESTS = ("tests/entropy/test_entropy.py", "tests/entropy/test_triton.py")
+TESTS = ("tests/entropy",)
 RESULTS = Path(__file__).parent / "results"
 
 
