@@ -17,8 +17,6 @@ from .errors import EntropyLabError
 if TYPE_CHECKING:
     from . import plot
     from .calibration import Calibration, calibrate
-    from .dataset import open_dataset as open
-    from .dataset import save
     from .entropy import row_statistics
     from .law import fit
     from .law.checks import check
@@ -26,6 +24,8 @@ if TYPE_CHECKING:
     from .measuring.measurement import measure
     from .measuring.recorder import record
     from .models import load
+    from .netcdf import save
+    from .opening import open_dataset as open
     from .pipelines import layers
     from .quality.evaluation import evaluate
     from .reporting import report

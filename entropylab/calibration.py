@@ -14,9 +14,10 @@ from torch import Tensor
 
 from . import pipelines
 from .capture import looks_like_attention
-from .dataset import open_dataset, save
-from .errors import EntropyLabError, EntropyLabWarning
-from .measuring.measurement import check_count, measure
+from .errors import EntropyLabError, EntropyLabWarning, check_count
+from .measuring.measurement import measure
+from .netcdf import save
+from .opening import open_dataset
 from .pipelines import Size
 from .scaling import LayerRule, NamedRule, check_train_size
 

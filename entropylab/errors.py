@@ -1,4 +1,7 @@
-"""The one exception type that callers of entropylab see."""
+"""The one exception type that callers of entropylab see, and the checks of arguments that raise it most often."""
+
+import os
+from typing import Any
 
 
 class EntropyLabError(ValueError):
@@ -17,3 +20,28 @@ class EntropyLabError(ValueError):
 
 class EntropyLabWarning(UserWarning):
     """Something was left out of a result, which names it."""
+
+
+def one_line(error: BaseException, most: int | None = None) -> str:
+    """An error's message as one line, cut after so many characters; the system's own words, as for a full disk."""
+    said = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+    return " ".join((said or type(error).__name__).split())[:most]
+
+
+def check_int(name: str, value: Any, least: int = 1) -> int:
+    """``value``, if it is an int that is not too small."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise EntropyLabError(f"{name} must be an int >= {least}. Got {value!r}.")
+    return value
+
+
+def check_count(name: str, value: Any, default: Any) -> Any:
+    """An int >= 1, or ``default`` for None."""
+    return default if value is None else check_int(name, value)
+
+
+def check_positive(name: str, value: Any, unit: str) -> float:
+    """``value`` as a float, if it is a positive number [unit]."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise EntropyLabError(f"{name} must be a positive number [{unit}]. Got {value!r}.")
+    return float(value)

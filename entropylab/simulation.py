@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .errors import EntropyLabError
+from .errors import EntropyLabError, check_int
 
 Array = NDArray[Any]
 
@@ -230,9 +230,3 @@ def check_distribution(distribution: Any, departure: Any, shape: Any) -> None:
     least = SMALLEST[distribution]
     if shape is not None and (not isinstance(shape, int | float) or not least <= shape < np.inf):
         raise EntropyLabError(f"shape of {distribution!r} must be a number >= {least:g}. Got {shape!r}.")
-
-
-def check_int(name: str, value: Any, least: int) -> None:
-    """Raise an EntropyLabError unless ``value`` is an int that is not too small."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise EntropyLabError(f"{name} must be an int >= {least}. Got {value!r}.")

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from entropylab.dataset import ATTRIBUTE, UNITS, check_writable, describe, open_dataset, save
+from entropylab.dataset import ATTRIBUTE, UNITS, describe
 from entropylab.errors import EntropyLabError
+from entropylab.files import check_writable
+from entropylab.netcdf import save
+from entropylab.opening import open_dataset
 
 
 def measured(layers: int = 3, heads: int = 4) -> xr.Dataset:

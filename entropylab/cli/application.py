@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ..errors import EntropyLabError, EntropyLabWarning
+from ..errors import EntropyLabError, EntropyLabWarning, one_line
 from .words import repeat_sizes
 
 
@@ -24,7 +24,7 @@ class Commands(TyperGroup):
             try:
                 return super().invoke(ctx)
             except EntropyLabError as error:
-                typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+                typer.echo(f"error: {one_line(error)}", err=True)
                 tell_what_is_left(error)
                 raise typer.Exit(2) from error
             except KeyboardInterrupt as error:

@@ -11,6 +11,7 @@ import typer
 
 import entropylab
 
+from ..files import make_folder
 from ..quality.commands import add_to as add_ratings_to
 from .application import (
     Device,
@@ -28,7 +29,7 @@ from .application import (
     app,
 )
 from .reading import add_to, opened
-from .words import as_table, is_first, is_run, make_folder, parse_rules, parse_sizes, prompts_of, split
+from .words import as_table, is_first, is_run, parse_rules, parse_sizes, prompts_of, split
 
 
 @app.command(
@@ -90,7 +91,7 @@ def measure(
     quiet: Quiet = False,
 ) -> None:
     """``entropylab measure``: what can be checked is checked before the model is loaded."""
-    from ..dataset import check_writable
+    from ..files import check_writable
 
     wanted, texts = parse_sizes(sizes), prompts_of(prompts, column, samples, seed)
     long = is_run(out)
@@ -156,7 +157,7 @@ def merge(
     overwrite: Overwrite = False,
 ) -> None:
     """``entropylab merge``."""
-    from ..dataset import check_writable
+    from ..files import check_writable
     from ..runs import merge as merge_runs
 
     check_writable(out, overwrite)
@@ -275,7 +276,7 @@ def generate(
     quiet: Quiet = False,
 ) -> None:
     """``entropylab generate``."""
-    from ..dataset import check_writable
+    from ..files import check_writable
 
     pairs = [(size, size) if isinstance(size, int) else size for size in parse_sizes(sizes)]
     make_folder(out)

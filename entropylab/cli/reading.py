@@ -52,9 +52,8 @@ def check(
     overwrite: Overwrite = False,
 ) -> None:
     """``entropylab check``."""
-    from ..dataset import check_writable
+    from ..files import check_writable, write_whole
     from ..law.check_table import grouped
-    from ..reporting.files import write_text
 
     if out is not None:
         check_writable(out, overwrite)
@@ -66,7 +65,7 @@ def check(
         parts.append(table.to_string(index=False, float_format="{:.4g}".format))
     typer.echo("\n\n".join([*parts, f"smallest N, the law within {tolerance:g} nats:\n{small}"]))
     if out is not None:
-        write_text(out, table.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
+        write_whole(out, table.to_csv(index=False, float_format="%.6f", lineterminator="\n").encode())
         typer.echo(f"wrote {out}")
 
 

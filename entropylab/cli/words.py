@@ -106,14 +106,6 @@ def is_first() -> bool:
     return by_environment().is_main
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder, and those it is in, if they are not there yet."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EntropyLabError(f"out must be a folder. {path}: {error.strerror}.") from error
-
-
 def as_table(lines: Sequence[tuple[str, ...]]) -> str:
     """Lines of words as columns of text."""
     widths = [max(len(word) for word in column) for column in zip(*lines, strict=True)]

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..dataset import open_dataset
 from ..errors import EntropyLabError
+from ..files import make_folder
+from ..opening import open_dataset
 from ..reporting.views import labels
 from .measuring import new_source
-from .regenerate import make_folder
 
 OUT = Path("figures/output")
 

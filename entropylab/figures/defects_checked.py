@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from ..errors import EntropyLabError
+from ..files import make_folder
 from ..models import load
 from ..plot.style import write_table
 from ..quality.broken import separation
@@ -21,7 +22,6 @@ from ..quality.evaluation import evaluate
 from ..quality.saving import prompt_of, read_picture
 from ..scaling import check_train_size
 from .measuring import STEPS
-from .regenerate import make_folder
 from .table_text import as_markdown
 
 NAME = "defects_checked"

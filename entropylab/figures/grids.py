@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 
 from .. import plot
 from ..errors import EntropyLabError
+from ..files import make_folder
 from ..plot.style import write_figure
 from ..quality.saving import prompt_of
-from .regenerate import make_folder
 from .samples import WIDTH
 
 COLUMNS = 8

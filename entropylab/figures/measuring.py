@@ -10,7 +10,8 @@ from typing import Any
 import xarray as xr
 
 from ..calibration import Calibration, calibrate
-from ..measuring.measurement import check_count, measure
+from ..errors import check_count
+from ..measuring.measurement import measure
 from ..models import load
 from ..models.prompts import embedded_prompts
 from ..scaling import check_train_size

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import xarray as xr
 
-from ..dataset import check_writable, open_dataset, save
 from ..errors import EntropyLabError
+from ..files import make_folder
 from ..measuring.measurement import quiet
 from ..models.prompts import embedded_prompts, is_embedded
 from ..models.train_denoiser import draw_grid
+from ..netcdf import save
+from ..opening import open_dataset
 from . import figure5, figure6, gaussian_ablation, law_checks, layers, logits, samples, sweep, two_models
 from .measuring import RULES, Source, new_source
 
@@ -155,14 +157,3 @@ def say(source: Source, text: str) -> None:
     """Tell what is done now, where progress is shown."""
     if source.progress:
         print(text, file=sys.stderr, flush=True)
-
-
-def make_folder(out: str | Path) -> Path:
-    """A folder to write to, made if need be; before any long work starts."""
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EntropyLabError(f"out must be a folder. {folder}: {error.strerror}.") from error
-    check_writable(folder / MEASUREMENT, overwrite=True)
-    return folder

@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from ..errors import EntropyLabError
+from ..files import make_folder
 from ..plot.style import write_table
 from ..quality import published
 from ..quality.ratings.analysis import Analysis, analyse
-from .regenerate import make_folder
 from .table_text import as_markdown, named
 
 

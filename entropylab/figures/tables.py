@@ -13,10 +13,12 @@ import xarray as xr
 
 from ..calibration import Calibration, calibrate
 from ..cli import number, parse_sizes, split
-from ..dataset import open_dataset, save
 from ..errors import EntropyLabError
+from ..files import make_folder
 from ..models import PRESETS
 from ..models.prompts import is_embedded
+from ..netcdf import save
+from ..opening import open_dataset
 from ..pipelines import check_sizes
 from ..quality import published
 from ..quality.evaluation import captions, evaluate
@@ -24,7 +26,6 @@ from ..quality.judged import COSTS, FIGURES
 from ..quality.methods import BASELINES
 from ..scaling import NEEDS_CALIBRATION, named_rule
 from .measuring import ITERATIONS, RULES, STEPS, Size, Source, new_source
-from .regenerate import make_folder
 from .table_text import Frames, Table, paper_by_size, paper_costs
 
 SIDES = ((0.5, 0.5), (0.875, 0.875), (1, 1), (1.5, 1.5), (0.625, 1), (0.75, 1))

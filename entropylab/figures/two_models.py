@@ -9,10 +9,11 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from .. import plot
-from ..dataset import open_dataset, save
 from ..measuring.measurement import measure
 from ..models import load
 from ..models.prompts import embedded_name
+from ..netcdf import save
+from ..opening import open_dataset
 from ..plot.compare import QUANTITIES, layer_lines
 from ..plot.style import legend_above, write
 from ..reporting import report

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ..errors import EntropyLabError
+from ..errors import EntropyLabError, check_positive
 from . import markup
 from .validity import TOLERANCE, finite_term
 
@@ -107,7 +107,7 @@ class Check:
         - ``tokens_law``: the smallest N measured, and ``size_law`` its size, such that from there on measured entropy
           is that close to log N - sigma^2/2 from measured sigma^2. Missing if the law is off at the largest size too,
           which then is no matter of N.
-        - ``tokens_level``: the same for the deficit log N - H against its own value at the largest size; it asks only
+        - ``tokens_level``: the same for the deficit log N - H against its own value at the largest size; it asks
           only that the deficit no longer depends on N, whatever it is. Missing if only the largest is that close.
         - ``tokens_gaussian``: what independent Gaussian keys with the largest size's sigma^2 would need; infinite past
           a million million.
@@ -118,8 +118,7 @@ class Check:
         Raises:
             EntropyLabError: a tolerance that is no positive number.
         """
-        if not isinstance(tolerance, int | float) or not 0 < tolerance < np.inf:
-            raise EntropyLabError(f"tolerance must be a positive number [nats]. Got {tolerance!r}.")
+        check_positive("tolerance", tolerance, "nats")
         about = pd.DataFrame(self._about_layers())
         core = self.dataset[["tokens", "entropy", "law_residual", "deficit", "sigma2"]].reset_coords(drop=True)
         rows = [smallest_of(core.isel(layer=place, drop=True), tolerance) for place in range(len(about))]

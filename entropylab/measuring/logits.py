@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..capture import AttentionCall, intercept
 from ..entropy.rows import check_rows, masked_out
-from ..errors import EntropyLabError
+from ..errors import EntropyLabError, check_int
 from ..pipelines import denoisers
 
 
@@ -38,8 +38,7 @@ def logit_sample(
         >>> entropylab.logit_sample(q, k, rows=16).shape
         torch.Size([4, 16, 120])
     """
-    if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
-        raise EntropyLabError(f"rows must be an int >= 1. Got {rows!r}.")
+    check_int("rows", rows)
     asked = check_rows(q, k, scale, mask, False, ("entropy",))
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(q.shape[-2], generator=generator)[:rows].sort().values.to(q.device)

@@ -13,7 +13,7 @@ import xarray as xr
 
 from .. import pipelines
 from ..bars import bar_class
-from ..errors import EntropyLabError
+from ..errors import EntropyLabError, check_count, one_line
 from ..models.prompts import default_prompts, default_settings
 from ..pipelines import Size
 from ..runs.beginning import check_folder
@@ -221,7 +221,7 @@ def room_for(size: Size, images: int) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise EntropyLabError(
             f"size {size[0]}x{size[1]} has no room on the GPU with {images} images at once: lower batch_size, or the "
-            f"precision. {' '.join(str(error).split())[:200]}"
+            f"precision. {one_line(error, 200)}"
         ) from error
 
 
@@ -240,15 +240,6 @@ def check_seed(seed: Any, count: int) -> None:
     """``seed`` and those of ``count`` samples must be ints of at most 63 bits."""
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63 - count:
         raise EntropyLabError(f"seed must be an int >= 0 that fits in 63 bits. Got {seed!r}.")
-
-
-def check_count(name: str, value: Any, default: Any) -> Any:
-    """A positive int, or ``default`` for None."""
-    if value is None:
-        return default
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise EntropyLabError(f"{name} must be an int >= 1. Got {value!r}.")
-    return value
 
 
 def check_rules(pipe: Any, scaling: Any, train_size: Any) -> list[NamedRule]:

@@ -16,7 +16,7 @@ from .. import pipelines
 from ..capture import AttentionCall, Interception, intercept
 from ..capture.inputs import Inputs
 from ..dataset import describe
-from ..errors import EntropyLabError, EntropyLabWarning
+from ..errors import EntropyLabError, EntropyLabWarning, check_count
 from ..pipelines import KINDS, Size
 from ..pipelines.backends import native_attention
 from ..pipelines.caches import seen_caches
@@ -25,7 +25,7 @@ from ..pipelines.sight import Sight
 from ..scaling import known_train_size, rule_at_work
 from .assemble import Cells, LayerLabel, Run, check_keep
 from .provenance import provenance
-from .reduce import Reduction, check_rows_count, check_statistics, is_listing
+from .reduce import Reduction, check_statistics, is_listing
 from .steps import DenoiserCall
 
 DEFAULT_STATISTICS = ("entropy", "sigma2")
@@ -299,7 +299,7 @@ def new_recorder(
     """A Recorder, its arguments checked."""
     pipelines.check_attends(pipe)
     patterns = check_patterns(pipe, layers)
-    reduction = Reduction(check_statistics(statistics), check_rows_count(rows))
+    reduction = Reduction(check_statistics(statistics), check_count("rows", rows, None))
     return Recorder(pipe, reduction, patterns, check_keep(keep), known_train_size(pipe, train_size))
 
 

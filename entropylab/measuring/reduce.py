@@ -40,13 +40,6 @@ def is_listing(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
 
 
-def check_rows_count(rows: Any) -> int | None:
-    """``rows`` as a positive int or None, or an EntropyLabError."""
-    if rows is not None and (not isinstance(rows, int) or isinstance(rows, bool) or rows < 1):
-        raise EntropyLabError(f"rows must be a positive int, or None for every query row. Got {rows!r}.")
-    return rows
-
-
 SPLIT = (
     "keys_image",
     "mass_image",

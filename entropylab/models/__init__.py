@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import EntropyLabError
+from ..errors import EntropyLabError, one_line
 from .prompts import EMBEDDED, FOLDER, TRANSFORMER_FOLDER
 
 __all__ = ["PRESETS", "Preset", "load"]
@@ -138,7 +138,7 @@ def read(source: str | Path, dtype: Any) -> Any:
                 stack.enter_context(without_bars())
             return pipeline_class(source).from_pretrained(str(source), **options, **borrowed)
     except (OSError, ValueError, RuntimeError, AttributeError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error, 300)
         if isinstance(source, Path):
             raise EntropyLabError(f"model folder {source} can't be read as a pipeline: {reason}") from error
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""

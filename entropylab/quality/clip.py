@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import EntropyLabError
+from ..errors import EntropyLabError, one_line
 from .image_text import ImageText, as_seen, embedded_features, text_tower
 from .intervals import Array
 
@@ -134,8 +134,7 @@ def read_clip(source: str, device: Any = "cpu") -> Clip:
         return Clip(source, PlainFeatures(model).to(device), CLIPProcessor.from_pretrained(source))
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise EntropyLabError(
-            f"clip model {source!r} can't be had as a folder, or from the Hugging Face hub: "
-            f"{' '.join(str(error).split())[:200]}"
+            f"clip model {source!r} can't be had as a folder, or from the Hugging Face hub: {one_line(error, 200)}"
         ) from error
 
 

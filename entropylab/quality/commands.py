@@ -62,7 +62,7 @@ def analyse(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")] = False,
 ) -> None:
     """``entropylab ratings analyse``."""
-    from ..dataset import check_writable
+    from ..files import check_writable
     from .ratings.analysis import analyse
 
     if out is not None:

@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 
 from .. import pipelines
-from ..errors import EntropyLabError
-from ..measuring.measurement import call_settings, check_count, check_prompts, check_seed, progress_bar, quiet
+from ..errors import EntropyLabError, check_count
+from ..measuring.measurement import call_settings, check_prompts, check_seed, progress_bar, quiet
 from ..measuring.provenance import provenance
 from ..models.prompts import is_embedded
 from ..pipelines import Size

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import EntropyLabError
+from ..errors import EntropyLabError, one_line
 from ..pipelines import Size
 from .image_text import embedded_features
 from .intervals import Array
@@ -101,7 +101,7 @@ def inception(device: Any = "cpu") -> Features:
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise EntropyLabError(
             "features 'inception' need the package torch-fidelity and its weights, which it downloads: "
-            f"{' '.join(str(error).split())[:200]} Pass features=, a torch.nn.Module of your own, otherwise."
+            f"{one_line(error, 200)} Pass features=, a torch.nn.Module of your own, otherwise."
         ) from error
     return Features(INCEPTION, WithCount(module).to(device), published=True)
 

@@ -98,7 +98,7 @@ class Kept:
 
     def finish(self, meter: Meter) -> None:
         """Say that all pictures are there."""
-        from ..runs.files import write_whole
+        from ..files import write_whole
 
         cost = {name: getattr(meter, name) for name in COSTS}
         write_whole(self.folder / RECORD, json.dumps({"made": self.made, "cost": cost}, indent=1).encode())

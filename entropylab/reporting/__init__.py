@@ -9,7 +9,7 @@ from pathlib import Path
 
 import xarray as xr
 
-from ..errors import EntropyLabError
+from ..errors import EntropyLabError, check_positive
 from ..law.validity import TOLERANCE
 from .blocks import Block, Picture, Reading, Section
 from .files import targets, write
@@ -62,8 +62,7 @@ def report(
         ['report.html', 'report.md']
     """
     runs = runs_of([ds] if isinstance(ds, xr.Dataset) else list_of(ds), names)
-    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 < tolerance < float("inf"):
-        raise EntropyLabError(f"tolerance must be a positive number [nats]. Got {tolerance!r}.")
+    check_positive("tolerance", tolerance, "nats")
     paths = targets(path, overwrite)
     sections = sections_of(runs, float(tolerance))
     title, lead = heading(runs), introduction(runs, sections)

@@ -3,13 +3,12 @@
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from ..dataset import check_writable
-from ..errors import EntropyLabError
+from ..errors import EntropyLabError, one_line
+from ..files import check_writable
 
 FOLDER = "_figures"
 """What is put to the report's name for the folder of its figures."""
@@ -64,7 +63,7 @@ def write(paths: tuple[Path, Path, Path], html: str, text: str, figures: Mapping
             (fresh[2] / f"{name}.png").write_bytes(content)
         place(fresh, paths, workshop)
     except OSError as error:
-        raise EntropyLabError(f"{paths[0]} could not be written: {error.strerror or error}.") from error
+        raise EntropyLabError(f"{paths[0]} could not be written: {one_line(error)}.") from error
     finally:
         if workshop is not None:
             shutil.rmtree(workshop, ignore_errors=True)
@@ -88,19 +87,3 @@ def place(fresh: list[Path], paths: tuple[Path, Path, Path], workshop: Path) -> 
             with suppress(OSError):
                 here.rename(back)
         raise
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write one text file, whole or not at all.
-
-    Raises:
-        EntropyLabError: it could not be written.
-    """
-    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        partial.replace(path)
-    except OSError as error:
-        raise EntropyLabError(f"{path} could not be written: {error.strerror or error}.") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from ..dataset import check_ours
-from ..errors import EntropyLabError
+from ..errors import EntropyLabError, one_line
 from ..law import fit
 from ..law.averages import check as check_layers
 from ..law.averages import scalings_of
@@ -137,7 +137,7 @@ def tried(compute: Callable[[], Any]) -> Any:
     try:
         return compute()
     except EntropyLabError as error:
-        return Unknown(f"of this: {' '.join(str(error).split()).rstrip('.')}")
+        return Unknown(f"of this: {one_line(error).rstrip('.')}")
 
 
 def runs_of(datasets: Sequence[xr.Dataset], names: Sequence[str] | None) -> list[Run]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EntropyLabError
+from ..files import PARTIAL, cannot_write, create_whole, write_whole
 from .claims import EXPIRES, Claims, is_dead
+from .clocks import clock_of, modified
 from .configuration import differences, digest_of, shown
-from .files import PARTIAL, cannot_write, clock_of, create_whole, modified, write_whole
 from .folder import CLAIMS, FORMAT, PROMPTS, RECORD, UNITS, RunFolder, read_record
 from .prompts import digest
 

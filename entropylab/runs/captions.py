@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import EntropyLabError
+from ..errors import EntropyLabError, one_line
 
 COLUMNS = ("prompt", "caption", "text", "prompts", "captions", "texts")
 """Columns that hold captions if nobody says which does."""
@@ -107,7 +107,7 @@ def read_parquet_from(file: BinaryIO, column: str | None, source: str) -> Iterat
         for batch in table.iter_batches(batch_size=BATCH, columns=[name]):
             yield from values_of(batch.column(0), name, source)
     except (pyarrow.ArrowException, OSError) as error:
-        raise EntropyLabError(f"prompts {source} can't be read as parquet: {one_line(error)}") from error
+        raise EntropyLabError(f"prompts {source} can't be read as parquet: {one_line(error, 200)}") from error
 
 
 def values_of(array: Any, name: str, source: str) -> Iterator[Any]:
@@ -143,11 +143,6 @@ def check_column(column: str | None, names: Sequence[str], source: Any) -> str:
     if len(names) == 1 or len(known) == 1:
         return (known or list(names))[0]
     raise EntropyLabError(f"column must say which column of {source} holds the captions: {', '.join(names)}.")
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message as one short line."""
-    return " ".join((str(error) or type(error).__name__).split())[:200]
 
 
 READERS: dict[str, Callable[[Path, str | None], Iterator[Any]]] = {

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from .files import create_whole
+from ..files import create_whole
 
 BEAT = 10.0
 """How often a claim says that its holder lives [s]."""

@@ -17,11 +17,12 @@ from typing import Any
 
 import xarray as xr
 
-from ..dataset import ATTRIBUTE, open_dataset, save
-from ..errors import EntropyLabError
+from .. import netcdf
+from ..dataset import ATTRIBUTE
+from ..errors import EntropyLabError, one_line
+from ..files import flush_folder
 from .claims import Claims
 from .configuration import JOINED, differences, digest_of
-from .files import flush_folder
 from .prompts import digest
 from .state import CHECKSUM, checksum
 from .units import Unit, cut
@@ -81,7 +82,7 @@ class RunFolder:
         ds.attrs[CHECKSUM] = checksum(ds)
         path = self.file(unit)
         if not path.exists():
-            save(ds, path, overwrite=True)
+            netcdf.save(ds, path, overwrite=True)
             flush_folder(path.parent)
 
     def read(self, unit: Unit) -> xr.Dataset:
@@ -90,7 +91,7 @@ class RunFolder:
         Raises:
             EntropyLabError: it is damaged, or another run's.
         """
-        ds = open_dataset(self.file(unit))
+        ds = netcdf.read(self.file(unit))
         if ds.attrs.get("configuration") != self.digest(unit) or ds.attrs.get("unit") != unit.name:
             raise EntropyLabError(f"{self.file(unit)} is not a unit of this run.")
         if ds.attrs.get(CHECKSUM) != checksum(ds):
@@ -126,7 +127,7 @@ class RunFolder:
         try:
             whole = digest(self.stored_prompts()) == self.configuration["prompts"]
         except (OSError, ValueError) as error:
-            return f"{self.path / PROMPTS} can't be read: {getattr(error, 'strerror', error)}"
+            return f"{self.path / PROMPTS} can't be read: {one_line(error)}"
         return "" if whole else f"{self.path / PROMPTS} is damaged: its checksum is not that of its content"
 
     def check_still_there(self) -> None:
@@ -154,7 +155,7 @@ def read_record(path: Path) -> RunFolder:
         what = f"a folder that holds no run: it has no {RECORD}" if path.is_dir() else "no folder of a run"
         raise EntropyLabError(f"{path} is {what}.") from None
     except (OSError, ValueError) as error:
-        raise EntropyLabError(f"{file} can't be read: {getattr(error, 'strerror', error)}.") from error
+        raise EntropyLabError(f"{file} can't be read: {one_line(error)}.") from error
     if not isinstance(record, dict) or not record.keys() >= KEYS:
         raise EntropyLabError(f"{file} can't be read: it is not what entropylab wrote.")
     if record["format"] != FORMAT:

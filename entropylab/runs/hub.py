@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ..errors import EntropyLabError
-from .captions import one_line, read_parquet_from
+from ..errors import EntropyLabError, one_line
+from .captions import read_parquet_from
 
 HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?::([\w.-]+/[\w.-]+))?")
 """OWNER/NAME, or OWNER/NAME:CONFIGURATION/SPLIT."""
@@ -31,7 +31,7 @@ def read_hub(text: str, column: str | None) -> Iterator[Any]:
             with files.open(path, "rb") as file:
                 yield from read_parquet_from(file, column, path)
         except OSError as error:
-            raise EntropyLabError(f"prompts {path} can't be read from the hub: {one_line(error)}") from error
+            raise EntropyLabError(f"prompts {path} can't be read from the hub: {one_line(error, 200)}") from error
 
 
 def filesystem() -> Any:
@@ -50,7 +50,7 @@ def parquet_files(files: Any, name: str, part: str | None) -> list[str]:
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         raise EntropyLabError(
             f"prompts {name!r} is no file here and could not be had from the Hugging Face hub{offline}: "
-            f"{one_line(error)}"
+            f"{one_line(error, 200)}"
         ) from error
     parts = {path: "/".join(path.split("/")[-3:-1]) for path in found}
     known = sorted(set(parts.values()))

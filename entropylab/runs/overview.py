@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .claims import EXPIRES, is_dead, who
-from .files import clock_of, modified
+from .clocks import clock_of, modified
 from .folder import CLAIMS, DAMAGED, UNITS, RunFolder, read_record
 from .merging import merge_run
 from .units import Unit

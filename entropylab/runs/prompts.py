@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import EntropyLabError, EntropyLabWarning
-from .captions import READERS, UNREADABLE, one_line, read_lines
+from ..errors import EntropyLabError, EntropyLabWarning, one_line
+from .captions import READERS, UNREADABLE, read_lines
 from .hub import is_hub_id, read_hub
 
 LONGEST = 10_000
@@ -75,7 +75,7 @@ def read_prompts(
     try:
         chosen = choose(usable(reader(source, column), skipped), samples, seed)
     except OSError as error:
-        raise EntropyLabError(f"prompts {source} can't be read: {one_line(error)}") from error
+        raise EntropyLabError(f"prompts {source} can't be read: {one_line(error, 200)}") from error
     prompts = Prompts(chosen, str(source), dict(sorted(skipped.items())))
     if not prompts:
         raise EntropyLabError(f"prompts {source} must hold at least one caption. {prompts.report or 'It is empty.'}")

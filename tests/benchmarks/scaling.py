@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import entropylab
-from entropylab.runs.files import clock_of, modified
+from entropylab.runs.clocks import clock_of, modified
 from entropylab.runs.folder import UNITS as UNITS_FOLDER
 
 from .paired import spread

@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.stats import t as student
 from scipy.stats import wilcoxon
 
-from ...errors import EntropyLabError
+from ...errors import EntropyLabError, one_line
 from .page import FORMAT
 
 
@@ -67,7 +67,7 @@ def analyse(files: Sequence[str | Path]) -> Analysis:
             rows = read(path)
             good[rows[0]["rater"], rows[0]["page"]] = rows
         except (OSError, ValueError) as error:
-            bad[str(path)] = " ".join(str(error).split())
+            bad[str(path)] = one_line(error)
     if not good:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in bad.items()) or "none was given"
         raise EntropyLabError(f"files must be what the ratings page saved. None can be used: {reasons}")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import EntropyLabError
+from ...errors import EntropyLabError, check_int
 from ..features import PICTURES
 from ..saving import prompt_of
 
@@ -69,8 +69,7 @@ def make_page(
         raise EntropyLabError(f"out: {path} exists already; pass overwrite=True (--overwrite) to replace it.")
     if not path.parent.is_dir():
         raise EntropyLabError(f"out must be in a folder that exists. {path.parent} does not.")
-    if not isinstance(pairs, int) or isinstance(pairs, bool) or pairs < 1:
-        raise EntropyLabError(f"pairs must be an int >= 1. Got {pairs!r}.")
+    check_int("pairs", pairs)
     found = found_pairs([Path(folder) for folder in pictures], prompts)
     rng = np.random.default_rng(seed)
     chosen = [swapped(found[i], bool(rng.integers(2))) for i in sorted(rng.permutation(len(found))[:pairs])]

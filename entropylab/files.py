@@ -2,11 +2,11 @@
 
 import os
 import tempfile
-import time
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
-from ..errors import EntropyLabError
+from .errors import EntropyLabError, one_line
 
 PARTIAL = ".partial"
 """End of the names of files that are being written."""
@@ -78,25 +78,57 @@ def flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def clock_of(folder: Path) -> float:
-    """What time it is where a folder's files are [s]: the clock of a file server need not be ours."""
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b".")
-            file.flush()
-            return os.fstat(file.fileno()).st_mtime
-    except OSError:
-        return time.time()
-
-
-def modified(path: Path) -> float:
-    """When a file was changed last, by the clock of ``clock_of`` [s]; long ago if it is gone."""
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
-
-
 def cannot_write(path: Path, error: OSError) -> EntropyLabError:
     """An OSError in the words of this package."""
-    return EntropyLabError(f"{path} can't be written: {error.strerror or error}.")
+    return EntropyLabError(f"{path} can't be written: {one_line(error)}.")
+
+
+def check_writable(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+    """``path`` as a Path, if a file can be written there; to be called before any long work starts.
+
+    Raises:
+        EntropyLabError: it names a folder or a file that is there already (without ``overwrite``), or its folder does
+            not exist or can't be written to.
+    """
+    target = as_path(path)
+    try:
+        if target.is_dir():
+            raise EntropyLabError(f"path must name a file. Got the folder {target}.")
+        if target.exists() and not overwrite:
+            raise EntropyLabError(f"{target} exists already; overwrite=True (--overwrite) replaces it.")
+        if not target.parent.is_dir():
+            raise EntropyLabError(f"{target} can't be written: there is no folder {target.parent}.")
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise cannot_write(target, error) from error
+    return target
+
+
+def as_path(path: Any) -> Path:
+    """``path`` as a Path, if it is one."""
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise EntropyLabError(f"path must be the name of a file. Got {path!r}.")
+    return Path(path)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's content is on the disk, so that it can't be lost after its name is known."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def make_folder(out: str | os.PathLike[str]) -> Path:
+    """A folder to write to, made if need be; to be called before any long work starts.
+
+    Raises:
+        EntropyLabError: it can't be made, or not be written to.
+    """
+    folder = as_path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise EntropyLabError(f"out must be a folder that can be written to. {folder}: {one_line(error)}.") from error
+    return folder
