@@ -18,8 +18,8 @@ from .errors import EntropyLabError, EntropyLabWarning, check_count
 from .measuring.measurement import measure
 from .netcdf import save
 from .opening import open_dataset
-from .pipelines import Size
 from .scaling import LayerRule, NamedRule, check_train_size
+from .sizes import Size, size_label
 
 SMALLEST, LARGEST = 0.1, 10.0
 """Multipliers are kept between these: attention can't be spread beyond uniform (multiplier 0), nor frozen harder."""
@@ -242,8 +242,7 @@ def newton(
         step = (drift / bare(now.sensitivity).clip(min=1e-6)).clip(-0.7, 0.7)
         logs = (logs + step).clip(np.log(SMALLEST), np.log(LARGEST))
     values = {"calibrated": np.exp(logs), "invariant": invariant, "entropy": now.entropy, "reachable": reachable}
-    label = f"{size[0]}x{size[1]}"
-    found = xr.Dataset({name: bare(value) for name, value in values.items()}).expand_dims(size=[label])
+    found = xr.Dataset({name: bare(value) for name, value in values.items()}).expand_dims(size=[size_label(size)])
     return found.assign_coords(
         tokens=(("size", "layer"), now.tokens.values[None]), height=("size", [size[0]]), width=("size", [size[1]])
     )

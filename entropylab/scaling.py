@@ -16,11 +16,12 @@ from . import pipelines
 from .capture import AttentionCall, intercept
 from .capture.inputs import Inputs
 from .errors import EntropyLabError, EntropyLabWarning
-from .pipelines import KINDS, Size
+from .pipelines import KINDS
 from .pipelines.backends import native_attention
 from .pipelines.caches import seen_caches
 from .pipelines.following import follow
 from .pipelines.sight import Sight
+from .sizes import Size
 
 Rule = Callable[[int, int], float]
 

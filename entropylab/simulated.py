@@ -10,6 +10,7 @@ from .dataset import ATTRIBUTE, describe
 from .entropy import row_statistics
 from .errors import EntropyLabError
 from .simulation import Simulated, grid, simulate
+from .sizes import size_label
 
 TOKENS = (64, 256, 1024, 4096)
 
@@ -85,7 +86,7 @@ def simulate_dataset(
     layers = [f"sigma {value:g}" for value in sigmas]
     shapes = [grid(number) for number in tokens]
     coords: dict[str, Any] = {
-        "size": [f"{height}x{width}" for height, width in shapes],
+        "size": [size_label(shape) for shape in shapes],
         "height": ("size", [height for height, _ in shapes]),
         "width": ("size", [width for _, width in shapes]),
         "scaling": list(scaling),

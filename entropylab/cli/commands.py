@@ -13,6 +13,7 @@ import entropylab
 
 from ..files import make_folder
 from ..quality.commands import add_to as add_ratings_to
+from ..sizes import parse_sizes, size_label, split
 from .application import (
     Device,
     Dtype,
@@ -29,7 +30,7 @@ from .application import (
     app,
 )
 from .reading import add_to, opened
-from .words import as_table, is_first, is_run, parse_rules, parse_sizes, prompts_of, split
+from .words import as_table, is_first, is_run, parse_rules, prompts_of
 
 
 @app.command(
@@ -281,7 +282,7 @@ def generate(
     pairs = [(size, size) if isinstance(size, int) else size for size in parse_sizes(sizes)]
     make_folder(out)
     images = {
-        (pair, rule): check_writable(out / f"{pair[0]}x{pair[1]}_{rule}_seed{seed}.png", overwrite)
+        (pair, rule): check_writable(out / f"{size_label(pair)}_{rule}_seed{seed}.png", overwrite)
         for pair in pairs
         for rule in parse_rules(scaling)
     }

@@ -8,11 +8,9 @@ from pathlib import Path
 import typer
 
 from ..errors import EntropyLabError, EntropyLabWarning
-
-Size = int | tuple[int, int]
+from ..sizes import split
 
 LIKE_A_SIZE = re.compile(r"[-+]?[0-9.][0-9.,xX-]*")
-SIZE = re.compile(r"([0-9]+)(?:[xX]([0-9]+))?")
 
 
 def repeat_sizes(arguments: Sequence[str]) -> list[str]:
@@ -35,23 +33,6 @@ def repeat_sizes(arguments: Sequence[str]) -> list[str]:
     return repeated
 
 
-def parse_sizes(texts: Sequence[str]) -> list[Size]:
-    """Sizes from words such as "64", "96x128" and "32,64": an int is a square, a pair is (height, width) in pixels."""
-    sizes: list[Size] = []
-    for text in split(texts):
-        match = SIZE.fullmatch(text)
-        sides = [int(side) for side in match.groups() if side is not None] if match else []
-        if not sides or min(sides) < 1:
-            raise EntropyLabError(
-                f"sizes must be whole numbers of pixels, 64 for a square or 96x128 for HEIGHTxWIDTH. Got {text!r}."
-            )
-        sizes.append(sides[0] if len(set(sides)) == 1 else (sides[0], sides[1]))
-    for size in sizes:
-        if sizes.count(size) > 1:
-            raise EntropyLabError(f"sizes must differ from each other. Got {size!r} more than once.")
-    return sizes
-
-
 def parse_rules(texts: Sequence[str]) -> tuple[str | float, ...]:
     """Scaling rules from words such as "original,sqrt_log" and "0.9": names, and numbers as multipliers."""
     from ..scaling import named_rule
@@ -68,14 +49,6 @@ def number(text: str) -> str | float:
         return float(text)
     except ValueError:
         return text
-
-
-def split(texts: Sequence[str]) -> list[str]:
-    """The words of ``texts``, which may hold several with commas between them."""
-    words = [word.strip() for text in texts for word in text.split(",")]
-    if not all(words):
-        raise EntropyLabError(f"names and sizes stand between commas, with nothing left out. Got {','.join(texts)!r}.")
-    return words
 
 
 def prompts_of(path: Path | None, column: str | None, samples: int | None, seed: int) -> list[str] | None:

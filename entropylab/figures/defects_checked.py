@@ -21,6 +21,7 @@ from ..quality.clip import Clip, clip_of
 from ..quality.evaluation import evaluate
 from ..quality.saving import prompt_of, read_picture
 from ..scaling import check_train_size
+from ..sizes import size_label
 from .measuring import STEPS
 from .table_text import as_markdown
 
@@ -43,7 +44,7 @@ def measured(pictures: Path | None, clip: Clip) -> tuple[int, pd.DataFrame]:
         evaluate(
             pipe, [size], "original", samples=SAMPLES, steps=STEPS, batch_size=BATCH, metrics="time", pictures=folder
         )  # fmt: skip
-        return measured(Path(folder) / f"{size[0]}x{size[1]}" / "original", clip)
+        return measured(Path(folder) / size_label(size) / "original", clip)
 
 
 def files(count: int, found: pd.DataFrame, clip: str, out: Path) -> list[Path]:

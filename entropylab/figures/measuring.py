@@ -15,8 +15,8 @@ from ..measuring.measurement import measure
 from ..models import load
 from ..models.prompts import embedded_prompts
 from ..scaling import check_train_size
+from ..sizes import Size
 
-Size = tuple[int, int]
 Sides = tuple[float, float]
 
 TRAINED: Sides = (1, 1)

@@ -18,7 +18,8 @@ from ..measuring.provenance import provenance
 from ..models.prompts import default_settings
 from ..plot.style import write
 from ..scaling import rescale
-from .measuring import HIGHER, LOWER, Size, Source, mixed_prompts
+from ..sizes import Size, size_label
+from .measuring import HIGHER, LOWER, Source, mixed_prompts
 
 SIDES = (LOWER, (1.5, 1), HIGHER, (3, 3))
 """Sizes of the pictures, in training sizes; the training size stands beside each."""
@@ -46,7 +47,7 @@ def measured(source: Source, calibration: Calibration | None = None) -> xr.Datas
     with quiet(source.pipe), progress_bar(pixels * count, source.progress) as bar:
         home = as_variable(sampled(source, source.trained, "original", count, bar), "sample")
         away = {
-            label(size): as_variable(
+            size_label(size): as_variable(
                 np.stack([sampled(source, size, rule, count, bar) for rule in rules.values()]), "scaling", "sample"
             )
             for size in sizes
@@ -56,13 +57,8 @@ def measured(source: Source, calibration: Calibration | None = None) -> xr.Datas
         "prompt": ("sample", mixed_prompts()[:count]),
         "seed": ("sample", np.arange(count)),
     }
-    attrs = provenance(source.pipe) | {"train_size": label(source.trained)}
-    return xr.Dataset({label(source.trained): home} | away, coords, attrs)
-
-
-def label(size: Size) -> str:
-    """A size's name: height x width."""
-    return f"{size[0]}x{size[1]}"
+    attrs = provenance(source.pipe) | {"train_size": size_label(source.trained)}
+    return xr.Dataset({size_label(source.trained): home} | away, coords, attrs)
 
 
 def as_variable(pictures: np.ndarray, *dims: str) -> xr.Variable:

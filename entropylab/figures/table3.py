@@ -11,12 +11,13 @@ from ..files import make_folder
 from ..plot.style import write_table
 from ..quality import published
 from ..quality.ratings.analysis import Analysis, analyse
-from .table_text import as_markdown, named
+from ..sizes import size_label
+from .table_text import as_markdown
 
 
 def paper() -> pd.DataFrame:
     """The published means."""
-    rows = [(published.SD, named(size), *pair) for size, pair in published.RATINGS.items()]
+    rows = [(published.SD, size_label(size), *pair) for size, pair in published.RATINGS.items()]
     return pd.DataFrame(rows, columns=["model", "size", "original (published)", "sqrt_log (published)"])
 
 

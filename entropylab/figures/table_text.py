@@ -10,7 +10,7 @@ import xarray as xr
 from ..models import PRESETS
 from ..plot.style import write_table
 from ..quality import published
-from .measuring import Size
+from ..sizes import Size, size_label
 
 MODELS = {PRESETS["sd21"].model: published.SD, PRESETS["ldm256"].model: published.LDM}
 """The paper's names of its models."""
@@ -24,7 +24,7 @@ Frames = Callable[[xr.Dataset], pd.DataFrame]
 def paper_by_size(values: dict[str, published.Rows], home: dict[str, tuple[Size, float]]) -> pd.DataFrame:
     """Tables 1 and 2 as published; at the training size both factors are the same."""
     rows = [
-        (model, named(size), *pair)
+        (model, size_label(size), *pair)
         for model, sizes in values.items()
         for size, pair in (sizes | {home[model][0]: (home[model][1],) * 2}).items()
     ]
@@ -33,7 +33,7 @@ def paper_by_size(values: dict[str, published.Rows], home: dict[str, tuple[Size,
 
 def paper_costs(values: published.Costs) -> pd.DataFrame:
     """The supplement's tables as published."""
-    rows = [(published.SD, named(size), rule, *numbers) for (size, rule), numbers in values.items()]
+    rows = [(published.SD, size_label(size), rule, *numbers) for (size, rule), numbers in values.items()]
     names = ["fid (published)", "memory [MiB] (published)", "time [s] (published)"]
     return pd.DataFrame(rows, columns=["model", "size", "rule", *names])
 
@@ -47,11 +47,6 @@ def with_published(found: pd.DataFrame, model: str, paper: pd.DataFrame | None) 
         values = values.melt("size", var_name="rule", value_name="published")
         values["rule"] = values.rule.str.removesuffix(" (published)")
     return found.merge(values, "left", on=["size", "rule"])
-
-
-def named(size: Size) -> str:
-    """A size's name: height x width."""
-    return f"{size[0]}x{size[1]}"
 
 
 class Table:

@@ -25,7 +25,8 @@ from ..quality.evaluation import captions, evaluate
 from ..quality.judged import COSTS, FIGURES
 from ..quality.methods import BASELINES
 from ..scaling import NEEDS_CALIBRATION, named_rule
-from .measuring import ITERATIONS, RULES, STEPS, Size, Source, new_source
+from ..sizes import Size
+from .measuring import ITERATIONS, RULES, STEPS, Source, new_source
 from .table_text import Frames, Table, paper_by_size, paper_costs
 
 SIDES = ((0.5, 0.5), (0.875, 0.875), (1, 1), (1.5, 1.5), (0.625, 1), (0.75, 1))

@@ -10,15 +10,14 @@ import pandas as pd
 import xarray as xr
 
 from ..errors import EntropyLabError
+from ..sizes import AnySize, size_label
 from .averages import averaged, counted, log_tokens, of_kind, scalings_of
 
 MEAN = "mean"
 """The name that the mean over layers has in tables, in the place of a layer's."""
 
-Size = str | int | tuple[int, int]
 
-
-def training_size(ds: xr.Dataset, train_size: Size | None = None, *, kind: str | Sequence[str] = "self") -> str:
+def training_size(ds: xr.Dataset, train_size: AnySize | None = None, *, kind: str | Sequence[str] = "self") -> str:
     """Label of the measured size that the model was trained at.
 
     Args:
@@ -50,17 +49,7 @@ def training_size(ds: xr.Dataset, train_size: Size | None = None, *, kind: str |
     return labels[int(np.argmin(np.where(same, stretch, np.inf)))]
 
 
-def size_label(size: Size) -> str:
-    """Label "64x64" of 64, (64, 64) and "64x64"."""
-    if isinstance(size, str):
-        return size
-    pair = (size, size) if isinstance(size, int | np.integer) else size
-    if not isinstance(pair, list | tuple) or len(pair) != 2:
-        raise EntropyLabError(f"a size must be a label, a side or a pair (height, width) in pixels. Got {size!r}.")
-    return f"{pair[0]}x{pair[1]}"
-
-
-def drift(ds: xr.Dataset, train_size: Size | None = None, *, kind: str | Sequence[str] = "self") -> pd.DataFrame:
+def drift(ds: xr.Dataset, train_size: AnySize | None = None, *, kind: str | Sequence[str] = "self") -> pd.DataFrame:
     """Entropy against that of the training size under "original": a row for every layer, scaling and size.
 
     The rows of layer "mean" are of the mean over layers. Columns, entropies in nats:

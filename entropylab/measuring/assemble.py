@@ -10,8 +10,8 @@ import xarray as xr
 from torch import Tensor
 
 from ..errors import EntropyLabError
-from ..pipelines import Size
 from ..pipelines.guidance import NO_EVIDENCE, Evidence, agreed
+from ..sizes import Size, size_label
 from .reduce import SPLIT
 from .steps import DenoiserCall, by_branch, named_by, samples_in
 
@@ -355,7 +355,7 @@ class Cells:
             times[sizes.index(size), : min(len(values), steps)] = values[:steps]
         alike = all(np.array_equal(row, times[0], equal_nan=True) for row in times)
         coordinates: dict = {
-            "size": [f"{height}x{width}" if height > 0 else "unknown" for height, width in known],
+            "size": ["unknown" if size is None else size_label(size) for size in sizes],
             "height": ("size", [height for height, _ in known]),
             "width": ("size", [width for _, width in known]),
             "scaling": scalings,

@@ -15,11 +15,11 @@ from .. import pipelines
 from ..bars import bar_class
 from ..errors import EntropyLabError, check_count, one_line
 from ..models.prompts import default_prompts, default_settings
-from ..pipelines import Size
 from ..runs.beginning import check_folder
 from ..runs.prompts import Prompts, check_list, digest, read_prompts
 from ..runs.worker import KEPT_APART, measure_run, source_of
 from ..scaling import LayerRule, NamedRule, check_train_size, named_rule, rescaled
+from ..sizes import Size, size_label
 from .provenance import command
 from .recorder import DEFAULT_STATISTICS, Recorder, new_recorder, watching
 
@@ -150,7 +150,7 @@ def measure(
         try:
             for size in pairs:
                 for rule in rules:
-                    bar.set_description_str(f"{size[0]}x{size[1]} {rule.name}")
+                    bar.set_description_str(f"{size_label(size)} {rule.name}")
                     plan.sample(pipe, recorder, size, rule, train_size, bar)
         except BaseException as error:
             keep_measured(error, recorder)
@@ -220,7 +220,7 @@ def room_for(size: Size, images: int) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise EntropyLabError(
-            f"size {size[0]}x{size[1]} has no room on the GPU with {images} images at once: lower batch_size, or the "
+            f"size {size_label(size)} has no room on the GPU with {images} images at once: lower batch_size, or the "
             f"precision. {one_line(error, 200)}"
         ) from error
 

@@ -17,12 +17,13 @@ from ..capture import AttentionCall, Interception, intercept
 from ..capture.inputs import Inputs
 from ..dataset import describe
 from ..errors import EntropyLabError, EntropyLabWarning, check_count
-from ..pipelines import KINDS, Size
+from ..pipelines import KINDS
 from ..pipelines.backends import native_attention
 from ..pipelines.caches import seen_caches
 from ..pipelines.following import follow
 from ..pipelines.sight import Sight
 from ..scaling import known_train_size, rule_at_work
+from ..sizes import Size
 from .assemble import Cells, LayerLabel, Run, check_keep
 from .provenance import provenance
 from .reduce import Reduction, check_statistics, is_listing

@@ -1,11 +1,10 @@
 """The only room that knows diffusers: what denoises in a pipeline, what its layers are, which image it is sampling."""
 
+from ..sizes import as_pair
 from .structure import (
     KINDS,
     Layer,
-    Size,
     accepts,
-    as_pair,
     block_of,
     check_attends,
     check_sizes,
@@ -24,7 +23,6 @@ from .structure import (
 __all__ = [
     "KINDS",
     "Layer",
-    "Size",
     "accepts",
     "as_pair",
     "block_of",

@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from ..capture import Interception, leave_all
 from ..capture.inputs import Inputs
+from ..sizes import Size
 from . import structure
 from .arguments import inputs_of
-from .structure import Size
 
 
 class Sight:

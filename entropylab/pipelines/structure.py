@@ -12,9 +12,8 @@ from torch import nn
 from ..capture import AttentionCall, looks_like_attention
 from ..capture.byhand import heads_of
 from ..errors import EntropyLabError
+from ..sizes import Size, as_pair, size_label
 from .arguments import TIMES, forward_of
-
-Size = tuple[int, int]
 
 KINDS = ("self", "cross", "joint", "temporal")
 """Kinds of attention; see ``kind_of``."""
@@ -211,35 +210,21 @@ def check_sizes(pipe: Any, sizes: Any) -> list[Size]:
     multiple = size_multiple(pipe)
     for pair in pairs:
         if any(side % multiple for side in pair):
-            near = sorted({tuple(max(multiple, round_to(side, multiple, up)) for side in pair) for up in (False, True)})
+            near = sorted({rounded(pair, multiple, up) for up in (False, True)})
             raise EntropyLabError(
-                f"sizes must be multiples of {multiple} pixels for this pipeline. Got {pair[0]}x{pair[1]}; "
-                f"near it: {', '.join(f'{h}x{w}' for h, w in near)}."
+                f"sizes must be multiples of {multiple} pixels for this pipeline. Got {size_label(pair)}; "
+                f"near it: {', '.join(map(size_label, near))}."
             )
     twice = [pair for pair in pairs if pairs.count(pair) > 1]
     if twice:
-        raise EntropyLabError(f"sizes must differ from each other. Got {twice[0][0]}x{twice[0][1]} more than once.")
+        raise EntropyLabError(f"sizes must differ from each other. Got {size_label(twice[0])} more than once.")
     return pairs
 
 
-def as_pair(size: Any) -> Size:
-    """One entry of ``sizes`` as (height, width)."""
-    pair = (size, size) if isinstance(size, int) else size
-    whole = (
-        isinstance(pair, Sequence)
-        and len(pair) == 2
-        and all(isinstance(side, int) and not isinstance(side, bool) for side in pair)
-    )
-    if not whole:
-        raise EntropyLabError(f"each of sizes must be an int or a (height, width) pair of ints [pixels]. Got {size!r}.")
-    if min(pair) < 1:
-        raise EntropyLabError(f"sizes must be positive [pixels]. Got {size!r}.")
-    return pair[0], pair[1]
-
-
-def round_to(side: int, multiple: int, up: bool) -> int:
-    """``side`` rounded down or up to a multiple."""
-    return (-(-side // multiple) if up else side // multiple) * multiple
+def rounded(size: Size, multiple: int, up: bool) -> Size:
+    """A size whose sides are rounded down or up to multiples, at least one."""
+    height, width = (multiple * max(1, -(-side // multiple) if up else side // multiple) for side in size)
+    return height, width
 
 
 def default_size(pipe: Any) -> Size | None:

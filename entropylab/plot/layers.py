@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from ..errors import EntropyLabError
 from ..law.averages import averaged, counted, log_tokens, of_kind, over_samples, under
 from ..law.checks import check
-from ..law.drift import Size, size_label, training_size
+from ..law.drift import training_size
 from ..law.naming import layer_names
+from ..sizes import AnySize, size_label
 from .style import axes_of, elided, legend, spread
 
 Kinds = str | Sequence[str]
@@ -28,7 +29,7 @@ def entropy_vs_step(
     ds: xr.Dataset,
     ax: Axes | None = None,
     *,
-    size: Size | None = None,
+    size: AnySize | None = None,
     kind: Kinds = "self",
     scaling: str | None = None,
     normalised: bool = False,
@@ -89,7 +90,7 @@ def heads(
     ax: Axes | None = None,
     *,
     name: str = "normalised_entropy",
-    size: Size | None = None,
+    size: AnySize | None = None,
     kind: Kinds = "self",
     scaling: str | None = None,
 ) -> Axes:
@@ -141,7 +142,7 @@ def heads(
     return ax
 
 
-def at_size(part: xr.Dataset, size: Size | None, kind: Kinds) -> tuple[xr.Dataset, str]:
+def at_size(part: xr.Dataset, size: AnySize | None, kind: Kinds) -> tuple[xr.Dataset, str]:
     """The part at one size, with its label; by default the only one, or the training size."""
     labels = [str(label) for label in np.atleast_1d(part["size"].values)]
     default = labels[0] if len(labels) == 1 else None

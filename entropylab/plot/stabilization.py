@@ -8,8 +8,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from ..errors import EntropyLabError
-from ..law.drift import MEAN, Size, drift, size_label, training_size
+from ..law.drift import MEAN, drift, training_size
 from ..law.naming import short
+from ..sizes import AnySize, size_label
 from .style import BLACK, BLUE, DASHES, GREY, MARKERS, MORE_MARKERS, VERMILLION, axes_of, elided, label, legend, spread
 
 
@@ -17,9 +18,9 @@ def stabilization(
     ds: xr.Dataset,
     ax: Axes | None = None,
     *,
-    sizes: tuple[Size, Size] | None = None,
+    sizes: tuple[AnySize, AnySize] | None = None,
     scaling: Sequence[str] | None = None,
-    train_size: Size | None = None,
+    train_size: AnySize | None = None,
     kind: str | Sequence[str] = "self",
 ) -> Axes:
     """Entropy of each layer, in the order in which data meet them, at two sizes and under every scaling.
@@ -67,7 +68,7 @@ def stabilization(
     return ax
 
 
-def check_sizes(rows: pd.DataFrame, sizes: tuple[Size, Size] | None, trained: str) -> list[str]:
+def check_sizes(rows: pd.DataFrame, sizes: tuple[AnySize, AnySize] | None, trained: str) -> list[str]:
     """Labels of the lower and the higher size."""
     tokens = rows[rows["layer"] == MEAN].drop_duplicates("size").set_index("size")["tokens"].sort_values(kind="stable")
     if sizes is None:

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 
 from ..errors import EntropyLabError
 from ..law.averages import of_kind
-from ..law.drift import MEAN, Size, drift, size_label, training_size
+from ..law.drift import MEAN, drift, training_size
+from ..sizes import AnySize, size_label
 from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, axes_of, legend
 
 MARKS: dict[str, dict[str, Any]] = {
@@ -22,7 +23,7 @@ OTHER: dict[str, Any] = {"marker": "X", "color": ORANGE}
 FIRST = ("layer", "block", "size", "scaling", "curve", "multiplier")
 
 
-def table(ds: xr.Dataset, *, size: Size | None = None, train_size: Size | None = None) -> pd.DataFrame:
+def table(ds: xr.Dataset, *, size: AnySize | None = None, train_size: AnySize | None = None) -> pd.DataFrame:
     """What `sweep` draws: a row for every self-attention layer and scaling at one size, the mean over layers last.
 
     Columns as of `entropylab.law.drift.drift`, entropies in nats, and two more: ``multiplier``, the factor on the
@@ -51,7 +52,7 @@ def table(ds: xr.Dataset, *, size: Size | None = None, train_size: Size | None =
     return ordered[[*first, *(name for name in ordered if name not in first)]].reset_index(drop=True)
 
 
-def check_size(ds: xr.Dataset, size: Size | None, trained: str) -> str:
+def check_size(ds: xr.Dataset, size: AnySize | None, trained: str) -> str:
     """Label of the size of the sweep."""
     labels = [str(label) for label in np.atleast_1d(ds["size"].values)]
     others = [label for label in labels if label != trained]
@@ -81,7 +82,9 @@ def on_curve(scaling: str) -> bool:
     return True
 
 
-def sweep(ds: xr.Dataset, ax: Axes | None = None, *, size: Size | None = None, train_size: Size | None = None) -> Axes:
+def sweep(
+    ds: xr.Dataset, ax: Axes | None = None, *, size: AnySize | None = None, train_size: AnySize | None = None
+) -> Axes:
     """Mean entropy of self-attention at one size against the multiplier; the axis on the right is the drift.
 
     One number for all layers and heads gives the curve. The rules are points, at the mean of their multipliers over

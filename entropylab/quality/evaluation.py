@@ -13,7 +13,7 @@ from ..errors import EntropyLabError, check_count
 from ..measuring.measurement import call_settings, check_prompts, check_seed, progress_bar, quiet
 from ..measuring.provenance import provenance
 from ..models.prompts import is_embedded
-from ..pipelines import Size
+from ..sizes import Size, size_label
 from .cost import Meter, how
 from .judge import Judge, new_judge
 from .judged import FIGURES, Judged, joined
@@ -143,10 +143,10 @@ def cell(
     bar: Any,
 ) -> tuple[Judged, Meter]:
     """What is kept of the pictures of one size and method, and what they cost; sampled, or read where they are kept."""
-    bar.set_description_str(f"{size[0]}x{size[1]} {method.name}")
+    bar.set_description_str(f"{size_label(size)} {method.name}")
     meter, kept = Meter(device_of(pipe), judge.size_on(device_of(pipe))), None
     if pictures is not None:
-        kept = Kept(Path(pictures) / f"{size[0]}x{size[1]}" / method.name, made(pipe, size, method, plan, train_size))
+        kept = Kept(Path(pictures) / size_label(size) / method.name, made(pipe, size, method, plan, train_size))
     done = kept is not None and kept.complete
     found = kept.batches(plan.starts, len(plan.prompts)) if kept and done else plan.batches(pipe, size, method, meter)
     parts = []

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import EntropyLabError, one_line
-from ..pipelines import Size
+from ..sizes import Size
 from .image_text import embedded_features
 from .intervals import Array
 from .reference import Reference, embedded_reference

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import EntropyLabError
-from ..pipelines import Size
+from ..sizes import Size
 from .clip import Clip, clip_of
 from .defects import defects
 from .diversity import NEIGHBOURS

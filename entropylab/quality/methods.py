@@ -15,8 +15,8 @@ from torch import Tensor
 
 from .. import pipelines
 from ..errors import EntropyLabError
-from ..pipelines import Size
 from ..scaling import LayerRule, NamedRule, check_train_size, named_rule, rescale
+from ..sizes import Size
 
 Generators = list[torch.Generator]
 Draw = Callable[[Any, Size, list[str], Generators], Any]

@@ -12,9 +12,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from ..errors import EntropyLabError
+from ..sizes import Size, size_label
 from .image_text import FOLDER, ImageText
-
-Size = tuple[int, int]
 
 FILE = "reference.safetensors"
 SIZES: tuple[Size, ...] = (
@@ -76,7 +75,7 @@ def write_reference(model: ImageText, folder: Path, sizes: Sequence[Size] = SIZE
         measures["clip_score"] = clip.scores(images, prompts)
         once = images[::DRAWN]  # defects look at many parts of every picture
         measures |= defects(once, lambda part: clip.scores(part, prompts[::DRAWN]))
-        found |= {f"{size[0]}x{size[1]}.{name}": values.astype(np.float16) for name, values in measures.items()}
+        found |= {f"{size_label(size)}.{name}": values.astype(np.float16) for name, values in measures.items()}
     path = folder / FILE
     save_file(found, path)
     return path
@@ -88,7 +87,7 @@ def embedded_reference(size: Size, file: Path = FOLDER / FILE) -> Reference:
         names = list(tensors.keys())
         shipped = {tuple(int(side) for side in name.split(".")[0].split("x")) for name in names}
         nearest = min(shipped, key=lambda other: (apart(shape(other), shape(size)), apart(area(other), area(size))))
-        start = f"{nearest[0]}x{nearest[1]}."
+        start = f"{size_label((nearest[0], nearest[1]))}."
         found = {name[len(start) :]: tensors.get_tensor(name).astype(float) for name in names if name.startswith(start)}
     return Reference(found.pop("features"), (nearest[0], nearest[1]), DRAWN, found)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ..pipelines import Size
+from ..sizes import Size, size_label
 from .clip import mean_score
 from .cost import Meter
 from .frechet import frechet_distance
@@ -16,11 +16,6 @@ from .judged import COSTS, FIGURES, UNITS, Judged, estimates, of_real
 from .reference import Reference
 
 BOUNDS = ("low", "high")
-
-
-def label(size: Size) -> str:
-    """A size's name: height x width."""
-    return f"{size[0]}x{size[1]}"
 
 
 def empty(sizes: Sequence[Size], names: Sequence[str], metrics: Sequence[str], count: int) -> xr.Dataset:
@@ -41,7 +36,7 @@ def empty(sizes: Sequence[Size], names: Sequence[str], metrics: Sequence[str], c
             attrs = {"units": unit, "long_name": f"of as many real pictures, {long_name}"}
             variables[f"{name}_real"] = (("size",), np.full(len(sizes), np.nan), attrs)
     coords: dict[str, Any] = {
-        "size": [label(size) for size in sizes],
+        "size": [size_label(size) for size in sizes],
         "scaling": list(names),
         "bound": list(BOUNDS),
         "height": ("size", [size[0] for size in sizes], {"units": "pixels", "long_name": "Height"}),
@@ -57,11 +52,11 @@ def fill(
     """Put the figures of one size into ``ds``: of the pictures, and what they cost."""
     for (name, (_, meter)), cost in product(cells.items(), COSTS):
         if cost in ds:
-            ds[cost].loc[label(size), name] = getattr(meter, cost)
+            ds[cost].loc[size_label(size), name] = getattr(meter, cost)
     if reference is not None and reference.size is not None:
-        ds["reference_size"].loc[label(size)] = label(reference.size)
+        ds["reference_size"].loc[size_label(size)] = size_label(reference.size)
     judged = {name: found for name, (found, _) in cells.items()}
-    fill_figures(ds, label(size), judged, reference, metrics_of(ds), resamples)
+    fill_figures(ds, size_label(size), judged, reference, metrics_of(ds), resamples)
 
 
 def metrics_of(ds: xr.Dataset) -> list[str]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import pipelines
 from ..errors import EntropyLabError
-from ..pipelines import Size
+from ..sizes import Size, size_label
 from .cost import Meter
 from .methods import Draw, Method
 
@@ -63,7 +63,7 @@ class Sampling:
                 images = method.sample(pipe, size, prompts, generators, self.draw)
             if tuple(images.shape[-2:]) != size or len(images) != len(prompts):
                 raise EntropyLabError(
-                    f"call must give {len(prompts)} pictures of {size[0]}x{size[1]} pixels. Got {tuple(images.shape)}."
+                    f"call must give {len(prompts)} pictures of {size_label(size)} pixels. Got {tuple(images.shape)}."
                 )
             yield start, images
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..measuring.provenance import provenance
-from ..pipelines import Size, denoisers
+from ..pipelines import denoisers
 from ..scaling import RULES, LayerRule, NamedRule
+from ..sizes import Size, size_label
 
 PROBES = (16, 64, 77, 256, 1024, 4096, 9216)
 """Numbers of tokens at which a rule is asked for its factor, to tell it from another rule of the same name."""
@@ -36,7 +37,7 @@ def configuration_of(
     found = {
         **{name: source[name] for name in FROM_PIPE if name in source},
         "weights": weights(pipe),
-        "sizes": [f"{height}x{width}" for height, width in sizes],
+        "sizes": [size_label(size) for size in sizes],
         "scaling": [rule.name for rule in rules],
         "rules": [fingerprint(rule) for rule in rules],
         "samples": len(plan.prompts),

@@ -14,6 +14,7 @@ import xarray as xr
 from ..dataset import describe
 from ..errors import EntropyLabError, EntropyLabWarning
 from ..measuring.assemble import Cells
+from ..sizes import size_label
 from .configuration import JOINED, differences
 from .folder import RunFolder, read_record
 from .state import absorb, from_dataset, labels_of
@@ -73,7 +74,7 @@ class Merged:
     def unfinished(self) -> list[str]:
         """Sizes and scalings that have not all of their samples yet, in words."""
         return [
-            f"{size[0]}x{size[1]} {scaling} {done} of {total} samples"
+            f"{size_label(size)} {scaling} {done} of {total} samples"
             for (size, scaling), (done, total) in self.samples.items()
             if done < total
         ]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..sizes import size_label
 from .claims import EXPIRES, is_dead, who
 from .clocks import clock_of, modified
 from .folder import CLAIMS, DAMAGED, UNITS, RunFolder, read_record
@@ -39,7 +40,7 @@ class Status:
         for key in [*dict.fromkeys((unit.size, unit.scaling) for unit in self.units), None]:
             part = [unit for unit in self.units if key in (None, (unit.size, unit.scaling))]
             done = [unit for unit in part if unit.name in self.finished]
-            names = ("all", "") if key is None else (f"{key[0][0]}x{key[0][1]}", key[1])
+            names = ("all", "") if key is None else (size_label(key[0]), key[1])
             samples = f"{sum(u.samples for u in done)}/{sum(u.samples for u in part)}"
             busy = str(sum(unit.name in self.at_work for unit in part))
             rows.append((*names, f"{len(done)}/{len(part)}", samples, busy))

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from ..bars import bar_class, in_notebook
-from .units import Size, Unit
+from ..sizes import Size, size_label
+from .units import Unit
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Progress:
             total = sum(each.pixels for each in self.units)
             self.bar = bar_class()(total=total, file=self.stream, bar_format=layout, leave=False)
         if self.bar is not None:
-            self.bar.set_description_str(f"{unit.size[0]}x{unit.size[1]} {unit.scaling}", refresh=False)
+            self.bar.set_description_str(f"{size_label(unit.size)} {unit.scaling}", refresh=False)
             self.bar.n = sum(each.pixels for each in self.units if each.name in finished)
             self.bar.refresh()
 

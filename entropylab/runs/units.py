@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-Size = tuple[int, int]
+from ..sizes import Size, size_label
 
 PARTS = 100
 """Samples of one size and rule are cut into about this many units at most, unless somebody says otherwise."""
@@ -29,9 +29,8 @@ class Unit:
     @property
     def name(self) -> str:
         """The name of its file, without ".nc"."""
-        height, width = self.size
         rule = re.sub(r"[^\w.-]+", "-", self.scaling)[:40]
-        return f"{height}x{width}_{self.rule}-{rule}_{self.start:06d}-{self.stop - 1:06d}"
+        return f"{size_label(self.size)}_{self.rule}-{rule}_{self.start:06d}-{self.stop - 1:06d}"
 
     @property
     def samples(self) -> int:
@@ -46,7 +45,7 @@ class Unit:
     @property
     def label(self) -> str:
         """What it is, in words."""
-        return f"{self.size[0]}x{self.size[1]} {self.scaling}, samples {self.start} to {self.stop - 1}"
+        return f"{size_label(self.size)} {self.scaling}, samples {self.start} to {self.stop - 1}"
 
 
 def cut(sizes: Sequence[Size], scalings: Sequence[str], samples: int, each: int) -> list[Unit]:

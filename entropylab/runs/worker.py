@@ -15,6 +15,7 @@ from ..measuring.assemble import Cells
 from ..measuring.provenance import provenance
 from ..measuring.recorder import Recorder, report_bad, report_unmeasured, watching
 from ..scaling import NamedRule
+from ..sizes import Size
 from .beginning import begin, check_folder
 from .claims import Claim, Claims, who
 from .configuration import configuration_of
@@ -24,7 +25,7 @@ from .place import Place, is_left_alone, is_restarted, placed
 from .progress import Progress
 from .prompts import Prompts, count_cut
 from .state import to_dataset
-from .units import Size, Unit, default_samples
+from .units import Unit, default_samples
 
 KEPT_APART = ("branch", "step", "layer", "head")
 """What a run keeps apart unless it is told: everything but samples, of which there may be many."""
