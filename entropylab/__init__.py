@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from .quality.evaluation import evaluate
     from .reporting import report
     from .scaling import rescale
-    from .simulated import simulate_dataset
-    from .simulation import simulate
+    from .simulation import simulate, simulate_dataset
 
 _HOMES = {
     "Calibration": "calibration",
@@ -43,15 +42,15 @@ _HOMES = {
     "load": "models",
     "logit_sample": "measuring.logits",
     "measure": "measuring.measurement",
-    "open": "dataset",
+    "open": "opening",
     "plot": "plot",
     "record": "measuring.recorder",
     "report": "reporting",
     "rescale": "scaling",
     "row_statistics": "entropy",
-    "save": "dataset",
+    "save": "netcdf",
     "simulate": "simulation",
-    "simulate_dataset": "simulated",
+    "simulate_dataset": "simulation",
 }
 
 __all__ = [

@@ -10,7 +10,8 @@ from diffusers.models.attention_processor import AttnProcessor
 import entropylab
 from entropylab import EntropyLabError
 from entropylab.pipelines import tokens_at
-from entropylab.scaling import RULES, sqrt_log
+from entropylab.scaling import RULES
+from entropylab.scaling.rules import sqrt_log
 
 from .measuring.test_record import sample, state
 
@@ -170,7 +171,7 @@ def test_a_handle_that_nobody_keeps_goes_on(random_pipe):
     entropylab.rescale(random_pipe, 2.0)
     gc.collect()
     assert not torch.equal(plain, sample(random_pipe))
-    from entropylab.scaling import handles
+    from entropylab.scaling.rescaling import handles
 
     for handle in list(handles):
         handle.remove()

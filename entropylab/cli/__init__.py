@@ -1,7 +1,6 @@
 """The command line. Importing it is fast: a command imports what it needs when it runs."""
 
-from ..sizes import parse_sizes, split
-from .commands import app
-from .words import number, repeat_sizes
+from . import measuring, reading, ratings, drawing  # isort: skip - in this order the help names the commands
+from .application import app
 
-__all__ = ["app", "number", "parse_sizes", "repeat_sizes", "split"]
+__all__ = ["app", "drawing", "measuring", "ratings", "reading"]

@@ -1,7 +1,4 @@
-"""Commands that read what was measured: ``entropylab check`` and ``entropylab report``.
-
-Importing this file is fast, as is importing `entropylab.cli`, whose commands these are.
-"""
+"""Commands that read what was measured: ``entropylab fit``, ``check``, ``report``."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,13 +8,18 @@ import typer
 import entropylab
 
 from ..errors import EntropyLabError
+from ..files import check_writable, write_whole
+from .application import (
+    Overwrite,
+    app,
+)
 
 TOLERANCE = 0.1
 """What the law may be off by [nats], as in `entropylab.law.validity`, whose file takes long to import."""
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="What `entropylab measure` wrote: a file or a folder.")]
+WRITTEN = "What `entropylab measure` wrote: a file or a folder."
+Run = Annotated[Path, typer.Argument(metavar="RUN", help=WRITTEN)]
 Tolerance = Annotated[float, typer.Option(help="What the law may be off by where it is said to hold [nats].")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 
 
 def opened(path: Path) -> Any:
@@ -35,6 +37,31 @@ def opened(path: Path) -> Any:
         raise EntropyLabError(f"{path} holds no measurement. {error}") from None
 
 
+@app.command(
+    short_help="Fit the law to measured entropy and print it.",
+    help="Fit the law H = slope * log N + intercept to measured entropy and print slope, intercept [nats], their "
+    "standard errors and R^2. A straight line proves little (uniform attention has slope 1 as well), so the deficit "
+    "log N - H [nats], which should not depend on N, and the measured sigma^2/2 that it should equal stand beside it.",
+    epilog="\b\nExamples:\n  entropylab fit entropy.nc\n  entropylab fit entropy.nc --by layer",
+)
+def fit(
+    run: Run,
+    by: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A line for each: layer, head, step or branch.")
+    ] = None,
+) -> None:
+    """``entropylab fit``."""
+    typer.echo(entropylab.fit(opened(run), by=by).summary())
+
+
+@app.command(
+    short_help="Put the law to the test, with nothing fitted.",
+    help="Compare measured entropy with log N - sigma^2/2 from measured sigma^2, with nothing fitted, layer by "
+    "layer in nats: what the law is off by, what skewness, kurtosis and finite N explain of it, how near freezing "
+    "the layers are, and from which N on the law holds.",
+    epilog="\b\nExamples:\n  entropylab check entropy.nc\n  entropylab check entropy.nc --by layer,head "
+    "--out heads.csv\n  entropylab check entropy.nc --tolerance 0.05",
+)
 def check(
     run: Run,
     by: Annotated[
@@ -52,7 +79,6 @@ def check(
     overwrite: Overwrite = False,
 ) -> None:
     """``entropylab check``."""
-    from ..files import check_writable, write_whole
     from ..law.check_table import grouped
 
     if out is not None:
@@ -69,10 +95,18 @@ def check(
         typer.echo(f"wrote {out}")
 
 
+@app.command(
+    short_help="Write a report of one or several runs.",
+    help="Write one HTML file with tables, figures and a plain-language reading of each: what was measured, the "
+    "fit (slope, errors, the test of slope = 1), the deficit log N - H against N and against sigma^2/2 [nats], the "
+    "checks of the law, drift and what the rules remove, heads, steps, the phase picture, and what can't be told. "
+    "It needs no other file and no network. Markdown is written beside it, its figures in a folder. Several runs "
+    "stand side by side.",
+    epilog="\b\nExamples:\n  entropylab report entropy.nc\n  entropylab report unet.nc dit.nc --name U-Net "
+    "--name DiT --out models.html",
+)
 def report(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="What `entropylab measure` wrote: a file or a folder.")
-    ],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help=WRITTEN)],
     out: Annotated[Path, typer.Option(metavar="FILE.html", help="File to write; the Markdown is beside it.")] = Path(
         "report.html"
     ),
@@ -89,25 +123,3 @@ def report(
     datasets = [opened(run) for run in runs]
     html, text, *_ = entropylab.report(datasets, out, names=name or None, tolerance=tolerance, overwrite=overwrite)
     typer.echo(f"wrote {html} and {text}")
-
-
-def add_to(app: typer.Typer) -> None:
-    """Make these commands of an app."""
-    app.command(
-        short_help="Put the law to the test, with nothing fitted.",
-        help="Compare measured entropy with log N - sigma^2/2 from measured sigma^2, with nothing fitted, layer by "
-        "layer in nats: what the law is off by, what skewness, kurtosis and finite N explain of it, how near freezing "
-        "the layers are, and from which N on the law holds.",
-        epilog="\b\nExamples:\n  entropylab check entropy.nc\n  entropylab check entropy.nc --by layer,head "
-        "--out heads.csv\n  entropylab check entropy.nc --tolerance 0.05",
-    )(check)
-    app.command(
-        short_help="Write a report of one or several runs.",
-        help="Write one HTML file with tables, figures and a plain-language reading of each: what was measured, the "
-        "fit (slope, errors, the test of slope = 1), the deficit log N - H against N and against sigma^2/2 [nats], the "
-        "checks of the law, drift and what the rules remove, heads, steps, the phase picture, and what can't be told. "
-        "It needs no other file and no network. Markdown is written beside it, its figures in a folder. Several runs "
-        "stand side by side.",
-        epilog="\b\nExamples:\n  entropylab report entropy.nc\n  entropylab report unet.nc dit.nc --name U-Net "
-        "--name DiT --out models.html",
-    )(report)

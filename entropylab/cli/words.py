@@ -8,7 +8,6 @@ from pathlib import Path
 import typer
 
 from ..errors import EntropyLabError, EntropyLabWarning
-from ..sizes import split
 
 LIKE_A_SIZE = re.compile(r"[-+]?[0-9.][0-9.,xX-]*")
 
@@ -31,24 +30,6 @@ def repeat_sizes(arguments: Sequence[str]) -> list[str]:
             value_due = False
         repeated.append(argument)
     return repeated
-
-
-def parse_rules(texts: Sequence[str]) -> tuple[str | float, ...]:
-    """Scaling rules from words such as "original,sqrt_log" and "0.9": names, and numbers as multipliers."""
-    from ..scaling import named_rule
-
-    rules = tuple(number(text) for text in split(texts))
-    for rule in rules:
-        named_rule(rule)
-    return rules
-
-
-def number(text: str) -> str | float:
-    """``text`` as a float if it is one."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def prompts_of(path: Path | None, column: str | None, samples: int | None, seed: int) -> list[str] | None:

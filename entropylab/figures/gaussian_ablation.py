@@ -16,7 +16,7 @@ from ..law import fit
 from ..law.checks import check
 from ..law.drift import MEAN, drift
 from ..plot.style import BLACK, BLUE, GREEN, MARKERS, ORANGE, PURPLE, VERMILLION, legend_above, write
-from ..simulated import simulate_dataset
+from ..simulation.dataset import simulate_dataset
 
 SIMULATED = True
 """Needs no pipeline."""

@@ -12,7 +12,6 @@ import pandas as pd
 import xarray as xr
 
 from ..calibration import Calibration, calibrate
-from ..cli import number, parse_sizes, split
 from ..errors import EntropyLabError
 from ..files import make_folder
 from ..models import PRESETS
@@ -25,7 +24,8 @@ from ..quality.evaluation import captions, evaluate
 from ..quality.judged import COSTS, FIGURES
 from ..quality.methods import BASELINES
 from ..scaling import NEEDS_CALIBRATION, named_rule
-from ..sizes import Size
+from ..scaling.rules import number
+from ..sizes import Size, parse_sizes, split
 from .measuring import ITERATIONS, RULES, STEPS, Source, new_source
 from .table_text import Frames, Table, paper_by_size, paper_costs
 

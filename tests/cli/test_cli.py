@@ -12,9 +12,11 @@ import xarray as xr
 from typer.testing import CliRunner, Result
 
 import entropylab
-from entropylab.cli import app, parse_sizes, repeat_sizes
+from entropylab.cli import app
+from entropylab.cli.words import repeat_sizes
 from entropylab.dataset import ATTRIBUTE
 from entropylab.errors import EntropyLabError
+from entropylab.sizes import parse_sizes
 
 
 def run(*arguments: object) -> Result:

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from .dataset import ATTRIBUTE, describe
-from .entropy import row_statistics
-from .errors import EntropyLabError
-from .simulation import Simulated, grid, simulate
-from .sizes import size_label
+from ..dataset import ATTRIBUTE, describe
+from ..entropy import row_statistics
+from ..errors import EntropyLabError
+from ..sizes import size_label
+from .attention import Simulated, simulate
+from .distributions import grid
 
 TOKENS = (64, 256, 1024, 4096)
 

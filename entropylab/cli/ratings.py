@@ -1,25 +1,17 @@
-"""Commands about people's ratings: ``entropylab ratings make`` and ``entropylab ratings analyse``.
-
-Importing this file is fast, as is importing `entropylab.cli`, whose commands these are.
-"""
+"""Commands about people's ratings: ``entropylab ratings make``, ``analyse``."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-ratings = typer.Typer(
-    help="Ask people to rate pictures blindly, and analyse what they rated.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+from ..files import check_writable
+from .application import Overwrite, app
 
+ABOUT = "Ask people to rate pictures blindly, and analyse what they rated."
 
-def add_to(app: typer.Typer) -> None:
-    """Put the group into the program."""
-    app.add_typer(
-        ratings, name="ratings", short_help="Ask people to rate pictures blindly, and analyse what they rated."
-    )
+ratings = typer.Typer(help=ABOUT, no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(ratings, name="ratings", short_help=ABOUT)
 
 
 @ratings.command(
@@ -40,10 +32,10 @@ def make(
     ] = None,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs on the page at most, a random choice.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """``entropylab ratings make``."""
-    from .ratings.page import make_page
+    from ..quality.ratings.page import make_page
 
     path = make_page(pictures, out, prompts=prompts, pairs=pairs, seed=seed, overwrite=overwrite)
     typer.echo(f"wrote {path}; next: entropylab ratings analyse FILE..., the files that raters saved")
@@ -59,15 +51,14 @@ def make(
 def analyse(
     files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="What the page saved.")],
     out: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Write the means by method.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """``entropylab ratings analyse``."""
-    from ..files import check_writable
-    from .ratings.analysis import analyse
+    from ..quality.ratings.analysis import analyse as analysed
 
     if out is not None:
         check_writable(out, overwrite)
-    found = analyse(files)
+    found = analysed(files)
     typer.echo(found.summary())
     if out is not None:
         found.methods.to_csv(out, index=False, float_format="%.4f", lineterminator="\n")

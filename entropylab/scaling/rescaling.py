@@ -1,113 +1,25 @@
-"""The scaling rules, and ``rescale``: change the softmax scale of self-attention while a pipeline samples."""
+"""``rescale``: change the softmax scale of self-attention while a pipeline samples."""
 
-import math
 import warnings
 import weakref
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import pipelines
-from .capture import AttentionCall, intercept
-from .capture.inputs import Inputs
-from .errors import EntropyLabError, EntropyLabWarning
-from .pipelines import KINDS
-from .pipelines.backends import native_attention
-from .pipelines.caches import seen_caches
-from .pipelines.following import follow
-from .pipelines.sight import Sight
-from .sizes import Size
-
-Rule = Callable[[int, int], float]
-
-
-def original(tokens: int, train_tokens: int) -> float:
-    """The scale the model was trained with: multiplier 1."""
-    return 1.0
-
-
-def sqrt_log(tokens: int, train_tokens: int) -> float:
-    """The paper's: sqrt(log N / log T), so that the scale is sqrt(log_T(N) / d) (paper, Eq. 7)."""
-    return math.sqrt(math.log(tokens) / math.log(train_tokens))
-
-
-class LayerRule(ABC):
-    """A rule that knows the layers: its multipliers differ between them."""
-
-    @abstractmethod
-    def check(self, pipe: Any) -> None:
-        """Raise an EntropyLabError if the rule is not for this pipeline; before any sampling."""
-
-    @abstractmethod
-    def factor(self, layer: str, tokens: int, train_tokens: int) -> float | Tensor:
-        """The multiplier of one layer, or one per head (heads,)."""
-
-
-NEEDS_CALIBRATION = ("invariant", "calibrated")
-
-
-@dataclass(frozen=True)
-class NamedRule:
-    """A rule and the name that results carry."""
-
-    name: str
-    function: Rule | LayerRule
-    needs_sizes: bool = True
-
-    @property
-    def is_original(self) -> bool:
-        """Whether the rule changes nothing anywhere."""
-        return self.function is original
-
-
-RULES: dict[str, Rule] = {"original": original, "sqrt_log": sqrt_log}
-"""Rules by name. Add your own: ``RULES["mine"] = lambda N, T: ...``."""
-
-
-def named_rule(rule: Any) -> NamedRule:
-    """A rule given by name, as a number, or as a callable (N, T) -> multiplier.
-
-    Raises:
-        EntropyLabError: not one of these, or a number that is not finite and positive.
-    """
-    if isinstance(rule, NamedRule):
-        return rule
-    if isinstance(rule, str):
-        if rule in NEEDS_CALIBRATION:
-            raise EntropyLabError(
-                f"scaling {rule!r} needs a calibration: calibration = entropylab.calibrate(pipe, sizes), then pass "
-                f"calibration.{rule} instead of the name."
-            )
-        if rule not in RULES:
-            raise EntropyLabError(
-                f"scaling must be one of {', '.join(RULES)}, a number or a callable (N, T) -> multiplier. Got {rule!r}."
-            )
-        return NamedRule(rule, RULES[rule])
-    if isinstance(rule, int | float) and not isinstance(rule, bool):
-        check_multiplier(rule, "scaling")
-        return NamedRule(f"{rule:g}", lambda tokens, train_tokens: float(rule), needs_sizes=False)
-    if callable(rule):
-        return NamedRule(getattr(rule, "__name__", type(rule).__name__), rule)
-    raise EntropyLabError(
-        f"scaling must be one of {', '.join(RULES)}, a number or a callable (N, T) -> multiplier. "
-        f"Got {type(rule).__name__}."
-    )
-
-
-def check_multiplier(multiplier: Any, source: str) -> float | Tensor:
-    """A multiplier as it came, if it is finite and positive: a number, or a tensor of one per head."""
-    try:
-        values = torch.as_tensor(multiplier, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
-        values = torch.tensor(torch.nan)
-    if values.ndim > 1 or not bool(((values > 0) & values.isfinite()).all()):
-        raise EntropyLabError(f"{source} must give a finite multiplier > 0 (or one per head). Got {multiplier}.")
-    return values.float().cpu() if values.ndim else float(values)
+from .. import pipelines
+from ..capture import AttentionCall, intercept
+from ..capture.inputs import Inputs
+from ..errors import EntropyLabError, EntropyLabWarning
+from ..pipelines import KINDS
+from ..pipelines.backends import native_attention
+from ..pipelines.caches import seen_caches
+from ..pipelines.following import follow
+from ..pipelines.sight import Sight
+from ..sizes import Size
+from .rules import LayerRule, NamedRule, check_multiplier, check_train_size, named_rule, sqrt_log
 
 
 class Rescaling:
@@ -245,22 +157,6 @@ def check_kinds(kinds: Any) -> tuple[str, ...]:
     if not names or any(name not in KINDS for name in names):
         raise EntropyLabError(f"kinds must be some of {', '.join(KINDS)}. Got {kinds!r}.")
     return names
-
-
-def known_train_size(pipe: Any, train_size: Any) -> Size | None:
-    """The training size (height, width) [pixels]: as given, or from the pipeline's config, or None."""
-    return pipelines.as_pair(train_size) if train_size is not None else pipelines.train_size(pipe)
-
-
-def check_train_size(pipe: Any, train_size: Any) -> Size:
-    """The training size (height, width) [pixels]; an EntropyLabError if the pipeline does not say and none is given."""
-    found = known_train_size(pipe, train_size)
-    if found is None:
-        raise EntropyLabError(
-            f"{type(pipe).__name__} does not say what size it was trained at: pass train_size=, "
-            "an int or a (height, width) pair [pixels]."
-        )
-    return found
 
 
 class rescale:

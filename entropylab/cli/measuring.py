@@ -1,0 +1,158 @@
+"""Commands that measure, in one go or as a long run: ``entropylab measure``, ``status``, ``merge``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import entropylab
+
+from ..files import check_writable
+from ..sizes import parse_sizes, split
+from .application import (
+    Device,
+    Dtype,
+    Guidance,
+    Model,
+    Overwrite,
+    Quiet,
+    Scaling,
+    Seed,
+    Sizes,
+    Steps,
+    TakesSizes,
+    app,
+)
+from .words import as_table, is_first, is_run, prompts_of
+
+
+@app.command(
+    cls=TakesSizes,
+    short_help="Measure the entropy of attention at several image sizes.",
+    help="Sample images at every size and measure the entropy of every attention layer and head on the way, in nats. "
+    "Every size and every rule is sampled from the same prompts and seeds. The result is a netCDF file that "
+    "`entropylab fit` and `entropylab figures` read, and Python too (entropylab.open, an xarray.Dataset). "
+    "N is the number of tokens a query attends to, T that number at the training size. "
+    "With a folder for --out, long work is cut into units that are kept as they are finished: the same command goes on "
+    "where it was ended, and several processes share the work.",
+    epilog="\b\nExamples:\n"
+    "  entropylab measure --sizes 32 64 96x128 --samples 8 --out entropy.nc\n"
+    "  entropylab measure --sizes 32,64,128 --scaling original,sqrt_log --out both.nc\n"
+    "  entropylab measure stabilityai/stable-diffusion-2-1-base --sizes 256 512 768 \\\n"
+    "      --prompts captions.txt --samples 100 --rows 256 --dtype float16 --out sd.nc\n"
+    "  accelerate launch --num_processes 8 -m entropylab measure sd21 --sizes 256 512 768 \\\n"
+    "      --prompts captions.parquet --column caption --samples 5000 --out RUN/",
+)
+def measure(
+    sizes: Sizes,
+    model: Model = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Images per size and rule; one a prompt if left out.")
+    ] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    seed: Seed = 0,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Text file, one prompt a line; csv, tsv, jsonl or parquet; or a data set's id on the hub. If there "
+            "are more prompts than samples, the seed decides which. The embedded pipeline has its own.",
+        ),
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Column of FILE that holds the prompts; found by its name.")
+    ] = None,
+    scaling: Scaling = ["original"],  # noqa: B006 - typer's defaults are lists, and it copies them
+    statistics: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME,...",
+            help="entropy [nats], sigma2 [nats^2], third [nats^3], fourth [nats^4], sensitivity [nats^2], lse [nats], "
+            "mean [nats].",
+        ),
+    ] = ["entropy", "sigma2"],  # noqa: B006
+    batch_size: Annotated[int, typer.Option(min=1, help="Images sampled at once.")] = 4,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Measure a random subset of this many query rows; all if left out.")
+    ] = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE.nc", help="File to write, or a folder for a long run: RUN/.")
+    ] = Path("entropy.nc"),
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """``entropylab measure``: what can be checked is checked before the model is loaded."""
+    wanted, texts = parse_sizes(sizes), prompts_of(prompts, column, samples, seed)
+    long = is_run(out)
+    if not long:
+        check_writable(out, overwrite)
+    else:
+        from ..runs.beginning import check_folder
+        from ..runs.place import own_device
+
+        check_folder(out)
+        device = own_device(device)
+    from ..measuring.reduce import check_statistics
+    from ..scaling import parse_rules
+
+    rules, names = parse_rules(scaling), check_statistics(split(statistics))
+    further: dict[str, Any] = {"out": out, "overwrite": overwrite} if long else {}
+    ds = entropylab.measure(
+        entropylab.load(model, dtype=dtype, device=device),
+        wanted,
+        prompts=texts,
+        samples=samples,
+        steps=steps,
+        guidance_scale=guidance,
+        seed=seed,
+        scaling=rules,
+        statistics=names,
+        rows=rows,
+        batch_size=batch_size,
+        progress=not quiet,
+        **further,
+    )
+    if not long:
+        entropylab.save(ds, out, overwrite=overwrite)
+    if not long or is_first():
+        typer.echo(f"wrote {out}; next: entropylab fit {out}")
+
+
+@app.command(
+    short_help="Tell what is done of a long run.",
+    help="Tell what is done of a run that `entropylab measure --out RUN/` wrote or is writing: units and samples of "
+    "each size and rule, and which processes are at work.",
+    epilog="\b\nExamples:\n  entropylab status RUN/\n  entropylab status RUN/ --check",
+)
+def status(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")],
+    check: Annotated[bool, typer.Option("--check", help="Read every unit and verify its checksum.")] = False,
+) -> None:
+    """``entropylab status``."""
+    from ..runs import status as status_of
+
+    found = status_of(run, check)
+    typer.echo("\n".join([as_table(found.table), *found.notes]))
+
+
+@app.command(
+    short_help="Join long runs into one file.",
+    help="Join runs of the same configuration, finished or not, into one netCDF file. They may differ in sizes, rules, "
+    "seeds and prompts; a unit that several have counts once.",
+    epilog="\b\nExamples:\n  entropylab merge RUN/ --out entropy.nc\n  entropylab merge one/ other/ --out both.nc",
+)
+def merge(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of the runs.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.nc", help="File to write.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """``entropylab merge``."""
+    from ..runs import merge as merge_runs
+
+    check_writable(out, overwrite)
+    ds = merge_runs(runs)
+    entropylab.save(ds, out, overwrite=overwrite)
+    typer.echo(f"wrote {out}: {ds.attrs['units_done']} of {ds.attrs['units']} units; next: entropylab fit {out}")

@@ -1,0 +1,29 @@
+"""The scaling rules, and ``rescale``, which applies one while a pipeline samples."""
+
+from .rescaling import rescale, rescaled, rule_at_work
+from .rules import (
+    NEEDS_CALIBRATION,
+    RULES,
+    LayerRule,
+    NamedRule,
+    Rule,
+    check_train_size,
+    known_train_size,
+    named_rule,
+    parse_rules,
+)
+
+__all__ = [
+    "NEEDS_CALIBRATION",
+    "RULES",
+    "LayerRule",
+    "NamedRule",
+    "Rule",
+    "check_train_size",
+    "known_train_size",
+    "named_rule",
+    "parse_rules",
+    "rescale",
+    "rescaled",
+    "rule_at_work",
+]

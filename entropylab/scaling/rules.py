@@ -1,0 +1,134 @@
+"""The rules for the softmax scale: what each multiplies it by, from N and T, and how a caller names one."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import pipelines
+from ..errors import EntropyLabError
+from ..sizes import Size, split
+
+Rule = Callable[[int, int], float]
+
+
+def original(tokens: int, train_tokens: int) -> float:
+    """The scale the model was trained with: multiplier 1."""
+    return 1.0
+
+
+def sqrt_log(tokens: int, train_tokens: int) -> float:
+    """The paper's: sqrt(log N / log T), so that the scale is sqrt(log_T(N) / d) (paper, Eq. 7)."""
+    return math.sqrt(math.log(tokens) / math.log(train_tokens))
+
+
+class LayerRule(ABC):
+    """A rule that knows the layers: its multipliers differ between them."""
+
+    @abstractmethod
+    def check(self, pipe: Any) -> None:
+        """Raise an EntropyLabError if the rule is not for this pipeline; before any sampling."""
+
+    @abstractmethod
+    def factor(self, layer: str, tokens: int, train_tokens: int) -> float | Tensor:
+        """The multiplier of one layer, or one per head (heads,)."""
+
+
+NEEDS_CALIBRATION = ("invariant", "calibrated")
+
+
+@dataclass(frozen=True)
+class NamedRule:
+    """A rule and the name that results carry."""
+
+    name: str
+    function: Rule | LayerRule
+    needs_sizes: bool = True
+
+    @property
+    def is_original(self) -> bool:
+        """Whether the rule changes nothing anywhere."""
+        return self.function is original
+
+
+RULES: dict[str, Rule] = {"original": original, "sqrt_log": sqrt_log}
+"""Rules by name. Add your own: ``RULES["mine"] = lambda N, T: ...``."""
+
+
+def named_rule(rule: Any) -> NamedRule:
+    """A rule given by name, as a number, or as a callable (N, T) -> multiplier.
+
+    Raises:
+        EntropyLabError: not one of these, or a number that is not finite and positive.
+    """
+    if isinstance(rule, NamedRule):
+        return rule
+    if isinstance(rule, str):
+        if rule in NEEDS_CALIBRATION:
+            raise EntropyLabError(
+                f"scaling {rule!r} needs a calibration: calibration = entropylab.calibrate(pipe, sizes), then pass "
+                f"calibration.{rule} instead of the name."
+            )
+        if rule not in RULES:
+            raise EntropyLabError(
+                f"scaling must be one of {', '.join(RULES)}, a number or a callable (N, T) -> multiplier. Got {rule!r}."
+            )
+        return NamedRule(rule, RULES[rule])
+    if isinstance(rule, int | float) and not isinstance(rule, bool):
+        check_multiplier(rule, "scaling")
+        return NamedRule(f"{rule:g}", lambda tokens, train_tokens: float(rule), needs_sizes=False)
+    if callable(rule):
+        return NamedRule(getattr(rule, "__name__", type(rule).__name__), rule)
+    raise EntropyLabError(
+        f"scaling must be one of {', '.join(RULES)}, a number or a callable (N, T) -> multiplier. "
+        f"Got {type(rule).__name__}."
+    )
+
+
+def check_multiplier(multiplier: Any, source: str) -> float | Tensor:
+    """A multiplier as it came, if it is finite and positive: a number, or a tensor of one per head."""
+    try:
+        values = torch.as_tensor(multiplier, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        values = torch.tensor(torch.nan)
+    if values.ndim > 1 or not bool(((values > 0) & values.isfinite()).all()):
+        raise EntropyLabError(f"{source} must give a finite multiplier > 0 (or one per head). Got {multiplier}.")
+    return values.float().cpu() if values.ndim else float(values)
+
+
+def known_train_size(pipe: Any, train_size: Any) -> Size | None:
+    """The training size (height, width) [pixels]: as given, or from the pipeline's config, or None."""
+    return pipelines.as_pair(train_size) if train_size is not None else pipelines.train_size(pipe)
+
+
+def check_train_size(pipe: Any, train_size: Any) -> Size:
+    """The training size (height, width) [pixels]; an EntropyLabError if the pipeline does not say and none is given."""
+    found = known_train_size(pipe, train_size)
+    if found is None:
+        raise EntropyLabError(
+            f"{type(pipe).__name__} does not say what size it was trained at: pass train_size=, "
+            "an int or a (height, width) pair [pixels]."
+        )
+    return found
+
+
+def parse_rules(texts: Sequence[str]) -> tuple[str | float, ...]:
+    """Scaling rules from words such as "original,sqrt_log" and "0.9": names, and numbers as multipliers."""
+    from ..scaling.rules import named_rule
+
+    rules = tuple(number(text) for text in split(texts))
+    for rule in rules:
+        named_rule(rule)
+    return rules
+
+
+def number(text: str) -> str | float:
+    """``text`` as a float if it is one."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
