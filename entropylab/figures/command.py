@@ -1,11 +1,11 @@
-"""The command line that the scripts of single figures share."""
+"""What the command lines of the scripts share: those of single figures as a whole, others in part."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import EntropyLabError
+from ..errors import EntropyLabError, one_line
 from ..files import make_folder
 from ..opening import open_dataset
 from ..reporting.views import labels
@@ -23,20 +23,40 @@ def command(figure: Any, arguments: Sequence[str] | None = None) -> None:
         arguments: the command line; the process's own by default.
     """
     parser = argparse.ArgumentParser(description=figure.__doc__)
-    parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help="folder to write to (%(default)s)")
+    add_out(parser)
     parser.add_argument("--run", type=Path, nargs="+", metavar="FILE.nc", help="draw this instead of measuring")
     parser.add_argument("--samples", type=int, metavar="N", help="at most this many images per size and rule")
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps")
     given = parser.parse_args(arguments)
-    try:
+
+    def write() -> list[Path]:
         out = make_folder(given.out)
         sampling = {"samples": given.samples, "steps": given.steps}
         source = None if given.run or getattr(figure, "SIMULATED", False) else new_source(**sampling)
         ds = opened(figure, given.run) if given.run else figure.measured(source)
-        for path in figure.files(ds, out):
-            print(path)
+        return figure.files(ds, out)
+
+    run(parser, write)
+
+
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """Let a script be told where to write."""
+    parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help="folder to write to (%(default)s)")
+
+
+def run(parser: argparse.ArgumentParser, write: Callable[[], Iterable[Path]], shows_text: bool = False) -> None:
+    """Do a script's work, and say what was written; what the caller did wrong is one line, with exit status 2.
+
+    Args:
+        parser: of the script's command line.
+        write: does the work, and returns the files.
+        shows_text: whether to print what stands in Markdown files, instead of their names.
+    """
+    try:
+        for path in write():
+            print(path.read_text(encoding="utf-8") if shows_text and path.suffix == ".md" else f"wrote {path}")
     except EntropyLabError as error:
-        parser.error(" ".join(str(error).split()))
+        parser.error(one_line(error))
 
 
 def opened(figure: Any, paths: Sequence[Path]) -> Any:

@@ -22,6 +22,7 @@ from ..quality.evaluation import evaluate
 from ..quality.saving import prompt_of, read_picture
 from ..scaling import check_train_size
 from ..sizes import size_label
+from .command import add_out, run
 from .measuring import STEPS
 from .table_text import as_markdown
 
@@ -64,12 +65,12 @@ def command(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", nargs="?", type=Path, metavar="PICTURES", help="folder of PNGs with prompts")
     parser.add_argument("--clip", metavar="MODEL", help="hub id or folder; the embedded model if left out")
-    parser.add_argument("--out", type=Path, default=Path("figures/output"), metavar="DIR", help="(%(default)s)")
+    add_out(parser)
     given = parser.parse_args(arguments)
-    try:
-        clip = clip_of(given.clip, embedded=given.clip is None)
+
+    def write() -> list[Path]:
+        out, clip = make_folder(given.out), clip_of(given.clip, embedded=given.clip is None)
         count, found = measured(given.pictures, clip)
-        for path in files(count, found, clip.name, make_folder(given.out)):
-            print(path.read_text(encoding="utf-8") if path.suffix == ".md" else f"wrote {path}")
-    except EntropyLabError as error:
-        parser.error(" ".join(str(error).split()))
+        return files(count, found, clip.name, out)
+
+    run(parser, write, shows_text=True)

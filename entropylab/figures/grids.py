@@ -19,6 +19,7 @@ from ..errors import EntropyLabError
 from ..files import make_folder
 from ..plot.style import write_figure
 from ..quality.saving import prompt_of
+from .command import add_out, run
 from .samples import WIDTH
 
 COLUMNS = 8
@@ -103,10 +104,6 @@ def command(arguments: Sequence[str] | None = None) -> None:
     """The command line of figures/grids.py."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", type=Path, metavar="PICTURES", help="the folder that --pictures named")
-    parser.add_argument("--out", type=Path, default=Path("figures/output"), metavar="DIR", help="(%(default)s)")
+    add_out(parser)
     given = parser.parse_args(arguments)
-    try:
-        for path in files(given.pictures, make_folder(given.out)):
-            print(path)
-    except EntropyLabError as error:
-        parser.error(" ".join(str(error).split()))
+    run(parser, lambda: files(given.pictures, make_folder(given.out)))

@@ -35,6 +35,9 @@ SAMPLES, STEPS = 4, 6
 FEW = 3
 """Samples of a calibration, and of the sweep, which sample once for every Newton step and every multiplier."""
 
+EVALUATION = "evaluation.nc"
+"""The file that the tables are made from."""
+
 ITERATIONS = 3
 """Newton steps of the calibration, which starts from the second-order solution."""
 

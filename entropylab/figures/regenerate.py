@@ -15,14 +15,12 @@ from ..models.train_denoiser import draw_grid
 from ..netcdf import save
 from ..opening import open_dataset
 from . import figure5, figure6, gaussian_ablation, law_checks, layers, logits, samples, sweep, two_models
-from .measuring import RULES, Source, new_source
+from .measuring import EVALUATION, RULES, Source, new_source
 
 Files = Callable[[xr.Dataset, Path], list[Path]]
 
 MEASUREMENT, SWEEP, PICTURES, CALIBRATION = "measurement.nc", "sweep.nc", "pictures.nc", "calibration.nc"
 LAW, LOGITS, ABLATION = "law.nc", "logits.nc", "gaussian_ablation.nc"
-EVALUATION = "evaluation.nc"
-"""What the tables are made from, as of figures/tables.py."""
 GRID = "prompts.png"
 """The embedded pipeline's forty prompts at its training size, ten to a row."""
 DRAWN: dict[str, tuple[Files, ...]] = {
@@ -49,8 +47,8 @@ def regenerate(
     """Write every figure as PDF, PNG and CSV, and what was measured for it as netCDF, which ``run`` can redraw.
 
     figure3 to figure6 are numbered as in the paper, as are table1 to table3, table_s1 and table_s2 (of its supplement).
-    Its figures 1 and 7 are grid_SIZE, rules and baselines beside each other; figure 2 is a drawing. Other names are
-    figures of our own.
+    With ``tables`` come its figures 1 and 7, of rules and baselines beside each other; its figure 2 is a drawing. Other
+    names are figures of our own.
 
     Args:
         out: folder to write to; files of the same names are replaced.

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..errors import EntropyLabError
 from ..files import make_folder
 from ..plot.style import write_table
 from ..quality import published
 from ..quality.ratings.analysis import Analysis, analyse
 from ..sizes import size_label
+from .command import add_out, run
 from .table_text import as_markdown
 
 
@@ -39,11 +39,10 @@ def command(arguments: Sequence[str] | None = None) -> None:
     """The command line of figures/table3.py."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="*", type=Path, metavar="FILES", help="what the ratings page saved")
-    parser.add_argument("--out", type=Path, default=Path("figures/output"), metavar="DIR", help="(%(default)s)")
+    add_out(parser)
     given = parser.parse_args(arguments)
-    try:
-        found = analyse(given.files) if given.files else None
-        for path in files(found, make_folder(given.out)):
-            print(path.read_text(encoding="utf-8") if path.suffix == ".md" else f"wrote {path}")
-    except EntropyLabError as error:
-        parser.error(" ".join(str(error).split()))
+    run(
+        parser,
+        lambda: files(analyse(given.files) if given.files else None, make_folder(given.out)),
+        shows_text=True,
+    )

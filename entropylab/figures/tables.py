@@ -4,7 +4,7 @@
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from ..quality.methods import BASELINES
 from ..scaling import NEEDS_CALIBRATION, named_rule
 from ..scaling.rules import number
 from ..sizes import Size, parse_sizes, split
-from .measuring import ITERATIONS, RULES, STEPS, Source, new_source
+from .command import add_out, run
+from .measuring import EVALUATION, ITERATIONS, RULES, STEPS, Source, new_source
 from .table_text import Frames, Table, paper_by_size, paper_costs
 
 SIDES = ((0.5, 0.5), (0.875, 0.875), (1, 1), (1.5, 1.5), (0.625, 1), (0.75, 1))
@@ -35,8 +36,6 @@ SIDES = ((0.5, 0.5), (0.875, 0.875), (1, 1), (1.5, 1.5), (0.625, 1), (0.75, 1))
 SAMPLES, BATCH = 64, 8
 CALIBRATED_WITH = 3
 """Pictures of each Newton step of the calibration."""
-
-EVALUATION = "evaluation.nc"
 
 ALL_RULES = (*RULES, *NEEDS_CALIBRATION, *BASELINES)
 
@@ -210,7 +209,7 @@ def command(names: Sequence[str] = tuple(TABLES), arguments: Sequence[str] | Non
     parser.add_argument(
         "model", nargs="?", help="hub id, folder, or preset (sd21, ldm256); the embedded pipeline if left out"
     )
-    parser.add_argument("--out", type=Path, default=Path("figures/output"), metavar="DIR", help="(%(default)s)")
+    add_out(parser)
     parser.add_argument("--run", type=Path, metavar="FILE.nc", help="read this evaluation instead of sampling")
     parser.add_argument(
         "--samples",
@@ -236,16 +235,16 @@ def command(names: Sequence[str] = tuple(TABLES), arguments: Sequence[str] | Non
     )
     parser.add_argument("--resamples", type=int, default=300, metavar="N", help="bootstrap draws (%(default)s)")
     given = parser.parse_args(arguments)
-    try:
+
+    def write() -> Iterator[Path]:
         out = make_folder(given.out)
         ds = open_dataset(given.run) if given.run else evaluated(given)
         if not given.run:
             save(ds, out / EVALUATION, overwrite=True)
         for name in names:
-            for path in TABLES[name].files(ds, out):
-                print(path.read_text(encoding="utf-8") if path.suffix == ".md" else f"wrote {path}")
-    except EntropyLabError as error:
-        parser.error(" ".join(str(error).split()))
+            yield from TABLES[name].files(ds, out)
+
+    run(parser, write, shows_text=True)
 
 
 def evaluated(given: argparse.Namespace) -> xr.Dataset:
