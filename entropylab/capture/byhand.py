@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .interception import NOWHERE, AttentionCall, Interception, active, is_linear, running, tell, unfollowed
+from .calls import NOWHERE, AttentionCall
+from .forwards import running, unfollowed
+from .interception import Interception, active, is_linear, tell
+from .tracing import version_of
 
 
 def seen_softmaxes() -> list[tuple[Any, str, Callable[..., Tensor]]]:
@@ -26,18 +29,13 @@ class Noted:
 
     logits: Tensor
     dim: Any
-    version: int | None
+    version: int
 
     @property
     def is_of_keys(self) -> bool:
         """Whether it may be that of an attention map, whose logits are still there."""
         ndim = self.logits.ndim
         return ndim > 2 and self.dim in (-1, ndim - 1) and version_of(self.logits) == self.version
-
-
-def version_of(tensor: Tensor) -> int | None:
-    """How often a tensor was changed in place; None if nobody counts."""
-    return None if tensor.is_inference() else tensor._version
 
 
 def seen(original: Callable[..., Tensor]) -> Callable[..., Tensor]:

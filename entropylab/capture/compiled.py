@@ -1,14 +1,14 @@
 """Compiled code: it holds no calls that could be seen or followed, so it runs as it was written meanwhile."""
 
-import threading
 from typing import Any
 
 import torch
 from torch import nn
 
-lock = threading.Lock()
-eager: list[Any] = []
-"""One entry for everyone who has compiled code run eagerly: first the stance of the compiler before."""
+from .shared import Shared, Undo
+
+stances = Shared()
+"""Stances of the compiler."""
 
 
 def is_compiled(module: nn.Module) -> bool:
@@ -19,13 +19,15 @@ def is_compiled(module: nn.Module) -> bool:
 
 def run_eagerly() -> None:
     """Let compiled code run as it was written, until as many times ``run_compiled``."""
-    with lock:
-        eager.append(torch.compiler.set_stance("force_eager") if not eager else None)
+    stances.begin(torch.compiler, force_eager)
 
 
 def run_compiled() -> None:
     """Undo one ``run_eagerly``."""
-    with lock:
-        stance = eager.pop()
-        if not eager:
-            stance.__exit__(None, None, None)
+    stances.end(torch.compiler)
+
+
+def force_eager(compiler: Any) -> Undo:
+    """Change the stance of the compiler."""
+    stance = compiler.set_stance("force_eager")
+    return lambda: stance.__exit__(None, None, None)

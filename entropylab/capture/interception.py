@@ -1,11 +1,8 @@
 """What an interception knows: where it is (which modules run in this thread), and whom to tell of an attention call."""
 
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import wraps
 from typing import Any
 from weakref import WeakSet
 
@@ -13,46 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import EntropyLabError
+from .calls import NOWHERE, AttentionCall
+from .forwards import running, unfollowed
 from .inputs import Inputs
-from .roles import Layout, Roles, forget, layout_for, remember, roles_of
-from .tracing import Trace
-
-
-@dataclass(frozen=True)
-class AttentionCall:
-    """One attention call as the model makes it.
-
-    Attributes:
-        layer: path of the module that makes it, e.g. "unet.mid_block.attentions.0.transformer_blocks.0.attn1".
-        module: that module.
-        query: (batch, heads, queries, d).
-        key: (batch, heads, keys, d).
-        mask: as the model passes it: boolean or additive, broadcastable to (batch, heads, queries, keys), or None.
-        scale: the factor on the logits.
-        rescaled: what of it, or of the queries, is a rule's: one number, or one per head (heads,).
-        is_causal: whether a causal mask applies as well.
-        context: how many other tokens the module was handed to attend to (``encoder_hidden_states``); None if none.
-        occurrence: how many calls that module made before this one in the same forward of its root.
-        roles: what the query rows and the keys stand for, where that can be told.
-        inputs: what the root's forward was handed, where that is known.
-    """
-
-    layer: str
-    module: nn.Module
-    query: Tensor
-    key: Tensor
-    mask: Tensor | None
-    scale: float
-    is_causal: bool
-    context: int | None
-    occurrence: int = 0
-    roles: Roles | None = None
-    inputs: Inputs | None = None
-    rescaled: float | Tensor = 1.0
-
-
-NOWHERE = nn.Identity()
-"""The module of a call whose place is not known yet."""
 
 OnAttention = Callable[[AttentionCall], "float | Tensor | None"]
 OnForward = Callable[[str, nn.Module, Inputs], None]
@@ -89,78 +49,6 @@ class Frame:
     why: str = "ran without an attention call that can be seen"
 
 
-class Forward:
-    """One forward of a root, in one thread: its inputs, and the roles of the tokens in it."""
-
-    def __init__(self, root: nn.Module, inputs: Inputs) -> None:
-        self.root, self.inputs = root, inputs
-        self.counts: Counter = Counter()
-        self.layout: Layout = layout_for(root, inputs.names, inputs.shapes, inputs.deciding)
-        self.trace: Trace | None = None
-        self.paused = 0
-        if inputs.sources and not self.layout.whole:
-            self.trace = Trace(inputs.sources)
-            self.trace.__enter__()
-
-    def end(self, whole: bool) -> None:
-        """The forward is over; if it ran to its end, what was traced is remembered."""
-        if self.trace is not None:
-            if not self.paused:
-                self.trace.__exit__(None, None, None)
-            if whole and self.trace.failure is None:
-                remember(self.root, self.inputs.names, self.inputs.shapes, self.layout)
-            self.trace = None
-
-    def pause(self) -> None:
-        """Stop following during a module that would take another path if it were followed."""
-        if self.trace is not None and not self.paused:
-            self.trace.__exit__(None, None, None)
-        self.paused += 1
-
-    def go_on(self) -> None:
-        """Follow again after such a module, if it did begin."""
-        was_paused, self.paused = self.paused, max(0, self.paused - 1)
-        if self.trace is not None and was_paused == 1:
-            self.trace.__enter__()
-
-    def narrow(self, part: Inputs) -> None:
-        """Only a part of the batch is computed."""
-        self.inputs = self.inputs.narrowed(part)
-
-    def placed(
-        self, call: AttentionCall, module: nn.Module, sides: tuple[Tensor, Tensor], counts: bool
-    ) -> AttentionCall:
-        """``call`` with its roles, read off its two ``sides``, and its number among the module's calls if it counts."""
-        place = (id(module), self.counts[module])
-        if self.trace is not None:
-            otherwise = "other" if "image" in self.inputs.sources else "image"
-            roles = None if self.paused else roles_of(self.trace, *sides, otherwise)
-            if counts:
-                self.layout.calls[place] = roles
-        else:
-            roles = self.layout.calls.get(place)
-            if self.layout.whole and place not in self.layout.calls:
-                forget(self.root)
-        if counts:
-            self.counts[module] += 1
-        if roles is not None and (roles := roles.fitted(call.query, call.key, self.inputs.images)) is None:
-            forget(self.root)
-        return replace(call, occurrence=place[1], roles=roles, inputs=self.inputs)
-
-
-@contextmanager
-def unfollowed_here() -> Iterator[Trace | None]:
-    """Follow nothing of what is computed inside; the trace that is paused, if there is one."""
-    forward = running()
-    if forward is not None:
-        forward.pause()
-    try:
-        yield None if forward is None else forward.trace
-    finally:
-        if forward is not None:
-            forward.go_on()
-
-
 stood_in_for: "WeakSet[nn.Module]" = WeakSet()
 """Modules whose forward something stands in for, a cache, that may leave it out and tells if it does not."""
 
@@ -170,15 +58,6 @@ def began(module: nn.Module) -> None:
     for interception in active:
         for frame in interception.frames:
             frame.skipped &= frame.module is not module
-
-
-here = threading.local()
-"""The forward that runs in this thread, as ``here.forward``."""
-
-
-def running() -> Forward | None:
-    """The forward that runs in this thread."""
-    return getattr(here, "forward", None)
 
 
 @dataclass(eq=False)
@@ -242,17 +121,6 @@ class Interception:
 
 active: list[Interception] = []
 """The interceptions that are on, those that rescale first."""
-
-
-def unfollowed(function: Callable) -> Callable:
-    """Run ``function`` without tracing what it computes."""
-
-    @wraps(function)
-    def run(*args: Any) -> Any:
-        with torch._C.DisableTorchFunction():
-            return function(*args)
-
-    return run
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -321,16 +189,3 @@ def tell(interception: Interception, call: AttentionCall) -> None:
             interception.refuse(str(problem))
         else:
             interception.passed()
-
-
-def per_head(query: Tensor, factor: Tensor) -> Tensor:
-    """Queries (batch, heads, queries, d) times one factor per head."""
-    exact = torch.promote_types(query.dtype, torch.float32)
-    return (query.to(exact) * factor.to(query.device, exact, non_blocking=True)[:, None, None]).to(query.dtype)
-
-
-def rescaled(call: AttentionCall, factor: float | Tensor) -> AttentionCall:
-    """``call`` with its logits multiplied by ``factor``."""
-    if isinstance(factor, Tensor):
-        return replace(call, query=per_head(call.query, factor), rescaled=factor)
-    return replace(call, scale=call.scale * factor, rescaled=factor)

@@ -6,45 +6,35 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .byhand import seen_softmaxes
-from .interception import AttentionCall, anybody, ask, call_of, per_head, rescaled, show, unfollowed_here
+from .calls import AttentionCall, per_head, rescaled
+from .forwards import unfollowed_here
+from .interception import anybody, ask, call_of, show
 from .multihead import is_inside_multihead
+from .shared import Undo, replaced, together
 
 originals: dict[str, Callable[..., Any]] = {}
 """Name of a substitute -> what it stands in for while anybody looks: PyTorch's function, or what somebody put there."""
-
-replaced: list[tuple[Any, str, Any]] = []
-"""Owner, name and original of everything that is stood in for."""
 
 PROBES = (0.0, 1.0, -3.0, 30.0, -100.0)
 """Scores with which we ask whether a ``score_mod`` does anything but add."""
 
 
-def begin_to_see() -> None:
-    """Stand in for the functions that compute attention, and for softmax."""
+def see_functions(functional: Any) -> Undo:
+    """Stand in for the functions that compute attention, of ``torch.nn.functional`` and elsewhere, and for softmax."""
     substitutes: list[tuple[Any, str, Callable[..., Any]]] = [
-        (F, "scaled_dot_product_attention", seen_sdpa),
+        (functional, "scaled_dot_product_attention", seen_sdpa),
         *seen_softmaxes(),
     ]
     if (flex := sys.modules.get("torch.nn.attention.flex_attention")) is not None:
         substitutes.append((flex, "flex_attention", seen_flex))
+    undoing = []
     for owner, name, substitute in substitutes:
-        replaced.append((owner, name, vars(owner).get(name)))
         originals[substitute.__name__] = getattr(owner, name)
-        setattr(owner, name, substitute)
-
-
-def cease_to_see() -> None:
-    """Put the functions back; what was inherited is inherited again."""
-    while replaced:
-        owner, name, own = replaced.pop()
-        if own is None:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, own)
+        undoing.append(replaced(owner, name, substitute))
+    return together(undoing)
 
 
 def seen_sdpa(

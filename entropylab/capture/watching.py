@@ -12,27 +12,18 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .byhand import see_by_hand
+from .calls import AttentionCall
 from .compiled import is_compiled, run_compiled, run_eagerly
-from .interception import (
-    AttentionCall,
-    Forward,
-    Frame,
-    Interception,
-    OnAttention,
-    OnForward,
-    OnOutput,
-    ReadInputs,
-    active,
-    here,
-    running,
-    stood_in_for,
-)
+from .forwards import Forward, here, running
+from .interception import Frame, Interception, OnAttention, OnForward, OnOutput, ReadInputs, active, stood_in_for
 from .multihead import other_keys, see_multihead
 from .roles import forget_what_may_change
-from .seen import SeenScores, begin_to_see, cease_to_see
+from .seen import SeenScores, see_functions
+from .shared import Shared, Undo, replaced
 
 __all__ = ["AttentionCall", "Interception", "intercept", "looks_like_attention"]
 
@@ -40,10 +31,8 @@ PROJECTIONS = ("q", "k", "v", "wq", "wk", "wv", "query", "key", "value")
 """Words in names of the parts of an attention layer."""
 
 lock = threading.Lock()
-overridden: "WeakKeyDictionary[nn.Module, int]" = WeakKeyDictionary()
-"""Modules whose ``get_attention_scores`` is seen, and by how many interceptions."""
-kept: "WeakKeyDictionary[nn.Module, Any]" = WeakKeyDictionary()
-"""A ``get_attention_scores`` that such a module had of its own, not of its class."""
+functions, scores = Shared(), Shared()
+"""Functions of PyTorch that are seen, and modules whose ``get_attention_scores`` is."""
 
 
 def looks_like_attention(module: nn.Module) -> bool:
@@ -107,49 +96,28 @@ def intercept(
         for name, root in roots.items():
             for path, module in root.named_modules(prefix=name):
                 watch(interception, stack, path.replace("._orig_mod", ""), module, is_root=module is root)
-        activate(interception)
-        stack.callback(deactivate, interception)
+        stack.enter_context(activated(interception))
         stack.callback(end_forward, interception, whole=False)
         yield interception
 
 
-def activate(interception: Interception) -> None:
-    """Add an interception; the first one replaces the attention function."""
-    with lock:
-        if not active:
-            begin_to_see()
-        active.append(interception)
-        active.sort(key=lambda other: not other.rescales)
+@contextmanager
+def activated(interception: Interception) -> Iterator[None]:
+    """Have an interception told of what is seen, those that rescale first."""
+    with functions.changed(F, see_functions):
+        with lock:
+            active.append(interception)
+            active.sort(key=lambda other: not other.rescales)
+        try:
+            yield
+        finally:
+            with lock:
+                active.remove(interception)
 
 
-def deactivate(interception: Interception) -> None:
-    """Remove an interception; the last one puts the attention function back."""
-    with lock:
-        active.remove(interception)
-        if not active:
-            cease_to_see()
-
-
-def override(module: Any) -> None:
+def see_scores(module: Any) -> Undo:
     """Let a module's ``get_attention_scores`` be seen."""
-    with lock:
-        overridden[module] = overridden.get(module, 0) + 1
-        if overridden[module] == 1:
-            kept[module] = vars(module).get("get_attention_scores")
-            module.get_attention_scores = SeenScores(module)
-
-
-def restore(module: Any) -> None:
-    """Put a module's ``get_attention_scores`` back, if nobody else looks."""
-    with lock:
-        overridden[module] -= 1
-        if not overridden[module]:
-            del overridden[module]
-            own = kept.pop(module)
-            if own is None:
-                del module.get_attention_scores
-            else:
-                module.get_attention_scores = own
+    return replaced(module, "get_attention_scores", SeenScores(module))
 
 
 def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Module, is_root: bool) -> None:
@@ -164,8 +132,7 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
         watchers.setdefault(module, []).append(interception)
         stack.callback(watchers[module].remove, interception)
     if hasattr(module, "get_attention_scores") and hasattr(module, "heads"):
-        override(module)
-        stack.callback(restore, module)
+        stack.enter_context(scores.changed(module, see_scores))
 
     def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
         if is_root:
@@ -173,8 +140,8 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
         context = context_tokens(module, args, kwargs)
         interception.frames.append(Frame(path, module, context, suspicious, skipped=module in stood_in_for))
         own = own_tokens(args, kwargs)
-        if isinstance(scores := vars(module).get("get_attention_scores"), SeenScores) and own is not None:
-            scores.begin(len(own))
+        if isinstance(seen := vars(module).get("get_attention_scores"), SeenScores) and own is not None:
+            seen.begin(len(own))
         if isinstance(module, nn.MultiheadAttention) and watchers[module][-1] is interception:
             see_multihead(module, args, kwargs)
         if fast and watchers[module][-1] is interception and (forward := running()) is not None:

@@ -4,7 +4,7 @@ import copy
 import json
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -13,15 +13,12 @@ import xarray as xr
 from torch import Tensor, nn
 
 from .. import pipelines
-from ..capture import AttentionCall, Interception, intercept
+from ..capture import AttentionCall, Interception
 from ..capture.inputs import Inputs
 from ..dataset import describe
 from ..errors import EntropyLabError, EntropyLabWarning, check_count
 from ..pipelines import KINDS
-from ..pipelines.backends import native_attention
-from ..pipelines.caches import seen_caches
-from ..pipelines.following import follow
-from ..pipelines.sight import Sight
+from ..pipelines.sight import Sight, observed
 from ..scaling import known_train_size, rule_at_work
 from ..sizes import Size
 from .assemble import Cells, LayerLabel, Run, check_keep
@@ -240,19 +237,8 @@ def record(
 def watching(recorder: Recorder, strict: bool = False) -> Iterator[None]:
     """Let ``recorder`` watch its pipeline while the context lasts."""
     roots = pipelines.denoisers(recorder.pipe)
-    with ExitStack() as stack:
-        stack.enter_context(native_attention(roots))
-        stack.enter_context(seen_caches(roots))
-        stack.enter_context(follow(recorder.pipe, recorder))
-        recorder.interception = recorder.sight.interception = stack.enter_context(
-            intercept(
-                roots,
-                recorder.on_attention,
-                on_forward=recorder.on_forward,
-                on_output=recorder.on_output,
-                read_inputs=recorder.sight.read_inputs,
-            )
-        )
+    told = {"on_forward": recorder.on_forward, "on_output": recorder.on_output}
+    with observed(recorder.sight, roots, recorder, recorder.on_attention, **told) as recorder.interception:
         try:
             yield
         except BaseException:

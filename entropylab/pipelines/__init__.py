@@ -1,30 +1,13 @@
 """The only room that knows diffusers: what denoises in a pipeline, what its layers are, which image it is sampling."""
 
-from ..sizes import as_pair
-from .structure import (
-    KINDS,
-    Layer,
-    accepts,
-    block_of,
-    check_attends,
-    check_sizes,
-    default_size,
-    denoisers,
-    grown_keys,
-    is_without_image,
-    kind_of,
-    layers,
-    part_of,
-    tokens_at,
-    train_size,
-    vae_factor,
-)
+from .kinds import KINDS, grown_keys, is_without_image, kind_of, part_of, tokens_at
+from .resolution import check_sizes, default_size, train_size, vae_factor
+from .structure import Layer, accepts, block_of, check_attends, denoisers, layers
 
 __all__ = [
     "KINDS",
     "Layer",
     "accepts",
-    "as_pair",
     "block_of",
     "check_attends",
     "check_sizes",

@@ -3,13 +3,13 @@
 What is set is each processor's own backend, which goes before the process-wide default; that one is left alone.
 """
 
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
 
+from ..capture.shared import Shared, Undo, replaced
 from ..errors import EntropyLabError
 
 VISIBLE = ("native", "_native", "flex")
@@ -19,6 +19,10 @@ HIDING = ("XFormers", "NPU", "XLA", "Sage", "Flash")
 """Parts of names of attention processors that call a library of their own."""
 
 
+switched = Shared()
+"""Processors that call PyTorch's attention meanwhile."""
+
+
 @contextmanager
 def native_attention(roots: Mapping[str, nn.Module]) -> Iterator[None]:
     """Let the processors of ``roots`` call PyTorch's attention, while the context lasts.
@@ -26,8 +30,7 @@ def native_attention(roots: Mapping[str, nn.Module]) -> Iterator[None]:
     Raises:
         EntropyLabError: a processor calls a library of its own, and has no setting for it.
     """
-    mine: list[Any] = []
-    try:
+    with ExitStack() as stack:
         for path, processor in processors(roots):
             name = type(processor).__name__
             if any(part in name for part in HIDING) and not name.endswith("2_0"):
@@ -36,36 +39,14 @@ def native_attention(roots: Mapping[str, nn.Module]) -> Iterator[None]:
                     "e.g. pipe.disable_xformers_memory_efficient_attention() or "
                     "model.set_attn_processor(AttnProcessor2_0())."
                 )
-            if id(processor) in switched or hides(processor):
-                switch(processor)
-                mine.append(processor)
+            if processor in switched or hides(processor):
+                stack.enter_context(switched.changed(processor, switch))
         yield
-    finally:
-        for processor in mine:
-            switch_back(processor)
 
 
-switched: dict[int, tuple[Any, Any, int]] = {}
-"""Id of a processor that was switched -> the processor, its own backend, and how many look."""
-lock = threading.Lock()
-
-
-def switch(processor: Any) -> None:
-    """Let a processor call PyTorch's attention, until as many times ``switch_back``."""
-    with lock:
-        _, own, count = switched.get(id(processor), (processor, processor._attention_backend, 0))
-        switched[id(processor)] = (processor, own, count + 1)
-        processor._attention_backend = "native"
-
-
-def switch_back(processor: Any) -> None:
-    """Undo one ``switch``."""
-    with lock:
-        _, own, count = switched.pop(id(processor))
-        if count > 1:
-            switched[id(processor)] = (processor, own, count - 1)
-        else:
-            processor._attention_backend = own
+def switch(processor: Any) -> Undo:
+    """Let a processor call PyTorch's attention."""
+    return replaced(processor, "_attention_backend", "native")
 
 
 def processors(roots: Mapping[str, nn.Module]) -> Iterator[tuple[str, Any]]:

@@ -1,34 +1,29 @@
 """Caches of diffusers, which leave out layers, or a part of a denoiser's batch: what they do run is heard of."""
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from torch import nn
 
-from ..capture.interception import began, running, stood_in_for
+from ..capture.forwards import running
+from ..capture.interception import began, stood_in_for
+from ..capture.shared import Shared, Undo, replaced
 from .arguments import inputs_of
+
+heard = Shared()
+"""Hooks' references to the forwards that they wrap, whose calls are heard."""
 
 
 @contextmanager
 def seen_caches(roots: Mapping[str, nn.Module]) -> Iterator[None]:
     """Hear what hooks of diffusers run of the modules that they stand in for, while the context lasts."""
-    mine: list[Any] = []
-    try:
+    with ExitStack() as stack:
         for module in (module for root in roots.values() for module in root.modules()):
             for reference in references(module):
-                listen(reference, module)
-                mine.append(reference)
+                stack.enter_context(heard.changed(reference, partial(listen, module)))
         yield
-    finally:
-        for reference in mine:
-            cease_to_listen(reference)
-
-
-heard: dict[int, tuple[Callable[..., Any], int]] = {}
-"""Id of a hook's reference to the forward that it wraps -> that forward, and how many listen."""
-lock = threading.Lock()
 
 
 def references(module: nn.Module) -> list[Any]:
@@ -39,24 +34,10 @@ def references(module: nn.Module) -> list[Any]:
     return [reference for reference in found if getattr(reference, "original_forward", None) is not None]
 
 
-def listen(reference: Any, module: nn.Module) -> None:
-    """Let a hook's call of the forward that it wraps be heard, until as many times ``cease_to_listen``."""
-    with lock:
-        own, count = heard.get(id(reference), (reference.original_forward, 0))
-        heard[id(reference)] = (own, count + 1)
-        if not count:
-            reference.original_forward = heard_forward(own, module)
-            stood_in_for.add(module)
-
-
-def cease_to_listen(reference: Any) -> None:
-    """Undo one ``listen``."""
-    with lock:
-        own, count = heard.pop(id(reference))
-        if count > 1:
-            heard[id(reference)] = (own, count - 1)
-        else:
-            reference.original_forward = own
+def listen(module: nn.Module, reference: Any) -> Undo:
+    """Let a hook's call of the forward that it wraps be heard."""
+    stood_in_for.add(module)
+    return replaced(reference, "original_forward", heard_forward(reference.original_forward, module))
 
 
 def heard_forward(original: Callable[..., Any], module: nn.Module) -> Callable[..., Any]:

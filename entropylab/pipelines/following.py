@@ -9,10 +9,13 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, Protocol
 from uuid import uuid4
 
 from torch import Tensor, nn
+
+from ..capture.shared import Shared, Undo, replaced, together
 
 
 class Listener(Protocol):
@@ -37,12 +40,15 @@ class Listener(Protocol):
 MARK = "_followed_as"
 """Attribute of a followed object, and so of its copies: a name under which its listeners are known."""
 
-lock = threading.RLock()
+lock = threading.Lock()
 listeners: dict[str, list[Listener]] = {}
 """Name of a followed object -> who listens."""
 
-changed: dict[type, tuple[int, dict[str, Any]]] = {}
-"""Class -> how many of its objects are followed, and what it had of its own in the place of what was replaced."""
+classes = Shared()
+"""Classes whose methods tell of the followed objects."""
+
+Seen = Callable[[Any], Any]
+"""Makes a method of a class's own method, which tells of itself."""
 
 
 @contextmanager
@@ -59,39 +65,26 @@ def follow(pipe: Any, listener: Listener) -> Iterator[None]:
 
 
 @contextmanager
-def followed(thing: Any, listener: Listener, methods: Mapping[str, Callable[[Any], Any]]) -> Iterator[None]:
+def followed(thing: Any, listener: Listener, methods: Mapping[str, Seen]) -> Iterator[None]:
     """Let ``listener`` be told of the methods of one object."""
-    own = type(thing)
-    with lock:
-        name = vars(thing).setdefault(MARK, uuid4().hex)
-        listeners.setdefault(name, []).append(listener)
-        count, before = changed.get(own, (0, {}))
-        if not count:
-            before = {method: vars(own).get(method) for method in methods if hasattr(own, method)}
-            for method in before:
-                setattr(own, method, methods[method](getattr(own, method)))
-        changed[own] = (count + 1, before)
-    try:
-        yield
-    finally:
+    with classes.changed(type(thing), partial(see_methods, methods)):
         with lock:
-            listeners[name].remove(listener)
-            if not listeners[name]:
-                del listeners[name], thing.__dict__[MARK]
-            count, before = changed.pop(own)
-            if count > 1:
-                changed[own] = (count - 1, before)
-            else:
-                put_back(own, before)
+            name = vars(thing).setdefault(MARK, uuid4().hex)
+            listeners.setdefault(name, []).append(listener)
+        try:
+            yield
+        finally:
+            with lock:
+                listeners[name].remove(listener)
+                if not listeners[name]:
+                    del listeners[name], thing.__dict__[MARK]
 
 
-def put_back(own: type, before: dict[str, Any]) -> None:
-    """Give a class its own methods again."""
-    for method, original in before.items():
-        if original is None:
-            delattr(own, method)
-        else:
-            setattr(own, method, original)
+def see_methods(methods: Mapping[str, Seen], own: type) -> Undo:
+    """Let methods of a class tell of themselves, as far as it has them."""
+    return together(
+        [replaced(own, name, seen(getattr(own, name))) for name, seen in methods.items() if hasattr(own, name)]
+    )
 
 
 def listeners_of(thing: Any) -> list[Listener]:

@@ -1,14 +1,20 @@
 """What is known of the image that a pipeline is sampling: its size, its latent size, its tokens."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
-from ..capture import Interception, leave_all
+from ..capture import Interception, intercept, leave_all
 from ..capture.inputs import Inputs
+from ..capture.interception import OnAttention
 from ..sizes import Size
-from . import structure
 from .arguments import inputs_of
+from .backends import native_attention
+from .caches import seen_caches
+from .following import Listener, follow
+from .resolution import default_size, vae_factor
 
 
 class Sight:
@@ -62,17 +68,38 @@ class Sight:
 
     def on_forward(self, inputs: Inputs) -> None:
         """A denoiser begins a forward pass: its input may be a grid, else the size asked for tells what it would be."""
-        asked = self.latent_of(self.size or structure.default_size(self.pipe))
+        asked = self.latent_of(self.size or default_size(self.pipe))
         shape = inputs.image[0].shape if inputs.image else ()
         has_channels_last = asked is not None and asked == tuple(shape[-3:-1])
         self.latent = asked if has_channels_last else inputs.latent_size or asked or self.latent
 
     def latent_of(self, size: Size | None) -> Size | None:
         """The latent size of an image of this size [pixels]."""
-        factor = structure.vae_factor(self.pipe)
+        factor = vae_factor(self.pipe)
         return None if size is None else (size[0] // factor, size[1] // factor)
 
     def size_of_latent(self) -> Size | None:
         """The size of an image of the current latent size [pixels]."""
-        factor = structure.vae_factor(self.pipe)
+        factor = vae_factor(self.pipe)
         return None if self.latent is None else (self.latent[0] * factor, self.latent[1] * factor)
+
+
+@contextmanager
+def observed(
+    sight: Sight, roots: Mapping[str, nn.Module], listener: Listener, on_attention: OnAttention, **told: Any
+) -> Iterator[Interception]:
+    """Intercept the attention of a pipeline's denoisers while it is followed, until the context ends.
+
+    Args:
+        sight: of the pipeline.
+        roots: its denoisers.
+        listener: told of the pipeline's calls and steps.
+        on_attention: told of every attention call.
+        told: further arguments of ``capture.intercept``.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(native_attention(roots))
+        stack.enter_context(seen_caches(roots))
+        stack.enter_context(follow(sight.pipe, listener))
+        sight.interception = stack.enter_context(intercept(roots, on_attention, read_inputs=sight.read_inputs, **told))
+        yield sight.interception

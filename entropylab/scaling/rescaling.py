@@ -3,21 +3,18 @@
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .. import pipelines
-from ..capture import AttentionCall, intercept
+from ..capture import AttentionCall
 from ..capture.inputs import Inputs
 from ..errors import EntropyLabError, EntropyLabWarning
 from ..pipelines import KINDS
-from ..pipelines.backends import native_attention
-from ..pipelines.caches import seen_caches
-from ..pipelines.following import follow
-from ..pipelines.sight import Sight
+from ..pipelines.sight import Sight, observed
 from ..sizes import Size
 from .rules import LayerRule, NamedRule, check_multiplier, check_train_size, named_rule, sqrt_log
 
@@ -114,19 +111,8 @@ def rescaled(
         raise EntropyLabError("pipe is rescaled already: end the other `rescale` (or `handle.remove()`) first.")
     busy.update(dict.fromkeys(roots.values(), named))
     try:
-        with ExitStack() as stack:
-            stack.enter_context(native_attention(roots))
-            stack.enter_context(seen_caches(roots))
-            stack.enter_context(follow(pipe, rescaling.sight))
-            interception = rescaling.sight.interception = stack.enter_context(
-                intercept(
-                    roots,
-                    rescaling.on_attention,
-                    on_forward=rescaling.on_forward,
-                    read_inputs=rescaling.sight.read_inputs,
-                    rescales=True,
-                )
-            )
+        sight, told = rescaling.sight, {"on_forward": rescaling.on_forward, "rescales": True}
+        with observed(sight, roots, sight, rescaling.on_attention, **told) as interception:
             yield rescaling
             if not named.is_original:
                 warn_of_untouched(rescaling, interception.unseen, named, kinds)

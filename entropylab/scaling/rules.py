@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import pipelines
 from ..errors import EntropyLabError
-from ..sizes import Size, split
+from ..sizes import Size, as_pair, split
 
 Rule = Callable[[int, int], float]
 
@@ -102,7 +102,7 @@ def check_multiplier(multiplier: Any, source: str) -> float | Tensor:
 
 def known_train_size(pipe: Any, train_size: Any) -> Size | None:
     """The training size (height, width) [pixels]: as given, or from the pipeline's config, or None."""
-    return pipelines.as_pair(train_size) if train_size is not None else pipelines.train_size(pipe)
+    return as_pair(train_size) if train_size is not None else pipelines.train_size(pipe)
 
 
 def check_train_size(pipe: Any, train_size: Any) -> Size:

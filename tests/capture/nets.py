@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.attention import flex_attention as flex
 
 import entropylab
-from entropylab.capture.interception import active, running
+from entropylab.capture.forwards import running
+from entropylab.capture.interception import active
 
 from ..maps import entropy_of
 

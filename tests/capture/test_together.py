@@ -9,7 +9,7 @@ import torch
 
 import entropylab
 from entropylab.capture import roles
-from entropylab.capture.interception import running
+from entropylab.capture.forwards import running
 
 from ..conftest import new_random_pipeline
 from ..maps import materialised

@@ -1,0 +1,59 @@
+"""One attention call, as the model makes it, and as it is once its logits are rescaled."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from .inputs import Inputs
+from .roles import Roles
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """One attention call as the model makes it.
+
+    Attributes:
+        layer: path of the module that makes it, e.g. "unet.mid_block.attentions.0.transformer_blocks.0.attn1".
+        module: that module.
+        query: (batch, heads, queries, d).
+        key: (batch, heads, keys, d).
+        mask: as the model passes it: boolean or additive, broadcastable to (batch, heads, queries, keys), or None.
+        scale: the factor on the logits.
+        rescaled: what of it, or of the queries, is a rule's: one number, or one per head (heads,).
+        is_causal: whether a causal mask applies as well.
+        context: how many other tokens the module was handed to attend to (``encoder_hidden_states``); None if none.
+        occurrence: how many calls that module made before this one in the same forward of its root.
+        roles: what the query rows and the keys stand for, where that can be told.
+        inputs: what the root's forward was handed, where that is known.
+    """
+
+    layer: str
+    module: nn.Module
+    query: Tensor
+    key: Tensor
+    mask: Tensor | None
+    scale: float
+    is_causal: bool
+    context: int | None
+    occurrence: int = 0
+    roles: Roles | None = None
+    inputs: Inputs | None = None
+    rescaled: float | Tensor = 1.0
+
+
+NOWHERE = nn.Identity()
+"""The module of a call whose place is not known yet."""
+
+
+def per_head(query: Tensor, factor: Tensor) -> Tensor:
+    """Queries (batch, heads, queries, d) times one factor per head."""
+    exact = torch.promote_types(query.dtype, torch.float32)
+    return (query.to(exact) * factor.to(query.device, exact, non_blocking=True)[:, None, None]).to(query.dtype)
+
+
+def rescaled(call: AttentionCall, factor: float | Tensor) -> AttentionCall:
+    """``call`` with its logits multiplied by ``factor``."""
+    if isinstance(factor, Tensor):
+        return replace(call, query=per_head(call.query, factor), rescaled=factor)
+    return replace(call, scale=call.scale * factor, rescaled=factor)

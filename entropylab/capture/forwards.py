@@ -1,0 +1,109 @@
+"""The forward of a root that runs in a thread: its inputs, and what the tokens in it stand for."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .calls import AttentionCall
+from .inputs import Inputs
+from .roles import Layout, forget, layout_for, remember, roles_of
+from .tracing import Trace
+
+
+class Forward:
+    """One forward of a root, in one thread: its inputs, and the roles of the tokens in it."""
+
+    def __init__(self, root: nn.Module, inputs: Inputs) -> None:
+        self.root, self.inputs = root, inputs
+        self.counts: Counter = Counter()
+        self.layout: Layout = layout_for(root, inputs.names, inputs.shapes, inputs.deciding)
+        self.trace: Trace | None = None
+        self.paused = 0
+        if inputs.sources and not self.layout.whole:
+            self.trace = Trace(inputs.sources)
+            self.trace.__enter__()
+
+    def end(self, whole: bool) -> None:
+        """The forward is over; if it ran to its end, what was traced is remembered."""
+        if self.trace is not None:
+            if not self.paused:
+                self.trace.__exit__(None, None, None)
+            if whole and self.trace.failure is None:
+                remember(self.root, self.inputs.names, self.inputs.shapes, self.layout)
+            self.trace = None
+
+    def pause(self) -> None:
+        """Stop following during a module that would take another path if it were followed."""
+        if self.trace is not None and not self.paused:
+            self.trace.__exit__(None, None, None)
+        self.paused += 1
+
+    def go_on(self) -> None:
+        """Follow again after such a module, if it did begin."""
+        was_paused, self.paused = self.paused, max(0, self.paused - 1)
+        if self.trace is not None and was_paused == 1:
+            self.trace.__enter__()
+
+    def narrow(self, part: Inputs) -> None:
+        """Only a part of the batch is computed."""
+        self.inputs = self.inputs.narrowed(part)
+
+    def placed(
+        self, call: AttentionCall, module: nn.Module, sides: tuple[Tensor, Tensor], counts: bool
+    ) -> AttentionCall:
+        """``call`` with its roles, read off its two ``sides``, and its number among the module's calls if it counts."""
+        place = (id(module), self.counts[module])
+        if self.trace is not None:
+            otherwise = "other" if "image" in self.inputs.sources else "image"
+            roles = None if self.paused else roles_of(self.trace, *sides, otherwise)
+            if counts:
+                self.layout.calls[place] = roles
+        else:
+            roles = self.layout.calls.get(place)
+            if self.layout.whole and place not in self.layout.calls:
+                forget(self.root)
+        if counts:
+            self.counts[module] += 1
+        if roles is not None and (roles := roles.fitted(call.query, call.key, self.inputs.images)) is None:
+            forget(self.root)
+        return replace(call, occurrence=place[1], roles=roles, inputs=self.inputs)
+
+
+@contextmanager
+def unfollowed_here() -> Iterator[Trace | None]:
+    """Follow nothing of what is computed inside; the trace that is paused, if there is one."""
+    forward = running()
+    if forward is not None:
+        forward.pause()
+    try:
+        yield None if forward is None else forward.trace
+    finally:
+        if forward is not None:
+            forward.go_on()
+
+
+here = threading.local()
+"""The forward that runs in this thread, as ``here.forward``."""
+
+
+def running() -> Forward | None:
+    """The forward that runs in this thread."""
+    return getattr(here, "forward", None)
+
+
+def unfollowed(function: Callable) -> Callable:
+    """Run ``function`` without tracing what it computes."""
+
+    @wraps(function)
+    def run(*args: Any) -> Any:
+        with torch._C.DisableTorchFunction():
+            return function(*args)
+
+    return run
