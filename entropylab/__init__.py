@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .law.checks import check
     from .measuring.logits import logit_sample
     from .measuring.measurement import measure
-    from .measuring.recorder import record
+    from .measuring.recording import record
     from .models import load
     from .netcdf import save
     from .opening import open_dataset as open
@@ -44,7 +44,7 @@ _HOMES = {
     "measure": "measuring.measurement",
     "open": "opening",
     "plot": "plot",
-    "record": "measuring.recorder",
+    "record": "measuring.recording",
     "report": "reporting",
     "rescale": "scaling",
     "row_statistics": "entropy",

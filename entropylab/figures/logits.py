@@ -11,10 +11,10 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from .. import plot
+from ..bars import quiet
 from ..errors import EntropyLabError
 from ..law.naming import short
 from ..measuring.logits import sampled_logits
-from ..measuring.measurement import quiet
 from ..measuring.provenance import provenance
 from ..models.prompts import default_settings
 from ..pipelines import block_of, layers

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import xarray as xr
 
+from ..bars import quiet
 from ..errors import EntropyLabError
 from ..files import make_folder
-from ..measuring.measurement import quiet
 from ..models.prompts import embedded_prompts, is_embedded
 from ..models.train_denoiser import draw_grid
 from ..netcdf import save

@@ -11,9 +11,9 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from .. import plot
+from ..bars import progress_bar, quiet
 from ..calibration import Calibration
 from ..errors import EntropyLabError
-from ..measuring.measurement import progress_bar, quiet
 from ..measuring.provenance import provenance
 from ..models.prompts import default_settings
 from ..plot.style import write

@@ -4,11 +4,15 @@ Knows Datasets, and nothing of tensors or models. The fit of the law and the dri
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from ..errors import EntropyLabError
+
+Kinds = str | Sequence[str]
+"""Kinds of layers: "self", "cross", "joint", "temporal", or several."""
 
 
 def log_tokens(ds: xr.Dataset) -> xr.DataArray:
@@ -47,7 +51,7 @@ def check(ds: xr.Dataset) -> xr.Dataset:
     return ds
 
 
-def of_kind(ds: xr.Dataset, kind: str | Sequence[str] = "self") -> xr.Dataset:
+def of_kind(ds: xr.Dataset, kind: Kinds = "self") -> xr.Dataset:
     """The layers of these kinds ("self", "cross", "joint"), along a dim ``layer`` even if only one is left."""
     ds = check(ds)
     if "layer" not in ds.dims:
@@ -61,9 +65,17 @@ def of_kind(ds: xr.Dataset, kind: str | Sequence[str] = "self") -> xr.Dataset:
     return ds.isel(layer=np.flatnonzero(found.isin(kinds)))
 
 
-def kinds_of(kind: str | Sequence[str]) -> tuple[str, ...]:
+def kinds_of(kind: Kinds) -> tuple[str, ...]:
     """The ``kind`` argument as a tuple."""
-    return (kind,) if isinstance(kind, str) else tuple(kind)
+    return words_of("kind", kind, "a kind of layers, or several")
+
+
+def words_of(name: str, value: Any, what: str) -> tuple[str, ...]:
+    """A word or several as a tuple."""
+    words = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
+    if not words or not all(isinstance(word, str) for word in words):
+        raise EntropyLabError(f"{name} must be {what}. Got {value!r}.")
+    return words
 
 
 def scalings_of(ds: xr.Dataset) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from ..errors import EntropyLabError
+from .averages import words_of
 from .checked import EXPLANATIONS, FLAGS, Check
 
 MEANS = ("tokens", "entropy", "deficit", "half_sigma2")
@@ -23,7 +24,7 @@ def grouped(found: Check, by: str | Sequence[str] = "layer") -> pd.DataFrame:
     Raises:
         EntropyLabError: a name that is none of these, is given twice, or was averaged away.
     """
-    names = [by] if isinstance(by, str) else list(by)
+    names = list(words_of("by", by, "some of layer, head and size"))
     have = [dim for dim in ("layer", "head", "size") if dim in found.dataset.dims]
     if not names or len(set(names)) < len(names) or not set(names) <= set(have):
         raise EntropyLabError(f"by must be some of {', '.join(have)}, each once. Got {by!r}.")

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from ..errors import EntropyLabError
-from .averages import averaged, counted, kinds_of, log_tokens, of_kind, over_samples, under
+from .averages import Kinds, averaged, counted, kinds_of, log_tokens, of_kind, over_samples, under
 from .checked import EXPLANATIONS, FLAGS, Check
 from .fitting import provenance
 from .report_text import described
@@ -18,7 +18,7 @@ from .validity import THRESHOLDS, finite_entropy
 __all__ = ["Check", "check"]
 
 
-def check(ds: xr.Dataset, *, kind: str | Sequence[str] = "self", scaling: str | None = None) -> Check:
+def check(ds: xr.Dataset, *, kind: Kinds = "self", scaling: str | None = None) -> Check:
     """Entropy beside the law, with nothing fitted, for every size, layer and head; and what explains the difference.
 
     All in nats, each with its residual (measured entropy less it):

@@ -3,21 +3,19 @@
 Knows Datasets, and nothing of tensors, models or figures. The paper's figure 6 as numbers.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from ..errors import EntropyLabError
 from ..sizes import AnySize, size_label
-from .averages import averaged, counted, log_tokens, of_kind, scalings_of
+from .averages import Kinds, averaged, counted, log_tokens, of_kind, scalings_of
 
 MEAN = "mean"
 """The name that the mean over layers has in tables, in the place of a layer's."""
 
 
-def training_size(ds: xr.Dataset, train_size: AnySize | None = None, *, kind: str | Sequence[str] = "self") -> str:
+def training_size(ds: xr.Dataset, train_size: AnySize | None = None, *, kind: Kinds = "self") -> str:
     """Label of the measured size that the model was trained at.
 
     Args:
@@ -49,7 +47,7 @@ def training_size(ds: xr.Dataset, train_size: AnySize | None = None, *, kind: st
     return labels[int(np.argmin(np.where(same, stretch, np.inf)))]
 
 
-def drift(ds: xr.Dataset, train_size: AnySize | None = None, *, kind: str | Sequence[str] = "self") -> pd.DataFrame:
+def drift(ds: xr.Dataset, train_size: AnySize | None = None, *, kind: Kinds = "self") -> pd.DataFrame:
     """Entropy against that of the training size under "original": a row for every layer, scaling and size.
 
     The rows of layer "mean" are of the mean over layers. Columns, entropies in nats:

@@ -12,8 +12,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from ..errors import EntropyLabError
-from .averages import averaged, counted, finite, kinds_of, log_tokens, of_kind, over_samples, under
+from ..errors import EntropyLabError, check_int
+from .averages import Kinds, averaged, counted, finite, kinds_of, log_tokens, of_kind, over_samples, under, words_of
 from .fitted import BOUNDED, Fit
 from .regression import bounded, straight_line, theil_sen
 from .report_text import described
@@ -36,7 +36,7 @@ def fit(
     ds: xr.Dataset,
     by: str | Sequence[str] | None = None,
     *,
-    kind: str | Sequence[str] = "self",
+    kind: Kinds = "self",
     scaling: str | None = None,
     method: str = "least_squares",
     errors: str = "auto",
@@ -89,7 +89,9 @@ def fit(
         H = slope * log N + intercept; the law: slope 1, intercept -sigma^2/2
         ...
     """
-    groups = (by,) if isinstance(by, str) else tuple(by or ())
+    groups = words_of("by", by, f"None, or some of {', '.join(GROUPS)}") if by else ()
+    check_int("resamples", resamples)
+    check_int("seed", seed, 0)
     part, name = under(of_kind(ds, kind), scaling)
     check_groups(groups, part)
     found_by = check_errors(errors, method, part)
@@ -171,7 +173,7 @@ def line_of(
     )
 
 
-def why_no_line(part: xr.Dataset, kind: str | Sequence[str], method: str) -> str:
+def why_no_line(part: xr.Dataset, kind: Kinds, method: str) -> str:
     """What is missing for a line."""
     sizes = ", ".join(map(str, np.atleast_1d(part["size"].values)))
     weighted = ", with standard errors over samples that weights can be had from" if method == "weighted" else ""

@@ -1,29 +1,24 @@
 """``measure``: sample at every size and scaling from the same seeds and prompts, and measure attention meanwhile."""
 
 import json
-import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 import xarray as xr
 
 from .. import pipelines
-from ..bars import bar_class
-from ..errors import EntropyLabError, check_count, one_line
-from ..models.prompts import default_prompts, default_settings
+from ..bars import progress_bar, quiet
+from ..errors import EntropyLabError, check_count
 from ..runs.beginning import check_folder
-from ..runs.prompts import Prompts, check_list, digest, read_prompts
 from ..runs.worker import KEPT_APART, measure_run, source_of
-from ..scaling import LayerRule, NamedRule, check_train_size, named_rule, rescaled
-from ..sizes import Size, size_label
+from ..sizes import size_label
+from .checks import call_settings, check_prompts, check_rules, check_seed
+from .plan import Call, Plan
 from .provenance import command
-from .recorder import DEFAULT_STATISTICS, Recorder, new_recorder, watching
-
-Call = Callable[[Any, Size, list[str], list[torch.Generator]], Any]
+from .recorder import Recorder
+from .recording import DEFAULT_STATISTICS, new_recorder, watching
 
 
 def measure(
@@ -164,137 +159,3 @@ def keep_measured(error: BaseException, recorder: Recorder) -> None:
     with suppress(EntropyLabError):
         error.dataset = recorder.dataset  # type: ignore[attr-defined]
         error.add_note("What was measured until then is the `dataset` of this exception.")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What every size and scaling is sampled from."""
-
-    batch_size: int
-    prompts: list[str]
-    seed: int
-    call: Call | None
-    settings: dict[str, Any]
-
-    @property
-    def attributes(self) -> dict[str, Any]:
-        """Steps and guidance, as far as they are given, and what tells the prompts from others."""
-        names = {"steps": "num_inference_steps", "guidance_scale": "guidance_scale"}
-        given = {name: self.settings[key] for name, key in names.items() if key in self.settings}
-        return {**given, "prompts_digest": digest(self.prompts)}
-
-    def sample(
-        self,
-        pipe: Any,
-        recorder: Recorder,
-        size: Size,
-        rule: NamedRule,
-        train_size: Any,
-        bar: Any,
-        first: int = 0,
-        last: int | None = None,
-    ) -> None:
-        """Sample the prompts from ``first`` to ``last`` (not included; None for all) at one size with one rule."""
-        last = len(self.prompts) if last is None else last
-        for start in range(first, last, self.batch_size):
-            prompts = self.prompts[start : min(start + self.batch_size, last)]
-            seeds = [self.seed + start + i for i in range(len(prompts))]
-            generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-            recorder.begin_run(size=size, scaling=rule.name, prompts=prompts, seeds=seeds)
-            with ExitStack() as stack:
-                if not rule.is_original:
-                    stack.enter_context(rescaled(pipe, rule, train_size))
-                stack.enter_context(room_for(size, len(prompts)))
-                if self.call is not None:
-                    self.call(pipe, size, prompts, generators)
-                else:
-                    pipe(prompt=prompts, height=size[0], width=size[1], generator=generators, **self.settings)
-            recorder.finish_run()
-            bar.update(size[0] * size[1] * len(prompts))
-
-
-@contextmanager
-def room_for(size: Size, images: int) -> Iterator[None]:
-    """Say at which size a GPU has no room to sample; measuring alone makes do with less."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise EntropyLabError(
-            f"size {size_label(size)} has no room on the GPU with {images} images at once: lower batch_size, or the "
-            f"precision. {one_line(error, 200)}"
-        ) from error
-
-
-def check_prompts(
-    pipe: Any, prompts: Any, samples: int | None = None, seed: int = 0, column: str | None = None
-) -> Prompts:
-    """Prompts as a list: as given, from a file or data set, or the pipeline's own."""
-    if isinstance(prompts, str | Path):
-        return read_prompts(prompts, column=column, samples=samples, seed=seed)
-    if column is not None and not isinstance(prompts, Prompts):
-        raise EntropyLabError(f"column is for prompts from a file or data set. Got column={column!r} without one.")
-    return check_list(default_prompts(pipe) if prompts is None else prompts)
-
-
-def check_seed(seed: Any, count: int) -> None:
-    """``seed`` and those of ``count`` samples must be ints of at most 63 bits."""
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63 - count:
-        raise EntropyLabError(f"seed must be an int >= 0 that fits in 63 bits. Got {seed!r}.")
-
-
-def check_rules(pipe: Any, scaling: Any, train_size: Any) -> list[NamedRule]:
-    """``scaling`` as rules: some, different in name, and with a known training size if they need it."""
-    rules = [named_rule(rule) for rule in (scaling if isinstance(scaling, list | tuple) else [scaling])]
-    names = [rule.name for rule in rules]
-    if not names or len(set(names)) < len(names):
-        raise EntropyLabError(f"scaling must name at least one rule, each once. Got {names}.")
-    if not all(rule.is_original for rule in rules):
-        check_train_size(pipe, train_size)
-    for rule in rules:
-        if isinstance(rule.function, LayerRule):
-            rule.function.check(pipe)
-    return rules
-
-
-def call_settings(pipe: Any, steps: Any, guidance_scale: Any) -> dict[str, Any]:
-    """What ``pipe(...)`` is called with beside prompt, height, width and generators."""
-    taken = pipelines.accepts(pipe)
-    missing = [name for name in ("prompt", "height", "width") if name not in taken]
-    if missing:
-        raise EntropyLabError(
-            f"{type(pipe).__name__} takes no {', '.join(missing)}: pass call=, a function "
-            "(pipe, size, prompts, generators) that samples one batch."
-        )
-    if guidance_scale is not None and not (isinstance(guidance_scale, int | float) and math.isfinite(guidance_scale)):
-        raise EntropyLabError(f"guidance_scale must be a finite number. Got {guidance_scale!r}.")
-    defaults = default_settings(pipe)
-    settings = {
-        "num_inference_steps": check_count("steps", steps, defaults.get("num_inference_steps")),
-        "guidance_scale": defaults.get("guidance_scale") if guidance_scale is None else guidance_scale,
-        "output_type": "latent",
-    }
-    return {name: value for name, value in settings.items() if value is not None and name in taken}
-
-
-@contextmanager
-def quiet(pipe: Any) -> Iterator[None]:
-    """Silence a pipeline's own progress bar."""
-    before = dict(getattr(pipe, "_progress_bar_config", {}))
-    had = hasattr(pipe, "_progress_bar_config")
-    try:
-        if hasattr(pipe, "set_progress_bar_config"):
-            pipe.set_progress_bar_config(**{**before, "disable": True})
-        yield
-    finally:
-        if had:
-            pipe._progress_bar_config = before
-        elif hasattr(pipe, "_progress_bar_config"):
-            del pipe._progress_bar_config
-
-
-@contextmanager
-def progress_bar(total: int, shown: bool) -> Iterator[Any]:
-    """A bar over pixels, which take about equal time, with the time left."""
-    layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left"
-    with bar_class()(total=total, disable=not shown, bar_format=layout, leave=False) as bar:
-        yield bar

@@ -1,6 +1,6 @@
 """Models side by side: slopes, deficits and measured sigma^2/2 of their layers; and the deficit beside sigma^2/2."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -10,10 +10,9 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from ..errors import EntropyLabError
 from ..law import fit
+from ..law.averages import Kinds
 from ..law.checks import check
 from .style import BLACK, BLUE, GREY, ORANGE, PAPER, axes_of, legend
-
-Kinds = str | Sequence[str]
 
 QUANTITIES = {
     "slope": "slope of entropy against log N",

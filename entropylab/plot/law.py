@@ -1,6 +1,5 @@
 """The law with nothing fitted: what it is off by, whether skewness and kurtosis explain it, and how near freezing."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,17 +8,15 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from ..errors import EntropyLabError
+from ..law.averages import Kinds
 from ..law.averages import check as check_dataset
 from ..law.checked import Check
 from ..law.checks import check
 from ..law.report_text import RESIDUALS
 from ..law.validity import THRESHOLDS
-from .stabilization import name_layers
-from .style import BLACK, BLUE, GREEN, GREY, MORE_MARKERS, ORANGE, PURPLE, VERMILLION, axes_of, legend
+from .style import BLACK, BLUE, COLORS, GREY, MORE_MARKERS, ORANGE, VERMILLION, axes_of, legend
+from .ticks import name_layers
 
-Kinds = str | Sequence[str]
-
-COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, BLACK)
 WIDE = 3.0
 """Residuals beyond this [nats] are drawn on a scale that is linear up to 1 and logarithmic from there."""
 

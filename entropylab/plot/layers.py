@@ -1,6 +1,5 @@
 """Single layers and heads: entropy through the denoising steps, and a map of layers and heads."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -10,14 +9,13 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from ..errors import EntropyLabError
-from ..law.averages import averaged, counted, log_tokens, of_kind, over_samples, under
+from ..law.averages import Kinds, averaged, counted, log_tokens, of_kind, over_samples, under
 from ..law.checks import check
 from ..law.drift import training_size
 from ..law.naming import layer_names
 from ..sizes import AnySize, size_label
-from .style import axes_of, elided, legend, spread
-
-Kinds = str | Sequence[str]
+from .style import axes_of, legend
+from .ticks import elided, spread
 
 NAMED = 12
 """Layers that have a name each; of more only the order is told, by colour."""

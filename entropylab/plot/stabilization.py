@@ -8,10 +8,11 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from ..errors import EntropyLabError
+from ..law.averages import Kinds
 from ..law.drift import MEAN, drift, training_size
-from ..law.naming import short
 from ..sizes import AnySize, size_label
-from .style import BLACK, BLUE, DASHES, GREY, MARKERS, MORE_MARKERS, VERMILLION, axes_of, elided, label, legend, spread
+from .style import BLACK, BLUE, DASHES, MARKERS, MORE_MARKERS, VERMILLION, axes_of, label, legend
+from .ticks import name_layers
 
 
 def stabilization(
@@ -21,7 +22,7 @@ def stabilization(
     sizes: tuple[AnySize, AnySize] | None = None,
     scaling: Sequence[str] | None = None,
     train_size: AnySize | None = None,
-    kind: str | Sequence[str] = "self",
+    kind: Kinds = "self",
 ) -> Axes:
     """Entropy of each layer, in the order in which data meet them, at two sizes and under every scaling.
 
@@ -101,19 +102,3 @@ def removed(rows: pd.DataFrame, size: str, rule: str, brief: bool = False) -> st
     fraction = 100 * mean["fraction_removed"].iloc[0]
     words = "removed" if brief else "of the drift removed"
     return "" if pd.isna(fraction) else f" ({fraction:.0f}% {words})"
-
-
-def name_layers(ax: Axes, layers: pd.DataFrame) -> None:
-    """Blocks under the axis, a faint line between them; as many names as fit."""
-    blocks = layers["block"].tolist() if "block" in layers else layers["layer"].tolist()
-    starts = [place for place, block in enumerate(blocks) if place == 0 or block != blocks[place - 1]]
-    for start in starts[1:]:
-        ax.axvline(start - 0.5, color=GREY, lw=0.4, zorder=0)
-    ends = [*starts[1:], len(blocks)]
-    shown = spread(len(starts), 15)
-    names = [elided(short(blocks[starts[place]])) for place in shown]
-    ax.set_xticks([(starts[place] + ends[place] - 1) / 2 for place in shown], names)
-    if max(map(len, names)) * len(names) > 40:
-        for text in ax.get_xticklabels():
-            text.set(rotation=30, ha="right", rotation_mode="anchor")
-    ax.tick_params(axis="x", length=0)

@@ -23,6 +23,7 @@ BLACK, GREY, BLUE, VERMILLION, GREEN, PURPLE, ORANGE = (
 )
 """Okabe and Ito's colours, which the colour-blind can tell apart; marks and lines differ too, for print in grey."""
 
+COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, BLACK)
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "X")
 MORE_MARKERS = (*MARKERS, "P", "*", "<", ">")
@@ -34,9 +35,7 @@ FEW = 4
 # Any, because matplotlib types the keys one by one, and newly with every release.
 PAPER: Any = {
     "axes.linewidth": 0.6,
-    "axes.prop_cycle": cycler(color=[BLUE, VERMILLION, GREEN, PURPLE, ORANGE, BLACK])
-    + cycler(linestyle=DASHES)
-    + cycler(marker=MARKERS),
+    "axes.prop_cycle": cycler(color=COLORS) + cycler(linestyle=DASHES) + cycler(marker=MARKERS),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": 8,
@@ -96,17 +95,6 @@ def columns_of(ax: Axes, names: Sequence[str], size: str | None = None) -> int:
         if letter * sum(widths) < 1.1 * points:
             return columns
     return 1
-
-
-def elided(text: str, letters: int = 22) -> str:
-    """A name with its middle left out if it is longer than so many letters; ends tell layers apart."""
-    half = letters // 2
-    return text if len(text) <= letters else f"{text[: half - 1]}…{text[-half:]}"
-
-
-def spread(number: int, most: int) -> range:
-    """Evenly spaced places of at most so many of a number of labels, the first included."""
-    return range(0, number, max(1, -(-number // most)))
 
 
 def write(figure: Figure, table: pd.DataFrame, out: Path, name: str) -> list[Path]:

@@ -1,6 +1,5 @@
 """The paper's figure 5: attention entropy, and its deficit, against the logarithm of the number of tokens."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -8,6 +7,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from ..law import Fit, fit
+from ..law.averages import Kinds
 from ..law.drift import MEAN
 from .style import BLACK, BLUE, GREY, VERMILLION, axes_of, label, legend
 
@@ -15,8 +15,6 @@ LINE = ("slope", "slope_error", "intercept", "intercept_error", "r_squared")
 FIRST = ("layer", "block", "size", "height", "width")
 HIDDEN = ("kind", "train_tokens")
 LAW: dict[str, Any] = {"ls": "--", "marker": "s", "mfc": "none", "color": VERMILLION}
-
-Kinds = str | Sequence[str]
 
 
 def table(ds: xr.Dataset, *, kind: Kinds = "self", scaling: str | None = None) -> pd.DataFrame:

@@ -9,8 +9,9 @@ import numpy as np
 import xarray as xr
 
 from .. import pipelines
+from ..bars import progress_bar, quiet
 from ..errors import EntropyLabError, check_count
-from ..measuring.measurement import call_settings, check_prompts, check_seed, progress_bar, quiet
+from ..measuring.checks import call_settings, check_prompts, check_seed
 from ..measuring.provenance import provenance
 from ..models.prompts import is_embedded
 from ..sizes import Size, size_label

@@ -1,6 +1,6 @@
 """Numbers that readings and tables share, from the results of a view."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,23 +10,9 @@ from scipy.stats import spearmanr
 from ..law.averages import averaged, counted, log_tokens, under
 from ..law.checked import FLAGS, Check
 from ..plot.layers import at_size
-
-if TYPE_CHECKING:
-    from .views import View
+from .views import View
 
 Array = np.ndarray
-
-
-def rows_of(found: Check) -> dict[str, Array]:
-    """What is known of every row (layer, head and size) that was measured; ``free`` where it has no flag."""
-    frame = found.to_frame()
-    half = frame["half_sigma2"].where(frame["half_sigma2"] > 0)
-    return {
-        "ratio": (frame["deficit"] / half).to_numpy(float),
-        "free": (frame["flags"] == "").to_numpy(),
-        "freezing": frame["freezing"].to_numpy(float),
-        "off": frame["law_residual"].abs().to_numpy(float),
-    }
 
 
 def median(values: Array) -> float:
@@ -67,7 +53,7 @@ def finite_off(found: Check) -> tuple[float, float, int, int]:
     return finite, law, *rows
 
 
-def size_of(view: "View") -> str:
+def size_of(view: View) -> str:
     """The size that heads and steps are shown at: the training size, else that with the most tokens."""
     if isinstance(view.trained, str):
         return view.trained
@@ -75,12 +61,12 @@ def size_of(view: "View") -> str:
     return view.sizes[int(np.argmax(np.atleast_1d(tokens)))]
 
 
-def at_shown_size(view: "View") -> xr.Dataset:
+def at_shown_size(view: View) -> xr.Dataset:
     """The view's layers as the model is, at that size."""
     return at_size(under(view.data, None)[0], size_of(view), view.kind)[0]
 
 
-def normalised(view: "View", keep: tuple[str, ...]) -> Array:
+def normalised(view: View, keep: tuple[str, ...]) -> Array:
     """Entropy / log N at that size over the dims ``keep``."""
     part = at_shown_size(view)
     mean = averaged(part["entropy"], counted(part["entropy"]), keep)
@@ -88,7 +74,7 @@ def normalised(view: "View", keep: tuple[str, ...]) -> Array:
     return (mean / logs.where(logs > 0)).transpose(*keep).values
 
 
-def by_step(view: "View") -> Array:
+def by_step(view: View) -> Array:
     """Entropy [nats] at that size: (layer, step)."""
     part = at_shown_size(view)
     return averaged(part["entropy"], counted(part["entropy"]), ("layer", "step")).transpose("layer", "step").values
@@ -101,7 +87,7 @@ def freezing_ends(found: Check) -> tuple[Array, Array]:
     return ratio.isel(size=int(order[0])).values, ratio.isel(size=int(order[-1])).values
 
 
-def expected_removal(view: "View") -> float:
+def expected_removal(view: View) -> float:
     """What the law says that the paper's factor removes, sigma_T^2 / (2 log T), in the median layer; NaN if unknown."""
     found: Any = view.check
     if not isinstance(found, Check) or not isinstance(view.trained, str):

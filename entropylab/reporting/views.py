@@ -1,6 +1,6 @@
 """A run as a report sees it: what was measured, what the law makes of it, and why something can't be told."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,11 +14,12 @@ from ..errors import EntropyLabError, one_line
 from ..law import fit
 from ..law.averages import check as check_layers
 from ..law.averages import scalings_of
+from ..law.checked import Check
 from ..law.checks import check
 from ..law.drift import drift, training_size
 from ..law.naming import layer_names
 from .joint import all_keys, image_part
-from .numbers import rows_of
+from .numbers import Array
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,10 @@ class View:
         return frame.assign(layer=frame["layer"].map(lambda path: self.names.get(path, path)))
 
 
+Views = Mapping[str, View]
+"""Label of a run -> a view of it."""
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """A measured Dataset under a name.
@@ -188,3 +193,15 @@ def one_sort(ds: xr.Dataset) -> xr.Dataset:
     """The same without saying of every layer what its rows stand for, if that is the same in all of them."""
     alike = "part" in ds.coords and len(set(ds["part"].values.tolist())) == 1
     return ds.drop_vars("part") if alike else ds
+
+
+def rows_of(found: Check) -> dict[str, Array]:
+    """What is known of every row (layer, head and size) that was measured; ``free`` where it has no flag."""
+    frame = found.to_frame()
+    half = frame["half_sigma2"].where(frame["half_sigma2"] > 0)
+    return {
+        "ratio": (frame["deficit"] / half).to_numpy(float),
+        "free": (frame["flags"] == "").to_numpy(),
+        "freezing": frame["freezing"].to_numpy(float),
+        "off": frame["law_residual"].abs().to_numpy(float),
+    }

@@ -13,7 +13,8 @@ import xarray as xr
 
 from ..dataset import describe
 from ..errors import EntropyLabError, EntropyLabWarning
-from ..measuring.assemble import Cells
+from ..measuring import layout
+from ..measuring.cells import Cells
 from ..sizes import size_label
 from .configuration import JOINED, differences
 from .folder import RunFolder, read_record
@@ -213,7 +214,7 @@ def dataset_of(merged: Merged, run: RunFolder) -> xr.Dataset:
         "units": merged.total,
         "units_done": merged.done,
     }
-    return describe(merged.cells.dataset()).assign_attrs(attributes)
+    return describe(layout.dataset_of(merged.cells)).assign_attrs(attributes)
 
 
 def keep_of(run: RunFolder) -> tuple[str, ...] | None:

@@ -8,7 +8,8 @@ import numpy as np
 import xarray as xr
 
 from ..errors import EntropyLabError
-from ..measuring.assemble import KEPT, Cells, LayerLabel, Moments, fit_shapes
+from ..measuring.cells import KEPT, NOTHING, Cells, Counted, LayerLabel
+from ..measuring.moments import Moments, fit_shapes
 
 SUMS = ("count", "mean", "m2")
 AXES = ("entry", "branch", "step", "layer", "head")
@@ -63,7 +64,7 @@ def from_dataset(ds: xr.Dataset, size: Any, scaling: str, keep: tuple[str, ...] 
     layers = {layer["path"]: layer for layer in labels["layers"]}
     cells.layers = {path: LayerLabel(**{name: layer[name] for name in LABELS}) for path, layer in layers.items()}
     cells.grown[size] = {path: layer["grown"] for path, layer in layers.items()}
-    cells.counted[size] = {path: tuple(layer["counted"]) for path, layer in layers.items() if layer["counted"]}
+    cells.counted[size] = {path: Counted(*layer["counted"]) for path, layer in layers.items() if layer["counted"]}
     cells.timesteps[key] = np.array(labels["timesteps"], dtype=float)
     cells.labels[key] = ([], [])
     if labels["multipliers"] is not None:
@@ -103,11 +104,11 @@ def absorb(whole: Cells, part: Cells) -> None:
         whole.moments[key] = whole.moments[key].merged(new) if key in whole.moments else new
 
 
-def add_counts(known: dict[str, Any], numbers: dict[str, Any]) -> None:
+def add_counts(known: dict[str, Counted], numbers: dict[str, Counted]) -> None:
     """Add what was counted by layer: rows that were lost add up, rows and tokens are those of the last unit."""
-    for path, (rows, empty, tokens, bad) in numbers.items():
-        _, lost, _, spoiled = known.get(path, (0.0, 0.0, 0.0, 0.0))
-        known[path] = (rows, lost + empty, tokens, spoiled + bad)
+    for path, new in numbers.items():
+        before = known.get(path, NOTHING)
+        known[path] = new._replace(empty=before.empty + new.empty, bad=before.bad + new.bad)
 
 
 def in_place(array: np.ndarray, whole: Cells, part: Cells, empty: float, shift: int) -> np.ndarray:

@@ -11,9 +11,10 @@ import torch
 import xarray as xr
 
 from ..errors import EntropyLabError
-from ..measuring.assemble import Cells
+from ..measuring.cells import Cells
 from ..measuring.provenance import provenance
-from ..measuring.recorder import Recorder, report_bad, report_unmeasured, watching
+from ..measuring.recorder import Recorder
+from ..measuring.recording import report_bad, report_unmeasured, watching
 from ..scaling import NamedRule
 from ..sizes import Size
 from .beginning import begin, check_folder

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from entropylab import plot
 from entropylab.plot.layers import NAMED
-from entropylab.plot.style import elided, legend, legend_above, spread
+from entropylab.plot.style import legend, legend_above
+from entropylab.plot.ticks import elided, spread
 
 from .. import datasets
 from ..datasets import synthetic

@@ -9,7 +9,8 @@ import pytest
 import xarray as xr
 
 import entropylab
-from entropylab.measuring.assemble import Cells, LayerLabel, Moments
+from entropylab.measuring.cells import Cells, LayerLabel
+from entropylab.measuring.moments import Moments
 from entropylab.runs.state import absorb, checksum, from_dataset, to_dataset
 
 SIZE = (32, 48)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ..blocks import Section
-from ..views import Run, View
+from ..views import Run
 from .checks import checks_section
 from .compare import compare_section, summary
 from .joint import joint_section
@@ -13,8 +13,6 @@ from .places import heads_section, steps_section
 from .rules import drift_section
 
 __all__ = ["sections_of", "summary"]
-
-Views = dict[str, View]
 
 
 def sections_of(runs: Sequence[Run], tolerance: float) -> list[Section]:

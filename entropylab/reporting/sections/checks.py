@@ -1,7 +1,5 @@
 """The checks: what the law is off by with nothing fitted, what explains it, and from which N on it holds."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 
@@ -12,10 +10,8 @@ from ..numbers import explained, finite_off, flag_counts, median
 from ..pictures import check_pictures
 from ..readings import checks as say
 from ..tables import NOTHING, Table, few, share, side_by_side, stacked, whole
-from ..views import Unknown, View
+from ..views import Unknown, View, Views
 from ..words import fixed, number, percent, untold
-
-Views = Mapping[str, View]
 
 
 def checks_section(views: Views, tolerance: float) -> Section:

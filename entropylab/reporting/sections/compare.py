@@ -1,6 +1,6 @@
 """Several runs side by side: what is general, and what belongs to one model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,8 @@ from ..numbers import median
 from ..pictures import layer_pictures
 from ..readings import compare as say
 from ..tables import Table, side_by_side
-from ..views import Unknown, View
+from ..views import Unknown, View, Views
 from ..words import fixed, percent, probability, with_error
-
-Views = Mapping[str, View]
 
 
 def compare_section(views: Views, tolerance: float) -> Section:

@@ -1,7 +1,5 @@
 """The line, the deficit and the phase picture: what the law is about."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 
@@ -14,10 +12,8 @@ from ..readings import deficit as say_deficit
 from ..readings import fit as say
 from ..readings import places as say_places
 from ..tables import NOTHING, Table, few, share, side_by_side, stacked, whole
-from ..views import Unknown, View
+from ..views import Unknown, View, Views
 from ..words import fixed, holm, number, percent, probability, span, untold, with_error
-
-Views = Mapping[str, View]
 
 
 def fit_section(views: Views) -> Section:

@@ -1,7 +1,5 @@
 """Heads and denoising steps."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 
@@ -10,10 +8,8 @@ from ..numbers import by_step, normalised, size_of
 from ..pictures import head_pictures, step_pictures
 from ..readings import places as say
 from ..tables import NOTHING, Table, few, stacked, whole
-from ..views import Unknown, View, tried
+from ..views import Unknown, View, Views, tried
 from ..words import fixed, untold
-
-Views = Mapping[str, View]
 
 
 def heads_section(views: Views) -> Section:

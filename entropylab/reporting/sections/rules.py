@@ -1,7 +1,5 @@
 """Drift away from the training size, and what the scaling rules take away of it."""
 
-from collections.abc import Mapping
-
 import pandas as pd
 
 from ...law.drift import MEAN
@@ -10,10 +8,8 @@ from ..numbers import expected_removal
 from ..pictures import drift_pictures
 from ..readings import rules as say
 from ..tables import NOTHING, Table, share, stacked
-from ..views import Unknown, View
+from ..views import Unknown, View, Views
 from ..words import fixed, untold
-
-Views = Mapping[str, View]
 
 SMALL = 0.01
 """A drift [nats] that counts for neither direction."""

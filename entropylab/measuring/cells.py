@@ -1,0 +1,141 @@
+"""Everything measured so far, by size and scaling: runs are averaged and added up, whatever is kept apart."""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import EntropyLabError
+from ..sizes import Size
+from .moments import Moments, averaged, mean_known
+from .run import Run
+
+KEEPABLE = ("branch", "sample", "step", "layer", "head")
+COUNTS = ("rows", "rows_empty", "tokens")
+BAD = "rows_bad"
+KEPT = 2
+"""From here on the entries of a reduced call are kept by branch, sample, step, layer and head."""
+
+
+def check_keep(keep: Any) -> tuple[str, ...] | None:
+    """``keep`` as a tuple in the order of the dimensions, or an EntropyLabError."""
+    if keep is None:
+        return None
+    names = (keep,) if isinstance(keep, str) else tuple(keep) if isinstance(keep, list | tuple) else (keep,)
+    unknown = [name for name in names if name not in KEEPABLE]
+    if unknown:
+        raise EntropyLabError(f"keep must be some of {', '.join(KEEPABLE)}, or None for all. Got {list(names)}.")
+    return tuple(name for name in KEEPABLE if name in names)
+
+
+@dataclass(frozen=True)
+class LayerLabel:
+    """What the coordinates say of a layer: its module, its block, its kind, and what its query rows stand for."""
+
+    module: str
+    block: str
+    kind: str
+    part: str
+
+
+class Counted(NamedTuple):
+    """What is counted of a layer at a size, whatever is averaged.
+
+    Attributes:
+        rows: query rows averaged, of one head and sample.
+        empty: rows that the mask left no key, of all samples.
+        tokens: N, mean number of keys of a row.
+        bad: rows with NaN or infinity in their query or keys, of all samples.
+    """
+
+    rows: float
+    empty: float
+    tokens: float
+    bad: float
+
+
+NOTHING = Counted(0.0, 0.0, 0.0, 0.0)
+UNCOUNTED = Counted(np.nan, np.nan, np.nan, np.nan)
+"""Of a layer that did not run at a size."""
+
+
+@dataclass
+class Cells:
+    """Everything measured so far, by size and scaling.
+
+    Attributes:
+        entries: names of what a reduced call holds, in order.
+        keep: dimensions that are kept apart; None for all.
+        layers: layer path -> its labels, in the order in which data met them.
+        grown: size -> layer path -> how many more keys it has at the training size, None if unknown.
+        branches: names of the guidance branches, in the order in which data met them.
+    """
+
+    entries: tuple[str, ...]
+    keep: tuple[str, ...] | None = None
+    layers: dict[str, LayerLabel] = field(default_factory=dict)
+    grown: dict[Size | None, dict[str, int | None]] = field(default_factory=dict)
+    branches: list[str] = field(default_factory=list)
+    arrays: dict[tuple[Size | None, str], list[np.ndarray]] = field(default_factory=dict)
+    moments: dict[tuple[Size | None, str], Moments] = field(default_factory=dict)
+    timesteps: dict[tuple[Size | None, str], np.ndarray] = field(default_factory=dict)
+    labels: dict[tuple[Size | None, str], tuple[list[str], list[int]]] = field(default_factory=dict)
+    multipliers: dict[tuple[Size | None, str], dict[str, float]] = field(default_factory=dict)
+    counted: dict[Size | None, dict[str, Counted]] = field(default_factory=dict)
+
+    @property
+    def keeps_samples(self) -> bool:
+        """Whether samples stay apart."""
+        return self.keep is None or "sample" in self.keep
+
+    @property
+    def keeps_layers(self) -> bool:
+        """Whether layers stay apart."""
+        return self.keep is None or "layer" in self.keep
+
+    def add(self, run: Run) -> None:
+        """Take a finished run in."""
+        key = (run.size, run.scaling)
+        raw = run.array(list(self.layers), self.branches)
+        self.count_rows(run.size, raw[: len(COUNTS)], raw[self.entries.index(BAD)])
+        self.grown.setdefault(run.size, {}).update(run.grown)
+        changed = {layer: factor for layer, factor in run.multipliers.items() if factor != 1}
+        if changed:
+            self.multipliers.setdefault(key, {}).update(changed)
+        values = averaged(raw[KEPT:], self.keep)
+        self.timesteps.setdefault(key, run.timesteps())
+        prompts, seeds = self.labels.setdefault(key, ([], []))
+        if self.keeps_samples:
+            prompts.extend(run.prompts)
+            seeds.extend(run.seeds)
+            self.arrays.setdefault(key, []).append(values)
+        else:
+            new = Moments.of(values)
+            self.moments[key] = self.moments[key].merged(new) if key in self.moments else new
+
+    def count_rows(self, size: Size | None, raw: np.ndarray, bad: np.ndarray) -> None:
+        """Keep account of rows, of those without keys, of keys, and of bad rows, by layer, whatever is averaged."""
+        rows, empty, tokens = raw
+        known = self.counted.setdefault(size, {})
+        for place, path in enumerate(self.layers):
+            if not np.isnan(rows[..., place, :]).all():
+                before = known.get(path, NOTHING)
+                lost, broken = (np.nan_to_num(part[..., place, :]).max(axis=-1).sum() for part in (empty, bad))
+                keys = float(mean_known(tokens[..., place, :].ravel()))
+                known[path] = Counted(np.nanmax(rows[..., place, :]), before.empty + lost, keys, before.bad + broken)
+
+    @property
+    def keyless(self) -> list[str]:
+        """Modules that attended, and whose mask left no key to any row at any size."""
+        found = [(self.layers[path].module, known) for ran in self.counted.values() for path, known in ran.items()]
+        with_keys = {module for module, counted in found if counted.rows > 0 or counted.bad > 0}
+        return [module for module in dict.fromkeys(module for module, _ in found) if module not in with_keys]
+
+    def samples_of(self, size: Size | None, scaling: str) -> int:
+        """How many samples were averaged."""
+        return int(self.moments[size, scaling].count.max()) if (size, scaling) in self.moments else 0
+
+    def factors(self, size: Size | None, scaling: str) -> list[float]:
+        """The factor on the softmax scale that every layer had."""
+        known = self.multipliers.get((size, scaling), {})
+        return [known.get(label.module, 1.0) for label in self.layers.values()]

@@ -1,0 +1,62 @@
+"""What ``measure`` is asked for, checked before any sampling."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from .. import pipelines
+from ..errors import EntropyLabError, check_count
+from ..models.prompts import default_prompts, default_settings
+from ..runs.prompts import Prompts, check_list, read_prompts
+from ..scaling import LayerRule, NamedRule, check_train_size, named_rule
+
+
+def check_prompts(
+    pipe: Any, prompts: Any, samples: int | None = None, seed: int = 0, column: str | None = None
+) -> Prompts:
+    """Prompts as a list: as given, from a file or data set, or the pipeline's own."""
+    if isinstance(prompts, str | Path):
+        return read_prompts(prompts, column=column, samples=samples, seed=seed)
+    if column is not None and not isinstance(prompts, Prompts):
+        raise EntropyLabError(f"column is for prompts from a file or data set. Got column={column!r} without one.")
+    return check_list(default_prompts(pipe) if prompts is None else prompts)
+
+
+def check_seed(seed: Any, count: int) -> None:
+    """``seed`` and those of ``count`` samples must be ints of at most 63 bits."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63 - count:
+        raise EntropyLabError(f"seed must be an int >= 0 that fits in 63 bits. Got {seed!r}.")
+
+
+def check_rules(pipe: Any, scaling: Any, train_size: Any) -> list[NamedRule]:
+    """``scaling`` as rules: some, different in name, and with a known training size if they need it."""
+    rules = [named_rule(rule) for rule in (scaling if isinstance(scaling, list | tuple) else [scaling])]
+    names = [rule.name for rule in rules]
+    if not names or len(set(names)) < len(names):
+        raise EntropyLabError(f"scaling must name at least one rule, each once. Got {names}.")
+    if not all(rule.is_original for rule in rules):
+        check_train_size(pipe, train_size)
+    for rule in rules:
+        if isinstance(rule.function, LayerRule):
+            rule.function.check(pipe)
+    return rules
+
+
+def call_settings(pipe: Any, steps: Any, guidance_scale: Any) -> dict[str, Any]:
+    """What ``pipe(...)`` is called with beside prompt, height, width and generators."""
+    taken = pipelines.accepts(pipe)
+    missing = [name for name in ("prompt", "height", "width") if name not in taken]
+    if missing:
+        raise EntropyLabError(
+            f"{type(pipe).__name__} takes no {', '.join(missing)}: pass call=, a function "
+            "(pipe, size, prompts, generators) that samples one batch."
+        )
+    if guidance_scale is not None and not (isinstance(guidance_scale, int | float) and math.isfinite(guidance_scale)):
+        raise EntropyLabError(f"guidance_scale must be a finite number. Got {guidance_scale!r}.")
+    defaults = default_settings(pipe)
+    settings = {
+        "num_inference_steps": check_count("steps", steps, defaults.get("num_inference_steps")),
+        "guidance_scale": defaults.get("guidance_scale") if guidance_scale is None else guidance_scale,
+        "output_type": "latent",
+    }
+    return {name: value for name, value in settings.items() if value is not None and name in taken}

@@ -1,0 +1,138 @@
+"""``record``: measure attention while somebody else's code samples."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import Any
+
+from .. import pipelines
+from ..errors import EntropyLabError, EntropyLabWarning, check_count
+from ..pipelines import KINDS
+from ..pipelines.sight import observed
+from ..scaling import known_train_size
+from ..sizes import Size
+from .cells import Cells, check_keep
+from .recorder import Recorder
+from .reduce import Reduction, check_statistics, is_listing
+
+DEFAULT_STATISTICS = ("entropy", "sigma2")
+
+
+@contextmanager
+def record(
+    pipe: Any,
+    *,
+    statistics: Sequence[str] = DEFAULT_STATISTICS,
+    rows: int | None = None,
+    layers: str | Sequence[str] | None = None,
+    keep: Sequence[str] | None = None,
+    strict: bool = False,
+) -> Iterator[Recorder]:
+    """Measure the attention of ``pipe`` while your own code samples from it.
+
+    Args:
+        pipe: a diffusers pipeline, or any torch.nn.Module.
+        statistics: what to measure, each averaged over query rows: "entropy", "lse", "mean" [nats], "sigma2",
+            "sensitivity" [nats^2], "third" [nats^3], "fourth" [nats^4].
+        rows: look at this many query rows only, a fixed random subset, the same in every run, and add the standard
+            errors ``entropy_se``, ... of the means over rows (averaged like them, which overstates the error of an
+            average over heads or steps); None for all.
+        layers: measure only layers whose path matches one of these patterns (``"*attn1"``) or that are of this kind
+            ("self", "cross", "joint", "temporal").
+        keep: dimensions to keep apart, of branch, sample, step, layer, head; the others are averaged. None keeps all.
+        strict: raise if an attention layer ran that could not be measured, instead of naming it in the result.
+
+    Yields:
+        A Recorder; its ``dataset`` is an xarray.Dataset like that of ``entropylab.measure``.
+
+    Raises:
+        EntropyLabError: ``pipe`` has no denoiser or no attention, or an argument does not fit.
+
+    Examples:
+        >>> with entropylab.record(pipe, layers="self") as rec:
+        ...     image = pipe("a red heart", height=64, width=64, num_inference_steps=2).images[0]
+        >>> rec.dataset.entropy.mean(["branch", "sample", "layer", "head"]).sizes
+        Frozen({'size': 1, 'scaling': 1, 'step': 2})
+        >>> rec.unmeasured  # layers that ran and could not be measured
+        {}
+    """
+    recorder = new_recorder(pipe, statistics, rows, layers, keep)
+    with watching(recorder, strict):
+        yield recorder
+
+
+@contextmanager
+def watching(recorder: Recorder, strict: bool = False) -> Iterator[None]:
+    """Let ``recorder`` watch its pipeline while the context lasts."""
+    roots = pipelines.denoisers(recorder.pipe)
+    told = {"on_forward": recorder.on_forward, "on_output": recorder.on_output}
+    with observed(recorder.sight, roots, recorder, recorder.on_attention, **told) as recorder.interception:
+        try:
+            yield
+        except BaseException:
+            recorder.finish_run(whole=False)
+            raise
+        recorder.finish_run()
+    report_unmeasured(recorder, strict)
+    report_bad(recorder.cells, stacklevel=5)
+
+
+def report_unmeasured(recorder: Recorder, strict: bool) -> None:
+    """Say which attention layers ran and were not measured: a warning, or with ``strict`` an error."""
+    if not recorder.unmeasured:
+        return
+    listed = "; ".join(f"{path} ({reason})" for path, reason in recorder.unmeasured.items())
+    message = f"{len(recorder.unmeasured)} attention layers ran that could not be measured: {listed}"
+    if strict:
+        error = EntropyLabError(message)
+        if recorder.cells.timesteps:
+            error.dataset = recorder.dataset  # type: ignore[attr-defined]
+        raise error
+    warnings.warn(message, EntropyLabWarning, stacklevel=5)
+
+
+def report_bad(cells: Cells, stacklevel: int) -> None:
+    """Warn of layers with rows that were left out for NaN or infinity in their query or keys."""
+    bad: dict[str, int] = {}
+    for layers in cells.counted.values():
+        for path, counted in layers.items():
+            bad[path] = bad.get(path, 0) + int(counted.bad)
+    listed = [f"{path} ({rows} rows)" for path, rows in sorted(bad.items(), key=lambda each: -each[1]) if rows]
+    if listed:
+        more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
+        warnings.warn(
+            "rows with NaN or infinity in their query or keys are left out, and counted in rows_bad: "
+            f"{', '.join(listed[:5])}{more}",
+            EntropyLabWarning,
+            stacklevel=stacklevel,
+        )
+
+
+def new_recorder(
+    pipe: Any, statistics: Any, rows: Any, layers: Any, keep: Any, train_size: Size | None = None
+) -> Recorder:
+    """A Recorder, its arguments checked."""
+    pipelines.check_attends(pipe)
+    patterns = check_patterns(pipe, layers)
+    reduction = Reduction(check_statistics(statistics), check_count("rows", rows, None))
+    return Recorder(pipe, reduction, patterns, check_keep(keep), known_train_size(pipe, train_size))
+
+
+def check_patterns(pipe: Any, patterns: Any) -> tuple[str, ...]:
+    """Layer patterns as a tuple; each must match some layer of ``pipe``."""
+    if patterns is None:
+        return ()
+    known = pipelines.layers(pipe)
+    chosen = (
+        (patterns,) if isinstance(patterns, str) else tuple(patterns) if is_listing(patterns) else (repr(patterns),)
+    )
+    for pattern in chosen:
+        if pattern not in KINDS and not any(fnmatchcase(layer.path, pattern) for layer in known):
+            raise EntropyLabError(
+                f"layers must be kinds ({', '.join(KINDS)}) or patterns of layer paths such as {known[0].path!r}. "
+                f"Got {pattern!r}, which matches none of the {len(known)} layers."
+            )
+    if not chosen:
+        raise EntropyLabError("layers must name at least one kind or pattern, or be None for all. Got nothing.")
+    return chosen
