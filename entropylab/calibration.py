@@ -14,12 +14,13 @@ from torch import Tensor
 
 from . import pipelines
 from .capture import looks_like_attention
-from .errors import EntropyLabError, EntropyLabWarning, check_count
+from .errors import EntropyLabError, EntropyLabWarning, check_int, check_positive
 from .measuring.measurement import measure
 from .netcdf import save
 from .opening import open_dataset
 from .scaling import LayerRule, NamedRule, check_train_size
 from .sizes import Size, size_label
+from .wording import counted
 
 SMALLEST, LARGEST = 0.1, 10.0
 """Multipliers are kept between these: attention can't be spread beyond uniform (multiplier 0), nor frozen harder."""
@@ -61,7 +62,8 @@ class ByLayer(LayerRule):
         """One multiplier per head (heads,)."""
         if layer not in self.tokens:
             raise EntropyLabError(
-                f"the calibration is of another model: it has no layer {layer!r}. It has {', '.join(self.tokens)}."
+                f"the calibration is of another model: it has no layer {layer!r}, but "
+                f"{counted(len(self.tokens), 'layer')} such as {next(iter(self.tokens), 'none')}."
             )
         known, here = self.tokens[layer], np.log(tokens)
         if not known[0] - 1e-9 <= here <= known[-1] + 1e-9:
@@ -180,7 +182,8 @@ def calibrate(
     """
     pairs = pipelines.check_sizes(pipe, sizes)
     trained = check_train_size(pipe, train_size)
-    check_count("iterations", iterations, 1)
+    check_int("iterations", iterations)
+    check_positive("tolerance", tolerance, "nats")
     sampling = {**sampling, "rows": rows}
     reference = profile(pipe, trained, "original", train_size, sampling)
     found = [newton(pipe, pair, reference, train_size, iterations, tolerance, sampling) for pair in pairs]

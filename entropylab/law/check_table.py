@@ -6,7 +6,8 @@ import pandas as pd
 
 from ..errors import EntropyLabError
 from .averages import words_of
-from .checked import EXPLANATIONS, FLAGS, Check
+from .checked import EXPLANATIONS, Check
+from .variables import FLAGS
 
 MEANS = ("tokens", "entropy", "deficit", "half_sigma2")
 

@@ -11,14 +11,12 @@ import pandas as pd
 import xarray as xr
 
 from ..errors import EntropyLabError, check_positive
-from . import markup
+from . import check_text, markup
 from .validity import TOLERANCE, finite_term
+from .variables import FLAGS
 
 EXPLANATIONS = ("law", "third_order", "series", "finite")
 """Predictions of entropy in which nothing is fitted."""
-
-FLAGS = {"skewed": "skewed", "small_n": "small N", "near_freezing": "near freezing"}
-"""What is flagged, and its words."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -135,77 +133,14 @@ class Check:
 
     def summary(self) -> str:
         """The check as text to read."""
-        layers = self.layers()
-        rows = layers.rename(columns=FLAGS).to_string(index=False, float_format="{:.3g}".format)
-        return f"{self.about()}\n\n{self.lines(layers)}\n\n{rows}"
-
-    def about(self) -> str:
-        """What was checked."""
-        a = self.dataset.attrs
-        heads = f" and {a['heads']} heads" if a["heads"] else ""
-        return (
-            f"H beside log N - sigma^2/2 from measured sigma^2; nothing is fitted\n{a['model'] or 'model'}: "
-            f"{a['layers']} {a['kind']} layers{heads}, {self.dataset.sizes['size']} sizes, {a['samples']} samples, "
-            f"scaling {a['scaling']}"
-        )
-
-    def lines(self, layers: pd.DataFrame) -> str:
-        """How far off everything is over layers, and what explains it."""
-        known = self["entropy"].notnull()
-        free = known & (self.flags == "")
-        lines = [f"{words:<24}{off_over_layers(layers, name)}" for name, words in WORDS.items() if name in self.dataset]
-        lines.append(f"{'with finite N:':<24}{self._finite()}")
-        if self.has_series:
-            lines.append(self._explained())
-        else:
-            lines.append(
-                "third and fourth cumulant were not measured; statistics=(..., 'third', 'fourth') gives the series"
-            )
-        number, total = int(free.sum()), int(known.sum())
-        counts = [f"{words} {int(self[name].sum())}" for name, words in FLAGS.items() if name in self.dataset]
-        lines.append(f"flagged, of {total} rows:   {', '.join(counts)}; none of them {number}")
-        if number:
-            off = abs(self["law_residual"].where(free))
-            middle, worst = off.median().item(), off.max().item()
-            lines.append(f"rows without a flag:    law off by {middle:.3f} nats (median), {worst:.3f} (worst)")
-        slopes = f"{self.slope():.3f} over all rows, {self.slope(True):.3f} without a flag"
-        lines.append(f"deficit = a sigma^2/2:  a = {slopes}; 1 under the law")
-        return "\n".join(lines)
-
-    def _finite(self) -> str:
-        """What the finite-N value is off by, where there is one, and the law in the same rows."""
-        defined = self["finite"].notnull()
-        if not defined.any():
-            return "nowhere defined, e^sigma^2 > N"
-        finite, law = (abs(self[f"{name}_residual"].where(defined)).mean().item() for name in ("finite", "law"))
-        rows = f"{int(defined.sum())} of {int(self['entropy'].notnull().sum())} rows"
-        return f"{finite:.3f} nats, mean over the {rows} with e^sigma^2 < N; law there {law:.3f}"
-
-    def _explained(self) -> str:
-        """How much of the law's residual k3 and k4 explain: of all rows, and of those that are not near freezing."""
-        warm = ~self["near_freezing"]
-        parts = []
-        for chosen, words in ((self["entropy"].notnull(), "all rows"), (warm, "rows not near freezing")):
-            law, series = (abs(self[f"{name}_residual"].where(chosen)).sum().item() for name in ("law", "series"))
-            parts.append(f"{1 - series / law:.0%} of {words}" if law else f"nothing of {words}")
-        return f"k3 and k4 explain:      {', '.join(parts)} (100% all of the residual; below 0 they make it worse)"
+        return check_text.summary(self)
 
     def __repr__(self) -> str:
-        off = off_over_layers(self.layers(), "law")
+        off = check_text.off_over_layers(self.layers(), "law")
         return f"Check({self.dataset.attrs['layers']} layers, law: {off})"
 
     def _repr_html_(self) -> str:
         return markup.of_check(self)
-
-
-WORDS = {"law": "law off by:", "third_order": "with k3:", "series": "with k3 and k4:"}
-
-
-def off_over_layers(layers: pd.DataFrame, name: str) -> str:
-    """Median and worst layer of a mean absolute residual, in words."""
-    off = layers[f"{name}_off"]
-    worst = layers["layer"][off.idxmax()]
-    return f"{off.median():.3f} nats in the median layer, {off.max():.3f} in the worst ({worst})"
 
 
 def flattened(values: xr.DataArray) -> np.ndarray:

@@ -10,10 +10,10 @@ import xarray as xr
 
 from ..errors import EntropyLabError
 from .averages import Kinds, averaged, counted, kinds_of, log_tokens, of_kind, over_samples, under
-from .checked import EXPLANATIONS, FLAGS, Check
+from .checked import EXPLANATIONS, Check
 from .fitting import provenance
-from .report_text import described
 from .validity import THRESHOLDS, finite_entropy
+from .variables import FLAGS, described
 
 __all__ = ["Check", "check"]
 

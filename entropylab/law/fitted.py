@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from ..errors import EntropyLabError
-from . import markup, report_text
+from . import fit_text, markup
 
 BOUNDED = "at most, from the samples' spreads at each size"
 """How errors were found where samples were averaged while measuring."""
@@ -169,12 +169,14 @@ class Fit:
 
     def summary(self) -> str:
         """The fit as text to read."""
-        return report_text.summary(self)
+        return fit_text.summary(self)
 
     def __repr__(self) -> str:
         if self.by:
             return f"Fit(by={self.by}, {len(self.to_frame())} lines; {self.errors})"
-        return f"Fit(slope={self.slope:.4f} ± {self.slope_error:.4f}, intercept={self.intercept:.4f}, {self.errors})"
+        error = f" ± {self.slope_error:.4f}" if np.isfinite(self.slope_error) else ""
+        how = f", {self.errors}" if error else ", errors not known"
+        return f"Fit(slope={self.slope:.4f}{error}, intercept={self.intercept:.4f}{how})"
 
     def _repr_html_(self) -> str:
         return markup.of_fit(self)

@@ -16,8 +16,8 @@ from ..errors import EntropyLabError, check_int
 from .averages import Kinds, averaged, counted, finite, kinds_of, log_tokens, of_kind, over_samples, under, words_of
 from .fitted import BOUNDED, Fit
 from .regression import bounded, straight_line, theil_sen
-from .report_text import described
 from .resampling import bootstrapped
+from .variables import described
 
 __all__ = ["BOUNDED", "Fit", "fit"]
 

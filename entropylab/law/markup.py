@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import xarray as xr
 
-from . import report_text
+from . import check_text, fit_text
 from .naming import layer_names
 
 if TYPE_CHECKING:
@@ -55,17 +55,19 @@ ENTROPIES = "Entropies in nats."
 
 def of_fit(fit: "Fit") -> str:
     """A fit for a notebook."""
-    frame = report_text.short(fit) if fit.by else fit.points()
-    words = "" if fit.by else pre(report_text.lines(fit))
-    return boxed(f"{report_text.about(fit)}. {ENTROPIES}", words, table(frame, named(fit.dataset)))
+    frame = fit_text.short(fit) if fit.by else fit.points()
+    words = "" if fit.by else pre(fit_text.lines(fit))
+    return boxed(f"{fit_text.about(fit)}. {ENTROPIES}", words, table(frame, named(fit.dataset)))
 
 
 def of_check(found: "Check") -> str:
     """A check for a notebook."""
     layers, names = found.layers(), named(found.dataset)
-    lines = found.lines(layers.assign(layer=layers["layer"].map(names)))
+    lines = check_text.lines(found, layers.assign(layer=layers["layer"].map(names)))
     notes = "Off by: mean over heads and sizes. Flags: share of heads and sizes."
-    return boxed(f"{'. '.join(found.about().splitlines())}. {ENTROPIES} {notes}", pre(lines), table(layers, names))
+    return boxed(
+        f"{'. '.join(check_text.about(found).splitlines())}. {ENTROPIES} {notes}", pre(lines), table(layers, names)
+    )
 
 
 def named(ds: xr.Dataset) -> dict[str, str]:

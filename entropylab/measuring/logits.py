@@ -11,6 +11,7 @@ from ..capture import AttentionCall, intercept
 from ..entropy.rows import check_rows, masked_out
 from ..errors import EntropyLabError, check_int
 from ..pipelines import denoisers
+from ..wording import counted
 
 
 def logit_sample(
@@ -90,5 +91,9 @@ def sampled_logits(
     with intercept(denoisers(pipe), take):
         run()
     if not found:
-        raise EntropyLabError(f"layers must match some of {sorted(set(met))}. Got {list(patterns)}.")
+        ran = sorted(set(met))
+        such = f", such as {ran[0]}" if ran else ""
+        raise EntropyLabError(
+            f"layers must match one of the {counted(len(ran), 'layer')} that ran{such}. Got {patterns}."
+        )
     return found

@@ -12,6 +12,7 @@ from ..pipelines import KINDS
 from ..pipelines.sight import observed
 from ..scaling import known_train_size
 from ..sizes import Size
+from ..wording import counted
 from .cells import Cells, check_keep
 from .recorder import Recorder
 from .reduce import Reduction, check_statistics, is_listing
@@ -83,7 +84,7 @@ def report_unmeasured(recorder: Recorder, strict: bool) -> None:
     if not recorder.unmeasured:
         return
     listed = "; ".join(f"{path} ({reason})" for path, reason in recorder.unmeasured.items())
-    message = f"{len(recorder.unmeasured)} attention layers ran that could not be measured: {listed}"
+    message = f"{counted(len(recorder.unmeasured), 'attention layer')} ran that could not be measured: {listed}"
     if strict:
         error = EntropyLabError(message)
         if recorder.cells.timesteps:
@@ -96,8 +97,8 @@ def report_bad(cells: Cells, stacklevel: int) -> None:
     """Warn of layers with rows that were left out for NaN or infinity in their query or keys."""
     bad: dict[str, int] = {}
     for layers in cells.counted.values():
-        for path, counted in layers.items():
-            bad[path] = bad.get(path, 0) + int(counted.bad)
+        for path, known in layers.items():
+            bad[path] = bad.get(path, 0) + int(known.bad)
     listed = [f"{path} ({rows} rows)" for path, rows in sorted(bad.items(), key=lambda each: -each[1]) if rows]
     if listed:
         more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""

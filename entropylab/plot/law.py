@@ -12,8 +12,8 @@ from ..law.averages import Kinds
 from ..law.averages import check as check_dataset
 from ..law.checked import Check
 from ..law.checks import check
-from ..law.report_text import RESIDUALS
 from ..law.validity import THRESHOLDS
+from ..law.variables import RESIDUALS
 from .style import BLACK, BLUE, COLORS, GREY, MORE_MARKERS, ORANGE, VERMILLION, axes_of, legend
 from .ticks import name_layers
 

@@ -203,7 +203,7 @@ def drawing(call: Draw | None, settings: dict[str, Any], steps: int | None, guid
 
 def check_metrics(metrics: Any) -> tuple[str, ...]:
     """Some metrics that are known, or an EntropyLabError."""
-    names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    names = (metrics,) if isinstance(metrics, str) else tuple(metrics) if isinstance(metrics, list | tuple) else ()
     if not names or any(name not in FIGURES for name in names):
         raise EntropyLabError(f"metrics must be some of {', '.join(FIGURES)}. Got {metrics!r}.")
     return names

@@ -8,7 +8,8 @@ import xarray as xr
 from scipy.stats import spearmanr
 
 from ..law.averages import averaged, counted, log_tokens, under
-from ..law.checked import FLAGS, Check
+from ..law.checked import Check
+from ..law.variables import FLAGS
 from ..plot.layers import at_size
 from .views import View
 

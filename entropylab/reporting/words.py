@@ -69,11 +69,6 @@ def percents(low: float, high: float) -> str:
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
-def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """A count of things: "1 layer", "3 layers"."""
-    return f"{count} {noun if count == 1 else plural or noun + 's'}"
-
-
 def listed(names: Iterable[str], most: int = 6) -> str:
     """Names as a list in a sentence: "a, b and c"; of very many the first ones, and how many more there are."""
     words = list(names)

@@ -154,8 +154,10 @@ def read_record(path: Path) -> RunFolder:
     except FileNotFoundError:
         what = f"a folder that holds no run: it has no {RECORD}" if path.is_dir() else "no folder of a run"
         raise EntropyLabError(f"{path} is {what}.") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise EntropyLabError(f"{file} can't be read: {one_line(error)}.") from error
+    except ValueError:
+        record = None
     if not isinstance(record, dict) or not record.keys() >= KEYS:
         raise EntropyLabError(f"{file} can't be read: it is not what entropylab wrote.")
     if record["format"] != FORMAT:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EntropyLabError, EntropyLabWarning, one_line
+from ..wording import counted
 from .captions import READERS, UNREADABLE, read_lines
 from .hub import is_hub_id, read_hub
 
@@ -42,7 +43,9 @@ class Prompts(list[str]):
         if not self.skipped:
             return ""
         reasons = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items())
-        return f"{sum(self.skipped.values())} captions of {self.source} were left out: {reasons}."
+        left_out = sum(self.skipped.values())
+        were = "was" if left_out == 1 else "were"
+        return f"{counted(left_out, 'caption')} of {self.source} {were} left out: {reasons}."
 
 
 def digest(texts: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ WIDTH = 2
 """Dimension of the tokens, in units of d."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Simulated:
     """Queries and keys whose logits ``scale * q k^T`` have a known distribution along every row.
 
@@ -31,6 +31,10 @@ class Simulated:
     k: Tensor
     scale: float
     sigma: float
+
+    def __repr__(self) -> str:
+        shapes = f"q={tuple(self.q.shape)}, k={tuple(self.k.shape)}"
+        return f"Simulated({shapes}, scale={self.scale:.4g}, sigma={self.sigma:g})"
 
 
 def simulate(

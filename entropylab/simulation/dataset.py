@@ -8,7 +8,7 @@ import xarray as xr
 
 from ..dataset import ATTRIBUTE, describe
 from ..entropy import row_statistics
-from ..errors import EntropyLabError
+from ..errors import EntropyLabError, check_count
 from ..sizes import size_label
 from .attention import Simulated, simulate
 from .distributions import grid
@@ -28,7 +28,7 @@ def simulate_dataset(
     distribution: str = "gaussian",
     *,
     train_tokens: int | None = None,
-    scaling: Sequence[str] = ("original",),
+    scaling: str | Sequence[str] = ("original",),
     samples: int = 4,
     statistics: Sequence[str] = tuple(FIELDS),
     **settings: Any,
@@ -62,9 +62,10 @@ def simulate_dataset(
     """
     sigmas = [float(value) for value in np.atleast_1d(sigma)]
     check_listing("statistics", statistics, FIELDS)
-    if not len(tokens) or len(set(tokens)) < len(tokens):
-        raise EntropyLabError(f"tokens must be different numbers of keys, at least one. Got {list(tokens)}.")
-    trained = train_tokens or tokens[min(1, len(tokens) - 1)]
+    if not isinstance(tokens, list | tuple | np.ndarray) or not len(tokens) or len(set(tokens)) < len(tokens):
+        raise EntropyLabError(f"tokens must be different numbers of keys, at least one. Got {tokens!r}.")
+    trained = check_count("train_tokens", train_tokens, tokens[min(1, len(tokens) - 1)])
+    scaling = (scaling,) if isinstance(scaling, str) else tuple(scaling)
     multipliers = np.array([[multiplier_of(rule, number, trained) for rule in scaling] for number in tokens])
     seed = settings.pop("seed", 0)
     cells = np.array(

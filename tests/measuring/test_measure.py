@@ -190,7 +190,7 @@ BAD = [
     ([64], {"scaling": -1.0}, "finite multiplier > 0"),
     ([64], {"scaling": float("nan")}, "finite multiplier > 0"),
     ([64], {"statistics": ["entropy", "kurtosis"]}, "statistics must be some of"),
-    ([64], {"rows": 0}, "rows must be a positive int"),
+    ([64], {"rows": 0}, "rows must be an int >= 1"),
     ([64], {"layers": "*attn9*"}, "matches none of the 14 layers"),
     ([64], {"keep": ["pixels"]}, "keep must be some of"),
     ([64], {"train_size": 0}, "sizes must be positive"),

@@ -261,7 +261,7 @@ def test_a_disk_that_is_full_for_small_files(name: str, tmp_path: Path, monkeypa
     def full(*arguments: Any, **options: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    from entropylab.runs import files as small
+    from entropylab import files as small
 
     if name == "open":
         monkeypatch.setattr(small, "open", full, raising=False)
@@ -496,12 +496,12 @@ def test_a_record_that_was_changed_by_hand(run: Path) -> None:
 
 
 def test_the_clock_of_another_machine_is_not_believed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from entropylab.runs import files as small
+    from entropylab.runs import clocks
 
     claim = read_record(run).claims.take("unit")
     assert claim is not None
     (run / "units" / ".0.partial").write_text("being written")
-    monkeypatch.setattr(small.time, "time", lambda: 1e10)
+    monkeypatch.setattr(clocks.time, "time", lambda: 1e10)
     with pytest.raises(EntropyLabError, match="overwrite: processes seem to be at work"):
         again(run, overwrite=True)
     again(run)

@@ -77,7 +77,10 @@ def analyse(files: Sequence[str | Path]) -> Analysis:
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The ratings of one file, a row each; ValueError says what is wrong with it."""
-    found = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise ValueError(f"it is not of the format {FORMAT!r}")
     key = decoded(found.get("key"))

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..words import counted, listed, number, percent, untold, whole_span
+from ...wording import counted
+from ..words import listed, number, percent, untold, whole_span
 
 
 def law(names: Sequence[str], off: ArrayLike, tolerance: float) -> list[str]:

@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..words import counted, number, percent, probability, span
+from ...wording import counted
+from ..words import number, percent, probability, span
 
 NEAR = 0.1
 """A ratio to 1 within this counts as 1."""

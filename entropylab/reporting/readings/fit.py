@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..words import counted, holm, listed, number, percent, probability, span, untold
+from ...wording import counted
+from ..words import holm, listed, number, percent, probability, span, untold
 
 LEVEL = 0.05
 """Of every test."""

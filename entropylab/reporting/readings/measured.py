@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from ..words import counted, listed
+from ...wording import counted
+from ..words import listed
 
 
 def amount(samples: int, sizes: Sequence[str], layers: int, heads: int) -> list[str]:

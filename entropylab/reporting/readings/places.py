@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..words import counted, listed, number, percent, span
+from ...wording import counted
+from ..words import listed, number, percent, span
 
 SPREAD, CONCENTRATED = 0.95, 0.3
 """Normalised entropy H / log N above which a head is called nearly uniform, and below which concentrated."""

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from ...law.checked import Check
-from ...law.report_text import RESIDUALS
+from ...law.variables import RESIDUALS
 from ..blocks import Block, Section, reading
 from ..numbers import explained, finite_off, flag_counts, median
 from ..pictures import check_pictures

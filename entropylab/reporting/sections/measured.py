@@ -9,11 +9,12 @@ import xarray as xr
 
 from ...law import samples_of
 from ...law.averages import finite, scalings_of
+from ...wording import counted
 from ..blocks import Section, reading
 from ..readings import measured as say
 from ..tables import side_by_side
 from ..views import Run
-from ..words import UNKNOWN, counted, listed, whole_span
+from ..words import UNKNOWN, listed, whole_span
 
 TEXTS = {
     "model": "model",
