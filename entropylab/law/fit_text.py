@@ -21,9 +21,15 @@ def summary(fit: "Fit") -> str:
     """A fit as text to read."""
     head = f"H = slope * log N + intercept; the law: slope 1, intercept -sigma^2/2\n{about(fit)}\n\n"
     if fit.by:
-        return head + short(fit).to_string(index=False, float_format="{:.4g}".format)
+        return head + table(short(fit), "{:.4g}")
     sizes = fit.points().drop(columns=["height", "width"], errors="ignore")
-    return head + lines(fit) + "\n\n" + sizes.to_string(index=False, float_format="{:.4f}".format)
+    return f"{head}{lines(fit)}\n\n{table(sizes, '{:.4f}')}"
+
+
+def table(rows: pd.DataFrame, form: str) -> str:
+    """Rows as text, without the columns of which nothing is known."""
+    known = rows.dropna(axis="columns", how="all")
+    return known.to_string(index=False, float_format=form.format, na_rep="-")
 
 
 def about(fit: "Fit") -> str:

@@ -19,7 +19,6 @@ from ..law.checks import check
 from ..law.drift import drift, training_size
 from ..law.naming import layer_names
 from .joint import all_keys, image_part
-from .numbers import Array
 
 
 @dataclass(frozen=True)
@@ -195,7 +194,7 @@ def one_sort(ds: xr.Dataset) -> xr.Dataset:
     return ds.drop_vars("part") if alike else ds
 
 
-def rows_of(found: Check) -> dict[str, Array]:
+def rows_of(found: Check) -> dict[str, np.ndarray]:
     """What is known of every row (layer, head and size) that was measured; ``free`` where it has no flag."""
     frame = found.to_frame()
     half = frame["half_sigma2"].where(frame["half_sigma2"] > 0)
