@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from .entropy import row_statistics
     from .law import fit
     from .law.checks import check
+    from .measurement import measure
     from .measuring.logits import logit_sample
-    from .measuring.measurement import measure
     from .measuring.recording import record
     from .models import load
     from .netcdf import save
@@ -41,7 +41,7 @@ _HOMES = {
     "layers": "pipelines",
     "load": "models",
     "logit_sample": "measuring.logits",
-    "measure": "measuring.measurement",
+    "measure": "measurement",
     "open": "opening",
     "plot": "plot",
     "record": "measuring.recording",

@@ -15,7 +15,7 @@ from torch import Tensor
 from . import pipelines
 from .capture import looks_like_attention
 from .errors import EntropyLabError, EntropyLabWarning, check_int, check_positive
-from .measuring.measurement import measure
+from .measurement import measure
 from .netcdf import save
 from .opening import open_dataset
 from .scaling import LayerRule, NamedRule, check_train_size

@@ -19,14 +19,14 @@ from entropylab import EntropyLabError
 from entropylab.calibration import ByLayer
 from entropylab.figures import defects_checked, grids
 from entropylab.plot.layers import steps_table
+from entropylab.prompts import read_prompts
+from entropylab.prompts.captions import import_pyarrow
+from entropylab.prompts.hub import read_hub
 from entropylab.quality.features import features_of
 from entropylab.quality.judge import new_judge
 from entropylab.quality.ratings.page import make_page
 from entropylab.quality.saving import read_picture, save_pictures
-from entropylab.runs.captions import import_pyarrow
 from entropylab.runs.folder import read_record
-from entropylab.runs.hub import read_hub
-from entropylab.runs.prompts import read_prompts
 from tests.datasets import synthetic
 
 
@@ -155,7 +155,7 @@ def test_captions_that_can_not_be_had(tmp_path: Path, monkeypatch: pytest.Monkey
         def open(self, path: str, mode: str) -> Any:
             raise OSError("connection reset")
 
-    monkeypatch.setattr("entropylab.runs.hub.filesystem", Broken)
+    monkeypatch.setattr("entropylab.prompts.hub.filesystem", Broken)
     refuses("can't be read from the hub: connection reset", lambda: list(read_hub("org/captions", None)))
     (tmp_path / "captions.txt").write_text("a cat\n")
 

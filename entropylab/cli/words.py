@@ -34,7 +34,7 @@ def repeat_sizes(arguments: Sequence[str]) -> list[str]:
 
 def prompts_of(path: Path | None, column: str | None, samples: int | None, seed: int) -> list[str] | None:
     """The prompts of ``--prompts``, or None; captions that were left out are reported."""
-    from ..runs import read_prompts
+    from ..prompts import read_prompts
 
     if path is None:
         if column is not None:

@@ -11,7 +11,7 @@ import xarray as xr
 
 from ..calibration import Calibration, calibrate
 from ..errors import check_count
-from ..measuring.measurement import measure
+from ..measurement import measure
 from ..models import load
 from ..models.prompts import embedded_prompts
 from ..scaling import check_train_size

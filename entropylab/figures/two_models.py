@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from .. import plot
-from ..measuring.measurement import measure
+from ..measurement import measure
 from ..models import load
 from ..models.prompts import embedded_name
 from ..netcdf import save

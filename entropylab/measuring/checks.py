@@ -7,7 +7,7 @@ from typing import Any
 from .. import pipelines
 from ..errors import EntropyLabError, check_count
 from ..models.prompts import default_prompts, default_settings
-from ..runs.prompts import Prompts, check_list, read_prompts
+from ..prompts import Prompts, check_list, read_prompts
 from ..scaling import LayerRule, NamedRule, check_train_size, named_rule
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import EntropyLabError, one_line
-from ..runs.prompts import digest
+from ..prompts import digest
 from ..scaling import NamedRule, rescaled
 from ..sizes import Size, size_label
 from .recorder import Recorder

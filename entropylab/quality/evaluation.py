@@ -163,8 +163,8 @@ def cell(
 
 def made(pipe: Any, size: Size, method: Method, plan: Sampling, train_size: Any) -> dict[str, Any]:
     """What decides the pictures of one size and method."""
+    from ..prompts import digest
     from ..runs.configuration import FROM_PIPE, weights
-    from ..runs.prompts import digest
 
     source = provenance(pipe)
     found = {name: source[name] for name in FROM_PIPE if name in source} | {

@@ -6,22 +6,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .merging import merge, open_run
     from .overview import Status, status
-    from .prompts import Prompts, read_prompts
 
 _HOMES = {
-    "Prompts": "prompts",
     "Status": "overview",
     "merge": "merging",
     "open_run": "merging",
-    "read_prompts": "prompts",
     "status": "overview",
 }
 
-__all__ = ["Prompts", "Status", "merge", "open_run", "read_prompts", "status"]
+__all__ = ["Status", "merge", "open_run", "status"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name when it is first used: prompts can be read without torch."""
+    """Import a name when it is first used: a folder can be checked before torch is loaded."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)

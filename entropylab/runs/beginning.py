@@ -9,11 +9,11 @@ from typing import Any
 
 from ..errors import EntropyLabError
 from ..files import PARTIAL, cannot_write, create_whole, write_whole
+from ..prompts import digest
 from .claims import EXPIRES, Claims, is_dead
 from .clocks import clock_of, modified
 from .configuration import differences, digest_of, shown
 from .folder import CLAIMS, FORMAT, PROMPTS, RECORD, UNITS, RunFolder, read_record
-from .prompts import digest
 
 
 def check_folder(out: Any, overwrite: bool = False) -> Path:

@@ -31,7 +31,7 @@ def configuration_of(
     pipe: Any, plan: Any, recorder: Any, sizes: Sequence[Size], rules: Sequence[NamedRule], train_size: Any, each: int
 ) -> dict[str, Any]:
     """Everything that decides the numbers, as JSON can hold it; ``each`` is the number of samples of a unit."""
-    from .prompts import digest
+    from ..prompts import digest
 
     source = provenance(pipe)
     found = {

@@ -21,9 +21,9 @@ from .. import netcdf
 from ..dataset import ATTRIBUTE
 from ..errors import EntropyLabError, one_line
 from ..files import flush_folder
+from ..prompts import digest
 from .claims import Claims
 from .configuration import JOINED, differences, digest_of
-from .prompts import digest
 from .state import CHECKSUM, checksum
 from .units import Unit, cut
 

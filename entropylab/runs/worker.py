@@ -15,6 +15,7 @@ from ..measuring.cells import Cells
 from ..measuring.provenance import provenance
 from ..measuring.recorder import Recorder
 from ..measuring.recording import report_bad, report_unmeasured, watching
+from ..prompts import Prompts, count_cut
 from ..scaling import NamedRule
 from ..sizes import Size
 from .beginning import begin, check_folder
@@ -24,7 +25,6 @@ from .folder import RECORD, RunFolder
 from .merging import dataset_of, merge_run
 from .place import Place, is_left_alone, is_restarted, placed
 from .progress import Progress
-from .prompts import Prompts, count_cut
 from .state import to_dataset
 from .units import Unit, default_samples
 

@@ -8,17 +8,17 @@ from typing import Any
 
 import xarray as xr
 
-from .. import pipelines
-from ..bars import progress_bar, quiet
-from ..errors import EntropyLabError, check_count
-from ..runs.beginning import check_folder
-from ..runs.worker import KEPT_APART, measure_run, source_of
-from ..sizes import size_label
-from .checks import call_settings, check_prompts, check_rules, check_seed
-from .plan import Call, Plan
-from .provenance import command
-from .recorder import Recorder
-from .recording import DEFAULT_STATISTICS, new_recorder, watching
+from . import pipelines
+from .bars import progress_bar, quiet
+from .errors import EntropyLabError, check_count
+from .measuring.checks import call_settings, check_prompts, check_rules, check_seed
+from .measuring.plan import Call, Plan
+from .measuring.provenance import command
+from .measuring.recorder import Recorder
+from .measuring.recording import DEFAULT_STATISTICS, new_recorder, watching
+from .runs.beginning import check_folder
+from .runs.worker import KEPT_APART, measure_run, source_of
+from .sizes import size_label
 
 
 def measure(

@@ -13,8 +13,9 @@ import pyarrow.parquet
 import pytest
 
 from entropylab.errors import EntropyLabError, EntropyLabWarning
-from entropylab.runs import hub
-from entropylab.runs.prompts import LONGEST, Prompts, check_list, choose, count_cut, digest, read_prompts
+from entropylab.prompts import Prompts, check_list, count_cut, digest, read_prompts
+from entropylab.prompts.chosen import LONGEST, choose
+from entropylab.prompts import hub
 
 GOOD = ["a red car", "ein Bär", "猫, sitting", "x" * LONGEST]
 LONG = "y" * (LONGEST + 1)
