@@ -13,9 +13,8 @@ import pyarrow.parquet
 import pytest
 
 from entropylab.errors import EntropyLabError, EntropyLabWarning
-from entropylab.prompts import Prompts, check_list, count_cut, digest, read_prompts
+from entropylab.prompts import Prompts, check_list, count_cut, digest, hub, read_prompts
 from entropylab.prompts.chosen import LONGEST, choose
-from entropylab.prompts import hub
 
 GOOD = ["a red car", "ein Bär", "猫, sitting", "x" * LONGEST]
 LONG = "y" * (LONGEST + 1)
