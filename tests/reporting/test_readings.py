@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from entropylab.reporting import words
 from entropylab.reporting.readings import checks, compare, deficit, fit, joint, measured, places, rules
+from entropylab.wording import counted
 
 NAN = float("nan")
 
@@ -38,7 +39,7 @@ def test_other_words() -> None:
     ]
     assert (words.probability(0.03), words.probability(1e-9)) == ("p = 0.03", "p < 0.0001")
     assert (words.span(1, 2), words.span(1, 1.0001), words.whole_span(4, 16)) == ("1.00 to 2.00", "1.00", "4 to 16")
-    assert (words.counted(1, "layer"), words.counted(3, "layer")) == ("1 layer", "3 layers")
+    assert (counted(1, "layer"), counted(3, "layer")) == ("1 layer", "3 layers")
     assert words.listed("ab") == "a and b"
     assert words.listed("abcdefgh") == "a, b, c, d, e and 3 more"
     assert words.listed([]) == "none"

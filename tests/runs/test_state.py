@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 import entropylab
-from entropylab.measuring.cells import Cells, LayerLabel
+from entropylab.measuring.cells import Cells, Counted, LayerLabel
 from entropylab.measuring.moments import Moments
 from entropylab.runs.state import absorb, checksum, from_dataset, to_dataset
 
@@ -24,7 +24,7 @@ def cells(values: np.ndarray, layers: str, branches: tuple[str, ...], keep: tupl
     for path in layers:
         found.layers[path] = LayerLabel(path, "block", "self", "image")
     found.grown[SIZE] = {path: None if path == "b" else 3 for path in layers}
-    found.counted[SIZE] = dict.fromkeys(layers, (4.0, 1.0, 24.0, 2.0))
+    found.counted[SIZE] = dict.fromkeys(layers, Counted(4.0, 1.0, 24.0, 2.0))
     found.timesteps[KEY] = np.array([999.0, np.nan])
     found.multipliers[KEY] = dict.fromkeys(layers, 1.25)
     found.labels[KEY] = ([], [])
