@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 
+NUMBERED = ("branch 0", "branch 1")
+"""Branches that are kept apart, though which is which can't be told from how the pipeline combines them."""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -22,6 +25,7 @@ class Family:
             and whether they stand "first" or "last"; None elsewhere, or where it differs by sample.
         parts: of families in which other tokens join them: what some of them stand for -> first and last + 1.
         asked: whether ``size`` is what ``sample`` asks for; else the pipeline has no such setting.
+        comparable: whether what is reported of a step is what the denoiser's calls in it give, one by one.
     """
 
     name: str
@@ -33,6 +37,7 @@ class Family:
     text: tuple[int, str] | None = None
     parts: Mapping[str, tuple[int, int]] | None = None
     asked: bool = True
+    comparable: bool = True
 
     def rows(self, part: str, queries: int) -> slice | None:
         """Where query rows of joint attention stand that stand for ``part``, if that is known beforehand."""

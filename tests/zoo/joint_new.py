@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from tests.zoo.family import Family
-from tests.zoo.joint import HEADS, TEXT_WIDTH, WordTokenizer, guided, joint, kept, pooled, tiny, words
+from .family import Family
+from .joint_parts import HEADS, TEXT_WIDTH, WordTokenizer, guided, joint, kept, pooled, tiny, words
 
 CHANNELS = {"in_channels": 4, "out_channels": 4}
 ERNIE = CHANNELS | {

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from tests.zoo.family import Family, generator
-from tests.zoo.joint import (
+from .family import Family, generator
+from .joint_parts import (
     HEADS,
     TEXT_WIDTH,
     WordTokenizer,
@@ -194,8 +194,8 @@ FAMILIES: list[Family] = [
         "HiDreamImageTransformer2DModel",
         HIDREAM,
         hidream_call,
-        text=(17, "last"),
         settings={"default_sample_size": 14},
+        parts={"image": (0, 48), "other": (48, 64), "text": (64, 81)},
     ),
     joint(
         "OmniGen",
@@ -211,7 +211,7 @@ FAMILIES: list[Family] = [
         "OmniGenTransformer2DModel",
         OMNIGEN,
         lambda: {"prompt": "a cat like <img><|image_1|></img>", "input_images": [photo(64, 80)]},
-        branches=("cond", "uncond", "image"),
+        branches=("cond", "uncond", "uncond 2"),
         modules=omnigen_modules,
     ),
     joint(

@@ -5,12 +5,11 @@ import pytest
 
 import entropylab
 
-from . import FAMILIES
+from . import BY_NAME, FAMILIES
 from .check import Finding, compared, examine
 from .reference import sight
 from .table import PAGE, line
 
-BY_NAME = {family.name: family for family in FAMILIES}
 OTHERWISE = {"MultiDiffusion Panorama", "AnyFlow FAR"}
 """Families whose denoiser sees one step in several views, which are averaged, or makes calls that belong to no step."""
 
