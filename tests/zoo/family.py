@@ -23,7 +23,8 @@ class Family:
         branches: names of the guidance branches that a step of ``sample`` computes, as a set.
         text: of families with joint attention of image and text alone, how many tokens of text stand among the keys,
             and whether they stand "first" or "last"; None elsewhere, or where it differs by sample.
-        parts: of families in which other tokens join them: what some of them stand for -> first and last + 1.
+        parts: of families in which other tokens join them: what some of them stand for -> first and last + 1,
+            as a slice counts.
         asked: whether ``size`` is what ``sample`` asks for; else the pipeline has no such setting.
         comparable: whether what is reported of a step is what the denoiser's calls in it give, one by one.
     """
@@ -35,7 +36,7 @@ class Family:
     size: tuple[int, int]
     branches: tuple[str, ...] = ("cond", "uncond")
     text: tuple[int, str] | None = None
-    parts: Mapping[str, tuple[int, int]] | None = None
+    parts: Mapping[str, tuple[int, int | None]] | None = None
     asked: bool = True
     comparable: bool = True
 

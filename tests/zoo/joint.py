@@ -194,6 +194,7 @@ FAMILIES: list[Family] = [
         lambda: guided(
             lambda seed: words(seed, 15 - seed, 2), kept(14, 14, 9), kept(13, 6, 5), mask="prompt_embeds_mask"
         ),
+        parts={"text": (0, -48), "image": (-48, None)},
     ),
     joint(
         "Qwen-Image-Edit",

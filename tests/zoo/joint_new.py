@@ -206,6 +206,7 @@ FAMILIES: list[Family] = [
         lambda: guided(lambda seed: words(seed, 11), kept(11, 7), kept(11, 3)) | {"num_frames": 5},
         size=(64, 96),
         modules=motif_modules,
+        parts={"image": (0, 48), "text": (48, None)},
     ),
     joint(
         "Ideogram 4",

@@ -170,6 +170,7 @@ FAMILIES: list[Family] = [
         "ZImageTransformer2DModel",
         Z_IMAGE,
         lambda: guided(lambda seed: [words(seed, 70 - 30 * seed)[0], words(seed + 4, 11)[0]]),
+        parts={"image": (0, 48)},
     ),
     joint(
         "CogView3-Plus",
@@ -204,6 +205,7 @@ FAMILIES: list[Family] = [
         OMNIGEN,
         lambda: {"prompt": ["a cat", "a dog that sleeps on a red chair"]},
         modules=omnigen_modules,
+        parts={"text": (0, -49), "other": (-49, -48), "image": (-48, None)},
     ),
     joint(
         "OmniGen, input image",
@@ -213,6 +215,7 @@ FAMILIES: list[Family] = [
         lambda: {"prompt": "a cat like <img><|image_1|></img>", "input_images": [photo(64, 80)]},
         branches=("cond", "uncond", "uncond 2"),
         modules=omnigen_modules,
+        parts={"image": (-48, None)},
     ),
     joint(
         "HunyuanImage 2.1",
@@ -249,5 +252,7 @@ FAMILIES: list[Family] = [
         glm_reference_call,
         size=(128, 192),
         modules=lambda: image_vae(latents_mean=(0.0,) * 4, latents_std=(1.0,) * 4),
+        text=(10, "first"),
+        comparable=False,  # it sees the reference in a forward that belongs to no step
     ),
 ]

@@ -112,7 +112,8 @@ def joint(
     size: tuple[int, int] = (96, 128),
     branches: tuple[str, ...] = BOTH,
     text: tuple[int, str] | None = None,
-    parts: dict[str, tuple[int, int]] | None = None,
+    parts: dict[str, tuple[int, int | None]] | None = None,
+    comparable: bool = True,
     scheduler: Callable[[], Any] = flow_matching,
     modules: Callable[[], dict[str, Any]] = dict,
     settings: dict[str, Any] | None = None,
@@ -131,7 +132,7 @@ def joint(
         with quiet():
             return pipe(generator=generator(), return_dict=False, **arguments)[0]
 
-    return Family(name, pipeline, build, sample, size, branches, text, parts)
+    return Family(name, pipeline, build, sample, size, branches, text, parts, comparable=comparable)
 
 
 def pooled_call(prompts: int = 1, **more: Any) -> dict[str, Any]:

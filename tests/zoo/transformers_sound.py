@@ -169,6 +169,7 @@ FAMILIES = [
         sample_stable_audio,
         (1, 40),
         asked=False,
+        parts={"other": (0, 1), "image": (1, None)},
     ),
     Family(
         "Stable Audio 3",
@@ -177,6 +178,7 @@ FAMILIES = [
         sample_stable_audio_3,
         (1, 40),
         asked=False,
+        parts={"other": (0, 6), "image": (6, None)},
     ),
     Family(
         "LongCat-AudioDiT",

@@ -231,7 +231,14 @@ FAMILIES = [
     ),
     Family("Stable Diffusion XL", "StableDiffusionXLPipeline", build_xl, partial(sample_xl, size=XL_SIZE), XL_SIZE),
     Family("Kolors", "KolorsPipeline", build_kolors, sample_kolors, XL_SIZE),
-    Family("GLIGEN", "StableDiffusionGLIGENPipeline", build_gligen, sample_gligen, SIZE),
+    Family(
+        "GLIGEN",
+        "StableDiffusionGLIGENPipeline",
+        build_gligen,
+        sample_gligen,
+        SIZE,
+        parts={"image": (0, -30), "text": (-30, None)},  # phrases, padded to 30
+    ),
     stable("Perturbed-Attention Guidance", "StableDiffusionPAGPipeline", branches=("cond", "uncond", "perturbed")),
     stable("Self-Attention Guidance", "StableDiffusionSAGPipeline", branches=("cond", "uncond", "perturbed")),
     Family(

@@ -172,5 +172,6 @@ FAMILIES = [
         sample_unclip,
         (32, 32),
         asked=False,
+        parts={"text": (0, 24), "image": (26, 27)},  # of the prior
     ),
 ]

@@ -239,7 +239,14 @@ FAMILIES = [
         SIZE,
         ("cond", "uncond", "uncond 2"),
     ),
-    Family("Stable unCLIP", "StableUnCLIPPipeline", build_stable_unclip, sample_stable_unclip, SIZE),
+    Family(
+        "Stable unCLIP",
+        "StableUnCLIPPipeline",
+        build_stable_unclip,
+        sample_stable_unclip,
+        SIZE,
+        parts={"text": (0, 24), "image": (26, 27)},  # of the prior
+    ),
     Family("AudioLDM 2", "AudioLDM2Pipeline", build_audioldm2, sample_audioldm2, (128, 96)),
     Family(
         "UniDiffuser",
@@ -248,6 +255,7 @@ FAMILIES = [
         lambda pipe: two_steps(pipe, **prompts(width=128), **at((64, 64))),
         (64, 64),
         branches=NUMBERED,  # its outputs are three, and stepped as one
+        parts={"other": (0, 3), "text": (3, 10), "reference": (10, 11), "image": (11, 75)},
     ),
     Family(
         "VQ-Diffusion",
