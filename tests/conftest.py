@@ -66,3 +66,15 @@ def embedded() -> StableDiffusionPipeline:
     pipe = entropylab.load(device="cpu")
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of reports are not drawn."""
+    from entropylab.reporting import pictures
+    from entropylab.reporting.blocks import Picture
+
+    def picture(name: str, caption: str, *_: object, **options: object) -> list[Picture]:
+        return [Picture(name, caption, b"\x89PNG")]
+
+    monkeypatch.setattr(pictures, "picture", picture)

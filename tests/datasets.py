@@ -1,6 +1,8 @@
 """Synthetic Datasets in the shape that `entropylab.measure` returns, with a law that is known."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +22,12 @@ BLOCKS = (
 
 NOISY = {"noise": 0.05, "sample_slope": 0.02, "sample_level": 0.1}
 """Samples that differ, for `synthetic`."""
+
+BOTH = ("original", "sqrt_log")
+"""Two rules, for `synthetic`."""
+
+SMALL = {"d": 16, "heads": 2, "queries": 32, "samples": 3}
+"""What makes `entropylab.simulate_dataset` quick."""
 
 
 def synthetic(
@@ -82,6 +90,11 @@ def synthetic(
     ds["rows"] = ds["tokens"].round().astype("int64")
     ds["rows_empty"] = xr.zeros_like(ds["rows"])
     return thinned(ds, average)
+
+
+def under_both(**options: Any) -> xr.Dataset:
+    """Samples that differ, as the model is and under a rule that takes 30% of the drift away."""
+    return synthetic(**{"scalings": BOTH, "removed": {"sqrt_log": 0.3}} | NOISY | options)
 
 
 def coordinates(
@@ -150,9 +163,28 @@ def own_log_tokens(ds: xr.Dataset) -> np.ndarray:
 
 
 def norris() -> pd.DataFrame:
-    """NIST StRD, Norris: linear least squares of lower difficulty; certified values in test_law.py."""
+    """NIST StRD, Norris: linear least squares of lower difficulty; certified values in tests/law/test_regression.py."""
     y = """0.1 338.8 118.1 888.0 9.2 228.1 668.5 998.5 449.1 778.9 559.2 0.3 0.1 778.1 668.8 339.3 448.9 10.8 557.7
     228.3 998.0 888.8 119.6 0.3 0.6 557.6 339.3 888.0 998.5 778.9 10.2 117.6 228.9 668.4 449.2 0.2"""
     x = """0.2 337.4 118.2 884.6 10.1 226.5 666.3 996.3 448.6 777.0 558.2 0.4 0.6 775.5 666.9 338.0 447.5 11.6 556.0
     228.1 995.8 887.6 120.2 0.3 0.3 556.8 339.1 887.2 999.0 779.0 11.1 118.3 229.2 669.1 448.9 0.5"""
     return pd.DataFrame({"x": [float(v) for v in x.split()], "y": [float(v) for v in y.split()]})
+
+
+def replicates(clusters: int = 8, number: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    """x and y (replicate, size, sample) with slope 1; samples differ in slope and level."""
+    rng = np.random.default_rng(3)
+    x = np.broadcast_to(np.log([64, 144, 256, 576, 1024, 384])[:, None], (number, 6, clusters))
+    own = rng.normal(0, 0.05, (number, 1, clusters)) * (x - x.mean(1, keepdims=True))
+    return x, x - 0.5 + own + rng.normal(0, 0.1, (number, 1, clusters)) + rng.normal(0, 0.02, x.shape)
+
+
+def flip_byte(path: Path, name: str) -> None:
+    """Change a byte of a variable in a file."""
+    import h5py
+
+    with h5py.File(path) as file:
+        chunk = file[name].id.get_chunk_info(0)
+    content = bytearray(path.read_bytes())
+    content[chunk.byte_offset + chunk.size // 2] ^= 0xFF
+    path.write_bytes(content)

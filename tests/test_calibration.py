@@ -11,7 +11,7 @@ from entropylab import EntropyLabError
 from entropylab.calibration import SMALLEST
 
 from .conftest import new_random_pipeline
-from .measuring.test_record import sample
+from .sampling import sample
 
 SAMPLING = {"prompts": ["a red car", "a blue house"], "steps": 2, "guidance_scale": 1.0, "progress": False}
 

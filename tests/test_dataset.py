@@ -16,6 +16,8 @@ from entropylab.files import check_writable
 from entropylab.netcdf import save
 from entropylab.opening import open_dataset
 
+from .datasets import flip_byte
+
 
 def measured(layers: int = 3, heads: int = 4) -> xr.Dataset:
     """A Dataset as ``measure`` returns it: two sizes, two samples, heads padded with NaN, text that is not ASCII."""
@@ -221,13 +223,7 @@ def test_a_file_short_of_its_last_byte(saved: Path) -> None:
 
 
 def test_a_changed_byte_in_the_data(saved: Path) -> None:
-    import h5py
-
-    with h5py.File(saved) as file:
-        chunk = file["entropy"].id.get_chunk_info(0)
-    content = bytearray(saved.read_bytes())
-    content[chunk.byte_offset + chunk.size // 2] ^= 0xFF
-    saved.write_bytes(content)
+    flip_byte(saved, "entropy")
     with pytest.raises(EntropyLabError, match="truncated, damaged"):
         open_dataset(saved)
 

@@ -13,7 +13,7 @@ from entropylab.pipelines import tokens_at
 from entropylab.scaling import RULES
 from entropylab.scaling.rules import sqrt_log
 
-from .measuring.test_record import sample, state
+from .sampling import sample, state
 
 
 def test_sqrt_log_is_the_papers_formula():

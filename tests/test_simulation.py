@@ -16,6 +16,7 @@ from entropylab.measuring.logits import sampled_logits, standardised
 from entropylab.simulation.distributions import DISTRIBUTIONS, grid
 
 from .conftest import new_random_pipeline
+from .datasets import SMALL
 
 ALL = ("entropy", "variance", "third", "fourth", "sensitivity")
 
@@ -161,8 +162,6 @@ def test_what_can_not_be_simulated(arguments: dict, message: str) -> None:
 
 
 # As a Dataset.
-
-SMALL = {"d": 16, "heads": 2, "queries": 32, "samples": 3}
 
 
 def test_a_simulated_dataset_drives_everything(tmp_path: object) -> None:

@@ -10,11 +10,9 @@ import entropylab
 from entropylab.errors import EntropyLabError, EntropyLabWarning
 
 from ..conftest import new_random_pipeline
-from ..measuring.test_record import sample
-from ..zoo import FAMILIES
+from ..sampling import sample
+from ..zoo import BY_NAME
 from .nets import attentions, state
-
-BY_NAME = {family.name: family for family in FAMILIES}
 
 
 class Excite:

@@ -12,10 +12,9 @@ import entropylab
 from entropylab.errors import EntropyLabError, EntropyLabWarning
 
 from ..maps import entropy_of
-from ..zoo import FAMILIES
+from ..zoo import BY_NAME
 from .nets import TOKENS, WIDTH, Exponential, OwnAttention, net_of, normal, run
 
-BY_NAME = {family.name: family for family in FAMILIES}
 SHAPES = {
     "two dimensions": ((10, 4), (12, 4), None, False),
     "three, and a mask": ((2, 10, 4), (2, 12, 4), (2, 10, 12), False),

@@ -8,11 +8,9 @@ import torch
 import entropylab
 from entropylab.errors import EntropyLabWarning
 
-from ..measuring.test_record import sample
-from ..zoo import FAMILIES
+from ..sampling import sample
+from ..zoo import BY_NAME
 from .nets import Method, Multihead, OwnAttention, net_of, recorded, run, state
-
-BY_NAME = {family.name: family for family in FAMILIES}
 
 
 def whole(net):

@@ -9,12 +9,11 @@ from torch.nn.attention import flex_attention as flex
 import entropylab
 from entropylab.errors import EntropyLabWarning
 
-from ..zoo import FAMILIES
+from ..zoo import BY_NAME
 from .nets import LATER, TOKENS, WIDTH, Flex, agree, attentions, net_of, normal, recorded, run, state
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
 
-BY_NAME = {family.name: family for family in FAMILIES}
 FAR = (torch.arange(TOKENS)[:, None] - torch.arange(TOKENS)).abs()
 
 

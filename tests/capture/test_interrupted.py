@@ -11,7 +11,7 @@ import entropylab
 from entropylab.capture import roles
 from entropylab.errors import EntropyLabWarning
 
-from ..measuring.test_record import sample
+from ..sampling import sample
 from .nets import HEADS, WIDTH, Flex, Joint, Method, Multihead, OwnAttention, net_of, run, run_joint, state
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")

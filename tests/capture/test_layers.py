@@ -5,10 +5,9 @@ from diffusers.models.attention_processor import AttnProcessor
 
 import entropylab
 
-from ..measuring.test_record import sample
-from ..zoo import FAMILIES
+from ..sampling import sample
+from ..zoo import BY_NAME
 
-BY_NAME = {family.name: family for family in FAMILIES}
 LISTED = [
     "Stable Diffusion 1",
     "Kandinsky 2.2",

@@ -8,11 +8,9 @@ from torch import nn
 import entropylab
 
 from ..joints import inputs, lengths, new_joint, wanted
-from ..zoo import FAMILIES
+from ..zoo import BY_NAME
 from ..zoo.family import generator
-from ..zoo.joint import guided, kept, pooled, words
-
-BY_NAME = {family.name: family for family in FAMILIES}
+from ..zoo.joint_parts import guided, kept, pooled, words
 
 
 def recorded(model, *given, **options):

@@ -13,7 +13,7 @@ from entropylab.capture.forwards import running
 
 from ..conftest import new_random_pipeline
 from ..maps import materialised
-from ..measuring.test_record import sample
+from ..sampling import sample
 from .nets import (
     Flex,
     Method,

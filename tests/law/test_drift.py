@@ -8,10 +8,9 @@ from scipy import stats
 from entropylab.errors import EntropyLabError
 from entropylab.law.drift import MEAN, drift, training_size
 
-from ..datasets import NOISY, own_log_tokens, own_mean, synthetic
+from ..datasets import BOTH, own_log_tokens, own_mean, synthetic, under_both
 
 DS = synthetic(steps=2, samples=2)
-BOTH = ("original", "sqrt_log")
 
 
 def test_the_fraction_removed_put_in_comes_out() -> None:
@@ -28,7 +27,7 @@ def test_the_fraction_removed_put_in_comes_out() -> None:
 
 
 def test_drift_and_normalised_entropy_by_plain_numpy() -> None:
-    ds = synthetic(**NOISY, scalings=BOTH, removed={"sqrt_log": 0.3})
+    ds = under_both()
     rows = drift(ds).set_index(["layer", "scaling", "size"])
     original, rescaled = (own_mean(ds.isel(scaling=[number])) for number in (0, 1))
     home = original[2]

@@ -9,7 +9,7 @@ from entropylab.law import BOOTSTRAPPED, BOUNDED, CLUSTERED, ORDINARY, UNKNOWN, 
 from entropylab.law.regression import straight_line
 from entropylab.law.resampling import bootstrapped, percentile_level
 
-from ..datasets import NOISY, SIZES, own_log_tokens, own_mean, synthetic
+from ..datasets import NOISY, SIZES, own_log_tokens, own_mean, replicates, synthetic
 
 
 def test_clustered_errors_are_those_of_the_mean_of_the_samples_own_lines() -> None:
@@ -59,14 +59,6 @@ def test_missing_samples_against_the_textbook_sandwich() -> None:
     assert (result.intercept, result.slope) == pytest.approx(tuple(coefficients))
     assert result.intercept_error == pytest.approx(covariance[0, 0] ** 0.5)
     assert result.slope_error == pytest.approx(covariance[1, 1] ** 0.5)
-
-
-def replicates(clusters: int = 8, number: int = 200) -> tuple[np.ndarray, np.ndarray]:
-    """x and y (replicate, size, sample) with slope 1; samples differ in slope and level."""
-    rng = np.random.default_rng(3)
-    x = np.broadcast_to(np.log([64, 144, 256, 576, 1024, 384])[:, None], (number, 6, clusters))
-    own = rng.normal(0, 0.05, (number, 1, clusters)) * (x - x.mean(1, keepdims=True))
-    return x, x - 0.5 + own + rng.normal(0, 0.1, (number, 1, clusters)) + rng.normal(0, 0.02, x.shape)
 
 
 def coverage(line: dict[str, np.ndarray]) -> float:

@@ -1,46 +1,17 @@
-"""``record`` on pipelines: right numbers, undisturbed images, everything put back."""
+"""``record`` on pipelines: the right numbers of every layer, head, step, branch and size."""
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from diffusers import DDPMScheduler, EulerAncestralDiscreteScheduler, HeunDiscreteScheduler
-from diffusers.models.attention_processor import AttnProcessor
+from diffusers import DDPMScheduler
 
 import entropylab
 from entropylab.capture import intercept
-from entropylab.capture.interception import active
 from entropylab.errors import EntropyLabError, EntropyLabWarning
 
-from .. import maps
 from ..conftest import new_random_pipeline
-from ..maps import materialised
-
-
-def sample(pipe, size=(64, 64), prompts=("a red car", "a blue house"), steps=3, guidance=2.0, kind="latent"):
-    generators = [torch.Generator().manual_seed(index) for index in range(len(prompts))]
-    return pipe(
-        list(prompts), height=size[0], width=size[1], num_inference_steps=steps, guidance_scale=guidance,
-        generator=generators, output_type=kind,
-    ).images  # fmt: skip
-
-
-def use_legacy_processors(pipe):
-    pipe.unet.set_attn_processor(AttnProcessor())
-
-
-def slicing(size):
-    """Attention in slices of so many heads."""
-    return lambda pipe: pipe.unet.set_attention_slice(size)
-
-
-def state(pipe):
-    """Everything that measuring might have changed."""
-    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in pipe.unet.modules()]
-    extra = [name for m in pipe.unet.modules() for name in vars(m) if name == "get_attention_scores"]
-    processors = {name: type(p) for name, p in pipe.unet.attn_processors.items()}
-    scheduler = (type(pipe.scheduler), sorted(vars(pipe.scheduler)))
-    return hooks, extra, processors, scheduler, F.scaled_dot_product_attention, len(active)
+from ..maps import entropy_of, materialised
+from ..sampling import sample, slicing, use_legacy_processors
 
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 48), (72, 40)])
@@ -98,74 +69,6 @@ def test_heads_first_then_averages():
     layer = rec.dataset.layer.values[0]
     expected = maps[layer][0][0].mean().item()
     assert abs(rec.dataset.entropy.sel(layer=layer).mean().item() - expected) < 1e-4
-
-
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_images_are_bit_identical(random_pipe, guidance):
-    plain = sample(random_pipe, guidance=guidance, kind="pt")
-    with entropylab.record(random_pipe):
-        watched = sample(random_pipe, guidance=guidance, kind="pt")
-    assert torch.equal(plain, watched)
-
-
-@pytest.mark.parametrize("scheduler", [EulerAncestralDiscreteScheduler, DDPMScheduler, HeunDiscreteScheduler])
-def test_images_are_bit_identical_with_schedulers_that_draw_noise(random_pipe, scheduler):
-    """They draw from the generator that a pipeline hands over only if ``step`` says that it takes one."""
-    random_pipe.scheduler = scheduler.from_config(random_pipe.scheduler.config)
-    plain = sample(random_pipe)
-    with entropylab.record(random_pipe) as rec:
-        watched = sample(random_pipe)
-    assert torch.equal(plain, watched)
-    assert rec.dataset.sizes["step"] == (5 if scheduler is HeunDiscreteScheduler else 3)
-    assert type(random_pipe.scheduler) is scheduler
-
-
-def test_identity_of_images_would_notice_a_changed_scale(random_pipe):
-    plain = sample(random_pipe)
-    with entropylab.rescale(random_pipe, 1.001):
-        changed = sample(random_pipe)
-    assert not torch.equal(plain, changed)
-
-
-def test_embedded_images_are_bit_identical(embedded):
-    plain = sample(embedded, (48, 64), steps=2, kind="pt")
-    with entropylab.record(embedded, statistics=["entropy", "sigma2", "third", "sensitivity"]):
-        watched = sample(embedded, (48, 64), steps=2, kind="pt")
-    assert torch.equal(plain, watched)
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_pipeline_is_as_it_was_after_an_exception(random_pipe, error):
-    before, plain = state(random_pipe), sample(random_pipe)
-
-    def fail(pipe, step, timestep, tensors):
-        raise error("in the middle of sampling")
-
-    with pytest.raises(error), entropylab.record(random_pipe) as rec:
-        random_pipe("a red car", height=64, width=64, num_inference_steps=3, callback_on_step_end=fail)
-    assert state(random_pipe) == before
-    assert torch.equal(plain, sample(random_pipe))
-    assert rec.dataset.sizes["step"] == 1
-
-
-def test_pipeline_is_as_it_was_after_an_exception_inside_a_layer(random_pipe):
-    before = state(random_pipe)
-    module = random_pipe.unet.mid_block.attentions[0].transformer_blocks[0].ff
-
-    def fail(*args):
-        raise RuntimeError("inside the network")
-
-    handle = module.register_forward_hook(fail)
-    with pytest.raises(RuntimeError), entropylab.record(random_pipe):
-        sample(random_pipe)
-    handle.remove()
-    assert state(random_pipe) == before
-
-
-def test_state_would_notice_a_hook_left_behind(random_pipe):
-    before = state(random_pipe)
-    random_pipe.unet.mid_block.register_forward_hook(lambda *args: None)
-    assert state(random_pipe) != before
 
 
 def test_coordinates(random_pipe):
@@ -258,84 +161,6 @@ def test_bare_module():
     assert rec.dataset.entropy.squeeze().shape == (2, 4)
 
 
-def test_rows_subset_is_close_and_the_same_each_time(random_pipe):
-    found = []
-    for rows in (None, 64, 64):
-        with entropylab.record(random_pipe, rows=rows, layers="self") as rec:
-            sample(random_pipe, steps=1)
-        found.append(rec.dataset)
-    full, some, again = found
-    assert some.equals(again)
-    assert int(some.rows.max()) == 64
-    assert abs(float(full.entropy.mean() - some.entropy.mean())) < 0.1
-    assert not np.allclose(full.entropy, some.entropy, equal_nan=True)
-
-
-BAD = [
-    ({"statistics": ["entropyy"]}, "statistics must be some of"),
-    ({"statistics": []}, "statistics must be some of"),
-    ({"statistics": 3}, "statistics must be some of"),
-    ({"rows": 0}, "rows must be an int >= 1"),
-    ({"rows": 2.5}, "rows must be an int >= 1"),
-    ({"layers": "*attn7"}, "matches none of the"),
-    ({"layers": []}, "layers must name at least one"),
-    ({"keep": ["sample", "pixel"]}, "keep must be some of"),
-]
-
-
-@pytest.mark.parametrize(("options", "message"), BAD)
-def test_bad_options(random_pipe, options, message):
-    with pytest.raises(EntropyLabError, match=message), entropylab.record(random_pipe, **options):
-        pytest.fail("nothing may run")
-
-
-@pytest.mark.parametrize(
-    ("thing", "message"),
-    [
-        ("pipe", "must be a diffusers pipeline or a torch.nn.Module. Got str"),
-        (torch.nn.Linear(2, 2), "Linear has no attention layer"),
-    ],
-)
-def test_what_is_no_pipeline(thing, message):
-    with pytest.raises(EntropyLabError, match=message), entropylab.record(thing):
-        pytest.fail("nothing may run")
-
-
-def test_dataset_before_anything_ran(random_pipe):
-    with entropylab.record(random_pipe) as rec, pytest.raises(EntropyLabError, match="nothing was measured yet"):
-        _ = rec.dataset
-
-
-def test_a_compiled_denoiser_runs_eagerly_while_it_is_watched(random_pipe):
-    with entropylab.record(random_pipe) as usual:
-        sample(random_pipe, steps=1)
-    random_pipe.unet = torch.compile(random_pipe.unet, backend="eager")
-    with entropylab.record(random_pipe) as rec:
-        sample(random_pipe, steps=1)
-    np.testing.assert_array_equal(rec.dataset.entropy, usual.dataset.entropy)
-    assert list(rec.dataset.layer.values) == list(usual.dataset.layer.values)
-
-
-def test_a_forward_that_failed_leaves_nothing_behind(random_pipe):
-    """Sampling that ran out of memory, say, is caught, and a smaller size is tried in the same recording."""
-    module, fail = random_pipe.unet.mid_block.attentions[0], [True]
-
-    def maybe_fail(*args):
-        if fail:
-            raise RuntimeError("out of memory")
-
-    handle = module.register_forward_hook(maybe_fail)
-    with entropylab.record(random_pipe) as rec:
-        with pytest.raises(RuntimeError):
-            sample(random_pipe, (64, 64))
-        fail.clear()
-        sample(random_pipe, (32, 32))
-    handle.remove()
-    with entropylab.record(random_pipe) as clean:
-        sample(random_pipe, (32, 32))
-    assert rec.dataset.equals(clean.dataset)
-
-
 def test_a_loop_with_a_scheduler_of_its_own_counts_forwards(random_pipe):
     scheduler = DDPMScheduler()
     scheduler.set_timesteps(4)
@@ -360,19 +185,5 @@ def test_autocast_does_not_reach_the_statistics(random_pipe):
     for call in seen:
         logits = call.query.double() @ call.key.double().transpose(-1, -2) * call.scale
         one = rec.dataset.sel(layer=call.layer).squeeze().isel(head=slice(logits.shape[1]))
-        np.testing.assert_allclose(one.entropy, maps.entropy_of(logits).mean(-1)[0], atol=1e-4)
+        np.testing.assert_allclose(one.entropy, entropy_of(logits).mean(-1)[0], atol=1e-4)
         np.testing.assert_allclose(one.sigma2, logits.var(-1, unbiased=False).mean(-1)[0], rtol=1e-4)
-
-
-def test_a_replacement_of_sdpa_by_somebody_else_is_used_and_put_back(random_pipe, monkeypatch):
-    original, calls = F.scaled_dot_product_attention, []
-
-    def theirs(*args, **kwargs):
-        calls.append(1)
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(F, "scaled_dot_product_attention", theirs)
-    with entropylab.record(random_pipe, layers="self"):
-        sample(random_pipe, steps=1)
-    assert len(calls) >= 14
-    assert F.scaled_dot_product_attention is theirs

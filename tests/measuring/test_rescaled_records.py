@@ -6,7 +6,7 @@ import torch
 
 import entropylab
 
-from .test_record import sample, slicing, use_legacy_processors
+from ..sampling import sample, slicing, use_legacy_processors
 
 
 @pytest.mark.parametrize(

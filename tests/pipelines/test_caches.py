@@ -7,11 +7,10 @@ from diffusers import FasterCacheConfig
 
 import entropylab
 
-from ..zoo import FAMILIES
+from ..zoo import BY_NAME
 from ..zoo.check import call_of
 from ..zoo.reference import sight
 
-BY_NAME = {family.name: family for family in FAMILIES}
 FORMATS = {"Latte": "BCFHW", "Allegro": "BCFHW", "CogVideoX": "BFCHW"}
 """How a family's denoiser returns a video, as FasterCache must be told."""
 

@@ -10,11 +10,10 @@ import entropylab
 from entropylab.errors import EntropyLabError, EntropyLabWarning
 
 from ..joints import inputs, new_joint
-from ..zoo import FAMILIES
+from ..zoo import BY_NAME
 from ..zoo.family import generator
-from ..zoo.joint import pooled, words
+from ..zoo.joint_parts import pooled, words
 
-BY_NAME = {family.name: family for family in FAMILIES}
 SETTINGS = {"num_inference_steps": 2, "output_type": "latent"}
 
 

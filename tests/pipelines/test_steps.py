@@ -14,10 +14,8 @@ from diffusers import (
 import entropylab
 
 from ..conftest import new_random_pipeline
-from ..zoo import FAMILIES
-from .test_guidance import call
-
-BY_NAME = {family.name: family for family in FAMILIES}
+from ..zoo import BY_NAME
+from .loops import call
 
 
 def cached(family, config):

@@ -6,8 +6,6 @@ import matplotlib
 import numpy as np
 import pytest
 import xarray as xr
-from matplotlib.axes import Axes
-from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from entropylab import EntropyLabError, check, plot, simulate_dataset
@@ -18,26 +16,12 @@ from entropylab.plot.layers import steps_table
 from entropylab.plot.logits import BINS, REACH
 
 from ..datasets import NOISY, SIZES, own_mean, synthetic
+from .artists import bars, heights
 
 
 @pytest.fixture(scope="module")
 def ds() -> xr.Dataset:
     return synthetic(cumulants=True, **NOISY)
-
-
-@pytest.fixture
-def ax() -> Axes:
-    return Figure().subplots()
-
-
-def bars(ax: Axes) -> dict[str, ErrorbarContainer]:
-    return {str(bar.get_label()): bar for bar in ax.containers if isinstance(bar, ErrorbarContainer)}
-
-
-def heights(bar: ErrorbarContainer) -> np.ndarray:
-    """Half the length of every error bar."""
-    ends = bar.lines[2][0].get_segments()
-    return np.array([(end[1, 1] - end[0, 1]) / 2 if len(end) == 2 else np.nan for end in ends])
 
 
 # The residual of the law.

@@ -10,7 +10,9 @@ from entropylab.figures.measuring import Source
 from entropylab.figures.tables import TABLES, measured
 from entropylab.quality.clip import Clip, EmbeddedClip
 from entropylab.quality.methods import Resized, through_upscaler
-from tests.zoo.unets import build_ldm, build_stable, text_encoder, tokenizer, unet, vae
+
+from ..zoo.unet_parts import text_encoder, tokenizer, unet, vae
+from ..zoo.unets import build_ldm, build_stable
 
 PROMPTS = ["a red car", "a blue house"]
 

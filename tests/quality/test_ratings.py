@@ -11,13 +11,14 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import wilcoxon
-from typer.testing import CliRunner
 
 from entropylab import EntropyLabError
-from entropylab.cli import app
 from entropylab.quality.ratings.analysis import analyse, krippendorff
 from entropylab.quality.ratings.page import make_page
 from entropylab.quality.saving import save_pictures
+
+from ..command_line import refused, run
+from .rated import write
 
 PROMPTS = ["a red car", 'a <b>bold</b> & "odd" </script> prompt', "a blue house"]
 BROWSER = next(
@@ -163,18 +164,6 @@ def test_whoever_comes_back_goes_on_and_somebody_else_begins_anew(drive):
     assert report["afresh"] == "1 of 3" and report["bar"] == 0
 
 
-def write(path, scores, rater="one", methods=("original", "sqrt_log"), **changes):
-    """A file as the page saves it: ``scores`` are pairs, in the order of ``methods``."""
-    key = [{"prompt": "p", "methods": methods, "name": f"{i:04d}"} for i in range(len(scores))]
-    found = {
-        "format": "entropylab ratings 1", "page": "page", "rater": rater,
-        "ratings": [{"pair": i, "left": i % 2, "scores": list(pair)} for i, pair in enumerate(scores)],
-        "key": base64.b64encode(json.dumps(key).encode()).decode(),
-    }  # fmt: skip
-    path.write_text(json.dumps(found | changes), encoding="utf-8")
-    return path
-
-
 def test_means_intervals_and_test(tmp_path):
     rng = np.random.default_rng(0)
     tables = [np.stack([rng.integers(2, 7, 20), rng.integers(4, 10, 20)], 1) for _ in range(4)]
@@ -285,14 +274,13 @@ def test_what_the_page_refuses(folders, tmp_path, page):
 
 def test_the_commands(folders, tmp_path):
     page, table = tmp_path / "page.html", tmp_path / "table.csv"
-    made = CliRunner().invoke(app, ["ratings", "make", *map(str, folders), "--out", str(page)])
+    made = run("ratings", "make", *folders, "--out", page)
     assert made.exit_code == 0 and page.exists()
     file = write(tmp_path / "a.json", [(3, 8), (2, 9)])
     bad = tmp_path / "bad.json"
     bad.write_text("{")
-    found = CliRunner().invoke(app, ["ratings", "analyse", str(file), str(bad), "--out", str(table)])
+    found = run("ratings", "analyse", file, bad, "--out", table)
     assert found.exit_code == 0
     assert "left out: " in found.stdout and "bad.json" in found.stdout
     assert list(pd.read_csv(table).method) == ["original", "sqrt_log"]
-    refused = CliRunner().invoke(app, ["ratings", "analyse", str(bad)])
-    assert refused.exit_code == 2 and refused.stderr.startswith("error: files must be")
+    refused(run("ratings", "analyse", bad), "error: files must be")

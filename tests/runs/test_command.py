@@ -5,26 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 import entropylab
-from entropylab.cli import app
 from entropylab.runs.folder import read_record
 from entropylab.runs.progress import Progress, span
 from entropylab.runs.units import cut
 
+from ..command_line import refused, run
 from .stub import PROMPTS, Stub
 from .stub import measure as measure_stub
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def refused(result: Result, *words: str) -> None:
-    assert result.exit_code == 2
-    assert result.stderr.startswith("error: ")
-    assert all(word in result.stderr for word in words)
 
 
 @pytest.fixture

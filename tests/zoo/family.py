@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 
+NUMBERED = ("branch 0", "branch 1")
+"""Branches that are kept apart, though which is which can't be told from how the pipeline combines them."""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -20,8 +23,10 @@ class Family:
         branches: names of the guidance branches that a step of ``sample`` computes, as a set.
         text: of families with joint attention of image and text alone, how many tokens of text stand among the keys,
             and whether they stand "first" or "last"; None elsewhere, or where it differs by sample.
-        parts: of families in which other tokens join them: what some of them stand for -> first and last + 1.
+        parts: of families in which other tokens join them: what some of them stand for -> first and last + 1,
+            as a slice counts.
         asked: whether ``size`` is what ``sample`` asks for; else the pipeline has no such setting.
+        comparable: whether what is reported of a step is what the denoiser's calls in it give, one by one.
     """
 
     name: str
@@ -31,8 +36,9 @@ class Family:
     size: tuple[int, int]
     branches: tuple[str, ...] = ("cond", "uncond")
     text: tuple[int, str] | None = None
-    parts: Mapping[str, tuple[int, int]] | None = None
+    parts: Mapping[str, tuple[int, int | None]] | None = None
     asked: bool = True
+    comparable: bool = True
 
     def rows(self, part: str, queries: int) -> slice | None:
         """Where query rows of joint attention stand that stand for ``part``, if that is known beforehand."""

@@ -1,147 +1,24 @@
 """Image pipelines whose attention is joint: text and image tokens among the same keys."""
 
-import inspect
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from tests.zoo.family import Family, generator, sharpened
-
-TEXT_WIDTH = 32  # channels of a prompt's embedding
-BOTH = ("cond", "uncond")
-OWN_WARNINGS = (  # what diffusers warns of in its own code: Chroma, PRX, Mochi
-    "`FluxPosEmbed` is deprecated",
-    "`LoraLoaderMixin` is deprecated",
-    "In CPU autocast, but the target dtype is not supported",
+from .family import Family
+from .joint_parts import (
+    HEADS,
+    TEXT_WIDTH,
+    WordTokenizer,
+    flux_call,
+    guided,
+    image_vae,
+    joint,
+    kept,
+    photo,
+    pooled_call,
+    tiny,
+    words,
 )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the warnings that diffusers gives about its own code."""
-    with warnings.catch_warnings():
-        for message in OWN_WARNINGS:
-            warnings.filterwarnings("ignore", message)
-        yield
-
-
-def words(seed: int, tokens: int, prompts: int = 1, width: int = TEXT_WIDTH) -> torch.Tensor:
-    """Random embeddings of prompts: (prompts, tokens, width)."""
-    return torch.randn(prompts, tokens, width, generator=generator(seed))
-
-
-def pooled(seed: int, prompts: int = 1) -> torch.Tensor:
-    """Random pooled embeddings of prompts: (prompts, width)."""
-    return words(seed, 1, prompts)[:, 0]
-
-
-def kept(tokens: int, *lengths: int) -> torch.Tensor:
-    """Mask of the tokens that are not padding, one row a prompt of ``lengths`` tokens: (prompts, tokens)."""
-    return torch.arange(tokens)[None] < torch.tensor(lengths)[:, None]
-
-
-def guided(embeds: Callable[[int], Any], *masks: Any, mask: str = "prompt_attention_mask") -> dict[str, Any]:
-    """Arguments with the embeddings of a prompt and of its negative, and the masks of both where there are any."""
-    arguments = {"prompt_embeds": embeds(1), "negative_prompt_embeds": embeds(2)}
-    return arguments | dict(zip((mask, f"negative_{mask}"), masks, strict=False))
-
-
-def photo(height: int, width: int) -> Any:
-    """A random PIL image."""
-    from PIL import Image
-
-    pixels = torch.randint(256, (height, width, 3), generator=generator(3), dtype=torch.uint8)
-    return Image.fromarray(pixels.numpy())
-
-
-def tiny(model: str, config: dict[str, Any], seed: int = 0) -> Any:
-    """The named diffusers model with random weights; parameters that start at zero are small random numbers."""
-    import diffusers
-
-    torch.manual_seed(seed)
-    with quiet(), torch.no_grad():
-        made = getattr(diffusers, model)(**config)
-        for weight in made.parameters():
-            if not weight.any():
-                weight.normal_(std=0.1)
-    return sharpened(made)
-
-
-def assembled(pipeline: str, **modules: Any) -> Any:
-    """The named diffusers pipeline of ``modules``, None for the others, without a progress bar."""
-    import diffusers
-
-    kind = getattr(diffusers, pipeline)
-    needed = [name for name, p in inspect.signature(kind.__init__).parameters.items() if p.default is p.empty]
-    with quiet():
-        pipe = kind(**({name: None for name in needed if name != "self"} | modules))
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def flow_matching() -> Any:
-    """The scheduler of nearly all of these."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    return FlowMatchEulerDiscreteScheduler()
-
-
-def cog_video_x_scheduler() -> Any:
-    """The scheduler of CogView3 and CogVideoX."""
-    from diffusers import CogVideoXDDIMScheduler
-
-    return CogVideoXDDIMScheduler()
-
-
-def image_vae(model: str = "AutoencoderKL", **more: Any) -> dict[str, Any]:
-    """A tiny VAE for images, which makes them eight times smaller."""
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
-    sizes = {"block_out_channels": (4,) * 4, "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 2}
-    return {"vae": tiny(model, blocks | sizes | more)}
-
-
-def joint(
-    name: str,
-    pipeline: str,
-    model: str,
-    config: dict[str, Any],
-    call: Callable[[], dict[str, Any]],
-    size: tuple[int, int] = (96, 128),
-    branches: tuple[str, ...] = BOTH,
-    text: tuple[int, str] | None = None,
-    scheduler: Callable[[], Any] = flow_matching,
-    modules: Callable[[], dict[str, Any]] = dict,
-    settings: dict[str, Any] | None = None,
-) -> Family:
-    """A family whose pipeline has ``model``, ``modules`` and the attributes ``settings``; ``call`` is how to sample."""
-
-    def build() -> Any:
-        pipe = assembled(pipeline, **({"transformer": tiny(model, config), "scheduler": scheduler()} | modules()))
-        for attribute, value in (settings or {}).items():
-            setattr(pipe, attribute, value)
-        return pipe
-
-    def sample(pipe: Any) -> torch.Tensor:
-        arguments = {"height": size[0], "width": size[1], "num_inference_steps": 2, "output_type": "latent"} | call()
-        torch.manual_seed(0)  # OmniGen draws from its VAE without a generator
-        with quiet():
-            return pipe(generator=generator(), return_dict=False, **arguments)[0]
-
-    return Family(name, pipeline, build, sample, size, branches, text)
-
-
-def pooled_call(prompts: int = 1, **more: Any) -> dict[str, Any]:
-    """Arguments of Stable Diffusion 3 and FLUX.1: embeddings and pooled ones of a prompt and of its negative."""
-    pools = {"pooled_prompt_embeds": pooled(3, prompts), "negative_pooled_prompt_embeds": pooled(4, prompts)}
-    return guided(lambda seed: words(seed, 10, prompts)) | pools | more
-
-
-def flux_call(**more: Any) -> dict[str, Any]:
-    """Arguments of FLUX.1 without a negative prompt."""
-    return {"prompt_embeds": words(1, 10), "pooled_prompt_embeds": pooled(3)} | more
 
 
 def flux2_vae() -> dict[str, Any]:
@@ -155,25 +32,6 @@ def qwen_vae() -> dict[str, Any]:
     return {
         "vae": tiny("AutoencoderKLQwenImage", sizes | {"z_dim": 4, "latents_mean": [0.0] * 4, "latents_std": [1.0] * 4})
     }
-
-
-class WordTokenizer:
-    """A tokenizer that needs no vocabulary: the id of a word is a checksum of its letters, from 3 to 63."""
-
-    model_max_length = 100
-
-    def __call__(self, text: str, add_special_tokens: bool = True) -> Any:
-        from transformers import BatchEncoding
-
-        ids = [3 + sum(word.encode()) % 61 for word in text.split()]
-        return BatchEncoding({"input_ids": [1] * add_special_tokens + ids})
-
-    def pad(self, encoded: dict[str, list[list[int]]], max_length: int, **options: Any) -> Any:
-        """The ids of each text with zeros behind, and the mask of those that are not padding."""
-        from transformers import BatchEncoding
-
-        ids = torch.tensor([row + [0] * (max_length - len(row)) for row in encoded["input_ids"]])
-        return BatchEncoding({"input_ids": ids, "attention_mask": (ids > 0).long()})
 
 
 def longcat_modules() -> dict[str, Any]:
@@ -192,7 +50,6 @@ def longcat_call() -> dict[str, Any]:
     return prompts | {"enable_prompt_rewrite": False}
 
 
-HEADS = {"attention_head_dim": 8, "num_attention_heads": 2}
 SD3 = HEADS | {
     "sample_size": 16,
     "in_channels": 4,
@@ -233,7 +90,6 @@ AURA_FLOW = HEADS | {
     "pos_embed_max_size": 256,
 }
 SKIPPING = {"skip_guidance_layers": [1], "skip_layer_guidance_start": -1.0, "skip_layer_guidance_stop": 1.0}
-
 FAMILIES: list[Family] = [
     joint(
         "Stable Diffusion 3",
@@ -241,6 +97,7 @@ FAMILIES: list[Family] = [
         "SD3Transformer2DModel",
         SD3,
         lambda: pooled_call(2),
+        text=(10, "last"),
     ),
     joint(
         "Stable Diffusion 3.5",
@@ -248,6 +105,7 @@ FAMILIES: list[Family] = [
         "SD3Transformer2DModel",
         SD35,
         pooled_call,
+        text=(10, "last"),
     ),
     joint(
         "Stable Diffusion 3.5, skip-layer guidance",
@@ -255,7 +113,8 @@ FAMILIES: list[Family] = [
         "SD3Transformer2DModel",
         SD35,
         lambda: pooled_call(**SKIPPING),
-        branches=("cond", "uncond", "skip"),
+        branches=("cond", "uncond", "perturbed"),
+        text=(10, "last"),
     ),
     joint(
         "FLUX.1",
@@ -264,6 +123,7 @@ FAMILIES: list[Family] = [
         FLUX | {"guidance_embeds": True},
         flux_call,
         branches=("cond",),
+        text=(10, "first"),
     ),
     joint(
         "FLUX.1, true guidance",
@@ -271,6 +131,7 @@ FAMILIES: list[Family] = [
         "FluxTransformer2DModel",
         FLUX,
         lambda: pooled_call(2, true_cfg_scale=3.0),
+        text=(10, "first"),
     ),
     joint(
         "FLUX.1 Kontext",
@@ -279,6 +140,7 @@ FAMILIES: list[Family] = [
         FLUX | {"guidance_embeds": True, "in_channels": 64},
         lambda: flux_call(image=words(5, 8, 16, 8)[None], max_area=96 * 128),
         branches=("cond",),
+        parts={"text": (0, 10), "image": (10, 58), "reference": (58, 74)},
     ),
     joint(
         "FLUX.2",
@@ -288,6 +150,7 @@ FAMILIES: list[Family] = [
         lambda: {"prompt_embeds": words(1, 10), "image": photo(64, 80)},
         branches=("cond",),
         modules=flux2_vae,
+        parts={"text": (0, 10), "image": (10, 58), "reference": (58, 78)},
     ),
     joint(
         "FLUX.2 klein",
@@ -296,6 +159,7 @@ FAMILIES: list[Family] = [
         KLEIN,
         lambda: guided(lambda seed: words(seed, 10)),
         modules=flux2_vae,
+        text=(10, "first"),
     ),
     joint(
         "FLUX.2 klein, cached reference",
@@ -312,6 +176,7 @@ FAMILIES: list[Family] = [
         "ChromaTransformer2DModel",
         CHROMA,
         lambda: guided(lambda seed: words(seed, 12, 2), kept(12, 12, 7), kept(12, 3, 3)),
+        text=(12, "first"),
     ),
     joint(
         "AuraFlow",
@@ -319,6 +184,7 @@ FAMILIES: list[Family] = [
         "AuraFlowTransformer2DModel",
         AURA_FLOW,
         lambda: guided(lambda seed: words(seed, 11), kept(11, 11), kept(11, 4)),
+        parts={"other": (0, 8), "text": (8, 19), "image": (19, 67)},
     ),
     joint(
         "Qwen-Image",
@@ -328,6 +194,7 @@ FAMILIES: list[Family] = [
         lambda: guided(
             lambda seed: words(seed, 15 - seed, 2), kept(14, 14, 9), kept(13, 6, 5), mask="prompt_embeds_mask"
         ),
+        parts={"text": (0, -48), "image": (-48, None)},
     ),
     joint(
         "Qwen-Image-Edit",
@@ -340,6 +207,7 @@ FAMILIES: list[Family] = [
         ),
         size=(1536, 2048),
         modules=qwen_vae,
+        parts={"text": (0, 14), "image": (14, 62), "reference": (62, 78)},
     ),
     joint(
         "Bria 3.2",
@@ -348,6 +216,7 @@ FAMILIES: list[Family] = [
         MMDIT,
         lambda: guided(lambda seed: words(seed, 10)),
         modules=lambda: image_vae(shift_factor=0.0),
+        text=(10, "first"),
     ),
     joint(
         "Ovis-Image",
@@ -355,6 +224,7 @@ FAMILIES: list[Family] = [
         "OvisImageTransformer2DModel",
         MMDIT | {"out_channels": 16},
         lambda: guided(lambda seed: words(seed, 10, 2)) | {"negative_prompt": None},
+        text=(10, "first"),
     ),
     joint(
         "LongCat-Image",
@@ -364,5 +234,6 @@ FAMILIES: list[Family] = [
         longcat_call,
         modules=longcat_modules,
         settings={"tokenizer_max_length": 12},
+        text=(12, "first"),
     ),
 ]

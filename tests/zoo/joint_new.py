@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from tests.zoo.family import Family
-from tests.zoo.joint import HEADS, TEXT_WIDTH, WordTokenizer, guided, joint, kept, pooled, tiny, words
+from .family import Family
+from .joint_parts import HEADS, TEXT_WIDTH, WordTokenizer, guided, joint, kept, pooled, tiny, words
 
 CHANNELS = {"in_channels": 4, "out_channels": 4}
 ERNIE = CHANNELS | {
@@ -206,6 +206,7 @@ FAMILIES: list[Family] = [
         lambda: guided(lambda seed: words(seed, 11), kept(11, 7), kept(11, 3)) | {"num_frames": 5},
         size=(64, 96),
         modules=motif_modules,
+        parts={"image": (0, 48), "text": (48, None)},
     ),
     joint(
         "Ideogram 4",

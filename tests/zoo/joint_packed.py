@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from tests.zoo.family import Family, generator
-from tests.zoo.joint import (
+from .family import Family, generator
+from .joint_parts import (
     HEADS,
     TEXT_WIDTH,
     WordTokenizer,
@@ -170,6 +170,7 @@ FAMILIES: list[Family] = [
         "ZImageTransformer2DModel",
         Z_IMAGE,
         lambda: guided(lambda seed: [words(seed, 70 - 30 * seed)[0], words(seed + 4, 11)[0]]),
+        parts={"image": (0, 48)},
     ),
     joint(
         "CogView3-Plus",
@@ -194,8 +195,8 @@ FAMILIES: list[Family] = [
         "HiDreamImageTransformer2DModel",
         HIDREAM,
         hidream_call,
-        text=(17, "last"),
         settings={"default_sample_size": 14},
+        parts={"image": (0, 48), "other": (48, 64), "text": (64, 81)},
     ),
     joint(
         "OmniGen",
@@ -204,6 +205,7 @@ FAMILIES: list[Family] = [
         OMNIGEN,
         lambda: {"prompt": ["a cat", "a dog that sleeps on a red chair"]},
         modules=omnigen_modules,
+        parts={"text": (0, -49), "other": (-49, -48), "image": (-48, None)},
     ),
     joint(
         "OmniGen, input image",
@@ -211,8 +213,9 @@ FAMILIES: list[Family] = [
         "OmniGenTransformer2DModel",
         OMNIGEN,
         lambda: {"prompt": "a cat like <img><|image_1|></img>", "input_images": [photo(64, 80)]},
-        branches=("cond", "uncond", "image"),
+        branches=("cond", "uncond", "uncond 2"),
         modules=omnigen_modules,
+        parts={"image": (-48, None)},
     ),
     joint(
         "HunyuanImage 2.1",
@@ -249,5 +252,7 @@ FAMILIES: list[Family] = [
         glm_reference_call,
         size=(128, 192),
         modules=lambda: image_vae(latents_mean=(0.0,) * 4, latents_std=(1.0,) * 4),
+        text=(10, "first"),
+        comparable=False,  # it sees the reference in a forward that belongs to no step
     ),
 ]

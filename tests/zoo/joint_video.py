@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from tests.zoo.family import Family
-from tests.zoo.joint import HEADS, TEXT_WIDTH, cog_video_x_scheduler, guided, joint, kept, pooled_call, tiny, words
+from .family import Family
+from .joint_parts import HEADS, TEXT_WIDTH, cog_video_x_scheduler, guided, joint, kept, pooled_call, tiny, words
 
 
 def hunyuan_video_call() -> dict[str, Any]:

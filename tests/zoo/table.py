@@ -10,9 +10,10 @@ PAGE = Path(__file__).parents[2] / "docs" / "pipelines.md"
 HEAD = """# Supported pipelines
 
 entropylab has no code for single models: it watches the attention call. Each family below is built small, with random
-weights, by the tests; its images with and without `record` are bit-identical, and the entropies of every layer and head
-agree with float64 maps within 1e-4 nats. This page is written by `python -m tests.zoo`, and a test holds it to what the
-tests find.
+weights, by the tests; its images with and without `record` are bit-identical, and the entropies of every head agree
+with float64 maps within 1e-4 nats, in all layers whose rows the maps can be sorted by. (What belongs to no step, or to
+several views of one, can't be compared: MultiDiffusion Panorama, AnyFlow FAR, GLM-Image with a reference image.) This
+page is written by `python -m tests.zoo`, and a test holds it to what the tests find.
 
 - **measured**: how many attention layers of the denoisers gave entropies, by kind. Of `joint` layers image rows and
   text rows are reported apart.

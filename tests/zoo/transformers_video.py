@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .family import Family, generator
+from .family import NUMBERED, Family, generator
 from .transformers import flow, peaked, prompts, ready, uncompiled_flex
 
 
@@ -279,14 +279,19 @@ FAMILIES = [
     Family("LTX", "LTXPipeline", build_ltx, sample_ltx, (128, 192)),
     Family("LTX-2", "LTX2Pipeline", build_ltx2, sample_ltx2, (128, 192)),
     Family("LTX-2, STG", "LTX2Pipeline", build_ltx2_stg, sample_ltx2_stg, (128, 192), ("cond", "uncond", "perturbed")),
-    Family("Cosmos", "CosmosTextToWorldPipeline", build_cosmos, sample_cosmos, (64, 96)),
+    # Its scheduler steps both branches, before they are combined.
+    Family("Cosmos", "CosmosTextToWorldPipeline", build_cosmos, sample_cosmos, (64, 96), NUMBERED),
     Family("Cosmos 2", "Cosmos2TextToImagePipeline", build_cosmos2, sample_cosmos2, (96, 128)),
     Family("Allegro", "AllegroPipeline", build_allegro, sample_allegro, (64, 96)),
     Family("Latte", "LattePipeline", build_latte, sample_latte, (64, 96)),
-    Family("Kandinsky 5 video", "Kandinsky5T2VPipeline", build_kandinsky5_video, sample_kandinsky5_video, (64, 96)),
+    # With random weights both branches return the same: their gates are zero.
+    Family(
+        "Kandinsky 5 video", "Kandinsky5T2VPipeline", build_kandinsky5_video, sample_kandinsky5_video, (64, 96),
+        NUMBERED),
     Family(
         "Kandinsky 5 video, sparse", "Kandinsky5T2VPipeline", build_kandinsky5_sparse, sample_kandinsky5_sparse,
-        (128, 256)),
-    Family("Kandinsky 5", "Kandinsky5T2IPipeline", build_kandinsky5_image, sample_kandinsky5_image, (96, 128)),
+        (128, 256), NUMBERED),
+    Family(
+        "Kandinsky 5", "Kandinsky5T2IPipeline", build_kandinsky5_image, sample_kandinsky5_image, (96, 128), NUMBERED),
     Family("Sana Video", "SanaVideoPipeline", build_sana_video, sample_sana_video, (64, 96)),
 ]  # fmt: skip

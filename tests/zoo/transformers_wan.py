@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .family import Family, generator
+from .family import NUMBERED, Family, generator
 from .transformers import flow, peaked, prompts, ready, uncompiled_flex
 
 
@@ -209,10 +209,12 @@ FAMILIES = [
     Family("Wan 2.1 image to video", "WanImageToVideoPipeline", build_wan_image, sample_wan_image, (64, 96)),
     Family("Wan VACE", "WanVACEPipeline", build_wan_vace, sample_wan_vace, (64, 96)),
     Family("AnyFlow", "AnyFlowPipeline", build_anyflow, sample_wan, (64, 96)),
-    Family("AnyFlow FAR", "AnyFlowFARPipeline", build_anyflow_far, sample_anyflow_far, (64, 96)),
+    # Some calls belong to no step.
+    Family("AnyFlow FAR", "AnyFlowFARPipeline", build_anyflow_far, sample_anyflow_far, (64, 96), comparable=False),
     Family("Helios", "HeliosPipeline", build_helios, sample_helios, (64, 96)),
     Family("SkyReels-V2", "SkyReelsV2Pipeline", build_skyreels, sample_wan, (64, 96)),
+    # Every frame has a scheduler of its own.
     Family(
         "SkyReels-V2 diffusion forcing", "SkyReelsV2DiffusionForcingPipeline", build_skyreels_forcing,
-        sample_skyreels_forcing, (64, 96)),
+        sample_skyreels_forcing, (64, 96), NUMBERED),
 ]  # fmt: skip

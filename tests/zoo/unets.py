@@ -1,118 +1,33 @@
 """U-Nets of Stable Diffusion and its relatives, and U-Nets without text."""
 
 import warnings
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .family import Family, generator, sharpened
-
-WIDTH, TOKENS = 16, 7
-"""Width and number of the text tokens of most families here."""
-
-SIZE = (64, 96)
-"""Height and width of most pictures here: 8 x 12 latents [pixels]."""
-
-PARTS = {"vae": None, "text_encoder": None, "tokenizer": None}
-UNCHECKED = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-
-
-def new(model_class: Callable[..., Any], **settings: Any) -> Any:
-    """A model with the same random weights whenever it is made; those that would start at zero are random too."""
-    torch.manual_seed(0)
-    model = model_class(**settings)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if not weight.any():
-                weight.normal_(std=0.1)
-    return sharpened(model)
-
-
-def ready(pipe: Any) -> Any:
-    """``pipe`` without its progress bar."""
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    """Random numbers from a fixed seed."""
-    return torch.randn(shape, generator=generator(seed))
-
-
-def prompts(batch: int = 1, width: int = WIDTH, tokens: int = TOKENS) -> dict[str, Tensor]:
-    """Embeddings of ``batch`` prompts and of as many negative ones."""
-    shape = (batch, tokens, width)
-    return {"prompt_embeds": normal(*shape, seed=1), "negative_prompt_embeds": normal(*shape, seed=2)}
-
-
-def two_steps(pipe: Any, **arguments: Any) -> Tensor:
-    """What ``pipe`` samples in two steps, with guidance unless the arguments say otherwise."""
-    batch = len(arguments.get("prompt_embeds", "?"))
-    generators = [generator(index) for index in range(batch)]
-    arguments = {"num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "latent"} | arguments
-    return pipe(generator=generators if batch > 1 else generators[0], return_dict=False, **arguments)[0]
-
-
-def at(size: tuple[int, int]) -> dict[str, int]:
-    """``size`` as pipelines take it."""
-    return {"height": size[0], "width": size[1]}
-
-
-def ddim(**settings: Any) -> Any:
-    """The scheduler of most families here."""
-    from diffusers import DDIMScheduler
-
-    return DDIMScheduler(**{"steps_offset": 1, "clip_sample": False} | settings)
-
-
-def unet(**settings: Any) -> Any:
-    """A U-Net of two levels with self- and cross-attention, 2 heads; ``settings`` differ by family."""
-    from diffusers import UNet2DConditionModel
-
-    usual = {
-        "sample_size": 8,
-        "layers_per_block": 1,
-        "block_out_channels": (16, 32),
-        "down_block_types": ("CrossAttnDownBlock2D",) * 2,
-        "up_block_types": ("CrossAttnUpBlock2D",) * 2,
-        "cross_attention_dim": WIDTH,
-        "attention_head_dim": 2,
-        "norm_num_groups": 8,
-    }
-    return new(UNet2DConditionModel, **usual | settings)
-
-
-def vae(levels: int = 4) -> Any:
-    """A VAE that makes latents ``2 ** (levels - 1)`` times smaller than pictures, with attention in it."""
-    from diffusers import AutoencoderKL
-
-    return new(
-        AutoencoderKL,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=(8,) * levels,
-        norm_num_groups=4,
-    )
-
-
-def tokenizer() -> Any:
-    """A CLIPTokenizer of 24 tokens."""
-    from entropylab.models.text import new_tokenizer
-
-    return new_tokenizer(["a red car", "a blue house"])
-
-
-def text_encoder(model_class: str = "CLIPTextModel") -> Any:
-    """A CLIP text encoder, 128 wide, for ``tokenizer()``."""
-    import transformers
-
-    from entropylab.models.text import new_text_encoder
-
-    torch.manual_seed(0)
-    return new(getattr(transformers, model_class), config=new_text_encoder(tokenizer()).config)
+from .family import Family, generator
+from .unet_parts import (
+    PARTS,
+    SIZE,
+    UNCHECKED,
+    WIDTH,
+    XL_SIZE,
+    at,
+    ddim,
+    new,
+    normal,
+    picture,
+    pooled,
+    prompts,
+    ready,
+    text_encoder,
+    tokenizer,
+    two_steps,
+    unet,
+    vae,
+)
 
 
 def build_stable(name: str = "StableDiffusionPipeline", scheduler: Any = None, **settings: Any) -> Any:
@@ -178,12 +93,6 @@ def build_xl(name: str = "StableDiffusionXLPipeline") -> Any:
     )
     seconds = {"text_encoder_2": None, "tokenizer_2": None}
     return ready(getattr(diffusers, name)(**PARTS, **seconds, unet=model, scheduler=diffusers.EulerDiscreteScheduler()))
-
-
-def pooled(batch: int = 1) -> dict[str, Tensor]:
-    """Pooled embeddings of ``batch`` prompts and of as many negative ones."""
-    shape = (batch, WIDTH)
-    return {"pooled_prompt_embeds": normal(*shape, seed=3), "negative_pooled_prompt_embeds": normal(*shape, seed=4)}
 
 
 def sample_xl(pipe: Any, size: tuple[int, int], **arguments: Any) -> Tensor:
@@ -277,11 +186,6 @@ def build_pix2pix() -> Any:
     return ready(StableDiffusionInstructPix2PixPipeline(**parts, scheduler=ddim()))
 
 
-def picture(size: tuple[int, int] = SIZE) -> Tensor:
-    """A random picture with values in [0, 1]."""
-    return normal(1, 3, *size, seed=5).sigmoid()
-
-
 def build_unconditional(name: str, scheduler: str) -> Any:
     """A pipeline of pictures without text, 16 x 24 pixels, attention at the second level."""
     import diffusers
@@ -312,8 +216,6 @@ def stable(name: str, pipeline: str, size: tuple[int, int] = SIZE, branches: Any
     return Family(name, pipeline, build, sample, size, branches or ("cond", "uncond"))
 
 
-XL_SIZE = (128, 192)
-
 FAMILIES = [
     stable("Stable Diffusion 1", "StableDiffusionPipeline", batch=2),
     Family(
@@ -329,10 +231,24 @@ FAMILIES = [
     ),
     Family("Stable Diffusion XL", "StableDiffusionXLPipeline", build_xl, partial(sample_xl, size=XL_SIZE), XL_SIZE),
     Family("Kolors", "KolorsPipeline", build_kolors, sample_kolors, XL_SIZE),
-    Family("GLIGEN", "StableDiffusionGLIGENPipeline", build_gligen, sample_gligen, SIZE),
+    Family(
+        "GLIGEN",
+        "StableDiffusionGLIGENPipeline",
+        build_gligen,
+        sample_gligen,
+        SIZE,
+        parts={"image": (0, -30), "text": (-30, None)},  # phrases, padded to 30
+    ),
     stable("Perturbed-Attention Guidance", "StableDiffusionPAGPipeline", branches=("cond", "uncond", "perturbed")),
     stable("Self-Attention Guidance", "StableDiffusionSAGPipeline", branches=("cond", "uncond", "perturbed")),
-    stable("MultiDiffusion Panorama", "StableDiffusionPanoramaPipeline", size=(32, 576)),
+    Family(
+        "MultiDiffusion Panorama",
+        "StableDiffusionPanoramaPipeline",
+        partial(build_stable, "StableDiffusionPanoramaPipeline"),
+        partial(sample_stable, size=(32, 576)),
+        (32, 576),
+        comparable=False,  # it sees a step in several views, which are averaged
+    ),
     Family(
         "IP-Adapter",
         "StableDiffusionPipeline",
@@ -361,7 +277,7 @@ FAMILIES = [
         build_pix2pix,
         lambda pipe: two_steps(pipe, **prompts(), image=picture()),
         SIZE,
-        ("cond", "image", "uncond"),
+        ("cond", "uncond", "uncond 2"),
     ),
     Family(
         "DDPM",

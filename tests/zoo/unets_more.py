@@ -7,30 +7,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .family import Family, generator
-from .unets import (
+from .family import NUMBERED, Family, generator
+from .unet_parts import (
     PARTS,
     SIZE,
     UNCHECKED,
     WIDTH,
     XL_SIZE,
     at,
-    build_xl,
     ddim,
     new,
     normal,
     picture,
     prompts,
     ready,
-    sample_stable,
-    sample_xl,
     text_encoder,
     tokenizer,
     two_steps,
     unet,
     vae,
 )
-from .unets_other import new_prior
+from .unets import build_xl, sample_stable, sample_xl
+from .unets_kandinsky import new_prior
 
 
 def build_controlnet_xs() -> Any:
@@ -239,9 +237,16 @@ FAMILIES = [
         build_semantic,
         sample_semantic,
         SIZE,
-        ("cond", "uncond", "edit"),
+        ("cond", "uncond", "uncond 2"),
     ),
-    Family("Stable unCLIP", "StableUnCLIPPipeline", build_stable_unclip, sample_stable_unclip, SIZE),
+    Family(
+        "Stable unCLIP",
+        "StableUnCLIPPipeline",
+        build_stable_unclip,
+        sample_stable_unclip,
+        SIZE,
+        parts={"text": (0, 24), "image": (26, 27)},  # of the prior
+    ),
     Family("AudioLDM 2", "AudioLDM2Pipeline", build_audioldm2, sample_audioldm2, (128, 96)),
     Family(
         "UniDiffuser",
@@ -249,7 +254,16 @@ FAMILIES = [
         build_unidiffuser,
         lambda pipe: two_steps(pipe, **prompts(width=128), **at((64, 64))),
         (64, 64),
+        branches=NUMBERED,  # its outputs are three, and stepped as one
+        parts={"other": (0, 3), "text": (3, 10), "reference": (10, 11), "image": (11, 75)},
     ),
-    Family("VQ-Diffusion", "VQDiffusionPipeline", build_vq_diffusion, sample_vq_diffusion, (8, 8)),
+    Family(
+        "VQ-Diffusion",
+        "VQDiffusionPipeline",
+        build_vq_diffusion,
+        sample_vq_diffusion,
+        (8, 8),
+        asked=False,
+    ),
     Family("DreamLite", "DreamLitePipeline", build_dreamlite, sample_dreamlite, SIZE),
 ]

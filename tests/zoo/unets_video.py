@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from .family import Family, generator
-from .unets import PARTS, SIZE, WIDTH, at, ddim, new, picture, prompts, ready, two_steps, unet
+from .unet_parts import PARTS, SIZE, WIDTH, at, ddim, new, picture, prompts, ready, two_steps, unet
 
 
 def build_animatediff() -> Any:

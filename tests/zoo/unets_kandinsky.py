@@ -1,4 +1,4 @@
-"""U-Nets, priors and decoders of other makes than Stable Diffusion's."""
+"""Kandinsky, its priors, and DeepFloyd IF."""
 
 from functools import partial
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .family import Family, generator
-from .unets import SIZE, TOKENS, WIDTH, at, new, normal, prompts, ready, text_encoder, tokenizer, two_steps, unet
+from .family import Family
+from .unet_parts import SIZE, TOKENS, WIDTH, at, new, normal, prompts, ready, text_encoder, tokenizer, two_steps, unet
 
 ADDED = {
     "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
@@ -140,125 +140,6 @@ def sample_if(pipe: Any, **arguments: Any) -> Tensor:
     return two_steps(pipe, **at((16, 24)), **prompts(2, 24), output_type="pt", **arguments)
 
 
-def pooled(tokens: int = 1) -> dict[str, Tensor]:
-    """Pooled embeddings of a prompt and of a negative one, as Stable Cascade takes them."""
-    names = ("prompt_embeds_pooled", "negative_prompt_embeds_pooled")
-    return {name: normal(1, tokens, WIDTH, seed=3 + number) for number, name in enumerate(names)}
-
-
-def cascade(**settings: Any) -> Any:
-    """A U-Net of Stable Cascade."""
-    from diffusers.models.unets.unet_stable_cascade import StableCascadeUNet
-
-    usual = {
-        "in_channels": 4,
-        "out_channels": 4,
-        "timestep_ratio_embedding_dim": 8,
-        "conditioning_dim": 32,
-        "block_out_channels": (32, 32),
-        "num_attention_heads": (2, 2),
-        "down_num_layers_per_block": (1, 1),
-        "up_num_layers_per_block": (1, 1),
-        "clip_text_pooled_in_channels": WIDTH,
-    }
-    return new(StableCascadeUNet, **usual | settings)
-
-
-def build_cascade_prior() -> Any:
-    """Stable Cascade's prior: image tokens attend to themselves and to 7 + 4 + 4 of text and image behind them."""
-    from diffusers import DDPMWuerstchenScheduler, StableCascadePriorPipeline
-
-    prior = cascade(clip_text_in_channels=WIDTH, clip_image_in_channels=12, switch_level=(False,))
-    return ready(StableCascadePriorPipeline(None, text_encoder(), prior, DDPMWuerstchenScheduler()))
-
-
-def sample_cascade_prior(pipe: Any) -> Tensor:
-    """One prompt and an image, for 6 x 9 tokens."""
-    image = {"image_embeds": normal(1, 1, 12, seed=5)}
-    return two_steps(pipe, **at((256, 384)), **prompts(), **pooled(), **image, output_type="pt")
-
-
-def build_cascade_decoder() -> Any:
-    """Stable Cascade's decoder: no attention at its first level."""
-    from diffusers import DDPMWuerstchenScheduler, StableCascadeDecoderPipeline
-
-    blocks = ("SDCascadeResBlock", "SDCascadeTimestepBlock")
-    decoder = cascade(
-        patch_size=2,
-        block_out_channels=(16, 32),
-        num_attention_heads=(-1, 2),
-        block_types_per_layer=(blocks, (*blocks, "SDCascadeAttnBlock")),
-        timestep_conditioning_type=("sca",),
-        effnet_in_channels=4,
-    )
-    parts = {"tokenizer": None, "text_encoder": None, "vqgan": None, "scheduler": DDPMWuerstchenScheduler()}
-    return ready(StableCascadeDecoderPipeline(decoder, **parts))
-
-
-def sample_cascade_decoder(pipe: Any) -> Tensor:
-    """One prompt, for 8 x 10 tokens."""
-    arguments = {"num_inference_steps": 2, "guidance_scale": 2.0, "output_type": "latent", "generator": generator()}
-    return pipe(normal(1, 4, 3, 4, seed=6), **prompts(), **pooled(), **arguments).images
-
-
-def build_wuerstchen_prior() -> Any:
-    """Würstchen's prior: image tokens attend to themselves and to text behind them, without SDPA."""
-    from diffusers import DDPMWuerstchenScheduler, WuerstchenPriorPipeline
-    from diffusers.pipelines.deprecated.wuerstchen import WuerstchenPrior
-
-    prior = new(WuerstchenPrior, c_in=4, c=32, c_cond=WIDTH, c_r=8, depth=2, nhead=2)
-    return ready(WuerstchenPriorPipeline(None, text_encoder(), prior, DDPMWuerstchenScheduler()))
-
-
-def build_wuerstchen() -> Any:
-    """Würstchen's decoder."""
-    from diffusers import DDPMWuerstchenScheduler, WuerstchenDecoderPipeline
-    from diffusers.pipelines.deprecated.wuerstchen import WuerstchenDiffNeXt
-
-    decoder = new(
-        WuerstchenDiffNeXt, c_r=8, c_cond=WIDTH, c_hidden=[16, 32], nhead=[-1, 2], blocks=[1, 1],
-        level_config=["CT", "CTA"], inject_effnet=[False, True], effnet_embd=4, clip_embd=128,
-    )  # fmt: skip
-    return ready(WuerstchenDecoderPipeline(tokenizer(), text_encoder(), decoder, DDPMWuerstchenScheduler(), vqgan=None))
-
-
-def sample_wuerstchen(pipe: Any) -> Tensor:
-    """One prompt, for 8 x 16 tokens."""
-    arguments = {"num_inference_steps": 2, "guidance_scale": 2.0, "output_type": "latent", "generator": generator()}
-    return pipe(normal(1, 4, 3, 6, seed=6), "a red car", **arguments).images
-
-
-def build_unclip() -> Any:
-    """unCLIP: a prior, a decoder, and two U-Nets that enlarge."""
-    from diffusers import UnCLIPPipeline, UnCLIPScheduler, UNet2DModel
-    from diffusers.pipelines.deprecated.unclip import UnCLIPTextProjModel
-
-    decoder = unet(**ADDED, sample_size=16, in_channels=3, out_channels=6, class_embed_type="identity")
-    larger = partial(
-        new, UNet2DModel, sample_size=32, in_channels=6, out_channels=6, block_out_channels=(16, 32),
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=1, norm_num_groups=8,
-    )  # fmt: skip
-    project = new(UnCLIPTextProjModel, clip_embeddings_dim=128, time_embed_dim=64, cross_attention_dim=WIDTH)
-    words = text_encoder("CLIPTextModelWithProjection")
-    learned = partial(UnCLIPScheduler, variance_type="learned_range")
-    prior = UnCLIPScheduler(prediction_type="sample", clip_sample_range=5.0)
-    return ready(
-        UnCLIPPipeline(
-            new_prior(), decoder, words, tokenizer(), project, larger(), larger(), prior, learned(), learned()
-        )
-    )
-
-
-def sample_unclip(pipe: Any) -> Tensor:
-    """Two prompts, two steps of each part."""
-    steps = dict.fromkeys(("prior", "decoder", "super_res"), 2)
-    arguments = {f"{part}_num_inference_steps": count for part, count in steps.items()}
-    generators = [generator(0), generator(1)]
-    prompt = ["a red car", "a blue house"]
-    return torch.as_tensor(pipe(prompt, generator=generators, output_type="np", **arguments).images)
-
-
 FAMILIES = [
     Family(
         "Kandinsky 2.1",
@@ -283,6 +164,8 @@ FAMILIES = [
         partial(build_prior, "KandinskyPriorPipeline"),
         sample_prior,
         (1, 1),
+        asked=False,
+        parts={"text": (0, 24), "image": (26, 27)},
     ),
     Family(
         "Kandinsky 2.2 prior",
@@ -290,6 +173,8 @@ FAMILIES = [
         partial(build_prior, "KandinskyV22PriorPipeline"),
         sample_prior,
         (1, 1),
+        asked=False,
+        parts={"text": (0, 24), "image": (26, 27)},
     ),
     Family("DeepFloyd IF", "IFPipeline", build_if, sample_if, (16, 24), text=(TOKENS, "first")),
     Family(
@@ -300,37 +185,4 @@ FAMILIES = [
         (16, 24),
         text=(TOKENS, "first"),
     ),
-    Family(
-        "Stable Cascade prior",
-        "StableCascadePriorPipeline",
-        build_cascade_prior,
-        sample_cascade_prior,
-        (256, 384),
-        text=(TOKENS + 4 + 4, "last"),
-    ),
-    Family(
-        "Stable Cascade decoder",
-        "StableCascadeDecoderPipeline",
-        build_cascade_decoder,
-        sample_cascade_decoder,
-        (128, 168),
-        text=(4, "last"),
-    ),
-    Family(
-        "Würstchen prior",
-        "WuerstchenPriorPipeline",
-        build_wuerstchen_prior,
-        lambda pipe: two_steps(pipe, **at((256, 384)), **prompts(2), output_type="pt"),
-        (256, 384),
-        text=(TOKENS, "last"),
-    ),
-    Family(
-        "Würstchen decoder",
-        "WuerstchenDecoderPipeline",
-        build_wuerstchen,
-        sample_wuerstchen,
-        (128, 256),
-        text=(24, "last"),
-    ),
-    Family("unCLIP", "UnCLIPPipeline", build_unclip, sample_unclip, (32, 32)),
 ]

@@ -19,6 +19,8 @@ from entropylab.quality.reference import Reference
 from entropylab.quality.results import empty, fill
 from entropylab.quality.saving import save_pictures
 
+from ..quality.rated import write
+
 regeneration = import_module("entropylab.figures.regenerate")  # the package has a function of that name
 
 RULES = ("original", "sqrt_log", "resize", "multidiffusion")
@@ -148,8 +150,6 @@ def test_all_figures_can_come_with_all_tables(evaluation, tmp_path, monkeypatch)
 
 
 def test_table_three_with_and_without_ratings(tmp_path, capsys):
-    from .test_ratings import write
-
     table3.command(["--out", str(tmp_path)])
     assert "No ratings were given" in capsys.readouterr().out
     file = write(tmp_path / "a.json", [(3, 8), (2, 9), (4, 4)])

@@ -1,0 +1,117 @@
+"""``record`` on PyTorch's own layers, whichever dimension comes first, and on a module of one's own."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from .bare import LEFT, measured, recorded, sharpened, tokens, wanted
+
+
+def multihead_maps(module, query, key, closed=None):
+    """Maps of a MultiheadAttention from tokens that have the batch first, in float64: (batch, heads, queries, keys)."""
+    weights = (part.double() for part in module.in_proj_weight.chunk(3)[:2])
+    biases = (part.double() for part in module.in_proj_bias.chunk(3)[:2])
+    q, k = (
+        nn.functional.linear(side.double(), weight, bias).unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
+        for side, weight, bias in zip((query, key), weights, biases, strict=True)
+    )
+    logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    return (logits if closed is None else logits.masked_fill(closed, -torch.inf)).softmax(-1)
+
+
+def new_encoder(batch_first=True, **options):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(32, 4, 32, batch_first=batch_first)
+    return sharpened(nn.TransformerEncoder(layer, 2, **options))
+
+
+@pytest.mark.parametrize("shape", [(3, 11), (4, 8), (8, 4), (5, 1), (1, 5)])
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")
+def test_pytorch_encoder_whatever_comes_first(batch_first, shape):
+    """(batch, tokens) or (tokens, batch), one a multiple of the other: samples are samples, and no layer is lost."""
+    model, given = new_encoder(batch_first), tokens(*shape, 32)
+    ds = recorded(model, given)
+    batch, count = shape if batch_first else shape[::-1]
+    assert (ds.sizes["sample"], ds.sizes["layer"]) == (batch, 2)
+    assert set(ds.tokens.values.ravel()) == {count}
+    first = given if batch_first else given.transpose(0, 1)
+    with torch.no_grad():
+        maps = multihead_maps(model.layers[0].self_attn, first, first)
+    np.testing.assert_allclose(measured(ds)[0], wanted(maps[None])[0], atol=2e-5)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_pytorch_encoder_with_padding_takes_its_nested_path():
+    """Padding makes PyTorch run its layers on nested tensors: padded positions are zero then, watched or not."""
+    model, given = new_encoder(), tokens(3, 11, 32)
+    ds = recorded(model, given, src_key_padding_mask=~LEFT)
+    with torch.no_grad():
+        maps = multihead_maps(model.layers[0].self_attn, given, given, ~LEFT[:, None, None])
+    np.testing.assert_allclose(measured(ds)[0], wanted(maps[None], LEFT)[0], atol=2e-5)
+    np.testing.assert_array_equal(measured(ds, "keys")[0, :, 0], [11, 7, 4])
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_pytorch_decoder_keeps_its_rows_where_the_memory_is_padded(batch_first):
+    """As many queries as keys: the keys' padding is not the queries'."""
+    torch.manual_seed(0)
+    model = sharpened(nn.TransformerDecoderLayer(32, 4, 32, batch_first=batch_first))
+    sides = tokens(3, 11, 32), tokens(3, 11, 32, seed=1)
+    given = sides if batch_first else [side.transpose(0, 1) for side in sides]
+    queries = []
+    handle = model.multihead_attn.register_forward_pre_hook(lambda module, args: queries.append(args[0]))
+    ds = recorded(model, *given, memory_key_padding_mask=~LEFT)
+    handle.remove()
+    query = queries[0] if batch_first else queries[0].transpose(0, 1)
+    with torch.no_grad():
+        maps = multihead_maps(model.multihead_attn, query, sides[1], ~LEFT[:, None, None])
+    assert list(ds.kind.values) == ["self", "cross"]
+    assert list(ds.rows.values.ravel()) == [11, 11]
+    np.testing.assert_allclose(measured(ds)[1], wanted(maps[None])[0], atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["boolean", "float", "per head"])
+def test_multihead_masks(kind):
+    torch.manual_seed(0)
+    model, given = sharpened(nn.MultiheadAttention(32, 4, batch_first=True)), tokens(3, 11, 32)
+    closed = torch.ones(11, 11, dtype=torch.bool).triu(1)
+    mask = {
+        "boolean": closed,
+        "float": torch.zeros(11, 11).masked_fill(closed, -torch.inf),
+        "per head": closed.expand(12, 11, 11),
+    }[kind]
+    ds = recorded(model, given, given, given, attn_mask=mask)
+    with torch.no_grad():
+        maps = multihead_maps(model, given, given, closed)
+    np.testing.assert_allclose(measured(ds)[0], wanted(maps[None])[0], atol=2e-5)
+    np.testing.assert_allclose(measured(ds, "keys"), 6)
+
+
+class Encoder(nn.Module):
+    """Attention of a class that nobody knows, with its context as a second argument."""
+
+    def __init__(self, causal=False):
+        super().__init__()
+        self.to_q, self.to_k, self.to_v = (nn.Linear(32, 32) for _ in range(3))
+        self.causal, self.seen = causal, []
+
+    def forward(self, query, key):
+        q, k, v = (
+            part(given).unflatten(-1, (4, -1)).transpose(1, 2)
+            for part, given in ((self.to_q, query), (self.to_k, key), (self.to_v, key))
+        )
+        self.seen.append((q.detach(), k.detach()))
+        return nn.functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal).transpose(1, 2).flatten(-2)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_module_of_ones_own(causal):
+    torch.manual_seed(0)
+    model = sharpened(Encoder(causal))
+    ds = recorded(model, tokens(2, 9, 32), tokens(2, 9, 32, seed=1))
+    q, k = (side.double() for side in model.seen[0])
+    logits = q @ k.transpose(-1, -2) / 8**0.5
+    logits = logits.masked_fill(torch.ones(9, 9, dtype=torch.bool).triu(1), -torch.inf) if causal else logits
+    np.testing.assert_allclose(measured(ds)[0], wanted(logits.softmax(-1)[None])[0], atol=2e-5)

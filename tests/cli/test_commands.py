@@ -1,0 +1,74 @@
+"""``entropylab`` fit, figures, layers and generate: what they hand to the library and what they say."""
+
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..command_line import refused, run
+
+
+def test_fit_prints_the_summary(monkeypatch: pytest.MonkeyPatch, calls: dict[str, Any]) -> None:
+    monkeypatch.setattr("entropylab.law.averages.check", lambda ds: ds)
+    assert run("fit", "a.nc").stdout == "slope 0.96 by None of <a.nc>\n"
+    assert run("fit", "a.nc", "--by", "layer").stdout == "slope 0.96 by layer of <a.nc>\n"
+
+
+def test_figures_are_drawn_into_a_folder_that_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    drawn: list[Any] = []
+
+    def regenerate(out: Path, run: Path | None, **options: Any) -> list[Path]:
+        drawn.append((out, run, options))
+        return [out / "figure5.pdf", out / "figure5.csv"]
+
+    module = types.ModuleType("entropylab.figures")
+    monkeypatch.setattr(module, "regenerate", regenerate, raising=False)
+    monkeypatch.setitem(sys.modules, "entropylab.figures", module)
+    out = tmp_path / "deep" / "figures"
+    result = run("figures", "--out", out, "--run", "a.nc")
+    assert result.stdout.splitlines() == [f"wrote {out / 'figure5.pdf'}", f"wrote {out / 'figure5.csv'}"]
+    assert drawn == [
+        (out, Path("a.nc"), {"model": None, "samples": None, "steps": None, "tables": False, "progress": True})
+    ]
+    assert out.is_dir()
+    assert run("figures", "m", "--out", out, "--samples", 3, "--steps", 2, "--quiet").exit_code == 0
+    assert drawn[1] == (out, None, {"model": "m", "samples": 3, "steps": 2, "tables": False, "progress": False})
+    (tmp_path / "file").touch()
+    refused(run("figures", "--out", tmp_path / "file"), "out must be a folder")
+    assert run("figures", "--out", out, "--samples", 0).exit_code == 2
+    assert len(drawn) == 2
+
+
+def test_layers_are_listed(calls: dict[str, Any]) -> None:
+    header, line = run("layers", "org/model").stdout.splitlines()
+    assert header.split() == ["path", "kind", "heads", "processor"]
+    assert line.split() == ["unet.mid_block.attn1", "self", "8", "AttnProcessor2_0"]
+    assert calls["load"]["model"] == "org/model"
+
+
+def test_generate_writes_an_image_for_each_size_and_rule(calls: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "images"
+    words = ["--size", 64, "96x128", "--scaling", "original,sqrt_log", "--seed", 7, "--steps", 4, "--out", out]
+    result = run("generate", "a cat", *words)
+    assert result.exit_code == 0, result.output
+    names = ["64x64_original_seed7", "64x64_sqrt_log_seed7", "96x128_original_seed7", "96x128_sqrt_log_seed7"]
+    assert sorted(path.stem for path in out.iterdir()) == names
+    call = (out / "96x128_sqrt_log_seed7.png").read_text()
+    expected = {"rule": "sqrt_log", "seed": 7, "prompt": "a cat", "height": 96, "width": 128, "num_inference_steps": 4}
+    assert call == repr(expected)
+    assert "'rule': 'original'" in (out / "64x64_original_seed7.png").read_text()
+
+
+def test_generate_checks_its_files_before_the_model_is_loaded(calls: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "64x64_original_seed0.png").write_text("before")
+    refused(run("generate", "a cat", "--size", 32, 64, "--out", tmp_path), "exists already")
+    assert calls == {}
+    assert run("generate", "a cat", "--size", 32, 64, "--out", tmp_path, "--overwrite").exit_code == 0
+    assert (tmp_path / "64x64_original_seed0.png").read_text() != "before"
+
+
+def test_generate_says_which_sizes_are_near(calls: dict[str, Any], tmp_path: Path) -> None:
+    refused(run("generate", "a cat", "--size", 33, "--out", tmp_path), "33x33", "32x32")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,107 @@
+"""``entropylab measure``: what it hands to the library, and what it checks before any model is loaded."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import entropylab
+from entropylab.errors import EntropyLabError
+
+from ..command_line import refused, run
+
+
+def test_measure_hands_every_option_on(calls: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a cat\n\n  ein Bär \n", encoding="utf-8")
+    words = "--sizes 64 --samples 3 --steps 5 --guidance 2.5 --seed 9 --scaling original,sqrt_log,0.9 --rows 256 "
+    words += (
+        "--statistics entropy,lse --statistics third --batch-size 4 --device cpu --dtype float16 --overwrite --quiet"
+    )
+    out = tmp_path / "a.nc"
+    result = run("measure", "m", *words.split(), "--prompts", tmp_path / "prompts.txt", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert calls["measure"] == {
+        "sizes": [64],
+        "prompts": ["a cat", "ein Bär"],
+        "samples": 3,
+        "steps": 5,
+        "guidance_scale": 2.5,
+        "seed": 9,
+        "scaling": ("original", "sqrt_log", 0.9),
+        "statistics": ("entropy", "lse", "third"),
+        "rows": 256,
+        "batch_size": 4,
+        "progress": False,
+    }
+    assert calls["load"] == {"model": "m", "dtype": "float16", "device": "cpu"}
+    assert calls["save"] == {"path": out, "overwrite": True}
+    assert f"entropylab fit {out}" in result.stdout
+
+
+def test_measure_leaves_to_the_library_what_is_not_given(calls: dict[str, Any], tmp_path: Path) -> None:
+    assert run("measure", "--sizes", 64, "--out", tmp_path / "a.nc").exit_code == 0
+    assert calls["load"] == {"model": None, "dtype": None, "device": None}
+    assert {name for name, value in calls["measure"].items() if value is None} == {
+        *("prompts", "samples", "steps", "guidance_scale", "rows")
+    }
+    assert calls["measure"]["scaling"] == ("original",)
+    assert calls["measure"]["statistics"] == ("entropy", "sigma2")
+
+
+def test_the_output_is_checked_before_the_model_is_loaded(calls: dict[str, Any], tmp_path: Path) -> None:
+    there = tmp_path / "there.nc"
+    there.touch()
+    refused(run("measure", "--sizes", 64, "--out", there), str(there), "--overwrite")
+    refused(run("measure", "--sizes", 64, "--out", tmp_path / "none" / "a.nc"), "none")
+    refused(run("measure", "--sizes", 64, "--out", tmp_path), "folder")
+    assert calls == {}
+    assert run("measure", "--sizes", 64, "--out", there, "--overwrite").exit_code == 0
+    assert "measure" in calls
+
+
+@pytest.mark.parametrize("content", [b"", b"\n  \n", b"\xff\xfe\x00bad", None])
+def test_prompts_are_checked_before_the_model_is_loaded(
+    content: bytes | None, calls: dict[str, Any], tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / "prompts.txt").write_bytes(content)
+    words = ("--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "a.nc")
+    refused(run("measure", "--sizes", 64, *words), "prompts")
+    assert calls == {}
+
+
+@pytest.mark.parametrize("words", ["--samples 0", "--steps -1", "--rows 0", "--batch-size 0", "--seed x"])
+def test_numbers_out_of_range_are_usage_errors(words: str, calls: dict[str, Any], tmp_path: Path) -> None:
+    result = run("measure", "--sizes", 64, *words.split(), "--out", tmp_path / "a.nc")
+    assert result.exit_code == 2
+    assert words.split()[0] in result.stderr
+    assert "Traceback" not in result.output
+    assert calls == {}
+
+
+@pytest.mark.parametrize(
+    "words", ["--scaling sqrt_lg", "--scaling original,-1", "--scaling nan", "--statistics wisdom"]
+)
+def test_names_are_checked_before_the_model_is_loaded(words: str, calls: dict[str, Any], tmp_path: Path) -> None:
+    refused(run("measure", "--sizes", 64, *words.split(), "--out", tmp_path / "a.nc"), words.split()[0].strip("-"))
+    assert calls == {}
+
+
+def test_the_librarys_errors_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, calls: dict[str, Any], tmp_path: Path
+) -> None:
+    def measure(*_: Any, **__: Any) -> None:
+        raise EntropyLabError("statistics must be known.\nGot 'wisdom'.")
+
+    monkeypatch.setattr(entropylab, "measure", measure)
+    refused(run("measure", "--sizes", 64, "--out", tmp_path / "a.nc"), "statistics must be known. Got 'wisdom'.")
+
+
+def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch, calls: dict[str, Any], tmp_path: Path) -> None:
+    def measure(*_: Any, **__: Any) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(entropylab, "measure", measure)
+    result = run("measure", "--sizes", 64, "--out", tmp_path / "a.nc")
+    assert result.exit_code == 1
+    assert isinstance(result.exception, ValueError)

@@ -1,0 +1,62 @@
+"""What the command line makes of words: sizes in every form."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from entropylab.cli import parse_sizes, repeat_sizes
+from entropylab.errors import EntropyLabError
+
+from ..command_line import refused, run
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--sizes 32 64 96x128", "--sizes 32 --sizes 64 --sizes 96x128", "--sizes 32,64,96x128", "--sizes=32 64,96X128"],
+)
+def test_sizes_can_be_given_in_every_way(words: str, calls: dict[str, Any], tmp_path: Path) -> None:
+    result = run("measure", *words.split(), "--samples", 2, "--out", tmp_path / "a.nc")
+    assert result.exit_code == 0, result.output
+    assert calls["measure"]["sizes"] == [32, 64, (96, 128)]
+    assert calls["measure"]["samples"] == 2
+    assert calls["load"]["model"] is None
+
+
+@pytest.mark.parametrize("words", ["org/model --sizes 32 64", "--sizes 32 64 org/model", "--sizes 32 64 -- org/model"])
+def test_a_model_may_stand_before_or_after_the_sizes(words: str, calls: dict[str, Any], tmp_path: Path) -> None:
+    options = ["--out", tmp_path / "a.nc"]
+    assert run("measure", *options, *words.split()).exit_code == 0
+    assert calls["load"]["model"] == "org/model"
+    assert calls["measure"]["sizes"] == [32, 64]
+
+
+def test_only_what_looks_like_a_size_is_taken_for_one() -> None:
+    assert repeat_sizes(["--sizes", "3D/model", "64", "9d/x", "--seed", "3"]) == [
+        *("--sizes", "3D/model", "--sizes", "64", "9d/x", "--seed", "3")
+    ]
+    assert repeat_sizes(["--samples", "2", "64"]) == ["--samples", "2", "64"]
+    assert repeat_sizes(["--sizes", "1", "--", "2"]) == ["--sizes", "1", "--", "2"]
+
+
+@pytest.mark.parametrize("size", ["64.5", "0", "-64", "96x", "x96", "96x0", "1x2x3", "abc", "", "32,,64", "1e3", "nan"])
+def test_sizes_that_are_none(size: str, calls: dict[str, Any], tmp_path: Path) -> None:
+    refused(run("measure", "--sizes", size, "--out", tmp_path / "a.nc"), "sizes", repr(size))
+    refused(run("measure", "--sizes", 32, f"--sizes={size}", "--out", tmp_path / "a.nc"), "sizes")
+    assert calls == {}
+
+
+@pytest.mark.parametrize("words", ["64 64", "64 64x64", "64x96,64x96"])
+def test_sizes_given_twice(words: str) -> None:
+    with pytest.raises(EntropyLabError, match="more than once"):
+        parse_sizes(words.split())
+
+
+def test_height_and_width_are_not_swapped() -> None:
+    assert parse_sizes(["96x128", "128x96"]) == [(96, 128), (128, 96)]
+
+
+def test_sizes_are_needed(calls: dict[str, Any]) -> None:
+    result = run("measure")
+    assert result.exit_code == 2
+    assert "--sizes" in result.stderr

@@ -1,0 +1,78 @@
+"""``entropylab report`` and ``entropylab check``."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import xarray as xr
+
+import entropylab
+from entropylab import check
+from entropylab.law.validity import TOLERANCE
+
+from ..command_line import run
+from ..datasets import under_both
+
+
+@pytest.fixture(scope="module")
+def ds() -> xr.Dataset:
+    return under_both()
+
+
+@pytest.fixture(scope="module")
+def saved(ds: xr.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "run.nc"
+    entropylab.save(ds, path)
+    return path
+
+
+def test_report_on_the_command_line(saved: Path, tmp_path: Path, undrawn: None) -> None:
+    out = tmp_path / "r.html"
+    words = ("report", saved, saved, "--name", "one", "--name", "two", "--out", out)
+    result = run(*words, "--tolerance", "0.05")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"wrote {out} and {tmp_path / 'r.md'}\n"
+    assert "Attention entropy: one, two" in out.read_text(encoding="utf-8")
+    assert "within 0.05 nats" in out.read_text(encoding="utf-8")
+    result = run(*words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"error: {out} exists already; overwrite=True (--overwrite) replaces it.\n"
+    assert run(*words, "--overwrite").exit_code == 0
+
+
+def test_runs_of_one_model_are_numbered(saved: Path, tmp_path: Path, undrawn: None) -> None:
+    assert run("report", saved, saved, "--out", tmp_path / "r.html").exit_code == 0
+    assert "synthetic (1), synthetic (2)" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_a_run_that_is_none_is_refused_before_anything_is_written(saved: Path, tmp_path: Path) -> None:
+    result = run("report", saved, tmp_path / "none.nc", "--out", tmp_path / "r.html")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_on_the_command_line(saved: Path, ds: xr.Dataset, tmp_path: Path) -> None:
+    result = run("check", saved)
+    assert result.exit_code == 0, result.output
+    assert check(ds).summary() in result.stdout
+    assert f"smallest N, the law within {TOLERANCE:g} nats" in result.stdout
+    table = tmp_path / "table.csv"
+    assert run("check", saved, "--by", "layer,size", "--out", table, "--tolerance", "0.2").exit_code == 0
+    assert len(pd.read_csv(table)) == 5 * ds.sizes["size"]
+    assert "exists already" in run("check", saved, "--out", table).stderr
+    assert run("check", saved, "--scaling", "sqrt_log", "--out", table, "--overwrite").exit_code == 0
+    assert len(pd.read_csv(table)) == len(check(ds).to_frame())
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [("--by wisdom", "by must be some of"), ("--tolerance 0", "tolerance must be"), ("--kind joint", "kind='joint'")],
+)
+def test_what_check_refuses(words: str, message: str, saved: Path, tmp_path: Path) -> None:
+    result = run("check", saved, *words.split(), "--out", tmp_path / "table.csv")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,58 @@
+"""What ``record`` can be asked for, and what it refuses."""
+
+import numpy as np
+import pytest
+import torch
+
+import entropylab
+from entropylab.errors import EntropyLabError
+
+from ..sampling import sample
+
+
+def test_rows_subset_is_close_and_the_same_each_time(random_pipe):
+    found = []
+    for rows in (None, 64, 64):
+        with entropylab.record(random_pipe, rows=rows, layers="self") as rec:
+            sample(random_pipe, steps=1)
+        found.append(rec.dataset)
+    full, some, again = found
+    assert some.equals(again)
+    assert int(some.rows.max()) == 64
+    assert abs(float(full.entropy.mean() - some.entropy.mean())) < 0.1
+    assert not np.allclose(full.entropy, some.entropy, equal_nan=True)
+
+
+BAD = [
+    ({"statistics": ["entropyy"]}, "statistics must be some of"),
+    ({"statistics": []}, "statistics must be some of"),
+    ({"statistics": 3}, "statistics must be some of"),
+    ({"rows": 0}, "rows must be an int >= 1"),
+    ({"rows": 2.5}, "rows must be an int >= 1"),
+    ({"layers": "*attn7"}, "matches none of the"),
+    ({"layers": []}, "layers must name at least one"),
+    ({"keep": ["sample", "pixel"]}, "keep must be some of"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD)
+def test_bad_options(random_pipe, options, message):
+    with pytest.raises(EntropyLabError, match=message), entropylab.record(random_pipe, **options):
+        pytest.fail("nothing may run")
+
+
+@pytest.mark.parametrize(
+    ("thing", "message"),
+    [
+        ("pipe", "must be a diffusers pipeline or a torch.nn.Module. Got str"),
+        (torch.nn.Linear(2, 2), "Linear has no attention layer"),
+    ],
+)
+def test_what_is_no_pipeline(thing, message):
+    with pytest.raises(EntropyLabError, match=message), entropylab.record(thing):
+        pytest.fail("nothing may run")
+
+
+def test_dataset_before_anything_ran(random_pipe):
+    with entropylab.record(random_pipe) as rec, pytest.raises(EntropyLabError, match="nothing was measured yet"):
+        _ = rec.dataset

@@ -1,0 +1,95 @@
+"""That a report is written whole or not at all, and what is refused before anything is written."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import xarray as xr
+
+from entropylab import EntropyLabError, report
+from entropylab.reporting import files
+
+from .reports import PNG
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        ([], {}, "Got an empty list"),
+        (3, {}, "or a list. Got int"),
+        ([3], {}, "Got int"),
+        (xr.Dataset(), {}, "without the attribute entropylab_version"),
+        ("layerless", {}, "missing layer"),
+        ("cross", {}, "must hold self-attention layers.*synthetic has: cross"),
+        ("whole", {"names": ["a", "b"]}, "names must be 1 different names"),
+        ("whole", {"names": "a"}, "names must be 1"),
+        ("whole", {"tolerance": 0}, "tolerance must be a positive number"),
+        ("whole", {"tolerance": True}, "tolerance must be a positive number"),
+    ],
+)
+def test_what_can_not_be_reported(given: Any, options: dict, message: str, ds: xr.Dataset, tmp_path: Path) -> None:
+    special = {
+        "layerless": ds.isel(layer=0, drop=True),
+        "cross": ds.isel(layer=ds["kind"].values == "cross"),
+        "whole": ds,
+    }
+    data = special[given] if isinstance(given, str) else given
+    with pytest.raises(EntropyLabError, match=message):
+        report(data, tmp_path / "a.html", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("there", ["a.html", "a.md", "a_figures"])
+def test_what_is_there_is_not_overwritten(there: str, ds: xr.Dataset, tmp_path: Path, undrawn: None) -> None:
+    path = tmp_path / there
+    path.write_text("mine") if path.suffix else path.mkdir()
+    with pytest.raises(EntropyLabError, match="exists already; overwrite=True"):
+        report(ds, tmp_path / "a.html")
+    assert [path.name for path in tmp_path.iterdir()] == [there]
+    report(ds, tmp_path / "a.html", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "a.md", "a_figures"]
+    assert "mine" not in (tmp_path / "a.md").read_text(encoding="utf-8")
+
+
+def test_figures_of_an_earlier_report_go_and_other_files_stay(ds: xr.Dataset, tmp_path: Path, undrawn: None) -> None:
+    old = tmp_path / "a_figures"
+    old.mkdir()
+    (old / "old.png").touch()
+    report(ds, tmp_path / "a.html", overwrite=True)
+    assert "old.png" not in {path.name for path in old.iterdir()}
+    (old / "thesis.txt").write_text("mine")
+    with pytest.raises(EntropyLabError, match=r"is not replaced: thesis.txt"):
+        report(ds, tmp_path / "a.html", overwrite=True)
+    assert (old / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a", "none/a.html"])
+def test_names_that_are_no_report(name: str, ds: xr.Dataset, tmp_path: Path) -> None:
+    with pytest.raises(EntropyLabError, match="path must be the name of a file that ends in .html|no folder"):
+        report(ds, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_failure_leaves_everything_as_it_was(
+    place: int, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = files.targets(tmp_path / "a.html", False)
+    files.write(paths, "old page", "old text", {"one": PNG})
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    rename = Path.rename
+
+    def failing(path: Path, target: Path) -> Path:
+        if path.name.startswith("new") and target == paths[place]:
+            raise error
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises((EntropyLabError, KeyboardInterrupt)):
+        files.write(paths, "new page", "new text", {"two": PNG})
+    monkeypatch.undo()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    files.write(paths, "new page", "new text", {"two": PNG})
+    after = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == {"a.html": b"new page", "a.md": b"new text", "two.png": PNG}, "and without the failure it changes"
