@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from entropylab.cli import parse_sizes, repeat_sizes
+from entropylab.cli.words import repeat_sizes
 from entropylab.errors import EntropyLabError
+from entropylab.sizes import parse_sizes
 
 from ..command_line import refused, run
 
