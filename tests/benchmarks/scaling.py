@@ -1,10 +1,11 @@
-"""What a second process brings: one run by one process and by two, one thread each, side by side and in turns."""
+"""What a second process brings: a run by one process, by two, and by two that share nothing; one thread each."""
 
 import multiprocessing
 import os
 import queue
 import statistics
 import tempfile
+from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -66,14 +67,18 @@ class Team:
                 if not all(process.is_alive() for process in self.processes):
                     raise RuntimeError("a process that measures has died") from None
 
-    def seconds(self, count: int, out: Path) -> float:
-        """How long so many of them take for a run, until the last unit is written [s]."""
-        start = clock_of(out.parent)
-        for order in self.orders[:count]:
-            order.put((out, UNITS * BATCH))
-        for _ in range(count):
+    def seconds(self, parts: Sequence[tuple[Path, int]]) -> float:
+        """How long they take, each for a run of so many units in a folder, until the last unit is written [s].
+
+        Processes with one folder share its run.
+        """
+        start = clock_of(parts[0][0].parent)
+        for order, (out, units) in zip(self.orders, parts, strict=False):
+            order.put((out, units * BATCH))
+        for _ in parts:
             self.next_ready()
-        return max(modified(unit) for unit in (out / UNITS_FOLDER).iterdir()) - start
+        written = [unit for out, _ in parts for unit in (out / UNITS_FOLDER).iterdir()]
+        return max(map(modified, written)) - start
 
     def end(self) -> None:
         """End them."""
@@ -84,6 +89,18 @@ class Team:
             process.terminate()
 
 
+ONE, TWO, APART = "1 process", "2 processes", "2 processes, half a run each"
+CONTESTANTS = {ONE: 1, TWO: 2, APART: 2}
+"""And how many processes each has. What two that know nothing of each other take is what the machine allows."""
+
+
+def parts_of(contestant: str, folder: Path) -> list[tuple[Path, int]]:
+    """Folder and number of units of the run of every process."""
+    if contestant == APART:
+        return [(folder / f"half{half}", UNITS // 2) for half in range(2)]
+    return [(folder / "whole", UNITS)] * CONTESTANTS[contestant]
+
+
 def run(repeats: int) -> list[dict[str, Any]]:
     """Time of two processes over one's, and the efficiency of each: one's time over twice that of two."""
     if len(os.sched_getaffinity(0)) < 2:
@@ -92,18 +109,27 @@ def run(repeats: int) -> list[dict[str, Any]]:
     try:
         with tempfile.TemporaryDirectory() as folder:
             for turn in range(repeats):
-                order = (1, 2) if turn % 2 else (2, 1)
-                rounds.append({count: team.seconds(count, Path(folder) / f"{turn}-{count}") for count in order})
+                order = list(CONTESTANTS) if turn % 2 else list(CONTESTANTS)[::-1]
+                found = {}
+                for contestant in order:
+                    own = Path(folder) / f"{turn}-{len(found)}"
+                    own.mkdir()
+                    found[contestant] = team.seconds(parts_of(contestant, own))
+                rounds.append(found)
     finally:
         team.end()
-    rows = []
-    for count in (1, 2):
-        time_ratio = spread([one[count] / one[1] for one in rounds])
-        efficiency = spread([one[1] / one[count] / count for one in rounds])
-        rows.append(
-            {"benchmark": "long run", "case": f"{UNITS} units of {BATCH} at {SIZE}x{SIZE}"}
-            | {"contestant": f"{count} process{'es' * (count > 1)}", **time_ratio}
-            | {"seconds": statistics.median(one[count] for one in rounds)}
-            | {f"efficiency{'' if name == 'ratio' else f'_{name}'}": value for name, value in efficiency.items()}
-        )
-    return rows
+    return [row_of(contestant, rounds) for contestant in CONTESTANTS]
+
+
+def row_of(contestant: str, rounds: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Time over that of one process, and efficiency, over the rounds."""
+    count = CONTESTANTS[contestant]
+    efficiency = spread([found[ONE] / found[contestant] / count for found in rounds])
+    return {
+        "benchmark": "long run",
+        "case": f"{UNITS} units of {BATCH} at {SIZE}x{SIZE}",
+        "contestant": contestant,
+        **spread([found[contestant] / found[ONE] for found in rounds]),
+        "seconds": statistics.median(found[contestant] for found in rounds),
+        **{f"efficiency{'' if name == 'ratio' else f'_{name}'}": value for name, value in efficiency.items()},
+    }
