@@ -10,9 +10,10 @@ import entropylab
 from entropylab.errors import EntropyLabError, EntropyLabWarning
 
 from ..conftest import new_random_pipeline
+from ..maps import entropy_of_map
 from ..sampling import sample
+from ..state import attentions, state
 from ..zoo import BY_NAME
-from .nets import attentions, state
 
 
 class Excite:
@@ -67,7 +68,7 @@ def test_the_maps_that_a_processor_keeps_are_those_that_were_measured():
     maps = [weights.double() for weights in excite.maps]
     heads = {layer.path: layer.heads for layer in entropylab.layers(pipe)}
     for path, weights in zip(rec.dataset.layer.values, maps, strict=True):
-        entropy = -torch.special.xlogy(weights, weights).sum(-1).mean(-1).unflatten(0, (2, 2, heads[path]))
+        entropy = entropy_of_map(weights).mean(-1).unflatten(0, (2, 2, heads[path]))
         found = rec.dataset.entropy.sel(layer=path).isel(head=slice(heads[path])).squeeze(["size", "scaling", "step"])
         np.testing.assert_allclose(found.transpose("branch", "sample", "head"), entropy, atol=1e-4)
 

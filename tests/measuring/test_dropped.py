@@ -8,22 +8,22 @@ from torch import nn
 import entropylab
 from entropylab.errors import EntropyLabWarning
 
+from ..attention import PlainAttention, together
 
-class SomeAttention(nn.Module):
+
+class SomeAttention(PlainAttention):
     """Self-attention of two heads over its tokens, or over those that ``choose`` leaves of a batch, or masked."""
 
     def __init__(self):
-        super().__init__()
         torch.manual_seed(0)
-        self.to_q, self.to_k, self.to_v = (nn.Linear(8, 8) for _ in range(3))
+        super().__init__(8)
         self.choose, self.mask, self.hidden = (lambda tokens: tokens), None, False
 
     def forward(self, hidden_states):
         if self.hidden:
             return hidden_states
-        chosen = self.choose(hidden_states)
-        parts = (layer(chosen).unflatten(-1, (2, 4)).transpose(1, 2) for layer in (self.to_q, self.to_k, self.to_v))
-        return F.scaled_dot_product_attention(*parts, attn_mask=self.mask).transpose(1, 2).flatten(-2)
+        sides = self.sides(self.choose(hidden_states))
+        return together(F.scaled_dot_product_attention(*sides, attn_mask=self.mask))
 
 
 class Denoiser(nn.Module):
