@@ -103,35 +103,34 @@ def hide(model, backend=AttentionBackendName.XFORMERS):
             part.processor._attention_backend = backend
 
 
+def only_one_is_seen(family, pipe, other, hiding):
+    """While one pipeline is recorded it hides nothing, another one still does, and the default stays what it is."""
+    before, default = state(pipe.transformer, other.transformer), _AttentionBackendRegistry._active_backend
+    with entropylab.record(pipe) as rec:
+        assert _AttentionBackendRegistry._active_backend == default
+        family.sample(pipe)
+        assert hiding == []
+        family.sample(other)
+        assert len(hiding) > 0
+    assert rec.unmeasured == {}
+    assert state(pipe.transformer, other.transformer) == before
+
+
 @pytest.mark.parametrize("as_text", [False, True])
 def test_a_backend_that_hides_is_switched_to_native_and_back(hiding, as_text):
     family = BY_NAME["FLUX.1"]
     pipe, other = family.build(), family.build()
     hide(pipe.transformer, "xformers" if as_text else AttentionBackendName.XFORMERS)
     hide(other.transformer)
-    before = state(pipe.transformer, other.transformer)
-    with entropylab.record(pipe) as rec:
-        family.sample(pipe)
-        assert hiding == []
-        family.sample(other)
-        assert len(hiding) > 0
-    assert rec.unmeasured == {}
-    assert state(pipe.transformer, other.transformer) == before
+    only_one_is_seen(family, pipe, other, hiding)
 
 
 def test_a_process_wide_default_that_hides_stays_what_it_is(hiding, monkeypatch):
     monkeypatch.setattr(_AttentionBackendRegistry, "_active_backend", AttentionBackendName.XFORMERS)
     family = BY_NAME["FLUX.1"]
     pipe, other = family.build(), family.build()
-    before = state(pipe.transformer, other.transformer)
-    with entropylab.record(pipe) as rec:
-        assert _AttentionBackendRegistry._active_backend == AttentionBackendName.XFORMERS
-        family.sample(pipe)
-        assert hiding == []
-        family.sample(other)
-        assert len(hiding) > 0
-    assert rec.unmeasured == {}
-    assert state(pipe.transformer, other.transformer) == before
+    only_one_is_seen(family, pipe, other, hiding)
+    assert _AttentionBackendRegistry._active_backend == AttentionBackendName.XFORMERS
     monkeypatch.undo()
 
 
