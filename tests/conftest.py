@@ -9,7 +9,6 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 import entropylab
 from entropylab.models.text import WIDTH, new_text_encoder, new_tokenizer
 
-
 # Helpers that assert say as much as tests do.
 pytest.register_assert_rewrite(
     *(f"tests.{name}" for name in ("capture", "command_line", "entropy", "pipelines", "reporting", "runs"))
