@@ -9,6 +9,11 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 import entropylab
 from entropylab.models.text import WIDTH, new_text_encoder, new_tokenizer
 
+# Helpers that assert say as much as tests do.
+pytest.register_assert_rewrite(
+    *(f"tests.{name}" for name in ("capture", "command_line", "entropy", "pipelines", "reporting", "runs"))
+)
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Workers that test side by side compute on one thread each, and so do processes that they start."""

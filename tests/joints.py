@@ -3,7 +3,11 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .attention import PlainAttention, together
+from .maps import entropy_of_map, logits_of
 
 PARTS = ("image", "text", "reference", "other")
 WIDTH, HEADS = 16, 2
@@ -19,22 +23,17 @@ class Call:
     codes: Tensor
 
 
-class JointAttention(nn.Module):
+class JointAttention(PlainAttention):
     """Attention among all its tokens; it keeps what it did."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.heads, self.calls = HEADS, []
-        self.to_q, self.to_k, self.to_v = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        super().__init__(WIDTH, HEADS)
+        self.calls: list[Call] = []
 
     def forward(self, tokens: Tensor, mask: Tensor | None, codes: Tensor) -> Tensor:
-        query, key, value = (
-            project(tokens).unflatten(-1, (HEADS, -1)).transpose(1, 2) for project in (self.to_q, self.to_k, self.to_v)
-        )
+        query, key, value = self.sides(tokens)
         self.calls.append(Call(query.detach(), key.detach(), mask, codes))
-        # Looked up when it runs, as every model does.
-        mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return mixed.transpose(1, 2).flatten(-2)
+        return together(F.scaled_dot_product_attention(query, key, value, attn_mask=mask))
 
 
 class JointTransformer(nn.Module):
@@ -162,7 +161,7 @@ def lengths(tokens: int, *counts: int) -> Tensor:
 
 def wanted(call: Call, part: str) -> dict[str, Tensor]:
     """What the rows that stand for ``part`` should give, (batch, heads) each, from whole maps in float64."""
-    logits = call.query.double() @ call.key.double().transpose(-1, -2) * call.query.shape[-1] ** -0.5
+    logits = logits_of(call.query, call.key)
     closed = torch.zeros_like(logits, dtype=torch.bool)
     if call.mask is not None:
         closed = (~call.mask if call.mask.dtype == torch.bool else call.mask <= -9999).expand_as(logits)
@@ -190,11 +189,6 @@ NAMES = (
 )  # fmt: skip
 
 
-def entropy(weights: Tensor) -> float:
-    """-sum A log A."""
-    return float(-torch.special.xlogy(weights, weights).sum())
-
-
 def row_numbers(logits: Tensor, weights: Tensor, codes: Tensor) -> dict[str, float]:
     """Everything about one row: logits (keys,), -inf where closed, weights (keys,) and what the keys stand for."""
     left = logits > -torch.inf
@@ -203,7 +197,7 @@ def row_numbers(logits: Tensor, weights: Tensor, codes: Tensor) -> dict[str, flo
     second = float(centred.square().mean())
     expected = (weights[left] * free).sum()
     found = {
-        "entropy": entropy(weights),
+        "entropy": float(entropy_of_map(weights)),
         "sigma2": second,
         "lse": float(free.logsumexp(0)),
         "mean": float(free.mean()),
@@ -217,8 +211,8 @@ def row_numbers(logits: Tensor, weights: Tensor, codes: Tensor) -> dict[str, flo
     for code in range(len(PARTS)):
         chosen = left & (codes == code)
         mass = weights[chosen].sum()
-        found["entropy_between"] += entropy(mass)
-        within = entropy(weights[chosen] / mass) if chosen.any() else float("nan")
+        found["entropy_between"] += float(entropy_of_map(mass[None]))
+        within = float(entropy_of_map(weights[chosen] / mass)) if chosen.any() else float("nan")
         name = PARTS[code] if code < 2 else "other"
         share = float(mass) * within if chosen.any() else 0.0
         found[f"entropy_from_{name}"] = found.get(f"entropy_from_{name}", 0.0) + share

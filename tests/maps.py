@@ -7,10 +7,21 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from .attention import in_heads, together
+
+
+def logits_of(query: torch.Tensor, key: torch.Tensor, scale: float | None = None) -> torch.Tensor:
+    """scale q k^T in float64; the usual scale is 1/sqrt(d)."""
+    return query.double() @ key.double().transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
+
 
 def entropy_of(logits: torch.Tensor) -> torch.Tensor:
-    """-sum A log A over the last dimension of softmax(logits), in float64, with 0 log 0 = 0."""
-    weights = logits.double().softmax(-1)
+    """-sum A log A over the last dimension of softmax(logits), in float64."""
+    return entropy_of_map(logits.double().softmax(-1))
+
+
+def entropy_of_map(weights: torch.Tensor) -> torch.Tensor:
+    """-sum A log A over the last dimension of A, with 0 log 0 = 0."""
     return -torch.special.xlogy(weights, weights).sum(-1)
 
 
@@ -23,12 +34,12 @@ class MapProcessor:
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None):
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query, key, value = (
-            projection(tokens).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            in_heads(projection, tokens, attn.heads)
             for projection, tokens in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
         )
-        logits = query.double() @ key.double().transpose(-1, -2) / query.shape[-1] ** 0.5
+        logits = logits_of(query, key)
         self.found[self.path].append((entropy_of(logits), logits.var(-1, unbiased=False)))
-        mixed = (logits.softmax(-1).to(value.dtype) @ value).transpose(1, 2).flatten(-2)
+        mixed = together(logits.softmax(-1).to(value.dtype) @ value)
         return attn.to_out[1](attn.to_out[0](mixed))
 
 

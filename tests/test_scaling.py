@@ -13,7 +13,8 @@ from entropylab.pipelines import tokens_at
 from entropylab.scaling import RULES
 from entropylab.scaling.rules import sqrt_log
 
-from .sampling import sample, state
+from .sampling import sample
+from .state import state_of_pipeline
 
 
 def test_sqrt_log_is_the_papers_formula():
@@ -179,13 +180,13 @@ def test_a_handle_that_nobody_keeps_goes_on(random_pipe):
 
 
 def test_removed_twice_and_after_an_exception(random_pipe):
-    before = state(random_pipe)
+    before = state_of_pipeline(random_pipe)
     handle = entropylab.rescale(random_pipe)
     handle.remove()
     handle.remove()
     with pytest.raises(ZeroDivisionError), entropylab.rescale(random_pipe):
         _ = 1 / 0
-    assert state(random_pipe) == before
+    assert state_of_pipeline(random_pipe) == before
 
 
 def test_rescaled_twice(random_pipe):
@@ -214,10 +215,10 @@ BAD = [
 
 @pytest.mark.parametrize(("rule", "options", "message"), BAD)
 def test_bad_rules(random_pipe, rule, options, message):
-    before = state(random_pipe)
+    before = state_of_pipeline(random_pipe)
     with pytest.raises(EntropyLabError, match=message):
         entropylab.rescale(random_pipe, rule, **options)
-    assert state(random_pipe) == before
+    assert state_of_pipeline(random_pipe) == before
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ import torch
 
 import entropylab
 
+from ..maps import entropy_of_map
+
 IDS = torch.randint(3, 50, (3, 11), generator=torch.Generator().manual_seed(0))
 LEFT = torch.arange(11) < torch.tensor([11, 7, 4])[:, None]
 
@@ -20,7 +22,7 @@ def sharpened(model, factor=6.0):
 
 def wanted(maps, rows=None):
     """Mean entropy over the rows that count: (layers, batch, heads)."""
-    entropy = -torch.special.xlogy(maps, maps).sum(-1)
+    entropy = entropy_of_map(maps)
     rows = torch.ones(maps.shape[1], maps.shape[3], dtype=torch.bool) if rows is None else rows
     counted = rows[None, :, None].expand(entropy.shape)
     return (entropy.masked_fill(~counted, 0).sum(-1) / counted.sum(-1)).numpy()
@@ -47,7 +49,3 @@ def outputs(found):
         return [found]
     values = found.values() if hasattr(found, "values") else found
     return [value for value in values if isinstance(value, torch.Tensor)]
-
-
-def tokens(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))

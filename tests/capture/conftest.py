@@ -3,7 +3,7 @@
 import pytest
 from torch.nn.attention import flex_attention as flex
 
-from .nets import state
+from ..state import state
 
 
 @pytest.fixture(autouse=True)

@@ -1,44 +1,34 @@
-"""Small denoisers whose attention keeps its logits, run watched and unwatched, and what watching may change."""
+"""Small denoisers whose attention keeps its logits, run watched and unwatched."""
 
 import threading
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention_dispatch import _AttentionBackendRegistry
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import flex_attention as flex
 
 import entropylab
-from entropylab.capture.forwards import running
-from entropylab.capture.interception import active
 
+from ..attention import PlainAttention, together
 from ..maps import entropy_of
+from ..seeds import normal
 
 WIDTH, HEADS, TOKENS, TEXT = 16, 2, 20, 7
 LATER = torch.ones(TOKENS, TOKENS).triu(1).bool()
 
 
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-class OwnAttention(nn.Module):
+class OwnAttention(PlainAttention):
     """Attention that keeps its logits (batch, heads, queries, keys), as they were."""
 
     def __init__(self):
-        super().__init__()
-        self.heads = HEADS
-        self.to_q, self.to_k, self.to_v = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        super().__init__(WIDTH, HEADS)
         with torch.no_grad():
             self.to_q.weight.mul_(4)
             self.to_k.weight.mul_(4)
 
-    def sides(self, tokens):
-        query, key, value = (
-            projection(tokens).unflatten(-1, (HEADS, -1)).transpose(1, 2)
-            for projection in (self.to_q, self.to_k, self.to_v)
-        )
+    def sides(self, tokens, context=None):
+        query, key, value = super().sides(tokens, context)
         self.logits = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).detach().clone()
         return query, key, value
 
@@ -46,14 +36,6 @@ class OwnAttention(nn.Module):
         """Logits that need a softmax, and values."""
         query, key, value = self.sides(tokens)
         return query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5, value
-
-    def forward(self, tokens):
-        return together(F.scaled_dot_product_attention(*self.sides(tokens)))
-
-
-def together(values):
-    """(batch, heads, tokens, d) as (batch, tokens, width)."""
-    return values.transpose(1, 2).flatten(-2)
 
 
 class Net(nn.Module):
@@ -158,6 +140,11 @@ class Multihead(nn.Module):
             .transpose(1, 2)
             for side, weight, bias in zip((tokens, context), weights, biases, strict=False)
         )
+        if inner.bias_k is not None:
+            more = inner.bias_k.detach().double().unflatten(-1, (HEADS, -1)).transpose(1, 2)
+            key = torch.cat([key, more.expand(len(key), -1, -1, -1)], 2)
+        if inner.add_zero_attn:
+            key = F.pad(key, (0, 0, 0, 1))
         logits = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
         for name, mask in self.masks.items():
             if name == "is_causal":
@@ -196,32 +183,6 @@ def run_joint(net):
 def new_joint():
     torch.manual_seed(0)
     return Joint().eval()
-
-
-def attentions(*models):
-    """Modules that have a processor."""
-    return [part for model in models for part in model.modules() if getattr(part, "processor", None) is not None]
-
-
-def state(*modules):
-    """Everything that looking might have changed, as it is now."""
-    parts = [part for module in modules for part in module.modules()]
-    hooks = [len(part._forward_hooks) + len(part._forward_pre_hooks) for part in parts]
-    own = [sorted({"forward", "get_attention_scores"} & set(vars(part))) for part in parts]
-    functions = (F.scaled_dot_product_attention, torch.softmax, F.softmax, flex.flex_attention)
-    inherited = "softmax" in vars(Tensor), Tensor.softmax
-    backends = [vars(part.processor).get("_attention_backend") for part in attentions(*modules)]
-    return (
-        hooks,
-        own,
-        functions,
-        inherited,
-        backends,
-        _AttentionBackendRegistry.get_active_backend(),
-        torch._C._len_torch_function_stack(),
-        len(active),
-        running(),
-    )
 
 
 def in_thread(work):

@@ -10,9 +10,10 @@ import entropylab
 from entropylab.errors import EntropyLabError, EntropyLabWarning
 
 from ..conftest import new_random_pipeline
+from ..maps import entropy_of_map
 from ..sampling import sample
+from ..state import attentions, state
 from ..zoo import BY_NAME
-from .nets import attentions, state
 
 
 class Excite:
@@ -67,7 +68,7 @@ def test_the_maps_that_a_processor_keeps_are_those_that_were_measured():
     maps = [weights.double() for weights in excite.maps]
     heads = {layer.path: layer.heads for layer in entropylab.layers(pipe)}
     for path, weights in zip(rec.dataset.layer.values, maps, strict=True):
-        entropy = -torch.special.xlogy(weights, weights).sum(-1).mean(-1).unflatten(0, (2, 2, heads[path]))
+        entropy = entropy_of_map(weights).mean(-1).unflatten(0, (2, 2, heads[path]))
         found = rec.dataset.entropy.sel(layer=path).isel(head=slice(heads[path])).squeeze(["size", "scaling", "step"])
         np.testing.assert_allclose(found.transpose("branch", "sample", "head"), entropy, atol=1e-4)
 
@@ -102,35 +103,34 @@ def hide(model, backend=AttentionBackendName.XFORMERS):
             part.processor._attention_backend = backend
 
 
+def only_one_is_seen(family, pipe, other, hiding):
+    """While one pipeline is recorded it hides nothing, another one still does, and the default stays what it is."""
+    before, default = state(pipe.transformer, other.transformer), _AttentionBackendRegistry._active_backend
+    with entropylab.record(pipe) as rec:
+        assert _AttentionBackendRegistry._active_backend == default
+        family.sample(pipe)
+        assert hiding == []
+        family.sample(other)
+        assert len(hiding) > 0
+    assert rec.unmeasured == {}
+    assert state(pipe.transformer, other.transformer) == before
+
+
 @pytest.mark.parametrize("as_text", [False, True])
 def test_a_backend_that_hides_is_switched_to_native_and_back(hiding, as_text):
     family = BY_NAME["FLUX.1"]
     pipe, other = family.build(), family.build()
     hide(pipe.transformer, "xformers" if as_text else AttentionBackendName.XFORMERS)
     hide(other.transformer)
-    before = state(pipe.transformer, other.transformer)
-    with entropylab.record(pipe) as rec:
-        family.sample(pipe)
-        assert hiding == []
-        family.sample(other)
-        assert len(hiding) > 0
-    assert rec.unmeasured == {}
-    assert state(pipe.transformer, other.transformer) == before
+    only_one_is_seen(family, pipe, other, hiding)
 
 
 def test_a_process_wide_default_that_hides_stays_what_it_is(hiding, monkeypatch):
     monkeypatch.setattr(_AttentionBackendRegistry, "_active_backend", AttentionBackendName.XFORMERS)
     family = BY_NAME["FLUX.1"]
     pipe, other = family.build(), family.build()
-    before = state(pipe.transformer, other.transformer)
-    with entropylab.record(pipe) as rec:
-        assert _AttentionBackendRegistry._active_backend == AttentionBackendName.XFORMERS
-        family.sample(pipe)
-        assert hiding == []
-        family.sample(other)
-        assert len(hiding) > 0
-    assert rec.unmeasured == {}
-    assert state(pipe.transformer, other.transformer) == before
+    only_one_is_seen(family, pipe, other, hiding)
+    assert _AttentionBackendRegistry._active_backend == AttentionBackendName.XFORMERS
     monkeypatch.undo()
 
 

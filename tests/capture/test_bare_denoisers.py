@@ -6,7 +6,9 @@ import torch
 
 from entropylab.capture import intercept
 
-from .bare import measured, recorded, sharpened, tokens
+from ..maps import entropy_of, logits_of
+from ..seeds import normal
+from .bare import measured, recorded, sharpened
 
 
 def every_call(model, **arguments):
@@ -16,12 +18,7 @@ def every_call(model, **arguments):
     with intercept({"model": model}, calls.append), torch.no_grad():
         model(**arguments)
     assert all(call.mask is None for call in calls)
-    found = {}
-    for call in calls:
-        logits = call.query.double() @ call.key.double().transpose(-1, -2) * call.scale
-        weights = logits.softmax(-1)
-        found[call.layer] = -torch.special.xlogy(weights, weights).sum(-1)
-    return found
+    return {call.layer: entropy_of(logits_of(call.query, call.key, call.scale)) for call in calls}
 
 
 def test_a_bare_unet():
@@ -35,7 +32,7 @@ def test_a_bare_unet():
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         )
     )  # fmt: skip
-    given = {"sample": tokens(2, 4, 8, 12), "timestep": 10, "encoder_hidden_states": tokens(2, 96, 12)}
+    given = {"sample": normal(2, 4, 8, 12), "timestep": 10, "encoder_hidden_states": normal(2, 96, 12)}
     ds = recorded(model, **given)
     for layer, entropy in every_call(model, **given).items():
         one = measured(ds.sel(layer=[layer]))[0]
@@ -62,9 +59,9 @@ def flux_transformer(**options):
 def flux_arguments(height, width, text, batch=2):
     places = [(0, y, x) for y in range(height) for x in range(width)]
     return {
-        "hidden_states": tokens(batch, height * width, 16),
-        "encoder_hidden_states": tokens(batch, text, 12, seed=1),
-        "pooled_projections": tokens(batch, 12, seed=2),
+        "hidden_states": normal(batch, height * width, 16),
+        "encoder_hidden_states": normal(batch, text, 12, seed=1),
+        "pooled_projections": normal(batch, 12, seed=2),
         "timestep": torch.full((batch,), 0.5),
         "img_ids": torch.tensor(places, dtype=torch.float32),
         "txt_ids": torch.zeros(text, 3),
@@ -99,9 +96,9 @@ def test_reference_tokens_of_a_bare_flux_3():
     )  # fmt: skip
     places = {"img_ids": 12, "txt_ids": 5, "image_cond_ids": 7}
     given = {
-        "hidden_states": tokens(2, 12, 8),
-        "encoder_hidden_states": tokens(2, 5, 12),
-        "image_cond_hidden_states": tokens(2, 7, 8),
+        "hidden_states": normal(2, 12, 8),
+        "encoder_hidden_states": normal(2, 5, 12),
+        "image_cond_hidden_states": normal(2, 7, 8),
         "timestep": torch.full((2,), 0.5),
         **{name: torch.arange(count)[:, None].expand(count, 4).float() for name, count in places.items()},
     }

@@ -9,8 +9,9 @@ from torch import nn
 import entropylab
 from entropylab.errors import EntropyLabError, EntropyLabWarning
 
+from ..attention import together
 from ..maps import entropy_of
-from .nets import HEADS, WIDTH, Exponential, Method, OwnAttention, agree, net_of, recorded, run, together
+from .nets import HEADS, WIDTH, Exponential, Method, OwnAttention, agree, net_of, recorded, run
 
 
 class Function(OwnAttention):

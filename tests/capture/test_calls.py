@@ -11,9 +11,10 @@ from torch import nn
 import entropylab
 from entropylab.errors import EntropyLabError, EntropyLabWarning
 
-from ..maps import entropy_of
+from ..maps import entropy_of, logits_of
+from ..seeds import normal
 from ..zoo import BY_NAME
-from .nets import TOKENS, WIDTH, Exponential, OwnAttention, net_of, normal, run
+from .nets import TOKENS, WIDTH, Exponential, OwnAttention, net_of, run
 
 SHAPES = {
     "two dimensions": ((10, 4), (12, 4), None, False),
@@ -30,7 +31,7 @@ SHAPES = {
 }
 
 
-class Shaped(nn.Module):
+class ShapedAttention(nn.Module):
     """Attention on tensors of its own."""
 
     def __init__(self, query, key, mask=None, grouped=False, scale=0.7):
@@ -46,14 +47,11 @@ class Shaped(nn.Module):
             self.query, self.key, self.key, attn_mask=self.mask, scale=self.scale, **more
         )
 
-    def entropies(self):
+    def entropies(self, factor=1.0):
+        """Entropies of the rows (..., queries), of logits times ``factor``."""
         key = self.key.repeat_interleave(2, -3) if self.grouped else self.key
-        logits = self.query.double() @ key.double().transpose(-1, -2) * float(self.scale)
-        return entropy_of(logits if self.mask is None else logits + self.mask)
-
-
-class ShapedAttention(Shaped):
-    pass
+        logits = logits_of(self.query, key, float(self.scale))
+        return entropy_of(factor * (logits if self.mask is None else logits + self.mask))
 
 
 class Holder(nn.Module):
@@ -71,9 +69,11 @@ def test_whatever_shapes_attention_takes(name):
     plain = holder(normal(1, 10, 4), 1)
     with entropylab.record(holder) as rec:
         assert torch.equal(holder(normal(1, 10, 4), 1), plain)
-    wanted = holder.attn.entropies().mean(-1)
-    wanted = wanted.flatten(0, -2).mean(0) if wanted.ndim > 1 and plain.ndim > 3 else wanted.mean()
-    assert np.allclose(rec.dataset.entropy.mean("sample").squeeze().values, wanted, atol=1e-5)
+    found = rec.dataset.entropy.mean("sample").squeeze().values
+    for factor in (1.0, 1.01):
+        wanted = holder.attn.entropies(factor).mean(-1)
+        wanted = wanted.flatten(0, -2).mean(0) if wanted.ndim > 1 and plain.ndim > 3 else wanted.mean()
+        assert np.allclose(found, wanted, atol=1e-5) is (factor == 1.0)
 
 
 @pytest.mark.parametrize("scale", [torch.tensor(0.3), np.float32(0.3), 0, 1])
@@ -82,6 +82,7 @@ def test_scales_that_are_no_floats(scale):
     with entropylab.record(holder) as rec:
         holder(normal(2, 10, 4), 1)
     assert np.allclose(rec.dataset.entropy.squeeze(), holder.attn.entropies().mean(-1), atol=1e-5)
+    assert not np.allclose(rec.dataset.entropy.squeeze(), holder.attn.entropies(1.01).mean(-1), atol=1e-5) or scale == 0
 
 
 @pytest.mark.parametrize(("key", "scale", "reason"), [((2, 2, 0, 4), 1.0, "must not be empty"), (None, -1.0, "scale")])

@@ -9,8 +9,10 @@ from torch.nn.attention import flex_attention as flex
 import entropylab
 from entropylab.errors import EntropyLabWarning
 
+from ..seeds import normal
+from ..state import attentions, state
 from ..zoo import BY_NAME
-from .nets import LATER, TOKENS, WIDTH, Flex, agree, attentions, net_of, normal, recorded, run, state
+from .nets import LATER, TOKENS, WIDTH, Flex, agree, net_of, recorded, run
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
 

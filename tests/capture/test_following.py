@@ -7,7 +7,8 @@ from torch import nn
 
 import entropylab
 
-from .nets import TEXT, TOKENS, WIDTH, OwnAttention, normal
+from ..seeds import normal
+from .nets import TEXT, TOKENS, WIDTH, OwnAttention
 
 
 class Mixing(nn.Module):

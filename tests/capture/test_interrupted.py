@@ -12,7 +12,8 @@ from entropylab.capture import roles
 from entropylab.errors import EntropyLabWarning
 
 from ..sampling import sample
-from .nets import HEADS, WIDTH, Flex, Joint, Method, Multihead, OwnAttention, net_of, run, run_joint, state
+from ..state import state
+from .nets import HEADS, WIDTH, Flex, Joint, Method, Multihead, OwnAttention, net_of, run, run_joint
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
 

@@ -1,7 +1,5 @@
 """``nn.MultiheadAttention`` with its masks, precisions and paths."""
 
-import warnings
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,8 @@ import entropylab
 from entropylab.errors import EntropyLabWarning
 
 from ..maps import entropy_of
-from .nets import HEADS, LATER, TEXT, TOKENS, WIDTH, Multihead, agree, net_of, normal, recorded, run
+from ..seeds import normal
+from .nets import HEADS, LATER, TEXT, TOKENS, WIDTH, Multihead, agree, net_of, recorded, run
 
 PADDING = torch.arange(TOKENS).expand(2, TOKENS) >= torch.tensor([[15], [20]])
 MASKS = {
@@ -77,13 +76,13 @@ def test_cross_attention_of_multihead_attention(settings):
 
 @pytest.mark.parametrize("settings", [{"add_bias_kv": True}, {"add_zero_attn": True}])
 @pytest.mark.parametrize("needs", [False, True])
-def test_multihead_attention_with_more_keys_is_measured_or_named(settings, needs):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", EntropyLabWarning)
-        rec = recorded(net_of(Multihead, {}, True, None, needs, settings))
-    assert bool(rec.unmeasured) != bool(rec.cells.timesteps)
-    if not rec.unmeasured:
-        assert int(rec.dataset.tokens.squeeze()) == TOKENS + 1
+def test_multihead_attention_with_more_keys(settings, needs):
+    net = net_of(Multihead, {}, True, None, needs, settings)
+    rec = recorded(net)
+    assert rec.unmeasured == {}
+    assert int(rec.dataset.tokens.squeeze()) == TOKENS + 1
+    assert agree(rec, net.attn.logits)
+    assert not agree(rec, net.attn.logits[..., :TOKENS])
 
 
 @pytest.mark.parametrize("training", [False, True])

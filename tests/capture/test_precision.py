@@ -6,7 +6,9 @@ import torch.nn.functional as F
 
 import entropylab
 
-from .nets import TOKENS, WIDTH, Flex, Method, Multihead, OwnAttention, agree, net_of, normal, together
+from ..attention import together
+from ..seeds import normal
+from .nets import TOKENS, WIDTH, Flex, Method, Multihead, OwnAttention, agree, net_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
 
@@ -48,6 +50,7 @@ def test_half_precision_reaches_no_further_than_q_and_k(dtype):
     with torch.no_grad(), entropylab.record(net) as rec:
         net(normal(2, TOKENS, WIDTH).to(dtype), torch.tensor(2.0, dtype=dtype))
     assert agree(rec, net.attn.logits, atol=1e-5)
+    assert not agree(rec, net.attn.logits * 1.001, atol=1e-5)
 
 
 @pytest.mark.usefixtures("quick_flex")
@@ -62,6 +65,7 @@ def test_autocast(attn, dtype):
             watched = [net(tokens, torch.tensor(2.0)) for _ in range(2)]
     assert all(torch.equal(plain, one) for one in watched)
     assert agree(rec, net.attn.logits, atol=2e-2)
+    assert not agree(rec, net.attn.logits * 1.1, atol=2e-2)
     assert rec.unmeasured == {}
 
 

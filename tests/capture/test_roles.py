@@ -8,9 +8,10 @@ from torch import nn
 import entropylab
 
 from ..joints import inputs, lengths, new_joint, wanted
+from ..maps import entropy_of, logits_of
+from ..seeds import generator
 from ..zoo import BY_NAME
-from ..zoo.family import generator
-from ..zoo.joint_parts import guided, kept, pooled, words
+from ..zoo.joint_parts import flux_call, guided, kept, two_steps, words
 
 
 def recorded(model, *given, **options):
@@ -145,8 +146,7 @@ def test_an_image_that_has_entered_the_text_is_no_longer_told_apart(order):
     assert "mass_image" not in ds
     for index, layer in enumerate(calls):
         call = layer[0]
-        weights = (call.query.double() @ call.key.double().transpose(-1, -2) / 8**0.5).softmax(-1)
-        rows = -torch.special.xlogy(weights, weights).sum(-1).mean(-1)
+        rows = entropy_of(logits_of(call.query, call.key)).mean(-1)
         here = ds.entropy.isel(layer=index, step=0).squeeze().transpose("sample", "head")
         np.testing.assert_allclose(here, rows, atol=1e-4)
 
@@ -180,20 +180,13 @@ def test_text_in_the_features_of_a_convolution_leaves_them_the_image():
     agree(ds, model.calls())
 
 
-SETTINGS = {"num_inference_steps": 2, "output_type": "latent"}
-
-
-def flux_call(text, height=96, width=128, **more):
-    return {"prompt_embeds": words(1, text), "pooled_prompt_embeds": pooled(3), "height": height, "width": width} | more
-
-
 def masked_call(tokens, counts, mask="prompt_attention_mask", **more):
     masks = [kept(tokens, *each) for each in counts]
-    return guided(lambda seed: words(seed, tokens, 2), *masks, mask=mask) | {"height": 96, "width": 128} | more
+    return guided(lambda seed: words(seed, tokens, 2), *masks, mask=mask) | more
 
 
 CALLS = {
-    "FLUX.1": [flux_call(10), flux_call(13), flux_call(10, 64, 64), flux_call(10)],
+    "FLUX.1": [flux_call(10), flux_call(13), flux_call(10, height=64, width=64), flux_call(10)],
     "Chroma": [masked_call(12, each) for each in (((12, 7), (3, 3)), ((1, 8), (9, 2)))],
     "Lumina Image 2.0": [masked_call(9, each) for each in (((9, 5), (3, 3)), ((4, 8), (9, 2)))],
     "Qwen-Image": [masked_call(14, each, "prompt_embeds_mask") for each in (((14, 5), (3, 3)), ((4, 8), (9, 2)))],
@@ -206,10 +199,10 @@ def test_pipelines_called_again_with_other_arguments(name):
     pipe, samples = BY_NAME[name].build(), {}
     with entropylab.record(pipe) as rec:
         for given in CALLS[name]:
-            pipe(generator=generator(), **SETTINGS, **given)
+            two_steps(pipe, **given)
     for given in CALLS[name]:
         with entropylab.record(pipe) as alone:
-            pipe(generator=generator(), **SETTINGS, **given)
+            two_steps(pipe, **given)
         size = str(alone.dataset["size"].item())
         begin = samples.get(size, 0)
         samples[size] = begin + alone.dataset.sizes["sample"]

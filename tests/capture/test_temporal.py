@@ -7,6 +7,13 @@ from torch import nn
 
 import entropylab
 
+from ..attention import PlainAttention
+from ..maps import entropy_of, logits_of
+
+
+class VideoAttention(PlainAttention):
+    """Its name says that it is attention."""
+
 
 class Video(nn.Module):
     """Attention within each frame, and at each place among the frames; nothing in the names says which is which."""
@@ -15,7 +22,7 @@ class Video(nn.Module):
         super().__init__()
         self.names = names
         for name in names:
-            self.add_module(name, VideoAttention())
+            self.add_module(name, VideoAttention(6))
 
     def forward(self, sample, timestep):
         batch, channels, frames, height, width = sample.shape
@@ -24,19 +31,6 @@ class Video(nn.Module):
         tokens = tokens.reshape(batch, frames, height * width, channels).transpose(1, 2).flatten(0, 1)
         tokens = tokens + getattr(self, self.names[1])(tokens)
         return tokens.reshape(batch, height, width, frames, channels).permute(0, 4, 3, 1, 2) + timestep
-
-
-class VideoAttention(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.heads = 2
-        self.to_q, self.to_k, self.to_v = (nn.Linear(6, 6) for _ in range(3))
-
-    def forward(self, tokens):
-        query, key, value = (
-            project(tokens).unflatten(-1, (2, -1)).transpose(1, 2) for project in (self.to_q, self.to_k, self.to_v)
-        )
-        return nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(-2)
 
 
 def kinds(model, *shape):
@@ -82,12 +76,8 @@ def test_values_of_temporal_attention_are_means_over_places():
     sample, found = torch.randn(2, 6, 3, 4, 5), []
 
     def see(module, args):
-        query, key = (
-            project(args[0].double()).unflatten(-1, (2, -1)).transpose(1, 2)
-            for project in (module.to_q.double(), module.to_k.double())
-        )
-        weights = (query @ key.transpose(-1, -2) / 3**0.5).softmax(-1)
-        found.append(-torch.special.xlogy(weights, weights).sum(-1).mean(-1))
+        query, key, _ = module.double().sides(args[0].double())
+        found.append(entropy_of(logits_of(query, key)).mean(-1))
         module.float()
 
     for name in model.names:

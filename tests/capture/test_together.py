@@ -14,20 +14,8 @@ from entropylab.capture.forwards import running
 from ..conftest import new_random_pipeline
 from ..maps import materialised
 from ..sampling import sample
-from .nets import (
-    Flex,
-    Method,
-    Multihead,
-    OwnAttention,
-    agree,
-    in_thread,
-    net_of,
-    new_joint,
-    recorded,
-    run,
-    run_joint,
-    state,
-)
+from ..state import state
+from .nets import Flex, Method, Multihead, OwnAttention, agree, in_thread, net_of, new_joint, recorded, run, run_joint
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
 

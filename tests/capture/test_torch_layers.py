@@ -5,7 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from .bare import LEFT, measured, recorded, sharpened, tokens, wanted
+from ..attention import PlainAttention, together
+from ..maps import logits_of
+from ..seeds import normal
+from .bare import LEFT, measured, recorded, sharpened, wanted
 
 
 def multihead_maps(module, query, key, closed=None):
@@ -16,7 +19,7 @@ def multihead_maps(module, query, key, closed=None):
         nn.functional.linear(side.double(), weight, bias).unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
         for side, weight, bias in zip((query, key), weights, biases, strict=True)
     )
-    logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    logits = logits_of(q, k)
     return (logits if closed is None else logits.masked_fill(closed, -torch.inf)).softmax(-1)
 
 
@@ -31,7 +34,7 @@ def new_encoder(batch_first=True, **options):
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")
 def test_pytorch_encoder_whatever_comes_first(batch_first, shape):
     """(batch, tokens) or (tokens, batch), one a multiple of the other: samples are samples, and no layer is lost."""
-    model, given = new_encoder(batch_first), tokens(*shape, 32)
+    model, given = new_encoder(batch_first), normal(*shape, 32)
     ds = recorded(model, given)
     batch, count = shape if batch_first else shape[::-1]
     assert (ds.sizes["sample"], ds.sizes["layer"]) == (batch, 2)
@@ -45,7 +48,7 @@ def test_pytorch_encoder_whatever_comes_first(batch_first, shape):
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_pytorch_encoder_with_padding_takes_its_nested_path():
     """Padding makes PyTorch run its layers on nested tensors: padded positions are zero then, watched or not."""
-    model, given = new_encoder(), tokens(3, 11, 32)
+    model, given = new_encoder(), normal(3, 11, 32)
     ds = recorded(model, given, src_key_padding_mask=~LEFT)
     with torch.no_grad():
         maps = multihead_maps(model.layers[0].self_attn, given, given, ~LEFT[:, None, None])
@@ -58,7 +61,7 @@ def test_pytorch_decoder_keeps_its_rows_where_the_memory_is_padded(batch_first):
     """As many queries as keys: the keys' padding is not the queries'."""
     torch.manual_seed(0)
     model = sharpened(nn.TransformerDecoderLayer(32, 4, 32, batch_first=batch_first))
-    sides = tokens(3, 11, 32), tokens(3, 11, 32, seed=1)
+    sides = normal(3, 11, 32), normal(3, 11, 32, seed=1)
     given = sides if batch_first else [side.transpose(0, 1) for side in sides]
     queries = []
     handle = model.multihead_attn.register_forward_pre_hook(lambda module, args: queries.append(args[0]))
@@ -75,7 +78,7 @@ def test_pytorch_decoder_keeps_its_rows_where_the_memory_is_padded(batch_first):
 @pytest.mark.parametrize("kind", ["boolean", "float", "per head"])
 def test_multihead_masks(kind):
     torch.manual_seed(0)
-    model, given = sharpened(nn.MultiheadAttention(32, 4, batch_first=True)), tokens(3, 11, 32)
+    model, given = sharpened(nn.MultiheadAttention(32, 4, batch_first=True)), normal(3, 11, 32)
     closed = torch.ones(11, 11, dtype=torch.bool).triu(1)
     mask = {
         "boolean": closed,
@@ -89,29 +92,24 @@ def test_multihead_masks(kind):
     np.testing.assert_allclose(measured(ds, "keys"), 6)
 
 
-class Encoder(nn.Module):
+class Encoder(PlainAttention):
     """Attention of a class that nobody knows, with its context as a second argument."""
 
     def __init__(self, causal=False):
-        super().__init__()
-        self.to_q, self.to_k, self.to_v = (nn.Linear(32, 32) for _ in range(3))
+        super().__init__(32, 4)
         self.causal, self.seen = causal, []
 
     def forward(self, query, key):
-        q, k, v = (
-            part(given).unflatten(-1, (4, -1)).transpose(1, 2)
-            for part, given in ((self.to_q, query), (self.to_k, key), (self.to_v, key))
-        )
+        q, k, v = self.sides(query, key)
         self.seen.append((q.detach(), k.detach()))
-        return nn.functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal).transpose(1, 2).flatten(-2)
+        return together(nn.functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal))
 
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_module_of_ones_own(causal):
     torch.manual_seed(0)
     model = sharpened(Encoder(causal))
-    ds = recorded(model, tokens(2, 9, 32), tokens(2, 9, 32, seed=1))
-    q, k = (side.double() for side in model.seen[0])
-    logits = q @ k.transpose(-1, -2) / 8**0.5
+    ds = recorded(model, normal(2, 9, 32), normal(2, 9, 32, seed=1))
+    logits = logits_of(*model.seen[0])
     logits = logits.masked_fill(torch.ones(9, 9, dtype=torch.bool).triu(1), -torch.inf) if causal else logits
     np.testing.assert_allclose(measured(ds)[0], wanted(logits.softmax(-1)[None])[0], atol=2e-5)

@@ -9,7 +9,7 @@ import entropylab
 from entropylab.capture.compiled import stances
 from entropylab.capture.interception import active
 
-from ..measuring.test_dropped import Denoiser, run
+from ..measuring.layers import Denoiser, run
 
 
 class Encoding(nn.Module):

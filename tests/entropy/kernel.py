@@ -15,10 +15,6 @@ HALF, BRAIN, SINGLE = torch.float16, torch.bfloat16, torch.float32
 EPSILON = 2.0**-23
 
 
-def tokens(*shape: int, seed: int = 0, dtype: torch.dtype = SINGLE, device: str = "cpu") -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(device, dtype)
-
-
 def plain(q, k, scale=None, mask=None, is_causal=False) -> dict[str, torch.Tensor]:
     """Every statistic of the materialised map, in the dtype of q."""
     k = k.repeat_interleave(q.shape[-3] // k.shape[-3], dim=-3)

@@ -13,13 +13,10 @@ from entropylab import EntropyLabError, row_statistics
 from entropylab.entropy import STATISTICS
 
 from ..maps import entropy_of
+from ..seeds import tokens
 
 BACKENDS = ("reference", "sdpa")
 BASIC = ("entropy", "lse", "mean", "variance")
-
-
-def tokens(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -8,7 +8,8 @@ import torch
 from entropylab.entropy import STATISTICS
 from entropylab.entropy import triton as backend
 
-from .kernel import BASIC, BRAIN, HALF, SHAPES, SINGLE, ask, check_rule, computed, tokens
+from ..seeds import tokens
+from .kernel import BASIC, BRAIN, HALF, SHAPES, SINGLE, ask, check_rule, computed
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 

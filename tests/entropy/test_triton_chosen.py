@@ -10,7 +10,8 @@ from entropylab.entropy import choice, sdpa
 from entropylab.entropy import triton as backend
 from entropylab.entropy.rows import Rows, check_rows
 
-from .kernel import BASIC, HALF, ask, tokens
+from ..seeds import tokens
+from .kernel import BASIC, HALF, ask
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 

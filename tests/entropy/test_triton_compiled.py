@@ -8,7 +8,8 @@ from entropylab.entropy import STATISTICS, choice
 from entropylab.entropy import triton as backend
 from entropylab.entropy.rows import RowStatistics, check_rows
 
-from .kernel import BASIC, BRAIN, HALF, SHAPES, SINGLE, ask, check_rule, tokens, triton
+from ..seeds import tokens
+from .kernel import BASIC, BRAIN, HALF, SHAPES, SINGLE, ask, check_rule, triton
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 

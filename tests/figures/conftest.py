@@ -9,12 +9,12 @@ from ..datasets import under_both
 from .made import run_small
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def ds() -> xr.Dataset:
     return under_both(slope=0.95)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("figures") / "made" / "on the way"
     written = run_small(out)

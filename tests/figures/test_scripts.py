@@ -58,8 +58,11 @@ def test_a_script_measures_only_what_its_figure_needs(
     assert capsys.readouterr().out.splitlines() == written
 
 
-def test_simulation_needs_no_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_simulation_needs_no_pipeline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.setattr(measuring, "load", lambda model: pytest.fail("a pipeline was loaded"))
-    monkeypatch.setattr(gaussian_ablation, "measured", lambda source: source)
-    monkeypatch.setattr(gaussian_ablation, "files", lambda ds, out: [ds])
+    monkeypatch.setattr(gaussian_ablation, "measured", lambda source: {"source": source})
+    monkeypatch.setattr(gaussian_ablation, "files", lambda ds, out: [out / f"{ds['source']}.csv"])
     command(gaussian_ablation, ["--out", str(tmp_path)])
+    assert capsys.readouterr().out == f"{tmp_path / 'None.csv'}\n"

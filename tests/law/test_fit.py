@@ -150,8 +150,3 @@ def test_no_torch_and_no_matplotlib_is_needed() -> None:
     names = "entropylab.law, entropylab.law.checks, entropylab.law.drift"
     blocked = f"import sys; sys.modules.update(torch=None, matplotlib=None); import {names}"
     subprocess.run([sys.executable, "-c", blocked], check=True)
-
-
-def test_figures_need_no_torch() -> None:
-    blocked = "import sys; sys.modules.update(torch=None); import entropylab.plot"
-    subprocess.run([sys.executable, "-c", blocked], check=True)

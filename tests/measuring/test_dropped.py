@@ -2,45 +2,11 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 import entropylab
 from entropylab.errors import EntropyLabWarning
 
-
-class SomeAttention(nn.Module):
-    """Self-attention of two heads over its tokens, or over those that ``choose`` leaves of a batch, or masked."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.to_q, self.to_k, self.to_v = (nn.Linear(8, 8) for _ in range(3))
-        self.choose, self.mask, self.hidden = (lambda tokens: tokens), None, False
-
-    def forward(self, hidden_states):
-        if self.hidden:
-            return hidden_states
-        chosen = self.choose(hidden_states)
-        parts = (layer(chosen).unflatten(-1, (2, 4)).transpose(1, 2) for layer in (self.to_q, self.to_k, self.to_v))
-        return F.scaled_dot_product_attention(*parts, attn_mask=self.mask).transpose(1, 2).flatten(-2)
-
-
-class Denoiser(nn.Module):
-    def __init__(self, layers=2):
-        super().__init__()
-        self.layers = nn.ModuleList(SomeAttention() for _ in range(layers))
-
-    def forward(self, hidden_states, timestep):
-        for layer in self.layers:
-            layer(hidden_states)
-        return hidden_states
-
-
-def run(model, batch=4):
-    torch.manual_seed(1)
-    with torch.no_grad():
-        model(torch.randn(batch, 6, 8), torch.tensor(3.0))
+from .layers import Denoiser, run
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from entropylab.measuring.looks import joined
 from entropylab.measuring.reduce import Reduction
 from entropylab.measuring.steps import DenoiserCall
 
+from ..maps import entropy_of, logits_of
+
 STATISTICS = ("entropy", "sigma2", "sensitivity")
 
 
@@ -68,8 +70,7 @@ def test_entropies_against_whole_maps() -> None:
     calls = [new_call(seed) for seed in range(3)]
     values = reduction.averages([reduction.look(call)[""] for call in calls])
     for call, found in zip(calls, values, strict=True):
-        weights = (call.query.double() @ call.key.double().transpose(-1, -2) * call.scale).softmax(-1)
-        expected = -torch.special.xlogy(weights, weights).sum(-1).mean(-1)
+        expected = entropy_of(logits_of(call.query, call.key, call.scale)).mean(-1)
         entropy = found[reduction.names.index("entropy")]
         torch.testing.assert_close(entropy.double(), expected, rtol=0, atol=1e-5)
 

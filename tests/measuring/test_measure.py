@@ -22,7 +22,7 @@ def test_dims_coordinates_and_units(random_pipe):
     assert ds.entropy.dims == ("size", "scaling", "branch", "sample", "step", "layer", "head")
     assert dict(ds.sizes) == {"size": 2, "scaling": 1, "branch": 2, "sample": 3, "step": 2, "layer": 14, "head": 4}
     assert list(ds["size"].values) == ["32x32", "64x48"]
-    assert list(ds.height.values), list(ds.width.values) == ([32, 64], [32, 48])
+    assert (list(ds.height.values), list(ds.width.values)) == ([32, 64], [32, 48])
     assert list(ds.prompt.values) == PROMPTS
     assert list(ds.seed.values) == [5, 6, 7]
     for name in ("entropy", "entropy_std", "sigma2", "sensitivity", "rows", "tokens", "timestep"):

@@ -10,7 +10,7 @@ from entropylab.capture import intercept
 from entropylab.errors import EntropyLabError, EntropyLabWarning
 
 from ..conftest import new_random_pipeline
-from ..maps import entropy_of, materialised
+from ..maps import entropy_of, logits_of, materialised
 from ..sampling import sample, slicing, use_legacy_processors
 
 
@@ -183,7 +183,7 @@ def test_autocast_does_not_reach_the_statistics(random_pipe):
             with intercept({"unet": random_pipe.unet}, seen.append):
                 random_pipe.unet(latents, 1, encoder_hidden_states=text)
     for call in seen:
-        logits = call.query.double() @ call.key.double().transpose(-1, -2) * call.scale
+        logits = logits_of(call.query, call.key, call.scale)
         one = rec.dataset.sel(layer=call.layer).squeeze().isel(head=slice(logits.shape[1]))
         np.testing.assert_allclose(one.entropy, entropy_of(logits).mean(-1)[0], atol=1e-4)
         np.testing.assert_allclose(one.sigma2, logits.var(-1, unbiased=False).mean(-1)[0], rtol=1e-4)

@@ -8,7 +8,8 @@ from diffusers import DDPMScheduler, EulerAncestralDiscreteScheduler, HeunDiscre
 
 import entropylab
 
-from ..sampling import sample, state
+from ..sampling import sample
+from ..state import state_of_pipeline
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
@@ -47,20 +48,20 @@ def test_embedded_images_are_bit_identical(embedded):
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_pipeline_is_as_it_was_after_an_exception(random_pipe, error):
-    before, plain = state(random_pipe), sample(random_pipe)
+    before, plain = state_of_pipeline(random_pipe), sample(random_pipe)
 
     def fail(pipe, step, timestep, tensors):
         raise error("in the middle of sampling")
 
     with pytest.raises(error), entropylab.record(random_pipe) as rec:
         random_pipe("a red car", height=64, width=64, num_inference_steps=3, callback_on_step_end=fail)
-    assert state(random_pipe) == before
+    assert state_of_pipeline(random_pipe) == before
     assert torch.equal(plain, sample(random_pipe))
     assert rec.dataset.sizes["step"] == 1
 
 
 def test_pipeline_is_as_it_was_after_an_exception_inside_a_layer(random_pipe):
-    before = state(random_pipe)
+    before = state_of_pipeline(random_pipe)
     module = random_pipe.unet.mid_block.attentions[0].transformer_blocks[0].ff
 
     def fail(*args):
@@ -70,13 +71,13 @@ def test_pipeline_is_as_it_was_after_an_exception_inside_a_layer(random_pipe):
     with pytest.raises(RuntimeError), entropylab.record(random_pipe):
         sample(random_pipe)
     handle.remove()
-    assert state(random_pipe) == before
+    assert state_of_pipeline(random_pipe) == before
 
 
 def test_state_would_notice_a_hook_left_behind(random_pipe):
-    before = state(random_pipe)
+    before = state_of_pipeline(random_pipe)
     random_pipe.unet.mid_block.register_forward_hook(lambda *args: None)
-    assert state(random_pipe) != before
+    assert state_of_pipeline(random_pipe) != before
 
 
 def test_a_compiled_denoiser_runs_eagerly_while_it_is_watched(random_pipe):

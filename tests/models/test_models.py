@@ -20,6 +20,8 @@ from entropylab.models.train_autoencoder import new_autoencoder, standardise
 from entropylab.models.train_denoiser import new_unet, sharpen
 from entropylab.models.training import Average, Run, learning_rate
 
+from ..attention import in_heads
+
 
 def test_embedded_pipeline_is_small_and_in_standard_form():
     files = [path for path in FOLDER.rglob("*") if path.is_file()]
@@ -164,7 +166,7 @@ def test_sharpen_gives_logits_their_variance():
     sharpen(unet)
     attention = unet.mid_block.attentions[0].transformer_blocks[0].attn1
     tokens = torch.nn.functional.layer_norm(torch.randn(64, 512, 128), [128])
-    query, key = (layer(tokens).unflatten(-1, (4, -1)).transpose(1, 2) for layer in (attention.to_q, attention.to_k))
+    query, key = (in_heads(layer, tokens, 4) for layer in (attention.to_q, attention.to_k))
     variance = (query @ key.transpose(-1, -2) / 32**0.5).var().item()
     assert variance == pytest.approx(2.25, rel=0.15)
 

@@ -16,6 +16,8 @@ from entropylab.models.train_transformer import begin, new_transformer
 from entropylab.models.training import Descent, Run
 from entropylab.models.transformer import AnySizeTransformer, LabelPipeline
 
+from ..attention import in_heads
+from ..seeds import generators
 from ..zoo.check import examine
 from ..zoo.family import Family
 
@@ -35,9 +37,8 @@ def load() -> LabelPipeline:
 
 
 def sample(pipe, prompts=PROMPTS, seed=0, **options) -> torch.Tensor:
-    generators = [torch.Generator().manual_seed(seed + i) for i in range(len(prompts))]
     settings = {"height": 64, "width": 64, "num_inference_steps": 2, "output_type": "pt"}
-    return pipe(prompts, generator=generators, **settings | options).images
+    return pipe(prompts, generator=generators(len(prompts), seed), **settings | options).images
 
 
 def test_it_is_small_and_borrows_the_autoencoder():
@@ -126,8 +127,7 @@ def test_without_guidance_it_samples_as_the_pipeline_of_diffusers(pipe):
     own = DiTPipeline(pipe.transformer, pipe.vae, pipe.scheduler)
     own.set_progress_bar_config(disable=True)
     labels = [pipe.labels[prompt] for prompt in PROMPTS]
-    generators = [torch.Generator().manual_seed(i) for i in range(2)]
-    wanted = own(labels, guidance_scale=1.0, generator=generators, num_inference_steps=3, output_type="pt").images
+    wanted = own(labels, guidance_scale=1.0, generator=generators(2), num_inference_steps=3, output_type="pt").images
     if not isinstance(wanted, torch.Tensor):  # older diffusers gives arrays, channels last, whatever is asked
         wanted = torch.from_numpy(wanted).permute(0, 3, 1, 2)
     assert torch.equal(sample(pipe, guidance_scale=1.0, num_inference_steps=3), wanted)
@@ -198,9 +198,7 @@ def test_a_new_transformer_hands_its_tokens_on_and_looks_neither_everywhere_nor_
         assert not model(noise, torch.full((8,), 500), torch.zeros(8, dtype=torch.long)).sample.any()
         tokens = torch.nn.functional.layer_norm(model.pos_embed(noise), [128])
         attention = model.transformer_blocks[0].attn1
-        query, key = (
-            layer(tokens).unflatten(-1, (4, -1)).transpose(1, 2) for layer in (attention.to_q, attention.to_k)
-        )
+        query, key = (in_heads(layer, tokens, 4) for layer in (attention.to_q, attention.to_k))
     variance = (query @ key.transpose(-1, -2) / 32**0.5).var(-1).mean().item()
     assert variance == pytest.approx(1.0, rel=0.3)
 

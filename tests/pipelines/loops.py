@@ -94,11 +94,3 @@ def agree(ds, pipe, before, **texts):
 
 
 WAYS = pytest.mark.parametrize(("way", "order"), [(doubled, "uc"), (separate, "cu")])
-
-
-def call(pipe, prompts, guidance_scale=4.0, **options):
-    generators = [torch.Generator().manual_seed(index) for index in range(len(prompts))]
-    return pipe(
-        prompts, height=32, width=32, generator=generators, output_type="latent", guidance_scale=guidance_scale,
-        **({"num_inference_steps": 3} | options),
-    ).images  # fmt: skip

@@ -11,14 +11,7 @@ from entropylab.errors import EntropyLabError, EntropyLabWarning
 
 from ..joints import inputs, new_joint
 from ..zoo import BY_NAME
-from ..zoo.family import generator
-from ..zoo.joint_parts import pooled, words
-
-SETTINGS = {"num_inference_steps": 2, "output_type": "latent"}
-
-
-def flux_call(text, height=96, width=128, **more):
-    return {"prompt_embeds": words(1, text), "pooled_prompt_embeds": pooled(3), "height": height, "width": width} | more
+from ..zoo.joint_parts import flux_call, two_steps
 
 
 def numbers_asked(pipe, train_size, **given):
@@ -29,7 +22,7 @@ def numbers_asked(pipe, train_size, **given):
         return 1.0
 
     with entropylab.rescale(pipe, rule, train_size=train_size):
-        images = pipe(generator=generator(), **SETTINGS, **given).images
+        images = two_steps(pipe, **given)
     return set(asked), images
 
 
@@ -39,7 +32,7 @@ def test_tokens_and_training_tokens_of_joint_layers(text, train_size):
     """FLUX packs its latents, so that only the call says the size: the image's tokens grow, the text's do not."""
     pipe = BY_NAME["FLUX.1"].build()
     given = flux_call(text)
-    plain = pipe(generator=generator(), **SETTINGS, **given).images
+    plain = two_steps(pipe, **given)
     trained = train_size[0] * train_size[1] // 256
     asked, images = numbers_asked(pipe, train_size, **given)
     assert asked == {(48 + text, trained + text)}
@@ -55,8 +48,13 @@ def test_tokens_follow_the_text_and_the_size_of_every_call():
         return 1.0
 
     with entropylab.rescale(pipe, rule, train_size=(64, 64)):
-        for given in (flux_call(10), flux_call(13), flux_call(10, 64, 64), flux_call(26, 64, 64)):
-            pipe(generator=generator(), **SETTINGS, **given)
+        for given in (
+            flux_call(10),
+            flux_call(13),
+            flux_call(10, height=64, width=64),
+            flux_call(26, height=64, width=64),
+        ):
+            two_steps(pipe, **given)
     assert set(asked) == {(58, 26), (61, 29), (26, 26), (42, 42)}
 
 
@@ -83,7 +81,7 @@ def test_images_at_the_training_size_are_bit_identical(name):
 def test_the_multiplier_of_joint_layers_is_that_of_all_their_keys():
     pipe = BY_NAME["FLUX.1"].build()
     with entropylab.rescale(pipe, train_size=64) as handle, entropylab.record(pipe) as rec:
-        pipe(generator=generator(), **SETTINGS, **flux_call(10))
+        two_steps(pipe, **flux_call(10))
     expected = math.sqrt(math.log(58) / math.log(26))
     np.testing.assert_allclose(list(handle.multipliers.values()), expected)
     assert set(rec.dataset.tokens.values.ravel()) == {58}
@@ -108,7 +106,7 @@ def test_text_among_itself_is_left_alone():
 def test_rescaling_that_finds_no_layer_says_so():
     pipe = BY_NAME["FLUX.1"].build()
     with pytest.warns(EntropyLabWarning, match="rescaled nothing"), entropylab.rescale(pipe, 1.5, kinds="cross"):
-        pipe(generator=generator(), **SETTINGS, **flux_call(10))
+        two_steps(pipe, **flux_call(10))
 
 
 def test_unknown_training_tokens_are_an_error_and_no_guess():

@@ -15,7 +15,8 @@ from diffusers import (
 import entropylab
 
 from ..conftest import new_random_pipeline
-from .loops import TEXTS, agree, alone, call, doubled, guidance, looped, of_branch, sampled, separate
+from ..sampling import sample
+from .loops import TEXTS, agree, alone, doubled, guidance, looped, of_branch, sampled, separate
 
 
 @pytest.mark.parametrize(
@@ -63,15 +64,15 @@ def test_a_learned_variance_behind_the_noise():
 def test_calls_with_and_without_guidance_in_one_recording():
     pipe = new_random_pipeline()
     with entropylab.record(pipe) as rec:
-        call(pipe, ["a red car"])
-        call(pipe, ["a blue house"], guidance_scale=1.0)
-        call(pipe, ["a red car", "a blue house"], guidance_rescale=0.5)
+        sample(pipe, (32, 32), ["a red car"], guidance=4.0)
+        sample(pipe, (32, 32), ["a blue house"], guidance=1.0)
+        sample(pipe, (32, 32), ["a red car", "a blue house"], guidance=4.0, guidance_rescale=0.5)
     ds = rec.dataset
     assert (set(ds.branch.values), ds.sizes["sample"]) == ({"cond", "uncond"}, 4)
     assert bool(of_branch(ds, "uncond").isel(sample=1).isnull().all())
-    for index, options in enumerate([{}, {"guidance_scale": 1.0}]):
+    for index, (prompt, strength) in enumerate([("a red car", 4.0), ("a blue house", 1.0)]):
         with entropylab.record(pipe) as rec:
-            call(pipe, [["a red car"], ["a blue house"]][index], **options)
+            sample(pipe, (32, 32), [prompt], guidance=strength)
         for branch in rec.dataset.branch.values:
             here = of_branch(ds, branch).isel(sample=[index])
             np.testing.assert_array_equal(here, of_branch(rec.dataset, branch))
@@ -81,7 +82,7 @@ def test_a_pipeline_call_and_a_loop_of_ones_own_in_one_recording(pipe):
     pipe.scheduler = DDIMScheduler(steps_offset=1, clip_sample=False)
     predict, before = separate("cu", guidance(5.0)), []
     with entropylab.record(pipe) as rec, torch.no_grad():
-        call(pipe, ["a red car", "a blue house"])
+        sample(pipe, (32, 32), ["a red car", "a blue house"], guidance=4.0)
         for _ in range(2):
             looped(pipe, predict, torch.randn(2, 4, 16, 16), before)
     ds = rec.dataset

@@ -5,17 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from diffusers import (
-    FirstBlockCacheConfig,
-    FlowMatchHeunDiscreteScheduler,
-    PyramidAttentionBroadcastConfig,
-)
+from diffusers import FirstBlockCacheConfig, FlowMatchHeunDiscreteScheduler, PyramidAttentionBroadcastConfig
 
 import entropylab
 
 from ..conftest import new_random_pipeline
+from ..sampling import sample
 from ..zoo import BY_NAME
-from .loops import call
 
 
 def cached(family, config):
@@ -96,8 +92,8 @@ def test_a_pipeline_inside_a_pipeline():
     refiner = type(pipe)(**pipe.components, requires_safety_checker=False)
     refiner.set_progress_bar_config(disable=True)
     with entropylab.record(pipe) as rec:
-        call(pipe, ["a red car"])
-        call(refiner, ["a red car"])
+        sample(pipe, (32, 32), ["a red car"], guidance=4.0)
+        sample(refiner, (32, 32), ["a red car"], guidance=4.0)
     ds = rec.dataset
     assert json.loads(ds.attrs["unmeasured"]) == []
     assert set(ds.branch.values) == {"cond", "uncond"}

@@ -1,5 +1,8 @@
 """Axes, style and names that figures share."""
 
+import subprocess
+import sys
+
 import matplotlib
 import matplotlib.pyplot as plt
 import pytest
@@ -33,3 +36,8 @@ def test_paper_style_is_a_value() -> None:
 )
 def test_short_names_of_blocks(block: str, words: str) -> None:
     assert short(block) == words
+
+
+def test_figures_need_no_torch() -> None:
+    blocked = "import sys; sys.modules.update(torch=None); import entropylab.plot"
+    subprocess.run([sys.executable, "-c", blocked], check=True)

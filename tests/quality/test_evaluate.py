@@ -11,6 +11,8 @@ from entropylab.quality.features import Features
 from entropylab.quality.methods import resized
 from entropylab.quality.saving import prompt_of, save_pictures
 
+from ..seeds import generators
+
 PROMPTS = [f"a thing of kind {number}" for number in range(5)]
 
 
@@ -101,7 +103,7 @@ def test_the_frechet_distance_is_that_of_the_features(random_pipe):
     import scipy.linalg
 
     ds = quick(random_pipe, sizes=[32], scaling="original")
-    images = painted(None, (32, 32), None, [torch.Generator().manual_seed(seed) for seed in range(12)])
+    images = painted(None, (32, 32), None, generators(12))
     found, real = Colours()((images * 255).round().byte()).double().numpy(), reference()
     root = scipy.linalg.sqrtm(np.cov(found.T) @ np.cov(real.T)).real
     shift = ((found.mean(0) - real.mean(0)) ** 2).sum()

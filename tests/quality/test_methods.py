@@ -17,17 +17,15 @@ from entropylab.quality.methods import (
     through_upscaler,
 )
 
+from ..seeds import generators
+
 PROMPTS = ["a red car", "a blue house"]
 DRAW = own_call({"num_inference_steps": 2, "guidance_scale": 2.0})
 
 
-def generators():
-    return [torch.Generator().manual_seed(seed) for seed in range(len(PROMPTS))]
-
-
 def sampled(pipe, name, size, draw=DRAW):
     (method,) = check_methods(pipe, [name], None)
-    return method.sample(pipe, size, PROMPTS, generators(), draw)
+    return method.sample(pipe, size, PROMPTS, generators(len(PROMPTS)), draw)
 
 
 def test_every_method_gives_the_size(random_pipe):
@@ -80,7 +78,7 @@ def test_an_upscaler_takes_over(random_pipe):
 
     seen: list = []
     method = Resized(through_upscaler(Upscaler(), num_inference_steps=3))
-    images = method.sample(random_pipe, (128, 96), PROMPTS, generators(), DRAW)
+    images = method.sample(random_pipe, (128, 96), PROMPTS, generators(len(PROMPTS)), DRAW)
     assert seen == [(PROMPTS, (2, 3, 64, 64), True, 3)]
     assert tuple(images.shape) == (2, 3, 128, 96)
 

@@ -10,8 +10,7 @@ from entropylab import report
 from entropylab.reporting import pictures
 
 from ..zoo import BY_NAME
-from ..zoo.family import generator
-from ..zoo.joint_parts import flux_call, quiet
+from ..zoo.joint_parts import flux_call, two_steps
 from .reports import with_sigma2
 
 
@@ -30,10 +29,9 @@ def ds() -> xr.Dataset:
 def flux() -> xr.Dataset:
     """Joint attention at three sizes, from a tiny FLUX.1 with random weights."""
     pipe = BY_NAME["FLUX.1"].build()
-    with entropylab.record(pipe) as recorder, quiet():
+    with entropylab.record(pipe) as recorder:
         for size in ((96, 128), (160, 160), (256, 256)):
-            call = {"height": size[0], "width": size[1], "num_inference_steps": 2, "output_type": "latent"}
-            pipe(generator=generator(), **call, **flux_call())
+            two_steps(pipe, *size, **flux_call())
     return recorder.dataset
 
 

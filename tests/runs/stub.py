@@ -4,28 +4,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import entropylab
 
-WIDTH, HEADS = 16, 2
+from ..attention import PlainAttention
 
-
-class Attention(nn.Module):
-    """Self-attention over the latent's pixels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.heads = HEADS
-        self.to_q, self.to_k, self.to_v = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        q, k, v = (
-            project(hidden_states).unflatten(-1, (HEADS, -1)).transpose(1, 2)
-            for project in (self.to_q, self.to_k, self.to_v)
-        )
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+WIDTH = 16
 
 
 class Denoiser(nn.Module):
@@ -34,7 +19,7 @@ class Denoiser(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.config = {"sample_size": 4}
-        self.before, self.attn1, self.after = nn.Linear(4, WIDTH), Attention(), nn.Linear(WIDTH, 4)
+        self.before, self.attn1, self.after = nn.Linear(4, WIDTH), PlainAttention(WIDTH), nn.Linear(WIDTH, 4)
         self.spoil = lambda hidden: hidden
 
     def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:

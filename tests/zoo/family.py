@@ -52,11 +52,6 @@ class Family:
         return {"text": text, "image": image}.get(part)
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    """A seeded generator on the CPU."""
-    return torch.Generator().manual_seed(seed)
-
-
 def sharpened(model: Any, factor: float = 4.0) -> Any:
     """``model`` in eval mode, its query and key projections larger, so that attention is far from uniform."""
     with torch.no_grad():
@@ -64,3 +59,9 @@ def sharpened(model: Any, factor: float = 4.0) -> Any:
             if any(part in name for part in ("to_q.", "to_k.", "add_q_proj.", "add_k_proj.", "to_qkv", "q_proj.")):
                 weight.mul_(factor)
     return model.eval()
+
+
+def ready(pipe: Any) -> Any:
+    """``pipe`` without its progress bar."""
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

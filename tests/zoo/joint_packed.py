@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from .family import Family, generator
+from ..seeds import generator
+from .family import Family
 from .joint_parts import (
     HEADS,
     TEXT_WIDTH,

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from .family import Family, generator, sharpened
+from ..seeds import generator
+from .family import Family, ready, sharpened
 
 TEXT_WIDTH = 32  # channels of a prompt's embedding
 BOTH = ("cond", "uncond")
@@ -77,9 +78,7 @@ def assembled(pipeline: str, **modules: Any) -> Any:
     kind = getattr(diffusers, pipeline)
     needed = [name for name, p in inspect.signature(kind.__init__).parameters.items() if p.default is p.empty]
     with quiet():
-        pipe = kind(**({name: None for name in needed if name != "self"} | modules))
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+        return ready(kind(**({name: None for name in needed if name != "self"} | modules)))
 
 
 def flow_matching() -> Any:
@@ -101,6 +100,14 @@ def image_vae(model: str = "AutoencoderKL", **more: Any) -> dict[str, Any]:
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
     sizes = {"block_out_channels": (4,) * 4, "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 2}
     return {"vae": tiny(model, blocks | sizes | more)}
+
+
+def two_steps(pipe: Any, height: int = 96, width: int = 128, **arguments: Any) -> torch.Tensor:
+    """What ``pipe`` samples in two steps, as latents."""
+    settings = {"height": height, "width": width, "num_inference_steps": 2, "output_type": "latent"}
+    torch.manual_seed(0)  # OmniGen draws from its VAE without a generator
+    with quiet():
+        return pipe(generator=generator(), return_dict=False, **settings | arguments)[0]
 
 
 def joint(
@@ -127,10 +134,7 @@ def joint(
         return pipe
 
     def sample(pipe: Any) -> torch.Tensor:
-        arguments = {"height": size[0], "width": size[1], "num_inference_steps": 2, "output_type": "latent"} | call()
-        torch.manual_seed(0)  # OmniGen draws from its VAE without a generator
-        with quiet():
-            return pipe(generator=generator(), return_dict=False, **arguments)[0]
+        return two_steps(pipe, *size, **call())
 
     return Family(name, pipeline, build, sample, size, branches, text, parts, comparable=comparable)
 
@@ -141,9 +145,9 @@ def pooled_call(prompts: int = 1, **more: Any) -> dict[str, Any]:
     return guided(lambda seed: words(seed, 10, prompts)) | pools | more
 
 
-def flux_call(**more: Any) -> dict[str, Any]:
-    """Arguments of FLUX.1 without a negative prompt."""
-    return {"prompt_embeds": words(1, 10), "pooled_prompt_embeds": pooled(3)} | more
+def flux_call(text: int = 10, **more: Any) -> dict[str, Any]:
+    """Arguments of FLUX.1 without a negative prompt, for so many tokens of text."""
+    return {"prompt_embeds": words(1, text), "pooled_prompt_embeds": pooled(3)} | more
 
 
 class WordTokenizer:

@@ -8,13 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .family import Family, generator, sharpened
-
-
-def ready(pipe: Any) -> Any:
-    """``pipe`` without its progress bar."""
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+from ..seeds import generator
+from .family import Family, ready, sharpened
 
 
 def flow() -> Any:

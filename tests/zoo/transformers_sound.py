@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .family import Family, generator
-from .transformers import peaked, prompts, ready
+from ..seeds import generator
+from .family import Family, ready
+from .transformers import peaked, prompts
 
 
 class Letters:

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .family import NUMBERED, Family, generator
-from .transformers import flow, peaked, prompts, ready, uncompiled_flex
+from ..seeds import generator
+from .family import NUMBERED, Family, ready
+from .transformers import flow, peaked, prompts, uncompiled_flex
 
 
 def wan_transformer(**options: Any) -> Any:

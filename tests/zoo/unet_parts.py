@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .family import generator, sharpened
+from ..seeds import generator, normal
+from .family import sharpened
 
 WIDTH, TOKENS = 16, 7
 """Width and number of the text tokens of most families here."""
@@ -25,17 +26,6 @@ def new(model_class: Callable[..., Any], **settings: Any) -> Any:
             if not weight.any():
                 weight.normal_(std=0.1)
     return sharpened(model)
-
-
-def ready(pipe: Any) -> Any:
-    """``pipe`` without its progress bar."""
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    """Random numbers from a fixed seed."""
-    return torch.randn(shape, generator=generator(seed))
 
 
 def prompts(batch: int = 1, width: int = WIDTH, tokens: int = TOKENS) -> dict[str, Tensor]:

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .family import Family, generator
+from ..seeds import generator, normal
+from .family import Family, ready
 from .unet_parts import (
     PARTS,
     SIZE,
@@ -17,11 +18,9 @@ from .unet_parts import (
     at,
     ddim,
     new,
-    normal,
     picture,
     pooled,
     prompts,
-    ready,
     text_encoder,
     tokenizer,
     two_steps,

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .family import Family, generator
-from .unet_parts import TOKENS, WIDTH, at, new, normal, prompts, ready, text_encoder, tokenizer, two_steps, unet
+from ..seeds import generator, normal
+from .family import Family, ready
+from .unet_parts import TOKENS, WIDTH, at, new, prompts, text_encoder, tokenizer, two_steps, unet
 from .unets_kandinsky import ADDED, new_prior
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .family import Family
-from .unet_parts import SIZE, TOKENS, WIDTH, at, new, normal, prompts, ready, text_encoder, tokenizer, two_steps, unet
+from ..seeds import normal
+from .family import Family, ready
+from .unet_parts import SIZE, TOKENS, WIDTH, at, new, prompts, text_encoder, tokenizer, two_steps, unet
 
 ADDED = {
     "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .family import NUMBERED, Family, generator
+from ..seeds import generator, normal
+from .family import NUMBERED, Family, ready
 from .unet_parts import (
     PARTS,
     SIZE,
@@ -17,10 +18,8 @@ from .unet_parts import (
     at,
     ddim,
     new,
-    normal,
     picture,
     prompts,
-    ready,
     text_encoder,
     tokenizer,
     two_steps,

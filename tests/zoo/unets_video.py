@@ -4,8 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .family import Family, generator
-from .unet_parts import PARTS, SIZE, WIDTH, at, ddim, new, picture, prompts, ready, two_steps, unet
+from ..seeds import generator
+from .family import Family, ready
+from .unet_parts import PARTS, SIZE, WIDTH, at, ddim, new, picture, prompts, two_steps, unet
 
 
 def build_animatediff() -> Any:

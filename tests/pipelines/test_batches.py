@@ -1,0 +1,118 @@
+"""Layers that are handed a part of their denoiser's batch, as under perturbed-attention guidance, and which part."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from diffusers.models.attention_processor import (
+    AttnProcessor2_0,
+    PAGCFGIdentitySelfAttnProcessor2_0,
+    PAGIdentitySelfAttnProcessor2_0,
+)
+
+import entropylab
+from entropylab.capture import AttentionCall
+from entropylab.errors import EntropyLabWarning
+from entropylab.pipelines.batches import images_in
+
+from ..zoo.unets import build_stable, sample_stable
+
+SAMPLES = 2
+PERTURBED = "unet.mid_block.attentions.0.transformer_blocks.0.attn1"
+"""The layer that leaves the last branch out, as the pipeline has it by default."""
+
+
+def perturbed():
+    return build_stable("StableDiffusionPAGPipeline")
+
+
+def recorded(pipe, guidance_scale=3.0):
+    """A recording, and its first step, at which every pipeline has the same latents."""
+    with entropylab.record(pipe) as rec:
+        sample_stable(pipe, SAMPLES, guidance_scale=guidance_scale)
+    return rec, rec.dataset.entropy.isel(size=0, scaling=0, step=0).transpose("branch", "sample", "layer", "head")
+
+
+def usual():
+    """What Stable Diffusion itself gives with the same weights, texts and noise, in which every layer sees all."""
+    return recorded(build_stable())[1]
+
+
+def agree(found, expected, **branches):
+    """Branches of one recording have the numbers of those of another, in every layer."""
+    for branch, other in branches.items():
+        np.testing.assert_allclose(found.sel(branch=branch), expected.sel(branch=other), atol=1e-5)
+
+
+def test_values_of_a_part_of_the_batch_land_on_their_branches():
+    rec, found = recorded(perturbed())
+    assert rec.unmeasured == {}
+    assert set(found.branch.values) == {"cond", "uncond", "perturbed"}
+    agree(found, usual(), cond="cond", uncond="uncond")
+
+
+def test_agreement_would_notice_branches_that_are_exchanged():
+    """The partner: in the layer that leaves a branch out too, no branch has the numbers of another one."""
+    found, expected = (entropy.sel(layer=[PERTURBED]) for entropy in (recorded(perturbed())[1], usual()))
+    for one, other in (("cond", "uncond"), ("uncond", "cond")):
+        with pytest.raises(AssertionError):
+            agree(found, expected, **{one: other})
+
+
+def test_the_branch_that_is_left_out_is_missing_there_and_nowhere_else():
+    found, expected = recorded(perturbed())[1], usual()
+    known = found.notnull().any(("sample", "head"))
+    np.testing.assert_array_equal(known.sel(branch="perturbed"), found.layer.values != PERTURBED)
+    assert bool(known.sel(branch=["cond", "uncond"]).all())
+    before = [layer.startswith("unet.down_blocks") for layer in found.layer.values]
+    agree(found.isel(layer=before), expected.isel(layer=before), perturbed="cond")
+    after = found.isel(layer=[layer.startswith("unet.up_blocks") for layer in found.layer.values])
+    assert float(abs(after.sel(branch="perturbed") - after.sel(branch="cond")).max()) > 1e-4
+
+
+def test_without_guidance_by_text_there_are_two_branches_and_one_is_left_out():
+    rec, found = recorded(perturbed(), guidance_scale=1.0)
+    assert rec.unmeasured == {}
+    agree(found, usual(), cond="cond")
+    (other,) = set(found.branch.values) - {"cond"}
+    known = found.sel(branch=other).notnull().any(("sample", "head"))
+    np.testing.assert_array_equal(known, found.layer.values != PERTURBED)
+
+
+class Another(PAGCFGIdentitySelfAttnProcessor2_0):
+    """It leaves the last branch out too, and nothing about it says so."""
+
+
+def test_a_layer_that_does_not_say_what_it_leaves_out_is_named():
+    pipe = perturbed()
+    pipe.set_pag_applied_layers("mid", (Another(), Another()))
+    with pytest.warns(EntropyLabWarning, match=r"mid_block.*attn1.*a batch of 4 where its denoiser has 6 images"):
+        rec, found = recorded(pipe)
+    assert list(rec.unmeasured) == [PERTURBED]
+    assert PERTURBED not in found.layer.values
+
+
+PAG, USUAL = PAGIdentitySelfAttnProcessor2_0, AttnProcessor2_0
+
+
+@pytest.mark.parametrize(
+    ("processor", "count", "batch", "place"),
+    [
+        (USUAL, 6, 6, slice(0, 6)),
+        (PAG, 6, 6, slice(0, 6)),
+        (PAG, 4, 6, slice(0, 4)),
+        (PAG, 2, 4, slice(0, 2)),
+        (PAG, 2, 3, slice(0, 2)),
+        (PAG, 2, 6, None),
+        (PAG, 5, 6, None),
+        (PAG, 8, 6, None),
+        (USUAL, 4, 6, None),
+        (USUAL, 2, 4, None),
+    ],
+)
+def test_which_images_of_a_batch_a_call_is_about(processor, count, batch, place):
+    tensor = torch.zeros(count, 2, 5, 4)
+    module = SimpleNamespace(processor=processor())
+    call = AttentionCall("layer", module, tensor, tensor, None, 0.5, False, None)
+    assert images_in(call, count, batch) == place

@@ -1,0 +1,41 @@
+"""What watching may change, as it is now: of modules, of a pipeline, and of the process."""
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+from torch import Tensor
+from torch.nn.attention import flex_attention as flex
+
+from entropylab.capture.interception import active, running
+
+
+def attentions(*models):
+    """Modules that have a processor."""
+    return [part for model in models for part in model.modules() if getattr(part, "processor", None) is not None]
+
+
+def state(*modules):
+    """Everything that looking might have changed, as it is now."""
+    parts = [part for module in modules for part in module.modules()]
+    hooks = [len(part._forward_hooks) + len(part._forward_pre_hooks) for part in parts]
+    own = [sorted({"forward", "get_attention_scores"} & set(vars(part))) for part in parts]
+    functions = (F.scaled_dot_product_attention, torch.softmax, F.softmax, flex.flex_attention)
+    inherited = "softmax" in vars(Tensor), Tensor.softmax
+    backends = [vars(part.processor).get("_attention_backend") for part in attentions(*modules)]
+    return (
+        hooks,
+        own,
+        functions,
+        inherited,
+        backends,
+        _AttentionBackendRegistry.get_active_backend(),
+        torch._C._len_torch_function_stack(),
+        len(active),
+        running(),
+    )
+
+
+def state_of_pipeline(pipe):
+    """Of a Stable Diffusion pipeline: its U-Net, the processors in it, and its scheduler."""
+    processors = {name: type(processor) for name, processor in pipe.unet.attn_processors.items()}
+    return state(pipe.unet), processors, type(pipe.scheduler), sorted(vars(pipe.scheduler))
