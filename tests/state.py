@@ -6,7 +6,8 @@ from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from torch import Tensor
 from torch.nn.attention import flex_attention as flex
 
-from entropylab.capture.interception import active, running
+from entropylab.capture.forwards import running
+from entropylab.capture.interception import active
 
 
 def attentions(*models):
