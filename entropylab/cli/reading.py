@@ -9,6 +9,7 @@ import entropylab
 
 from ..errors import EntropyLabError
 from ..files import check_writable, write_whole
+from ..sizes import split
 from .application import (
     Overwrite,
     app,
@@ -19,7 +20,20 @@ TOLERANCE = 0.1
 
 WRITTEN = "What `entropylab measure` wrote: a file or a folder."
 Run = Annotated[Path, typer.Argument(metavar="RUN", help=WRITTEN)]
-Tolerance = Annotated[float, typer.Option(help="What the law may be off by where it is said to hold [nats].")]
+Kind = Annotated[
+    str,
+    typer.Option(
+        metavar="KIND",
+        help="self, cross, joint, temporal; or image, the image rows of joint layers among keys of the image.",
+    ),
+]
+Scaling = Annotated[
+    str | None,
+    typer.Option(metavar="RULE", help="Which rule; if left out the only one, or original where there are several."),
+]
+Tolerance = Annotated[
+    float, typer.Option(metavar="NATS", help="What the law may be off by where it is said to hold [nats].")
+]
 
 
 def opened(path: Path) -> Any:
@@ -47,11 +61,15 @@ def opened(path: Path) -> Any:
 def fit(
     run: Run,
     by: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A line for each: layer, head, step or branch.")
+        str | None,
+        typer.Option(metavar="NAME,...", help="A line for each of layer, head, step, branch, or of several of them."),
     ] = None,
+    kind: Kind = "self",
+    scaling: Scaling = None,
 ) -> None:
     """``entropylab fit``."""
-    typer.echo(entropylab.fit(opened(run), by=by).summary())
+    groups = None if by is None else split([by])
+    typer.echo(entropylab.fit(opened(run), by=groups, kind=kind, scaling=scaling).summary())
 
 
 @app.command(
@@ -67,14 +85,15 @@ def check(
     by: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="A row for each of layer, head, size, or of several of them.")
     ] = None,
-    kind: Annotated[str, typer.Option(help="Which layers: self, cross or joint.")] = "self",
-    scaling: Annotated[
-        str | None, typer.Option(help="Which rule; the only one, or original of several, if left out.")
-    ] = None,
+    kind: Kind = "self",
+    scaling: Scaling = None,
     tolerance: Tolerance = TOLERANCE,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.csv", help="Write the table of --by, or every layer, head and size if left out."),
+        typer.Option(
+            metavar="FILE.csv",
+            help="Write a CSV of the table of --by; without --by, a row for every layer, head and size.",
+        ),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -84,7 +103,7 @@ def check(
     if out is not None:
         check_writable(out, overwrite)
     found = entropylab.check(opened(run), kind=kind, scaling=scaling)
-    table = found.to_frame() if by is None else grouped(found, [name.strip() for name in by.split(",")])
+    table = found.to_frame() if by is None else grouped(found, split([by]))
     small = found.smallest(tolerance).to_string(index=False, float_format="{:.4g}".format)
     parts = [found.summary()]
     if by is not None:

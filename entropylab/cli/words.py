@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from ..errors import EntropyLabError, EntropyLabWarning
+from ..sizes import Size, as_pair, parse_sizes
 
 LIKE_A_SIZE = re.compile(r"[-+]?[0-9.][0-9.,xX-]*")
 
@@ -46,6 +47,16 @@ def prompts_of(path: Path | None, column: str | None, samples: int | None, seed:
     if found.report and is_first():
         typer.echo(found.report, err=True)
     return found
+
+
+def trained_at(text: str | None) -> Size | None:
+    """The size of ``--train-size``, or None."""
+    if text is None:
+        return None
+    size, *more = parse_sizes([text])
+    if more:
+        raise EntropyLabError(f"train-size must be one size. Got {text!r}.")
+    return as_pair(size)
 
 
 def is_run(out: Path) -> bool:

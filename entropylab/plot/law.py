@@ -43,7 +43,7 @@ def law_residual(
         heads: draw the single heads.
 
     Returns:
-        The Axes. The data drawn are `residuals` of the same arguments.
+        The Axes. The data drawn are ``entropylab.plot.law.residuals`` of the same arguments.
 
     Raises:
         EntropyLabError: as `entropylab.check`; a prediction that can't be computed from what was measured.

@@ -91,7 +91,18 @@ def sweep(
     layers: those that differ by layer and head need not lie on the curve. The level line is the entropy at the training
     size; where a point lies on it, no drift is left. Bars are one standard error over samples of the drift.
 
-    Args, errors: as of `table`, which has the data drawn; ``ax``: Axes to draw on, the current ones by default.
+    Args:
+        ds: measured with `entropylab.measure` under "original" at the training size, and under "original", several
+            numbers and any rules at the size of the sweep.
+        ax: Axes to draw on; the current ones by default.
+        size: the size of the sweep; need not be named if it is the only one beside the training size.
+        train_size: the training size, if the Dataset does not say.
+
+    Returns:
+        The Axes. The data drawn are ``entropylab.plot.sweep.table`` of the same arguments.
+
+    Raises:
+        EntropyLabError: a size that is not known or was not measured; no multipliers.
 
     Examples:
         >>> ax = entropylab.plot.sweep(ds, size=96)

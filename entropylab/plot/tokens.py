@@ -63,7 +63,7 @@ def entropy_vs_tokens(
         law: draw the law's prediction, if sigma^2 was measured.
 
     Returns:
-        The Axes. The data drawn are `table` of the same arguments.
+        The Axes. The data drawn are those of ``entropylab.fit(ds).points()``, and the same by layer.
 
     Raises:
         EntropyLabError: as `entropylab.fit`.

@@ -57,7 +57,8 @@ def evaluate(
         sizes: image sizes [pixels]; an int is a square, a pair is (height, width).
         scaling: rules as for ``rescale`` ("original", "sqrt_log", a number, ``calibration.calibrated``, ...), and
             baselines: "resize" (sample at the training size and resize), "multidiffusion" (windows of the training
-            size; at and above it), or a `Method` of your own, such as ``Resized(upscaler=...)``.
+            size; at and above it), or a `Method` of your own, such as
+            ``entropylab.quality.methods.Resized(upscaler=...)``.
         prompts: a list of prompts, or a text file with one a line; for the embedded pipeline all of its captions.
         samples: pictures of every size and rule, used prompts in turn; by default what a Frechet distance needs.
         steps: denoising steps; the pipeline's default if None.
@@ -69,7 +70,7 @@ def evaluate(
         metrics: some of "fid", "clip", "diversity", "defects", "time", "memory".
         features: where distances are measured: "inception", or a module from uint8 pictures (batch, 3, height, width)
             to (batch, dimension). None for the embedded features with the embedded pipeline, else Inception's.
-        clip: hub id or folder of a CLIP model, or a `Clip`; None likewise.
+        clip: hub id or folder of a CLIP model, or an ``entropylab.quality.clip.Clip``; None likewise.
         batch_size: pictures sampled together.
         train_size: training size [pixels] if the pipeline's config does not say.
         call: ``call(pipe, size, prompts, generators)`` gives pictures by a pipeline whose signature is its own.

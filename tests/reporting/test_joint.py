@@ -7,7 +7,8 @@ import xarray as xr
 
 import entropylab
 from entropylab import check, report
-from entropylab.reporting.joint import image_part, pieces
+from entropylab.law.joint import image_part
+from entropylab.reporting.joint import pieces
 
 from .reports import sections
 
