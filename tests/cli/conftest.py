@@ -53,12 +53,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     def layers(pipe: Pipe) -> list[Any]:
         return [types.SimpleNamespace(path="unet.mid_block.attn1", kind="self", heads=8, processor="AttnProcessor2_0")]
 
-    def fit(ds: xr.Dataset, by: str | None = None) -> Any:
-        return types.SimpleNamespace(summary=lambda: f"slope 0.96 by {by} of {ds}")
+    def fit(ds: xr.Dataset, **options: Any) -> Any:
+        return types.SimpleNamespace(summary=lambda: f"slope 0.96 of {ds} with {options}")
 
     @contextmanager
-    def rescale(pipe: Pipe, rule: object = "sqrt_log") -> Any:
-        pipe.rule = rule
+    def rescale(pipe: Pipe, rule: object = "sqrt_log", *, train_size: Any = None) -> Any:
+        pipe.rule = rule if train_size is None else (rule, train_size)
         yield
         pipe.rule = "original"
 

@@ -12,8 +12,11 @@ from ..command_line import refused, run
 
 def test_fit_prints_the_summary(monkeypatch: pytest.MonkeyPatch, calls: dict[str, Any]) -> None:
     monkeypatch.setattr("entropylab.law.averages.check", lambda ds: ds)
-    assert run("fit", "a.nc").stdout == "slope 0.96 by None of <a.nc>\n"
-    assert run("fit", "a.nc", "--by", "layer").stdout == "slope 0.96 by layer of <a.nc>\n"
+    options = {"by": None, "kind": "self", "scaling": None}
+    assert run("fit", "a.nc").stdout == f"slope 0.96 of <a.nc> with {options}\n"
+    options = {"by": ["layer", "head"], "kind": "image", "scaling": "sqrt_log"}
+    words = ("--by", "layer,head", "--kind", "image", "--scaling", "sqrt_log")
+    assert run("fit", "a.nc", *words).stdout == f"slope 0.96 of <a.nc> with {options}\n"
 
 
 def test_figures_are_drawn_into_a_folder_that_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -59,6 +62,8 @@ def test_generate_writes_an_image_for_each_size_and_rule(calls: dict[str, Any], 
     expected = {"rule": "sqrt_log", "seed": 7, "prompt": "a cat", "height": 96, "width": 128, "num_inference_steps": 4}
     assert call == repr(expected)
     assert "'rule': 'original'" in (out / "64x64_original_seed7.png").read_text()
+    run("generate", "a cat", "--size", 32, "--scaling", "0.9", "--train-size", "64x32", "--out", out)
+    assert "'rule': (0.9, (64, 32))" in (out / "32x32_0.9_seed0.png").read_text()
 
 
 def test_generate_checks_its_files_before_the_model_is_loaded(calls: dict[str, Any], tmp_path: Path) -> None:

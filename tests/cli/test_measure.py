@@ -15,7 +15,8 @@ def test_measure_hands_every_option_on(calls: dict[str, Any], tmp_path: Path) ->
     (tmp_path / "prompts.txt").write_text("a cat\n\n  ein Bär \n", encoding="utf-8")
     words = "--sizes 64 --samples 3 --steps 5 --guidance 2.5 --seed 9 --scaling original,sqrt_log,0.9 --rows 256 "
     words += (
-        "--statistics entropy,lse --statistics third --batch-size 4 --device cpu --dtype float16 --overwrite --quiet"
+        "--statistics entropy,lse --statistics third --batch-size 4 --device cpu --dtype float16 --overwrite --quiet "
+        "--train-size 512"
     )
     out = tmp_path / "a.nc"
     result = run("measure", "m", *words.split(), "--prompts", tmp_path / "prompts.txt", "--out", out)
@@ -30,6 +31,7 @@ def test_measure_hands_every_option_on(calls: dict[str, Any], tmp_path: Path) ->
         "scaling": ("original", "sqrt_log", 0.9),
         "statistics": ("entropy", "lse", "third"),
         "rows": 256,
+        "train_size": (512, 512),
         "batch_size": 4,
         "progress": False,
     }
@@ -42,7 +44,7 @@ def test_measure_leaves_to_the_library_what_is_not_given(calls: dict[str, Any], 
     assert run("measure", "--sizes", 64, "--out", tmp_path / "a.nc").exit_code == 0
     assert calls["load"] == {"model": None, "dtype": None, "device": None}
     assert {name for name, value in calls["measure"].items() if value is None} == {
-        *("prompts", "samples", "steps", "guidance_scale", "rows")
+        *("prompts", "samples", "steps", "guidance_scale", "rows", "train_size")
     }
     assert calls["measure"]["scaling"] == ("original",)
     assert calls["measure"]["statistics"] == ("entropy", "sigma2")
@@ -54,6 +56,8 @@ def test_the_output_is_checked_before_the_model_is_loaded(calls: dict[str, Any],
     refused(run("measure", "--sizes", 64, "--out", there), str(there), "--overwrite")
     refused(run("measure", "--sizes", 64, "--out", tmp_path / "none" / "a.nc"), "none")
     refused(run("measure", "--sizes", 64, "--out", tmp_path), "folder")
+    for size, message in (("x", "sizes must be whole numbers of pixels"), ("64,32", "train-size must be one size")):
+        refused(run("measure", "--sizes", 64, "--train-size", size, "--out", tmp_path / "a.nc"), message)
     assert calls == {}
     assert run("measure", "--sizes", 64, "--out", there, "--overwrite").exit_code == 0
     assert "measure" in calls

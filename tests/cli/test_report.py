@@ -36,7 +36,7 @@ def test_report_on_the_command_line(saved: Path, tmp_path: Path, undrawn: None) 
     assert "within 0.05 nats" in out.read_text(encoding="utf-8")
     result = run(*words)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == f"error: {out} exists already; overwrite=True (--overwrite) replaces it.\n"
+    assert result.stderr == f"error: {out} exists already; --overwrite replaces it.\n"
     assert run(*words, "--overwrite").exit_code == 0
 
 
