@@ -65,4 +65,4 @@ def test_simulation_needs_no_pipeline(
     monkeypatch.setattr(gaussian_ablation, "measured", lambda source: {"source": source})
     monkeypatch.setattr(gaussian_ablation, "files", lambda ds, out: [out / f"{ds['source']}.csv"])
     command(gaussian_ablation, ["--out", str(tmp_path)])
-    assert capsys.readouterr().out == f"{tmp_path / 'None.csv'}\n"
+    assert capsys.readouterr().out == f"wrote {tmp_path / 'None.csv'}\n"
