@@ -13,7 +13,10 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 LARGEST = 500_000
 """Bytes of a notebook with its outputs."""
 
-NOISE = re.compile(r"/home/|/tmp/|/root/|/usr/|site-packages|Warning:|\d+%\|.*\||it/s\]|0x[0-9a-f]{8}")
+NOISE = re.compile(
+    r"/home/|/tmp/|/root/|/usr/|/opt/|/mnt/|/Users/|site-packages|ipykernel_launcher|Warning:|\d+%\|.*\||it/s\]"
+    r"|0x[0-9a-f]{8}"
+)
 """What differs from machine to machine: paths, warnings, progress bars, addresses."""
 
 executed = runpy.run_path(str(FOLDER / "execute.py"))["executed"]
