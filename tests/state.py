@@ -2,12 +2,12 @@
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from torch import Tensor
 from torch.nn.attention import flex_attention as flex
 
 from entropylab.capture.forwards import running
 from entropylab.capture.interception import active
+from entropylab.pipelines.backends import process_wide
 
 
 def attentions(*models):
@@ -29,7 +29,7 @@ def state(*modules):
         functions,
         inherited,
         backends,
-        _AttentionBackendRegistry.get_active_backend(),
+        process_wide(),
         torch._C._len_torch_function_stack(),
         len(active),
         running(),
