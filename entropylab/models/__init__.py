@@ -135,7 +135,7 @@ def read(source: str | Path, dtype: Any) -> Any:
             borrowed["vae"] = AutoencoderKL.from_pretrained(FOLDER / "vae", **options)
         with ExitStack() as stack:
             if source in EMBEDDED:
-                stack.enter_context(without_bars())
+                stack.enter_context(in_silence())
             return pipeline_class(source).from_pretrained(str(source), **options, **borrowed)
     except (OSError, ValueError, RuntimeError, AttributeError, ImportError) as error:
         reason = one_line(error, 300)
@@ -149,19 +149,24 @@ def read(source: str | Path, dtype: Any) -> Any:
 
 
 @contextmanager
-def without_bars() -> Iterator[None]:
-    """No progress bars of diffusers and transformers: an embedded pipeline is read in a second."""
+def in_silence() -> Iterator[None]:
+    """No progress bars and advice of diffusers and transformers: an embedded pipeline is read in a second."""
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 
-    shown = [library for library in (of_diffusers, of_transformers) if library.is_progress_bar_enabled()]
-    for library in shown:
+    libraries = (of_diffusers, of_transformers)
+    shown = [library for library in libraries if library.is_progress_bar_enabled()]
+    spoken = [library.get_verbosity() for library in libraries]
+    for library in libraries:
         library.disable_progress_bar()
+        library.set_verbosity_error()
     try:
         yield
     finally:
         for library in shown:
             library.enable_progress_bar()
+        for library, verbosity in zip(libraries, spoken, strict=True):
+            library.set_verbosity(verbosity)
 
 
 def pipeline_class(source: str | Path) -> Any:

@@ -199,3 +199,22 @@ def test_a_run_continues_where_it_stopped(tmp_path):
     assert start == 5
     assert not torch.equal(train(5, tmp_path / "short")[1], whole)
     torch.testing.assert_close(rest, whole)
+
+
+def test_an_embedded_pipeline_is_read_in_silence(capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    libraries = (of_diffusers, of_transformers)
+    before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+    during = []
+    monkeypatch.setattr(
+        "entropylab.models.pipeline_class", lambda source: during.append(of_transformers.get_verbosity())
+    )
+    with pytest.raises(EntropyLabError, match="can't be read as a pipeline"):
+        entropylab.load()
+    assert during == [of_transformers.ERROR]
+    monkeypatch.undo()
+    entropylab.load()
+    assert [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries] == before
+    assert capfd.readouterr() == ("", "")
