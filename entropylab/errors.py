@@ -28,6 +28,12 @@ def one_line(error: BaseException, most: int | None = None) -> str:
     return " ".join((said or type(error).__name__).split())[:most]
 
 
+def names_of(value: Any) -> tuple[str, ...]:
+    """A name, or a list or tuple of names, as a tuple; nothing of anything else, for the caller to refuse."""
+    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
+    return names if all(isinstance(name, str) for name in names) else ()
+
+
 def check_int(name: str, value: Any, least: int = 1) -> int:
     """``value``, if it is an int that is not too small."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:

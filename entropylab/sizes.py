@@ -14,6 +14,7 @@ AnySize = str | int | Size
 """A label ("64x64"), a side, or a pair."""
 
 WRITTEN = re.compile(r"([0-9]+)(?:[xX]([0-9]+))?")
+"""A size as it is typed: "64", a square, or "96x128"."""
 
 
 def size_label(size: AnySize) -> str:

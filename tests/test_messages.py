@@ -18,6 +18,7 @@ import entropylab
 from entropylab import EntropyLabError
 from entropylab.calibration import ByLayer
 from entropylab.figures import defects_checked, grids
+from entropylab.measuring.logits import sampled_logits
 from entropylab.plot.layers import steps_table
 from entropylab.prompts import read_prompts
 from entropylab.prompts.captions import import_pyarrow
@@ -76,7 +77,24 @@ def test_what_a_calibration_can_not_be_asked(random_pipe: Any) -> None:
     refuses("iterations must be an int >= 1. Got 0", call(iterations=0))
 
 
+@pytest.mark.parametrize("names", [3, None, [], [["entropy"]], {"entropy": 1}])
+def test_names_that_are_none(random_pipe: Any, names: Any) -> None:
+    q = torch.zeros(1, 5, 8)
+    for argument, call in {
+        "statistics": lambda: entropylab.row_statistics(q, q, statistics=names),
+        "kinds": lambda: entropylab.rescale(random_pipe, kinds=names).__enter__(),
+        "layers": lambda: sampled_logits(random_pipe, lambda: None, names),
+        "metrics": lambda: entropylab.evaluate(random_pipe, [32], metrics=names),
+    }.items():
+        refuses(f"{argument} must be ", call)
+        refuses(f"Got {names!r}.", call)
+
+
 def test_what_can_not_be_simulated() -> None:
+    refuses(
+        "scaling must be some of 'original', 'sqrt_log', or numbers. Got None",
+        lambda: entropylab.simulate_dataset((16, 64), scaling=None),  # type: ignore[arg-type]
+    )
     refuses("train_tokens must be an int >= 1. Got 0", lambda: entropylab.simulate_dataset((16, 64), train_tokens=0))
     refuses("tokens must be different numbers of keys, at least one. Got 64", lambda: entropylab.simulate_dataset(64))  # type: ignore[arg-type]
 

@@ -137,7 +137,7 @@ def measure(
     epilog="\b\nExamples:\n  entropylab status RUN/\n  entropylab status RUN/ --check",
 )
 def status(
-    run: Annotated[Path, typer.Argument(metavar="RUN", show_default=False, help="Folder of the run.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")],
     check: Annotated[bool, typer.Option("--check", help="Read every unit and verify its checksum.")] = False,
 ) -> None:
     """``entropylab status``."""

@@ -10,10 +10,7 @@ import entropylab
 from ..errors import EntropyLabError
 from ..files import check_writable, write_whole
 from ..sizes import split
-from .application import (
-    Overwrite,
-    app,
-)
+from .application import Overwrite, app
 
 TOLERANCE = 0.1
 """What the law may be off by [nats], as in `entropylab.law.validity`, whose file takes long to import."""

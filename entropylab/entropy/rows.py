@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from ..errors import EntropyLabError
+from ..errors import EntropyLabError, names_of
 
 STATISTICS = ("entropy", "lse", "mean", "variance", "third", "fourth", "sensitivity")
 
@@ -148,10 +148,10 @@ def check_rows(
     if not 0 <= scale < float("inf"):
         raise EntropyLabError(f"scale must be a finite number >= 0. Got {scale}.")
     check_mask(mask, (*q.shape[:-1], k.shape[-2]))
-    names = (statistics,) if isinstance(statistics, str) else tuple(statistics)
+    names = names_of(statistics)
     unknown = [name for name in names if name not in STATISTICS]
     if unknown or not names:
-        raise EntropyLabError(f"statistics must be some of {', '.join(STATISTICS)}. Got {list(names)}.")
+        raise EntropyLabError(f"statistics must be some of {', '.join(STATISTICS)}. Got {statistics!r}.")
     return Rows(q, k, scale, mask, is_causal, names)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ..errors import EntropyLabError
+from ..errors import EntropyLabError, names_of
 from .joint import IMAGE, image_part
 
 Kinds = str | Sequence[str]
@@ -90,8 +90,8 @@ def kinds_of(kind: Kinds) -> tuple[str, ...]:
 
 def words_of(name: str, value: Any, what: str) -> tuple[str, ...]:
     """A word or several as a tuple."""
-    words = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
-    if not words or not all(isinstance(word, str) for word in words):
+    words = names_of(value)
+    if not words:
         raise EntropyLabError(f"{name} must be {what}. Got {value!r}.")
     return words
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..capture import AttentionCall, intercept
 from ..entropy.rows import check_rows, masked_out
-from ..errors import EntropyLabError, check_int
+from ..errors import EntropyLabError, check_int, names_of
 from ..pipelines import denoisers
 from ..wording import counted
 
@@ -78,7 +78,9 @@ def sampled_logits(
     Raises:
         EntropyLabError: no such layer ran.
     """
-    patterns = (layers,) if isinstance(layers, str) else tuple(layers)
+    patterns = names_of(layers)
+    if not patterns:
+        raise EntropyLabError(f"layers must be a pattern of layer paths, or several. Got {layers!r}.")
     found: dict[str, list[Tensor]] = {}
     met: list[str] = []
 

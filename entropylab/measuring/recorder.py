@@ -13,7 +13,7 @@ from .. import pipelines
 from ..capture import AttentionCall, Interception
 from ..capture.inputs import Inputs
 from ..dataset import describe
-from ..errors import EntropyLabError
+from ..errors import EntropyLabError, names_of
 from ..pipelines.sight import Sight
 from ..scaling import rule_at_work
 from ..sizes import Size
@@ -21,7 +21,7 @@ from ..wording import counted
 from .cells import Cells, LayerLabel
 from .layout import dataset_of
 from .provenance import provenance
-from .reduce import Reduction, is_listing
+from .reduce import Reduction
 from .run import Run
 from .steps import DenoiserCall
 
@@ -100,8 +100,7 @@ class Recorder:
         if self.foreign:
             return
         self.finish_run()
-        prompt = arguments.get("prompt")
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt or ()) if is_listing(prompt) else []
+        prompts = names_of(arguments.get("prompt"))
         images = arguments.get("num_images_per_prompt") or 1
         self.run = self.new_run(
             self.sight.size, prompts=[text for text in prompts for _ in range(images)], is_call=True

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from .. import pipelines
-from ..errors import EntropyLabError, EntropyLabWarning, check_count
+from ..errors import EntropyLabError, EntropyLabWarning, check_count, names_of
 from ..pipelines import KINDS
 from ..pipelines.sight import observed
 from ..scaling import known_train_size
@@ -15,7 +15,7 @@ from ..sizes import Size
 from ..wording import counted
 from .cells import Cells, check_keep
 from .recorder import Recorder
-from .reduce import Reduction, check_statistics, is_listing
+from .reduce import Reduction, check_statistics
 
 DEFAULT_STATISTICS = ("entropy", "sigma2")
 
@@ -125,9 +125,7 @@ def check_patterns(pipe: Any, patterns: Any) -> tuple[str, ...]:
     if patterns is None:
         return ()
     known = pipelines.layers(pipe)
-    chosen = (
-        (patterns,) if isinstance(patterns, str) else tuple(patterns) if is_listing(patterns) else (repr(patterns),)
-    )
+    chosen = names_of(patterns)
     for pattern in chosen:
         if pattern not in KINDS and not any(fnmatchcase(layer.path, pattern) for layer in known):
             raise EntropyLabError(
@@ -135,5 +133,5 @@ def check_patterns(pipe: Any, patterns: Any) -> tuple[str, ...]:
                 f"Got {pattern!r}, which matches none of the {len(known)} layers."
             )
     if not chosen:
-        raise EntropyLabError("layers must name at least one kind or pattern, or be None for all. Got nothing.")
+        raise EntropyLabError(f"layers must name at least one kind or pattern, or be None for all. Got {patterns!r}.")
     return chosen

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..capture import AttentionCall
 from ..entropy import RowStatistics
 from ..entropy.parts import Parts, needed
-from ..errors import EntropyLabError
+from ..errors import EntropyLabError, names_of
 from .asked import Where, rows_at, some_rows
 from .looks import Look, joined, look_among
 
@@ -28,16 +28,11 @@ ROW_STATISTICS = {
 
 def check_statistics(statistics: Any) -> tuple[str, ...]:
     """``statistics`` as a tuple of known names, or an EntropyLabError."""
-    names = (statistics,) if isinstance(statistics, str) else tuple(statistics) if is_listing(statistics) else ()
+    names = names_of(statistics)
     unknown = [name for name in names if name not in ROW_STATISTICS]
     if unknown or not names or len(set(names)) < len(names):
         raise EntropyLabError(f"statistics must be some of {', '.join(ROW_STATISTICS)}, each once. Got {statistics!r}.")
     return names
-
-
-def is_listing(value: Any) -> bool:
-    """Whether ``value`` is a list or tuple of names."""
-    return isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
 
 
 SPLIT = (

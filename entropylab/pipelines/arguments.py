@@ -128,9 +128,8 @@ def colour_of(path: str, tensor: Tensor) -> str | None:
     listed = path[-1:].isdigit()
     words = re.split(r"[._]", path)
     is_picture = any(word.startswith(PICTURES) for word in words)
-    dims = (
-        (2, 3, 4) if listed and is_picture else (2, 3) if listed else (3,)
-    )  # pictures to be cut into tokens come listed
+    cut = (4,) if is_picture else ()  # pictures yet to be cut into tokens come listed
+    dims = (2, 3, *cut) if listed else (3,)
     are_tokens = tensor.ndim in dims or path.startswith("encoder_hidden_states")
     is_denoised = path.endswith("hidden_states") and "encoder" not in words and not is_picture
     if not are_tokens or is_denoised or any(word.startswith(NO_TOKENS) for word in words):

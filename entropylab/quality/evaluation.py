@@ -10,7 +10,7 @@ import xarray as xr
 
 from .. import pipelines
 from ..bars import progress_bar, quiet
-from ..errors import EntropyLabError, check_count
+from ..errors import EntropyLabError, check_count, names_of
 from ..measuring.checks import call_settings, check_prompts, check_seed
 from ..measuring.provenance import provenance
 from ..models.prompts import is_embedded
@@ -204,7 +204,7 @@ def drawing(call: Draw | None, settings: dict[str, Any], steps: int | None, guid
 
 def check_metrics(metrics: Any) -> tuple[str, ...]:
     """Some metrics that are known, or an EntropyLabError."""
-    names = (metrics,) if isinstance(metrics, str) else tuple(metrics) if isinstance(metrics, list | tuple) else ()
+    names = names_of(metrics)
     if not names or any(name not in FIGURES for name in names):
         raise EntropyLabError(f"metrics must be some of {', '.join(FIGURES)}. Got {metrics!r}.")
     return names

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .. import pipelines
 from ..capture import AttentionCall
 from ..capture.inputs import Inputs
-from ..errors import EntropyLabError, EntropyLabWarning
+from ..errors import EntropyLabError, EntropyLabWarning, names_of
 from ..pipelines import KINDS
 from ..pipelines.sight import Sight, observed
 from ..sizes import Size
@@ -139,7 +139,7 @@ def warn_of_untouched(rescaling: Rescaling, unseen: Mapping[str, str], rule: Nam
 
 def check_kinds(kinds: Any) -> tuple[str, ...]:
     """Kinds of layers as a tuple, or an EntropyLabError."""
-    names = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    names = names_of(kinds)
     if not names or any(name not in KINDS for name in names):
         raise EntropyLabError(f"kinds must be some of {', '.join(KINDS)}. Got {kinds!r}.")
     return names

@@ -65,7 +65,7 @@ def simulate_dataset(
     if not isinstance(tokens, list | tuple | np.ndarray) or not len(tokens) or len(set(tokens)) < len(tokens):
         raise EntropyLabError(f"tokens must be different numbers of keys, at least one. Got {tokens!r}.")
     trained = check_count("train_tokens", train_tokens, tokens[min(1, len(tokens) - 1)])
-    scaling = (scaling,) if isinstance(scaling, str) else tuple(scaling)
+    scaling = scaling if isinstance(scaling, list | tuple) else (scaling,)
     multipliers = np.array([[multiplier_of(rule, number, trained) for rule in scaling] for number in tokens])
     seed = settings.pop("seed", 0)
     cells = np.array(
