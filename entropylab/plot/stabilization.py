@@ -7,7 +7,7 @@ import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
 
-from ..errors import EntropyLabError, names_of
+from ..errors import EntropyLabError
 from ..law.averages import Kinds
 from ..law.drift import MEAN, drift, training_size
 from ..sizes import AnySize, size_label
@@ -83,8 +83,8 @@ def check_sizes(rows: pd.DataFrame, sizes: tuple[AnySize, AnySize] | None, train
 def check_scaling(rows: pd.DataFrame, scaling: Sequence[str] | None) -> list[str]:
     """The scalings to draw, "original" first."""
     have = list(dict.fromkeys(rows["scaling"]))
-    wanted = have if scaling is None else names_of(scaling)
-    if not wanted or not set(wanted) <= set(have):
+    wanted = have if scaling is None else [scaling] if isinstance(scaling, str) else list(scaling)
+    if not set(wanted) <= set(have):
         raise EntropyLabError(f"scaling must be some of those measured, {have}. Got {scaling!r}.")
     return ["original", *(name for name in wanted if name != "original")]
 

@@ -196,7 +196,7 @@ BAD = [
     ([64], {"train_size": 0}, "sizes must be positive"),
     ([64], {"seed": 2**70}, "seed must be an int >= 0"),
     ([64], {"guidance_scale": float("nan")}, "guidance_scale must be a finite number"),
-    ([64], {"layers": 3}, "matches none of the 14 layers"),
+    ([64], {"layers": 3}, "layers must name at least one kind or pattern.* Got 3"),
     ([64], {"keep": 3}, "keep must be some of"),
     ([64], {"prompts": "a " * 300}, "existing text file"),
     ([64], {"call": print, "steps": 3}, "with call=, set them there"),
