@@ -31,8 +31,9 @@ def row_statistics(
         is_causal: query i attends to keys 0..i only, beside what ``mask`` says.
         statistics: some of "entropy", "lse", "mean", "variance" (which `entropylab.measure` calls sigma2), "third",
             "fourth" and "sensitivity".
-        backend: "triton" (the fused kernel, on CUDA), "sdpa" (the attention identity), "reference" (chunks of the plain
-            softmax), or "auto": the first of these that can answer.
+        backend: "triton" (the fused kernel, on CUDA), "native" (the same in C, on the CPU, compiled at first use),
+            "sdpa" (the attention identity), "reference" (chunks of the plain softmax), or "auto": the first of these
+            that can answer.
 
     Returns:
         RowStatistics of tensors (..., heads, queries), float32 (float64 for float64 input). Entropy and LSE in nats.

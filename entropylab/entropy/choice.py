@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..errors import EntropyLabError
-from . import reference, sdpa, triton
+from . import native, reference, sdpa, triton
 from .rows import Rows, RowStatistics
 
-BACKENDS = ("auto", "triton", "sdpa", "reference")
+BACKENDS = ("auto", "triton", "native", "sdpa", "reference")
 """What ``backend`` may be; after "auto" the backends in the order in which it tries them."""
 
 
@@ -29,11 +29,12 @@ class Choice:
 
     def __call__(self, rows: Rows) -> RowStatistics:
         """Ask the backend."""
-        return {"triton": triton, "sdpa": sdpa, "reference": reference}[self.name].row_statistics(rows)
+        backends = {"triton": triton, "native": native, "sdpa": sdpa, "reference": reference}
+        return backends[self.name].row_statistics(rows)
 
 
 def choose(rows: Rows, backend: str = "auto") -> Choice:
-    """The backend that answers ``rows``: the one asked for, or the first of triton, sdpa and reference that can.
+    """The backend that answers ``rows``: the one asked for, or the first of ``BACKENDS`` that can.
 
     Raises:
         EntropyLabError: no such backend, or it can't be used here; the message says why.
@@ -53,8 +54,8 @@ def why_not(name: str, rows: Rows, unasked: bool) -> str | None:
     """Why a backend can't answer ``rows``, or should not ``unasked``; None if it may."""
     if name == "reference":
         return None
-    if name == "sdpa":
-        return sdpa.why_not(rows)
+    if name in ("sdpa", "native"):
+        return (sdpa if name == "sdpa" else native).why_not(rows)
     if unasked and triton.interpreted():
         return "TRITON_INTERPRET=1 is for tests of the kernel"
     return triton.why_not(rows)

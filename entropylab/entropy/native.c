@@ -1,0 +1,491 @@
+/* Statistics of the rows of softmax(scale q k^T + mask) in one streaming pass, for CPUs; no map is ever stored.
+ *
+ * A few rows by a panel of keys at a time stay in registers; a tile of logits, in units of log 2, stays in the first
+ * cache. For every row run a maximum M and the sums of p, p z, p z^2 (z = s - M, p = 2^z), which are shifted when M
+ * moves, and of the first four powers of s - pivot over its keys. Keys are centred first, which changes no softmax and
+ * takes a common offset of the logits away before it can cost digits.
+ *
+ * Vector extensions that GCC and Clang have on every machine; no header of PyTorch, no library but libm and pthreads.
+ */
+#include <math.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+enum { LANES = 16, BLOCK = 12 };
+#elif defined(__AVX__)
+#include <immintrin.h>
+enum { LANES = 8, BLOCK = 6 };
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+enum { LANES = 4, BLOCK = 12 };
+#else
+enum { LANES = 4, BLOCK = 6 };
+#endif
+enum { PANEL = 2 * LANES, TILE = 256, ROWS = 96, WIDEST = 256, STATISTICS = 7, COUNTS = 4, PARTS = 4, OF_PART = 6 };
+enum { BETWEEN = COUNTS + 2 * STATISTICS, NUMBERS = BETWEEN + 1 + PARTS * OF_PART };
+enum { ENTROPY, LSE, MEAN, VARIANCE, THIRD, FOURTH, SENSITIVITY };
+enum { FLOAT32, BFLOAT16, FLOAT16 };
+
+#define VECTOR __attribute__((vector_size(4 * LANES)))
+#define INLINE static inline __attribute__((always_inline))
+typedef float vec VECTOR;
+typedef int32_t ints VECTOR;
+
+static const float LOG2E = 1.4426950408889634f, LEFT_OUT = -9999.f, CLOSED = -1e38f, SMALLEST = -126.f;
+static const double LN2 = 0.69314718055994531;
+
+INLINE vec all(float x) {
+#if defined(__AVX512F__)
+  return (vec)_mm512_set1_ps(x);
+#elif defined(__AVX__)
+  return (vec)_mm256_set1_ps(x);
+#else
+  return (vec){x, x, x, x};
+#endif
+}
+INLINE vec larger(vec a, vec b) { /* b where a is NaN */
+#if defined(__AVX512F__)
+  return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX__)
+  return (vec)_mm256_max_ps((__m256)a, (__m256)b);
+#elif defined(__ARM_NEON)
+  return (vec)vmaxnmq_f32((float32x4_t)a, (float32x4_t)b);
+#else
+  ints first = (ints)(a > b);
+  return (vec)(((ints)a & first) | ((ints)b & ~first));
+#endif
+}
+INLINE float largest(vec x) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps((__m512)x);
+#elif defined(__AVX__)
+  __m128 half = _mm_max_ps(_mm256_castps256_ps128((__m256)x), _mm256_extractf128_ps((__m256)x, 1));
+  half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
+#else
+  float most = x[0];
+  for (int e = 1; e < LANES; e++) most = x[e] > most ? x[e] : most;
+  return most;
+#endif
+}
+INLINE vec load(const float *from) { vec x; memcpy(&x, from, sizeof x); return x; }
+INLINE void store(float *to, vec x) { memcpy(to, &x, sizeof x); }
+INLINE float total(vec x) { float sum = 0; for (int e = 0; e < LANES; e++) sum += x[e]; return sum; }
+
+/* 2^x for -126 <= x <= 0, within 1e-7 of the value: minimax polynomial between two whole numbers. */
+INLINE vec exp2_of(vec x) {
+  const vec magic = all(12582912.f); /* 1.5 * 2^23: adding it rounds to a whole number */
+  vec whole = x + magic, rest = x - (whole - magic), p = all(1.32765e-3f);
+  p = p * rest + all(9.67554e-3f);
+  p = p * rest + all(5.550713e-2f);
+  p = p * rest + all(2.4022120e-1f);
+  p = p * rest + all(6.9314697e-1f);
+  p = p * rest + all(1.00000007f);
+  return (vec)((ints)p + ((ints)whole << 23));
+}
+
+typedef struct {
+  const void *q, *k, *mask;
+  const uint8_t *counted;
+  int64_t batch, heads, key_heads, queries, keys, width;
+  int64_t q_strides[4], k_strides[4], mask_strides[4], counted_strides[3]; /* elements: batch, heads, tokens, d */
+  int64_t dtype, mask_is_bool, is_causal, wanted; /* wanted: a bit a statistic */
+  int64_t parts;         /* how many parts the keys are in, 1 to PARTS */
+  const int32_t *order;  /* (batch, keys): the keys, those of one part after those of another; null as they stand */
+  const int64_t *bounds; /* (batch, parts + 1): where in this order each part begins and ends */
+  double scale;
+  float *rows[STATISTICS]; /* each (batch, heads, queries), or null */
+  int64_t *row_keys;       /* likewise */
+  double *sums; /* (batch, heads, NUMBERS), or null: rows valid, empty and bad, keys; over the valid rows the sums of
+                   the statistics, of their squares, of the entropy between the parts; and of each part: rows that have
+                   keys in it, sums of keys, weight, what it adds to the entropy, entropy and variance within it */
+  int64_t threads;
+  void (*parallel)(void (*)(void *), void *, unsigned, unsigned); /* GOMP_parallel of torch's OpenMP, or null */
+} Question;
+
+typedef struct { /* of one row, over the keys met so far */
+  vec p, pz, pzz, first, second, third, fourth;
+  float most, pivot;
+  int64_t keys;
+} Row;
+
+typedef struct {
+  const Question *asked;
+  int64_t first_head, last_head, tiles_of_rows, room; /* room: floats of one packed key head */
+  float *packed, *centres;
+  double *partial;
+  int64_t next, failed;
+} Work;
+
+INLINE float float16(uint16_t half) {
+  uint32_t sign = (uint32_t)(half & 0x8000) << 16, rest = half & 0x7fff, bits;
+  if (rest >= 0x7c00) bits = sign | 0x7f800000 | (rest & 0x3ff) << 13;
+  else if (rest >= 0x400) bits = sign | ((rest + 0x1c000) << 13);
+  else { float tiny = (float)rest * 5.9604644775390625e-8f; memcpy(&bits, &tiny, 4); bits |= sign; }
+  float x;
+  memcpy(&x, &bits, 4);
+  return x;
+}
+
+/* One token's d numbers as float32. */
+static void unpack(float *to, const void *from, int64_t start, int64_t stride, int64_t width, int64_t dtype) {
+  if (dtype == FLOAT32) {
+    const float *x = (const float *)from + start;
+    for (int64_t c = 0; c < width; c++) to[c] = x[c * stride];
+  } else {
+    const uint16_t *x = (const uint16_t *)from + start;
+    if (dtype == FLOAT16) for (int64_t c = 0; c < width; c++) to[c] = float16(x[c * stride]);
+    else for (int64_t c = 0; c < width; c++) {
+      uint32_t bits = (uint32_t)x[c * stride] << 16;
+      memcpy(to + c, &bits, 4);
+    }
+  }
+}
+
+/* Where a part of the keys begins in the order; as packed, every part begins with a panel of its own. */
+INLINE int64_t bound(const Question *a, int64_t batch, int64_t part) {
+  return a->bounds ? a->bounds[batch * (a->parts + 1) + part] : part * a->keys;
+}
+INLINE int64_t padded(int64_t keys) { return (keys + PANEL - 1) / PANEL * PANEL; }
+
+static void pack_keys(Work *work, int64_t head) {
+  const Question *a = work->asked;
+  const int64_t *by = a->k_strides, width = a->width;
+  int64_t start = head / a->key_heads * by[0] + head % a->key_heads * by[1], used = 0;
+  float *packed = work->packed + (head - work->first_head) * work->room;
+  float *centre = work->centres + (head - work->first_head) * width, token[WIDEST];
+  double sum[WIDEST] = {0};
+  const int32_t *order = a->order ? a->order + head / a->key_heads * a->keys : NULL;
+  memset(packed, 0, sizeof(float) * (size_t)work->room);
+  float *at = packed;
+  for (int64_t part = 0; part < a->parts; part++) {
+    int64_t from = bound(a, head / a->key_heads, part), keys = bound(a, head / a->key_heads, part + 1) - from;
+    for (int64_t j = 0; j < keys; j++) {
+      float *panel = at + j / PANEL * PANEL * width + j % PANEL, any = 0;
+      int64_t place = order ? order[from + j] : from + j;
+      unpack(token, a->k, start + place * by[2], by[3], width, a->dtype);
+      for (int64_t c = 0; c < width; c++) { panel[c * PANEL] = token[c]; any += token[c] * 0.f; }
+      if (any == 0) { used++; for (int64_t c = 0; c < width; c++) sum[c] += token[c]; } /* neither NaN nor infinity */
+    }
+    at += padded(keys) * width;
+  }
+  for (int64_t c = 0; c < width; c++) centre[c] = used ? (float)(sum[c] / (double)used) : 0.f;
+  for (float *panel = packed; panel < at; panel += PANEL * width)
+    for (int64_t c = 0; c < width; c++)
+      for (int e = 0; e < PANEL; e += LANES)
+        store(panel + c * PANEL + e, load(panel + c * PANEL + e) - all(centre[c]));
+}
+
+/* Logits of BLOCK rows and a tile of keys; the largest of every row, as lanes. */
+INLINE void logits_of(const float *q, const float *k, int64_t width, int64_t keys, float s[BLOCK][TILE], vec most[BLOCK]) {
+  for (int a = 0; a < BLOCK; a++) most[a] = all(CLOSED);
+  for (int64_t j = 0; j < keys; j += PANEL, k += PANEL * width) {
+    vec left[BLOCK], right[BLOCK];
+    for (int a = 0; a < BLOCK; a++) left[a] = right[a] = all(0);
+    for (int64_t c = 0; c < width; c++) {
+      vec k0 = load(k + c * PANEL), k1 = load(k + c * PANEL + LANES);
+#pragma GCC unroll 12
+      for (int a = 0; a < BLOCK; a++) {
+        vec x = all(q[c * BLOCK + a]);
+        left[a] += x * k0;
+        right[a] += x * k1;
+      }
+    }
+#pragma GCC unroll 12
+    for (int a = 0; a < BLOCK; a++) {
+      store(s[a] + j, left[a]);
+      store(s[a] + j + LANES, right[a]);
+      most[a] = larger(larger(left[a], right[a]), most[a]);
+    }
+  }
+}
+
+/* Close what a row's mask leaves out of a tile, and add what it adds; how many keys are left. */
+static int64_t masked(const Question *a, int64_t head, int64_t i, int64_t j0, int64_t keys, float *s, int32_t *open) {
+  int64_t left = 0, batch = head / a->heads, wide = (keys + LANES - 1) / LANES * LANES;
+  const int32_t *order = a->order ? a->order + batch * a->keys + j0 : NULL;
+  for (int64_t j = 0; j < wide; j++) open[j] = -(int32_t)(j < keys);
+  if (a->is_causal) for (int64_t j = 0; j < keys; j++) open[j] = -(int32_t)((order ? order[j] : j0 + j) <= i);
+  if (a->mask) {
+    const int64_t *by = a->mask_strides, step = by[3];
+    int64_t start = batch * by[0] + head % a->heads * by[1] + i * by[2] + (order ? 0 : j0 * step);
+    const uint8_t *flags = (const uint8_t *)a->mask + start;
+    const float *bias = (const float *)a->mask + start;
+    if (a->mask_is_bool && order) for (int64_t j = 0; j < keys; j++) open[j] &= -(int32_t)(flags[order[j] * step] != 0);
+    else if (a->mask_is_bool) for (int64_t j = 0; j < keys; j++) open[j] &= -(int32_t)(flags[j * step] != 0);
+    else for (int64_t j = 0; j < keys; j++) {
+      float added = bias[(order ? order[j] : j) * step];
+      open[j] &= -(int32_t)!(added <= LEFT_OUT);
+      s[j] += added * LOG2E;
+    }
+  }
+  for (int64_t j = 0; j < wide; j++) { s[j] = open[j] ? s[j] : CLOSED; left -= open[j]; }
+  return left;
+}
+
+/* Take a tile of a row's logits in. level 0: entropy and lse; 1: with the variance; 2: everything. */
+INLINE void take(Row *row, const float *s, const int32_t *open, int64_t keys, float most, int64_t left, int level) {
+  if (row->keys == 0) {
+    row->most = most;
+    if (open) { /* a centre near the row's mean: the keys' centre is that only where all of them count */
+      double sum = 0;
+      for (int64_t j = 0; j < keys; j++) sum += open[j] ? s[j] : 0;
+      row->pivot = isfinite(sum) ? (float)(sum / (double)left) : 0.f;
+    }
+  } else if (most > row->most) {
+    float move = row->most - most, fade = exp2f(move);
+    vec by = all(move), much = all(fade);
+    if (level > 1) row->pzz = much * (row->pzz + by * (all(2) * row->pz + by * row->p));
+    row->pz = much * (row->pz + by * row->p);
+    row->p *= much;
+    row->most = most;
+  }
+  row->keys += left;
+  const vec top = all(row->most), pivot = all(row->pivot), lowest = all(SMALLEST);
+  vec p = all(0), pz = p, pzz = p, first = p, second = p, third = p, fourth = p;
+  for (int64_t j = 0; j < keys; j += LANES) {
+    vec x = load(s + j), z = larger(x - top, lowest), e = exp2_of(z), c = x - pivot;
+    if (open) {
+      ints here;
+      memcpy(&here, open + j, sizeof here);
+      c = (vec)((ints)c & here);
+      e = (vec)((ints)e & here);
+    }
+    vec ez = e * z;
+    p += e;
+    pz += ez;
+    first += c;
+    if (level > 0) { vec cc = c * c; second += cc; if (level > 1) { third += cc * c; fourth += cc * cc; } }
+    if (level > 1) pzz += ez * z;
+  }
+  row->p += p;
+  row->pz += pz;
+  row->first += first;
+  if (level > 0) row->second += second;
+  if (level > 1) { row->pzz += pzz; row->third += third; row->fourth += fourth; }
+}
+
+/* A row's statistics, natural logarithms; shift is what centring the keys took from every logit. */
+static void finish(const Row *row, double shift, double *found) {
+  double n = (double)row->keys, p = total(row->p), z = total(row->pz) / p, spread = total(row->pzz) / p - z * z;
+  double m1 = total(row->first) / n, m2 = total(row->second) / n, m3 = total(row->third) / n, m4 = total(row->fourth) / n;
+  double variance = m2 - m1 * m1, third = m3 - 3 * m1 * m2 + 2 * m1 * m1 * m1;
+  double moment = m4 - 4 * m1 * m3 + 6 * m1 * m1 * m2 - 3 * m1 * m1 * m1 * m1;
+  double lost = isnan(m1) || row->keys == 0 ? NAN : 0; /* a NaN among the logits is lost in maxima */
+  found[ENTROPY] = LN2 * fmax(log2(p) - z, 0) + lost;
+  found[LSE] = LN2 * (row->most + log2(p)) + shift + lost;
+  found[MEAN] = LN2 * (m1 + row->pivot) + shift;
+  found[VARIANCE] = LN2 * LN2 * (variance > 0 ? variance : variance * 0);
+  found[THIRD] = LN2 * LN2 * LN2 * third;
+  found[FOURTH] = LN2 * LN2 * LN2 * LN2 * (moment - 3 * variance * variance);
+  found[SENSITIVITY] = LN2 * LN2 * fmax(spread, 0) + lost;
+  if (isnan(p)) found[ENTROPY] = found[LSE] = found[SENSITIVITY] = NAN;
+}
+
+/* A whole row's statistics from those of the parts of its keys (chain rule, total variance); the weight of each. */
+static int64_t combine(const Row *rows, int64_t parts, double shift, double found[PARTS][STATISTICS], double *whole,
+                       double *weight, double *between) {
+  int64_t keys = 0;
+  double most = -INFINITY, sum = 0, mean = 0, expected = 0, m2 = 0, m3 = 0, m4 = 0;
+  *between = 0;
+  for (int64_t m = 0; m < parts; m++) {
+    keys += rows[m * ROWS].keys;
+    finish(rows + m * ROWS, shift, found[m]);
+    if (rows[m * ROWS].keys && !(found[m][LSE] <= most)) most = found[m][LSE];
+  }
+  if (parts == 1) { memcpy(whole, found[0], sizeof found[0]); weight[0] = 1; return keys; }
+  for (int64_t m = 0; m < parts; m++) sum += weight[m] = rows[m * ROWS].keys ? exp(found[m][LSE] - most) : 0;
+  for (int x = 0; x < STATISTICS; x++) whole[x] = 0;
+  whole[LSE] = most + log(sum);
+  for (int64_t m = 0; m < parts; m++) {
+    if (!rows[m * ROWS].keys) continue;
+    weight[m] /= sum;
+    *between -= weight[m] > 0 ? weight[m] * log(weight[m]) : 0;
+    whole[ENTROPY] += weight[m] * found[m][ENTROPY];
+    mean += (double)rows[m * ROWS].keys / (double)keys * found[m][MEAN];
+    expected += weight[m] * (found[m][LSE] - found[m][ENTROPY]);
+  }
+  whole[ENTROPY] += *between;
+  whole[MEAN] = mean;
+  for (int64_t m = 0; m < parts; m++) {
+    if (!rows[m * ROWS].keys) continue;
+    double share = (double)rows[m * ROWS].keys / (double)keys, off = found[m][MEAN] - mean;
+    double apart = found[m][LSE] - found[m][ENTROPY] - expected, v = found[m][VARIANCE], k3 = found[m][THIRD];
+    whole[SENSITIVITY] += weight[m] * (found[m][SENSITIVITY] + apart * apart);
+    m2 += share * (v + off * off);
+    m3 += share * (k3 + 3 * off * v + off * off * off);
+    m4 += share * (found[m][FOURTH] + 3 * v * v + 4 * off * k3 + 6 * off * off * v + off * off * off * off);
+  }
+  whole[VARIANCE] = m2;
+  whole[THIRD] = m3;
+  whole[FOURTH] = m4 - 3 * m2 * m2;
+  return keys;
+}
+
+/* Write a finished row, and add it to the sums of its head. */
+static void put(const Question *a, int64_t head, int64_t i, const Row *rows, double shift, double *sums) {
+  double found[PARTS][STATISTICS], whole[STATISTICS], weight[PARTS], between, any = 0;
+  int64_t at = head * a->queries + i, keys = combine(rows, a->parts, shift, found, whole, weight, &between);
+  if (a->row_keys) a->row_keys[at] = keys;
+  for (int x = 0; x < STATISTICS; x++) {
+    if (a->rows[x]) a->rows[x][at] = keys ? (float)whole[x] : NAN;
+    if (a->wanted >> x & 1) any += whole[x];
+  }
+  if (!sums) return;
+  const int64_t *by = a->counted_strides;
+  if (a->counted && !a->counted[head / a->heads * by[0] + head % a->heads * by[1] + i * by[2]]) return;
+  if (keys == 0) { sums[1]++; return; }
+  sums[3] += (double)keys;
+  if (!isfinite(any) || !isfinite(whole[MEAN])) { sums[2]++; return; }
+  sums[0]++;
+  for (int x = 0; x < STATISTICS; x++)
+    if (a->wanted >> x & 1) { sums[COUNTS + x] += whole[x]; sums[COUNTS + STATISTICS + x] += whole[x] * whole[x]; }
+  sums[BETWEEN] += between;
+  for (int64_t m = 0; m < a->parts; m++) {
+    double *of = sums + BETWEEN + 1 + m * OF_PART;
+    int64_t own = rows[m * ROWS].keys;
+    if (own == 0) continue;
+    of[0]++;
+    of[1] += (double)own;
+    of[2] += weight[m];
+    of[3] += weight[m] * found[m][ENTROPY];
+    of[4] += found[m][ENTROPY];
+    of[5] += found[m][VARIANCE];
+  }
+}
+
+INLINE void block(const Question *a, const float *q, const float *k, int64_t head, int64_t i, int64_t j0, int64_t keys,
+                  Row *rows, int level) {
+  float s[BLOCK][TILE] __attribute__((aligned(64)));
+  int32_t open[TILE] __attribute__((aligned(64)));
+  vec most[BLOCK];
+  logits_of(q, k, a->width, keys, s, most);
+  for (int r = 0; r < BLOCK && i + r < a->queries; r++) {
+    int64_t left = keys;
+    if (a->mask || keys % LANES || (a->is_causal && (a->order || i + r < j0 + keys - 1))) {
+      left = masked(a, head, i + r, j0, keys, s[r], open);
+      if (left == 0) continue;
+      vec now = all(CLOSED);
+      for (int64_t j = 0; j < keys; j += LANES) now = larger(load(s[r] + j), now);
+      most[r] = now;
+    }
+    float top = largest(most[r]);
+    if (left < keys || keys % LANES) take(rows + r, s[r], open, keys, top, left, level);
+    else take(rows + r, s[r], NULL, keys, top, left, level);
+  }
+}
+
+static void rows_of(Work *work, int64_t item, float *queries, Row *rows, double *shifts) {
+  const Question *a = work->asked;
+  int64_t head = work->first_head * (a->heads / a->key_heads) + item / work->tiles_of_rows, width = a->width;
+  int64_t key_head = head / a->heads * a->key_heads + head % a->heads / (a->heads / a->key_heads);
+  int64_t first = item % work->tiles_of_rows * ROWS, last = first + ROWS < a->queries ? first + ROWS : a->queries;
+  const int64_t *by = a->q_strides;
+  const float *packed = work->packed + (key_head - work->first_head) * work->room;
+  const float *centre = work->centres + (key_head - work->first_head) * width;
+  float token[WIDEST], factor = (float)(a->scale * 1.4426950408889634);
+  memset(queries, 0, sizeof(float) * ROWS * (size_t)width);
+  memset(rows, 0, sizeof(Row) * ROWS * (size_t)a->parts);
+  for (int64_t i = first; i < last; i++) {
+    float *to = queries + (i - first) / BLOCK * BLOCK * width + (i - first) % BLOCK;
+    double shift = 0;
+    unpack(token, a->q, head / a->heads * by[0] + head % a->heads * by[1] + i * by[2], by[3], width, a->dtype);
+    for (int64_t c = 0; c < width; c++) { to[c * BLOCK] = token[c] * factor; shift += (double)token[c] * centre[c]; }
+    shifts[i - first] = shift * a->scale;
+  }
+  int level = a->wanted & (1 << THIRD | 1 << FOURTH | 1 << SENSITIVITY) ? 2 : a->wanted >> VARIANCE & 1;
+  for (int64_t part = 0; part < a->parts; part++) {
+    int64_t begin = bound(a, head / a->heads, part), end = bound(a, head / a->heads, part + 1);
+    for (int64_t j = begin; j < end && !(a->is_causal && !a->order && j >= last); j += TILE) {
+      int64_t keys = end - j < TILE ? end - j : TILE;
+      for (int64_t i = first; i < last; i += BLOCK) {
+        const float *q = queries + (i - first) * width, *k = packed + (j - begin) * width;
+        Row *own = rows + part * ROWS + i - first;
+        if (level == 2) block(a, q, k, head, i, j, keys, own, 2);
+        else if (level == 1) block(a, q, k, head, i, j, keys, own, 1);
+        else block(a, q, k, head, i, j, keys, own, 0);
+      }
+    }
+    packed += padded(end - begin) * width;
+  }
+  double *sums = work->partial ? work->partial + item * NUMBERS : NULL;
+  for (int64_t i = first; i < last; i++) put(a, head, i, rows + i - first, shifts[i - first], sums);
+}
+
+static void pack_all(void *given) {
+  Work *work = given;
+  for (int64_t head; (head = work->first_head + __atomic_fetch_add(&work->next, 1, __ATOMIC_RELAXED)) < work->last_head;)
+    pack_keys(work, head);
+}
+
+static void rows_all(void *given) {
+  Work *work = given;
+  const Question *a = work->asked;
+  int64_t items = (work->last_head - work->first_head) * (a->heads / a->key_heads) * work->tiles_of_rows;
+  float *queries = NULL;
+  Row *rows = NULL;
+  double shifts[ROWS];
+  if (posix_memalign((void **)&queries, 64, sizeof(float) * ROWS * (size_t)a->width) ||
+      posix_memalign((void **)&rows, 64, sizeof(Row) * ROWS * (size_t)a->parts)) __atomic_store_n(&work->failed, 1, __ATOMIC_RELAXED);
+  else for (int64_t item; (item = __atomic_fetch_add(&work->next, 1, __ATOMIC_RELAXED)) < items;)
+    rows_of(work, item, queries, rows, shifts);
+  free(queries);
+  free(rows);
+}
+
+static void *as_thread(void *given) {
+  void **both = given;
+  ((void (*)(void *))both[0])(both[1]);
+  return NULL;
+}
+
+/* Run what shares work out among its threads by itself: in torch's OpenMP, where it is known, else in our own. */
+static void in_parallel(const Question *a, void (*run)(void *), Work *work, int64_t most) {
+  int64_t threads = a->threads < most ? a->threads : most;
+  work->next = 0;
+  if (threads > 1 && a->parallel) { a->parallel(run, work, (unsigned)threads, 0); return; }
+  pthread_t started[64];
+  void *given[2] = {(void *)run, work};
+  int64_t count = 0;
+  while (count < threads - 1 && count < 64 && !pthread_create(started + count, NULL, as_thread, given)) count++;
+  run(work);
+  for (int64_t i = 0; i < count; i++) pthread_join(started[i], NULL);
+}
+
+/* Answer a question: 0, or 1 if there was no memory. */
+int row_statistics(const Question *a) {
+  int64_t key_heads = a->batch * a->key_heads, group = a->heads / a->key_heads;
+  int64_t room = padded(a->keys + (a->parts - 1) * PANEL) * a->width;
+  int64_t at_once = (int64_t)(1 << 22) / room; /* packed keys of 16 MB at most, but for one head */
+  at_once = at_once < 1 ? 1 : at_once > key_heads ? key_heads : at_once;
+  Work work = {.asked = a, .tiles_of_rows = (a->queries + ROWS - 1) / ROWS, .room = room};
+  size_t items = (size_t)(at_once * group * work.tiles_of_rows);
+  double few = (double)key_heads * (double)group * (double)a->queries * (double)a->keys * (double)a->width;
+  int64_t threads = few < 1e6 ? 1 : INT64_MAX;
+  int bad = posix_memalign((void **)&work.packed, 64, sizeof(float) * (size_t)(at_once * room));
+  work.centres = malloc(sizeof(float) * (size_t)(at_once * a->width));
+  work.partial = a->sums ? malloc(sizeof(double) * items * NUMBERS) : NULL;
+  bad = bad || !work.centres || (a->sums && !work.partial);
+  for (int64_t head = 0; head < key_heads && !bad; head += at_once) {
+    work.first_head = head;
+    work.last_head = head + at_once < key_heads ? head + at_once : key_heads;
+    if (a->sums) memset(work.partial, 0, sizeof(double) * items * NUMBERS);
+    in_parallel(a, pack_all, &work, threads);
+    in_parallel(a, rows_all, &work, threads);
+    for (int64_t h = 0; a->sums && h < (work.last_head - head) * group; h++) {
+      double *sums = a->sums + (head * group + h) * NUMBERS;
+      memset(sums, 0, sizeof(double) * NUMBERS);
+      for (int64_t tile = 0; tile < work.tiles_of_rows; tile++)
+        for (int64_t x = 0; x < NUMBERS; x++) sums[x] += work.partial[(h * work.tiles_of_rows + tile) * NUMBERS + x];
+    }
+    bad = (int)work.failed;
+  }
+  free(work.packed);
+  free(work.centres);
+  free(work.partial);
+  return bad;
+}

@@ -1,0 +1,299 @@
+"""Row statistics by a kernel in C, compiled at first use by the machine's own compiler: one streaming pass on the CPU.
+
+The library lies in the user's cache, under a name made of its source, the compiler and the processor; processes that
+compile it at once replace each other's whole file. Without a compiler the other backends answer.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .rows import STATISTICS, Rows, RowStatistics
+
+SOURCE = Path(__file__).with_name("native.c")
+FLAGS = ("-O3", "-funroll-loops", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+"""``-ffast-math`` would remove the rounding by which the kernel takes powers of 2."""
+
+COMPILERS = ("cc", "gcc", "clang")
+
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+WIDEST = 256
+"""The largest head dimension."""
+
+MOST_PARTS = 4
+COUNTS = ("valid", "empty", "bad", "keys")
+OF_PART = ("rows", "keys", "mass", "within", "entropy", "variance")
+"""What the kernel adds up over rows: these counts, statistics and their squares, entropy between parts, and of each."""
+
+BETWEEN = len(COUNTS) + 2 * len(STATISTICS)
+NUMBERS = BETWEEN + 1 + MOST_PARTS * len(OF_PART)
+
+Long, Pointer = ctypes.c_int64, ctypes.c_void_p
+
+
+class Question(ctypes.Structure):
+    """The kernel's argument; see ``native.c``."""
+
+    _fields_ = (
+        *((name, Pointer) for name in ("q", "k", "mask", "counted")),
+        *((name, Long) for name in ("batch", "heads", "key_heads", "queries", "keys", "width")),
+        *((f"{name}_strides", Long * count) for name, count in (("q", 4), ("k", 4), ("mask", 4), ("counted", 3))),
+        *((name, Long) for name in ("dtype", "mask_is_bool", "is_causal", "wanted", "parts")),
+        ("order", Pointer),
+        ("bounds", Pointer),
+        ("scale", ctypes.c_double),
+        ("rows", Pointer * len(STATISTICS)),
+        ("row_keys", Pointer),
+        ("sums", Pointer),
+        ("threads", Long),
+        ("parallel", Pointer),
+    )
+
+
+class Unavailable(Exception):
+    """Why there is no kernel on this machine."""
+
+
+@lru_cache(maxsize=1)
+def kernel() -> ctypes.CDLL | str:
+    """The compiled kernel, or why there is none."""
+    try:
+        path = compiled()
+        library = ctypes.CDLL(str(path))
+        library.row_statistics.argtypes = [ctypes.POINTER(Question)]
+        check(library)
+    except (Unavailable, OSError, AttributeError) as problem:
+        return f"no compiled kernel: {problem}"
+    return library
+
+
+def compiled() -> Path:
+    """The library for this source, compiler and processor; compiled now if it is not in the cache."""
+    if (cc := compiler()) is None:
+        raise Unavailable("no C compiler (cc, gcc, clang) on the PATH")
+    machine = "-mcpu=native" if platform.machine().lower() in ("arm64", "aarch64") else "-march=native"
+    version = said(cc, "--version")
+    named = hashlib.sha256("\n".join([version, machine, *FLAGS, processor(), SOURCE.read_text()]).encode()).hexdigest()
+    folder = cache_folder()
+    path = folder / f"rows-{named[:32]}.so"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            built = Path(scratch, path.name)
+            said(cc, *FLAGS, machine, "-o", str(built), str(SOURCE), "-lm", "-lpthread")
+            built.replace(path)
+    return path
+
+
+def compiler() -> str | None:
+    """Path of a C compiler: what the environment calls CC, or the usual names."""
+    return next((found for name in (os.environ.get("CC", ""), *COMPILERS) if (found := shutil.which(name))), None)
+
+
+def said(*command: str) -> str:
+    """What a command prints; Unavailable if it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    except (OSError, subprocess.TimeoutExpired) as problem:
+        raise Unavailable(f"{command[0]}: {problem}") from None
+    if done.returncode:
+        raise Unavailable(f"{command[0]} failed: {done.stderr.strip().splitlines()[-1:] or done.returncode}")
+    return done.stdout
+
+
+def processor() -> str:
+    """What tells this processor's instructions from another's that may share the cache."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
+
+
+def cache_folder() -> Path:
+    """A folder of the user's own; Unavailable if it can't be had, or if others may write there."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(base, "entropylab")
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        status = folder.stat()
+    except OSError as problem:
+        raise Unavailable(f"{folder}: {problem.strerror}") from None
+    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
+        raise Unavailable(f"{folder} may be written by others")
+    return folder
+
+
+@lru_cache(maxsize=1)
+def parallel() -> int | None:
+    """Address of the OpenMP function by which torch runs its threads, so that the two don't keep threads each."""
+    try:
+        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, Pointer).value
+    except (AttributeError, OSError, TypeError):
+        return None
+
+
+def check(library: ctypes.CDLL) -> None:
+    """Unavailable if the kernel's numbers on this machine are not those of a plain softmax."""
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(1, 2, tokens, 12, generator=generator) for tokens in (5, 301))
+    logits = (q.double() @ k.double().transpose(-1, -2)).log_softmax(-1)
+    sums = torch.empty(1, 2, NUMBERS, dtype=torch.float64)
+    question = asked(q, k, 1.0, None, False, ("entropy",))
+    question.sums = sums.data_ptr()
+    failed = library.row_statistics(ctypes.byref(question))
+    wanted = -(logits.exp() * logits).sum((-1, -2))
+    if failed or not torch.allclose(sums[..., len(COUNTS)], wanted, atol=1e-4, rtol=0):
+        raise Unavailable("the compiled kernel does not give the entropies of a plain softmax")
+
+
+def why_not(rows: Rows) -> str | None:
+    """Why this backend can't answer ``rows``, or None if it can."""
+    return why_not_tensors(rows.q, rows.own_k) or (None if not isinstance(kernel(), str) else str(kernel()))
+
+
+def why_not_tensors(q: Tensor, k: Tensor) -> str | None:
+    """Why the kernel can't read q and k, or None if it can."""
+    if q.device.type != "cpu":
+        return f"the compiled kernel is for the CPU, not for {q.device.type!r}"
+    if q.dtype not in DTYPES:
+        return f"the compiled kernel takes float32, bfloat16 and float16, not {str(q.dtype).removeprefix('torch.')}"
+    if q.shape[-1] > WIDEST:
+        return f"the compiled kernel takes head dimensions up to {WIDEST}"
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
+        return "the compiled kernel has no gradients"
+    if torch.compiler.is_compiling() or not (has_memory(q) and has_memory(k)):
+        return "the compiled kernel needs plain tensors in memory"
+    return None
+
+
+def has_memory(tensor: Tensor) -> bool:
+    """Whether a tensor's numbers can be read where it says that they are."""
+    if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.layout != torch.strided or tensor.is_neg():
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def asked(
+    q: Tensor, k: Tensor, scale: float, mask: Tensor | None, is_causal: bool, statistics: tuple[str, ...]
+) -> Question:
+    """The question for q (batch, heads, queries, d), k (batch, key heads, keys, d) and a mask of four dimensions."""
+    batch, heads, queries, width = q.shape
+    question = Question(
+        q=q.data_ptr(), k=k.data_ptr(), batch=batch, heads=heads, key_heads=k.shape[1], queries=queries,
+        keys=k.shape[2], width=width, dtype=DTYPES[q.dtype], is_causal=is_causal, parts=1, scale=scale,
+        wanted=sum(1 << STATISTICS.index(name) for name in statistics),
+        threads=torch.get_num_threads(), parallel=parallel(),
+    )  # fmt: skip
+    question.q_strides[:], question.k_strides[:] = q.stride(), k.stride()
+    if mask is not None:
+        question.mask, question.mask_is_bool = mask.data_ptr(), mask.dtype == torch.bool
+        question.mask_strides[:] = mask.stride()
+    return question
+
+
+def in_four(rows: Rows) -> tuple[Tensor, Tensor, Tensor | None]:
+    """q, k and the mask, boolean or float32, with one leading dimension each; it is laid out only if it has to be."""
+    q, k = (side.reshape(-1, *side.shape[-3:]) for side in (rows.q, rows.own_k))
+    mask = rows.mask
+    if mask is None:
+        return q, k, None
+    mask = mask if mask.dtype == torch.bool else mask.to(torch.float32)
+    shape = (*q.shape[:3], k.shape[2])
+    if mask.ndim > 4 or rows.q.ndim > 4:
+        mask = mask.expand(*rows.q.shape[:-3], *mask.shape[-3:]) if mask.ndim > 3 else mask
+        mask = mask.reshape(-1, *mask.shape[-3:]) if mask.ndim > 3 else mask
+    return q, k, mask.expand(shape)
+
+
+def ask(question: Question) -> None:
+    """Have the kernel answer."""
+    library = kernel()
+    if isinstance(library, str):
+        raise RuntimeError(library)
+    if library.row_statistics(ctypes.byref(question)):
+        raise MemoryError("no memory for the packed keys of one head")
+
+
+def row_statistics(rows: Rows) -> RowStatistics:
+    """Every statistic of ``rows`` that is asked for, float32."""
+    q, k, mask = in_four(rows)
+    question = asked(q, k, rows.scale, mask, rows.is_causal, rows.statistics)
+    found = {name: torch.empty(q.shape[:3], dtype=torch.float32) for name in rows.statistics}
+    for name, values in found.items():
+        question.rows[STATISTICS.index(name)] = values.data_ptr()
+    if mask is None:
+        keys = rows.keys()
+    else:
+        keys = torch.empty(q.shape[:3], dtype=torch.int64)
+        question.row_keys = keys.data_ptr()
+    ask(question)
+    shape = rows.q.shape[:-1]
+    return RowStatistics(keys=keys.reshape(shape), **{name: values.reshape(shape) for name, values in found.items()})
+
+
+@dataclass(frozen=True)
+class KeyParts:
+    """Which keys are of which part.
+
+    Attributes:
+        order: (batch, keys) int32, those of one part after those of another.
+        bounds: (batch, parts + 1) int64, where in this order each part begins and ends.
+    """
+
+    order: Tensor
+    bounds: Tensor
+
+    @classmethod
+    def of(cls, codes: Tensor, parts: int) -> "KeyParts":
+        """From the part of every key, (batch, keys) of numbers below ``parts``."""
+        counts = (codes[..., None] == torch.arange(parts)).sum(1).cumsum(1)
+        bounds = torch.cat([counts.new_zeros(len(counts), 1), counts], 1)
+        return cls(codes.argsort(dim=1, stable=True).to(torch.int32).contiguous(), bounds.contiguous())
+
+
+def head_sums(
+    q: Tensor,
+    k: Tensor,
+    scale: float,
+    mask: Tensor | None,
+    is_causal: bool,
+    statistics: tuple[str, ...],
+    counted: Tensor | None = None,
+    parts: KeyParts | None = None,
+) -> Tensor:
+    """The sums over rows of every head: float64 (batch, heads, NUMBERS), as ``native.c`` lays them out.
+
+    Args:
+        q: (batch, heads, queries, d).
+        k: (batch, key heads, keys, d).
+        scale: factor on the logits.
+        mask: boolean or additive, broadcastable to (batch, heads, queries, keys).
+        is_causal: query i attends to keys 0..i only, beside what ``mask`` says.
+        statistics: names of ``STATISTICS``.
+        counted: which rows count, boolean, broadcastable to (batch, heads, queries); None if all do.
+        parts: the parts of the keys, for their own sums; at most ``MOST_PARTS``.
+    """
+    shape = q.shape[:3]
+    if mask is not None:
+        mask = (mask if mask.dtype == torch.bool else mask.to(torch.float32)).expand(*shape, k.shape[2])
+    question = asked(q, k, scale, mask, is_causal, statistics)
+    if counted is not None:
+        counted = counted.expand(shape)
+        question.counted, question.counted_strides[:] = counted.data_ptr(), counted.stride()
+    if parts is not None:
+        question.order, question.bounds = parts.order.data_ptr(), parts.bounds.data_ptr()
+        question.parts = parts.bounds.shape[1] - 1
+    sums = torch.empty(*shape[:2], NUMBERS, dtype=torch.float64)
+    question.sums = sums.data_ptr()
+    ask(question)
+    return sums
