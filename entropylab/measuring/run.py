@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..pipelines.guidance import NO_EVIDENCE, Evidence, agreed
 from ..sizes import Size
+from .delivery import departures, landed, sent
 from .moments import fit_shapes, mean_known
 from .steps import DenoiserCall, by_branch, named_by, samples_in
 
@@ -22,11 +23,13 @@ class Step:
         timestep: as the denoiser got it: a tensor, a number or None.
         values: layer path -> (entries, branch, sample, heads).
         evidence: what names the branches.
+        departed: when the values, the evidence and the timestep had left, on every GPU that has some of them.
     """
 
     timestep: Any
     values: dict[str, Tensor]
     evidence: Evidence
+    departed: Sequence[torch.cuda.Event] = ()
 
     def decide(self) -> None:
         """Take samples apart that turn out to be two guidance branches, now that the host may look."""
@@ -66,15 +69,13 @@ class Run:
         self.multipliers[layer] = mean if self.multipliers.get(layer, mean) == mean else np.nan
 
     def add_step(self, calls: Sequence[DenoiserCall], combined: Any, sample: Any) -> None:
-        """Take one step; on a GPU its numbers leave in one asynchronous copy."""
+        """Take one step; its numbers leave in one asynchronous copy for every GPU that has some."""
         samples = samples_in(calls, combined, sample)
         values = by_branch(calls, samples)
-        packed = torch.cat([value.flatten() for value in values.values()])
-        packed = packed.to("cpu", non_blocking=True)
-        pieces = packed.split([value.numel() for value in values.values()])
-        unpacked = {path: piece.view(value.shape) for (path, value), piece in zip(values.items(), pieces, strict=True)}
         evidence = NO_EVIDENCE if combined is None else named_by(calls, samples, combined, sample)
-        self.steps.append(Step(calls[-1].inputs.timestep, unpacked, evidence))
+        timestep, on_host = calls[-1].inputs.timestep, sent(values)
+        times = [timestep] if isinstance(timestep, Tensor) else []
+        self.steps.append(Step(timestep, on_host, evidence, departures([*values.values(), *evidence.tensors, *times])))
 
     def views(self) -> list[list[Step]]:
         """The steps, those of one timestep together: a panorama is denoised in several views at each."""
@@ -97,11 +98,10 @@ class Run:
 
         New names of branches are added to ``branches``.
         """
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        views = self.views()
         for step in self.steps:
+            landed(step.departed)
             step.decide()
+        views = self.views()
         named = agreed([step.evidence.names() for step in self.steps])
         names = {id(step): each for step, each in zip(self.steps, named, strict=True)}
         branches += [name for name in dict.fromkeys(n for many in names.values() for n in many) if name not in branches]

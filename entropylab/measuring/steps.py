@@ -186,13 +186,14 @@ def by_branch(calls: Sequence[DenoiserCall], samples: int) -> dict[str, Tensor]:
     widest = max(call.batch // count for call, count in zip(calls, counts, strict=True))
     found = {}
     for path in dict.fromkeys(path for call in calls for path in call.values):
-        known = [call.values[path] for call in calls if path in call.values]
-        entries, heads = (max(value.shape[axis] for value in known) for axis in (0, 2))
+        ran = [call.values[path] for call in calls if path in call.values]
+        entries, heads = (max(value.shape[axis] for value in ran) for axis in (0, 2))
         pieces = []
         for call, count in zip(calls, counts, strict=True):
             shape = (entries, count, widest, heads)
-            values = call.values[path].unflatten(1, (count, -1)) if path in call.values else None
-            pieces.append(values if values is not None and values.shape == shape else padded(values, shape, known[0]))
+            known = path in call.values
+            values = call.values[path].to(ran[0].device).unflatten(1, (count, -1)) if known else None
+            pieces.append(values if values is not None and values.shape == shape else padded(values, shape, ran[0]))
         found[path] = pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
     return found
 
@@ -210,6 +211,9 @@ def named_by(calls: Sequence[DenoiserCall], samples: int, combined: Any, sample:
     branches = [call.branches(samples) for call in calls]
     flat = [branch for call in branches for branch in call]
     first = len(branches[0])
+    home = next((branch.output.device for branch in flat if branch is not None), None)
+    if home is not None:
+        combined, sample = (side.to(home) if isinstance(side, Tensor) else side for side in (combined, sample))
     if len(flat) > 1 or calls[0].inputs.batch % 2 or not isinstance(sample, Tensor) or not isinstance(combined, Tensor):
         return evidence(flat, combined, sample, first)
     return evidence(flat, combined, sample, first).or_doubled(calls[0].branches(samples // 2), combined, sample)
