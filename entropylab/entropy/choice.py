@@ -54,8 +54,11 @@ def why_not(name: str, rows: Rows, unasked: bool) -> str | None:
     """Why a backend can't answer ``rows``, or should not ``unasked``; None if it may."""
     if name == "reference":
         return None
-    if name in ("sdpa", "native"):
-        return (sdpa if name == "sdpa" else native).why_not(rows)
+    if name == "sdpa":
+        return sdpa.why_not(rows)
+    if name == "native":
+        needless = unasked and not native.needs_a_pass(rows.statistics) and sdpa.why_not(rows) is None
+        return "mean and variance need no pass over the keys" if needless else native.why_not(rows)
     if unasked and triton.interpreted():
         return "TRITON_INTERPRET=1 is for tests of the kernel"
     return triton.why_not(rows)

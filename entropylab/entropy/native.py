@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -156,6 +156,11 @@ def check(library: ctypes.CDLL) -> None:
         raise Unavailable("the compiled kernel does not give the entropies of a plain softmax")
 
 
+def needs_a_pass(statistics: tuple[str, ...]) -> bool:
+    """Whether statistics need more than the mean and covariance of the keys."""
+    return not {"mean", "variance"}.issuperset(statistics)
+
+
 def why_not(rows: Rows) -> str | None:
     """Why this backend can't answer ``rows``, or None if it can."""
     return why_not_tensors(rows.q, rows.own_k) or (None if not isinstance(kernel(), str) else str(kernel()))
@@ -246,19 +251,33 @@ class KeyParts:
     """Which keys are of which part.
 
     Attributes:
-        order: (batch, keys) int32, those of one part after those of another.
-        bounds: (batch, parts + 1) int64, where in this order each part begins and ends.
+        codes: (batch, keys), the part of every key.
+        parts: which codes there are; the keys of others are nobody's.
+        spans: where each part stands, if that is one stretch and the same for every image; else None.
     """
 
-    order: Tensor
-    bounds: Tensor
+    codes: Tensor
+    parts: tuple[int, ...]
+    spans: tuple[slice, ...] | None = None
 
-    @classmethod
-    def of(cls, codes: Tensor, parts: int) -> "KeyParts":
-        """From the part of every key, (batch, keys) of numbers below ``parts``."""
-        counts = (codes[..., None] == torch.arange(parts)).sum(1).cumsum(1)
-        bounds = torch.cat([counts.new_zeros(len(counts), 1), counts], 1)
-        return cls(codes.argsort(dim=1, stable=True).to(torch.int32).contiguous(), bounds.contiguous())
+    @property
+    def places(self) -> "list[slice | Tensor]":
+        """Where each part stands: slices of the keys, or boolean (batch, keys)."""
+        return list(self.spans) if self.spans is not None else [self.codes == part for part in self.parts]
+
+    @cached_property
+    def order(self) -> Tensor:
+        """(batch, keys) int32: the keys, those of one part after those of another."""
+        ranks = torch.zeros_like(self.codes)
+        for rank, part in enumerate(self.parts):
+            ranks[self.codes == part] = rank
+        return ranks.argsort(dim=1, stable=True).to(torch.int32).contiguous()
+
+    @cached_property
+    def bounds(self) -> Tensor:
+        """(batch, parts + 1) int64: where in this order each part begins and ends."""
+        counts = torch.stack([(self.codes == part).sum(1) for part in self.parts], 1).cumsum(1)
+        return torch.cat([counts.new_zeros(len(counts), 1), counts], 1).contiguous()
 
 
 def head_sums(
@@ -292,7 +311,7 @@ def head_sums(
         question.counted, question.counted_strides[:] = counted.data_ptr(), counted.stride()
     if parts is not None:
         question.order, question.bounds = parts.order.data_ptr(), parts.bounds.data_ptr()
-        question.parts = parts.bounds.shape[1] - 1
+        question.parts = len(parts.parts)
     sums = torch.empty(*shape[:2], NUMBERS, dtype=torch.float64)
     question.sums = sums.data_ptr()
     ask(question)

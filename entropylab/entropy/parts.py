@@ -6,6 +6,7 @@ of these weights, and H_m the row's entropy among the keys of m alone.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -27,28 +28,32 @@ class Parts:
         """A statistic of every part: (parts, ..., heads, queries), 0 where a row has no key in a part."""
         return torch.stack([found[name].masked_fill(found.keys == 0, 0) for found in self.rows.values()])
 
-    @property
+    @cached_property
     def counts(self) -> Tensor:
         """Number of keys of every part: (parts, ..., heads, queries)."""
         return torch.stack([found.keys for found in self.rows.values()])
 
-    @property
+    @cached_property
     def lse(self) -> Tensor:
         """Log-sum-exp over all keys [nats]: (..., heads, queries)."""
-        return self.stacked("lse").masked_fill(self.counts == 0, -torch.inf).logsumexp(0)
+        return self.own_lse.logsumexp(0)
 
-    @property
+    @cached_property
+    def own_lse(self) -> Tensor:
+        """Log-sum-exp over the keys of every part [nats]: (parts, ..., heads, queries), -inf where there are none."""
+        return self.stacked("lse").masked_fill(self.counts == 0, -torch.inf)
+
+    @cached_property
     def mass(self) -> Tensor:
         """The weight p_m that each row gives to each part: (parts, ..., heads, queries)."""
-        own = self.stacked("lse").masked_fill(self.counts == 0, -torch.inf)
-        return (own - self.lse).exp().nan_to_num(0)
+        return (self.own_lse - self.lse).exp().nan_to_num(0)
 
-    @property
+    @cached_property
     def between(self) -> Tensor:
         """Entropy between the parts, H(part) [nats]: (..., heads, queries)."""
         return -torch.special.xlogy(self.mass, self.mass).sum(0)
 
-    @property
+    @cached_property
     def within(self) -> Tensor:
         """What each part adds to the row's entropy, p_m H_m [nats]: (parts, ..., heads, queries)."""
         return self.mass * self.stacked("entropy")

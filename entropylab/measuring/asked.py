@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..capture import AttentionCall
 from ..entropy.rows import masked_out
+from ..entropy.sums import both
 
 Where = Tensor | slice
 
@@ -91,25 +92,3 @@ def chosen_rows(queries: int, rows: int, device: torch.device) -> Tensor:
     """Which ``rows`` of so many queries are looked at, in their order; kept, for a GPU is sent them but once."""
     generator = torch.Generator().manual_seed(queries)
     return torch.randperm(queries, generator=generator)[:rows].sort().values.to(device, non_blocking=True)
-
-
-def keys_at(call: AttentionCall, asked: Asked, where: Where) -> tuple[Tensor, Tensor | None]:
-    """The keys of a call that stand somewhere, and the mask of ``asked`` for them."""
-    mask = asked.mask
-    if asked.is_causal:
-        queries = torch.arange(asked.rows, device=call.key.device)
-        mask = both(mask, torch.arange(asked.keys, device=call.key.device) <= queries[:, None])
-    if isinstance(where, Tensor):
-        return call.key, both(mask, where[:, None, None, :])
-    mask = mask if mask is None or mask.shape[-1] == 1 else mask[..., where]
-    return call.key[..., where, :], mask
-
-
-def both(mask: Tensor | None, left: Tensor) -> Tensor:
-    """``mask``, boolean or additive, with keys closed that are not ``left``."""
-    if mask is None:
-        return left
-    if mask.dtype == torch.bool:
-        return mask & left
-    shape = torch.broadcast_shapes(mask.shape, left.shape)
-    return mask.expand(shape).masked_fill(~left, -torch.inf)

@@ -151,7 +151,7 @@ class Recorder:
             self.calls[-1].take_output(output)
 
     def on_attention(self, call: AttentionCall) -> None:
-        """A layer attends: look at its rows, which become a few numbers per head when the forward ends."""
+        """A layer attends: what its rows add up to becomes a few numbers per head when the forward ends."""
         kind = pipelines.kind_of(call)
         if not self.is_chosen(call.layer, kind):
             return
@@ -161,9 +161,9 @@ class Recorder:
         if self.run is not None:
             self.run.add_multiplier(call.layer, call.rescaled)
         base = call.layer if call.occurrence == 0 else f"{call.layer}:{call.occurrence + 1}"
-        for part, look in self.reduction.look(call).items():
+        for part, found in self.reduction(call).items():
             path = f"{base}:{part}" if part else base
-            self.calls[-1].see(path, look, call, f"{call.layer}:{part}" if part else call.layer)
+            self.calls[-1].see(path, found, call, f"{call.layer}:{part}" if part else call.layer)
             if path not in self.cells.layers:
                 label = LayerLabel(call.layer, pipelines.block_of(call.layer), kind, pipelines.part_of(call, part))
                 self.cells.layers[path] = label

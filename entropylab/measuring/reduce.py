@@ -1,6 +1,6 @@
-"""From one attention call to a few numbers per head: row statistics first, averages over rows afterwards."""
+"""From one attention call to a few numbers per head: row statistics first, sums over rows, averages afterwards."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ..capture import AttentionCall
-from ..entropy import RowStatistics
-from ..entropy.parts import Parts, needed
+from ..capture.roles import PARTS, Tokens
+from ..entropy.rows import STATISTICS
+from ..entropy.sums import BETWEEN, COUNTS, OF_PART, KeyParts, head_sums
 from ..errors import EntropyLabError, names_of
 from .asked import Where, rows_at, some_rows
-from .looks import Look, joined, look_among
 
 ROW_STATISTICS = {
     "entropy": "entropy",
@@ -51,6 +51,21 @@ SPLIT = (
 
 
 @dataclass(frozen=True)
+class Sums:
+    """What is left of some query rows of a call.
+
+    Attributes:
+        sums: (batch, heads, ``entropy.sums.NUMBERS``), on the device of the call.
+        fraction: how many rows there are for one that was looked at.
+        parts: what the parts of the keys are, if they were told apart.
+    """
+
+    sums: Tensor
+    fraction: float
+    parts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Reduction:
     """Which numbers a call is reduced to.
 
@@ -74,96 +89,86 @@ class Reduction:
         """The statistics as ``row_statistics`` calls them."""
         return tuple(ROW_STATISTICS[name] for name in self.statistics)
 
-    def __call__(self, call: AttentionCall) -> dict[str, Tensor]:
-        """Reduce a call, on its device, without waiting for it.
+    def __call__(self, call: AttentionCall) -> dict[str, Sums]:
+        """Reduce a call on its device, without waiting for it: what its query rows stand for -> the sums over them.
 
-        Returns:
-            What the query rows stand for ("" if for one thing, or nothing is known) -> (entries, batch, heads).
+        They stand for "" if for one thing, or if nothing is known.
         """
-        return {part: self.average(look) for part, look in self.look(call).items()}
-
-    def look(self, call: AttentionCall) -> dict[str, Look]:
-        """Look at the rows of a call, and average them later: what its query rows stand for -> a look at them."""
         roles = call.roles
         if roles is None or roles.queries.codes is None:
-            return {"": self.look_at(call, slice(None))}
-        return {part: self.look_at(call, roles.queries.standing_for(part)) for part in roles.queries.parts}
+            return {"": self.over_rows(call, slice(None))}
+        return {part: self.over_rows(call, roles.queries.standing_for(part)) for part in roles.queries.parts}
 
-    def look_at(self, call: AttentionCall, where: Where) -> Look:
-        """Look at the query rows that stand somewhere; of joint attention, at each part of the keys by itself."""
+    def over_rows(self, call: AttentionCall, where: Where) -> Sums:
+        """Sums over the query rows that stand somewhere; in joint attention, of each part of the keys by itself too."""
         asked = some_rows(rows_at(call, where), self.rows)
-        roles = call.roles
-        if roles is None or roles.kind != "joint":
-            return look_among({"": slice(None)}, call, asked, self.fields)
-        parts = {part: roles.keys.standing_for(part) for part in roles.keys.parts}
-        return look_among(parts, call, asked, needed(self.fields))
+        keys = call.roles.keys if call.roles is not None and call.roles.kind == "joint" else None
+        sums = head_sums(
+            asked.query,
+            call.key,
+            call.scale,
+            asked.mask,
+            asked.is_causal,
+            self.fields,
+            asked.counted,
+            None if keys is None else key_parts(keys),
+        )
+        return Sums(sums, asked.fraction, () if keys is None else keys.parts)
 
-    def averages(self, looks: Sequence[Look]) -> list[Tensor]:
-        """The looks' numbers, (entries, batch, heads) each; looks that are alike are averaged in one go.
+    def averages(self, found: Sequence[Sums]) -> list[Tensor]:
+        """The means over rows of what was found, (entries, batch, heads) each; all of a device and sort in one go."""
+        groups: dict[Any, list[int]] = {}
+        for index, one in enumerate(found):
+            groups.setdefault((one.sums.device, one.parts, one.fraction), []).append(index)
+        means: dict[int, Tensor] = {}
+        for (_, parts, fraction), members in groups.items():
+            shapes = [found[index].sums.shape[:2] for index in members]
+            rows = torch.cat([found[index].sums.flatten(0, 1) for index in members])
+            entries = self.entries(rows, parts, fraction).split([shape.numel() for shape in shapes], 1)
+            for index, values, shape in zip(members, entries, shapes, strict=True):
+                means[index] = values.unflatten(1, shape)
+        return [means[index] for index in range(len(found))]
 
-        A layer needs some hundred small operations, and a GPU waits for the launch of every one.
-        """
-        groups: dict[Hashable, list[int]] = {}
-        for index, one in enumerate(looks):
-            groups.setdefault(index if one.likeness is None else one.likeness, []).append(index)
-        found: dict[int, Tensor] = {}
-        for members in groups.values():
-            together = joined([looks[index] for index in members])
-            widths = [len(looks[index].query_sums) for index in members]
-            found.update(zip(members, self.average(together).split(widths, 1), strict=True))
-        return [found[index] for index in range(len(looks))]
-
-    def average(self, look: Look) -> Tensor:
-        """Means over the query rows of a look: (entries, batch, heads)."""
-        if look.whole is not None:
-            return self.averaged(look.whole, look)
-        parts = Parts(look.found)
-        return torch.cat([self.averaged(parts.whole(), look), self.split(parts, look)])
-
-    def averaged(self, found: RowStatistics, look: Look) -> Tensor:
-        """Means over the query rows that count, have keys and are not bad: (entries, batch, heads)."""
-        rows = torch.stack([found[name] for name in self.fields]).to(torch.float32)
-        bad = ~(rows.sum(0) + look.sums).isfinite()  # a sum is finite if all its terms are
-        shape = bad.shape[:2]
-        if look.is_whole:
-            good, empty, keys = ~bad, rows.new_zeros(shape), rows.new_full(shape, look.total)
-        else:
-            counts = bad.new_ones(()) if look.counted is None else look.counted
-            counted = ((found.keys > 0) & counts).expand(bad.shape)
-            bad, good = counted & bad, counted & ~bad
-            empty = ((found.keys == 0) & counts).expand(bad.shape).sum(-1)
-            keys = (found.keys * counted).sum(-1) / counted.sum(-1)
-        valid = good.sum(-1)
-        rows = rows.masked_fill(~good, 0)
-        mean = rows.sum(-1) / valid
-        entries = [torch.stack([valid, empty, keys]).to(torch.float32), mean]
+    def entries(self, sums: Tensor, parts: tuple[str, ...], fraction: float) -> Tensor:
+        """What the sums (n, ``NUMBERS``) of n heads say: float32 (entries, n)."""
+        numbers = sums.T
+        valid, empty, bad, keys = numbers[: len(COUNTS)]
+        places = [len(COUNTS) + STATISTICS.index(name) for name in self.fields]
+        means = torch.stack([numbers[place] for place in places]) / valid
+        found = [torch.stack([valid, empty, keys / (valid + bad)]), means]
         if "entropy" in self.statistics or self.rows is not None:
-            deviation = (((rows - mean[..., None]).square() * good).sum(-1) / valid).sqrt()
+            squares = torch.stack([numbers[place + len(STATISTICS)] for place in places]) / valid
+            deviation = (squares - means.square()).clamp(min=0).sqrt()
             if "entropy" in self.statistics:
-                entries.append(deviation[self.statistics.index("entropy")][None])
+                found.append(deviation[self.statistics.index("entropy")][None])
             if self.rows is not None:
-                entries.append(deviation * standard_error(valid, look.fraction))
-        return torch.cat([*entries, bad.sum(-1)[None].to(torch.float32)])
+                found.append(deviation * standard_error(valid, fraction))
+        found.append(bad[None])
+        if parts:
+            found.append(self.split(numbers, parts))
+        return torch.cat(found).to(torch.float32)
 
-    def split(self, parts: Parts, look: Look) -> Tensor:
-        """The entries ``SPLIT``, NaN where the keys have no such part: (entries, batch, heads)."""
-        names, mass, within = list(parts.rows), parts.mass, parts.within
-        nothing = torch.full_like(parts.between, torch.nan)
-        found: dict[str, Tensor] = {
-            "entropy_between": parts.between,
-            "entropy_from_other": torch.zeros_like(parts.between),
-        }
-        for part, share, adds in zip(names, mass, within, strict=True):
-            found[f"mass_{part}"] = share
+    def split(self, numbers: Tensor, parts: tuple[str, ...]) -> Tensor:
+        """The entries ``SPLIT`` from the sums (``NUMBERS``, n): (entries, n), NaN where the keys have no such part."""
+        valid = numbers[0]
+        nothing = torch.full_like(valid, torch.nan)
+        found = {"entropy_between": numbers[BETWEEN] / valid, "entropy_from_other": torch.zeros_like(valid)}
+        for index, part in enumerate(parts):
+            first = BETWEEN + 1 + index * len(OF_PART)
+            rows, keys, mass, within, entropy, variance = numbers[first : first + len(OF_PART)]
+            found |= {f"keys_{part}": keys / valid, f"mass_{part}": mass / valid, f"entropy_{part}": entropy / rows}
+            found[f"sigma2_{part}"] = variance / rows if "sigma2" in self.statistics else nothing
             name = f"entropy_from_{part if part in ('image', 'text') else 'other'}"
-            found[name] = found.get(name, 0) + adds
-            found[f"entropy_{part}"] = parts.rows[part]["entropy"]
-            found[f"keys_{part}"] = parts.rows[part].keys.to(mass.dtype)
-            found[f"sigma2_{part}"] = parts.rows[part]["variance"] if "sigma2" in self.statistics else nothing
-        rows = torch.stack([found.get(name, nothing).to(torch.float32).expand_as(nothing) for name in SPLIT])
-        keys = parts.counts.sum(0)
-        counted = keys > 0 if look.counted is None else (keys > 0) & look.counted
-        return rows.masked_fill(~counted | ~look.sums.isfinite(), torch.nan).nanmean(-1)
+            found[name] = found.get(name, 0) + within / valid
+        return torch.stack([found.get(name, nothing) for name in SPLIT])
+
+
+def key_parts(keys: Tokens) -> KeyParts | None:
+    """Which keys are of which part; None if they are of one."""
+    if keys.codes is None:
+        return None
+    spans = None if keys.spans is None else tuple(keys.spans[part] for part in keys.parts)
+    return KeyParts(keys.codes, tuple(PARTS.index(part) for part in keys.parts), spans)
 
 
 def standard_error(rows: Tensor, fraction: float) -> Tensor:

@@ -12,31 +12,26 @@ from ..capture.inputs import Inputs
 from ..errors import EntropyLabError
 from ..pipelines.batches import images_in
 from ..pipelines.guidance import Branch, Evidence, evidence
-from .looks import Look
-from .reduce import Reduction
+from .reduce import Reduction, Sums
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A look at a call of a layer.
+    """What a call of a layer left.
 
     Attributes:
-        look: the look.
+        found: the sums over its rows.
         path: name of the call.
         layer: name of the layer.
         images: how many images the forward had then.
         place: which of them the call is about; None for one of those that a layer makes image by image.
     """
 
-    look: Look
+    found: Sums
     path: str
     layer: str
     images: int
     place: slice | None = None
-
-
-HELD = 64 * 2**20
-"""Looks are averaged once they hold so much memory [bytes], or the forward ends."""
 
 
 class DenoiserCall:
@@ -46,8 +41,7 @@ class DenoiserCall:
         inputs: what it was handed.
         reduction: averages what was seen of its layers.
         batch: how many images, of all guidance branches.
-        looks: what was seen and is not averaged yet.
-        held: how much memory that takes [bytes].
+        seen: what was seen and is not averaged yet.
         values: layer path -> (entries, images of all branches, heads), on the device; NaN where an image was left out.
         singles: path -> (entries, 1, heads), of layers that attend image by image, until all are there.
         output: (images of all branches, ...), or None if it can't be told.
@@ -56,8 +50,7 @@ class DenoiserCall:
 
     def __init__(self, inputs: Inputs, reduction: Reduction) -> None:
         self.inputs, self.reduction, self.batch, self.ended = inputs, reduction, inputs.batch, False
-        self.looks: list[Seen] = []
-        self.held = 0
+        self.seen: list[Seen] = []
         self.values: dict[str, Tensor] = {}
         self.singles: dict[str, Tensor] = {}
         self.alone: dict[str, list[str]] = {}
@@ -69,26 +62,23 @@ class DenoiserCall:
         if self.inputs.timestep is None and len(shape) == 3 and shape[:2] == (query.shape[-2], query.shape[0]):
             self.batch = query.shape[0]
 
-    def see(self, path: str, look: Look, call: AttentionCall, layer: str) -> None:
-        """Take a look at ``call``, which is one of those of ``layer``.
+    def see(self, path: str, found: Sums, call: AttentionCall, layer: str) -> None:
+        """Take what was found in ``call``, which is one of those of ``layer``.
 
         Frames or places in its batch are averaged. A layer that attends image by image has them put together.
 
         Raises:
             EntropyLabError: it can't be told which images the call's batch holds.
         """
-        batch, inputs = len(look.query_sums), call.inputs
+        batch, inputs = len(found.sums), call.inputs
         images = self.batch if inputs is None or inputs.images is None else inputs.batch
         alone = self.alone.setdefault(layer, [])
         if batch == 1 < images and call.occurrence == len(alone) and images_in(call, 1, self.batch) is None:
             alone.append(path)
-            self.looks.append(Seen(look, path, layer, images))
+            self.seen.append(Seen(found, path, layer, images))
         else:
             count = images if batch > images and batch % images == 0 else batch
-            self.looks.append(Seen(look, path, layer, images, self.place_of(call, count)))
-        self.held += look.size
-        if self.held > HELD:
-            self.settle()
+            self.seen.append(Seen(found, path, layer, images, self.place_of(call, count)))
 
     def place_of(self, call: AttentionCall, count: int) -> slice:
         """Which images of the batch the ``count`` that a call holds are."""
@@ -103,15 +93,12 @@ class DenoiserCall:
     @torch.no_grad()
     def settle(self) -> None:
         """Average what was seen."""
-        looks, self.looks, self.held = self.looks, [], 0
-        if looks:
-            with torch.autocast(looks[0].look.query_sums.device.type, enabled=False):
-                averages = self.reduction.averages([seen.look for seen in looks])
-            for seen, values in zip(looks, averages, strict=True):
-                self.take(seen, values)
+        seen, self.seen = self.seen, []
+        for one, values in zip(seen, self.reduction.averages([one.found for one in seen]), strict=True):
+            self.take(one, values)
 
     def take(self, seen: Seen, values: Tensor) -> None:
-        """Take the averages (entries, batch, heads) of a look."""
+        """Take the averages (entries, batch, heads) of what was seen."""
         if seen.place is None:
             self.singles[seen.path] = values
             alone = self.alone[seen.layer]

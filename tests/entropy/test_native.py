@@ -102,7 +102,7 @@ def test_parts_of_the_keys_in_one_pass(is_causal, masked):
     codes = torch.stack([torch.randint(3, (90,), generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)])
     codes[0] = codes[0].clamp(max=1)  # the first image has nothing of the third part
     mask = tokens(2, 1, 50, 90, seed=2) > 0 if masked else None
-    sums = native.head_sums(q, k, 0.25, mask, is_causal, STATISTICS, parts=native.KeyParts.of(codes, 3))
+    sums = native.head_sums(q, k, 0.25, mask, is_causal, STATISTICS, parts=native.KeyParts(codes, (0, 1, 2)))
     later = torch.ones(50, 90).tril().bool() if is_causal else torch.ones(50, 90, dtype=torch.bool)
     found = {}
     for part in range(3):

@@ -76,9 +76,10 @@ def test_all_statistics_have_an_error_with_units() -> None:
 
 def test_the_variance_alone_needs_no_pass_over_the_keys(monkeypatch) -> None:
     """sigma^2 = scale^2 q^T Cov(K) q: neither a map nor an attention call."""
-    from entropylab.entropy import sdpa
+    from entropylab.entropy import native, sdpa
 
-    monkeypatch.setattr(sdpa, "attend", lambda *_: pytest.fail("attention was computed"))
+    for backend, name in ((sdpa, "attend"), (native, "ask")):
+        monkeypatch.setattr(backend, name, lambda *_: pytest.fail("attention was computed"))
     query, key = uneven(2)
     logits = query.double() @ key.double().mT / WIDTH**0.5
     found = recorded(query, key, statistics="sigma2")

@@ -7,10 +7,9 @@ import torch
 import entropylab
 from entropylab import EntropyLabError
 from entropylab.capture import AttentionCall
-from entropylab.entropy import RowStatistics, row_statistics
+from entropylab.entropy import native, row_statistics, sums
+from entropylab.entropy.sums import head_sums, summed
 from entropylab.errors import EntropyLabWarning
-from entropylab.measuring import pieces
-from entropylab.measuring.pieces import row_statistics_in_pieces
 from entropylab.measuring.reduce import Reduction
 
 from ..runs.stub import Stub, measure
@@ -30,7 +29,7 @@ def tensors(heads: int = 2, key_heads: int = 2) -> tuple[torch.Tensor, torch.Ten
 def reduced(call: AttentionCall, **options: object) -> dict[str, torch.Tensor]:
     """Entries by name, each (batch, heads)."""
     reduction = Reduction(STATISTICS, **options)
-    (values,) = reduction(call).values()
+    (values,) = reduction.averages(list(reduction(call).values()))
     return dict(zip(reduction.names, values, strict=False))
 
 
@@ -111,14 +110,16 @@ def test_a_layer_that_is_bad_throughout_is_named_all_the_same(tmp_path: object) 
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A device that has room for 3 rows at once; how many rows it was asked for each time."""
     sizes: list[int] = []
+    by_rows = sums.by_rows
 
-    def small(query: torch.Tensor, key: torch.Tensor, **options: object) -> RowStatistics:
+    def small(query: torch.Tensor, *rest: object) -> torch.Tensor:
         sizes.append(query.shape[-2])
         if query.shape[-2] > 3:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
-        return row_statistics(query, key, **options)
+        return by_rows(query, *rest)
 
-    monkeypatch.setattr(pieces, "row_statistics", small)
+    monkeypatch.setattr(native, "why_not_tensors", lambda q, k: "a device")
+    monkeypatch.setattr(sums, "by_rows", small)
     return sizes
 
 
@@ -131,13 +132,16 @@ def test_where_memory_is_short_rows_are_asked_for_in_pieces(kind: str, asked: li
         "one row": torch.tensor([[True, True, False, True, True]]),
         "causal and boolean": torch.tensor([[True, True, True, False, True]]),
     }.get(kind)
-    options = {"scale": 0.5, "mask": mask, "is_causal": kind.startswith("causal"), "statistics": ("entropy", "third")}
-    expected = row_statistics(query, key, **options)
-    found = row_statistics_in_pieces(query, key, **options)
+    counted = torch.tensor([True, True, False, True, True, True, True])
+    options = (0.5, mask, kind.startswith("causal"), ("entropy", "third"), counted)
+    whole = row_statistics(
+        query, key, scale=0.5, mask=mask, is_causal=options[2], statistics=("entropy", "mean", "third")
+    )
+    expected = summed(whole, options[3], counted)
+    found = head_sums(query, key, *options)
     assert asked == [7, 3, 4, 2, 2]
-    for name in ("entropy", "third", "keys"):
-        torch.testing.assert_close(found[name], expected[name].expand_as(found[name]), rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(found["entropy"].flip(-1), expected["entropy"], atol=1e-3)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+    assert not torch.allclose(found, head_sums(query, key, 0.6, *options[1:]), atol=1e-3)
 
 
 def test_measuring_goes_on_where_memory_is_short(asked: list[int]) -> None:
@@ -147,12 +151,13 @@ def test_measuring_goes_on_where_memory_is_short(asked: list[int]) -> None:
 
 
 def test_no_room_for_a_single_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nothing(*arguments: object, **options: object) -> RowStatistics:
+    def nothing(*arguments: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(pieces, "row_statistics", nothing)
+    monkeypatch.setattr(native, "why_not_tensors", lambda q, k: "a device")
+    monkeypatch.setattr(sums, "by_rows", nothing)
     with pytest.raises(torch.OutOfMemoryError):
-        row_statistics_in_pieces(*tensors(), scale=0.5, mask=None, statistics=("entropy",))
+        head_sums(*tensors(), 0.5, None, False, ("entropy",))
 
 
 @pytest.mark.parametrize("long", [True, False])

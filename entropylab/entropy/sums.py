@@ -1,0 +1,136 @@
+"""What an attention call leaves of its rows: for every head, sums over them. Means, spreads and counts follow.
+
+``NUMBERS`` columns: rows that count and are valid, that have no key, that are bad (NaN or infinity in what they are
+made of), and their keys; over the valid rows the sums of ``STATISTICS``, of their squares, of the entropy between the
+parts of the keys; and of each part: rows that have keys in it, and the sums of their keys, of the weight on it, of what
+it adds to the entropy, and of the entropy and the variance within it.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import native
+from .choice import choose
+from .native import BETWEEN, COUNTS, NUMBERS, OF_PART, KeyParts
+from .parts import Parts, needed
+from .rows import STATISTICS, Rows, RowStatistics, rows_of
+
+__all__ = ["BETWEEN", "COUNTS", "NUMBERS", "OF_PART", "KeyParts", "head_sums", "summed"]
+
+
+def head_sums(
+    q: Tensor,
+    k: Tensor,
+    scale: float,
+    mask: Tensor | None,
+    is_causal: bool,
+    statistics: tuple[str, ...],
+    counted: Tensor | None = None,
+    parts: KeyParts | None = None,
+) -> Tensor:
+    """The sums over the rows of every head: float64 (batch, heads, ``NUMBERS``), on the device of q, without waiting.
+
+    Where a GPU is short of memory, of half of the rows and then of the other half.
+
+    Args:
+        q: (batch, heads, queries, d).
+        k: (batch, key heads, keys, d).
+        scale: factor on the logits.
+        mask: boolean or additive, broadcastable to (batch, heads, queries, keys).
+        is_causal: query i attends to keys 0..i only, beside what ``mask`` says.
+        statistics: names of ``STATISTICS``; sums of others are 0.
+        counted: which rows count, boolean, broadcastable to (batch, heads, queries); None if all do.
+        parts: the parts of the keys, for their own sums; at most ``MOST_PARTS``.
+    """
+    fits = native.needs_a_pass(statistics) and native.why_not_tensors(q, k) is None
+    if fits and not isinstance(native.kernel(), str):
+        return native.head_sums(q, k, scale, mask, is_causal, statistics, counted, parts)
+    try:
+        return by_rows(q, k, scale, mask, is_causal, statistics, counted, parts)
+    except torch.OutOfMemoryError:
+        if q.shape[-2] < 2:
+            raise
+    # Outside of the except clause, where the error no longer keeps the tensors of what failed alive.
+    if q.is_cuda:
+        torch.cuda.empty_cache()
+    halves = []
+    for start, stop in ((0, q.shape[-2] // 2), (q.shape[-2] // 2, q.shape[-2])):
+        own = None if mask is None else rows_of(mask, start, stop)
+        own = causal(own, start, stop, k) if is_causal else own
+        some = counted if counted is None or counted.shape[-1] == 1 else counted[..., start:stop]
+        halves.append(head_sums(q[..., start:stop, :], k, scale, own, False, statistics, some, parts))
+    return halves[0] + halves[1]
+
+
+def causal(mask: Tensor | None, start: int, stop: int, key: Tensor) -> Tensor:
+    """The mask of rows ``start`` to ``stop`` of causal attention."""
+    rows = torch.arange(start, stop, device=key.device)
+    return both(mask, torch.arange(key.shape[-2], device=key.device) <= rows[:, None])
+
+
+def both(mask: Tensor | None, left: Tensor) -> Tensor:
+    """``mask``, boolean or additive, with keys closed that are not ``left``."""
+    if mask is None:
+        return left
+    if mask.dtype == torch.bool:
+        return mask & left
+    shape = torch.broadcast_shapes(mask.shape, left.shape)
+    return mask.expand(shape).masked_fill(~left, -torch.inf)
+
+
+def by_rows(
+    q: Tensor,
+    k: Tensor,
+    scale: float,
+    mask: Tensor | None,
+    is_causal: bool,
+    statistics: tuple[str, ...],
+    counted: Tensor | None,
+    parts: KeyParts | None,
+) -> Tensor:
+    """``head_sums`` by way of statistics of each row, from whatever backend can."""
+    asked = (*statistics, *(() if "mean" in statistics else ("mean",)))  # it is finite only if every logit is
+    if parts is None:
+        rows = Rows(q, k, scale, mask, is_causal, asked)
+        return summed(choose(rows)(rows), statistics, counted)
+    found = {}
+    mask = causal(mask, 0, q.shape[-2], k) if is_causal else mask
+    for index, where in enumerate(parts.places):
+        if isinstance(where, slice):
+            key, own = k[..., where, :], mask if mask is None or mask.shape[-1] == 1 else mask[..., where]
+        else:
+            key, own = k, both(mask, where[:, None, None, :])
+        rows = Rows(q, key, scale, own, False, needed(asked))
+        found[str(index)] = choose(rows)(rows)
+    together = Parts(found)
+    return summed(together.whole(), statistics, counted, together)
+
+
+def summed(
+    rows: RowStatistics, statistics: Sequence[str], counted: Tensor | None = None, parts: Parts | None = None
+) -> Tensor:
+    """The sums of statistics (batch, heads, queries) over the rows that count."""
+    values = torch.stack([rows[name] for name in statistics]).double()
+    counts = rows.keys.new_ones((), dtype=torch.bool) if counted is None else counted
+    ran, finite = (rows.keys > 0) & counts, (values.sum(0) + rows["mean"]).isfinite()
+    good, empty = ran & finite, ((rows.keys == 0) & counts).expand(ran.shape)
+    values = values.masked_fill(~good, 0)
+    sums = values.new_zeros(*ran.shape[:2], NUMBERS)
+    counters = (good, empty, ran & ~finite, rows.keys * ran)
+    sums[..., : len(COUNTS)] = torch.stack([each.sum(-1) for each in counters], -1).double()
+    places = [len(COUNTS) + STATISTICS.index(name) for name in statistics]
+    first, second = values.sum(-1), values.square().sum(-1)
+    for index, place in enumerate(places):
+        sums[..., place], sums[..., place + len(STATISTICS)] = first[index], second[index]
+    if parts is not None:
+        sums[..., BETWEEN] = parts.between.double().masked_fill(~good, 0).sum(-1)
+        mass, within = parts.mass, parts.within
+        for index, own in enumerate(parts.rows.values()):
+            there = good & (own.keys > 0)
+            variance = own["variance"] if own.variance is not None else torch.zeros_like(own["entropy"])
+            columns = (there, own.keys, mass[index], within[index], own["entropy"], variance)
+            of = [each.double().masked_fill(~there, 0).sum(-1) for each in columns]
+            sums[..., BETWEEN + 1 + index * len(OF_PART) :][..., : len(OF_PART)] = torch.stack(of, -1)
+    return sums
