@@ -4,24 +4,20 @@ What is waited for is the stream that computed them, of each GPU that had a part
 says nothing of another. Where there is no CUDA tensor, CUDA is left alone; its context would take half a gigabyte.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
+from .reduce import Packed
 
-def sent(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Values on the host, in one copy for every device that has some; those of a GPU may not be read before ``landed``.
+
+def sent(packed: Iterable[Packed]) -> list[Packed]:
+    """The same on the host, a copy for each; those of a GPU may not be read before ``landed``.
 
     Other devices are waited for here: whether they copy without waiting, and what tells of the end, differs by device.
     """
-    found = dict(values)
-    for device in {value.device for value in values.values()}:
-        here = {path: value for path, value in values.items() if value.device == device}
-        packed = torch.cat([value.flatten() for value in here.values()])
-        pieces = packed.to("cpu", non_blocking=packed.is_cuda).split([value.numel() for value in here.values()])
-        found |= {path: piece.view(value.shape) for (path, value), piece in zip(here.items(), pieces, strict=True)}
-    return found
+    return [one._replace(entries=one.entries.to("cpu", non_blocking=one.entries.is_cuda)) for one in packed]
 
 
 def departures(tensors: Iterable[Tensor]) -> list[torch.cuda.Event]:

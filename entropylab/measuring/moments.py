@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 
-def mean_known(stacked: np.ndarray) -> np.ndarray:
-    """Mean over the first axis of what is not NaN."""
+def mean_known(stacked: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Mean over an axis of what is not NaN."""
     known = ~np.isnan(stacked)
-    total = np.where(known, stacked, 0).sum(0)
-    return np.divide(total, known.sum(0), out=np.full_like(total, np.nan), where=known.any(0))
+    total = np.where(known, stacked, 0).sum(axis)
+    return np.divide(total, known.sum(axis), out=np.full_like(total, np.nan), where=known.any(axis))
 
 
 @dataclass

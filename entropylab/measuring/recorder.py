@@ -143,8 +143,7 @@ class Recorder:
     def on_output(self, name: str, root: nn.Module, output: Any) -> None:
         """A denoiser's forward pass has ended."""
         if self.calls:
-            self.calls[-1].settle()
-            self.calls[-1].ended = True
+            self.calls[-1].end()
             if self.interception is not None:
                 for path, reason in self.calls[-1].incomplete.items():
                     self.interception.lose(path, reason)
@@ -183,7 +182,7 @@ class Recorder:
     def finish_step(self, combined: Any = None, sample: Any = None) -> None:
         """What the denoiser calls since the last step gave becomes one step."""
         calls, self.calls = [call for call in self.calls if call.ended], []
-        if self.run is None or not any(call.values for call in calls):
+        if self.run is None or not any(call.found for call in calls):
             return
         if self.run.size is None:
             self.run.size = self.sight.size_of_latent()

@@ -1,9 +1,10 @@
 """From one attention call to a few numbers per head: row statistics first, sums over rows, averages afterwards."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,6 +66,24 @@ class Sums:
     parts: tuple[str, ...] = ()
 
 
+class Packed(NamedTuple):
+    """Means over rows of several calls, side by side: (entries, batch * heads of all of them).
+
+    ``members`` says which calls they are of, ``shapes`` how many images and heads each has.
+    """
+
+    entries: Tensor
+    members: tuple[int, ...]
+    shapes: tuple[tuple[int, int], ...]
+
+    def apart(self, entries: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Entries (..., batch * heads) call by call: its number, and its own (..., batch, heads)."""
+        first = 0
+        for member, (batch, heads) in zip(self.members, self.shapes, strict=True):
+            yield member, entries[..., first : first + batch * heads].reshape(*entries.shape[:-1], batch, heads)
+            first += batch * heads
+
+
 @dataclass(frozen=True)
 class Reduction:
     """Which numbers a call is reduced to.
@@ -115,22 +134,20 @@ class Reduction:
         )
         return Sums(sums, asked.fraction, () if keys is None else keys.parts)
 
-    def averages(self, found: Sequence[Sums]) -> list[Tensor]:
-        """The means over rows of what was found, (entries, batch, heads) each; all of a device and sort in one go."""
+    def packed(self, found: Sequence[Sums]) -> list["Packed"]:
+        """The means over rows of what was found; all of a device and sort in one go."""
         groups: dict[Any, list[int]] = {}
         for index, one in enumerate(found):
             groups.setdefault((one.sums.device, one.parts, one.fraction), []).append(index)
-        means: dict[int, Tensor] = {}
+        packed = []
         for (_, parts, fraction), members in groups.items():
-            shapes = [found[index].sums.shape[:2] for index in members]
-            rows = torch.cat([found[index].sums.flatten(0, 1) for index in members])
-            entries = self.entries(rows, parts, fraction).split([shape.numel() for shape in shapes], 1)
-            for index, values, shape in zip(members, entries, shapes, strict=True):
-                means[index] = values.unflatten(1, shape)
-        return [means[index] for index in range(len(found))]
+            sums = torch.cat([found[index].sums.flatten(0, 1) for index in members])
+            shapes = tuple((len(found[index].sums), found[index].sums.shape[1]) for index in members)
+            packed.append(Packed(self.entries(sums, parts, fraction), tuple(members), shapes))
+        return packed
 
     def entries(self, sums: Tensor, parts: tuple[str, ...], fraction: float) -> Tensor:
-        """What the sums (n, ``NUMBERS``) of n heads say: float32 (entries, n)."""
+        """What the sums (n, ``NUMBERS``) of n heads say: (entries, n)."""
         numbers = sums.T
         valid, empty, bad, keys = numbers[: len(COUNTS)]
         places = [len(COUNTS) + STATISTICS.index(name) for name in self.fields]
@@ -146,7 +163,7 @@ class Reduction:
         found.append(bad[None])
         if parts:
             found.append(self.split(numbers, parts))
-        return torch.cat(found).to(torch.float32)
+        return torch.cat(found)
 
     def split(self, numbers: Tensor, parts: tuple[str, ...]) -> Tensor:
         """The entries ``SPLIT`` from the sums (``NUMBERS``, n): (entries, n), NaN where the keys have no such part."""

@@ -1,6 +1,6 @@
 """One pipeline call, step by step: what was measured of a few samples of one size under one scaling."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..pipelines.guidance import NO_EVIDENCE, Evidence, agreed
 from ..sizes import Size
-from .delivery import departures, landed, sent
-from .moments import fit_shapes, mean_known
-from .steps import DenoiserCall, by_branch, named_by, samples_in
+from .delivery import departures, landed
+from .moments import fit_shapes
+from .steps import DenoiserCall, Forward, branches_in, named_by, samples_in, values_of
 
 
 @dataclass
@@ -21,13 +21,15 @@ class Step:
 
     Attributes:
         timestep: as the denoiser got it: a tensor, a number or None.
-        values: layer path -> (entries, branch, sample, heads).
+        forwards: what the denoiser calls in it gave.
+        samples: how many images are sampled.
         evidence: what names the branches.
         departed: when the values, the evidence and the timestep had left, on every GPU that has some of them.
     """
 
     timestep: Any
-    values: dict[str, Tensor]
+    forwards: tuple[Forward, ...]
+    samples: int
     evidence: Evidence
     departed: Sequence[torch.cuda.Event] = ()
 
@@ -35,8 +37,13 @@ class Step:
         """Take samples apart that turn out to be two guidance branches, now that the host may look."""
         decided = self.evidence.decided()
         if decided is not self.evidence:
-            self.values = {path: value[:, 0].unflatten(1, (2, -1)) for path, value in self.values.items()}
+            self.samples //= 2
             self.evidence = decided
+
+    @property
+    def likeness(self) -> Hashable:
+        """What two steps have in common whose numbers stand in the same places."""
+        return (self.samples, tuple(forward.likeness for forward in self.forwards))
 
 
 @dataclass
@@ -71,11 +78,12 @@ class Run:
     def add_step(self, calls: Sequence[DenoiserCall], combined: Any, sample: Any) -> None:
         """Take one step; its numbers leave in one asynchronous copy for every GPU that has some."""
         samples = samples_in(calls, combined, sample)
-        values = by_branch(calls, samples)
         evidence = NO_EVIDENCE if combined is None else named_by(calls, samples, combined, sample)
-        timestep, on_host = calls[-1].inputs.timestep, sent(values)
+        timestep = calls[-1].inputs.timestep
+        left = [found.sums for call in calls for found in call.found]
         times = [timestep] if isinstance(timestep, Tensor) else []
-        self.steps.append(Step(timestep, on_host, evidence, departures([*values.values(), *evidence.tensors, *times])))
+        forwards = tuple(call.forward for call in calls)
+        self.steps.append(Step(timestep, forwards, samples, evidence, departures([*left, *evidence.tensors, *times])))
 
     def views(self) -> list[list[Step]]:
         """The steps, those of one timestep together: a panorama is denoised in several views at each."""
@@ -102,27 +110,40 @@ class Run:
             landed(step.departed)
             step.decide()
         views = self.views()
+        when = {id(step): index for index, together in enumerate(views) for step in together}
         named = agreed([step.evidence.names() for step in self.steps])
-        names = {id(step): each for step, each in zip(self.steps, named, strict=True)}
-        branches += [name for name in dict.fromkeys(n for many in names.values() for n in many) if name not in branches]
-        shapes = [value.shape for step in self.steps for value in step.values.values()]
-        entries, _, samples, heads = (max(shape[axis] for shape in shapes) for axis in range(4))
-        filled = np.full((entries, len(branches), samples, len(views), len(layers), heads), np.nan)
+        branches += [name for name in dict.fromkeys(n for many in named for n in many) if name not in branches]
+        alike: dict[Hashable, list[int]] = {}
+        for index, step in enumerate(self.steps):
+            alike.setdefault((step.likeness, *named[index]), []).append(index)
+        found = [(members, named[members[0]], self.values(members)) for members in alike.values()]
+        shapes = [values.shape for _, _, layer in found for values in layer.values()]
+        entries, samples, heads = (max(shape[axis] for shape in shapes) for axis in (1, 3, 4))
+        total = np.zeros((entries, len(branches), samples, len(views), len(layers), heads))
+        count = np.zeros_like(total, dtype=np.int32)
         place = {path: index for index, path in enumerate(layers)}
-        for index, together in enumerate(views):
-            for path in dict.fromkeys(path for step in together for path in step.values):
-                found = [
-                    placed(step.values[path], names[id(step)], branches) for step in together if path in step.values
-                ]
-                mean = mean_known(np.stack(fit_shapes(found)))
-                filled[: mean.shape[0], :, : mean.shape[2], index, place[path], : mean.shape[3]] = mean
-        return filled
+        for members, names, values_of_layers in found:
+            views_of = np.array([when[id(self.steps[index])] for index in members])
+            for path, values in values_of_layers.items():
+                for index, name in enumerate(names[: values.shape[2]]):
+                    one = values[:, :, index]
+                    sides = (slice(one.shape[axis]) for axis in (1, 2, 3))
+                    where: Any = (next(sides), branches.index(name), next(sides), views_of, place[path], next(sides))
+                    np.add.at(total, where, np.nan_to_num(one))
+                    np.add.at(count, where, ~np.isnan(one))
+        return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
-
-def placed(values: Tensor, names: Sequence[str], branches: Sequence[str]) -> np.ndarray:
-    """(entries, branch, sample, heads) with the branches where ``branches`` has their names, NaN in others."""
-    whole = np.full((values.shape[0], len(branches), *values.shape[2:]), np.nan)
-    for name in dict.fromkeys(names):
-        same = [values[:, index].numpy() for index, other in enumerate(names) if other == name]
-        whole[:, branches.index(name)] = mean_known(np.stack(same))
-    return whole
+    def values(self, members: Sequence[int]) -> dict[str, np.ndarray]:
+        """Layer path -> (steps, entries, branch, sample, heads) of steps that are alike; NaN where it did not run."""
+        steps = [self.steps[index] for index in members]
+        samples = steps[0].samples
+        parts = [values_of([step.forwards[n] for step in steps], samples) for n in range(len(steps[0].forwards))]
+        counts = [branches_in(forward.batch, samples) for forward in steps[0].forwards]
+        found = {}
+        for path in dict.fromkeys(path for part in parts for path in part):
+            known = [part[path] for part in parts if path in part]
+            entries, wide, heads = (max(values.shape[axis] for values in known) for axis in (1, 3, 4))
+            empty = [np.full((len(steps), entries, count, wide, heads), np.nan) for count in counts]
+            pieces = [part.get(path, nothing) for part, nothing in zip(parts, empty, strict=True)]
+            found[path] = np.concatenate(fit_shapes(pieces, but=2), 2)
+        return found

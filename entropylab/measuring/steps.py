@@ -1,9 +1,10 @@
 """One sampling step: the denoiser calls in it, and from them one array per layer with the guidance branches apart."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,26 +13,79 @@ from ..capture.inputs import Inputs
 from ..errors import EntropyLabError
 from ..pipelines.batches import images_in
 from ..pipelines.guidance import Branch, Evidence, evidence
-from .reduce import Reduction, Sums
+from .delivery import sent
+from .moments import mean_known
+from .reduce import Packed, Reduction, Sums
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What a call of a layer left.
+class Seen(NamedTuple):
+    """A call of a layer.
 
     Attributes:
-        found: the sums over its rows.
         path: name of the call.
         layer: name of the layer.
         images: how many images the forward had then.
-        place: which of them the call is about; None for one of those that a layer makes image by image.
+        place: first and last + 1 of those of them that the call is about; None for one of those calls that a layer
+            makes image by image.
     """
 
-    found: Sums
     path: str
     layer: str
     images: int
-    place: slice | None = None
+    place: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What one forward of a denoiser gave.
+
+    Attributes:
+        packed: means over rows of its calls; on their way to the host.
+        calls: which calls they are.
+        batch: how many images it had, of all guidance branches.
+    """
+
+    packed: tuple[Packed, ...]
+    calls: tuple[Seen, ...]
+    batch: int
+
+    @property
+    def likeness(self) -> Hashable:
+        """What two forwards have in common whose numbers stand in the same places."""
+        return (self.calls, self.batch, tuple((one.members, one.shapes) for one in self.packed))
+
+
+def values_of(forwards: Sequence[Forward], samples: int) -> dict[str, np.ndarray]:
+    """Layer path -> (forwards, entries, branch, sample, heads) of forwards that are alike; NaN for images left out.
+
+    Frames or places in a call's batch are averaged; calls of a layer that attends image by image are put together.
+    """
+    first = forwards[0]
+    found: dict[str, np.ndarray] = {}
+    singles: dict[str, list[np.ndarray]] = {}
+    for index, packed in enumerate(first.packed):
+        stacked = np.stack([one.packed[index].entries.numpy() for one in forwards])
+        for member, values in packed.apart(stacked):
+            call = first.calls[member]
+            if call.place is None:
+                singles.setdefault(call.layer, []).append(values)
+                continue
+            batch = values.shape[2]
+            if batch > call.images and batch % call.images == 0:
+                values = mean_known(values.reshape(*values.shape[:2], call.images, -1, values.shape[3]), 3)
+            if call.place != (0, first.batch):
+                whole = np.full((*values.shape[:2], first.batch, values.shape[3]), np.nan)
+                whole[:, :, slice(*call.place)] = values
+                values = whole
+            found[call.path] = values
+    found |= {layer: np.concatenate(one, 2) for layer, one in singles.items() if len(one) == first.batch}
+    count = branches_in(first.batch, samples)
+    return {path: values.reshape(*values.shape[:2], count, -1, values.shape[3]) for path, values in found.items()}
+
+
+def branches_in(batch: int, samples: int) -> int:
+    """How many guidance branches a batch holds, if so many images are sampled."""
+    return batch // samples if batch % samples == 0 else 1
 
 
 class DenoiserCall:
@@ -41,20 +95,21 @@ class DenoiserCall:
         inputs: what it was handed.
         reduction: averages what was seen of its layers.
         batch: how many images, of all guidance branches.
-        seen: what was seen and is not averaged yet.
-        values: layer path -> (entries, images of all branches, heads), on the device; NaN where an image was left out.
-        singles: path -> (entries, 1, heads), of layers that attend image by image, until all are there.
+        calls: the calls of its layers that were seen.
+        found: what is left of them.
+        alone: layer -> those of its calls that it made image by image.
         output: (images of all branches, ...), or None if it can't be told.
         ended: whether it ran to its end.
+        forward: what it gave, once it has.
     """
 
     def __init__(self, inputs: Inputs, reduction: Reduction) -> None:
         self.inputs, self.reduction, self.batch, self.ended = inputs, reduction, inputs.batch, False
-        self.seen: list[Seen] = []
-        self.values: dict[str, Tensor] = {}
-        self.singles: dict[str, Tensor] = {}
+        self.calls: list[Seen] = []
+        self.found: list[Sums] = []
         self.alone: dict[str, list[str]] = {}
         self.output: Tensor | None = None
+        self.forward: Forward
 
     def meet(self, query: Tensor) -> None:
         """Meet q (batch, heads, queries, d) of a layer: a module that is no denoiser may have its tokens first."""
@@ -75,53 +130,33 @@ class DenoiserCall:
         alone = self.alone.setdefault(layer, [])
         if batch == 1 < images and call.occurrence == len(alone) and images_in(call, 1, self.batch) is None:
             alone.append(path)
-            self.seen.append(Seen(found, path, layer, images))
+            self.calls.append(Seen(path, layer, images))
         else:
             count = images if batch > images and batch % images == 0 else batch
-            self.seen.append(Seen(found, path, layer, images, self.place_of(call, count)))
+            self.calls.append(Seen(path, layer, images, self.place_of(call, count)))
+        self.found.append(found)
 
-    def place_of(self, call: AttentionCall, count: int) -> slice:
-        """Which images of the batch the ``count`` that a call holds are."""
+    def place_of(self, call: AttentionCall, count: int) -> tuple[int, int]:
+        """Which images of the batch the ``count`` that a call holds are: first and last + 1."""
         place = images_in(call, count, self.batch)
         if place is None:
             raise EntropyLabError(
                 f"attends in a batch of {count} where its denoiser has {self.batch} images, and it can't be "
                 "told which these are"
             )
-        return place
+        return place.start, place.stop
 
     @torch.no_grad()
-    def settle(self) -> None:
-        """Average what was seen."""
-        seen, self.seen = self.seen, []
-        for one, values in zip(seen, self.reduction.averages([one.found for one in seen]), strict=True):
-            self.take(one, values)
-
-    def take(self, seen: Seen, values: Tensor) -> None:
-        """Take the averages (entries, batch, heads) of what was seen."""
-        if seen.place is None:
-            self.singles[seen.path] = values
-            alone = self.alone[seen.layer]
-            if len(alone) == self.batch and all(each in self.singles for each in alone):
-                self.values[seen.layer] = torch.cat([self.singles.pop(each) for each in alone], 1)
-            return
-        if values.shape[1] > seen.images and values.shape[1] % seen.images == 0:
-            values = values.unflatten(1, (seen.images, -1)).nanmean(2)
-        self.values[seen.path] = self.in_place(values, seen.place)
-
-    def in_place(self, values: Tensor, place: slice) -> Tensor:
-        """Values of some images as values of the whole batch, NaN elsewhere."""
-        if place == slice(0, self.batch):
-            return values
-        whole = values.new_full((values.shape[0], self.batch, values.shape[2]), torch.nan)
-        whole[:, place] = values
-        return whole
+    def end(self) -> None:
+        """It has run to its end: what it gave is averaged over rows, and sent to the host."""
+        self.forward = Forward(tuple(sent(self.reduction.packed(self.found))), tuple(self.calls), self.batch)
+        self.ended = True
 
     @property
     def incomplete(self) -> dict[str, str]:
         """Layer path -> what is wrong, of layers that attended image by image, but not for all images."""
         reason = f"attends in a batch of 1 where its denoiser has {self.batch} images, and not once for each"
-        return {path.partition(":")[0]: reason for path in self.singles}
+        return {layer.partition(":")[0]: reason for layer, calls in self.alone.items() if 0 < len(calls) < self.batch}
 
     def take_output(self, output: Any) -> None:
         """Take what the forward returned: a tensor, the first of several, or one tensor per image."""
@@ -134,7 +169,7 @@ class DenoiserCall:
 
     def count(self, samples: int) -> int:
         """How many guidance branches are in it, if so many images are sampled."""
-        return self.batch // samples if self.batch % samples == 0 else 1
+        return branches_in(self.batch, samples)
 
     def branches(self, samples: int) -> list[Branch | None]:
         """What every guidance branch was handed and returned."""
@@ -165,32 +200,6 @@ def samples_in(calls: Sequence[DenoiserCall], combined: Any, sample: Any) -> int
             if inputs.batch % count == 0:
                 return count
     return min(call.batch for call in calls)
-
-
-def by_branch(calls: Sequence[DenoiserCall], samples: int) -> dict[str, Tensor]:
-    """Layer path -> (entries, branch, sample, heads), NaN in branches in which the layer did not run."""
-    counts = [call.count(samples) for call in calls]
-    widest = max(call.batch // count for call, count in zip(calls, counts, strict=True))
-    found = {}
-    for path in dict.fromkeys(path for call in calls for path in call.values):
-        ran = [call.values[path] for call in calls if path in call.values]
-        entries, heads = (max(value.shape[axis] for value in ran) for axis in (0, 2))
-        pieces = []
-        for call, count in zip(calls, counts, strict=True):
-            shape = (entries, count, widest, heads)
-            known = path in call.values
-            values = call.values[path].to(ran[0].device).unflatten(1, (count, -1)) if known else None
-            pieces.append(values if values is not None and values.shape == shape else padded(values, shape, ran[0]))
-        found[path] = pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
-    return found
-
-
-def padded(values: Tensor | None, shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Values (entries, branch, sample, heads) in a larger shape, NaN where there are none."""
-    whole = like.new_full(shape, torch.nan)
-    if values is not None:
-        whole[: len(values), :, : values.shape[2], : values.shape[3]] = values
-    return whole
 
 
 def named_by(calls: Sequence[DenoiserCall], samples: int, combined: Any, sample: Any) -> Evidence:

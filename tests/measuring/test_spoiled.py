@@ -29,7 +29,8 @@ def tensors(heads: int = 2, key_heads: int = 2) -> tuple[torch.Tensor, torch.Ten
 def reduced(call: AttentionCall, **options: object) -> dict[str, torch.Tensor]:
     """Entries by name, each (batch, heads)."""
     reduction = Reduction(STATISTICS, **options)
-    (values,) = reduction.averages(list(reduction(call).values()))
+    (packed,) = reduction.packed(list(reduction(call).values()))
+    values = packed.entries.unflatten(1, call.query.shape[:2]).float()
     return dict(zip(reduction.names, values, strict=False))
 
 
