@@ -71,6 +71,7 @@ class Interception:
         read_inputs: says what a root's arguments are; needed to tell what tokens stand for.
         attended: paths of modules that made an attention call.
         unseen: path -> reason, of modules that look like attention and ran without an attention call that we see.
+        watched: the modules that are hooked.
     """
 
     on_attention: OnAttention
@@ -80,6 +81,7 @@ class Interception:
     rescales: bool
     unseen: dict[str, str] = field(default_factory=dict)
     attended: set[str] = field(default_factory=set)
+    watched: "WeakSet[nn.Module]" = field(default_factory=WeakSet)
     local: threading.local = field(default_factory=threading.local)
 
     @property

@@ -21,11 +21,11 @@ from .compiled import is_compiled, run_compiled, run_eagerly
 from .forwards import Forward, here, running
 from .interception import Frame, Interception, OnAttention, OnForward, OnOutput, ReadInputs, active, stood_in_for
 from .multihead import other_keys, see_multihead
-from .roles import forget_what_may_change
+from .roles import forget, forget_what_may_change
 from .seen import SeenScores, see_functions
 from .shared import Shared, Undo, replaced
 
-__all__ = ["AttentionCall", "Interception", "intercept", "looks_like_attention"]
+__all__ = ["AttentionCall", "Interception", "intercept", "looks_like_attention", "watch_root"]
 
 PROJECTIONS = ("q", "k", "v", "wq", "wk", "wv", "query", "key", "value")
 """Words in names of the parts of an attention layer."""
@@ -90,12 +90,8 @@ def intercept(
     for root in roots.values() if not active else ():
         forget_what_may_change(root)
     with ExitStack() as stack:
-        if any(is_compiled(module) for root in roots.values() for module in root.modules()):
-            run_eagerly()
-            stack.callback(run_compiled)
         for name, root in roots.items():
-            for path, module in root.named_modules(prefix=name):
-                watch(interception, stack, path.replace("._orig_mod", ""), module, is_root=module is root)
+            watch_root(interception, stack, name, root)
         stack.enter_context(activated(interception))
         stack.callback(end_forward, interception, whole=False)
         yield interception
@@ -118,6 +114,19 @@ def activated(interception: Interception) -> Iterator[None]:
 def see_scores(module: Any) -> Undo:
     """Let a module's ``get_attention_scores`` be seen."""
     return replaced(module, "get_attention_scores", SeenScores(module))
+
+
+def watch_root(interception: Interception, stack: ExitStack, name: str, root: nn.Module) -> None:
+    """Hook the modules of a root that are not hooked yet, until ``stack`` is closed."""
+    new = [each for each in root.named_modules(prefix=name) if each[1] not in interception.watched]
+    if any(is_compiled(module) for _, module in new):
+        run_eagerly()
+        stack.callback(run_compiled)
+    if interception in active:
+        forget(root)
+    for path, module in new:
+        interception.watched.add(module)
+        watch(interception, stack, path.replace("._orig_mod", ""), module, is_root=module is root)
 
 
 def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Module, is_root: bool) -> None:

@@ -39,13 +39,17 @@ class Step:
             self.evidence = decided
 
 
+THEN = ", then "
+"""Stands between the names of rules of which one took the place of the other during a run."""
+
+
 @dataclass
 class Run:
     """One pipeline call: a few samples of one size under one scaling.
 
     Attributes:
         size: (height, width) [pixels]; None until it is known.
-        scaling: name of the scaling rule.
+        scaling: name of the scaling rule that is at work.
         prompts: the samples' prompts, if known.
         seeds: the samples' seeds, if known.
         is_call: whether it lasts as long as a call of the pipeline.
@@ -62,6 +66,16 @@ class Run:
     grown: dict[str, int | None] = field(default_factory=dict)
     multipliers: dict[str, float] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
+
+    def meet_rule(self, rule: str, begun: bool) -> None:
+        """Take the name of the rule under which a forward runs; after another one, the run carries both names.
+
+        ``begun`` is whether a forward of this run came before that is in no step yet.
+        """
+        if not self.steps and not begun:
+            self.scaling = rule
+        elif self.scaling.split(THEN)[-1] != rule:
+            self.scaling += THEN + rule
 
     def add_multiplier(self, layer: str, factor: float | Tensor) -> None:
         """Take the factor on the softmax scale of a layer's call."""

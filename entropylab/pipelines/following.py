@@ -21,6 +21,9 @@ from ..capture.shared import Shared, Undo, replaced, together
 class Listener(Protocol):
     """What is told of a pipeline that samples."""
 
+    def on_parts(self) -> None:
+        """The pipeline may have other parts than before."""
+
     def on_call(self, arguments: dict[str, Any]) -> None:
         """The pipeline is called with these arguments, by name."""
 
@@ -52,16 +55,28 @@ Seen = Callable[[Any], Any]
 
 
 @contextmanager
-def follow(pipe: Any, listener: Listener) -> Iterator[None]:
-    """Tell ``listener`` what ``pipe`` does, while the context lasts; a bare module does nothing of the kind."""
+def follow(pipe: Any, listener: Listener) -> Iterator[Callable[[], None]]:
+    """Tell ``listener`` what ``pipe`` does, while the context lasts; a bare module does nothing of the kind.
+
+    Yields:
+        ``catch_up()``: follows schedulers that have joined the pipeline since.
+    """
+    known: list[Any] = []
     with ExitStack() as stack:
-        if not isinstance(pipe, nn.Module):
-            stack.enter_context(followed(pipe, listener, {"__call__": seen_call, "prepare_latents": seen_latents}))
-            for part in pipe.components.values():
-                if hasattr(part, "step") and hasattr(part, "set_timesteps"):
+
+        def catch_up() -> None:
+            for part in () if isinstance(pipe, nn.Module) else pipe.components.values():
+                steps = hasattr(part, "step") and hasattr(part, "set_timesteps")
+                if steps and all(part is not other for other in known):
+                    known.append(part)
                     methods = {"set_timesteps": seen_timesteps, "step": seen_step}
                     stack.enter_context(followed(part, listener, methods))
-        yield
+
+        if not isinstance(pipe, nn.Module):
+            methods = {"__call__": seen_call, "prepare_latents": seen_latents, "__setattr__": seen_change}
+            stack.enter_context(followed(pipe, listener, methods))
+        catch_up()
+        yield catch_up
 
 
 @contextmanager
@@ -100,6 +115,7 @@ def seen_call(original: Any) -> Any:
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = signature.bind_partial(self, *args, **kwargs).arguments if listeners_of(self) else {}
         for listener in listeners_of(self):
+            listener.on_parts()
             listener.on_call({**given, **given.get("kwargs", {})})
         failed = True
         try:
@@ -111,6 +127,19 @@ def seen_call(original: Any) -> Any:
                 listener.on_end(failed)
 
     return call
+
+
+def seen_change(original: Any) -> Any:
+    """A pipeline's ``__setattr__`` that tells when a part may have been replaced."""
+
+    @functools.wraps(original)
+    def __setattr__(self: Any, name: str, value: Any) -> None:
+        original(self, name, value)
+        if isinstance(value, nn.Module) or hasattr(value, "set_timesteps"):
+            for listener in listeners_of(self):
+                listener.on_parts()
+
+    return __setattr__
 
 
 def seen_latents(original: Any) -> Any:
