@@ -73,8 +73,17 @@ class Run:
         packed = packed.to("cpu", non_blocking=True)
         pieces = packed.split([value.numel() for value in values.values()])
         unpacked = {path: piece.view(value.shape) for (path, value), piece in zip(values.items(), pieces, strict=True)}
-        evidence = NO_EVIDENCE if combined is None else named_by(calls, samples, combined, sample)
+        evidence = NO_EVIDENCE if combined is None else self.evidence(calls, samples, combined, sample, values)
         self.steps.append(Step(calls[-1].inputs.timestep, unpacked, evidence))
+
+    def evidence(
+        self, calls: Sequence[DenoiserCall], samples: int, combined: Any, sample: Any, values: Any
+    ) -> Evidence:
+        """What names the branches of a step; where gathering that fails, other steps may name them."""
+        try:
+            return named_by(calls, samples, combined, sample)
+        except Exception:  # for want of memory, say: a step whose branches have numbers is better than none
+            return Evidence(next(iter(values.values())).shape[1])
 
     def views(self) -> list[list[Step]]:
         """The steps, those of one timestep together: a panorama is denoised in several views at each."""
