@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .calls import NOWHERE, AttentionCall
+from .calls import NOWHERE, AttentionCall, check_readable
 from .forwards import running, unfollowed
-from .interception import Interception, active, is_linear, tell
+from .interception import Interception, active, fail, is_linear, tell
 from .tracing import version_of
 
 
@@ -45,7 +45,10 @@ def seen(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def softmax(*args: Any, **kwargs: Any) -> Tensor:
         if active and not torch.compiler.is_compiling():
             given = dict(zip(("input", "dim"), args, strict=False)) | kwargs
-            note(given.get("input"), given.get("dim"))
+            try:
+                note(given.get("input"), given.get("dim"))
+            except Exception as problem:
+                fail(problem, of_rescaling=False)
         return original(*args, **kwargs)
 
     return softmax
@@ -90,6 +93,7 @@ def heads_of(module: Any) -> int:
 
 def call_of_logits(logits: Tensor, heads: int) -> AttentionCall:
     """A call with these logits, (batch, heads, queries, keys) or (batch * heads, queries, keys), and nothing else."""
+    check_readable(logits)
     if logits.ndim == 3:
         logits = logits.unflatten(0, (-1, heads)) if len(logits) % heads == 0 else logits[:, None]
     logits = logits.flatten(0, -4) if logits.ndim > 4 else logits

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from .byhand import seen_softmaxes
-from .calls import AttentionCall, per_head, rescaled
+from .calls import AttentionCall, check_readable, per_head, rescaled
 from .forwards import unfollowed_here
-from .interception import anybody, ask, call_of, show
+from .interception import anybody, ask, call_of, fail, show
 from .multihead import is_inside_multihead
 from .shared import Undo, replaced, together
 
@@ -49,9 +49,13 @@ def seen_sdpa(
 ) -> Tensor:
     """``F.scaled_dot_product_attention``, seen by the active interceptions; bit-identical unless the scale changes."""
     if anybody() and not is_inside_multihead():
-        own = query.shape[-1] ** -0.5 if scale is None else float(scale)
-        call = call_of(*in_four(query, key, attn_mask, enable_gqa), own, is_causal)
-        query, scale = shown(call, query, scale)
+        try:
+            own = query.shape[-1] ** -0.5 if scale is None else float(scale)
+            call = call_of(*in_four(query, key, attn_mask, enable_gqa), own, is_causal)
+        except Exception as problem:
+            fail(problem)
+        else:
+            query, scale = shown(call, query, scale)
     more = {"enable_gqa": True} if enable_gqa else {}
     return originals["seen_sdpa"](query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
 
@@ -59,7 +63,10 @@ def seen_sdpa(
 def shown(call: AttentionCall, query: Tensor, scale: float | None) -> tuple[Tensor, float | None]:
     """Show a call as it is to be made, and say with which queries and scale (as the model gave it, if that stays)."""
     factor = ask(call)
-    show(rescaled(call, factor))
+    try:
+        show(rescaled(call, factor))
+    except Exception as problem:
+        fail(problem, of_rescaling=False)
     if isinstance(factor, Tensor):
         return per_head(query, factor), scale
     return query, scale if factor == 1.0 else factor * call.scale
@@ -76,15 +83,21 @@ def seen_flex(
     **more: Any,
 ) -> Any:
     """``flex_attention``, seen by the active interceptions; its masks are laid out, a boolean a query and key."""
-    mask = flex_mask(query, key, score_mod, block_mask) if anybody() else None
-    if anybody() and (mask is not None or (score_mod is None and block_mask is None)):
-        own = query.shape[-1] ** -0.5 if scale is None else scale
-        call = call_of(query, key, mask, own, False)
+    call = None
+    if anybody():
+        try:
+            check_readable(query, key)
+            mask = flex_mask(query, key, score_mod, block_mask)
+            if mask is not None or (score_mod is None and block_mask is None):
+                call = call_of(query, key, mask, query.shape[-1] ** -0.5 if scale is None else scale, False)
+        except Exception as problem:
+            fail(problem)
+    if call is not None:
         query, scale = shown(call, query, scale)
     with unfollowed_here() as trace:
         found = originals["seen_flex"](query, key, value, score_mod, block_mask, scale, *rest, **more)
     if trace is not None:
-        trace.inherit(found[0] if isinstance(found, tuple) else found, query)
+        trace.attended(found[0] if isinstance(found, tuple) else found, query)
     return found
 
 
@@ -158,20 +171,31 @@ class SeenScores:
         """The map, as the module computes it."""
         if not anybody():
             return self.compute(query, key, attention_mask)
-        query = self.rescaled(query, key, attention_mask)
-        self.slices.append((query.detach(), key.detach(), attention_mask))
-        if sum(len(part) for part, _, _ in self.slices) >= self.whole:
-            self.show()
+        try:
+            call = self.call_of_one(query, key, attention_mask)
+        except Exception as problem:
+            fail(problem)
+            return self.compute(query, key, attention_mask)
+        query = self.rescaled(query, call)
+        try:
+            self.slices.append((query.detach(), key.detach(), attention_mask))
+            if sum(len(part) for part, _, _ in self.slices) >= self.whole:
+                self.show()
+        except Exception as problem:
+            fail(problem, of_rescaling=False)
         return self.compute(query, key, attention_mask)
 
-    def rescaled(self, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+    def call_of_one(self, query: Tensor, key: Tensor, mask: Tensor | None) -> AttentionCall:
+        """The call of one image, as if all its heads were the first: what a rule is asked about."""
+        one_query, one_key = (part[:1].expand(self.module.heads, *part.shape[1:])[None] for part in (query, key))
+        return call_of(one_query, one_key, mask, self.module.scale, False, counts=False)
+
+    def rescaled(self, query: Tensor, call: AttentionCall) -> Tensor:
         """The queries times the factor that is asked for."""
-        heads = self.module.heads
-        one_query, one_key = (part[:1].expand(heads, *part.shape[1:])[None] for part in (query, key))
-        factor = self.factor = ask(call_of(one_query, one_key, mask, self.module.scale, False, counts=False))
+        factor = self.factor = ask(call)
         if isinstance(factor, Tensor):
             begun = sum(len(part) for part, _, _ in self.slices)
-            head = torch.arange(begun, begun + len(query), device=query.device) % heads
+            head = torch.arange(begun, begun + len(query), device=query.device) % self.module.heads
             return per_head(query, factor[head.cpu()])
         return query if factor == 1.0 else query * factor
 

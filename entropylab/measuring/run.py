@@ -86,10 +86,19 @@ class Run:
         """Take one step; its numbers leave in one asynchronous copy for every GPU that has some."""
         samples = samples_in(calls, combined, sample)
         values = by_branch(calls, samples)
-        evidence = NO_EVIDENCE if combined is None else named_by(calls, samples, combined, sample)
+        evidence = NO_EVIDENCE if combined is None else self.evidence(calls, samples, combined, sample, values)
         timestep, on_host = calls[-1].inputs.timestep, sent(values)
         times = [timestep] if isinstance(timestep, Tensor) else []
         self.steps.append(Step(timestep, on_host, evidence, departures([*values.values(), *evidence.tensors, *times])))
+
+    def evidence(
+        self, calls: Sequence[DenoiserCall], samples: int, combined: Any, sample: Any, values: Any
+    ) -> Evidence:
+        """What names the branches of a step; where gathering that fails, other steps may name them."""
+        try:
+            return named_by(calls, samples, combined, sample)
+        except Exception:  # for want of memory, say: a step whose branches have numbers is better than none
+            return Evidence(next(iter(values.values())).shape[1])
 
     def views(self) -> list[list[Step]]:
         """The steps, those of one timestep together: a panorama is denoised in several views at each."""
