@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .bindings import bound_names
 from .byhand import see_by_hand
 from .calls import AttentionCall
 from .compiled import is_compiled, run_compiled, run_eagerly
@@ -97,6 +98,7 @@ def intercept(
             for path, module in root.named_modules(prefix=name):
                 watch(interception, stack, path.replace("._orig_mod", ""), module, is_root=module is root)
         stack.enter_context(activated(interception))
+        stack.enter_context(bound_names(roots))
         stack.callback(end_forward, interception, whole=False)
         yield interception
 
