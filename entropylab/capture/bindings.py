@@ -143,7 +143,7 @@ def stood_in(value: Any) -> Any:
 
 def stand_in(holder: Any) -> Undo:
     """Put the substitutes into a holder."""
-    return together([put(owner, name, substitute) for owner, name, substitute in held(holder)])
+    return together([put(owner, name, substitute) for owner, name, substitute in list(held(holder))])
 
 
 def put(owner: Any, name: str, substitute: Any) -> Undo:
