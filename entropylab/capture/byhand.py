@@ -10,14 +10,8 @@ from torch import Tensor
 
 from .calls import NOWHERE, AttentionCall, check_readable
 from .forwards import running, unfollowed
-from .interception import Interception, active, fail, is_linear, tell
+from .interception import Interception, active, anybody, fail, is_linear, tell
 from .tracing import version_of
-
-
-def seen_softmaxes() -> list[tuple[Any, str, Callable[..., Tensor]]]:
-    """Owner, name and substitute of everything that is called softmax."""
-    return [(owner, "softmax", seen(owner.softmax)) for owner in (torch, Tensor)]  # F.softmax calls the tensor's
-
 
 HEADS = ("heads", "num_heads", "num_attention_heads", "n_heads", "n_head")
 """What modules call the number of their heads."""
@@ -38,12 +32,12 @@ class Noted:
         return ndim > 2 and self.dim in (-1, ndim - 1) and version_of(self.logits) == self.version
 
 
-def seen(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def seen_softmax(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """``original``, whose logits are noted by the attention layers that run."""
 
     @wraps(original)
     def softmax(*args: Any, **kwargs: Any) -> Tensor:
-        if active and not torch.compiler.is_compiling():
+        if anybody():
             given = dict(zip(("input", "dim"), args, strict=False)) | kwargs
             try:
                 note(given.get("input"), given.get("dim"))

@@ -1,7 +1,8 @@
 """What an interception knows: where it is (which modules run in this thread), and whom to tell of an attention call."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakSet
@@ -149,9 +150,30 @@ def is_linear(module: nn.Module) -> bool:
     return any("linear" in type(part).__name__.lower() for part in (module, getattr(module, "processor", None)))
 
 
+class Depth(threading.local):
+    """How many functions run in this thread whose insides are of no interest."""
+
+    value = 0
+
+
+depth = Depth()
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """See nothing of what is computed inside: it is what was seen already, or our own."""
+    depth.value += 1
+    try:
+        yield
+    finally:
+        depth.value -= 1
+
+
 def anybody() -> bool:
     """Whether any interception is inside one of its modules in this thread; never inside a graph that is compiled."""
-    return not torch.compiler.is_compiling() and any(interception.frames for interception in active)
+    if depth.value or torch.compiler.is_compiling():
+        return False
+    return any(interception.frames for interception in active)
 
 
 def reason_of(problem: Exception) -> str:
@@ -224,6 +246,13 @@ def show(call: AttentionCall) -> None:
     for interception in active:
         if not interception.rescales and interception.frames:
             tell(interception, call)
+
+
+def refuse(reason: str) -> None:
+    """Have every observer name the innermost module, whose attention call can't be measured."""
+    for interception in active:
+        if not interception.rescales and interception.frames:
+            interception.refuse(reason)
 
 
 def tell(interception: Interception, call: AttentionCall) -> None:

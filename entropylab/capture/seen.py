@@ -3,20 +3,20 @@
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .byhand import seen_softmaxes
+from . import bindings
+from .byhand import seen_softmax
 from .calls import AttentionCall, check_readable, per_head, rescaled
 from .forwards import unfollowed_here
-from .interception import anybody, ask, call_of, fail, show
+from .interception import anybody, ask, call_of, fail, refuse, show, unseen
+from .masks import in_its_own_way, read_mask
 from .multihead import is_inside_multihead
 from .shared import Undo, replaced, together
-
-originals: dict[str, Callable[..., Any]] = {}
-"""Name of a substitute -> what it stands in for while anybody looks: PyTorch's function, or what somebody put there."""
 
 PROBES = (0.0, 1.0, -3.0, 30.0, -100.0)
 """Scores with which we ask whether a ``score_mod`` does anything but add."""
@@ -24,67 +24,91 @@ PROBES = (0.0, 1.0, -3.0, 30.0, -100.0)
 
 def see_functions(functional: Any) -> Undo:
     """Stand in for the functions that compute attention, of ``torch.nn.functional`` and elsewhere, and for softmax."""
-    substitutes: list[tuple[Any, str, Callable[..., Any]]] = [
+    seen: list[tuple[Any, str, Callable[[Callable], Callable]]] = [
         (functional, "scaled_dot_product_attention", seen_sdpa),
-        *seen_softmaxes(),
+        (torch._C._nn, "scaled_dot_product_attention", seen_sdpa),  # what a module imported before somebody replaced it
+        (torch, "softmax", seen_softmax),
+        (Tensor, "softmax", seen_softmax),  # F.softmax calls the tensor's
     ]
     if (flex := sys.modules.get("torch.nn.attention.flex_attention")) is not None:
-        substitutes.append((flex, "flex_attention", seen_flex))
-    undoing = []
-    for owner, name, substitute in substitutes:
-        originals[substitute.__name__] = getattr(owner, name)
-        undoing.append(replaced(owner, name, substitute))
+        seen.append((flex, "flex_attention", seen_flex))
+    undoing: list[Undo] = [bindings.substitutes.clear]
+    for owner, name, standing_in in seen:
+        original = getattr(owner, name)
+        _, substitute = bindings.substitutes.setdefault(id(original), (original, standing_in(original)))
+        if owner is not torch._C._nn:
+            undoing.append(replaced(owner, name, substitute))
     return together(undoing)
 
 
-def seen_sdpa(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
+def seen_sdpa(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """``F.scaled_dot_product_attention``, seen by the active interceptions; bit-identical unless the scale changes."""
-    if anybody() and not is_inside_multihead():
+
+    @wraps(original)
+    def scaled_dot_product_attention(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        more = {"enable_gqa": True} if enable_gqa else {}
+        if not anybody() or is_inside_multihead():
+            return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
         try:
+            mask, causal, problem = read_mask(attn_mask, query.device)
             own = query.shape[-1] ** -0.5 if scale is None else float(scale)
-            call = call_of(*in_four(query, key, attn_mask, enable_gqa), own, is_causal)
-        except Exception as problem:
-            fail(problem)
+            call = call_of(*in_four(query, key, mask, enable_gqa), own, is_causal or causal)
+        except Exception as unreadable:
+            fail(unreadable)
         else:
-            query, scale = shown(call, query, scale)
-    more = {"enable_gqa": True} if enable_gqa else {}
-    return originals["seen_sdpa"](query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
+            query, scale = shown(call, query, scale, problem)
+        with unseen(), in_its_own_way(original, query, key, value, attn_mask):
+            return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
+
+    return scaled_dot_product_attention
 
 
-def shown(call: AttentionCall, query: Tensor, scale: float | None) -> tuple[Tensor, float | None]:
-    """Show a call as it is to be made, and say with which queries and scale (as the model gave it, if that stays)."""
+def shown(
+    call: AttentionCall, query: Tensor, scale: float | None, problem: str | None = None
+) -> tuple[Tensor, float | None]:
+    """Show a call as it is to be made, and say with which queries and scale (as the model gave it, if that stays).
+
+    One with a ``problem`` can be rescaled, and not be measured.
+    """
     factor = ask(call)
     try:
-        show(rescaled(call, factor))
-    except Exception as problem:
-        fail(problem, of_rescaling=False)
+        if problem is None:
+            show(rescaled(call, factor))
+        else:
+            refuse(problem)
+    except Exception as failure:
+        fail(failure, of_rescaling=False)
     if isinstance(factor, Tensor):
         return per_head(query, factor), scale
     return query, scale if factor == 1.0 else factor * call.scale
 
 
-def seen_flex(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    score_mod: Callable | None = None,
-    block_mask: Any = None,
-    scale: float | None = None,
-    *rest: Any,
-    **more: Any,
-) -> Any:
+def seen_flex(original: Callable[..., Any]) -> Callable[..., Any]:
     """``flex_attention``, seen by the active interceptions; its masks are laid out, a boolean a query and key."""
-    call = None
-    if anybody():
+
+    @wraps(original)
+    def flex_attention(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        score_mod: Callable | None = None,
+        block_mask: Any = None,
+        scale: float | None = None,
+        *rest: Any,
+        **more: Any,
+    ) -> Any:
+        if not anybody():
+            return original(query, key, value, score_mod, block_mask, scale, *rest, **more)
+        call = None
         try:
             check_readable(query, key)
             mask = flex_mask(query, key, score_mod, block_mask)
@@ -92,13 +116,15 @@ def seen_flex(
                 call = call_of(query, key, mask, query.shape[-1] ** -0.5 if scale is None else scale, False)
         except Exception as problem:
             fail(problem)
-    if call is not None:
-        query, scale = shown(call, query, scale)
-    with unfollowed_here() as trace:
-        found = originals["seen_flex"](query, key, value, score_mod, block_mask, scale, *rest, **more)
-    if trace is not None:
-        trace.attended(found[0] if isinstance(found, tuple) else found, query)
-    return found
+        if call is not None:
+            query, scale = shown(call, query, scale)
+        with unseen(), unfollowed_here() as trace:
+            found = original(query, key, value, score_mod, block_mask, scale, *rest, **more)
+        if trace is not None:
+            trace.attended(found[0] if isinstance(found, tuple) else found, query)
+        return found
+
+    return flex_attention
 
 
 def flex_mask(query: Tensor, key: Tensor, score_mod: Callable | None, block_mask: Any) -> Tensor | None:
@@ -183,7 +209,8 @@ class SeenScores:
                 self.show()
         except Exception as problem:
             fail(problem, of_rescaling=False)
-        return self.compute(query, key, attention_mask)
+        with unseen():
+            return self.compute(query, key, attention_mask)
 
     def call_of_one(self, query: Tensor, key: Tensor, mask: Tensor | None) -> AttentionCall:
         """The call of one image, as if all its heads were the first: what a rule is asked about."""

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .bindings import bound_names
 from .byhand import see_by_hand
 from .calls import AttentionCall
 from .compiled import is_compiled, run_compiled, run_eagerly
@@ -104,6 +105,7 @@ def intercept(
         for name, root in roots.items():
             watch_root(interception, stack, name, root)
         stack.enter_context(activated(interception))
+        stack.enter_context(bound_names(roots))
         stack.callback(end_forward, interception, whole=False)
         yield interception
 
