@@ -15,11 +15,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .bindings import bound_names
 from .byhand import see_by_hand
 from .calls import AttentionCall
 from .compiled import is_compiled, run_compiled, run_eagerly
 from .forwards import Forward, here, running
-from .interception import Frame, Interception, OnAttention, OnForward, OnOutput, ReadInputs, active, stood_in_for
+from .interception import (
+    Frame,
+    Interception,
+    OnAttention,
+    OnForward,
+    OnOutput,
+    ReadInputs,
+    active,
+    reason_of,
+    stood_in_for,
+)
 from .multihead import other_keys, see_multihead
 from .roles import forget, forget_what_may_change
 from .seen import SeenScores, see_functions
@@ -40,6 +51,7 @@ def looks_like_attention(module: nn.Module) -> bool:
     if isinstance(module, nn.MultiheadAttention):
         return True
     classes = [own.__name__.lower() for own in type(module).__mro__]
+    classes += [str(getattr(module, "original_name", "")).lower()]  # of TorchScript
     named = any(("atten" in name or "attn" in name) and "processor" not in name for name in classes)
     words = {word for name, _ in module.named_children() for word in re.split(r"[_\d]", name.lower())}
     projections = len(words & set(PROJECTIONS))
@@ -86,13 +98,14 @@ def intercept(
         rescales: whether ``on_attention`` may change the scale. Such interceptions come first, so that all others see
             the scale that the model then uses.
     """
-    interception = Interception(on_attention, on_forward, on_output, read_inputs, rescales)
+    interception = Interception(on_attention, on_forward, on_output, read_inputs, rescales, tuple(roots))
     for root in roots.values() if not active else ():
         forget_what_may_change(root)
     with ExitStack() as stack:
         for name, root in roots.items():
             watch_root(interception, stack, name, root)
         stack.enter_context(activated(interception))
+        stack.enter_context(bound_names(roots))
         stack.callback(end_forward, interception, whole=False)
         yield interception
 
@@ -135,7 +148,8 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
     The hooks fall away once the module has run without attending, unless it is an attention layer: so only attention
     layers are hooked from the second forward on.
     """
-    suspicious = looks_like_attention(module)
+    is_script = isinstance(module, torch.jit.ScriptModule)
+    suspicious = any(looks_like_attention(part) for part in (module.modules() if is_script else (module,)))
     handles: list[Any] = []
     if fast := isinstance(module, FAST):
         watchers.setdefault(module, []).append(interception)
@@ -145,9 +159,23 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
 
     def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
         if is_root:
-            begin_forward(interception, path, module, args, kwargs)
-        context = context_tokens(module, args, kwargs)
-        interception.frames.append(Frame(path, module, context, suspicious, skipped=module in stood_in_for))
+            interception.blind = None
+            try:
+                begin_forward(interception, path, module, args, kwargs)
+            except Exception as problem:
+                interception.blind = reason_of(problem)
+        frame = Frame(path, module, None, suspicious, skipped=module in stood_in_for)
+        if is_script:
+            frame.why = "is TorchScript, in which attention calls can't be seen"
+        interception.frames.append(frame)
+        try:
+            prepare(frame, args, kwargs)
+        except Exception as problem:
+            interception.fail(problem)
+
+    def prepare(frame: Frame, args: tuple, kwargs: dict) -> None:
+        module = frame.module
+        frame.context = context_tokens(module, args, kwargs)
         own = own_tokens(args, kwargs)
         if isinstance(seen := vars(module).get("get_attention_scores"), SeenScores) and own is not None:
             seen.begin(len(own))
@@ -161,7 +189,10 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
             return
         if fast and watchers[module][-1] is interception and (forward := running()) is not None:
             forward.go_on()
-        see_by_hand(interception)
+        try:
+            see_by_hand(interception)
+        except Exception as problem:
+            interception.fail(problem)
         frame = interception.frames.pop()
         if suspicious and not frame.seen and output is not None:
             if not frame.skipped:
@@ -170,9 +201,14 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
             for handle in handles:
                 handle.remove()
         if is_root:
-            end_forward(interception, whole=output is not None)
-            if interception.on_output is not None and output is not None:
-                interception.on_output(path, module, output)
+            try:
+                end_forward(interception, whole=output is not None)
+                if interception.on_output is not None and output is not None and interception.blind is None:
+                    interception.on_output(path, module, output)
+            except Exception as problem:
+                interception.lose(path, reason_of(problem))
+            if interception.blind is not None and output is not None:
+                interception.lose(path, interception.blind)
 
     handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
     stack.callback(handles[0].remove)

@@ -135,6 +135,10 @@ class Recorder:
         """A scheduler makes a step: what the denoiser calls since the last one gave is that step."""
         self.finish_step(combined, sample)
 
+    def on_failure(self, problem: Exception) -> None:
+        """Something went wrong in following the pipeline."""
+        self.sight.on_failure(problem)
+
     def on_forward(self, name: str, root: nn.Module, inputs: Inputs) -> None:
         """A denoiser begins a forward pass; unless a scheduler that we follow ends the steps, each is one."""
         if not self.follows:

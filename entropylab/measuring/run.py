@@ -92,12 +92,19 @@ class Run:
     def add_step(self, calls: Sequence[DenoiserCall], combined: Any, sample: Any) -> None:
         """Take one step; its numbers leave in one asynchronous copy for every GPU that has some."""
         samples = samples_in(calls, combined, sample)
-        evidence = NO_EVIDENCE if combined is None else named_by(calls, samples, combined, sample)
+        evidence = NO_EVIDENCE if combined is None else self.evidence(calls, samples, combined, sample)
         timestep = calls[-1].inputs.timestep
         left = [found.sums for call in calls for found in call.found]
         times = [timestep] if isinstance(timestep, Tensor) else []
         forwards = tuple(call.forward for call in calls)
         self.steps.append(Step(timestep, forwards, samples, evidence, departures([*left, *evidence.tensors, *times])))
+
+    def evidence(self, calls: Sequence[DenoiserCall], samples: int, combined: Any, sample: Any) -> Evidence:
+        """What names the branches of a step; where gathering that fails, other steps may name them."""
+        try:
+            return named_by(calls, samples, combined, sample)
+        except Exception:  # for want of memory, say: a step whose branches have numbers is better than none
+            return Evidence(sum(call.count(samples) for call in calls))
 
     def views(self) -> list[list[Step]]:
         """The steps, those of one timestep together: a panorama is denoised in several views at each."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..capture import AttentionCall
 from ..capture.inputs import Inputs
+from ..capture.interception import reason_of
 from ..errors import EntropyLabError
 from ..pipelines.batches import images_in
 from ..pipelines.guidance import Branch, Evidence, evidence
@@ -98,6 +99,7 @@ class DenoiserCall:
         calls: the calls of its layers that were seen.
         found: what is left of them.
         alone: layer -> those of its calls that it made image by image.
+        lost: layer path -> why its calls could not be averaged.
         output: (images of all branches, ...), or None if it can't be told.
         ended: whether it ran to its end.
         forward: what it gave, once it has.
@@ -108,6 +110,7 @@ class DenoiserCall:
         self.calls: list[Seen] = []
         self.found: list[Sums] = []
         self.alone: dict[str, list[str]] = {}
+        self.lost: dict[str, str] = {}
         self.output: Tensor | None = None
         self.forward: Forward
 
@@ -149,14 +152,28 @@ class DenoiserCall:
     @torch.no_grad()
     def end(self) -> None:
         """It has run to its end: what it gave is averaged over rows, and sent to the host."""
-        self.forward = Forward(tuple(sent(self.reduction.packed(self.found))), tuple(self.calls), self.batch)
+        self.forward = Forward(tuple(sent(self.packed())), tuple(self.calls), self.batch)
         self.ended = True
+
+    def packed(self) -> list[Packed]:
+        """What it gave, averaged in one go; where that fails, one by one, and a layer whose own fails is lost."""
+        try:
+            return self.reduction.packed(self.found)
+        except Exception:  # for want of memory, say
+            found: list[Packed] = []
+        for index, (call, sums) in enumerate(zip(self.calls, self.found, strict=True)):
+            try:
+                found += [one._replace(members=(index,)) for one in self.reduction.packed([sums])]
+            except Exception as problem:
+                self.lost[call.layer.partition(":")[0]] = reason_of(problem)
+        return found
 
     @property
     def incomplete(self) -> dict[str, str]:
-        """Layer path -> what is wrong, of layers that attended image by image, but not for all images."""
+        """Layer path -> what is wrong, of layers that attended for some images alone, or could not be averaged."""
         reason = f"attends in a batch of 1 where its denoiser has {self.batch} images, and not once for each"
-        return {layer.partition(":")[0]: reason for layer, calls in self.alone.items() if 0 < len(calls) < self.batch}
+        short = {layer.partition(":")[0]: reason for layer, calls in self.alone.items() if 0 < len(calls) < self.batch}
+        return short | self.lost
 
     def take_output(self, output: Any) -> None:
         """Take what the forward returned: a tensor, the first of several, or one tensor per image."""

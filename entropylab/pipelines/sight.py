@@ -81,6 +81,11 @@ class Sight:
         """A step is made."""
         self.leave()
 
+    def on_failure(self, problem: Exception) -> None:
+        """Something went wrong in following the pipeline."""
+        if self.interception is not None:
+            self.interception.fail(problem)
+
     def read_inputs(self, root: nn.Module, args: tuple, kwargs: dict) -> Inputs:
         """What a denoiser's forward was handed."""
         if self.stale:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .. import pipelines
 from ..capture import AttentionCall
 from ..capture.inputs import Inputs
-from ..errors import EntropyLabError, EntropyLabWarning, names_of
+from ..errors import EntropyLabError, EntropyLabWarning, names_of, one_line
 from ..pipelines import KINDS
 from ..pipelines.sight import Sight, observed
 from ..sizes import Size
@@ -79,9 +79,23 @@ class Rescaling:
         return found
 
     def asked(self, layer: str, tokens: int, trained: int) -> float | Tensor:
-        """What the rule says."""
+        """What the rule says.
+
+        Raises:
+            EntropyLabError: the rule itself raised something, which goes on to whoever samples: it is the caller's.
+        """
         function = self.rule.function
-        return function.factor(layer, tokens, trained) if isinstance(function, LayerRule) else function(tokens, trained)
+        try:
+            if isinstance(function, LayerRule):
+                return function.factor(layer, tokens, trained)
+            return function(tokens, trained)
+        except EntropyLabError:
+            raise
+        except Exception as problem:
+            raise EntropyLabError(
+                f"rule {self.rule.name!r} must give a multiplier for N and T. Asked for layer {layer} with "
+                f"N = {tokens} and T = {trained}, it raised {type(problem).__name__}: {one_line(problem)}"
+            ) from problem
 
     def train_tokens(self, call: AttentionCall, tokens: int) -> int:
         """T of the layer that makes ``call``."""
@@ -149,13 +163,13 @@ def rule_at_work(roots: Iterable[nn.Module]) -> str:
 
 def warn_of_untouched(rescaling: Rescaling, unseen: Mapping[str, str], rule: NamedRule, kinds: Any) -> None:
     """Say so if nothing was rescaled, or if layers ran whose attention can't be."""
+    said = []
     if rescaling.ran and not rescaling.matched:
-        message = f"rule {rule.name!r} rescaled nothing: no layer of kind {kinds} ran."
-    elif unseen:
-        message = f"rule {rule.name!r} could not rescale {', '.join(unseen)}"
-    else:
-        return
-    warnings.warn(message, EntropyLabWarning, stacklevel=5)
+        said.append(f"rescaled nothing: no layer of kind {kinds} ran.")
+    if unseen:
+        said.append(f"could not rescale {', '.join(unseen)}")
+    if said:
+        warnings.warn(f"rule {rule.name!r} {' It '.join(said)}", EntropyLabWarning, stacklevel=5)
 
 
 def check_kinds(kinds: Any) -> tuple[str, ...]:
