@@ -191,7 +191,7 @@ class Recorder:
     def finish_step(self, combined: Any = None, sample: Any = None) -> None:
         """What the denoiser calls since the last step gave becomes one step."""
         calls, self.calls = [call for call in self.calls if call.ended], []
-        if self.run is None or not any(call.found for call in calls):
+        if self.run is None or all(call.forward.is_empty for call in calls):
             return
         if self.run.size is None:
             self.run.size = self.sight.size_of_latent()

@@ -1,5 +1,6 @@
 """One sampling step: the denoiser calls in it, and from them one array per layer with the guidance branches apart."""
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -49,6 +50,13 @@ class Forward:
     packed: tuple[Packed, ...]
     calls: tuple[Seen, ...]
     batch: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no layer whose numbers are there."""
+        calls = [self.calls[member] for one in self.packed for member in one.members]
+        singles = Counter(call.layer for call in calls)
+        return all(call.place is None and singles[call.layer] < self.batch for call in calls)
 
     @property
     def likeness(self) -> Hashable:

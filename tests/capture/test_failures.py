@@ -13,7 +13,7 @@ from entropylab import EntropyLabError
 from entropylab.capture.forwards import Forward
 from entropylab.capture.tracing import Trace
 from entropylab.errors import EntropyLabWarning
-from entropylab.measuring import looks, run
+from entropylab.measuring import reduce, run
 from entropylab.measuring.recorder import Recorder
 from entropylab.measuring.reduce import Reduction
 from entropylab.pipelines.sight import Sight
@@ -135,8 +135,8 @@ def broken(error):
 
 
 PLACES = {
-    "statistics": (looks, "row_statistics_in_pieces", "unet.mid_block"),
-    "averages": (Reduction, "average", "unet.mid_block"),
+    "statistics": (reduce, "head_sums", "unet.mid_block"),
+    "averages": (Reduction, "packed", "unet.mid_block"),
     "what a call is": (Forward, "placed", "unet.mid_block"),
     "inputs": (Sight, "read_inputs", "unet"),
     "a forward's beginning": (Recorder, "on_forward", "unet"),
@@ -184,14 +184,15 @@ def test_a_layer_that_fails_costs_no_other_its_numbers(random_pipe, monkeypatch)
     with entropylab.record(random_pipe) as rec:
         sample(random_pipe)
     whole = rec.dataset
-    average = Reduction.average
+    packed = Reduction.packed
 
-    def one_fails(self, look):
-        if look.total == 64 and look.query_sums.shape[1] == 4:
+    def one_fails(self, found):
+        keys = [(one.sums[0, 0, 3] / one.sums[0, 0, 0]).item() for one in found]
+        if any(count == 64 and one.sums.shape[1] == 4 for count, one in zip(keys, found, strict=True)):
             raise torch.OutOfMemoryError("none left")
-        return average(self, look)
+        return packed(self, found)
 
-    monkeypatch.setattr(Reduction, "average", one_fails)
+    monkeypatch.setattr(Reduction, "packed", one_fails)
     with pytest.warns(EntropyLabWarning, match="none left"), entropylab.record(random_pipe) as rec:
         sample(random_pipe)
     lost = set(rec.unmeasured)
