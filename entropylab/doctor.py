@@ -1,0 +1,288 @@
+"""``entropylab doctor``: is entropylab right on this machine? In about a minute, with all that a bug report needs.
+
+Every backend that can be used here is held against float64, and a pipeline is sampled with and without being recorded:
+are the pictures the same, does anything wait for the GPU, what does it cost?
+"""
+
+import getpass
+import importlib.metadata
+import os
+import platform
+import socket
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from .bars import quiet
+from .entropy import BACKENDS, row_statistics
+from .entropy.choice import why_not
+from .entropy.rows import check_rows
+from .errors import EntropyLabError, EntropyLabWarning, check_int, one_line
+from .models import load
+from .models.prompts import default_prompts, default_settings
+from .sizes import size_label
+
+PACKAGES = ("entropylab", "torch", "diffusers", "transformers", "accelerate", "triton", "numpy", "xarray", "h5netcdf")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+WIDTHS = (40, 64, 80, 128, 160)
+STATISTICS = ("entropy", "lse", "mean", "variance", "third", "fourth", "sensitivity")
+ROWS, KEYS = 67, 333
+SLACK = 2e-5
+"""What a backend may be off by beside twice the error of plain PyTorch, as a share of the largest value, or of 1."""
+
+
+def examine(model: Any = None, *, device: Any = None, dtype: Any = None, repeats: int = 3) -> dict[str, Any]:
+    """Examine this machine; everything in the result can be written as JSON, and names no user and no path.
+
+    Args:
+        model: as of `entropylab.load`; it is sampled at its own size, for two steps.
+        device: the device to examine; the fastest there is if None.
+        dtype: dtype of the pipeline; what suits the device if None.
+        repeats: how often the pipeline is sampled each way.
+
+    Returns:
+        ``versions``, ``devices``, ``backends``, ``accuracy``, ``sampling``, and ``problems``: what is wrong, a sentence
+        each; nothing if all is well.
+
+    Raises:
+        EntropyLabError: no such model or device.
+    """
+    check_int("repeats", repeats)
+    pipe = load(model, device=device, dtype=dtype)
+    place = torch.device(pipe.device)
+    found: dict[str, Any] = {"versions": versions(), "devices": devices(), "examined": str(place)}
+    found["backends"] = backends(place)
+    found["accuracy"] = accuracy(place, found["backends"])
+    with quiet(pipe):
+        found["sampling"] = sampling(pipe, repeats)
+    found["problems"] = [*wrong_numbers(found["accuracy"]), *found["sampling"].pop("problems")]
+    cleaned: dict[str, Any] = anonymous(found)
+    return cleaned
+
+
+def versions() -> dict[str, str]:
+    """Of what matters here."""
+    found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.release()}"}
+    found["machine"] = platform.machine()
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found | {"CUDA of torch": str(torch.version.cuda)}
+
+
+def devices() -> dict[str, str]:
+    """What there is to compute on."""
+    found = {"cpu": f"{os.cpu_count()} processors, {torch.get_num_threads()} threads, {cpu_capability()}"}
+    for index in range(torch.cuda.device_count()):
+        of = torch.cuda.get_device_properties(index)
+        found[f"cuda:{index}"] = f"{of.name}, {of.major}.{of.minor}, {of.total_memory / 2**30:.0f} GiB"
+    return found
+
+
+def cpu_capability() -> str:
+    """Which instructions torch uses."""
+    return torch.backends.cpu.get_cpu_capability()
+
+
+def backends(device: torch.device) -> dict[str, str]:
+    """Backend -> "usable", or why it is not, for float32 of head dimension 64."""
+    q, k = torch.zeros(1, 1, 8, 64, device=device), torch.zeros(1, 1, 8, 64, device=device)
+    rows = check_rows(q, k, None, None, False, ("entropy", "variance"))
+    return {name: why_not(name, rows, unasked=True) or "usable" for name in BACKENDS[1:]}
+
+
+def questions(device: torch.device) -> Iterator[tuple[dict[str, Any], Tensor, Tensor, dict[str, Any]]]:
+    """What backends are asked: what is special about it, q, k, and further arguments."""
+    generator = torch.Generator().manual_seed(0)
+    for dtype in DTYPES:
+        for width in WIDTHS:
+            q, k = (torch.randn(2, 4, n, width, generator=generator).to(device, dtype) for n in (ROWS, KEYS))
+            left = (torch.rand(2, 1, ROWS, KEYS, generator=generator) > 0.3).to(device)
+            bias = torch.randn(2, 1, ROWS, KEYS, generator=generator).to(device)
+            special = {"dtype": str(dtype).removeprefix("torch."), "width": width}
+            masks: dict[str, dict[str, Any]] = {
+                "none": {},
+                "boolean": {"mask": left},
+                "bias": {"mask": bias},
+                "causal": {"is_causal": True},
+            }
+            for mask, more in masks.items():
+                yield special | {"mask": mask}, 2 * q, k, more
+
+
+def accuracy(device: torch.device, usable: dict[str, str]) -> list[dict[str, Any]]:
+    """The largest error of each backend in each statistic against float64, and that of plain PyTorch beside it."""
+    found = []
+    names = [name for name in BACKENDS[1:] if usable[name] == "usable" or name == "reference"]
+    for special, q, k, more in questions(device):
+        wide = more | ({"mask": more["mask"].double()} if special["mask"] == "bias" else {})
+        exact = row_statistics(q.double(), k.double(), statistics=STATISTICS, backend="reference", **wide)
+        plain = row_statistics(q, k, statistics=STATISTICS, backend="reference", **more)
+        for backend in names:
+            for statistic in STATISTICS:
+                entry = special | {"backend": backend, "statistic": statistic}
+                if why_not(backend, check_rows(q, k, None, more.get("mask"), "is_causal" in more, (statistic,)), False):
+                    continue
+                try:
+                    answer = row_statistics(q, k, statistics=(statistic,), backend=backend, **more)[statistic]
+                except Exception as problem:  # a kernel that does not compile or launch is a finding
+                    found.append(entry | {"failed": one_line(problem, 300)})
+                    continue
+                size = max(1.0, float(exact[statistic].abs().nan_to_num(0).max()))
+                errors = [float((each.double() - exact[statistic]).abs().max()) for each in (answer, plain[statistic])]
+                found.append(entry | {"error": errors[0], "allowed": 2 * errors[1] + SLACK * size})
+    return found
+
+
+def wrong_numbers(found: list[dict[str, Any]]) -> list[str]:
+    """What is wrong with the backends' numbers, the first case of each sort."""
+    told: dict[tuple[str, str], str] = {}
+    for one in found:
+        case = (
+            f"{one['backend']}: {one['statistic']}, {one['dtype']}, head dimension {one['width']}, mask {one['mask']}"
+        )
+        if "failed" in one:
+            told.setdefault((one["backend"], one["failed"]), f"{case}, fails: {one['failed']}")
+        elif not one["error"] <= one["allowed"]:
+            told.setdefault((one["backend"], one["statistic"]), f"{case}, is off by {one['error']:.1e}")
+    return list(told.values())
+
+
+def sampling(pipe: Any, repeats: int) -> dict[str, Any]:
+    """What recording does to a pipeline: the picture, the time, waits for the GPU, memory; and what it finds."""
+    from . import record
+    from .pipelines import default_size, train_size
+
+    size = train_size(pipe) or default_size(pipe)
+    try:
+        prompt = default_prompts(pipe)[0]
+    except EntropyLabError:  # a pipeline that is not ours
+        prompt = "a red car"
+    settings = default_settings(pipe) | {"num_inference_steps": 2, "output_type": "latent"}
+    if size is not None:
+        settings |= {"height": size[0], "width": size[1]}
+
+    def plain() -> Tensor:
+        picture: Tensor = pipe(prompt=prompt, generator=torch.Generator("cpu").manual_seed(0), **settings)[0]
+        return picture
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", EntropyLabWarning)
+        with record(pipe) as recorder:
+            plain()
+    found: dict[str, Any] = {"pipeline": type(pipe).__name__, "size": "its own" if size is None else size_label(size)}
+    found["layers"] = len(recorder.dataset.layer)
+    found["unmeasured"] = recorder.unmeasured
+    found["warnings"] = [
+        " ".join(str(each.message).split())[:300] for each in told if issubclass(each.category, EntropyLabWarning)
+    ]
+
+    def watched() -> Tensor:
+        with record(pipe):
+            return plain()
+
+    first, second = plain(), plain()
+    repeatable = torch.equal(first, second)
+    ratios, identical = [], True
+    for _ in range(repeats):
+        (alone, picture), (seen, other) = timed(plain), timed(watched)
+        ratios.append(seen / alone)
+        identical &= torch.equal(picture, other)
+    found |= {"identical": identical, "repeatable": repeatable}
+    found |= {"time": statistics.median(ratios), "time least": min(ratios), "time most": max(ratios)}
+    found |= of_a_gpu(pipe, plain, record) if pipe.device.type == "cuda" else {}
+    found["problems"] = []
+    if repeatable and not identical:
+        found["problems"].append("pictures change while they are recorded")
+    if found.get("waits"):
+        found["problems"].append(f"recording waits for the GPU {found['waits']} times in a run")
+    if recorder.unmeasured:
+        found["problems"].append(f"{len(recorder.unmeasured)} attention layers ran that were not measured")
+    return found
+
+
+def timed(run: Callable[[], Tensor]) -> tuple[float, Tensor]:
+    """Seconds that a run takes, and its picture."""
+    start = time.perf_counter()
+    picture = run()
+    if picture.is_cuda:
+        torch.cuda.synchronize(picture.device)
+    return time.perf_counter() - start, picture
+
+
+def of_a_gpu(pipe: Any, plain: Callable[[], Tensor], record: Any) -> dict[str, Any]:
+    """Waits of the host that recording adds, and peak memory as a multiple of plain sampling's."""
+
+    def waits_and_peak() -> tuple[int, int]:
+        torch.cuda.reset_peak_memory_stats(pipe.device)
+        before = torch.cuda.get_sync_debug_mode()
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                plain()
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
+        waits = sum("synchronizing CUDA operation" in str(each.message) for each in told)
+        return waits, torch.cuda.max_memory_allocated(pipe.device)
+
+    plain_waits, plain_peak = waits_and_peak()
+    with record(pipe):
+        plain()  # what is found out once about a model is found out here
+        waits, peak = waits_and_peak()
+    return {"waits": waits - plain_waits, "memory": peak / plain_peak}
+
+
+def anonymous(value: Any) -> Any:
+    """What was found, without names of users, machines and folders."""
+    if isinstance(value, dict):
+        return {anonymous(key): anonymous(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [anonymous(each) for each in value]
+    if not isinstance(value, str):
+        return value
+    for private in private_words():
+        value = value.replace(private, "...")
+    return value
+
+
+def private_words() -> list[str]:
+    """Folders, the user and the machine; the longest first."""
+    folders = (sys.prefix, sys.base_prefix, str(Path.home()), str(Path.cwd()), str(Path(__file__).parents[1]))
+    words = {*folders, socket.gethostname()}
+    with suppress(KeyError, OSError):  # a user without a name
+        words.add(getpass.getuser())
+    return sorted((word for word in words if len(word) > 2 and word not in ("root", "user")), key=len, reverse=True)
+
+
+def described(found: dict[str, Any]) -> str:
+    """What ``examine`` found, as text for a terminal: tables, and what is wrong."""
+    blocks = [f"{title}\n{pd.Series(found[title]).to_string()}" for title in ("versions", "devices", "backends")]
+    right = [one for one in found["accuracy"] if "error" in one]
+    if right:
+        frame = pd.DataFrame(right)
+        frame["entropy [nats]"] = frame["error"].where(frame["statistic"] == "entropy")
+        frame["share of what is allowed"] = frame["error"] / frame["allowed"]
+        columns = ["entropy [nats]", "share of what is allowed"]
+        worst = frame.groupby(["backend", "dtype"], sort=False)[columns].max()
+        table = worst.to_string(float_format="{:.1e}".format)
+        blocks.append(
+            f"largest error against float64 of entropy, and of any statistic, on {found['examined']}\n{table}"
+        )
+    shown = {name: value if value not in ({}, []) else "none" for name, value in found["sampling"].items()}
+    told = {name: f"{value:.2f}" if isinstance(value, float) else str(value) for name, value in shown.items()}
+    blocks.append(f"two steps, recorded; time and memory as multiples of plain sampling\n{pd.Series(told).to_string()}")
+    problems = found["problems"]
+    blocks.append("all is well" if not problems else "\n".join(["wrong:", *(f"- {problem}" for problem in problems)]))
+    return "\n\n".join(blocks)
