@@ -70,6 +70,7 @@ class Interception:
         on_output: told what a root's forward returns.
         read_inputs: says what a root's arguments are; needed to tell what tokens stand for.
         attended: paths of modules that made an attention call.
+        answers: with ``rescales``, what was last said of a call: by the layer's path and the shapes of q and k.
         unseen: path -> reason, of modules that look like attention and ran without an attention call that we see.
     """
 
@@ -80,6 +81,7 @@ class Interception:
     rescales: bool
     unseen: dict[str, str] = field(default_factory=dict)
     attended: set[str] = field(default_factory=set)
+    answers: dict[tuple[str, torch.Size, torch.Size], "float | Tensor | None"] = field(default_factory=dict)
     local: threading.local = field(default_factory=threading.local)
 
     @property
@@ -123,6 +125,11 @@ active: list[Interception] = []
 """The interceptions that are on, those that rescale first."""
 
 
+def computes_again() -> bool:
+    """Whether this thread is in a backward pass: what runs there is a checkpointed part of a forward, once more."""
+    return torch._C._current_graph_task_id() != -1
+
+
 def is_linear(module: nn.Module) -> bool:
     """Whether a layer is linear attention, by the name of its class or of its processor's."""
     return any("linear" in type(part).__name__.lower() for part in (module, getattr(module, "processor", None)))
@@ -161,11 +168,19 @@ def call_of(
 @torch.no_grad()
 @unfollowed
 def ask(call: AttentionCall) -> float | Tensor:
-    """The factor on a call's scale: one number, or one per head (heads,); 1.0 leaves it alone."""
+    """The factor on a call's scale: one number, or one per head (heads,); 1.0 leaves it alone.
+
+    A call that is computed again gets the factor that it had, if it had one: its forward is over, and others may have
+    begun.
+    """
     factor: float | Tensor = 1.0
+    again = computes_again()
     for interception in active:
         if interception.rescales and interception.frames:
-            answer = interception.on_attention(interception.located(call))
+            place = (interception.frames[-1].path, call.query.shape, call.key.shape)
+            if not again:
+                interception.answers[place] = interception.on_attention(interception.located(call))
+            answer = interception.answers.get(place)
             interception.passed()
             factor = factor if answer is None else factor * answer
     return factor
@@ -174,8 +189,8 @@ def ask(call: AttentionCall) -> float | Tensor:
 @torch.no_grad()
 @unfollowed
 def show(call: AttentionCall) -> None:
-    """Tell whoever observes of a call, as the model then makes it."""
-    for interception in active:
+    """Tell whoever observes of a call, as the model then makes it; not of one that is computed again."""
+    for interception in () if computes_again() else active:
         if not interception.rescales and interception.frames:
             tell(interception, call)
 

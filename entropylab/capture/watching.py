@@ -19,7 +19,17 @@ from .byhand import see_by_hand
 from .calls import AttentionCall
 from .compiled import is_compiled, run_compiled, run_eagerly
 from .forwards import Forward, here, running
-from .interception import Frame, Interception, OnAttention, OnForward, OnOutput, ReadInputs, active, stood_in_for
+from .interception import (
+    Frame,
+    Interception,
+    OnAttention,
+    OnForward,
+    OnOutput,
+    ReadInputs,
+    active,
+    computes_again,
+    stood_in_for,
+)
 from .multihead import other_keys, see_multihead
 from .roles import forget_what_may_change
 from .seen import SeenScores, see_functions
@@ -135,14 +145,15 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
         stack.enter_context(scores.changed(module, see_scores))
 
     def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        if is_root:
+        again = computes_again()
+        if is_root and not again:
             begin_forward(interception, path, module, args, kwargs)
         context = context_tokens(module, args, kwargs)
         interception.frames.append(Frame(path, module, context, suspicious, skipped=module in stood_in_for))
         own = own_tokens(args, kwargs)
         if isinstance(seen := vars(module).get("get_attention_scores"), SeenScores) and own is not None:
             seen.begin(len(own))
-        if isinstance(module, nn.MultiheadAttention) and watchers[module][-1] is interception:
+        if isinstance(module, nn.MultiheadAttention) and watchers[module][-1] is interception and not again:
             see_multihead(module, args, kwargs)
         if fast and watchers[module][-1] is interception and (forward := running()) is not None:
             forward.pause()
@@ -152,6 +163,9 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
             return
         if fast and watchers[module][-1] is interception and (forward := running()) is not None:
             forward.go_on()
+        if computes_again():
+            interception.frames.pop()
+            return
         see_by_hand(interception)
         frame = interception.frames.pop()
         if suspicious and not frame.seen and output is not None:
