@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,30 +15,22 @@ PARTIAL = ".partial"
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file; whoever looks sees the old content or the new one."""
-    partial = written(path, content)
-    try:
+    """Write a file, or the file that a link leads to; whoever looks sees the old content or the new one."""
+    path = real_file(path)
+    with written(path, content) as partial:
         partial.replace(path)
         flush_folder(path.parent)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def create_whole(path: Path, content: bytes) -> bool:
     """Write a file that is not there yet; False if there is one, also if somebody makes it at the same moment."""
-    partial = written(path, content)
-    try:
-        link(partial, path)
+    with written(path, content) as partial:
+        try:
+            link(partial, path)
+        except FileExistsError:
+            return False
         flush_folder(path.parent)
         return True
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def link(partial: Path, path: Path) -> None:
@@ -51,18 +45,21 @@ def link(partial: Path, path: Path) -> None:
         partial.replace(path)
 
 
-def written(path: Path, content: bytes) -> Path:
-    """The content in a file of another name beside ``path``, on the disk."""
+@contextmanager
+def written(path: Path, content: bytes) -> Iterator[Path]:
+    """The content in a file of another name beside ``path``, on the disk; removed at the end if it is still there."""
     partial = path.with_name(f".{uuid4().hex}{PARTIAL}")
     try:
         with open(partial, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        yield partial
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise cannot_write(path, error) from error
-    return partial
+    finally:
+        with suppress(OSError):  # it must not hide what went wrong
+            partial.unlink()
 
 
 def flush_folder(folder: Path) -> None:
@@ -83,17 +80,33 @@ def cannot_write(path: Path, error: OSError) -> EntropyLabError:
     return EntropyLabError(f"{path} can't be written: {one_line(error)}.")
 
 
-def check_writable(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
-    """``path`` as a Path, if a file can be written there; to be called before any long work starts.
+def real_file(path: Path) -> Path:
+    """``path``, or where it leads if it is a link, so that a file put there does not take the link's place.
 
     Raises:
-        EntropyLabError: it names a folder or a file that is there already (without ``overwrite``), or its folder does
-            not exist or can't be written to.
+        EntropyLabError: a device, a pipe, a folder or another thing that a file must not replace.
     """
-    target = as_path(path)
     try:
-        if target.is_dir():
-            raise EntropyLabError(f"path must name a file. Got the folder {target}.")
+        target = Path(os.path.realpath(path)) if path.is_symlink() else path
+        if os.path.lexists(target) and not target.is_file():
+            what = "the folder" if target.is_dir() else "a device, a pipe, or something else:"
+            raise EntropyLabError(f"path must name a file. Got {what} {path}.")
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    return target
+
+
+def check_writable(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+    """``path`` as a Path, or where it leads if it is a link, if a file can be written there.
+
+    To be called before any long work starts.
+
+    Raises:
+        EntropyLabError: it names a folder, a device or the like, or a file that is there already (without
+            ``overwrite``), or its folder does not exist or can't be written to.
+    """
+    target = real_file(as_path(path))
+    try:
         if target.exists() and not overwrite:
             raise EntropyLabError(f"{target} exists already; overwrite=True (--overwrite) replaces it.")
         if not target.parent.is_dir():
@@ -105,17 +118,22 @@ def check_writable(path: str | os.PathLike[str], overwrite: bool = False) -> Pat
     return target
 
 
-def as_path(path: Any) -> Path:
-    """``path`` as a Path, if it is one."""
-    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
-        raise EntropyLabError(f"path must be the name of a file. Got {path!r}.")
+def as_path(path: Any, name: str = "path") -> Path:
+    """``path`` as a Path, if it can be one.
+
+    Raises:
+        EntropyLabError: no text, none at all, or one that no system takes for a name; the argument is ``name``.
+    """
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str) or not text:
+        raise EntropyLabError(f"{name} must be the name of a file or folder. Got {path!r}.")
+    try:
+        whole = b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        whole = False
+    if not whole:
+        raise EntropyLabError(f"{name} must be a name without NUL and without halves of characters. Got {text!r}.")
     return Path(path)
-
-
-def flush(path: Path) -> None:
-    """Wait until a file's content is on the disk, so that it can't be lost after its name is known."""
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
 
 
 def make_folder(out: str | os.PathLike[str]) -> Path:
@@ -124,7 +142,7 @@ def make_folder(out: str | os.PathLike[str]) -> Path:
     Raises:
         EntropyLabError: it can't be made, or not be written to.
     """
-    folder = as_path(out)
+    folder = as_path(out, "out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -139,11 +139,10 @@ def test_a_save_that_fails_halfway_leaves_what_was_there(
     target = tmp_path / "entropy.nc"
     target.write_bytes(b"before")
 
-    def half(self: xr.Dataset, path: Path, **_: Any) -> None:
-        Path(path).write_bytes(b"half")
+    def fail(handle: int) -> None:
         raise failure
 
-    monkeypatch.setattr(xr.Dataset, "to_netcdf", half)
+    monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(EntropyLabError if isinstance(failure, OSError) else KeyboardInterrupt):
         save(ds, target, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["entropy.nc"]

@@ -8,16 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .calls import NOWHERE, AttentionCall
+from .calls import NOWHERE, AttentionCall, check_readable
 from .forwards import running, unfollowed
-from .interception import Interception, active, is_linear, tell
+from .interception import Interception, active, anybody, fail, is_linear, tell
 from .tracing import version_of
-
-
-def seen_softmaxes() -> list[tuple[Any, str, Callable[..., Tensor]]]:
-    """Owner, name and substitute of everything that is called softmax."""
-    return [(owner, "softmax", seen(owner.softmax)) for owner in (torch, Tensor)]  # F.softmax calls the tensor's
-
 
 HEADS = ("heads", "num_heads", "num_attention_heads", "n_heads", "n_head")
 """What modules call the number of their heads."""
@@ -38,14 +32,17 @@ class Noted:
         return ndim > 2 and self.dim in (-1, ndim - 1) and version_of(self.logits) == self.version
 
 
-def seen(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def seen_softmax(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """``original``, whose logits are noted by the attention layers that run."""
 
     @wraps(original)
     def softmax(*args: Any, **kwargs: Any) -> Tensor:
-        if active and not torch.compiler.is_compiling():
+        if anybody():
             given = dict(zip(("input", "dim"), args, strict=False)) | kwargs
-            note(given.get("input"), given.get("dim"))
+            try:
+                note(given.get("input"), given.get("dim"))
+            except Exception as problem:
+                fail(problem, of_rescaling=False)
         return original(*args, **kwargs)
 
     return softmax
@@ -90,6 +87,7 @@ def heads_of(module: Any) -> int:
 
 def call_of_logits(logits: Tensor, heads: int) -> AttentionCall:
     """A call with these logits, (batch, heads, queries, keys) or (batch * heads, queries, keys), and nothing else."""
+    check_readable(logits)
     if logits.ndim == 3:
         logits = logits.unflatten(0, (-1, heads)) if len(logits) % heads == 0 else logits[:, None]
     logits = logits.flatten(0, -4) if logits.ndim > 4 else logits

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from ..errors import EntropyLabError
 from .inputs import Inputs
 from .roles import Roles
 
@@ -44,6 +45,15 @@ class AttentionCall:
 
 NOWHERE = nn.Identity()
 """The module of a call whose place is not known yet."""
+
+
+def check_readable(*sides: Tensor) -> None:
+    """An EntropyLabError if tensors hold no rows that could be looked at one by one."""
+    for side in sides:
+        if side.is_nested:
+            raise EntropyLabError("attends with nested (jagged) tensors, whose rows can't be told apart")
+        if torch._C._functorch.is_batchedtensor(side):
+            raise EntropyLabError("runs inside of torch.vmap, where no values can be read")
 
 
 def per_head(query: Tensor, factor: Tensor) -> Tensor:

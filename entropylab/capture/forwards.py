@@ -27,8 +27,16 @@ class Forward:
         self.trace: Trace | None = None
         self.paused = 0
         if inputs.sources and not self.layout.whole:
-            self.trace = Trace(inputs.sources)
-            self.trace.__enter__()
+            self.follow(inputs)
+
+    def follow(self, inputs: Inputs) -> None:
+        """Begin to follow the inputs; where that fails, for want of memory say, the forward goes unfollowed."""
+        try:
+            trace = Trace(inputs.sources)
+        except Exception:
+            return
+        self.trace = trace
+        trace.__enter__()
 
     def end(self, whole: bool) -> None:
         """The forward is over; if it ran to its end, what was traced is remembered."""

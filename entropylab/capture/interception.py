@@ -1,7 +1,8 @@
 """What an interception knows: where it is (which modules run in this thread), and whom to tell of an attention call."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakSet
@@ -9,8 +10,8 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from ..errors import EntropyLabError
-from .calls import NOWHERE, AttentionCall
+from ..errors import EntropyLabError, one_line
+from .calls import NOWHERE, AttentionCall, check_readable
 from .forwards import running, unfollowed
 from .inputs import Inputs
 
@@ -69,9 +70,12 @@ class Interception:
         on_forward: told when a root's forward begins.
         on_output: told what a root's forward returns.
         read_inputs: says what a root's arguments are; needed to tell what tokens stand for.
+        rescales: whether what ``on_attention`` returns multiplies the scale.
+        roots: names of the modules whose attention is of interest.
         attended: paths of modules that made an attention call.
         answers: with ``rescales``, what was last said of a call: by the layer's path and the shapes of q and k.
         unseen: path -> reason, of modules that look like attention and ran without an attention call that we see.
+        watched: the modules that are hooked.
     """
 
     on_attention: OnAttention
@@ -79,9 +83,11 @@ class Interception:
     on_output: OnOutput | None
     read_inputs: ReadInputs | None
     rescales: bool
+    roots: tuple[str, ...] = ()
     unseen: dict[str, str] = field(default_factory=dict)
     attended: set[str] = field(default_factory=set)
     answers: dict[tuple[str, torch.Size, torch.Size], "float | Tensor | None"] = field(default_factory=dict)
+    watched: "WeakSet[nn.Module]" = field(default_factory=WeakSet)
     local: threading.local = field(default_factory=threading.local)
 
     @property
@@ -90,6 +96,15 @@ class Interception:
         if not hasattr(self.local, "frames"):
             self.local.frames = []
         return self.local.frames
+
+    @property
+    def blind(self) -> str | None:
+        """Why nothing can be told of the forward that runs in this thread; None if all is well."""
+        return getattr(self.local, "blind", None)
+
+    @blind.setter
+    def blind(self, reason: str | None) -> None:
+        self.local.blind = reason
 
     def located(self, call: AttentionCall) -> AttentionCall:
         """``call`` with the place where this interception sees it."""
@@ -113,6 +128,13 @@ class Interception:
         """Note that attention calls of a layer were seen, and that not all of them are measured."""
         self.unseen[path] = reason
 
+    def fail(self, problem: Exception) -> None:
+        """Note that something went wrong in looking: of the innermost module, or of every root where none runs."""
+        if self.frames:
+            return self.refuse(reason_of(problem))
+        for root in self.roots:
+            self.lose(root, reason_of(problem))
+
     def passed(self) -> None:
         """Note that the innermost module has made an attention call."""
         self.frames[-1].attended = True
@@ -135,9 +157,48 @@ def is_linear(module: nn.Module) -> bool:
     return any("linear" in type(part).__name__.lower() for part in (module, getattr(module, "processor", None)))
 
 
+class Depth(threading.local):
+    """How many functions run in this thread whose insides are of no interest."""
+
+    value = 0
+
+
+depth = Depth()
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """See nothing of what is computed inside: it is what was seen already, or our own."""
+    depth.value += 1
+    try:
+        yield
+    finally:
+        depth.value -= 1
+
+
 def anybody() -> bool:
     """Whether any interception is inside one of its modules in this thread; never inside a graph that is compiled."""
-    return not torch.compiler.is_compiling() and any(interception.frames for interception in active)
+    if depth.value or torch.compiler.is_compiling():
+        return False
+    return any(interception.frames for interception in active)
+
+
+def reason_of(problem: Exception) -> str:
+    """What went wrong in looking, as a reason why a layer was not measured."""
+    said = one_line(problem, 300)
+    return (
+        said if isinstance(problem, EntropyLabError) else f"looking at it failed with {type(problem).__name__}: {said}"
+    )
+
+
+def fail(problem: Exception, of_rescaling: bool = True) -> None:
+    """Note that something went wrong in looking at what the innermost module does, for the model must go on.
+
+    With ``of_rescaling`` it could not be rescaled either.
+    """
+    for interception in active:
+        if interception.frames and (of_rescaling or not interception.rescales):
+            interception.fail(problem)
 
 
 def innermost() -> Frame | None:
@@ -157,7 +218,11 @@ def call_of(
     """A call with q and k (batch, heads, tokens, d), made by the innermost module.
 
     ``sides`` are tensors that the trace has followed, if q and k themselves are not. A part of a call does not count.
+
+    Raises:
+        EntropyLabError: the values of q and k can't be read.
     """
+    check_readable(query, key)
     call = AttentionCall("", NOWHERE, query.detach(), key.detach(), mask, scale, is_causal, None)
     frame, forward = innermost(), running()
     if frame is None or forward is None:
@@ -172,6 +237,9 @@ def ask(call: AttentionCall) -> float | Tensor:
 
     A call that is computed again gets the factor that it had, if it had one: its forward is over, and others may have
     begun.
+
+    Raises:
+        EntropyLabError: what a rule gives is not usable. Whatever else goes wrong, the layer is named and left alone.
     """
     factor: float | Tensor = 1.0
     again = computes_again()
@@ -179,9 +247,8 @@ def ask(call: AttentionCall) -> float | Tensor:
         if interception.rescales and interception.frames:
             place = (interception.frames[-1].path, call.query.shape, call.key.shape)
             if not again:
-                interception.answers[place] = interception.on_attention(interception.located(call))
+                interception.answers[place] = answer_of(interception, call)
             answer = interception.answers.get(place)
-            interception.passed()
             factor = factor if answer is None else factor * answer
     return factor
 
@@ -195,12 +262,37 @@ def show(call: AttentionCall) -> None:
             tell(interception, call)
 
 
+def refuse(reason: str) -> None:
+    """Have every observer name the innermost module, whose attention call can't be measured."""
+    for interception in active:
+        if not interception.rescales and interception.frames:
+            interception.refuse(reason)
+
+
 def tell(interception: Interception, call: AttentionCall) -> None:
     """Tell one observer of a call; a call that it can't measure is named, for the model must go on."""
     with torch.autocast(call.query.device.type, enabled=False):
         try:
-            interception.on_attention(interception.located(call))
+            answer_of(interception, call)
         except EntropyLabError as problem:
-            interception.refuse(str(problem))
-        else:
-            interception.passed()
+            interception.fail(problem)
+
+
+def answer_of(interception: Interception, call: AttentionCall) -> float | Tensor | None:
+    """What an interception says to a call; None, and the layer is named, if anything goes wrong on the way.
+
+    Raises:
+        EntropyLabError: as ``on_attention`` does.
+    """
+    if interception.blind is not None:
+        interception.refuse(interception.blind)
+        return None
+    try:
+        answer = interception.on_attention(interception.located(call))
+    except EntropyLabError:
+        raise
+    except Exception as problem:
+        interception.fail(problem)
+        return None
+    interception.passed()
+    return answer

@@ -3,20 +3,20 @@
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .byhand import seen_softmaxes
-from .calls import AttentionCall, per_head, rescaled
+from . import bindings
+from .byhand import seen_softmax
+from .calls import AttentionCall, check_readable, per_head, rescaled
 from .forwards import unfollowed_here
-from .interception import anybody, ask, call_of, show
+from .interception import anybody, ask, call_of, fail, refuse, show, unseen
+from .masks import in_its_own_way, read_mask
 from .multihead import is_inside_multihead
 from .shared import Undo, replaced, together
-
-originals: dict[str, Callable[..., Any]] = {}
-"""Name of a substitute -> what it stands in for while anybody looks: PyTorch's function, or what somebody put there."""
 
 PROBES = (0.0, 1.0, -3.0, 30.0, -100.0)
 """Scores with which we ask whether a ``score_mod`` does anything but add."""
@@ -24,68 +24,107 @@ PROBES = (0.0, 1.0, -3.0, 30.0, -100.0)
 
 def see_functions(functional: Any) -> Undo:
     """Stand in for the functions that compute attention, of ``torch.nn.functional`` and elsewhere, and for softmax."""
-    substitutes: list[tuple[Any, str, Callable[..., Any]]] = [
+    seen: list[tuple[Any, str, Callable[[Callable], Callable]]] = [
         (functional, "scaled_dot_product_attention", seen_sdpa),
-        *seen_softmaxes(),
+        (torch._C._nn, "scaled_dot_product_attention", seen_sdpa),  # what a module imported before somebody replaced it
+        (torch, "softmax", seen_softmax),
+        (Tensor, "softmax", seen_softmax),  # F.softmax calls the tensor's
     ]
     if (flex := sys.modules.get("torch.nn.attention.flex_attention")) is not None:
-        substitutes.append((flex, "flex_attention", seen_flex))
-    undoing = []
-    for owner, name, substitute in substitutes:
-        originals[substitute.__name__] = getattr(owner, name)
-        undoing.append(replaced(owner, name, substitute))
+        seen.append((flex, "flex_attention", seen_flex))
+    undoing: list[Undo] = [bindings.substitutes.clear]
+    for owner, name, standing_in in seen:
+        original = getattr(owner, name)
+        _, substitute = bindings.substitutes.setdefault(id(original), (original, standing_in(original)))
+        if owner is not torch._C._nn:
+            undoing.append(replaced(owner, name, substitute))
     return together(undoing)
 
 
-def seen_sdpa(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
+def seen_sdpa(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """``F.scaled_dot_product_attention``, seen by the active interceptions; bit-identical unless the scale changes."""
-    if anybody() and not is_inside_multihead():
-        own = query.shape[-1] ** -0.5 if scale is None else float(scale)
-        call = call_of(*in_four(query, key, attn_mask, enable_gqa), own, is_causal)
-        query, scale = shown(call, query, scale)
-    more = {"enable_gqa": True} if enable_gqa else {}
-    return originals["seen_sdpa"](query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
+
+    @wraps(original)
+    def scaled_dot_product_attention(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        more = {"enable_gqa": True} if enable_gqa else {}
+        if not anybody() or is_inside_multihead():
+            return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
+        try:
+            mask, causal, problem = read_mask(attn_mask, query.device)
+            own = query.shape[-1] ** -0.5 if scale is None else float(scale)
+            call = call_of(*in_four(query, key, mask, enable_gqa), own, is_causal or causal)
+        except Exception as unreadable:
+            fail(unreadable)
+        else:
+            query, scale = shown(call, query, scale, problem)
+        with unseen(), in_its_own_way(original, query, key, value, attn_mask):
+            return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
+
+    return scaled_dot_product_attention
 
 
-def shown(call: AttentionCall, query: Tensor, scale: float | None) -> tuple[Tensor, float | None]:
-    """Show a call as it is to be made, and say with which queries and scale (as the model gave it, if that stays)."""
+def shown(
+    call: AttentionCall, query: Tensor, scale: float | None, problem: str | None = None
+) -> tuple[Tensor, float | None]:
+    """Show a call as it is to be made, and say with which queries and scale (as the model gave it, if that stays).
+
+    One with a ``problem`` can be rescaled, and not be measured.
+    """
     factor = ask(call)
-    show(rescaled(call, factor))
+    try:
+        if problem is None:
+            show(rescaled(call, factor))
+        else:
+            refuse(problem)
+    except Exception as failure:
+        fail(failure, of_rescaling=False)
     if isinstance(factor, Tensor):
         return per_head(query, factor), scale
     return query, scale if factor == 1.0 else factor * call.scale
 
 
-def seen_flex(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    score_mod: Callable | None = None,
-    block_mask: Any = None,
-    scale: float | None = None,
-    *rest: Any,
-    **more: Any,
-) -> Any:
+def seen_flex(original: Callable[..., Any]) -> Callable[..., Any]:
     """``flex_attention``, seen by the active interceptions; its masks are laid out, a boolean a query and key."""
-    mask = flex_mask(query, key, score_mod, block_mask) if anybody() else None
-    if anybody() and (mask is not None or (score_mod is None and block_mask is None)):
-        own = query.shape[-1] ** -0.5 if scale is None else scale
-        call = call_of(query, key, mask, own, False)
-        query, scale = shown(call, query, scale)
-    with unfollowed_here() as trace:
-        found = originals["seen_flex"](query, key, value, score_mod, block_mask, scale, *rest, **more)
-    if trace is not None:
-        trace.inherit(found[0] if isinstance(found, tuple) else found, query)
-    return found
+
+    @wraps(original)
+    def flex_attention(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        score_mod: Callable | None = None,
+        block_mask: Any = None,
+        scale: float | None = None,
+        *rest: Any,
+        **more: Any,
+    ) -> Any:
+        if not anybody():
+            return original(query, key, value, score_mod, block_mask, scale, *rest, **more)
+        call = None
+        try:
+            check_readable(query, key)
+            mask = flex_mask(query, key, score_mod, block_mask)
+            if mask is not None or (score_mod is None and block_mask is None):
+                call = call_of(query, key, mask, query.shape[-1] ** -0.5 if scale is None else scale, False)
+        except Exception as problem:
+            fail(problem)
+        if call is not None:
+            query, scale = shown(call, query, scale)
+        with unseen(), unfollowed_here() as trace:
+            found = original(query, key, value, score_mod, block_mask, scale, *rest, **more)
+        if trace is not None:
+            trace.attended(found[0] if isinstance(found, tuple) else found, query)
+        return found
+
+    return flex_attention
 
 
 def flex_mask(query: Tensor, key: Tensor, score_mod: Callable | None, block_mask: Any) -> Tensor | None:
@@ -158,20 +197,32 @@ class SeenScores:
         """The map, as the module computes it."""
         if not anybody():
             return self.compute(query, key, attention_mask)
-        query = self.rescaled(query, key, attention_mask)
-        self.slices.append((query.detach(), key.detach(), attention_mask))
-        if sum(len(part) for part, _, _ in self.slices) >= self.whole:
-            self.show()
-        return self.compute(query, key, attention_mask)
+        try:
+            call = self.call_of_one(query, key, attention_mask)
+        except Exception as problem:
+            fail(problem)
+            return self.compute(query, key, attention_mask)
+        query = self.rescaled(query, call)
+        try:
+            self.slices.append((query.detach(), key.detach(), attention_mask))
+            if sum(len(part) for part, _, _ in self.slices) >= self.whole:
+                self.show()
+        except Exception as problem:
+            fail(problem, of_rescaling=False)
+        with unseen():
+            return self.compute(query, key, attention_mask)
 
-    def rescaled(self, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+    def call_of_one(self, query: Tensor, key: Tensor, mask: Tensor | None) -> AttentionCall:
+        """The call of one image, as if all its heads were the first: what a rule is asked about."""
+        one_query, one_key = (part[:1].expand(self.module.heads, *part.shape[1:])[None] for part in (query, key))
+        return call_of(one_query, one_key, mask, self.module.scale, False, counts=False)
+
+    def rescaled(self, query: Tensor, call: AttentionCall) -> Tensor:
         """The queries times the factor that is asked for."""
-        heads = self.module.heads
-        one_query, one_key = (part[:1].expand(heads, *part.shape[1:])[None] for part in (query, key))
-        factor = self.factor = ask(call_of(one_query, one_key, mask, self.module.scale, False, counts=False))
+        factor = self.factor = ask(call)
         if isinstance(factor, Tensor):
             begun = sum(len(part) for part, _, _ in self.slices)
-            head = torch.arange(begun, begun + len(query), device=query.device) % heads
+            head = torch.arange(begun, begun + len(query), device=query.device) % self.module.heads
             return per_head(query, factor[head.cpu()])
         return query if factor == 1.0 else query * factor
 

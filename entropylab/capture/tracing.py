@@ -103,11 +103,22 @@ class Trace(TorchFunctionMode):
         leaves, shape = tree_flatten((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         changes = changes_in_place(name) and tensors and tensors[0] is leaves[0]
-        before = self.copies_before(tensors) if changes else {}
-        versions = [version_of(tensor) for tensor in tensors]
-        result = func(*args, **kwargs)
+        try:
+            before = self.copies_before(tensors) if changes else {}
+            versions = [version_of(tensor) for tensor in tensors]
+        except Exception as problem:
+            self.fail(name, problem)
+            return func(*args, **kwargs)
+        try:
+            result = func(*args, **kwargs)
+        except torch.OutOfMemoryError as problem:
+            if changes:
+                raise
+            self.fail(name, problem)
+        if self.failure is not None:  # the copies that took the model's memory are gone
+            return func(*args, **kwargs)
         if name in MIXERS or not tensors:
-            self.inherit(result, kwargs.get("query", leaves[0]))
+            self.attended(result, kwargs.get("query", leaves[0] if leaves else None))
             return result
         from_map = [tensor in self.maps for tensor in tensors]
         if name.endswith("softmax") or all(from_map):
@@ -118,8 +129,21 @@ class Trace(TorchFunctionMode):
                 written = [t for t, v in zip(tensors, versions, strict=True) if averages or version_of(t) != v]
                 self.note_colours(func, leaves, shape, result, before, written)
             except Exception as problem:  # a model's own function may do anything with a NaN
-                self.failure = f"{name}: {problem}"
+                self.fail(name, problem)
         return result
+
+    def fail(self, name: str, problem: Exception) -> None:
+        """Follow no further, and let go of every copy."""
+        self.failure = f"{name}: {problem}"
+        for registry in (self.maps, *self.shadows.values(), *self.numbers.values()):
+            registry.clear()
+
+    def attended(self, result: Any, query: Any) -> None:
+        """What attention returns inherits from its queries, unless that fails."""
+        try:
+            self.inherit(result, query)
+        except Exception as problem:
+            self.fail("attention", problem)
 
     @torch.no_grad()
     def inherit(self, result: Any, query: Any) -> None:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .bindings import bound_names
 from .byhand import see_by_hand
 from .calls import AttentionCall
 from .compiled import is_compiled, run_compiled, run_eagerly
@@ -28,14 +29,15 @@ from .interception import (
     ReadInputs,
     active,
     computes_again,
+    reason_of,
     stood_in_for,
 )
 from .multihead import other_keys, see_multihead
-from .roles import forget_what_may_change
+from .roles import forget, forget_what_may_change
 from .seen import SeenScores, see_functions
 from .shared import Shared, Undo, replaced
 
-__all__ = ["AttentionCall", "Interception", "intercept", "looks_like_attention"]
+__all__ = ["AttentionCall", "Interception", "intercept", "looks_like_attention", "watch_root"]
 
 PROJECTIONS = ("q", "k", "v", "wq", "wk", "wv", "query", "key", "value")
 """Words in names of the parts of an attention layer."""
@@ -50,6 +52,7 @@ def looks_like_attention(module: nn.Module) -> bool:
     if isinstance(module, nn.MultiheadAttention):
         return True
     classes = [own.__name__.lower() for own in type(module).__mro__]
+    classes += [str(getattr(module, "original_name", "")).lower()]  # of TorchScript
     named = any(("atten" in name or "attn" in name) and "processor" not in name for name in classes)
     words = {word for name, _ in module.named_children() for word in re.split(r"[_\d]", name.lower())}
     projections = len(words & set(PROJECTIONS))
@@ -96,17 +99,14 @@ def intercept(
         rescales: whether ``on_attention`` may change the scale. Such interceptions come first, so that all others see
             the scale that the model then uses.
     """
-    interception = Interception(on_attention, on_forward, on_output, read_inputs, rescales)
+    interception = Interception(on_attention, on_forward, on_output, read_inputs, rescales, tuple(roots))
     for root in roots.values() if not active else ():
         forget_what_may_change(root)
     with ExitStack() as stack:
-        if any(is_compiled(module) for root in roots.values() for module in root.modules()):
-            run_eagerly()
-            stack.callback(run_compiled)
         for name, root in roots.items():
-            for path, module in root.named_modules(prefix=name):
-                watch(interception, stack, path.replace("._orig_mod", ""), module, is_root=module is root)
+            watch_root(interception, stack, name, root)
         stack.enter_context(activated(interception))
+        stack.enter_context(bound_names(roots))
         stack.callback(end_forward, interception, whole=False)
         yield interception
 
@@ -130,13 +130,27 @@ def see_scores(module: Any) -> Undo:
     return replaced(module, "get_attention_scores", SeenScores(module))
 
 
+def watch_root(interception: Interception, stack: ExitStack, name: str, root: nn.Module) -> None:
+    """Hook the modules of a root that are not hooked yet, until ``stack`` is closed."""
+    new = [each for each in root.named_modules(prefix=name) if each[1] not in interception.watched]
+    if any(is_compiled(module) for _, module in new):
+        run_eagerly()
+        stack.callback(run_compiled)
+    if interception in active:
+        forget(root)
+    for path, module in new:
+        interception.watched.add(module)
+        watch(interception, stack, path.replace("._orig_mod", ""), module, is_root=module is root)
+
+
 def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Module, is_root: bool) -> None:
     """Hook one module.
 
     The hooks fall away once the module has run without attending, unless it is an attention layer: so only attention
     layers are hooked from the second forward on.
     """
-    suspicious = looks_like_attention(module)
+    is_script = isinstance(module, torch.jit.ScriptModule)
+    suspicious = any(looks_like_attention(part) for part in (module.modules() if is_script else (module,)))
     handles: list[Any] = []
     if fast := isinstance(module, FAST):
         watchers.setdefault(module, []).append(interception)
@@ -145,15 +159,28 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
         stack.enter_context(scores.changed(module, see_scores))
 
     def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        again = computes_again()
-        if is_root and not again:
-            begin_forward(interception, path, module, args, kwargs)
-        context = context_tokens(module, args, kwargs)
-        interception.frames.append(Frame(path, module, context, suspicious, skipped=module in stood_in_for))
+        if is_root and not computes_again():
+            interception.blind = None
+            try:
+                begin_forward(interception, path, module, args, kwargs)
+            except Exception as problem:
+                interception.blind = reason_of(problem)
+        frame = Frame(path, module, None, suspicious, skipped=module in stood_in_for)
+        if is_script:
+            frame.why = "is TorchScript, in which attention calls can't be seen"
+        interception.frames.append(frame)
+        try:
+            prepare(frame, args, kwargs)
+        except Exception as problem:
+            interception.fail(problem)
+
+    def prepare(frame: Frame, args: tuple, kwargs: dict) -> None:
+        module = frame.module
+        frame.context = context_tokens(module, args, kwargs)
         own = own_tokens(args, kwargs)
         if isinstance(seen := vars(module).get("get_attention_scores"), SeenScores) and own is not None:
             seen.begin(len(own))
-        if isinstance(module, nn.MultiheadAttention) and watchers[module][-1] is interception and not again:
+        if isinstance(module, nn.MultiheadAttention) and watchers[module][-1] is interception and not computes_again():
             see_multihead(module, args, kwargs)
         if fast and watchers[module][-1] is interception and (forward := running()) is not None:
             forward.pause()
@@ -166,7 +193,10 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
         if computes_again():
             interception.frames.pop()
             return
-        see_by_hand(interception)
+        try:
+            see_by_hand(interception)
+        except Exception as problem:
+            interception.fail(problem)
         frame = interception.frames.pop()
         if suspicious and not frame.seen and output is not None:
             if not frame.skipped:
@@ -175,9 +205,14 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
             for handle in handles:
                 handle.remove()
         if is_root:
-            end_forward(interception, whole=output is not None)
-            if interception.on_output is not None and output is not None:
-                interception.on_output(path, module, output)
+            try:
+                end_forward(interception, whole=output is not None)
+                if interception.on_output is not None and output is not None and interception.blind is None:
+                    interception.on_output(path, module, output)
+            except Exception as problem:
+                interception.lose(path, reason_of(problem))
+            if interception.blind is not None and output is not None:
+                interception.lose(path, interception.blind)
 
     handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
     stack.callback(handles[0].remove)

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ..errors import EntropyLabError, EntropyLabWarning, one_line
-from .words import repeat_sizes
+from .words import repeat_sizes, say
 
 
 class Commands(TyperGroup):
@@ -24,11 +24,11 @@ class Commands(TyperGroup):
             try:
                 return super().invoke(ctx)
             except EntropyLabError as error:
-                typer.echo(f"error: {one_line(error).replace('overwrite=True (--overwrite)', '--overwrite')}", err=True)
+                say(f"error: {one_line(error).replace('overwrite=True (--overwrite)', '--overwrite')}", err=True)
                 tell_what_is_left(error)
                 raise typer.Exit(2) from error
             except KeyboardInterrupt as error:
-                typer.echo("stopped", err=True)
+                say("stopped", err=True)
                 tell_what_is_left(error)
                 raise typer.Exit(130) from error
 
@@ -36,7 +36,7 @@ class Commands(TyperGroup):
 def show_warning(others: Any, message: Any, category: type[Warning], *arguments: Any, **options: Any) -> None:
     """Show a warning of ours as one line, and others as they are shown elsewhere."""
     if issubclass(category, EntropyLabWarning):
-        typer.echo(f"warning: {' '.join(str(message).split())}", err=True)
+        say(f"warning: {' '.join(str(message).split())}", err=True)
     else:
         others(message, category, *arguments, **options)
 
@@ -44,7 +44,7 @@ def show_warning(others: Any, message: Any, category: type[Warning], *arguments:
 def tell_what_is_left(error: BaseException) -> None:
     """Say what a long run keeps that was ended by ``error``."""
     if hasattr(error, "run"):
-        typer.echo(f"what was finished is kept: entropylab status {error.run}; the same command goes on", err=True)
+        say(f"what was finished is kept: entropylab status {error.run}; the same command goes on", err=True)
 
 
 class TakesSizes(TyperCommand):
@@ -123,9 +123,9 @@ def show_version(wanted: bool) -> None:
     """Print the version and stop."""
     if wanted:
         try:
-            typer.echo(f"entropylab {metadata.version('entropylab')}")
+            say(f"entropylab {metadata.version('entropylab')}")
         except metadata.PackageNotFoundError:
-            typer.echo("entropylab (not installed)")
+            say("entropylab (not installed)")
         raise typer.Exit
 
 

@@ -25,7 +25,7 @@ from .application import (
     TrainSize,
     app,
 )
-from .words import as_table, trained_at
+from .words import as_table, say, trained_at
 
 
 @app.command(
@@ -72,7 +72,7 @@ def figures(
     from ..figures import regenerate
 
     for path in regenerate(out, run, model=model, samples=samples, steps=steps, tables=tables, progress=not quiet):
-        typer.echo(f"wrote {path}")
+        say(f"wrote {path}")
 
 
 @app.command(
@@ -87,7 +87,7 @@ def layers(model: Model = None, dtype: Dtype = None, device: Device = None) -> N
     found = entropylab.layers(entropylab.load(model, dtype=dtype, device=device))
     lines = [("path", "kind", "heads", "processor")]
     lines += [(layer.path, layer.kind, str(layer.heads), layer.processor) for layer in found]
-    typer.echo(as_table(lines))
+    say(as_table(lines))
 
 
 @app.command(
@@ -144,7 +144,7 @@ def generate(
             pipe, rule, seed, trained, prompt=prompt, height=height, width=width, **default_settings(pipe) | given
         )
         image.save(path)
-        typer.echo(str(path))
+        say(str(path))
 
 
 def draw(pipe: Any, rule: str | float, seed: int, train_size: Any = None, **arguments: Any) -> Any:

@@ -24,7 +24,7 @@ from .application import (
     TrainSize,
     app,
 )
-from .words import as_table, is_first, is_run, prompts_of, trained_at
+from .words import as_table, is_first, is_run, prompts_of, say, trained_at
 
 
 @app.command(
@@ -127,7 +127,7 @@ def measure(
     if not long:
         entropylab.save(ds, out, overwrite=overwrite)
     if not long or is_first():
-        typer.echo(f"wrote {out}; next: entropylab fit {out}")
+        say(f"wrote {out}; next: entropylab fit {out}")
 
 
 @app.command(
@@ -144,7 +144,7 @@ def status(
     from ..runs import status as status_of
 
     found = status_of(run, check)
-    typer.echo("\n".join([as_table(found.table), *found.notes]))
+    say("\n".join([as_table(found.table), *found.notes]))
 
 
 @app.command(
@@ -164,4 +164,4 @@ def merge(
     check_writable(out, overwrite)
     ds = merge_runs(runs)
     entropylab.save(ds, out, overwrite=overwrite)
-    typer.echo(f"wrote {out}: {ds.attrs['units_done']} of {ds.attrs['units']} units; next: entropylab fit {out}")
+    say(f"wrote {out}: {ds.attrs['units_done']} of {ds.attrs['units']} units; next: entropylab fit {out}")

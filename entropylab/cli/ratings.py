@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from ..files import check_writable
+from ..files import check_writable, write_whole
 from .application import Overwrite, app
+from .words import say
 
 ABOUT = "Ask people to rate pictures blindly, and analyse what they rated."
 
@@ -38,7 +39,7 @@ def make(
     from ..quality.ratings.page import make_page
 
     path = make_page(pictures, out, prompts=prompts, pairs=pairs, seed=seed, overwrite=overwrite)
-    typer.echo(f"wrote {path}; next: entropylab ratings analyse FILE..., the files that raters saved")
+    say(f"wrote {path}; next: entropylab ratings analyse FILE..., the files that raters saved")
 
 
 @ratings.command(
@@ -59,7 +60,7 @@ def analyse(
     if out is not None:
         check_writable(out, overwrite)
     found = analysed(files)
-    typer.echo(found.summary())
+    say(found.summary())
     if out is not None:
-        found.methods.to_csv(out, index=False, float_format="%.4f", lineterminator="\n")
-        typer.echo(f"wrote {out}")
+        write_whole(out, found.methods.to_csv(index=False, float_format="%.4f", lineterminator="\n").encode())
+        say(f"wrote {out}")

@@ -11,6 +11,7 @@ from ..errors import EntropyLabError
 from ..files import check_writable, write_whole
 from ..sizes import split
 from .application import Overwrite, app
+from .words import say
 
 TOLERANCE = 0.1
 """What the law may be off by [nats], as in `entropylab.law.validity`, whose file takes long to import."""
@@ -66,7 +67,7 @@ def fit(
 ) -> None:
     """``entropylab fit``."""
     groups = None if by is None else split([by])
-    typer.echo(entropylab.fit(opened(run), by=groups, kind=kind, scaling=scaling).summary())
+    say(entropylab.fit(opened(run), by=groups, kind=kind, scaling=scaling).summary())
 
 
 @app.command(
@@ -105,10 +106,10 @@ def check(
     parts = [found.summary()]
     if by is not None:
         parts.append(table.to_string(index=False, float_format="{:.4g}".format))
-    typer.echo("\n\n".join([*parts, f"smallest N, the law within {tolerance:g} nats:\n{small}"]))
+    say("\n\n".join([*parts, f"smallest N, the law within {tolerance:g} nats:\n{small}"]))
     if out is not None:
         write_whole(out, table.to_csv(index=False, float_format="%.6f", lineterminator="\n").encode())
-        typer.echo(f"wrote {out}")
+        say(f"wrote {out}")
 
 
 @app.command(
@@ -138,4 +139,4 @@ def report(
     targets(out, overwrite)
     datasets = [opened(run) for run in runs]
     html, text, *_ = entropylab.report(datasets, out, names=name or None, tolerance=tolerance, overwrite=overwrite)
-    typer.echo(f"wrote {html} and {text}")
+    say(f"wrote {html} and {text}")

@@ -10,7 +10,20 @@ import typer
 from ..errors import EntropyLabError, EntropyLabWarning
 from ..sizes import Size, as_pair, parse_sizes
 
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that steer a terminal, turn its text round, or can't be written to it; lines and tabs are none of them."""
+
 LIKE_A_SIZE = re.compile(r"[-+]?[0-9.][0-9.,xX-]*")
+
+
+def say(text: object, err: bool = False) -> None:
+    """Print, whatever files hold: what would steer the terminal is shown as its code."""
+    typer.echo(harmless(str(text)), err=err)
+
+
+def harmless(text: str) -> str:
+    """A text whose control characters are shown as codes."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def repeat_sizes(arguments: Sequence[str]) -> list[str]:
@@ -45,7 +58,7 @@ def prompts_of(path: Path | None, column: str | None, samples: int | None, seed:
         warnings.simplefilter("ignore", EntropyLabWarning)
         found = read_prompts(path, column=column, samples=samples, seed=seed)
     if found.report and is_first():
-        typer.echo(found.report, err=True)
+        say(found.report, err=True)
     return found
 
 

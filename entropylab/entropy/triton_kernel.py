@@ -157,8 +157,8 @@ def row_kernel(
     knows to be a multiple it loads in one piece, and head dimensions like 40 are no multiple of 16, the only one it
     looks for by itself.
     """
-    SOFTMAX: tl.constexpr = ENTROPY >= 0 or LSE >= 0 or SENSITIVITY >= 0
     FIRST: tl.constexpr = ENTROPY >= 0 or SENSITIVITY >= 0
+    SOFTMAX: tl.constexpr = FIRST or LSE >= 0  # Triton 3.2 and 3.3 know no "a or b or c"
     MOMENTS: tl.constexpr = 4 if FOURTH >= 0 else 3 if THIRD >= 0 else 2 if VARIANCE >= 0 else 1 if MEAN >= 0 else 0
     COUNT: tl.constexpr = MOMENTS > 0 or MASK != ""
 

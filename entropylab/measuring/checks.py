@@ -8,7 +8,7 @@ from .. import pipelines
 from ..errors import EntropyLabError, check_count
 from ..models.prompts import default_prompts, default_settings
 from ..prompts import Prompts, check_list, read_prompts
-from ..scaling import LayerRule, NamedRule, check_train_size, named_rule
+from ..scaling import LayerRule, NamedRule, at_work, check_train_size, named_rule
 
 
 def check_prompts(
@@ -29,12 +29,24 @@ def check_seed(seed: Any, count: int) -> None:
 
 
 def check_rules(pipe: Any, scaling: Any, train_size: Any) -> list[NamedRule]:
-    """``scaling`` as rules: some, different in name, and with a known training size if they need it."""
+    """``scaling`` as rules: some, different in name, and with a known training size if they need it.
+
+    Of a pipeline that is rescaled, what it does as it is, "original", is the rule at work.
+    """
     rules = [named_rule(rule) for rule in (scaling if isinstance(scaling, list | tuple) else [scaling])]
     names = [rule.name for rule in rules]
     if not names or len(set(names)) < len(names):
         raise EntropyLabError(f"scaling must name at least one rule, each once. Got {names}.")
-    if not all(rule.is_original for rule in rules):
+    original = all(rule.is_original for rule in rules)
+    working = at_work(pipelines.denoisers(pipe).values())
+    if working is not None and not original:
+        raise EntropyLabError(
+            f"pipe is rescaled already, by {working.rule.name!r}: end that `rescale`, or measure what it does with "
+            f"scaling='original'. Got {names}."
+        )
+    if working is not None:
+        return [working.rule]
+    if not original:
         check_train_size(pipe, train_size)
     for rule in rules:
         if isinstance(rule.function, LayerRule):

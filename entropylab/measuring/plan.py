@@ -9,7 +9,7 @@ import torch
 
 from ..errors import EntropyLabError, one_line
 from ..prompts import digest
-from ..scaling import NamedRule, rescaled
+from ..scaling import NamedRule, at_work, rescaled
 from ..sizes import Size, size_label
 from .recorder import Recorder
 
@@ -52,7 +52,7 @@ class Plan:
             generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
             recorder.begin_run(size=size, scaling=rule.name, prompts=prompts, seeds=seeds)
             with ExitStack() as stack:
-                if not rule.is_original:
+                if not rule.is_original and not is_at_work(rule, recorder):
                     stack.enter_context(rescaled(pipe, rule, train_size))
                 stack.enter_context(room_for(size, len(prompts)))
                 if self.call is not None:
@@ -61,6 +61,12 @@ class Plan:
                     pipe(prompt=prompts, height=size[0], width=size[1], generator=generators, **self.settings)
             recorder.finish_run()
             bar.update(size[0] * size[1] * len(prompts))
+
+
+def is_at_work(rule: NamedRule, recorder: Recorder) -> bool:
+    """Whether a rule rescales what is recorded already."""
+    working = at_work(recorder.sight.roots.values())
+    return working is not None and working.rule is rule
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -28,8 +28,37 @@ def versions() -> dict[str, str]:
 
 
 def command() -> str:
-    """The command line of this process; "" in a notebook, whose kernel's says nothing of what was run."""
-    return "" if any("ipykernel" in word for word in sys.orig_argv) else shlex.join(sys.orig_argv)
+    """The command line of this process, without secrets; "" in a notebook, whose kernel's says nothing of what ran."""
+    return "" if any("ipykernel" in word for word in sys.orig_argv) else shlex.join(without_secrets(sys.orig_argv))
+
+
+SECRET = (
+    r"[\w-]{0,40}(?:token(?!s)|passw|passphrase|pwd|secret|credential|auth(?!or(?!i[sz]))|signature|apikey|(?<![a-z])key(?![sw]))"
+    r"[\w-]{0,40}"
+)
+"""Names whose values are nobody else's business."""
+
+OPTION = re.compile(rf"--?{SECRET}", re.IGNORECASE)
+ASSIGNED = re.compile(
+    rf"""(?P<name>{SECRET}["']?\s*[=:]\s*)(?!//)(?P<value>"[^"]*"|'[^']*'|(?:(?:bearer|basic|token)\s+)?[^\s&,;"')]+)""",
+    re.IGNORECASE,
+)
+IN_URL = re.compile(r"(://)[^/\s@]+@")
+OF_THE_HUB = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}")
+HIDDEN = "***"
+
+
+def without_secrets(words: Sequence[str]) -> list[str]:
+    """A command line in which values of options such as --token, and passwords in addresses, are "***"."""
+    shown: list[str] = []
+    for place, word in enumerate(words):
+        if place and OPTION.fullmatch(words[place - 1]) and not word.startswith("--"):
+            shown.append(HIDDEN)
+            continue
+        word = IN_URL.sub(rf"\1{HIDDEN}@", word)
+        word = ASSIGNED.sub(lambda found: found["name"] + HIDDEN, word)
+        shown.append(OF_THE_HUB.sub(HIDDEN, word))
+    return shown
 
 
 SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})(?:/|$)")

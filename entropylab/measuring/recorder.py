@@ -80,7 +80,7 @@ class Recorder:
 
     def new_run(self, size: Size | None = None, **labels: Any) -> Run:
         """A run under the rule that rescales the pipeline now."""
-        return Run(size, rule_at_work(self.pipe), **labels)
+        return Run(size, rule_at_work(self.sight.roots.values()), **labels)
 
     def finish_run(self, whole: bool = True) -> None:
         """Take what the current pipeline call gave into the Dataset.
@@ -93,6 +93,10 @@ class Recorder:
         if self.run is not None and self.run.steps and (whole or self.cells.keeps_samples):
             self.cells.add(self.run)
         self.run, self.foreign = None, False
+
+    def on_parts(self) -> None:
+        """The pipeline may have other parts than before."""
+        self.sight.on_parts()
 
     def on_call(self, arguments: dict[str, Any]) -> None:
         """The pipeline is called: a run of its own, unless ``measure`` has begun one."""
@@ -131,6 +135,10 @@ class Recorder:
         """A scheduler makes a step: what the denoiser calls since the last one gave is that step."""
         self.finish_step(combined, sample)
 
+    def on_failure(self, problem: Exception) -> None:
+        """Something went wrong in following the pipeline."""
+        self.sight.on_failure(problem)
+
     def on_forward(self, name: str, root: nn.Module, inputs: Inputs) -> None:
         """A denoiser begins a forward pass; unless a scheduler that we follow ends the steps, each is one."""
         if not self.follows:
@@ -138,6 +146,7 @@ class Recorder:
         if self.run is None:
             self.run = self.new_run()
         self.sight.on_forward(inputs)
+        self.run.meet_rule(rule_at_work(self.sight.roots.values()), begun=bool(self.calls))
         self.calls.append(DenoiserCall(inputs, self.reduction))
 
     def on_output(self, name: str, root: nn.Module, output: Any) -> None:

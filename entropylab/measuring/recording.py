@@ -66,9 +66,8 @@ def record(
 @contextmanager
 def watching(recorder: Recorder, strict: bool = False) -> Iterator[None]:
     """Let ``recorder`` watch its pipeline while the context lasts."""
-    roots = pipelines.denoisers(recorder.pipe)
     told = {"on_forward": recorder.on_forward, "on_output": recorder.on_output}
-    with observed(recorder.sight, roots, recorder, recorder.on_attention, **told) as recorder.interception:
+    with observed(recorder.sight, recorder, recorder.on_attention, **told) as recorder.interception:
         try:
             yield
         except BaseException:

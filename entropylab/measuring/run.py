@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..pipelines.guidance import NO_EVIDENCE, Evidence, agreed
 from ..sizes import Size
+from .delivery import departures, landed, sent
 from .moments import fit_shapes, mean_known
 from .steps import DenoiserCall, by_branch, named_by, samples_in
 
@@ -22,11 +23,13 @@ class Step:
         timestep: as the denoiser got it: a tensor, a number or None.
         values: layer path -> (entries, branch, sample, heads).
         evidence: what names the branches.
+        departed: when the values, the evidence and the timestep had left, on every GPU that has some of them.
     """
 
     timestep: Any
     values: dict[str, Tensor]
     evidence: Evidence
+    departed: Sequence[torch.cuda.Event] = ()
 
     def decide(self) -> None:
         """Take samples apart that turn out to be two guidance branches, now that the host may look."""
@@ -36,13 +39,17 @@ class Step:
             self.evidence = decided
 
 
+THEN = ", then "
+"""Stands between the names of rules of which one took the place of the other during a run."""
+
+
 @dataclass
 class Run:
     """One pipeline call: a few samples of one size under one scaling.
 
     Attributes:
         size: (height, width) [pixels]; None until it is known.
-        scaling: name of the scaling rule.
+        scaling: name of the scaling rule that is at work.
         prompts: the samples' prompts, if known.
         seeds: the samples' seeds, if known.
         is_call: whether it lasts as long as a call of the pipeline.
@@ -60,21 +67,38 @@ class Run:
     multipliers: dict[str, float] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
 
+    def meet_rule(self, rule: str, begun: bool) -> None:
+        """Take the name of the rule under which a forward runs; after another one, the run carries both names.
+
+        ``begun`` is whether a forward of this run came before that is in no step yet.
+        """
+        if not self.steps and not begun:
+            self.scaling = rule
+        elif self.scaling.split(THEN)[-1] != rule:
+            self.scaling += THEN + rule
+
     def add_multiplier(self, layer: str, factor: float | Tensor) -> None:
         """Take the factor on the softmax scale of a layer's call."""
         mean = float(factor.mean()) if isinstance(factor, Tensor) else factor
         self.multipliers[layer] = mean if self.multipliers.get(layer, mean) == mean else np.nan
 
     def add_step(self, calls: Sequence[DenoiserCall], combined: Any, sample: Any) -> None:
-        """Take one step; on a GPU its numbers leave in one asynchronous copy."""
+        """Take one step; its numbers leave in one asynchronous copy for every GPU that has some."""
         samples = samples_in(calls, combined, sample)
         values = by_branch(calls, samples)
-        packed = torch.cat([value.flatten() for value in values.values()])
-        packed = packed.to("cpu", non_blocking=True)
-        pieces = packed.split([value.numel() for value in values.values()])
-        unpacked = {path: piece.view(value.shape) for (path, value), piece in zip(values.items(), pieces, strict=True)}
-        evidence = NO_EVIDENCE if combined is None else named_by(calls, samples, combined, sample)
-        self.steps.append(Step(calls[-1].inputs.timestep, unpacked, evidence))
+        evidence = NO_EVIDENCE if combined is None else self.evidence(calls, samples, combined, sample, values)
+        timestep, on_host = calls[-1].inputs.timestep, sent(values)
+        times = [timestep] if isinstance(timestep, Tensor) else []
+        self.steps.append(Step(timestep, on_host, evidence, departures([*values.values(), *evidence.tensors, *times])))
+
+    def evidence(
+        self, calls: Sequence[DenoiserCall], samples: int, combined: Any, sample: Any, values: Any
+    ) -> Evidence:
+        """What names the branches of a step; where gathering that fails, other steps may name them."""
+        try:
+            return named_by(calls, samples, combined, sample)
+        except Exception:  # for want of memory, say: a step whose branches have numbers is better than none
+            return Evidence(next(iter(values.values())).shape[1])
 
     def views(self) -> list[list[Step]]:
         """The steps, those of one timestep together: a panorama is denoised in several views at each."""
@@ -97,11 +121,10 @@ class Run:
 
         New names of branches are added to ``branches``.
         """
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        views = self.views()
         for step in self.steps:
+            landed(step.departed)
             step.decide()
+        views = self.views()
         named = agreed([step.evidence.names() for step in self.steps])
         names = {id(step): each for step, each in zip(self.steps, named, strict=True)}
         branches += [name for name in dict.fromkeys(n for many in names.values() for n in many) if name not in branches]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..capture import AttentionCall
 from ..capture.inputs import Inputs
+from ..capture.interception import reason_of
 from ..errors import EntropyLabError
 from ..pipelines.batches import images_in
 from ..pipelines.guidance import Branch, Evidence, evidence
@@ -49,6 +50,7 @@ class DenoiserCall:
         looks: what was seen and is not averaged yet.
         held: how much memory that takes [bytes].
         values: layer path -> (entries, images of all branches, heads), on the device; NaN where an image was left out.
+        lost: layer path -> why its looks could not be averaged.
         singles: path -> (entries, 1, heads), of layers that attend image by image, until all are there.
         output: (images of all branches, ...), or None if it can't be told.
         ended: whether it ran to its end.
@@ -61,6 +63,7 @@ class DenoiserCall:
         self.values: dict[str, Tensor] = {}
         self.singles: dict[str, Tensor] = {}
         self.alone: dict[str, list[str]] = {}
+        self.lost: dict[str, str] = {}
         self.output: Tensor | None = None
 
     def meet(self, query: Tensor) -> None:
@@ -106,9 +109,22 @@ class DenoiserCall:
         looks, self.looks, self.held = self.looks, [], 0
         if looks:
             with torch.autocast(looks[0].look.query_sums.device.type, enabled=False):
-                averages = self.reduction.averages([seen.look for seen in looks])
+                self.average(looks)
+
+    def average(self, looks: Sequence[Seen]) -> None:
+        """Average looks in one go; where that fails, one by one, and a layer whose own fails is lost."""
+        try:
+            averages = self.reduction.averages([seen.look for seen in looks])
+        except Exception as problem:
+            if len(looks) == 1:
+                self.lost[looks[0].layer.partition(":")[0]] = reason_of(problem)
+                return
+        else:
             for seen, values in zip(looks, averages, strict=True):
                 self.take(seen, values)
+            return
+        for seen in looks:
+            self.average([seen])
 
     def take(self, seen: Seen, values: Tensor) -> None:
         """Take the averages (entries, batch, heads) of a look."""
@@ -132,9 +148,9 @@ class DenoiserCall:
 
     @property
     def incomplete(self) -> dict[str, str]:
-        """Layer path -> what is wrong, of layers that attended image by image, but not for all images."""
+        """Layer path -> what is wrong, of layers that attended for some images alone, or could not be averaged."""
         reason = f"attends in a batch of 1 where its denoiser has {self.batch} images, and not once for each"
-        return {path.partition(":")[0]: reason for path in self.singles}
+        return {path.partition(":")[0]: reason for path in self.singles} | self.lost
 
     def take_output(self, output: Any) -> None:
         """Take what the forward returned: a tensor, the first of several, or one tensor per image."""
@@ -186,13 +202,14 @@ def by_branch(calls: Sequence[DenoiserCall], samples: int) -> dict[str, Tensor]:
     widest = max(call.batch // count for call, count in zip(calls, counts, strict=True))
     found = {}
     for path in dict.fromkeys(path for call in calls for path in call.values):
-        known = [call.values[path] for call in calls if path in call.values]
-        entries, heads = (max(value.shape[axis] for value in known) for axis in (0, 2))
+        ran = [call.values[path] for call in calls if path in call.values]
+        entries, heads = (max(value.shape[axis] for value in ran) for axis in (0, 2))
         pieces = []
         for call, count in zip(calls, counts, strict=True):
             shape = (entries, count, widest, heads)
-            values = call.values[path].unflatten(1, (count, -1)) if path in call.values else None
-            pieces.append(values if values is not None and values.shape == shape else padded(values, shape, known[0]))
+            known = path in call.values
+            values = call.values[path].to(ran[0].device).unflatten(1, (count, -1)) if known else None
+            pieces.append(values if values is not None and values.shape == shape else padded(values, shape, ran[0]))
         found[path] = pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
     return found
 
@@ -210,6 +227,9 @@ def named_by(calls: Sequence[DenoiserCall], samples: int, combined: Any, sample:
     branches = [call.branches(samples) for call in calls]
     flat = [branch for call in branches for branch in call]
     first = len(branches[0])
+    home = next((branch.output.device for branch in flat if branch is not None), None)
+    if home is not None:
+        combined, sample = (side.to(home) if isinstance(side, Tensor) else side for side in (combined, sample))
     if len(flat) > 1 or calls[0].inputs.batch % 2 or not isinstance(sample, Tensor) or not isinstance(combined, Tensor):
         return evidence(flat, combined, sample, first)
     return evidence(flat, combined, sample, first).or_doubled(calls[0].branches(samples // 2), combined, sample)

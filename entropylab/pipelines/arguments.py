@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from ..capture.inputs import Inputs
@@ -34,16 +35,18 @@ PICTURES = ("image", "img", "ref", "pixel", "vae", "video", "siglip")
 """Beginnings of words in names of inputs, other than the image itself, that come from pictures."""
 
 
-def forward_of(module: nn.Module) -> Any:
-    """The forward of a module's class, of what was compiled if it is compiled."""
-    own: Any = type(getattr(module, "_orig_mod", module))
-    return own.forward
+def parameters_of(module: nn.Module) -> list[str]:
+    """Names of what a module's forward takes, of what was compiled if it is compiled."""
+    own: Any = getattr(module, "_orig_mod", module)
+    if isinstance(own, torch.jit.ScriptModule):
+        compiled: Any = own.forward
+        return [argument.name for argument in compiled.schema.arguments[1:]]
+    return list(inspect.signature(type(own).forward).parameters)[1:]
 
 
 def arguments(root: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
     """The arguments of a forward by name."""
-    names = list(inspect.signature(forward_of(root)).parameters)[1:]
-    return {**dict(zip(names, args, strict=False)), **kwargs}
+    return {**dict(zip(parameters_of(root), args, strict=False)), **kwargs}
 
 
 def inputs_of(root: nn.Module, args: tuple, kwargs: dict, latents: int | None = None) -> Inputs:
@@ -56,7 +59,7 @@ def inputs_of(root: nn.Module, args: tuple, kwargs: dict, latents: int | None = 
         latents: how many tokens the image has, where it comes as tokens: further ones belong to reference images.
     """
     given = arguments(root, args, kwargs)
-    image_name = next(iter(list(inspect.signature(forward_of(root)).parameters)[1:]), "")
+    image_name = next(iter(parameters_of(root)), "")
     if given.get(image_name) is None:
         tensors = [name for name, value in given.items() if isinstance(value, Tensor)]
         image_name = [*(name for name in tensors if given[name].is_floating_point()), *tensors, image_name][0]

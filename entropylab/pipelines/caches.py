@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from ..capture.forwards import running
-from ..capture.interception import began, stood_in_for
+from ..capture.interception import began, fail, stood_in_for
 from ..capture.shared import Shared, Undo, replaced
 from .arguments import inputs_of
 
@@ -44,10 +44,13 @@ def heard_forward(original: Callable[..., Any], module: nn.Module) -> Callable[.
     """A forward that says that it runs, and which part of the batch it is handed if it is a denoiser's."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        began(module)
-        follows = running()
-        if follows is not None and follows.root is module:
-            follows.narrow(inputs_of(module, args, kwargs))
+        try:
+            began(module)
+            follows = running()
+            if follows is not None and follows.root is module:
+                follows.narrow(inputs_of(module, args, kwargs))
+        except Exception as problem:
+            fail(problem)
         return original(*args, **kwargs)
 
     return forward

@@ -21,6 +21,9 @@ from ..capture.shared import Shared, Undo, replaced, together
 class Listener(Protocol):
     """What is told of a pipeline that samples."""
 
+    def on_parts(self) -> None:
+        """The pipeline may have other parts than before."""
+
     def on_call(self, arguments: dict[str, Any]) -> None:
         """The pipeline is called with these arguments, by name."""
 
@@ -35,6 +38,9 @@ class Listener(Protocol):
 
     def on_step(self, combined: Any, sample: Any) -> None:
         """A scheduler makes a step with ``sample``, by the combination of what the denoiser returned."""
+
+    def on_failure(self, problem: Exception) -> None:
+        """Something went wrong in telling any of these, which must not end the pipeline's own work."""
 
 
 MARK = "_followed_as"
@@ -52,16 +58,28 @@ Seen = Callable[[Any], Any]
 
 
 @contextmanager
-def follow(pipe: Any, listener: Listener) -> Iterator[None]:
-    """Tell ``listener`` what ``pipe`` does, while the context lasts; a bare module does nothing of the kind."""
+def follow(pipe: Any, listener: Listener) -> Iterator[Callable[[], None]]:
+    """Tell ``listener`` what ``pipe`` does, while the context lasts; a bare module does nothing of the kind.
+
+    Yields:
+        ``catch_up()``: follows schedulers that have joined the pipeline since.
+    """
+    known: list[Any] = []
     with ExitStack() as stack:
-        if not isinstance(pipe, nn.Module):
-            stack.enter_context(followed(pipe, listener, {"__call__": seen_call, "prepare_latents": seen_latents}))
-            for part in pipe.components.values():
-                if hasattr(part, "step") and hasattr(part, "set_timesteps"):
+
+        def catch_up() -> None:
+            for part in () if isinstance(pipe, nn.Module) else pipe.components.values():
+                steps = hasattr(part, "step") and hasattr(part, "set_timesteps")
+                if steps and all(part is not other for other in known):
+                    known.append(part)
                     methods = {"set_timesteps": seen_timesteps, "step": seen_step}
                     stack.enter_context(followed(part, listener, methods))
-        yield
+
+        if not isinstance(pipe, nn.Module):
+            methods = {"__call__": seen_call, "prepare_latents": seen_latents, "__setattr__": seen_change}
+            stack.enter_context(followed(pipe, listener, methods))
+        catch_up()
+        yield catch_up
 
 
 @contextmanager
@@ -92,15 +110,32 @@ def listeners_of(thing: Any) -> list[Listener]:
     return list(listeners.get(vars(thing).get(MARK, ""), ()))
 
 
+def tell(listener: Listener, event: str, *about: Any) -> None:
+    """Call ``listener.<event>(*about)``; whatever goes wrong there, the pipeline goes on."""
+    try:
+        getattr(listener, event)(*about)
+    except Exception as problem:
+        listener.on_failure(problem)
+
+
+def named(signature: inspect.Signature, args: tuple, kwargs: dict) -> dict[str, Any]:
+    """Arguments by name; none of a call that does not fit, which is about to fail by itself."""
+    try:
+        return signature.bind_partial(*args, **kwargs).arguments
+    except TypeError:
+        return {}
+
+
 def seen_call(original: Any) -> Any:
     """A pipeline's ``__call__`` that tells of itself."""
     signature = inspect.signature(original)
 
     @functools.wraps(original)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        given = signature.bind_partial(self, *args, **kwargs).arguments if listeners_of(self) else {}
+        given = named(signature, (self, *args), kwargs) if listeners_of(self) else {}
         for listener in listeners_of(self):
-            listener.on_call({**given, **given.get("kwargs", {})})
+            tell(listener, "on_parts")
+            tell(listener, "on_call", {**given, **given.get("kwargs", {})})
         failed = True
         try:
             found = original(self, *args, **kwargs)
@@ -108,9 +143,22 @@ def seen_call(original: Any) -> Any:
             return found
         finally:
             for listener in listeners_of(self):
-                listener.on_end(failed)
+                tell(listener, "on_end", failed)
 
     return call
+
+
+def seen_change(original: Any) -> Any:
+    """A pipeline's ``__setattr__`` that tells when a part may have been replaced."""
+
+    @functools.wraps(original)
+    def __setattr__(self: Any, name: str, value: Any) -> None:
+        original(self, name, value)
+        if isinstance(value, nn.Module) or hasattr(value, "set_timesteps"):
+            for listener in listeners_of(self):
+                tell(listener, "on_parts")
+
+    return __setattr__
 
 
 def seen_latents(original: Any) -> Any:
@@ -121,7 +169,7 @@ def seen_latents(original: Any) -> Any:
         found = original(self, *args, **kwargs)
         first = found[0] if isinstance(found, tuple | list) and found else found
         for listener in listeners_of(self) if isinstance(first, Tensor) else ():
-            listener.on_latents(first)
+            tell(listener, "on_latents", first)
         return found
 
     return prepare_latents
@@ -133,7 +181,7 @@ def seen_timesteps(original: Any) -> Any:
     @functools.wraps(original)
     def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> Any:
         for listener in listeners_of(self):
-            listener.on_timesteps()
+            tell(listener, "on_timesteps")
         return original(self, *args, **kwargs)
 
     return set_timesteps
@@ -146,9 +194,9 @@ def seen_step(original: Any) -> Any:
     @functools.wraps(original)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
         told = listeners_of(self)
-        given = signature.bind(self, *args, **kwargs).arguments if told else {}
+        given = named(signature, (self, *args), kwargs) if told else {}
         for listener in told:
-            listener.on_step(given.get("model_output"), given.get("sample"))
+            tell(listener, "on_step", given.get("model_output"), given.get("sample"))
         return original(self, *args, **kwargs)
 
     return step

@@ -53,6 +53,12 @@ class Evidence:
     doubled: Tensor | None = None
     halves: "Evidence | None" = None
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that stays on the device."""
+        more = [] if self.halves is None else self.halves.tensors
+        return [*self.products, *(found for found in (self.alike, self.doubled) if found is not None), *more]
+
     def or_doubled(self, halves: Sequence[Branch | None], combined: Tensor, sample: Tensor) -> "Evidence":
         """This evidence, with the possibility that the one branch is two."""
         same = torch.stack(
@@ -160,11 +166,12 @@ def evidence(branches: Sequence[Branch | None], combined: Any, sample: Any, firs
     combined = combined[tuple(slice(0, side) for side in sample.shape)] if has_sample else combined
     more = [sample] if has_sample and sample.shape == combined.shape else []
     found = []
-    for outputs in zip(*(fitted(branch.output, combined) for branch in known), strict=True):
+    home = known[0].output.device  # denoisers, or their calls, may be spread over several
+    for outputs in zip(*(fitted(branch.output.to(home), combined) for branch in known), strict=True):
         if all(output is not None for output in outputs):
             rows = torch.stack([part.flatten().double() for part in (*outputs, *more, combined)])
             found.append(rows @ rows.T)
-    alike = torch.stack([torch.stack([same_text(one, other) for other in known]) for one in known])
+    alike = torch.stack([torch.stack([same_text(one, other, home) for other in known]) for one in known])
     return Evidence(len(branches), first, products=tuple(found), alike=alike)
 
 
@@ -185,13 +192,15 @@ def fitted(output: Tensor, combined: Tensor) -> tuple[Tensor | None, Tensor | No
     return front, back
 
 
-def same_text(one: Branch, other: Branch) -> Tensor:
-    """Whether two branches were handed the same text: a boolean on the device."""
-    device = one.output.device
+def same_text(one: Branch, other: Branch, device: torch.device) -> Tensor:
+    """Whether two branches were handed the same text: a boolean on ``device``."""
     alike = len(one.texts) == len(other.texts) and all(
         a.shape == b.shape for a, b in zip(one.texts, other.texts, strict=False)
     )
     if not alike:
         return torch.zeros((), dtype=torch.bool, device=device)
-    equal = [(a == b).all().to(device) for a, b in zip(one.texts, other.texts, strict=True)]
+    moved = device.type == "cuda"  # a GPU need not be waited for to send it a boolean of our own
+    equal = [
+        (a == b.to(a.device)).all().to(device, non_blocking=moved) for a, b in zip(one.texts, other.texts, strict=True)
+    ]
     return torch.stack(equal).all() if equal else torch.ones((), dtype=torch.bool, device=device)

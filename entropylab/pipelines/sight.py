@@ -1,26 +1,32 @@
 """What is known of the image that a pipeline is sampling: its size, its latent size, its tokens."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
-from ..capture import Interception, intercept, leave_all
+from ..capture import Interception, intercept, leave_all, watch_root
 from ..capture.inputs import Inputs
 from ..capture.interception import OnAttention
+from ..errors import EntropyLabError
 from ..sizes import Size
 from .arguments import inputs_of
 from .backends import native_attention
 from .caches import seen_caches
 from .following import Listener, follow
 from .resolution import default_size, vae_factor
+from .structure import denoisers
 
 
 class Sight:
     """Follows a pipeline for the size that it samples; see ``following.Listener``.
 
     Attributes:
+        roots: name -> module of what is watched, as it is now.
+        stale: whether some module has got other parts since they were last looked through.
+        catch_up: follows what has joined the pipeline, while it is observed.
         size: (height, width) that the pipeline was asked for [pixels], if it was.
         latent: latent size (height, width) of the denoiser's input, as far as it is known.
         latents: how many tokens the image has, where the denoiser is handed tokens and no grid.
@@ -29,6 +35,9 @@ class Sight:
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
+        self.roots = denoisers(pipe)
+        self.stale = False
+        self.catch_up: Callable[[], None] | None = None
         self.size: Size | None = None
         self.latent: Size | None = None
         self.latents: int | None = None
@@ -38,6 +47,16 @@ class Sight:
         """No denoiser runs."""
         if self.interception is not None:
             leave_all(self.interception)
+
+    def on_parts(self) -> None:
+        """The pipeline may have other parts than before."""
+        if self.catch_up is not None:
+            self.catch_up()
+
+    def on_registration(self, module: nn.Module, name: str, part: nn.Module | None) -> None:
+        """Some module gets a part; whether that is one that we watch is seen before it runs next."""
+        if self.interception is not None and module in self.interception.watched:
+            self.stale = True
 
     def on_call(self, arguments: dict[str, Any]) -> None:
         """The pipeline is called: its arguments may name the size."""
@@ -62,12 +81,21 @@ class Sight:
         """A step is made."""
         self.leave()
 
+    def on_failure(self, problem: Exception) -> None:
+        """Something went wrong in following the pipeline."""
+        if self.interception is not None:
+            self.interception.fail(problem)
+
     def read_inputs(self, root: nn.Module, args: tuple, kwargs: dict) -> Inputs:
         """What a denoiser's forward was handed."""
+        if self.stale:
+            self.on_parts()
         return inputs_of(root, args, kwargs, self.latents)
 
     def on_forward(self, inputs: Inputs) -> None:
         """A denoiser begins a forward pass: its input may be a grid, else the size asked for tells what it would be."""
+        if self.stale:
+            self.on_parts()
         asked = self.latent_of(self.size or default_size(self.pipe))
         shape = inputs.image[0].shape if inputs.image else ()
         has_channels_last = asked is not None and asked == tuple(shape[-3:-1])
@@ -85,21 +113,54 @@ class Sight:
 
 
 @contextmanager
-def observed(
-    sight: Sight, roots: Mapping[str, nn.Module], listener: Listener, on_attention: OnAttention, **told: Any
-) -> Iterator[Interception]:
+def observed(sight: Sight, listener: Listener, on_attention: OnAttention, **told: Any) -> Iterator[Interception]:
     """Intercept the attention of a pipeline's denoisers while it is followed, until the context ends.
+
+    A denoiser or scheduler that takes the place of another meanwhile is followed as well, and so is a layer.
 
     Args:
         sight: of the pipeline.
-        roots: its denoisers.
         listener: told of the pipeline's calls and steps.
         on_attention: told of every attention call.
         told: further arguments of ``capture.intercept``.
     """
     with ExitStack() as stack:
-        stack.enter_context(native_attention(roots))
-        stack.enter_context(seen_caches(roots))
-        stack.enter_context(follow(sight.pipe, listener))
-        sight.interception = stack.enter_context(intercept(roots, on_attention, read_inputs=sight.read_inputs, **told))
-        yield sight.interception
+        stack.enter_context(native_attention(sight.roots))
+        stack.enter_context(seen_caches(sight.roots))
+        follow_schedulers = stack.enter_context(follow(sight.pipe, listener))
+        interception = stack.enter_context(intercept(sight.roots, on_attention, read_inputs=sight.read_inputs, **told))
+
+        def catch_up() -> None:
+            follow_schedulers()
+            for name, root in joined(sight).items():
+                sight.roots[name] = root
+                try:
+                    stack.enter_context(native_attention({name: root}))
+                except EntropyLabError as problem:
+                    interception.lose(name, str(problem))
+                stack.enter_context(seen_caches({name: root}))
+                watch_root(interception, stack, name, root)
+            sight.stale = False
+
+        sight.interception, sight.catch_up = interception, catch_up
+        stack.callback(setattr, sight, "catch_up", None)
+        stack.callback(register_module_module_registration_hook(sight.on_registration).remove)
+        yield interception
+
+
+def joined(sight: Sight) -> dict[str, nn.Module]:
+    """What denoises and is not watched yet, or has got other parts since.
+
+    What only wraps a denoiser that is watched has been seen there.
+    """
+    try:
+        now = denoisers(sight.pipe)
+    except EntropyLabError:  # nothing denoises, for the moment
+        return {}
+    found = {}
+    for name, root in now.items():
+        watched = sight.roots.get(name)
+        is_new = watched is None or all(part is not watched for part in root.modules())
+        if is_new or sight.stale:
+            found[name] = root if is_new or watched is None else watched
+    return found

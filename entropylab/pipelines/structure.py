@@ -10,7 +10,7 @@ from torch import nn
 from ..capture import looks_like_attention
 from ..capture.byhand import heads_of
 from ..errors import EntropyLabError
-from .arguments import TIMES, forward_of
+from .arguments import TIMES, parameters_of
 
 CONDITIONERS = ("ControlNet", "Adapter", "Autoencoder")
 """Parts of class names of models that run beside a denoiser."""
@@ -61,7 +61,7 @@ def denoisers(pipe: Any) -> dict[str, nn.Module]:
 
 def takes_time(part: nn.Module) -> bool:
     """Whether the forward of a component takes the time it is at."""
-    return any(name in TIMES or name.startswith("timestep") for name in inspect.signature(forward_of(part)).parameters)
+    return any(name in TIMES or name.startswith("timestep") for name in parameters_of(part))
 
 
 def class_name(part: nn.Module) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..measuring.provenance import provenance
 from ..pipelines import denoisers
-from ..scaling import RULES, LayerRule, NamedRule
+from ..scaling import RULES, LayerRule, NamedRule, at_work, known_train_size
 from ..sizes import Size, size_label
 
 PROBES = (16, 64, 77, 256, 1024, 4096, 9216)
@@ -39,7 +39,7 @@ def configuration_of(
         "weights": weights(pipe),
         "sizes": [size_label(size) for size in sizes],
         "scaling": [rule.name for rule in rules],
-        "rules": [fingerprint(rule) for rule in rules],
+        "rules": [fingerprint(rule) + manner(pipe, rule, train_size) for rule in rules],
         "samples": len(plan.prompts),
         "prompts": digest(plan.prompts),
         "seed": plan.seed,
@@ -54,6 +54,15 @@ def configuration_of(
         "train_size": train_size,
     }
     return json.loads(json.dumps(found, default=str))
+
+
+def manner(pipe: Any, rule: NamedRule, train_size: Any) -> str:
+    """What tells a rule that rescales the pipeline already from the same rule as ``measure`` would apply it."""
+    working = at_work(denoisers(pipe).values())
+    if working is None or working.rule is not rule or rule.is_original:
+        return ""
+    trained = known_train_size(pipe, train_size) if rule.needs_sizes else None
+    return "" if working.is_usual(trained) else f" of {working.train_size} in {', '.join(working.kinds)}"
 
 
 def fingerprint(rule: NamedRule) -> str:

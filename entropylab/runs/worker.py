@@ -133,6 +133,7 @@ class Worker:
         self.progress.begin(unit, self.run.finished())
         self.recorder.cells = Cells(self.recorder.reduction.names, self.recorder.keep)
         self.sample(unit, self.progress)
+        check_scaling(unit, self.recorder.cells)
         if self.strict:
             report_unmeasured(self.recorder, strict=True)
         ds = to_dataset(self.recorder.cells, self.prompts[unit.start : unit.stop], self.seeds(unit), self.unmeasured())
@@ -150,6 +151,16 @@ class Worker:
     def unmeasured(self) -> list[str]:
         """Layers that could not be measured, with the reasons."""
         return [f"{path}: {reason}" for path, reason in self.recorder.unmeasured.items()]
+
+
+def check_scaling(unit: Unit, cells: Cells) -> None:
+    """Raise an EntropyLabError if a unit was sampled under another rule than its own."""
+    others = [scaling for _, scaling in cells.timesteps if scaling != unit.scaling]
+    if others:
+        raise EntropyLabError(
+            f"scaling must say under which rule a unit is sampled. {unit.label} was sampled under {others[0]!r}: let "
+            "`measure` rescale, or put the whole run inside `rescale`."
+        )
 
 
 def device_name(device: str) -> str:

@@ -1,6 +1,6 @@
 """The scaling rules, and ``rescale``, which applies one while a pipeline samples."""
 
-from .rescaling import rescale, rescaled, rule_at_work
+from .rescaling import Rescaling, at_work, rescale, rescaled, rule_at_work
 from .rules import (
     NEEDS_CALIBRATION,
     RULES,
@@ -18,7 +18,9 @@ __all__ = [
     "RULES",
     "LayerRule",
     "NamedRule",
+    "Rescaling",
     "Rule",
+    "at_work",
     "check_train_size",
     "known_train_size",
     "named_rule",

@@ -1,8 +1,7 @@
 """``rescale``: change the softmax scale of self-attention while a pipeline samples."""
 
 import warnings
-import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,22 +11,29 @@ from torch import Tensor, nn
 from .. import pipelines
 from ..capture import AttentionCall
 from ..capture.inputs import Inputs
-from ..errors import EntropyLabError, EntropyLabWarning, names_of
+from ..errors import EntropyLabError, EntropyLabWarning, names_of, one_line
 from ..pipelines import KINDS
 from ..pipelines.sight import Sight, observed
 from ..sizes import Size
 from .rules import LayerRule, NamedRule, check_multiplier, check_train_size, named_rule, sqrt_log
+
+USUAL_KINDS = ("self", "joint")
+"""Kinds of layers whose keys grow with the image."""
 
 
 class Rescaling:
     """A rule at work on one pipeline: the multiplier of every self-attention layer, worked out once per layer and N."""
 
     def __init__(self, pipe: Any, rule: NamedRule, train_size: Size | None, kinds: Sequence[str]) -> None:
-        self.rule, self.kinds = rule, tuple(kinds)
+        self.rule, self.train_size, self.kinds = rule, train_size, tuple(kinds)
         self.sight = Sight(pipe)
         self.trained = self.sight.latent_of(train_size)
         self.ran = self.matched = False
         self.known: dict[tuple[str, int, Size | None], float | Tensor] = {}
+
+    def is_usual(self, train_size: Size | None) -> bool:
+        """Whether it is what ``rescale(pipe, rule, train_size=train_size)`` does."""
+        return self.train_size == train_size and self.kinds == USUAL_KINDS
 
     @property
     def latent(self) -> Size | None:
@@ -73,9 +79,23 @@ class Rescaling:
         return found
 
     def asked(self, layer: str, tokens: int, trained: int) -> float | Tensor:
-        """What the rule says."""
+        """What the rule says.
+
+        Raises:
+            EntropyLabError: the rule itself raised something, which goes on to whoever samples: it is the caller's.
+        """
         function = self.rule.function
-        return function.factor(layer, tokens, trained) if isinstance(function, LayerRule) else function(tokens, trained)
+        try:
+            if isinstance(function, LayerRule):
+                return function.factor(layer, tokens, trained)
+            return function(tokens, trained)
+        except EntropyLabError:
+            raise
+        except Exception as problem:
+            raise EntropyLabError(
+                f"rule {self.rule.name!r} must give a multiplier for N and T. Asked for layer {layer} with "
+                f"N = {tokens} and T = {trained}, it raised {type(problem).__name__}: {one_line(problem)}"
+            ) from problem
 
     def train_tokens(self, call: AttentionCall, tokens: int) -> int:
         """T of the layer that makes ``call``."""
@@ -90,15 +110,15 @@ class Rescaling:
         return tokens + grown
 
 
-busy: "weakref.WeakKeyDictionary[nn.Module, NamedRule]" = weakref.WeakKeyDictionary()
-"""Denoisers that are rescaled, and by which rule."""
+working: list[Rescaling] = []
+"""What rescales now."""
 handles: "set[rescale]" = set()
 """Handles that are not removed yet: a handle that nobody keeps must not end its rescaling in silence."""
 
 
 @contextmanager
 def rescaled(
-    pipe: Any, rule: Any = "sqrt_log", train_size: Any = None, kinds: Sequence[str] | str = ("self", "joint")
+    pipe: Any, rule: Any = "sqrt_log", train_size: Any = None, kinds: Sequence[str] | str = USUAL_KINDS
 ) -> Iterator[Rescaling]:
     """The context behind ``rescale`` and ``measure``; see ``rescale``."""
     named = named_rule(rule)
@@ -106,35 +126,50 @@ def rescaled(
     if isinstance(named.function, LayerRule):
         named.function.check(pipe)
     rescaling = Rescaling(pipe, named, trained, check_kinds(kinds))
-    roots = pipelines.denoisers(pipe)
-    if any(root in busy for root in roots.values()):
+    sight = rescaling.sight
+    if at_work(sight.roots.values()) is not None:
         raise EntropyLabError("pipe is rescaled already: end the other `rescale` (or `handle.remove()`) first.")
-    busy.update(dict.fromkeys(roots.values(), named))
+    working.append(rescaling)
     try:
-        sight, told = rescaling.sight, {"on_forward": rescaling.on_forward, "rescales": True}
-        with observed(sight, roots, sight, rescaling.on_attention, **told) as interception:
+        told = {"on_forward": rescaling.on_forward, "rescales": True}
+        with observed(sight, sight, rescaling.on_attention, **told) as interception:
             yield rescaling
             if not named.is_original:
                 warn_of_untouched(rescaling, interception.unseen, named, kinds)
     finally:
-        for root in roots.values():
-            busy.pop(root, None)
+        working.remove(rescaling)
 
 
-def rule_at_work(pipe: Any) -> str:
-    """Name of the rule that rescales ``pipe`` now."""
-    return next((busy[root].name for root in pipelines.denoisers(pipe).values() if root in busy), "original")
+def at_work(roots: Iterable[nn.Module]) -> Rescaling | None:
+    """What rescales some denoisers now, or a part of them, or something that they are a part of."""
+    if not working:
+        return None
+    ours = list(roots)
+    theirs = [(rescaling, list(rescaling.sight.roots.values())) for rescaling in working]
+    same = (rescaling for rescaling, others in theirs if any(root is other for root in ours for other in others))
+    if (found := next(same, None)) is not None:
+        return found
+    parts = {part for root in ours for part in root.modules()}
+    return next(
+        (rescaling for rescaling, others in theirs for other in others if not parts.isdisjoint(other.modules())), None
+    )
+
+
+def rule_at_work(roots: Iterable[nn.Module]) -> str:
+    """Name of the rule that rescales some denoisers now."""
+    rescaling = at_work(roots)
+    return "original" if rescaling is None else rescaling.rule.name
 
 
 def warn_of_untouched(rescaling: Rescaling, unseen: Mapping[str, str], rule: NamedRule, kinds: Any) -> None:
     """Say so if nothing was rescaled, or if layers ran whose attention can't be."""
+    said = []
     if rescaling.ran and not rescaling.matched:
-        message = f"rule {rule.name!r} rescaled nothing: no layer of kind {kinds} ran."
-    elif unseen:
-        message = f"rule {rule.name!r} could not rescale {', '.join(unseen)}"
-    else:
-        return
-    warnings.warn(message, EntropyLabWarning, stacklevel=5)
+        said.append(f"rescaled nothing: no layer of kind {kinds} ran.")
+    if unseen:
+        said.append(f"could not rescale {', '.join(unseen)}")
+    if said:
+        warnings.warn(f"rule {rule.name!r} {' It '.join(said)}", EntropyLabWarning, stacklevel=5)
 
 
 def check_kinds(kinds: Any) -> tuple[str, ...]:
@@ -178,7 +213,7 @@ class rescale:
         rule: Any = "sqrt_log",
         *,
         train_size: Any = None,
-        kinds: Sequence[str] | str = ("self", "joint"),
+        kinds: Sequence[str] | str = USUAL_KINDS,
     ) -> None:
         self._context: Any = rescaled(pipe, rule, train_size, kinds)
         self._rescaling = self._context.__enter__()

@@ -82,7 +82,12 @@ def named_rule(rule: Any) -> NamedRule:
         check_multiplier(rule, "scaling")
         return NamedRule(f"{rule:g}", lambda tokens, train_tokens: float(rule), needs_sizes=False)
     if callable(rule):
-        return NamedRule(getattr(rule, "__name__", type(rule).__name__), rule)
+        name = getattr(rule, "__name__", type(rule).__name__)
+        if RULES.get(name, rule) is not rule:
+            raise EntropyLabError(
+                f"scaling: a function must have a name of its own, for results carry it. {name!r} is another rule's."
+            )
+        return NamedRule(name, rule)
     raise EntropyLabError(
         f"scaling must be one of {', '.join(RULES)}, a number or a callable (N, T) -> multiplier. "
         f"Got {type(rule).__name__}."

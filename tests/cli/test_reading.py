@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
-from entropylab.cli.words import repeat_sizes
+import entropylab
+from entropylab.cli.words import repeat_sizes, say
 from entropylab.errors import EntropyLabError
 from entropylab.sizes import parse_sizes
 
 from ..command_line import refused, run
+from ..datasets import synthetic
 
 
 @pytest.mark.parametrize(
@@ -61,3 +63,29 @@ def test_sizes_are_needed(calls: dict[str, Any]) -> None:
     result = run("measure")
     assert result.exit_code == 2
     assert "--sizes" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[2J", r"\x1b[2J"),
+        ("a\rb\x07\x7f\x9b", r"a\rb\x07\x7f\x9b"),
+        ("\u202eabc\u2066", r"\u202eabc\u2066"),
+        ("\udcff", r"\udcff"),
+        ("H = 0.98 log N − σ²/2\n\tmöglich 猫", "H = 0.98 log N − σ²/2\n\tmöglich 猫"),
+    ],
+)
+def test_nothing_that_is_printed_steers_the_terminal(text: str, shown: str, capsys: pytest.CaptureFixture) -> None:
+    say(text)
+    say(text, err=True)
+    assert capsys.readouterr() == (shown + "\n", shown + "\n")
+
+
+def test_names_in_a_file_do_not_steer_the_terminal(tmp_path: Path) -> None:
+    ds = synthetic(samples=2, steps=1)
+    ds = ds.assign_coords(layer=[f"\x1b]0;{path}\x07" for path in ds["layer"].values])
+    entropylab.save(ds, tmp_path / "entropy.nc")
+    for command in (["fit", "--by", "layer"], ["check", "--by", "layer"], ["fit", "--by", "head", "--kind", "cross"]):
+        result = run(command[0], tmp_path / "entropy.nc", *command[1:])
+        assert not {"\x1b", "\x07"} & set(result.output)
+    refused(run("fit", tmp_path / "entropy.nc", "--kind", "joint"), "joint")

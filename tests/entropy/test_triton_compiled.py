@@ -1,5 +1,7 @@
 """The fused kernel compiled for GPUs that are absent, and run on those that are present."""
 
+import inspect
+
 import pytest
 import torch
 
@@ -17,7 +19,34 @@ pytestmark = pytest.mark.usefixtures("poisoned")
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
-@pytest.mark.parametrize("capability", [80, 90])
+KNOWS_BLACKWELL = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 3)
+NEWEST = pytest.param(100, marks=pytest.mark.skipif(not KNOWS_BLACKWELL, reason="Triton does not know 10.0"))
+
+
+def built(q, mask, is_causal, statistics, capability):
+    """The kernel as it is compiled for these tensors (batch, heads, tokens, d), q being k as well."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from entropylab.entropy.triton_kernel import row_kernel
+
+    rows = check_rows(q, q, None, mask, is_causal, statistics)
+    choices = backend.compiled_for(rows, q, q, None if mask is None else mask.expand(*q.shape[:-1], q.shape[-2]))
+    constants = {name: value for name, value in choices.items() if name.isupper()} | {"q_dim": 1, "k_dim": 1}
+    types = {"q": q.dtype, "k": q.dtype, "mask": SINGLE if choices["MASK"] == "additive" else torch.uint8}
+    pointers = {HALF: "*fp16", BRAIN: "*bf16", SINGLE: "*fp32", torch.uint8: "*u8"}
+    signature = dict.fromkeys(row_kernel.arg_names, "i32") | {"out": "*fp32", "counts": "*i64", "centre": "*fp32"}
+    signature |= {name: pointers[found] for name, found in types.items()} | {"scale": "fp32", "lowest": "fp32"}
+    if "constexprs" in inspect.signature(ASTSource).parameters:
+        known = {"signature": signature | dict.fromkeys(constants, "constexpr"), "constexprs": constants}
+    else:  # before 3.3
+        signature = {name: kind for name, kind in signature.items() if name not in constants}
+        known = {"signature": signature, "constants": constants}
+    options = {name: value for name, value in choices.items() if not name.isupper()}
+    return triton.compile(ASTSource(fn=row_kernel, **known), target=GPUTarget("cuda", capability, 32), options=options)
+
+
+@pytest.mark.parametrize("capability", [80, 90, NEWEST])
 @pytest.mark.parametrize(
     ("dtype", "width", "statistics", "mask", "is_causal"),
     [
@@ -27,28 +56,17 @@ on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
     ],
 )
 def test_compiles_without_a_gpu(tmp_path, monkeypatch, capability, dtype, width, statistics, mask, is_causal):
-    compiler = pytest.importorskip("triton.compiler")
-    from triton.backends.compiler import GPUTarget
-
-    from entropylab.entropy.triton_kernel import row_kernel
-
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    q = tokens(1, 2, 64, width, dtype=dtype)
     monkeypatch.setattr(backend, "KEYS_WORTH_A_MEAN", 64)
-    rows = check_rows(q, q, None, mask, is_causal, statistics)
-    choices = backend.compiled_for(rows, q, q, None if mask is None else mask.expand(1, 2, 64, 64))
-    constants = {name: value for name, value in choices.items() if name.isupper()}
-    types = {"q": dtype, "k": dtype, "mask": SINGLE if choices["MASK"] == "additive" else torch.uint8}
-    pointers = {HALF: "*fp16", BRAIN: "*bf16", SINGLE: "*fp32", torch.uint8: "*u8"}
-    signature = dict.fromkeys(row_kernel.arg_names, "i32") | {"out": "*fp32", "counts": "*i64"}
-    signature |= {name: pointers[found] for name, found in types.items()} | {"scale": "fp32", "lowest": "fp32"}
-    signature |= {"centre": "*fp32"}
-    signature |= dict.fromkeys([*constants, "q_dim", "k_dim"], "constexpr")
-    source = compiler.ASTSource(fn=row_kernel, signature=signature, constexprs=constants | {"q_dim": 1, "k_dim": 1})
-    options = {name: value for name, value in choices.items() if not name.isupper()}
-    built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    assert built.metadata.shared <= 99 * 1024
-    assert built.asm["cubin"]
+    found = built(tokens(1, 2, 64, width, dtype=dtype), mask, is_causal, statistics, capability)
+    assert found.metadata.shared <= 99 * 1024
+    assert found.asm["cubin"]
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_compiles_for_every_statistic_alone(tmp_path, monkeypatch, statistic):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    assert built(tokens(1, 2, 64, 16, dtype=HALF), None, False, (statistic,), 80).asm["cubin"]
 
 
 @on_a_gpu

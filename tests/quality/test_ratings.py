@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import zlib
 
 import numpy as np
 import pandas as pd
@@ -289,3 +290,100 @@ def test_the_commands(folders, tmp_path):
     assert "left out: " in found.stdout and "bad.json" in found.stdout
     assert list(pd.read_csv(table).method) == ["original", "sqrt_log"]
     refused(run("ratings", "analyse", bad), "error: files must be")
+
+
+COMMENT = "a <!--<script> that never ends </script> --> \u2028 {{count}} &amp;"
+
+
+@pytest.fixture
+def commented(tmp_path):
+    """A page whose prompts hold what opens a comment and a script."""
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for folder in folders:
+        save_pictures(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), [COMMENT], folder)
+    return make_page(folders, tmp_path / "commented.html")
+
+
+def test_no_prompt_opens_a_comment_or_a_script_in_the_page(commented):
+    text = commented.read_text(encoding="utf-8")
+    script = text[text.index("const data = ") : text.index("\nconst element")]
+    assert "<" not in script
+    assert data_of(commented)["pairs"][0]["prompt"] == COMMENT
+    assert text.count("<script>") == text.count("</script>") == 1
+
+
+def in_key(**changes):
+    entry = {"prompt": "p", "methods": ["a", "b"], "name": "0000"} | changes
+    return {"key": base64.b64encode(json.dumps([entry]).encode()).decode()}
+
+
+DEEP = "[" * 100_000
+CRAFTED = {
+    "deep.json": DEEP,
+    "long number.json": "1" * 10_000,
+    "deep key.json": {"key": base64.b64encode(DEEP.encode()).decode()},
+    "methods.json": in_key(methods=[{}, []]),
+    "three.json": in_key(methods=["a", "b", "c"]),
+    "text.json": in_key(methods="ab"),
+    "name.json": in_key(name={"a": 1}),
+    "prompt.json": in_key(prompt=["p"]),
+    "half.json": in_key(methods=["\ud800", "b"]),
+    "dict key.json": {"key": base64.b64encode(b'{"a": 1}').decode()},
+    "long.json": {"ratings": [{"pair": "x" * 10**6, "scores": [1, 2]}]},
+    "x" * 300: None,
+    "a\0b": None,
+    "folder": ...,
+}
+
+
+def test_crafted_files_are_named_and_left_out(tmp_path):
+    files = [write(tmp_path / "good.json", [(3, 8), (2, 9)])]
+    for name, content in CRAFTED.items():
+        path = tmp_path / name
+        if content is ...:
+            path.mkdir()
+        elif isinstance(content, dict):
+            write(path, [(1, 2)], **content)
+        elif content is not None:
+            path.write_text(content)
+        files.append(path)
+    found = analyse(files)
+    assert set(found.bad) == {str(path) for path in files[1:]}
+    assert all(len(reason) <= 200 for reason in found.bad.values())
+    named = [path for path in files if "\0" not in str(path)]
+    result = run("ratings", "analyse", *named, "--out", tmp_path / "table.csv")
+    assert result.exit_code == 0, result.output
+    with pytest.raises(EntropyLabError, match="files must be a list"):
+        analyse(str(files[0]))
+
+
+def test_what_else_the_page_refuses(folders, tmp_path):
+    bomb = tmp_path / "bomb"
+    save_pictures(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), ["p"], bomb)
+    content = bytearray((bomb / "0000.png").read_bytes())
+    content[16:24] = (60_000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    (bomb / "0000.png").write_bytes(content)
+    cases = [
+        ([bomb, folders[0]], {}, "must be readable as pictures"),
+        (["x" * 300, folders[0]], {}, "pictures must be folders"),
+        (["a\0b", folders[0]], {}, "pictures must be a name without NUL"),
+        (folders, {"prompts": "a\0b"}, "prompts must be a name without NUL"),
+        (folders, {"prompts": "x" * 300}, "prompts must be a text file"),
+        (folders, {"seed": -1}, "seed must be an int"),
+        (folders, {"out": "a\0b"}, "path must be a name without NUL"),
+        (folders, {"out": tmp_path / ("x" * 300)}, "can't be written"),
+        (folders, {"out": tmp_path / "no" / "page.html"}, "no folder"),
+    ]
+    for pictures, options, message in cases:
+        with pytest.raises(EntropyLabError, match=message):
+            make_page(pictures, **{"out": tmp_path / "new.html", **options})
+    assert not (tmp_path / "new.html").exists()
+
+
+def test_names_of_methods_do_not_steer_the_terminal(tmp_path):
+    write(tmp_path / "a.json", [(3, 8), (2, 9)], methods=("\x1b[2J\x1b]0;title\x07", "b\u202e"))
+    found = run("ratings", "analyse", tmp_path / "a.json")
+    assert found.exit_code == 0
+    assert not set("\x1b\x07\u202e") & set(found.output)
+    assert r"\x1b[2J" in found.output

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import xarray as xr
 
 import entropylab
-from entropylab import EntropyLabError
+from entropylab import EntropyLabError, netcdf
 from entropylab.errors import EntropyLabWarning
 from entropylab.runs import status
 from entropylab.runs.folder import RECORD, read_record
@@ -50,16 +49,18 @@ def test_a_damaged_unit_is_noticed_and_measured_again(harm: Any, run: Path) -> N
 def test_a_disk_that_is_full_loses_only_the_unit_in_hand(
     done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = xr.Dataset.to_netcdf
+    write = netcdf.write_whole
 
-    def to_netcdf(self: xr.Dataset, path: Any, **options: Any) -> Any:
+    def full(path: Path, content: bytes) -> None:
         if len(files(tmp_path / "run")) == 2:
-            Path(path).write_bytes(b"half")
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return written(self, path, **options)
+            monkeypatch.setattr("os.fsync", no_space)
+        write(path, content)
 
-    monkeypatch.setattr(xr.Dataset, "to_netcdf", to_netcdf)
-    with pytest.raises(EntropyLabError, match="could not be written: .*No space left"):
+    def no_space(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(netcdf, "write_whole", full)
+    with pytest.raises(EntropyLabError, match="can't be written: No space left"):
         again(tmp_path / "run")
     with pytest.warns(EntropyLabWarning, match="2 of 4 units"):
         assert entropylab.open(tmp_path / "run").attrs["units_done"] == 2

@@ -61,13 +61,15 @@ def analyse(files: Sequence[str | Path]) -> Analysis:
     Raises:
         EntropyLabError: no file, or none that can be used.
     """
+    if isinstance(files, str | Path):
+        raise EntropyLabError(f"files must be a list of files that the ratings page saved. Got {files!r}.")
     good, bad = {}, {}
     for path in map(Path, files):
         try:
             rows = read(path)
             good[rows[0]["rater"], rows[0]["page"]] = rows
         except (OSError, ValueError) as error:
-            bad[str(path)] = one_line(error)
+            bad[str(path)] = one_line(error, 200)
     if not good:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in bad.items()) or "none was given"
         raise EntropyLabError(f"files must be what the ratings page saved. None can be used: {reasons}")
@@ -77,9 +79,11 @@ def analyse(files: Sequence[str | Path]) -> Analysis:
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The ratings of one file, a row each; ValueError says what is wrong with it."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no file")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise ValueError(f"it is not of the format {FORMAT!r}")
@@ -102,12 +106,20 @@ def decoded(key: Any) -> list[dict[str, Any]]:
     """Which method made which picture."""
     try:
         found = json.loads(base64.b64decode(str(key), validate=True))
-        sound = all({"methods", "name", "prompt"} <= set(one) and len(one["methods"]) == 2 for one in found)
-    except (binascii.Error, ValueError, TypeError) as error:
+        sound = isinstance(found, list) and all(map(is_sound, found))
+    except (binascii.Error, ValueError, RecursionError) as error:
         raise ValueError("its key to the methods is damaged") from error
     if not sound:
         raise ValueError("its key to the methods is damaged")
     return list(found)
+
+
+def is_sound(one: Any) -> bool:
+    """Whether an entry of the key has two methods, a name and a prompt, all of them text that can be written."""
+    if not isinstance(one, dict) or not isinstance(one.get("methods"), list) or len(one["methods"]) != 2:
+        return False
+    words = [*one["methods"], one.get("name"), one.get("prompt")]
+    return all(isinstance(word, str) and word == word.encode(errors="ignore").decode() for word in words)
 
 
 def checked(rating: Any, pairs: int) -> tuple[int, list[int]]:

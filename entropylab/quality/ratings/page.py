@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import EntropyLabError, check_int
+from ...errors import EntropyLabError, check_int, one_line
+from ...files import as_path, check_writable, write_whole
 from ..features import PICTURES
 from ..saving import prompt_of
 
@@ -64,17 +65,14 @@ def make_page(
 
     Source: paper, Table 3 and supplement 6.2.4.
     """
-    path = Path(out)
-    if path.exists() and not overwrite:
-        raise EntropyLabError(f"out: {path} exists already; pass overwrite=True (--overwrite) to replace it.")
-    if not path.parent.is_dir():
-        raise EntropyLabError(f"out must be in a folder that exists. {path.parent} does not.")
+    path = check_writable(out, overwrite)
     check_int("pairs", pairs)
-    found = found_pairs([Path(folder) for folder in pictures], prompts)
+    check_int("seed", seed, 0)
+    found = found_pairs([as_path(folder, "pictures") for folder in pictures], prompts)
     rng = np.random.default_rng(seed)
     chosen = [swapped(found[i], bool(rng.integers(2))) for i in sorted(rng.permutation(len(found))[:pairs])]
-    path.write_text(page_of(chosen), encoding="utf-8")
-    return path
+    write_whole(path, page_of(chosen).encode())
+    return Path(out)
 
 
 def found_pairs(folders: Sequence[Path], prompts: str | Path | None) -> list[Pair]:
@@ -99,9 +97,13 @@ def found_pairs(folders: Sequence[Path], prompts: str | Path | None) -> list[Pai
 
 def pictures_of(folder: Path) -> dict[str, Path]:
     """The pictures of a folder by name, in the order of their names."""
-    if not folder.is_dir():
-        raise EntropyLabError(f"pictures must be folders. {folder} is none.")
-    found = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURES}
+    try:
+        if not folder.is_dir():
+            raise EntropyLabError(f"pictures must be folders. {folder} is none.")
+        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.is_file())
+    except OSError as error:
+        raise EntropyLabError(f"pictures must be folders that can be read. {folder}: {one_line(error)}.") from error
+    found = {path.stem: path for path in files}
     if not found:
         raise EntropyLabError(f"pictures must be folders with pictures ({', '.join(PICTURES)}). {folder} has none.")
     return found
@@ -111,7 +113,7 @@ def prompts_of(files: Sequence[dict[str, Path]], prompts: str | Path | None) -> 
     """The prompt of every name."""
     names = sorted(set().union(*files))
     if prompts is not None:
-        lines = lines_of(Path(prompts))
+        lines = lines_of(as_path(prompts, "prompts"))
         if len(lines) != len(names):
             raise EntropyLabError(
                 f"prompts must be a line for each of {len(names)} pictures. {prompts} has {len(lines)}."
@@ -129,15 +131,21 @@ def lines_of(path: Path) -> list[str]:
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise EntropyLabError(f"prompts must be a text file in UTF-8, one prompt a line. {path}: {error}.") from error
+        reason = one_line(error, 200)
+        raise EntropyLabError(f"prompts must be a text file in UTF-8, one prompt a line. {path}: {reason}.") from error
 
 
 def prompt_in(path: Path) -> str | None:
     """The prompt that a picture carries."""
     try:
         return prompt_of(path)
-    except OSError as error:
-        raise EntropyLabError(f"pictures must be readable as pictures. {path}: {error}.") from error
+    except Exception as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> EntropyLabError:
+    """The error for a file that Pillow can't read: it raises of all kinds, also for pictures far too large."""
+    return EntropyLabError(f"pictures must be readable as pictures. {path}: {one_line(error, 200)}.")
 
 
 def swapped(pair: Pair, swap: bool) -> Pair:
@@ -153,8 +161,8 @@ def page_of(pairs: Sequence[Pair]) -> str:
     data: dict[str, Any] = {"format": FORMAT, "page": hashlib.sha256(hidden.encode()).hexdigest()[:12]}
     text = json.dumps(data | {"key": hidden, "widest": WIDEST, "pairs": shown})
     template = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
-    # A script ends at "</" whatever quotes it stands in, and a prompt may hold that.
-    return template.replace("{{count}}", html.escape(str(len(pairs)))).replace("{{data}}", text.replace("</", "<\\/"))
+    # "</script" ends a script and "<!--<script" keeps it from ending, whatever quotes they stand in.
+    return template.replace("{{count}}", html.escape(str(len(pairs)))).replace("{{data}}", text.replace("<", "\\u003c"))
 
 
 def as_url(path: Path) -> str:
@@ -166,8 +174,8 @@ def as_url(path: Path) -> str:
     try:
         with Image.open(path) as image:
             pixels = image.convert("RGB")
-    except OSError as error:
-        raise EntropyLabError(f"pictures must be readable as pictures. {path}: {error}.") from error
+    except Exception as error:
+        raise unreadable(path, error) from error
     file = io.BytesIO()
     pixels.info = {}
     pixels.save(file, "PNG")

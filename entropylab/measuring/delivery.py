@@ -1,0 +1,36 @@
+"""Numbers on their way to the host: a GPU is never waited for while sampling, and is waited for before they are read.
+
+What is waited for is the stream that computed them, of each GPU that had a part in it: synchronising the current GPU
+says nothing of another. Where there is no CUDA tensor, CUDA is left alone; its context would take half a gigabyte.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+
+def sent(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Values on the host, in one copy for every device that has some; those of a GPU may not be read before ``landed``.
+
+    Other devices are waited for here: whether they copy without waiting, and what tells of the end, differs by device.
+    """
+    found = dict(values)
+    for device in {value.device for value in values.values()}:
+        here = {path: value for path, value in values.items() if value.device == device}
+        packed = torch.cat([value.flatten() for value in here.values()])
+        pieces = packed.to("cpu", non_blocking=packed.is_cuda).split([value.numel() for value in here.values()])
+        found |= {path: piece.view(value.shape) for (path, value), piece in zip(here.items(), pieces, strict=True)}
+    return found
+
+
+def departures(tensors: Iterable[Tensor]) -> list[torch.cuda.Event]:
+    """One event for every GPU that has some of the tensors: they, and copies of them, are there once it has passed."""
+    devices = {tensor.device for tensor in tensors if tensor.is_cuda}
+    return [torch.cuda.current_stream(device).record_event() for device in devices]
+
+
+def landed(departed: Iterable[torch.cuda.Event]) -> None:
+    """Wait until what left before these events is there."""
+    for event in departed:
+        event.synchronize()

@@ -1,0 +1,294 @@
+"""Whatever goes wrong in looking, the model goes on with its own numbers, and what was not measured is named."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import entropylab
+from entropylab import EntropyLabError
+from entropylab.capture.forwards import Forward
+from entropylab.capture.tracing import Trace
+from entropylab.errors import EntropyLabWarning
+from entropylab.measuring import looks, run
+from entropylab.measuring.recorder import Recorder
+from entropylab.measuring.reduce import Reduction
+from entropylab.pipelines.sight import Sight
+
+from ..attention import together
+from ..sampling import sample
+from ..seeds import normal
+from .nets import HEADS, TOKENS, WIDTH, Method, Multihead, OwnAttention, agree, net_of, new_joint, run_joint
+from .nets import run as run_net
+
+ignored = pytest.mark.filterwarnings(
+    "ignore:.*torch.jit.:DeprecationWarning",
+    "ignore:.*torch.jit.:FutureWarning",
+    "ignore:.*nested tensors:UserWarning",
+    "ignore:.*batching rule:UserWarning",
+)
+
+
+class FlatAttention(nn.Module):
+    """Attention that any number of tokens may enter, and hidden states alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads = HEADS
+        self.to_q, self.to_k, self.to_v = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+
+    def forward(self, hidden_states):
+        query, key, value = (
+            part(hidden_states).unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in (self.to_q, self.to_k, self.to_v)
+        )
+        return together(F.scaled_dot_product_attention(query, key, value))
+
+
+class Around(nn.Module):
+    """A model around another one, with attention of its own."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.attn = inner, FlatAttention()
+
+    def forward(self, hidden_states):
+        return self.attn(hidden_states) + self.inner(hidden_states)
+
+
+def jagged(net):
+    parts = [normal(1, tokens, WIDTH)[0] for tokens in (5, 9)]
+    return net(torch.nested.nested_tensor(parts, layout=torch.jagged)).values()
+
+
+def mapped(net):
+    return torch.func.vmap(net)(normal(3, 1, TOKENS, WIDTH))
+
+
+def plain(net):
+    return net(normal(1, TOKENS, WIDTH))
+
+
+def flat():
+    torch.manual_seed(0)
+    return FlatAttention().eval()
+
+
+UNREADABLE = {
+    "jagged tensors": (flat, jagged, "model", "nested"),
+    "vmap": (flat, mapped, "model", "vmap"),
+    "a traced model": (lambda: torch.jit.trace(flat(), normal(1, TOKENS, WIDTH)), plain, "model", "TorchScript"),
+    "a traced part": (
+        lambda: Around(torch.jit.trace(flat(), normal(1, TOKENS, WIDTH))).eval(),
+        plain,
+        "model.inner",
+        "TorchScript",
+    ),
+}
+
+
+@ignored
+@torch.no_grad()
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_what_can_not_be_read_is_named(case):
+    make, call, layer, reason = UNREADABLE[case]
+    net = make()
+    alone = call(net)
+    with pytest.warns(EntropyLabWarning, match=re.escape(layer)), entropylab.record(net) as rec:
+        watched = call(net)
+    assert torch.equal(alone, watched)
+    assert set(rec.unmeasured) == {layer} and reason in rec.unmeasured[layer]
+    with pytest.raises(EntropyLabError, match=reason), entropylab.record(net, strict=True):
+        call(net)
+
+
+@ignored
+@torch.no_grad()
+@pytest.mark.parametrize("case", ["jagged tensors", "vmap", "a traced model"])
+def test_what_can_not_be_read_is_not_rescaled_and_named(case):
+    make, call, layer, _ = UNREADABLE[case]
+    net = make()
+    alone = call(net)
+    with pytest.warns(EntropyLabWarning, match=f"could not rescale {layer}|rescaled nothing"):
+        with entropylab.rescale(net, 1.5):
+            watched = call(net)
+    assert torch.equal(alone, watched)
+    with entropylab.rescale(flat(), 1.5) as handle:
+        pass
+    assert handle.multipliers == {}
+
+
+@ignored
+def test_a_pipeline_may_have_a_traced_part(random_pipe):
+    known = entropylab.layers(random_pipe)
+    random_pipe.register_modules(safety_checker=torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)))
+    assert entropylab.layers(random_pipe) == known
+
+
+def broken(error):
+    def fail(*args, **kwargs):
+        raise error
+
+    return fail
+
+
+PLACES = {
+    "statistics": (looks, "row_statistics_in_pieces", "unet.mid_block"),
+    "averages": (Reduction, "average", "unet.mid_block"),
+    "what a call is": (Forward, "placed", "unet.mid_block"),
+    "inputs": (Sight, "read_inputs", "unet"),
+    "a forward's beginning": (Recorder, "on_forward", "unet"),
+    "a forward's end": (Recorder, "on_output", "unet"),
+    "a step": (Recorder, "on_step", "unet"),
+    "the latents": (Recorder, "on_latents", "unet"),
+    "the timesteps": (Recorder, "on_timesteps", "unet"),
+    "the call": (Recorder, "on_call", "unet"),
+    "the call's end": (Recorder, "on_end", "unet"),
+}
+"""Where it goes wrong, and what is named: a layer, or the denoiser where it is none in particular."""
+
+
+@pytest.mark.filterwarnings("ignore::entropylab.errors.EntropyLabWarning")
+@pytest.mark.parametrize("error", [ZeroDivisionError("one"), torch.OutOfMemoryError("none left")], ids=repr)
+@pytest.mark.parametrize("place", PLACES)
+def test_a_failure_ends_no_sampling(random_pipe, monkeypatch, place, error):
+    owner, name, named = PLACES[place]
+    alone = sample(random_pipe)
+    monkeypatch.setattr(owner, name, broken(error))
+    with entropylab.record(random_pipe) as rec:
+        watched = sample(random_pipe)
+    assert np.array_equal(alone, watched)
+    found = {path: reason for path, reason in rec.unmeasured.items() if path.startswith(named)}
+    assert found and all(type(error).__name__ in reason and str(error) in reason for reason in found.values())
+    monkeypatch.undo()
+    with entropylab.record(random_pipe) as rec:
+        assert np.array_equal(alone, sample(random_pipe))
+    assert rec.unmeasured == {} and rec.dataset.sizes["layer"] > 1
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_interrupt_ends_it(random_pipe, monkeypatch, place):
+    owner, name, _ = PLACES[place]
+    alone = sample(random_pipe)
+    monkeypatch.setattr(owner, name, broken(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt), entropylab.record(random_pipe):
+        sample(random_pipe)
+    monkeypatch.undo()
+    assert np.array_equal(alone, sample(random_pipe))
+
+
+def test_a_layer_that_fails_costs_no_other_its_numbers(random_pipe, monkeypatch):
+    layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn1"
+    with entropylab.record(random_pipe) as rec:
+        sample(random_pipe)
+    whole = rec.dataset
+    average = Reduction.average
+
+    def one_fails(self, look):
+        if look.total == 64 and look.query_sums.shape[1] == 4:
+            raise torch.OutOfMemoryError("none left")
+        return average(self, look)
+
+    monkeypatch.setattr(Reduction, "average", one_fails)
+    with pytest.warns(EntropyLabWarning, match="none left"), entropylab.record(random_pipe) as rec:
+        sample(random_pipe)
+    lost = set(rec.unmeasured)
+    assert layer in lost and len(lost) < whole.sizes["layer"]
+    kept = [name for name in whole.layer.values if name not in lost]
+    found = rec.dataset.sel(layer=kept).entropy
+    assert np.array_equal(found, whole.entropy.sel(layer=kept), equal_nan=True)
+
+
+def test_branches_that_can_not_be_told_cost_no_numbers(random_pipe, monkeypatch):
+    with entropylab.record(random_pipe) as rec:
+        sample(random_pipe)
+    whole = rec.dataset
+    monkeypatch.setattr(run, "named_by", broken(torch.OutOfMemoryError("none left")))
+    with entropylab.record(random_pipe) as rec:
+        sample(random_pipe)
+    assert list(rec.dataset.branch.values) == ["branch 0", "branch 1"]
+    assert np.array_equal(rec.dataset.entropy, whole.entropy, equal_nan=True)
+
+
+@pytest.mark.parametrize("part", ["paint", "note_colours", "copies_before", "inherit", "note"])
+def test_following_that_fails_costs_the_roles_alone(monkeypatch, part):
+    net = new_joint()
+    alone = run_joint(net)
+    monkeypatch.setattr(Trace, part, broken(torch.OutOfMemoryError("none left")))
+    with entropylab.record(net) as rec:
+        watched = run_joint(net)
+    assert torch.equal(alone, watched)
+    assert rec.unmeasured == {} and rec.dataset.entropy.notnull().any("head").all()
+
+
+def test_memory_that_following_takes_is_given_back_to_the_model():
+    net, tries = new_joint(), []
+    alone = run_joint(net)
+
+    def short_of_memory(tokens):
+        tries.append(tokens)
+        if len(tries) == 1:
+            raise torch.OutOfMemoryError("none left")
+        return tokens
+
+    def function_of_the_model(module, args, tokens):
+        if torch.overrides.has_torch_function((tokens,)):
+            return torch.overrides.handle_torch_function(short_of_memory, (tokens,), tokens)
+        return tokens
+
+    net.one.register_forward_hook(function_of_the_model)
+    with entropylab.record(net) as rec:
+        watched = run_joint(net)
+    assert torch.equal(alone, watched) and len(tries) == 2
+    assert rec.unmeasured == {}
+
+
+@pytest.mark.parametrize("attn", [OwnAttention, Method, Multihead])
+def test_an_observer_that_fails_spoils_no_other(monkeypatch, attn):
+    net = net_of(attn)
+    alone = run_net(net)
+    own, failed = Recorder.on_attention, []
+
+    def first_fails(self, call):
+        if not failed or self is failed[0]:
+            failed.append(self)
+            raise ZeroDivisionError("one")
+        return own(self, call)
+
+    monkeypatch.setattr(Recorder, "on_attention", first_fails)
+    with pytest.warns(EntropyLabWarning, match="ZeroDivisionError: one"):
+        with entropylab.record(net) as outer, entropylab.record(net) as inner:
+            assert torch.equal(alone, run_net(net))
+    assert len(outer.unmeasured) == 1 and inner.unmeasured == {}
+    assert agree(inner, net.attn.logits)
+
+
+@pytest.mark.parametrize("rule", [lambda tokens, trained: 1 / 0, lambda tokens: 1.1, lambda tokens, trained: "wide"])
+def test_a_rule_that_fails_is_the_callers_to_know(random_pipe, rule):
+    alone = sample(random_pipe)
+    with pytest.raises(EntropyLabError, match=r"rule '<lambda>' must give a"), entropylab.rescale(random_pipe, rule):
+        sample(random_pipe)
+    assert np.array_equal(alone, sample(random_pipe))
+
+
+def test_rescaling_that_can_not_see_leaves_the_model_alone(random_pipe, monkeypatch):
+    alone = sample(random_pipe)
+    with entropylab.rescale(random_pipe, 1.5):
+        assert not np.array_equal(alone, sample(random_pipe))
+    for name in ("read_inputs", "on_forward"):
+        monkeypatch.setattr(Sight, name, broken(ZeroDivisionError("one")))
+        with pytest.warns(EntropyLabWarning, match="could not rescale .*attn1"):
+            with entropylab.rescale(random_pipe, 1.5) as handle:
+                assert np.array_equal(alone, sample(random_pipe))
+        assert handle.multipliers == {}
+        monkeypatch.undo()
+
+
+def test_wrong_arguments_are_the_pipelines_to_refuse(random_pipe):
+    with pytest.raises(TypeError) as alone:
+        random_pipe("a red car", 1, *range(40))
+    with pytest.raises(TypeError) as watched, entropylab.record(random_pipe):
+        random_pipe("a red car", 1, *range(40))
+    assert str(alone.value) == str(watched.value)
