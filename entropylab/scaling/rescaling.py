@@ -81,7 +81,17 @@ class Rescaling:
     def asked(self, layer: str, tokens: int, trained: int) -> float | Tensor:
         """What the rule says."""
         function = self.rule.function
-        return function.factor(layer, tokens, trained) if isinstance(function, LayerRule) else function(tokens, trained)
+        try:
+            if isinstance(function, LayerRule):
+                return function.factor(layer, tokens, trained)
+            return function(tokens, trained)
+        except EntropyLabError:
+            raise
+        except Exception as error:
+            raise EntropyLabError(
+                f"rule {self.rule.name!r} fails for layer {layer} with N = {tokens}, T = {trained}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
     def train_tokens(self, call: AttentionCall, tokens: int) -> int:
         """T of the layer that makes ``call``."""
