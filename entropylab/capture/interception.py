@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import EntropyLabError, one_line
-from .calls import NOWHERE, AttentionCall, check_readable
+from .calls import NOWHERE, AttentionCall, check_readable, in_autocast
 from .forwards import running, unfollowed
 from .inputs import Inputs
 
@@ -219,6 +219,8 @@ def ask(call: AttentionCall) -> float | Tensor:
 @unfollowed
 def show(call: AttentionCall) -> None:
     """Tell whoever observes of a call, as the model then makes it."""
+    if any(not interception.rescales and interception.frames for interception in active):
+        call = in_autocast(call)
     for interception in active:
         if not interception.rescales and interception.frames:
             tell(interception, call)
