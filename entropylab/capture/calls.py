@@ -62,6 +62,22 @@ def per_head(query: Tensor, factor: Tensor) -> Tensor:
     return (query.to(exact) * factor.to(query.device, exact, non_blocking=True)[:, None, None]).to(query.dtype)
 
 
+def in_autocast(call: AttentionCall) -> AttentionCall:
+    """``call`` as autocast lets PyTorch compute it where it is on: in half precision, but for float64."""
+    device = call.query.device.type
+    if not torch.is_autocast_enabled(device):
+        return call
+    dtype = torch.get_autocast_dtype(device)
+    mask = call.mask if call.mask is None else cast(call.mask, dtype)
+    return replace(call, query=cast(call.query, dtype), key=cast(call.key, dtype), mask=mask)
+
+
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """What autocast makes of an argument."""
+    is_cast = tensor.is_floating_point() and tensor.dtype != torch.float64
+    return tensor.to(dtype) if is_cast else tensor
+
+
 def rescaled(call: AttentionCall, factor: float | Tensor) -> AttentionCall:
     """``call`` with its logits multiplied by ``factor``."""
     if isinstance(factor, Tensor):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import EntropyLabError, one_line
-from .calls import NOWHERE, AttentionCall, check_readable
+from .calls import NOWHERE, AttentionCall, check_readable, in_autocast
 from .forwards import running, unfollowed
 from .inputs import Inputs
 
@@ -257,7 +257,11 @@ def ask(call: AttentionCall) -> float | Tensor:
 @unfollowed
 def show(call: AttentionCall) -> None:
     """Tell whoever observes of a call, as the model then makes it; not of one that is computed again."""
-    for interception in () if computes_again() else active:
+    if computes_again():
+        return
+    if any(not interception.rescales and interception.frames for interception in active):
+        call = in_autocast(call)
+    for interception in active:
         if not interception.rescales and interception.frames:
             tell(interception, call)
 
