@@ -17,6 +17,7 @@ from .interception import anybody, ask, call_of, refuse, show, unseen
 from .masks import in_its_own_way, read_mask
 from .multihead import is_inside_multihead
 from .shared import Undo, replaced, together
+from .slices import call_or_slice, show_or_hold
 
 PROBES = (0.0, 1.0, -3.0, 30.0, -100.0)
 """Scores with which we ask whether a ``score_mod`` does anything but add."""
@@ -60,7 +61,7 @@ def seen_sdpa(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
         mask, causal, problem = read_mask(attn_mask, query.device)
         own = query.shape[-1] ** -0.5 if scale is None else float(scale)
-        call = call_of(*in_four(query, key, mask, enable_gqa), own, is_causal or causal)
+        call = call_or_slice(*in_four(query, key, mask, enable_gqa), own, is_causal or causal)
         query, scale = shown(call, query, scale, problem)
         with unseen(), in_its_own_way(original, query, key, value, attn_mask):
             return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
@@ -77,7 +78,7 @@ def shown(
     """
     factor = ask(call)
     if problem is None:
-        show(rescaled(call, factor))
+        show_or_hold(rescaled(call, factor))
     else:
         refuse(problem)
     if isinstance(factor, Tensor):
@@ -104,7 +105,7 @@ def seen_flex(original: Callable[..., Any]) -> Callable[..., Any]:
         mask = flex_mask(query, key, score_mod, block_mask)
         if mask is not None or (score_mod is None and block_mask is None):
             own = query.shape[-1] ** -0.5 if scale is None else scale
-            call = call_of(query, key, mask, own, False)
+            call = call_or_slice(query, key, mask, own, False)
             query, scale = shown(call, query, scale)
         with unseen(), unfollowed_here() as trace:
             found = original(query, key, value, score_mod, block_mask, scale, *rest, **more)

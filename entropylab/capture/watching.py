@@ -25,6 +25,7 @@ from .multihead import other_keys, see_multihead
 from .roles import forget_what_may_change
 from .seen import SeenScores, see_functions
 from .shared import Shared, Undo, replaced
+from .slices import drop, finish
 
 __all__ = ["AttentionCall", "Interception", "intercept", "looks_like_attention"]
 
@@ -139,8 +140,11 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
     def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
         if is_root:
             begin_forward(interception, path, module, args, kwargs)
+        drop(module)
         context = context_tokens(module, args, kwargs)
-        interception.frames.append(Frame(path, module, context, suspicious, skipped=module in stood_in_for))
+        interception.frames.append(
+            Frame(path, module, context, (args, kwargs), suspicious, skipped=module in stood_in_for)
+        )
         own = own_tokens(args, kwargs)
         if isinstance(seen := vars(module).get("get_attention_scores"), SeenScores) and own is not None:
             seen.begin(len(own))
@@ -152,6 +156,8 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
     def leave(module: nn.Module, args: tuple, output: Any) -> None:
         if not interception.frames or interception.frames[-1].module is not module:
             return
+        if output is not None:
+            finish(module)
         if fast and watchers[module][-1] is interception and (forward := running()) is not None:
             forward.go_on()
         see_by_hand(interception)
@@ -211,6 +217,7 @@ def end_forward(interception: Interception, whole: bool) -> None:
 def leave_all(interception: Interception) -> None:
     """Forget the modules that seem to run in this thread: an exception may have ended them unseen."""
     interception.frames.clear()
+    drop()
     end_forward(interception, whole=False)
 
 
