@@ -24,6 +24,8 @@ class AttentionCall:
         rescaled: what of it, or of the queries, is a rule's: one number, or one per head (heads,).
         is_causal: whether a causal mask applies as well.
         context: how many other tokens the module was handed to attend to (``encoder_hidden_states``); None if none.
+        own: how many of the keys are the module's own tokens, where the queries are fewer than the keys and are a
+            slice of these tokens, or have sinks beside them; None if it can't be told.
         occurrence: how many calls that module made before this one in the same forward of its root.
         roles: what the query rows and the keys stand for, where that can be told.
         inputs: what the root's forward was handed, where that is known.
@@ -37,6 +39,7 @@ class AttentionCall:
     scale: float
     is_causal: bool
     context: int | None
+    own: int | None = None
     occurrence: int = 0
     roles: Roles | None = None
     inputs: Inputs | None = None

@@ -14,6 +14,7 @@ from ..errors import EntropyLabError, one_line
 from .calls import NOWHERE, AttentionCall, check_readable, in_autocast
 from .forwards import running, unfollowed
 from .inputs import Inputs
+from .own import handed, own_keys
 
 OnAttention = Callable[[AttentionCall], "float | Tensor | None"]
 OnForward = Callable[[str, nn.Module, Inputs], None]
@@ -29,6 +30,7 @@ class Frame:
         path: its path.
         module: the module.
         context: how many other tokens it was handed to attend to; None if none.
+        given: what its forward was handed: arguments by place and by name.
         is_attention: whether it looks like an attention layer.
         attended: whether it made an attention call.
         seen: whether it or a part of it did.
@@ -41,6 +43,7 @@ class Frame:
     path: str
     module: nn.Module
     context: int | None
+    given: tuple[tuple, dict] = ((), {})
     is_attention: bool = False
     attended: bool = False
     seen: bool = False
@@ -109,7 +112,9 @@ class Interception:
     def located(self, call: AttentionCall) -> AttentionCall:
         """``call`` with the place where this interception sees it."""
         frame = self.frames[-1]
-        return replace(call, layer=frame.path, module=frame.module, context=frame.context)
+        known = call.roles is not None or frame.context is not None
+        own = None if known else own_keys(call.query, call.key, handed(*frame.given))
+        return replace(call, layer=frame.path, module=frame.module, context=frame.context, own=own)
 
     def miss(self, frame: Frame) -> None:
         """Note a layer that ran without an attention call that can be seen."""

@@ -36,6 +36,7 @@ from .multihead import other_keys, see_multihead
 from .roles import forget, forget_what_may_change
 from .seen import SeenScores, see_functions
 from .shared import Shared, Undo, replaced
+from .slices import drop, finish
 
 __all__ = ["AttentionCall", "Interception", "intercept", "looks_like_attention", "watch_root"]
 
@@ -165,7 +166,8 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
                 begin_forward(interception, path, module, args, kwargs)
             except Exception as problem:
                 interception.blind = reason_of(problem)
-        frame = Frame(path, module, None, suspicious, skipped=module in stood_in_for)
+        drop(module)
+        frame = Frame(path, module, None, (args, kwargs), suspicious, skipped=module in stood_in_for)
         if is_script:
             frame.why = "is TorchScript, in which attention calls can't be seen"
         interception.frames.append(frame)
@@ -188,6 +190,11 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
     def leave(module: nn.Module, args: tuple, output: Any) -> None:
         if not interception.frames or interception.frames[-1].module is not module:
             return
+        if output is not None:
+            try:
+                finish(module)
+            except Exception as problem:
+                interception.fail(problem)
         if fast and watchers[module][-1] is interception and (forward := running()) is not None:
             forward.go_on()
         if computes_again():
@@ -258,6 +265,7 @@ def end_forward(interception: Interception, whole: bool) -> None:
 def leave_all(interception: Interception) -> None:
     """Forget the modules that seem to run in this thread: an exception may have ended them unseen."""
     interception.frames.clear()
+    drop()
     end_forward(interception, whole=False)
 
 

@@ -15,7 +15,8 @@ def kind_of(call: AttentionCall) -> str:
 
     "self" among tokens of one sort, "cross" to tokens of other sorts only, "joint" among image and text together, or
     "temporal": among the frames of a video, place by place. Where it is not known what the tokens stand for, a layer
-    that is handed a context attends to it.
+    that is handed a context attends to it, and one that has as many keys as queries, or sinks beside its own tokens,
+    attends to these.
     """
     queries, keys = call.query.shape[-2], call.key.shape[-2]
     if call.roles is not None:
@@ -23,7 +24,7 @@ def kind_of(call: AttentionCall) -> str:
     elif call.context is not None:
         kind = "joint" if keys > call.context else "cross"
     else:
-        kind = "self" if queries == keys else "cross"
+        kind = "self" if queries == keys or call.own is not None else "cross"
     return "temporal" if kind == "self" and is_temporal(call) else kind
 
 
@@ -73,6 +74,8 @@ def image_keys(call: AttentionCall) -> int:
         return 0
     if call.roles is not None:
         return call.roles.keys.count("image", keys)
+    if call.own is not None:
+        return call.own
     return keys - (call.context or 0 if kind == "joint" else 0)
 
 
