@@ -13,7 +13,7 @@ import xarray as xr
 from torch import Tensor
 
 from . import pipelines
-from .capture import looks_like_attention
+from .checkpoints import magnitudes
 from .errors import EntropyLabError, EntropyLabWarning, check_int, check_positive
 from .measurement import measure
 from .netcdf import save
@@ -33,7 +33,7 @@ class ByLayer(LayerRule):
     Attributes:
         tokens: layer path -> log N of the calibrated sizes, ascending (sizes, ).
         factors: layer path -> log multipliers (sizes, heads).
-        weights: layer path -> what ``weights_of`` said of the model that was calibrated; nothing if it was not asked.
+        weights: layer path -> ``magnitudes`` of the model that was calibrated; nothing if they are not known.
         others: layers of the model that are left alone: they are of another kind, or were not measured.
     """
 
@@ -51,7 +51,7 @@ class ByLayer(LayerRule):
                     f"the calibration is of another model: {type(pipe).__name__} has layer {layer.path} with "
                     f"{layer.heads} heads, the calibration {self.heads_of(layer.path) or 'no such layer'}."
                 )
-        now = weights_of(pipe) if self.weights else {}
+        now = magnitudes(pipe) if self.weights else {}
         others = [path for path in now if not math.isclose(now[path], self.weights.get(path, now[path]), rel_tol=2e-3)]
         if others:
             message = f"the calibration is of other weights: {len(others)} of {len(now)} layers differ, as {others[0]}."
@@ -209,7 +209,7 @@ def calibrate(
     for name in ("calibrated", "invariant"):
         joined[name].attrs = {"units": "1", "long_name": f"multiplier of the softmax scale, {name}"}
     joined["target"].attrs = {"units": "nats", "long_name": "attention entropy at the training size"}
-    attributes = {"weights": json.dumps(weights_of(pipe)), "uncalibrated": json.dumps(others)}
+    attributes = {"weights": json.dumps(magnitudes(pipe)), "uncalibrated": json.dumps(others)}
     return Calibration(joined.assign_attrs(reference.attrs, **attributes))
 
 
@@ -252,20 +252,6 @@ def left_alone(pipe: Any, reference: xr.Dataset, kinds: dict[str, str]) -> list[
         message = f"{counted(len(told), 'layer')} keep their scale, for calibrate is for self-attention: {named}{more}"
         warnings.warn(message, EntropyLabWarning, stacklevel=3)
     return others
-
-
-def weights_of(pipe: Any) -> dict[str, float]:
-    """Layer path -> mean magnitude of the first matrix of every attention layer; it tells one checkpoint from another.
-
-    Precision changes it by less than 0.2%. Layers whose weights are elsewhere at the moment (offloaded) are left out.
-    """
-    found = {}
-    for name, root in pipelines.denoisers(pipe).items():
-        for path, module in root.named_modules(prefix=name):
-            matrix = next((weight for weight in module.parameters() if weight.ndim == 2), None)
-            if looks_like_attention(module) and matrix is not None and not matrix.is_meta:
-                found[path.replace("._orig_mod", "")] = float(matrix.detach().abs().double().mean())
-    return found
 
 
 def profile(pipe: Any, size: Size, scaling: Any, train_size: Any, sampling: dict[str, Any]) -> xr.Dataset:
