@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import EntropyLabError, one_line
-from .calls import NOWHERE, AttentionCall, check_readable
+from .calls import NOWHERE, AttentionCall, check_readable, in_autocast
 from .forwards import running, unfollowed
 from .inputs import Inputs
+from .own import handed, own_keys
 
 OnAttention = Callable[[AttentionCall], "float | Tensor | None"]
 OnForward = Callable[[str, nn.Module, Inputs], None]
@@ -29,6 +30,7 @@ class Frame:
         path: its path.
         module: the module.
         context: how many other tokens it was handed to attend to; None if none.
+        given: what its forward was handed: arguments by place and by name.
         is_attention: whether it looks like an attention layer.
         attended: whether it made an attention call.
         seen: whether it or a part of it did.
@@ -41,6 +43,7 @@ class Frame:
     path: str
     module: nn.Module
     context: int | None
+    given: tuple[tuple, dict] = ((), {})
     is_attention: bool = False
     attended: bool = False
     seen: bool = False
@@ -73,6 +76,7 @@ class Interception:
         rescales: whether what ``on_attention`` returns multiplies the scale.
         roots: names of the modules whose attention is of interest.
         attended: paths of modules that made an attention call.
+        answers: with ``rescales``, what was last said of a call: by the layer's path and the shapes of q and k.
         unseen: path -> reason, of modules that look like attention and ran without an attention call that we see.
         watched: the modules that are hooked.
     """
@@ -85,6 +89,7 @@ class Interception:
     roots: tuple[str, ...] = ()
     unseen: dict[str, str] = field(default_factory=dict)
     attended: set[str] = field(default_factory=set)
+    answers: dict[tuple[str, torch.Size, torch.Size], "float | Tensor | None"] = field(default_factory=dict)
     watched: "WeakSet[nn.Module]" = field(default_factory=WeakSet)
     local: threading.local = field(default_factory=threading.local)
 
@@ -107,7 +112,9 @@ class Interception:
     def located(self, call: AttentionCall) -> AttentionCall:
         """``call`` with the place where this interception sees it."""
         frame = self.frames[-1]
-        return replace(call, layer=frame.path, module=frame.module, context=frame.context)
+        known = call.roles is not None or frame.context is not None
+        own = None if known else own_keys(call.query, call.key, handed(*frame.given))
+        return replace(call, layer=frame.path, module=frame.module, context=frame.context, own=own)
 
     def miss(self, frame: Frame) -> None:
         """Note a layer that ran without an attention call that can be seen."""
@@ -143,6 +150,11 @@ class Interception:
 
 active: list[Interception] = []
 """The interceptions that are on, those that rescale first."""
+
+
+def computes_again() -> bool:
+    """Whether this thread is in a backward pass: what runs there is a checkpointed part of a forward, once more."""
+    return torch._C._current_graph_task_id() != -1
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -228,13 +240,20 @@ def call_of(
 def ask(call: AttentionCall) -> float | Tensor:
     """The factor on a call's scale: one number, or one per head (heads,); 1.0 leaves it alone.
 
+    A call that is computed again gets the factor that it had, if it had one: its forward is over, and others may have
+    begun.
+
     Raises:
         EntropyLabError: what a rule gives is not usable. Whatever else goes wrong, the layer is named and left alone.
     """
     factor: float | Tensor = 1.0
+    again = computes_again()
     for interception in active:
         if interception.rescales and interception.frames:
-            answer = answer_of(interception, call)
+            place = (interception.frames[-1].path, call.query.shape, call.key.shape)
+            if not again:
+                interception.answers[place] = answer_of(interception, call)
+            answer = interception.answers.get(place)
             factor = factor if answer is None else factor * answer
     return factor
 
@@ -242,7 +261,11 @@ def ask(call: AttentionCall) -> float | Tensor:
 @torch.no_grad()
 @unfollowed
 def show(call: AttentionCall) -> None:
-    """Tell whoever observes of a call, as the model then makes it."""
+    """Tell whoever observes of a call, as the model then makes it; not of one that is computed again."""
+    if computes_again():
+        return
+    if any(not interception.rescales and interception.frames for interception in active):
+        call = in_autocast(call)
     for interception in active:
         if not interception.rescales and interception.frames:
             tell(interception, call)

@@ -148,11 +148,13 @@ class Layout:
         deciding: inputs that decide where tokens stand: masks, token numbers.
         calls: the roles, by place.
         whole: whether every call of that forward is in it.
+        apart: ids of modules whose calls with the same keys are no slices: their queries stand for other things.
     """
 
     deciding: list[Tensor]
     calls: dict[Place, Roles | None] = field(default_factory=dict)
     whole: bool = False
+    apart: set[int] = field(default_factory=set)
 
     @property
     def is_simple(self) -> bool:

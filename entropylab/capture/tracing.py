@@ -3,7 +3,8 @@
 Every input of interest has a colour, say "text". Beside the tensors that depend on it runs a copy in which that input
 is NaN; what is NaN in the copy depends on the input. Attention mixes tokens, so each row that it returns counts as
 depending on its query alone: what remains is which rows *stand* for an input. The model's own values are computed as
-always.
+always. The copies are made without gradients: they must save nothing for the backward pass, or a part that is
+checkpointed would be found to differ when it is computed once more.
 """
 
 import sys
@@ -69,6 +70,7 @@ class Trace(TorchFunctionMode):
         if self.may_compile:
             run_compiled()
 
+    @torch.no_grad()
     def paint(self, colour: str, tensor: Tensor, tokens: slice) -> None:
         """Give an input (or some of its tokens) a colour."""
         if not tensor.is_floating_point():
@@ -143,6 +145,7 @@ class Trace(TorchFunctionMode):
         except Exception as problem:
             self.fail("attention", problem)
 
+    @torch.no_grad()
     def inherit(self, result: Any, query: Any) -> None:
         """The rows of what attention returns stand for what its query rows stand for; a single one is a pool's."""
         if not isinstance(result, Tensor) or not isinstance(query, Tensor) or query.shape[-2] < 2:
@@ -162,6 +165,7 @@ class Trace(TorchFunctionMode):
             if isinstance(leaf, Tensor):
                 registry[leaf] = True
 
+    @torch.no_grad()
     def copies_before(self, tensors: list[Tensor]) -> dict[str, Tensor]:
         """Per colour, a copy of the tensor that is about to be changed, where a colour is about to enter it."""
         return {
@@ -170,6 +174,7 @@ class Trace(TorchFunctionMode):
             if tensors[0] not in shadows and any(tensor in shadows for tensor in tensors[1:])
         }
 
+    @torch.no_grad()
     def note_colours(
         self,
         func: Callable,

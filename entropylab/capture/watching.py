@@ -28,6 +28,7 @@ from .interception import (
     OnOutput,
     ReadInputs,
     active,
+    computes_again,
     reason_of,
     stood_in_for,
 )
@@ -35,6 +36,7 @@ from .multihead import other_keys, see_multihead
 from .roles import forget, forget_what_may_change
 from .seen import SeenScores, see_functions
 from .shared import Shared, Undo, replaced
+from .slices import drop, finish
 
 __all__ = ["AttentionCall", "Interception", "intercept", "looks_like_attention", "watch_root"]
 
@@ -158,13 +160,14 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
         stack.enter_context(scores.changed(module, see_scores))
 
     def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        if is_root:
+        if is_root and not computes_again():
             interception.blind = None
             try:
                 begin_forward(interception, path, module, args, kwargs)
             except Exception as problem:
                 interception.blind = reason_of(problem)
-        frame = Frame(path, module, None, suspicious, skipped=module in stood_in_for)
+        drop(module)
+        frame = Frame(path, module, None, (args, kwargs), suspicious, skipped=module in stood_in_for)
         if is_script:
             frame.why = "is TorchScript, in which attention calls can't be seen"
         interception.frames.append(frame)
@@ -179,7 +182,7 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
         own = own_tokens(args, kwargs)
         if isinstance(seen := vars(module).get("get_attention_scores"), SeenScores) and own is not None:
             seen.begin(len(own))
-        if isinstance(module, nn.MultiheadAttention) and watchers[module][-1] is interception:
+        if isinstance(module, nn.MultiheadAttention) and watchers[module][-1] is interception and not computes_again():
             see_multihead(module, args, kwargs)
         if fast and watchers[module][-1] is interception and (forward := running()) is not None:
             forward.pause()
@@ -187,8 +190,16 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
     def leave(module: nn.Module, args: tuple, output: Any) -> None:
         if not interception.frames or interception.frames[-1].module is not module:
             return
+        if output is not None:
+            try:
+                finish(module)
+            except Exception as problem:
+                interception.fail(problem)
         if fast and watchers[module][-1] is interception and (forward := running()) is not None:
             forward.go_on()
+        if computes_again():
+            interception.frames.pop()
+            return
         try:
             see_by_hand(interception)
         except Exception as problem:
@@ -254,6 +265,7 @@ def end_forward(interception: Interception, whole: bool) -> None:
 def leave_all(interception: Interception) -> None:
     """Forget the modules that seem to run in this thread: an exception may have ended them unseen."""
     interception.frames.clear()
+    drop()
     end_forward(interception, whole=False)
 
 

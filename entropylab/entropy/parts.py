@@ -46,7 +46,7 @@ class Parts:
     @cached_property
     def mass(self) -> Tensor:
         """The weight p_m that each row gives to each part: (parts, ..., heads, queries)."""
-        return (self.own_lse - self.lse).exp().nan_to_num(0)
+        return (self.own_lse - self.lse).exp().masked_fill(self.counts.sum(0) == 0, 0)
 
     @cached_property
     def between(self) -> Tensor:

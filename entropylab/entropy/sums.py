@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import native
-from .choice import choose
+from .choice import answer
 from .native import BETWEEN, COUNTS, NUMBERS, OF_PART, KeyParts
 from .parts import Parts, needed
 from .rows import STATISTICS, Rows, RowStatistics, rows_of
@@ -94,7 +94,7 @@ def by_rows(
     asked = (*statistics, *(() if "mean" in statistics else ("mean",)))  # it is finite only if every logit is
     if parts is None:
         rows = Rows(q, k, scale, mask, is_causal, asked)
-        return summed(choose(rows)(rows), statistics, counted)
+        return summed(answer(rows), statistics, counted)
     found = {}
     mask = causal(mask, 0, q.shape[-2], k) if is_causal else mask
     for index, where in enumerate(parts.places):
@@ -103,7 +103,7 @@ def by_rows(
         else:
             key, own = k, both(mask, where[:, None, None, :])
         rows = Rows(q, key, scale, own, False, needed(asked))
-        found[str(index)] = choose(rows)(rows)
+        found[str(index)] = answer(rows)
     together = Parts(found)
     return summed(together.whole(), statistics, counted, together)
 

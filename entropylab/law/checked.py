@@ -159,6 +159,9 @@ def smallest_of(data: xr.Dataset, tolerance: float) -> dict[str, Any]:
     heads = [dim for dim in data["entropy"].dims if dim != "size"]
     data = data.isel(size=np.argsort(data["tokens"].max(heads).values, kind="stable"))
     data = data.dropna("size", how="all", subset=["entropy"])
+    if not data.sizes["size"]:  # it did not run at every size, and counts at none
+        unknown = ("tokens_min", "tokens_max", "tokens_law", "tokens_level", "tokens_gaussian", "off_at_largest")
+        return {**dict.fromkeys(unknown, np.nan), "size_law": ""}
     tokens = data["tokens"].max(heads).values
     off = {
         "law": abs(data["law_residual"]).mean(heads).values,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..pipelines.guidance import NO_EVIDENCE, Evidence, agreed
-from ..sizes import Size
+from ..sizes import KnownSize
 from .delivery import departures, landed
 from .moments import fit_shapes
 from .steps import DenoiserCall, Forward, branches_in, named_by, samples_in, values_of
@@ -65,7 +65,7 @@ class Run:
         steps: what was measured; a step in which the denoiser saw one timestep in several views is several.
     """
 
-    size: Size | None = None
+    size: KnownSize = None
     scaling: str = "original"
     prompts: Sequence[str] = ()
     seeds: Sequence[int] = ()

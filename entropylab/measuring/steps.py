@@ -51,6 +51,12 @@ class Forward:
     calls: tuple[Seen, ...]
     batch: int
 
+    def with_those_of(self, other: "Forward") -> "Forward":
+        """This forward with the calls of another one of the same images."""
+        first = len(self.calls)
+        more = (one._replace(members=tuple(first + member for member in one.members)) for one in other.packed)
+        return Forward((*self.packed, *more), self.calls + other.calls, self.batch)
+
     @property
     def is_empty(self) -> bool:
         """Whether there is no layer whose numbers are there."""
@@ -182,6 +188,20 @@ class DenoiserCall:
         reason = f"attends in a batch of 1 where its denoiser has {self.batch} images, and not once for each"
         short = {layer.partition(":")[0]: reason for layer, calls in self.alone.items() if 0 < len(calls) < self.batch}
         return short | self.lost
+
+    def take_in(self, beside: "DenoiserCall") -> dict[str, str]:
+        """Take what a ControlNet gave that ran for this forward; layer path -> reason, of what can't be taken."""
+        if beside.batch == self.batch and {one.path for one in self.calls}.isdisjoint(one.path for one in beside.calls):
+            self.found, self.calls = self.found + beside.found, self.calls + beside.calls
+            self.forward = self.forward.with_those_of(beside.forward)
+            return {}
+        reason = "runs more than once beside one forward of its denoiser"
+        if beside.batch != self.batch:
+            reason = (
+                f"attends in a batch of {beside.batch} where its denoiser has {self.batch} images, and it can't be "
+                "told which these are"
+            )
+        return {one.layer.partition(":")[0]: reason for one in beside.calls}
 
     def take_output(self, output: Any) -> None:
         """Take what the forward returned: a tensor, the first of several, or one tensor per image."""

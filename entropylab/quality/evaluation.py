@@ -164,12 +164,13 @@ def cell(
 
 def made(pipe: Any, size: Size, method: Method, plan: Sampling, train_size: Any) -> dict[str, Any]:
     """What decides the pictures of one size and method."""
+    from ..checkpoints import digest_of_weights
     from ..prompts import digest
-    from ..runs.configuration import FROM_PIPE, weights
+    from ..runs.configuration import FROM_PIPE
 
     source = provenance(pipe)
     found = {name: source[name] for name in FROM_PIPE if name in source} | {
-        "weights": weights(pipe),
+        "weights": digest_of_weights(pipe),
         "size": list(size),
         "method": method.description,
         "train_size": train_size,
