@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from entropylab import row_statistics
+from entropylab.entropy import native, sums
 from entropylab.entropy.parts import Parts, needed
-from entropylab.measuring import looks
 from entropylab.measuring.reduce import Reduction
 
 from ..seeds import tokens
@@ -46,10 +46,12 @@ def left_by(mask, is_causal):
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")
-@pytest.mark.parametrize("backend", ["sdpa", "reference", "triton"])
+@pytest.mark.parametrize("backend", ["sdpa", "reference", "native", "triton"])
 @pytest.mark.parametrize("case", MASKS)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_only_rows_that_have_the_key(request, backend, case, bad):
+    if backend == "native" and native.compiler() is None:
+        pytest.skip("no C compiler on this machine")
     if backend == "triton":
         pytest.importorskip("triton")
         request.getfixturevalue("interpreter")
@@ -87,15 +89,23 @@ def test_parts_are_nan_where_they_should_be():
         assert torch.equal(values.isnan(), spoiled)
 
 
+@pytest.fixture(params=["as it is", "by rows"])
+def road(request, monkeypatch):
+    """The sums as they come on this machine, and by way of statistics of each row."""
+    if request.param == "by rows":
+        monkeypatch.setattr(sums.native, "why_not_tensors", lambda q, k: "not here")
+
+
 @pytest.mark.parametrize("case", MASKS)
-def test_what_is_measured_counts_the_rows_that_have_it(case):
+def test_what_is_measured_counts_the_rows_that_have_it(case, road):
     mask, is_causal = MASKS[case]
     spoiled = left_by(mask, is_causal)[1, 2, :, BAD].sum().item()
     counts = []
     for bad in (math.nan, 0.5):
         q, k = sides(bad)
-        found = Reduction(("entropy",))(call(q, k, mask, is_causal))[""]
-        names = Reduction(("entropy",)).names
+        reduction = Reduction(("entropy",))
+        (packed,) = reduction.packed(list(reduction(call(q, k, mask, is_causal)).values()))
+        found, names = packed.entries.unflatten(1, (2, 4)).float(), reduction.names
         counts.append(found[names.index("rows_bad")])
         assert found[names.index("entropy")].isfinite().all() or spoiled == QUERIES
     expected = torch.zeros(2, 4)
@@ -109,15 +119,13 @@ def call(q, k, mask, is_causal):
     return AttentionCall("attn", torch.nn.Identity(), q, k, mask, 8**-0.5, is_causal, None)
 
 
-def test_heads_that_share_keys_leave_out_what_none_attends_to():
-    from entropylab.measuring.asked import rows_at
-
+def test_heads_that_share_keys_leave_out_what_none_attends_to(road):
     q, k = tokens(1, 4, QUERIES, 8), tokens(1, 2, KEYS, 8, seed=1)
-    k[0, 1, BAD] = math.inf
+    k[0, 1, BAD] = math.nan
     mask = torch.ones(1, 4, QUERIES, KEYS).bool()
     mask[:, 2:, :, BAD] = False
-    sums = looks.sums_of_keys(k, rows_at(call(q, k, mask, False), slice(None)), torch.float32)
-    assert sums.isfinite().all()
+    found = sums.head_sums(q, k, 8**-0.5, mask, False, ("entropy",))
+    assert found[0, :, 2].tolist() == [0, 0, 0, 0]
     mask[:, 3, 0, BAD] = True
-    sums = looks.sums_of_keys(k, rows_at(call(q, k, mask, False), slice(None)), torch.float32)
-    assert sums.isfinite().tolist() == [[True, False]]
+    found = sums.head_sums(q, k, 8**-0.5, mask, False, ("entropy",))
+    assert found[0, :, 2].tolist() == [0, 0, 0, 1]

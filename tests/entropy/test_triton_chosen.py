@@ -39,7 +39,7 @@ def test_chosen_by_itself_on_cuda(usable):
     chosen = choice.choose(on_cuda(shape=(1, 4, 16, 320)))
     assert chosen.name == "sdpa" and "up to 256, not 320" in str(chosen)
     chosen = choice.choose(on_cuda(shape=(1, 4, 16, 320), statistics=("third",)))
-    assert chosen.name == "reference" and set(chosen.refused) == {"triton", "sdpa"}
+    assert chosen.name == "reference" and set(chosen.refused) == {"triton", "native", "sdpa"}
 
 
 def test_never_unasked_on_a_cpu(interpreter):
