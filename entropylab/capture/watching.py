@@ -22,6 +22,7 @@ from .compiled import is_compiled, run_compiled, run_eagerly
 from .forwards import Forward, here, running
 from .interception import Frame, Interception, OnAttention, OnForward, OnOutput, ReadInputs, active, stood_in_for
 from .multihead import other_keys, see_multihead
+from .products import hand_on
 from .roles import forget_what_may_change
 from .seen import SeenScores, see_functions
 from .shared import Shared, Undo, replaced
@@ -162,6 +163,8 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
             forward.go_on()
         see_by_hand(interception)
         frame = interception.frames.pop()
+        if frame.maps and output is not None:
+            hand_on(interception, frame.maps)
         if suspicious and not frame.seen and output is not None:
             if not frame.skipped:
                 interception.miss(frame)
