@@ -11,6 +11,7 @@ import xarray as xr
 from . import pipelines
 from .bars import progress_bar, quiet
 from .errors import EntropyLabError, check_count
+from .files import as_path
 from .measuring.checks import call_settings, check_prompts, check_rules, check_seed
 from .measuring.plan import Call, Plan
 from .measuring.provenance import command
@@ -102,7 +103,7 @@ def measure(
     pairs = pipelines.check_sizes(pipe, sizes)
     check_seed(seed, check_count("samples", samples, 1))
     if out is not None:
-        check_folder(out)
+        check_folder(as_path(out, "out", "folder"))
     elif overwrite or unit_samples is not None:
         raise EntropyLabError("overwrite and unit_samples are for a long run: pass out=, a folder.")
     texts = check_prompts(pipe, prompts, samples, seed, column)

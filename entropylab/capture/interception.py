@@ -37,6 +37,7 @@ class Frame:
         skipped: whether something stands in for its forward that has not run it.
         by_inputs: whether its attention was read off its inputs.
         softmaxes: those that it or a part of it took by hand.
+        maps: the same of modules that are not known to attend, until something is multiplied by them.
         why: reason to give if no attention call is seen.
     """
 
@@ -50,6 +51,7 @@ class Frame:
     skipped: bool = False
     by_inputs: bool = False
     softmaxes: list[Any] = field(default_factory=list)
+    maps: list[Any] = field(default_factory=list)
     why: str = "ran without an attention call that can be seen"
 
 
@@ -280,7 +282,7 @@ def refuse(reason: str) -> None:
 
 def tell(interception: Interception, call: AttentionCall) -> None:
     """Tell one observer of a call; a call that it can't measure is named, for the model must go on."""
-    with torch.autocast(call.query.device.type, enabled=False):
+    with unseen(), torch.autocast(call.query.device.type, enabled=False):
         try:
             answer_of(interception, call)
         except EntropyLabError as problem:

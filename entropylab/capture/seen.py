@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from . import bindings
-from .byhand import seen_softmax
 from .calls import AttentionCall, check_readable, per_head, rescaled
 from .forwards import unfollowed_here
 from .interception import anybody, ask, call_of, fail, refuse, show, unseen
 from .masks import in_its_own_way, read_mask
 from .multihead import is_inside_multihead
+from .products import PRODUCTS, seen_product, seen_softmax
 from .shared import Undo, replaced, together
 from .slices import call_or_slice, show_or_hold
 
@@ -24,12 +24,13 @@ PROBES = (0.0, 1.0, -3.0, 30.0, -100.0)
 
 
 def see_functions(functional: Any) -> Undo:
-    """Stand in for the functions that compute attention, of ``torch.nn.functional`` and elsewhere, and for softmax."""
+    """Stand in for the functions that compute attention, for softmax and for products."""
     seen: list[tuple[Any, str, Callable[[Callable], Callable]]] = [
         (functional, "scaled_dot_product_attention", seen_sdpa),
         (torch._C._nn, "scaled_dot_product_attention", seen_sdpa),  # what a module imported before somebody replaced it
         (torch, "softmax", seen_softmax),
         (Tensor, "softmax", seen_softmax),  # F.softmax calls the tensor's
+        *((owner, name, seen_product) for owner, name in PRODUCTS),
     ]
     if (flex := sys.modules.get("torch.nn.attention.flex_attention")) is not None:
         seen.append((flex, "flex_attention", seen_flex))

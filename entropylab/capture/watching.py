@@ -33,6 +33,7 @@ from .interception import (
     stood_in_for,
 )
 from .multihead import other_keys, see_multihead
+from .products import hand_on
 from .roles import forget, forget_what_may_change
 from .seen import SeenScores, see_functions
 from .shared import Shared, Undo, replaced
@@ -205,6 +206,11 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
         except Exception as problem:
             interception.fail(problem)
         frame = interception.frames.pop()
+        if frame.maps and output is not None:
+            try:
+                hand_on(interception, frame.maps)
+            except Exception as problem:
+                interception.fail(problem)
         if suspicious and not frame.seen and output is not None:
             if not frame.skipped:
                 interception.miss(frame)

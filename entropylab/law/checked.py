@@ -170,14 +170,14 @@ def smallest_of(data: xr.Dataset, tolerance: float) -> dict[str, Any]:
     starts = {name: first_within(values, tokens, tolerance) for name, values in off.items()}
     if starts["level"] is not None and tokens[starts["level"]] == tokens[-1]:
         starts["level"] = None  # the reference itself, which says nothing
-    needed = np.ceil(np.nanmean(finite_term(data["sigma2"].isel(size=-1).values, 1.0)) / tolerance)
+    needed = np.ceil(float(xr.apply_ufunc(finite_term, data["sigma2"].isel(size=-1), 1.0).mean()) / tolerance)
     return {
         "tokens_min": tokens[0],
         "tokens_max": tokens[-1],
         "tokens_law": np.nan if starts["law"] is None else tokens[starts["law"]],
         "size_law": "" if starts["law"] is None else str(data["size"].values[starts["law"]]),
         "tokens_level": np.nan if starts["level"] is None else tokens[starts["level"]],
-        "tokens_gaussian": needed if needed < 1e12 else np.inf,
+        "tokens_gaussian": np.inf if needed >= 1e12 else needed,
         "off_at_largest": off["law"][-1],
     }
 

@@ -26,12 +26,20 @@ def forge(path: Path) -> None:
     entropylab.save(ds, path, overwrite=True)
 
 
+def blank(path: Path) -> None:
+    """A block of zeros, as a power cut leaves it, where HDF5 would never return from."""
+    content = bytearray(path.read_bytes())
+    heap = content.index(b"GCOL")
+    content[heap + 512 : heap + 1024] = bytes(512)
+    path.write_bytes(content)
+
+
 def exchange(path: Path) -> None:
     path.write_bytes(files(path.parents[1])[0].read_bytes())
 
 
 @pytest.mark.parametrize(
-    "harm", [truncate, partial(flip_byte, name="sums"), forge, exchange, lambda path: path.write_bytes(b"")]
+    "harm", [truncate, blank, partial(flip_byte, name="sums"), forge, exchange, lambda path: path.write_bytes(b"")]
 )
 def test_a_damaged_unit_is_noticed_and_measured_again(harm: Any, run: Path) -> None:
     before = entropylab.open(run)
