@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import one_line
 from .calls import AttentionCall
 from .inputs import Inputs
 from .roles import Layout, forget, layout_for, remember, roles_of
@@ -33,19 +34,21 @@ class Forward:
         """Begin to follow the inputs; where that fails, for want of memory say, the forward goes unfollowed."""
         try:
             trace = Trace(inputs.sources)
-        except Exception:
+        except Exception as problem:
+            self.layout.failure = one_line(problem, 300)
             return
         self.trace = trace
         trace.__enter__()
 
     def end(self, whole: bool) -> None:
-        """The forward is over; if it ran to its end, what was traced is remembered."""
+        """The forward is over; if it ran to its end, what was traced is remembered, and so is that it failed."""
         if self.trace is not None:
             if not self.paused:
                 self.trace.__exit__(None, None, None)
-            if whole and self.trace.failure is None:
-                remember(self.root, self.inputs.names, self.inputs.shapes, self.layout)
+            self.layout.failure = self.trace.failure
             self.trace = None
+        if whole and self.inputs.sources and not self.layout.whole:
+            remember(self.root, self.inputs.names, self.inputs.shapes, self.layout)
 
     def pause(self) -> None:
         """Stop following during a module that would take another path if it were followed."""
@@ -75,7 +78,7 @@ class Forward:
                 self.layout.calls[place] = roles
         else:
             roles = self.layout.calls.get(place)
-            if self.layout.whole and place not in self.layout.calls:
+            if self.layout.whole and self.layout.failure is None and place not in self.layout.calls:
                 forget(self.root)
         if counts:
             self.counts[module] += 1

@@ -81,6 +81,7 @@ class Interception:
         answers: with ``rescales``, what was last said of a call: by the layer's path and the shapes of q and k.
         unseen: path -> reason, of modules that look like attention and ran without an attention call that we see.
         watched: the modules that are hooked.
+        untold: class of a root -> why it can't be told what its tokens stand for, where following them failed.
     """
 
     on_attention: OnAttention
@@ -93,6 +94,7 @@ class Interception:
     attended: set[str] = field(default_factory=set)
     answers: dict[tuple[str, torch.Size, torch.Size], "float | Tensor | None"] = field(default_factory=dict)
     watched: "WeakSet[nn.Module]" = field(default_factory=WeakSet)
+    untold: dict[str, str] = field(default_factory=dict)
     local: threading.local = field(default_factory=threading.local)
 
     @property

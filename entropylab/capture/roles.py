@@ -149,17 +149,20 @@ class Layout:
         calls: the roles, by place.
         whole: whether every call of that forward is in it.
         apart: ids of modules whose calls with the same keys are no slices: their queries stand for other things.
+        failure: why the forward could not be followed to its end, or at all; None if it could.
     """
 
     deciding: list[Tensor]
     calls: dict[Place, Roles | None] = field(default_factory=dict)
     whole: bool = False
     apart: set[int] = field(default_factory=set)
+    failure: str | None = None
 
     @property
     def is_simple(self) -> bool:
         """Whether the roles hold at any size: no call has more than one thing on a side."""
-        return self.whole and all(roles is not None and roles.are_simple for roles in self.calls.values())
+        followed = self.whole and self.failure is None
+        return followed and all(roles is not None and roles.are_simple for roles in self.calls.values())
 
     def fits(self, deciding: list[Tensor]) -> bool:
         """Whether inputs with these deciding tensors are laid out like that."""

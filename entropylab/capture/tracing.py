@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ..errors import one_line
 from .compiled import run_compiled, run_eagerly
 
 MIXERS = {"scaled_dot_product_attention", "multi_head_attention_forward", "_native_multi_head_attention"}
@@ -34,6 +35,9 @@ CHANCES = {"normal", "poisson", "binomial", "rrelu", "fractional_max_pool2d", "f
 
 CONVOLUTIONS = {"conv2d", "conv3d"}
 """Functions whose results are pictures, whatever conditions have entered them."""
+
+RANGES = {"amax", "amin", "aminmax", "max", "min"}
+"""Functions that say how far values reach. Of a whole tensor, by which it is quantised, that tells tokens not apart."""
 
 AVERAGING = {"batch_norm", "instance_norm"}
 """Functions that may write running averages to their arguments without anybody counting that."""
@@ -134,7 +138,7 @@ class Trace(TorchFunctionMode):
 
     def fail(self, name: str, problem: Exception) -> None:
         """Follow no further, and let go of every copy."""
-        self.failure = f"{name}: {problem}"
+        self.failure = f"{name}: {one_line(problem, 300)}"
         for registry in (self.maps, *self.shadows.values(), *self.numbers.values()):
             registry.clear()
 
@@ -194,6 +198,9 @@ class Trace(TorchFunctionMode):
             if func is F.embedding and leaves[0] in self.numbers[colour]:
                 shadows[result] = torch.full_like(result, torch.nan)
                 continue
+            if is_by_row(func, leaves, result, shadows):
+                shadows[result] = result.masked_fill(shadows[leaves[0]].isnan().any(-1, keepdim=True), torch.nan)
+                continue
             if colour in before:
                 enter(shadows, leaves[0], before[colour])
             if not any(isinstance(leaf, Tensor) and leaf in shadows for leaf in leaves):
@@ -209,8 +216,34 @@ class Trace(TorchFunctionMode):
             args, kwargs = tree_unflatten(swapped, shape)
             copy = func(*args, **kwargs)
             for real, other in zip(tree_flatten(result)[0], tree_flatten(copy)[0], strict=True):
-                if isinstance(real, Tensor) and real is not other and can_be_nan(real):
+                is_noted = isinstance(real, Tensor) and real is not other and can_be_nan(real)
+                if is_noted and not is_of_whole(func, leaves, real):
                     shadows[real] = other
+
+
+def is_by_row(func: Callable, leaves: list, result: Any, shadows: WeakIdKeyDictionary) -> bool:
+    """Whether a function is a linear layer of tokens, whose rows depend on their own tokens alone.
+
+    Also if it is quantised by the range of all of them: there NaN would spread to every token, or be lost.
+    """
+    tokens, *others = leaves
+    return (
+        getattr(func, "__name__", "").startswith("linear")
+        and isinstance(tokens, Tensor)
+        and isinstance(result, Tensor)
+        and tokens in shadows
+        and result.shape[:-1] == tokens.shape[:-1]
+        and not any(isinstance(other, Tensor) and other in shadows for other in others)
+    )
+
+
+def is_of_whole(func: Callable, leaves: list, result: Tensor) -> bool:
+    """Whether a function gives one number for a whole tensor, or how far more than a row of it reaches."""
+    given = leaves[0]
+    if not isinstance(given, Tensor) or given.ndim < 2:
+        return False
+    least = len(given[..., 0].flatten()) if getattr(func, "__name__", "") in RANGES else 2
+    return result.numel() < min(least, given.numel())
 
 
 def enter(shadows: WeakIdKeyDictionary, tensor: Tensor, copy: Tensor) -> None:

@@ -266,6 +266,9 @@ def end_forward(interception: Interception, whole: bool) -> None:
     if isinstance(begun, Forward) and running() is begun:
         here.forward = None
         begun.end(whole)
+        for other in active if begun.layout.failure is not None else ():
+            if begun.root in other.watched:
+                other.untold.setdefault(type(begun.root).__name__, begun.layout.failure)
 
 
 def leave_all(interception: Interception) -> None:

@@ -75,6 +75,7 @@ def watching(recorder: Recorder, strict: bool = False) -> Iterator[None]:
             raise
         recorder.finish_run()
     report_unmeasured(recorder, strict)
+    report_untold(recorder)
     report_bad(recorder.cells, stacklevel=5)
 
 
@@ -90,6 +91,18 @@ def report_unmeasured(recorder: Recorder, strict: bool) -> None:
             error.dataset = recorder.dataset  # type: ignore[attr-defined]
         raise error
     warnings.warn(message, EntropyLabWarning, stacklevel=5)
+
+
+def report_untold(recorder: Recorder) -> None:
+    """Warn of models in which the tokens could not be followed, so that nobody knows what they stand for."""
+    untold = recorder.interception.untold if recorder.interception else {}
+    if untold and any(label.part == "unknown" for label in recorder.cells.layers.values()):
+        listed = "; ".join(f"{name} ({reason})" for name, reason in untold.items())
+        warnings.warn(
+            f"what the tokens stand for could not be told, so the part of layers is 'unknown', in {listed}",
+            EntropyLabWarning,
+            stacklevel=5,
+        )
 
 
 def report_bad(cells: Cells, stacklevel: int) -> None:

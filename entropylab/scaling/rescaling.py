@@ -1,7 +1,7 @@
 """``rescale``: change the softmax scale of self-attention while a pipeline samples."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import pipelines
-from ..capture import AttentionCall
+from ..capture import AttentionCall, Interception
 from ..capture.inputs import Inputs
 from ..errors import EntropyLabError, EntropyLabWarning, names_of, one_line
 from ..pipelines import KINDS
@@ -135,7 +135,7 @@ def rescaled(
         with observed(sight, sight, rescaling.on_attention, **told) as interception:
             yield rescaling
             if not named.is_original:
-                warn_of_untouched(rescaling, interception.unseen, named, kinds)
+                warn_of_untouched(rescaling, interception, named, kinds)
     finally:
         working.remove(rescaling)
 
@@ -161,13 +161,15 @@ def rule_at_work(roots: Iterable[nn.Module]) -> str:
     return "original" if rescaling is None else rescaling.rule.name
 
 
-def warn_of_untouched(rescaling: Rescaling, unseen: Mapping[str, str], rule: NamedRule, kinds: Any) -> None:
-    """Say so if nothing was rescaled, or if layers ran whose attention can't be."""
-    said = []
+def warn_of_untouched(rescaling: Rescaling, interception: Interception, rule: NamedRule, kinds: Any) -> None:
+    """Say so if nothing was rescaled, if layers ran whose attention can't be, or if their kinds are a guess."""
+    said, unseen = [], interception.unseen
     if rescaling.ran and not rescaling.matched:
         said.append(f"rescaled nothing: no layer of kind {kinds} ran.")
     if unseen:
         said.append(f"could not rescale {', '.join(unseen)}")
+    for name, reason in interception.untold.items():
+        said.append(f"could not tell what the tokens of {name} stand for, and went by their numbers ({reason})")
     if said:
         warnings.warn(f"rule {rule.name!r} {' It '.join(said)}", EntropyLabWarning, stacklevel=5)
 

@@ -213,6 +213,10 @@ def test_branches_that_can_not_be_told_cost_no_numbers(random_pipe, monkeypatch)
     assert np.array_equal(rec.dataset.entropy, whole.entropy, equal_nan=True)
 
 
+said_that_it_is_not_followed = pytest.mark.filterwarnings("ignore:what the tokens stand for could not be told")
+
+
+@said_that_it_is_not_followed
 @pytest.mark.parametrize("part", ["paint", "note_colours", "copies_before", "inherit", "note"])
 def test_following_that_fails_costs_the_roles_alone(monkeypatch, part):
     net = new_joint()
@@ -224,6 +228,7 @@ def test_following_that_fails_costs_the_roles_alone(monkeypatch, part):
     assert rec.unmeasured == {} and rec.dataset.entropy.notnull().any("head").all()
 
 
+@said_that_it_is_not_followed
 def test_memory_that_following_takes_is_given_back_to_the_model():
     net, tries = new_joint(), []
     alone = run_joint(net)

@@ -1,0 +1,165 @@
+"""Linear layers that are quantised by the range of all their tokens: what the tokens stand for is told all the same."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import entropylab
+from entropylab.errors import EntropyLabWarning
+
+from ..joints import inputs, new_joint
+from ..zoo import BY_NAME
+from .test_roles import agree, recorded
+
+
+def by_range(tensor, dtype):
+    """A tensor in few bits, and the one scale of all of it."""
+    if dtype.is_floating_point:
+        scale = tensor.abs().amax().clamp(min=1e-12) / torch.finfo(dtype).max
+        return (tensor / scale).to(dtype), scale
+    tensor = tensor.nan_to_num()
+    scale = tensor.abs().amax().clamp(min=1e-12) / torch.iinfo(dtype).max
+    return (tensor / scale).round().to(dtype), scale
+
+
+def product(tokens, weight, bias, dtype):
+    """A linear layer of two tensors in few bits."""
+    (tokens, one), (weight, other) = by_range(tokens, dtype), by_range(weight, dtype)
+    found = tokens.float() @ weight.float().t() * (one * other)
+    return found if bias is None else found + bias
+
+
+class OpaqueWeight(torch.Tensor):
+    """A weight that quantises what it is multiplied by, where nobody sees it, as torchao's does."""
+
+    dtype_of_products = torch.float8_e4m3fn
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is not F.linear:
+            return super().__torch_function__(func, types, args, kwargs or {})
+        tokens, weight, bias = (*args, None)[:3]
+        plain = weight.as_subclass(torch.Tensor)
+        bias = None if bias is None else bias.as_subclass(torch.Tensor)
+        return product(tokens, plain, bias, weight.dtype_of_products)
+
+
+class OpaqueInt8Weight(OpaqueWeight):
+    dtype_of_products = torch.int8
+
+
+class OpenLinear(nn.Linear):
+    """The same, one function of PyTorch after the other."""
+
+    def forward(self, tokens):
+        return product(tokens, self.weight, self.bias, torch.float8_e4m3fn)
+
+
+def opaque(linear, weight=OpaqueWeight):
+    linear.weight = nn.Parameter(linear.weight.detach().as_subclass(weight), requires_grad=False)
+
+
+def opaque_int8(linear):
+    opaque(linear, OpaqueInt8Weight)
+
+
+def in_the_open(linear):
+    linear.__class__ = OpenLinear
+
+
+def quantised(model, how):
+    for part in model.modules():
+        if type(part) is nn.Linear:
+            how(part)
+    return model
+
+
+HOW = [opaque, opaque_int8, in_the_open]
+
+
+@pytest.mark.parametrize("how", HOW, ids=lambda how: how.__name__)
+@pytest.mark.parametrize("order", [("text", "image"), ("image", "text"), "shuffled"], ids=str)
+def test_parts_of_a_quantised_joint_transformer(order, how):
+    agree(*recorded(quantised(new_joint(order), how), inputs(), inputs(12, 9)))
+
+
+@pytest.mark.parametrize("how", HOW, ids=lambda how: how.__name__)
+def test_layers_of_a_quantised_pipeline(how):
+    family = BY_NAME["FLUX.1"]
+    pipe, other = family.build(), family.build()
+    quantised(other.transformer, how)
+    with entropylab.record(pipe) as usual:
+        family.sample(pipe)
+    with entropylab.record(other) as rec:
+        family.sample(other)
+    for name in ("layer", "kind", "part", "tokens"):
+        np.testing.assert_array_equal(rec.dataset[name], usual.dataset[name])
+
+
+def test_quantisation_would_spread_what_is_followed():
+    """The partner: one NaN makes every token NaN, or goes lost."""
+    tokens = torch.randn(2, 5, 8)
+    tokens[0, 1] = torch.nan
+    for how, bad in ((opaque, 10), (opaque_int8, 0), (in_the_open, 10)):
+        layer = quantised(nn.Sequential(nn.Linear(8, 8)), how)
+        assert int(layer(tokens).isnan().any(-1).sum()) == bad
+
+
+# Models that can't be followed
+
+
+class Whitening(nn.Module):
+    """A joint transformer of whitened tokens, which can't be found where there is a NaN."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = new_joint()
+
+    def forward(self, hidden_states, encoder_hidden_states, timestep):
+        spread = hidden_states.transpose(-1, -2) @ hidden_states + torch.eye(8)
+        lower = torch.linalg.cholesky(spread)
+        white = torch.linalg.solve_triangular(lower, hidden_states.transpose(-1, -2), upper=False)
+        return self.inner(white.transpose(-1, -2), encoder_hidden_states, timestep)
+
+
+class Decompositions(TorchDispatchMode):
+    """Counts how often anybody decomposes."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += "cholesky" in str(func)
+        return func(*args, **kwargs or {})
+
+
+def decompositions(model, sizes):
+    """How often each forward decomposes."""
+    counts = []
+    with torch.no_grad():
+        for size in sizes:
+            with Decompositions() as found:
+                model(**inputs(*size))
+            counts.append(found.count)
+    return counts
+
+
+def test_a_model_that_can_not_be_followed_is_tried_once_and_named():
+    model = Whitening()
+    plain = decompositions(model, [(12, 7)])
+    with pytest.warns(EntropyLabWarning, match=r"Whitening \(.*cholesky.*\)") as told, entropylab.record(model) as rec:
+        counts = decompositions(model, [(12, 7), (12, 7), (12, 9), (12, 7), (12, 9)])
+    assert plain == [1]
+    assert counts == [2, 1, 2, 1, 1], "once for each layout"
+    assert len(told) == 1
+    assert rec.unmeasured == {}
+    assert set(rec.dataset.part.values) == {"unknown"}
+
+
+def test_rescaling_says_that_it_went_by_numbers():
+    model = Whitening()
+    with pytest.warns(EntropyLabWarning, match="could not tell what the tokens of Whitening stand for"):
+        with entropylab.rescale(model, 1.5):
+            decompositions(model, [(12, 7), (12, 7)])
