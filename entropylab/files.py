@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,7 +22,7 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        partial.unlink(missing_ok=True)
+        discard(partial)
 
 
 def create_whole(path: Path, content: bytes) -> bool:
@@ -36,7 +37,7 @@ def create_whole(path: Path, content: bytes) -> bool:
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        partial.unlink(missing_ok=True)
+        discard(partial)
 
 
 def link(partial: Path, path: Path) -> None:
@@ -60,9 +61,15 @@ def written(path: Path, content: bytes) -> Path:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        discard(partial)
         raise cannot_write(path, error) from error
     return partial
+
+
+def discard(partial: Path) -> None:
+    """Remove what was half written, if that can be done; why it is half written is what is to be told."""
+    with suppress(OSError):
+        partial.unlink()
 
 
 def flush_folder(folder: Path) -> None:
