@@ -18,6 +18,7 @@ from .measuring.provenance import command
 from .measuring.recorder import Recorder
 from .measuring.recording import DEFAULT_STATISTICS, new_recorder, watching
 from .runs.beginning import check_folder
+from .runs.folder import MOST_SAMPLES
 from .runs.worker import KEPT_APART, measure_run, source_of
 from .sizes import size_label
 
@@ -102,6 +103,8 @@ def measure(
     pipelines.layers(pipe)
     pairs = pipelines.check_sizes(pipe, sizes)
     check_seed(seed, check_count("samples", samples, 1))
+    if samples is not None and samples > MOST_SAMPLES:
+        raise EntropyLabError(f"samples must be at most {MOST_SAMPLES}. Got {samples}.")
     if out is not None:
         check_folder(as_path(out, "out", "folder"))
     elif overwrite or unit_samples is not None:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,10 @@ def flattened(configuration: Mapping[str, Any]) -> dict[str, Any]:
     """Settings and the scheduler's configuration, one name each."""
     found: dict[str, Any] = {}
     for name, value in configuration.items():
-        inner = json.loads(value) if name == "scheduler_config" and value else value
+        inner = value
+        if name == "scheduler_config" and isinstance(value, str):
+            with suppress(ValueError):
+                inner = json.loads(value)
         found |= {f"{name}.{key}": each for key, each in inner.items()} if isinstance(inner, dict) else {name: inner}
     return found
 
