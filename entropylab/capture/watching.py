@@ -266,9 +266,10 @@ def end_forward(interception: Interception, whole: bool) -> None:
     if isinstance(begun, Forward) and running() is begun:
         here.forward = None
         begun.end(whole)
-        for other in active if begun.layout.failure is not None else ():
-            if begun.root in other.watched:
-                other.untold.setdefault(type(begun.root).__name__, begun.layout.failure)
+        if (failure := begun.layout.failure) is not None:
+            for other in active:
+                if begun.root in other.watched:
+                    other.untold.setdefault(type(begun.root).__name__, failure)
 
 
 def leave_all(interception: Interception) -> None:
