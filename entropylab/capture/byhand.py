@@ -3,12 +3,11 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .calls import NOWHERE, AttentionCall, check_readable
-from .forwards import running, unfollowed
-from .interception import Interception, active, is_linear, tell
+from .forwards import apart, running, unfollowed
+from .interception import Frame, Interception, active, is_linear, tell
 from .tracing import version_of
 
 HEADS = ("heads", "num_heads", "num_attention_heads", "n_heads", "n_head")
@@ -66,17 +65,17 @@ def note(logits: Any, dim: Any) -> None:
             frame.softmaxes += [] if again else [Noted(logits, dim, version_of(logits))]
 
 
-@torch.no_grad()
-@unfollowed
 def see_by_hand(interception: Interception) -> None:
-    """Tell of the softmax that the innermost module took by hand, if it made no attention call beside it.
-
-    Of several, nobody can say which is the attention.
-    """
-    frame = interception.frames[-1]
+    """Tell of the softmax that the innermost module took by hand, if it made no attention call beside it."""
+    frame = interception.local.frames[-1]
     noted, frame.softmaxes = frame.softmaxes, []
-    if not noted or frame.seen:
-        return
+    if noted and not frame.seen:
+        see_softmaxes(interception, frame, noted)
+
+
+@apart
+def see_softmaxes(interception: Interception, frame: Frame, noted: list[Noted]) -> None:
+    """Tell of a softmax that a module took by hand; of several, nobody can say which is the attention."""
     if len(noted) > 1 or not noted[0].is_of_keys or is_linear(frame.module):
         frame.why = f"takes {len(noted)} softmaxes by hand, of which none is surely that of an attention map"
         return

@@ -10,7 +10,7 @@ from .inputs import Inputs
 from .roles import Roles
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class AttentionCall:
     """One attention call as the model makes it.
 
@@ -44,6 +44,13 @@ class AttentionCall:
     roles: Roles | None = None
     inputs: Inputs | None = None
     rescaled: float | Tensor = 1.0
+
+    def at(self, layer: str, module: nn.Module, context: int | None, own: int | None) -> "AttentionCall":
+        """The same call by the name that an observer has for the module that makes it."""
+        return AttentionCall(
+            layer, module, self.query, self.key, self.mask, self.scale, self.is_causal,
+            context, own, self.occurrence, self.roles, self.inputs, self.rescaled,
+        )  # fmt: skip
 
 
 NOWHERE = nn.Identity()
@@ -85,4 +92,6 @@ def rescaled(call: AttentionCall, factor: float | Tensor) -> AttentionCall:
     """``call`` with its logits multiplied by ``factor``."""
     if isinstance(factor, Tensor):
         return replace(call, query=per_head(call.query, factor), rescaled=factor)
+    if factor == 1.0:
+        return call
     return replace(call, scale=call.scale * factor, rescaled=factor)

@@ -4,7 +4,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import wraps
 from typing import Any
 
@@ -84,7 +83,8 @@ class Forward:
             self.counts[module] += 1
         if roles is not None and (roles := roles.fitted(call.query, call.key, self.inputs.images)) is None:
             forget(self.root)
-        return replace(call, occurrence=place[1], roles=roles, inputs=self.inputs)
+        call.occurrence, call.roles, call.inputs = place[1], roles, self.inputs
+        return call
 
 
 @contextmanager
@@ -116,5 +116,19 @@ def unfollowed(function: Callable) -> Callable:
     def run(*args: Any) -> Any:
         with torch._C.DisableTorchFunction():
             return function(*args)
+
+    return run
+
+
+def apart(function: Callable) -> Callable:
+    """Run ``function`` without tracing what it computes, and without gradients."""
+
+    @wraps(function)
+    def run(*args: Any) -> Any:
+        with torch._C.DisableTorchFunction():
+            if not torch.is_grad_enabled():
+                return function(*args)
+            with torch.no_grad():
+                return function(*args)
 
     return run

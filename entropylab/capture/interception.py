@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakSet
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import EntropyLabError, one_line
 from .calls import NOWHERE, AttentionCall, check_readable, in_autocast
-from .forwards import running, unfollowed
+from .forwards import apart, running
 from .inputs import Inputs
 from .own import handed, own_keys
 
@@ -66,6 +66,15 @@ def began(module: nn.Module) -> None:
             frame.skipped &= frame.module is not module
 
 
+class Here(threading.local):
+    """What an interception knows of the thread that asks."""
+
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+        self.blind: str | None = None
+        self.begun: Any = None
+
+
 @dataclass(eq=False)
 class Interception:
     """Which modules run, which were seen to attend, and which ran without being seen.
@@ -95,19 +104,17 @@ class Interception:
     answers: dict[tuple[str, torch.Size, torch.Size], "float | Tensor | None"] = field(default_factory=dict)
     watched: "WeakSet[nn.Module]" = field(default_factory=WeakSet)
     untold: dict[str, str] = field(default_factory=dict)
-    local: threading.local = field(default_factory=threading.local)
+    local: Here = field(default_factory=Here)
 
     @property
     def frames(self) -> list[Frame]:
         """The modules that run in this thread, outermost first."""
-        if not hasattr(self.local, "frames"):
-            self.local.frames = []
         return self.local.frames
 
     @property
     def blind(self) -> str | None:
         """Why nothing can be told of the forward that runs in this thread; None if all is well."""
-        return getattr(self.local, "blind", None)
+        return self.local.blind
 
     @blind.setter
     def blind(self, reason: str | None) -> None:
@@ -115,10 +122,11 @@ class Interception:
 
     def located(self, call: AttentionCall) -> AttentionCall:
         """``call`` with the place where this interception sees it."""
-        frame = self.frames[-1]
-        known = call.roles is not None or frame.context is not None
-        own = None if known else own_keys(call.query, call.key, handed(*frame.given))
-        return replace(call, layer=frame.path, module=frame.module, context=frame.context, own=own)
+        frame = self.local.frames[-1]
+        own = None
+        if call.roles is None and frame.context is None:
+            own = own_keys(call.query, call.key, handed(*frame.given))
+        return call.at(frame.path, frame.module, frame.context, own)
 
     def miss(self, frame: Frame) -> None:
         """Note a layer that ran without an attention call that can be seen."""
@@ -146,10 +154,12 @@ class Interception:
 
     def passed(self) -> None:
         """Note that the innermost module has made an attention call."""
-        self.frames[-1].attended = True
-        for frame in self.frames:
-            frame.seen = True
-        self.attended.update(frame.path for frame in self.frames)
+        frames = self.local.frames
+        frames[-1].attended = True
+        for frame in frames:
+            if not frame.seen:
+                frame.seen = True
+                self.attended.add(frame.path)
 
 
 active: list[Interception] = []
@@ -187,9 +197,12 @@ def unseen() -> Iterator[None]:
 
 def anybody() -> bool:
     """Whether any interception is inside one of its modules in this thread; never inside a graph that is compiled."""
-    if depth.value or torch.compiler.is_compiling():
+    if depth.value:
         return False
-    return any(interception.frames for interception in active)
+    for interception in active:
+        if interception.local.frames:
+            return not torch.compiler.is_compiling()
+    return False
 
 
 def reason_of(problem: Exception) -> str:
@@ -212,7 +225,10 @@ def fail(problem: Exception, of_rescaling: bool = True) -> None:
 
 def innermost() -> Frame | None:
     """The innermost module that runs in this thread."""
-    return next((interception.frames[-1] for interception in active if interception.frames), None)
+    for interception in active:
+        if frames := interception.local.frames:
+            return frames[-1]
+    return None
 
 
 def call_of(
@@ -239,8 +255,7 @@ def call_of(
     return forward.placed(call, frame.module, sides or (query, key), counts)
 
 
-@torch.no_grad()
-@unfollowed
+@apart
 def ask(call: AttentionCall) -> float | Tensor:
     """The factor on a call's scale: one number, or one per head (heads,); 1.0 leaves it alone.
 
@@ -251,9 +266,9 @@ def ask(call: AttentionCall) -> float | Tensor:
         EntropyLabError: what a rule gives is not usable. Whatever else goes wrong, the layer is named and left alone.
     """
     factor: float | Tensor = 1.0
-    again = computes_again()
     for interception in active:
         if interception.rescales and interception.frames:
+            again = computes_again()
             place = (interception.frames[-1].path, call.query.shape, call.key.shape)
             if not again:
                 interception.answers[place] = answer_of(interception, call)
@@ -262,17 +277,16 @@ def ask(call: AttentionCall) -> float | Tensor:
     return factor
 
 
-@torch.no_grad()
-@unfollowed
+@apart
 def show(call: AttentionCall) -> None:
     """Tell whoever observes of a call, as the model then makes it; not of one that is computed again."""
     if computes_again():
         return
-    if any(not interception.rescales and interception.frames for interception in active):
-        call = in_autocast(call)
+    cast = None
     for interception in active:
-        if not interception.rescales and interception.frames:
-            tell(interception, call)
+        if not interception.rescales and interception.local.frames:
+            cast = cast or in_autocast(call)
+            tell(interception, cast)
 
 
 def refuse(reason: str) -> None:
@@ -284,11 +298,17 @@ def refuse(reason: str) -> None:
 
 def tell(interception: Interception, call: AttentionCall) -> None:
     """Tell one observer of a call; a call that it can't measure is named, for the model must go on."""
-    with unseen(), torch.autocast(call.query.device.type, enabled=False):
-        try:
+    depth.value += 1
+    try:
+        if torch.is_autocast_enabled(call.query.device.type):
+            with torch.autocast(call.query.device.type, enabled=False):
+                answer_of(interception, call)
+        else:
             answer_of(interception, call)
-        except EntropyLabError as problem:
-            interception.fail(problem)
+    except EntropyLabError as problem:
+        interception.fail(problem)
+    finally:
+        depth.value -= 1
 
 
 def answer_of(interception: Interception, call: AttentionCall) -> float | Tensor | None:
@@ -297,8 +317,8 @@ def answer_of(interception: Interception, call: AttentionCall) -> float | Tensor
     Raises:
         EntropyLabError: as ``on_attention`` does.
     """
-    if interception.blind is not None:
-        interception.refuse(interception.blind)
+    if (blind := interception.local.blind) is not None:
+        interception.refuse(blind)
         return None
     try:
         answer = interception.on_attention(interception.located(call))

@@ -39,12 +39,17 @@ def answers_itself(tensor: Any) -> bool:
     return False
 
 
+def are_plain(*tensors: Any) -> bool:
+    """Whether no tensor is of a subclass that decides what PyTorch's functions do with it."""
+    for tensor in tensors:  # noqa: SIM110 - it is asked at every call, where a generator costs more
+        if tensor is not None and type(tensor) is not Tensor and answers_itself(tensor):
+            return False
+    return True
+
+
 @contextmanager
-def in_its_own_way(original: Any, *tensors: Any) -> Iterator[None]:
-    """Put SDPA itself back into ``torch.nn.functional`` for subclasses among ``tensors``, which may look for it."""
-    if not any(type(tensor) is not Tensor and answers_itself(tensor) for tensor in tensors):
-        yield
-        return
+def in_its_own_way(original: Any) -> Iterator[None]:
+    """Put SDPA itself back into ``torch.nn.functional`` for tensors of subclasses, which may look for it."""
     with lock:
         substitute, F.scaled_dot_product_attention = F.scaled_dot_product_attention, original
         try:

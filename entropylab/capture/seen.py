@@ -12,8 +12,8 @@ from torch import Tensor
 from . import bindings
 from .calls import AttentionCall, check_readable, per_head, rescaled
 from .forwards import unfollowed_here
-from .interception import anybody, ask, call_of, fail, refuse, show, unseen
-from .masks import in_its_own_way, read_mask
+from .interception import anybody, ask, call_of, depth, fail, refuse, show, unseen
+from .masks import are_plain, in_its_own_way, read_mask
 from .multihead import is_inside_multihead
 from .products import PRODUCTS, seen_product, seen_softmax
 from .shared import Undo, replaced, together
@@ -68,8 +68,14 @@ def seen_sdpa(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
             fail(unreadable)
         else:
             query, scale = shown(call, query, scale, problem)
-        with unseen(), in_its_own_way(original, query, key, value, attn_mask):
-            return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
+        depth.value += 1
+        try:
+            if are_plain(query, key, value, attn_mask):
+                return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
+            with in_its_own_way(original):
+                return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
+        finally:
+            depth.value -= 1
 
     return scaled_dot_product_attention
 

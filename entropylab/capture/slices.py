@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .calls import AttentionCall
-from .forwards import running, unfollowed
+from .forwards import apart, running
 from .interception import call_of, innermost, refuse, show
 from .tracing import version_of
 
@@ -82,14 +82,18 @@ def drop(module: nn.Module | None = None) -> None:
         held.calls.pop(module, None)
 
 
-@torch.no_grad()
-@unfollowed
 def finish(module: nn.Module) -> None:
     """Tell the observers of the call that is held of a module."""
-    calls = held.calls.pop(module, [])
+    if (calls := held.calls.pop(module, None)) is not None:
+        tell_of(calls)
+
+
+@apart
+def tell_of(calls: list[tuple[AttentionCall, tuple[int, int]]]) -> None:
+    """Tell the observers of slices as the one call that they make."""
     if any((version_of(call.query), version_of(call.key)) != versions for call, versions in calls):
         refuse("its queries or keys were changed in place right after it attended")
-    elif calls:
+    else:
         show(joined([call for call, _ in calls]))
 
 

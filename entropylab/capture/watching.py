@@ -189,7 +189,8 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
             forward.pause()
 
     def leave(module: nn.Module, args: tuple, output: Any) -> None:
-        if not interception.frames or interception.frames[-1].module is not module:
+        frames = interception.local.frames
+        if not frames or frames[-1].module is not module:
             return
         if output is not None:
             try:
@@ -239,7 +240,7 @@ def begin_forward(interception: Interception, path: str, root: nn.Module, args: 
     if interception.read_inputs is None:
         return
     forward = running()
-    begun = forward is None or forward is getattr(interception.local, "begun", None)
+    begun = forward is None or forward is interception.local.begun
     if forward is None or begun or all(part is not root for part in forward.root.modules()):
         end_forward(interception, whole=False)
         abandon()
@@ -261,7 +262,7 @@ def abandon() -> None:
 
 def end_forward(interception: Interception, whole: bool) -> None:
     """End the forward that this interception began in this thread, if there is one."""
-    begun = getattr(interception.local, "begun", None)
+    begun = interception.local.begun
     interception.local.begun = None
     if isinstance(begun, Forward) and running() is begun:
         here.forward = None

@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Hashable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -41,7 +42,13 @@ def parameters_of(module: nn.Module) -> list[str]:
     if isinstance(own, torch.jit.ScriptModule):
         compiled: Any = own.forward
         return [argument.name for argument in compiled.schema.arguments[1:]]
-    return list(inspect.signature(type(own).forward).parameters)[1:]
+    return names_of_parameters(type(own).forward)
+
+
+@lru_cache(maxsize=64)
+def names_of_parameters(forward: Any) -> list[str]:
+    """Names of what a method takes, but for its object; read once, for it takes long."""
+    return list(inspect.signature(forward).parameters)[1:]
 
 
 def arguments(root: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def test_measure_does_not_rescale_what_is_rescaled(random_pipe, scaling, monkeyp
 OTHERS = [1.5, half, "sqrt_log"]
 
 
-@pytest.mark.parametrize("other", OTHERS, ids=str)
+@pytest.mark.parametrize("other", OTHERS, ids=["a number", "a function", "a name"])
 def test_a_run_does_not_go_on_under_another_rescaling(random_pipe, tmp_path, other):
     with entropylab.rescale(random_pipe, 1.25):
         first = entropylab.measure(random_pipe, [64], out=tmp_path / "run", **SAMPLING)
