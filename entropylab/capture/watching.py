@@ -19,6 +19,7 @@ from .bindings import bound_names
 from .byhand import see_by_hand
 from .calls import AttentionCall
 from .compiled import is_compiled, run_compiled, run_eagerly
+from .copies import mark, owner_of_state, states, without_watchers
 from .forwards import Forward, here, running
 from .interception import (
     Frame,
@@ -138,6 +139,8 @@ def watch_root(interception: Interception, stack: ExitStack, name: str, root: nn
         stack.callback(run_compiled)
     if interception in active:
         forget(root)
+    for owner in {owner_of_state(type(module)) for _, module in new}:
+        stack.enter_context(states.changed(owner, without_watchers))
     for path, module in new:
         interception.watched.add(module)
         watch(interception, stack, path.replace("._orig_mod", ""), module, is_root=module is root)
@@ -214,6 +217,7 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
             if interception.blind is not None and output is not None:
                 interception.lose(path, interception.blind)
 
+    mark(enter, leave)
     handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
     stack.callback(handles[0].remove)
     handles.append(module.register_forward_hook(leave, always_call=True))
@@ -253,9 +257,9 @@ def end_forward(interception: Interception, whole: bool) -> None:
     if isinstance(begun, Forward) and running() is begun:
         here.forward = None
         begun.end(whole)
-        for other in active if begun.layout.failure is not None else ():
-            if begun.root in other.watched:
-                other.untold.setdefault(type(begun.root).__name__, begun.layout.failure)
+        if (failure := begun.layout.failure) is not None:
+            for other in (other for other in active if begun.root in other.watched):
+                other.untold.setdefault(type(begun.root).__name__, failure)
 
 
 def leave_all(interception: Interception) -> None:
