@@ -45,6 +45,11 @@ class AttentionCall:
     inputs: Inputs | None = None
     rescaled: float | Tensor = 1.0
 
+    @property
+    def roles_are_simple(self) -> bool:
+        """Whether its queries stand for one thing, and its keys too, as far as is known."""
+        return self.roles is None or (self.roles.queries.codes is None and self.roles.keys.codes is None)
+
     def at(self, layer: str, module: nn.Module, context: int | None, own: int | None) -> "AttentionCall":
         """The same call by the name that an observer has for the module that makes it."""
         return AttentionCall(

@@ -36,6 +36,7 @@ class Frame:
         seen: whether it or a part of it did.
         skipped: whether something stands in for its forward that has not run it.
         by_inputs: whether its attention was read off its inputs.
+        has_scores: whether it asked for its own attention scores.
         softmaxes: those that it or a part of it took by hand.
         maps: the same of modules that are not known to attend, until something is multiplied by them.
         why: reason to give if no attention call is seen.
@@ -50,6 +51,7 @@ class Frame:
     seen: bool = False
     skipped: bool = False
     by_inputs: bool = False
+    has_scores: bool = False
     softmaxes: list[Any] = field(default_factory=list)
     maps: list[Any] = field(default_factory=list)
     why: str = "ran without an attention call that can be seen"

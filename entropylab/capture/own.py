@@ -42,3 +42,9 @@ def handed(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
     for value in (first, *args, *(value for value in kwargs.values() if value is not first)):
         if isinstance(value, Tensor) and value.ndim > 2 and value.is_floating_point():
             yield value
+
+
+def own_tokens(args: tuple, kwargs: dict) -> Tensor | None:
+    """The tokens that a layer's forward was handed as its own."""
+    own = kwargs.get("hidden_states", args[0] if args else None)
+    return own if isinstance(own, Tensor) else None

@@ -73,6 +73,8 @@ class Roles:
     def fitted(self, query: Tensor, key: Tensor, images: slice | None) -> "Roles | None":
         """The same of q and k (batch, heads, tokens, d) of other images; None if it can't be told."""
         queries, keys = self.queries.fitted(query, images), self.keys.fitted(key, images)
+        if queries is self.queries and keys is self.keys:
+            return self
         return None if queries is None or keys is None else Roles(queries, keys)
 
     @property

@@ -12,9 +12,10 @@ from torch import Tensor
 from . import bindings
 from .calls import AttentionCall, check_readable, per_head, rescaled
 from .forwards import unfollowed_here
-from .interception import anybody, ask, call_of, depth, fail, refuse, show, unseen
+from .interception import anybody, ask, call_of, depth, fail, innermost, refuse, show, unseen
 from .masks import are_plain, in_its_own_way, read_mask
 from .multihead import is_inside_multihead
+from .own import own_tokens
 from .products import PRODUCTS, seen_product, seen_softmax
 from .shared import Undo, replaced, together
 from .slices import call_or_slice, show_or_hold
@@ -197,16 +198,21 @@ class SeenScores:
         self.whole = 0
         self.factor: float | Tensor = 1.0
 
-    def begin(self, batch: int) -> None:
-        """A forward of the module begins, of so many images and branches."""
+    def begin(self) -> None:
+        """If this is the first call of a forward of the module: forget slices, and count its images and branches."""
+        frame = innermost()
+        if frame is None or frame.has_scores or (own := own_tokens(*frame.given)) is None:
+            return
+        frame.has_scores = True
         self.slices = []
-        self.whole = batch * self.module.heads
+        self.whole = len(own) * self.module.heads
 
     def __call__(self, query: Tensor, key: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """The map, as the module computes it."""
         if not anybody():
             return self.compute(query, key, attention_mask)
         try:
+            self.begin()
             call = self.call_of_one(query, key, attention_mask)
         except Exception as problem:
             fail(problem)

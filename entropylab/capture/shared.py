@@ -45,18 +45,34 @@ class Shared:
             self.end(thing)
 
 
+stood_for: dict[int, dict[str, Any]] = {}
+"""Id of something with attributes of ours -> what it had in their places, ``MISSING`` if it had inherited that."""
+
+
 def replaced(owner: Any, name: str, substitute: Any) -> Undo:
     """Put something in the place of an attribute; the way back leaves inherited what the owner had inherited."""
     own = vars(owner).get(name, MISSING)
     setattr(owner, name, substitute)
+    stood_for.setdefault(id(owner), {})[name] = own
 
     def undo() -> None:
+        del stood_for[id(owner)][name]
+        if not stood_for[id(owner)]:
+            del stood_for[id(owner)]
         if own is MISSING:
             delattr(owner, name)
         else:
             setattr(owner, name, own)
 
     return undo
+
+
+def with_own(thing: Any, state: dict[str, Any]) -> dict[str, Any]:
+    """The attributes of something as they are without ours."""
+    for name, own in stood_for.get(id(thing), {}).items():
+        state = {other: value for other, value in state.items() if other != name}
+        state |= {} if own is MISSING else {name: own}
+    return state
 
 
 def together(undoing: Sequence[Undo]) -> Undo:

@@ -19,6 +19,7 @@ from .bindings import bound_names
 from .byhand import see_by_hand
 from .calls import AttentionCall
 from .compiled import is_compiled, run_compiled, run_eagerly
+from .copies import mark, owner_of_state, states, without_watchers
 from .forwards import Forward, here, running
 from .interception import (
     Frame,
@@ -33,11 +34,12 @@ from .interception import (
     stood_in_for,
 )
 from .multihead import other_keys, see_multihead
+from .own import own_tokens
 from .products import hand_on
 from .roles import forget, forget_what_may_change
 from .seen import SeenScores, see_functions
 from .shared import Shared, Undo, replaced
-from .slices import drop, finish
+from .slices import drop, finish, held
 
 __all__ = ["AttentionCall", "Interception", "intercept", "looks_like_attention", "watch_root"]
 
@@ -140,6 +142,8 @@ def watch_root(interception: Interception, stack: ExitStack, name: str, root: nn
         stack.callback(run_compiled)
     if interception in active:
         forget(root)
+    for owner in {owner_of_state(type(module)) for _, module in new}:
+        stack.enter_context(states.changed(owner, without_watchers))
     for path, module in new:
         interception.watched.add(module)
         watch(interception, stack, path.replace("._orig_mod", ""), module, is_root=module is root)
@@ -167,32 +171,33 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
                 begin_forward(interception, path, module, args, kwargs)
             except Exception as problem:
                 interception.blind = reason_of(problem)
-        drop(module)
-        frame = Frame(path, module, None, (args, kwargs), suspicious, skipped=module in stood_in_for)
+        if held.calls:
+            drop(module)
+        skipped = bool(stood_in_for) and module in stood_in_for
+        frame = Frame(path, module, None, (args, kwargs), suspicious, skipped=skipped)
         if is_script:
             frame.why = "is TorchScript, in which attention calls can't be seen"
-        interception.frames.append(frame)
+        interception.local.frames.append(frame)
         try:
-            prepare(frame, args, kwargs)
+            frame.context = context_tokens(module, args, kwargs)
+            if fast:
+                prepare(module, args, kwargs)
         except Exception as problem:
             interception.fail(problem)
 
-    def prepare(frame: Frame, args: tuple, kwargs: dict) -> None:
-        module = frame.module
-        frame.context = context_tokens(module, args, kwargs)
-        own = own_tokens(args, kwargs)
-        if isinstance(seen := vars(module).get("get_attention_scores"), SeenScores) and own is not None:
-            seen.begin(len(own))
-        if isinstance(module, nn.MultiheadAttention) and watchers[module][-1] is interception and not computes_again():
+    def prepare(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        if watchers[module][-1] is not interception:
+            return
+        if isinstance(module, nn.MultiheadAttention) and not computes_again():
             see_multihead(module, args, kwargs)
-        if fast and watchers[module][-1] is interception and (forward := running()) is not None:
+        if (forward := running()) is not None:
             forward.pause()
 
     def leave(module: nn.Module, args: tuple, output: Any) -> None:
         frames = interception.local.frames
         if not frames or frames[-1].module is not module:
             return
-        if output is not None:
+        if output is not None and held.calls:
             try:
                 finish(module)
             except Exception as problem:
@@ -203,10 +208,11 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
             interception.frames.pop()
             return
         try:
-            see_by_hand(interception)
+            if frames[-1].softmaxes:
+                see_by_hand(interception)
         except Exception as problem:
             interception.fail(problem)
-        frame = interception.frames.pop()
+        frame = frames.pop()
         if frame.maps and output is not None:
             try:
                 hand_on(interception, frame.maps)
@@ -228,6 +234,7 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
             if interception.blind is not None and output is not None:
                 interception.lose(path, interception.blind)
 
+    mark(enter, leave)
     handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
     stack.callback(handles[0].remove)
     handles.append(module.register_forward_hook(leave, always_call=True))
@@ -268,9 +275,8 @@ def end_forward(interception: Interception, whole: bool) -> None:
         here.forward = None
         begun.end(whole)
         if (failure := begun.layout.failure) is not None:
-            for other in active:
-                if begun.root in other.watched:
-                    other.untold.setdefault(type(begun.root).__name__, failure)
+            for other in (other for other in active if begun.root in other.watched):
+                other.untold.setdefault(type(begun.root).__name__, failure)
 
 
 def leave_all(interception: Interception) -> None:
@@ -278,12 +284,6 @@ def leave_all(interception: Interception) -> None:
     interception.frames.clear()
     drop()
     end_forward(interception, whole=False)
-
-
-def own_tokens(args: tuple, kwargs: dict) -> Tensor | None:
-    """The tokens that a layer's forward was handed as its own."""
-    own = kwargs.get("hidden_states", args[0] if args else None)
-    return own if isinstance(own, Tensor) else None
 
 
 def context_tokens(module: nn.Module, args: tuple, kwargs: dict) -> int | None:

@@ -54,6 +54,7 @@ class Recorder:
     passed_over: dict[str, str] = field(default_factory=dict)
     sight: Sight = field(init=False)
     follows: bool = False
+    kinds: dict[tuple[str, int], tuple[Any, Any, tuple[str, bool]]] = field(default_factory=dict)
     foreign: bool = False
 
     def __repr__(self) -> str:
@@ -217,15 +218,16 @@ class Recorder:
 
     def on_attention(self, call: AttentionCall) -> None:
         """A layer attends: what its rows add up to becomes a few numbers per head when the forward ends."""
-        kind = pipelines.kind_of(call)
-        if not self.is_chosen(call.layer, kind):
+        kind, is_chosen = self.known_kind(call)
+        if not is_chosen:
             self.passed_over.setdefault(call.layer, kind)
             return
-        forward = self.current
+        forward = self.side or (self.calls[-1] if self.calls else None)
         if forward is None:
             return self.check_known(call.layer)
-        forward.meet(call.query)
-        if self.run is not None:
+        if forward.inputs.timestep is None:
+            forward.meet(call.query)
+        if self.run is not None and self.run.multipliers.get(call.layer) is not call.rescaled:
             self.run.add_multiplier(call.layer, call.rescaled)
         base = call.layer if call.occurrence == 0 else f"{call.layer}:{call.occurrence + 1}"
         for part, found in self.reduction(call).items():
@@ -239,6 +241,16 @@ class Recorder:
             if self.run is not None and path not in self.run.grown:
                 trained = self.sight.latent_of(self.trained)
                 self.run.grown[path] = pipelines.grown_keys(call, self.sight.latent, trained)
+
+    def known_kind(self, call: AttentionCall) -> tuple[str, bool]:
+        """Kind of a call and whether it is to be measured: asked for once, and again where the call looks different."""
+        place, handed = (call.layer, call.occurrence), None if call.inputs is None else call.inputs.shapes
+        looks = (call.query.shape, call.key.shape, call.context, call.own, handed)
+        known = self.kinds.get(place)
+        if known is None or known[0] is not call.roles or known[1] != looks:
+            kind = pipelines.kind_of(call)
+            known = self.kinds[place] = (call.roles, looks, (kind, self.is_chosen(call.layer, kind)))
+        return known[2]
 
     def check_known(self, layer: str) -> None:
         """An EntropyLabError if a layer that was never measured runs while no denoiser does."""

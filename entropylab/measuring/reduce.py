@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,7 +104,7 @@ class Reduction:
         errors = () if self.rows is None else tuple(f"{name}_se" for name in self.statistics)
         return ("rows", "rows_empty", "tokens", *self.statistics, *spread, *errors, "rows_bad", *SPLIT)
 
-    @property
+    @cached_property
     def fields(self) -> tuple[str, ...]:
         """The statistics as ``row_statistics`` calls them."""
         return tuple(ROW_STATISTICS[name] for name in self.statistics)
@@ -120,6 +121,8 @@ class Reduction:
 
     def over_rows(self, call: AttentionCall, where: Where) -> Sums:
         """Sums over the query rows that stand somewhere; in joint attention, of each part of the keys by itself too."""
+        if call.mask is None and not call.is_causal and self.rows is None and call.roles_are_simple:
+            return Sums(head_sums(call.query, call.key, call.scale, None, False, self.fields), 1.0)
         asked = some_rows(rows_at(call, where), self.rows)
         keys = call.roles.keys if call.roles is not None and call.roles.kind == "joint" else None
         sums = head_sums(
@@ -142,7 +145,7 @@ class Reduction:
         packed = []
         for (_, parts, fraction), members in groups.items():
             sums = torch.cat([found[index].sums.flatten(0, 1) for index in members])
-            shapes = tuple((len(found[index].sums), found[index].sums.shape[1]) for index in members)
+            shapes = tuple((found[index].sums.shape[0], found[index].sums.shape[1]) for index in members)
             packed.append(Packed(self.entries(sums, parts, fraction), tuple(members), shapes))
         return packed
 

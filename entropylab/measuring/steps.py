@@ -142,7 +142,7 @@ class DenoiserCall:
         Raises:
             EntropyLabError: it can't be told which images the call's batch holds.
         """
-        batch, inputs = len(found.sums), call.inputs
+        batch, inputs = found.sums.shape[0], call.inputs
         images = self.batch if inputs is None or inputs.images is None else inputs.batch
         alone = self.alone.setdefault(layer, [])
         if batch == 1 < images and call.occurrence == len(alone) and images_in(call, 1, self.batch) is None:

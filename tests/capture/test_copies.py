@@ -1,0 +1,123 @@
+"""A model that is saved, pickled or copied while somebody looks at it: what comes out knows nothing of that."""
+
+import copy
+import io
+import pickle
+from contextlib import contextmanager
+
+import pytest
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from torch import nn
+
+import entropylab
+from entropylab.models.text import WIDTH
+
+from ..seeds import normal
+from ..state import attentions, state
+from ..zoo import BY_NAME
+from .nets import OwnAttention, net_of, run
+
+
+def saved(model):
+    file = io.BytesIO()
+    torch.save(model, file)
+    return torch.load(io.BytesIO(file.getvalue()), weights_only=False)
+
+
+def pickled(model):
+    return pickle.loads(pickle.dumps(model))  # noqa: S301
+
+
+@contextmanager
+def recorded_and_rescaled(model):
+    with entropylab.rescale(model, 1.2), entropylab.record(model):
+        yield
+
+
+COPIES = [saved, pickled, copy.deepcopy]
+WATCHING = [entropylab.record, lambda model: entropylab.rescale(model, 1.2), recorded_and_rescaled]
+
+
+def parts_of_ours(model):
+    """Where in a model there is something that is made of our code."""
+    found = []
+    for path, part in model.named_modules():
+        hooks = [*part._forward_hooks.values(), *part._forward_pre_hooks.values()]
+        values = [*hooks, *vars(part).values(), *vars(getattr(part, "processor", part)).values()]
+        found += [path for value in values if "entropylab." in getattr(value, "__module__", type(value).__module__)]
+    return found
+
+
+@pytest.mark.parametrize("how", COPIES)
+@pytest.mark.parametrize("watch", WATCHING, ids=["record", "rescale", "both"])
+@pytest.mark.filterwarnings("ignore:rule 1.2 rescaled nothing")
+def test_a_copy_of_a_watched_model_carries_nothing_of_ours(random_pipe, how, watch):
+    """Layers that compute their map by hand are seen at a method of theirs, which is ours meanwhile."""
+    unet = random_pipe.unet
+    unet.set_attn_processor(AttnProcessor())
+    before, class_before = state(unet), dict(vars(nn.Module))
+    with watch(unet):
+        found = how(unet)
+        assert parts_of_ours(unet), "nothing of ours: this test shows nothing"
+        assert not parts_of_ours(found)
+        assert state(found)[:2] == before[:2]
+    assert state(unet) == before and vars(nn.Module) == class_before
+    arguments = normal(1, 4, 16, 16), torch.tensor(3), normal(1, 5, WIDTH, seed=1)
+    with torch.no_grad():
+        assert torch.equal(unet(*arguments).sample, found(*arguments).sample)
+
+
+class Stately(nn.Module):
+    """A model that says itself what is saved of it, and has a hook of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.attn, self.notes = OwnAttention(), "not saved"
+        self.register_forward_hook(add_one)
+        self.attn.register_forward_pre_hook(add_one, with_kwargs=True)
+
+    def __getstate__(self):
+        return {name: value for name, value in vars(self).items() if name != "notes"}
+
+    def forward(self, hidden_states, timestep):
+        return self.attn(hidden_states * timestep)
+
+
+def add_one(module, args, output):
+    return output + 1 if isinstance(output, torch.Tensor) else None
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_hooks_and_states_of_somebody_else_are_copied_as_ever(how):
+    net = Stately()
+    with entropylab.record(net):
+        found = how(net)
+        assert parts_of_ours(net) and not parts_of_ours(found)
+    assert not hasattr(found, "notes")
+    assert list(found._forward_hooks.values()) == list(net._forward_hooks.values()) == [add_one]
+    assert list(found.attn._forward_pre_hooks_with_kwargs.values()) == [True]
+    assert torch.equal(run(net), run(found))
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_a_copy_has_the_attention_backend_that_was_set(how):
+    family = BY_NAME["FLUX.1"]
+    transformer = family.build().transformer
+    for part in attentions(transformer):
+        part.processor._attention_backend = "flash"
+    with entropylab.record(transformer):
+        found = how(transformer)
+        assert {part.processor._attention_backend for part in attentions(transformer)} == {"native"}
+        assert {part.processor._attention_backend for part in attentions(found)} == {"flash"}
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_a_copy_made_while_somebody_looks_can_be_watched(how):
+    net = net_of(OwnAttention)
+    with entropylab.record(net):
+        found = how(net)
+        assert torch.equal(run(net), run(found))
+        with entropylab.record(found) as rec:
+            run(found)
+    assert rec.unmeasured == {} and rec.dataset.sizes["step"] == 1
