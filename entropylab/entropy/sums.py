@@ -15,7 +15,7 @@ from . import native
 from .choice import answer
 from .native import BETWEEN, COUNTS, NUMBERS, OF_PART, KeyParts
 from .parts import Parts, needed
-from .rows import STATISTICS, Rows, RowStatistics, rows_of
+from .rows import STATISTICS, Rows, RowStatistics, check_rows, rows_of
 
 __all__ = ["BETWEEN", "COUNTS", "NUMBERS", "OF_PART", "KeyParts", "head_sums", "summed"]
 
@@ -44,6 +44,9 @@ def head_sums(
         counted: which rows count, boolean, broadcastable to (batch, heads, queries); None if all do.
         parts: the parts of the keys, for their own sums; at most ``MOST_PARTS``.
     """
+    (batch, heads, _, width), (others, shared, _, depth) = q.shape, k.shape
+    if batch != others or width != depth or q.dtype != k.dtype or 0 in q.shape or 0 in k.shape or heads % shared:
+        check_rows(q, k, scale, mask, is_causal, statistics)  # says what is wrong
     fits = native.needs_a_pass(statistics) and native.why_not_tensors(q, k) is None
     if fits and not isinstance(native.kernel(), str):
         return native.head_sums(q, k, scale, mask, is_causal, statistics, counted, parts)

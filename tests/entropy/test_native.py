@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from entropylab import row_statistics
+from entropylab import EntropyLabError, row_statistics
 from entropylab.entropy import STATISTICS, native
 from entropylab.entropy.choice import choose
 from entropylab.entropy.parts import Parts
 from entropylab.entropy.rows import check_rows
+from entropylab.entropy.sums import head_sums
 
 from ..seeds import tokens
 
@@ -210,6 +211,7 @@ ASK = """
 import torch
 from entropylab.entropy.choice import choose
 from entropylab.entropy.rows import check_rows
+from entropylab.entropy.sums import head_sums
 print(choose(check_rows(torch.zeros(1, 1, 3, 8), torch.zeros(1, 1, 4, 8), None, None, False, ("entropy",))))
 """
 
@@ -245,3 +247,18 @@ def test_several_that_compile_at_once_all_succeed(tmp_path):
         done = list(pool.map(lambda _: run(code, XDG_CACHE_HOME=str(tmp_path)), range(3)))
     assert [each.returncode for each in done] == [0] * 3, done[0].stderr
     assert len(list(Path(tmp_path, "entropylab").iterdir())) == 1
+
+
+BAD = [
+    ((1, 2, 5, 8), (1, 2, 0, 8), "must not be empty"),
+    ((1, 2, 0, 8), (1, 2, 5, 8), "must not be empty"),
+    ((1, 2, 5, 8), (2, 2, 5, 8), "agree in leading dimensions"),
+    ((1, 2, 5, 8), (1, 2, 5, 4), "agree in leading dimensions"),
+    ((1, 3, 5, 8), (1, 2, 5, 8), "multiple of those of k"),
+]
+
+
+@pytest.mark.parametrize(("queries", "keys", "message"), BAD)
+def test_what_does_not_fit_is_refused_before_the_kernel_sees_it(queries, keys, message):
+    with pytest.raises(EntropyLabError, match=message):
+        head_sums(torch.zeros(queries), torch.zeros(keys), 1.0, None, False, ("entropy",))
