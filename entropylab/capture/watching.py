@@ -155,6 +155,7 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
     is_script = isinstance(module, torch.jit.ScriptModule)
     suspicious = any(looks_like_attention(part) for part in (module.modules() if is_script else (module,)))
     handles: list[Any] = []
+    told: dict[int, bool] = {}
     if fast := isinstance(module, FAST):
         watchers.setdefault(module, []).append(interception)
         stack.callback(watchers[module].remove, interception)
@@ -179,7 +180,7 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
 
     def prepare(frame: Frame, args: tuple, kwargs: dict) -> None:
         module = frame.module
-        frame.context = context_tokens(module, args, kwargs)
+        frame.context = context_tokens(module, args, kwargs, told)
         own = own_tokens(args, kwargs)
         if isinstance(seen := vars(module).get("get_attention_scores"), SeenScores) and own is not None:
             seen.begin(len(own))
@@ -274,10 +275,10 @@ def own_tokens(args: tuple, kwargs: dict) -> Tensor | None:
     return own if isinstance(own, Tensor) else None
 
 
-def context_tokens(module: nn.Module, args: tuple, kwargs: dict) -> int | None:
+def context_tokens(module: nn.Module, args: tuple, kwargs: dict, told: dict[int, bool]) -> int | None:
     """How many tokens a forward was handed to attend to, other than its own once more."""
     if isinstance(module, nn.MultiheadAttention):
-        return other_keys(module, args, kwargs)
+        return other_keys(module, args, kwargs, told)
     context = kwargs.get("encoder_hidden_states", kwargs.get("key_value_states"))
     if not isinstance(context, Tensor) or context is own_tokens(args, kwargs) or context.ndim < 2:
         return None
