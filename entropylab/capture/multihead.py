@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .alike import makes_wait, stamp_of
 from .interception import active, call_of, innermost, show
 
 
@@ -28,13 +29,28 @@ def see_multihead(module: nn.MultiheadAttention, args: tuple, kwargs: dict) -> N
         show(call_of(query, key, blocked_by(module, given), module.head_dim**-0.5, False, coloured))
 
 
-def other_keys(module: nn.MultiheadAttention, args: tuple, kwargs: dict) -> int | None:
-    """How many keys a MultiheadAttention is about to attend to, if they are not its queries."""
+def other_keys(module: nn.MultiheadAttention, args: tuple, kwargs: dict, told: dict[int, bool]) -> int | None:
+    """How many keys a MultiheadAttention is about to attend to, if they are not its queries.
+
+    Where they are two tensors on a GPU the host would have to wait to compare them: it is ``told`` once, by the number
+    of tokens, and holds from then on.
+    """
     given = inspect.signature(nn.MultiheadAttention.forward).bind(module, *args, **kwargs).arguments
     query, key = given["query"], given["key"]
-    if query is key or (query.shape == key.shape and torch.equal(query, key)):
+    keys = int(in_batches(module, key).shape[1])
+    if query is key or (query.shape == key.shape and are_alike(query, key, told, keys)):
         return None
-    return int(in_batches(module, key).shape[1])
+    return keys
+
+
+def are_alike(query: Tensor, key: Tensor, told: dict[int, bool], tokens: int) -> bool:
+    """Whether the queries and keys of one shape that a module is handed are the same tokens."""
+    if (stamp := stamp_of(query)) is not None and stamp == stamp_of(key):
+        return True
+    if makes_wait(key) and tokens in told:
+        return told[tokens]
+    told[tokens] = bool(torch.equal(query, key))
+    return told[tokens]
 
 
 def is_inside_multihead() -> bool:
@@ -87,8 +103,11 @@ def blocked_by(module: nn.MultiheadAttention, given: dict) -> Tensor | None:
 
 def padding_of(tokens: Tensor) -> Tensor:
     """A mask of what is no padding once a nested tensor is padded: (batch, 1, 1, tokens)."""
-    counts = torch.tensor([len(each) for each in tokens.unbind()], device=tokens.device)
-    return (torch.arange(int(counts.max()), device=tokens.device) < counts[:, None])[:, None, None]
+    counts = [len(each) for each in tokens.unbind()]
+    kept = torch.zeros(len(counts), max(counts), dtype=torch.bool, device=tokens.device)
+    for row, count in zip(kept, counts, strict=True):
+        row[:count] = True
+    return kept[:, None, None]
 
 
 def is_bool(mask: Tensor) -> bool:

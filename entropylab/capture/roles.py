@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from .alike import Values
 from .tracing import Trace
 
 PARTS = ("image", "text", "reference", "other")
@@ -147,14 +148,14 @@ class Layout:
     """The roles in every call of one forward, found once and used again while the inputs are laid out alike.
 
     Attributes:
-        deciding: inputs that decide where tokens stand: masks, token numbers.
+        deciding: values of the inputs that decide where tokens stand: masks, token numbers.
         calls: the roles, by place.
         whole: whether every call of that forward is in it.
         apart: ids of modules whose calls with the same keys are no slices: their queries stand for other things.
         failure: why the forward could not be followed to its end, or at all; None if it could.
     """
 
-    deciding: list[Tensor]
+    deciding: list[Values]
     calls: dict[Place, Roles | None] = field(default_factory=dict)
     whole: bool = False
     apart: set[int] = field(default_factory=set)
@@ -170,13 +171,8 @@ class Layout:
         """Whether inputs with these deciding tensors are laid out like that."""
         return self.is_simple or (
             len(deciding) == len(self.deciding)
-            and all(a is b or same(a, b) for a, b in zip(deciding, self.deciding, strict=True))
+            and all(values.are_in(tensor) for values, tensor in zip(self.deciding, deciding, strict=True))
         )
-
-
-def same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are equal."""
-    return one.shape == other.shape and bool(torch.equal(one, other.to(one.device)))
 
 
 MOST = 32
@@ -198,7 +194,7 @@ def layout_for(root: nn.Module, names: Hashable, shapes: Hashable, deciding: lis
     for layout in [*layouts.get(names, []), *layouts.get((names, shapes), [])]:
         if layout.whole and layout.fits(deciding):
             return layout
-    return Layout(deciding)
+    return Layout([Values(tensor) for tensor in deciding])
 
 
 def remember(root: nn.Module, names: Hashable, shapes: Hashable, layout: Layout) -> None:

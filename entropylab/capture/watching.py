@@ -158,6 +158,7 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
     is_script = isinstance(module, torch.jit.ScriptModule)
     suspicious = any(looks_like_attention(part) for part in (module.modules() if is_script else (module,)))
     handles: list[Any] = []
+    told: dict[int, bool] = {}
     if fast := isinstance(module, FAST):
         watchers.setdefault(module, []).append(interception)
         stack.callback(watchers[module].remove, interception)
@@ -179,7 +180,7 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
             frame.why = "is TorchScript, in which attention calls can't be seen"
         interception.local.frames.append(frame)
         try:
-            frame.context = context_tokens(module, args, kwargs)
+            frame.context = context_tokens(module, args, kwargs, told)
             if fast:
                 prepare(module, args, kwargs)
         except Exception as problem:
@@ -286,10 +287,10 @@ def leave_all(interception: Interception) -> None:
     end_forward(interception, whole=False)
 
 
-def context_tokens(module: nn.Module, args: tuple, kwargs: dict) -> int | None:
+def context_tokens(module: nn.Module, args: tuple, kwargs: dict, told: dict[int, bool]) -> int | None:
     """How many tokens a forward was handed to attend to, other than its own once more."""
     if isinstance(module, nn.MultiheadAttention):
-        return other_keys(module, args, kwargs)
+        return other_keys(module, args, kwargs, told)
     context = kwargs.get("encoder_hidden_states", kwargs.get("key_value_states"))
     if not isinstance(context, Tensor) or context is own_tokens(args, kwargs) or context.ndim < 2:
         return None
