@@ -1,6 +1,11 @@
 """The command line as a whole: its help, its errors and warnings as one line each, and options that commands share."""
 
+import os
+import signal
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -10,11 +15,43 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ..errors import EntropyLabError, EntropyLabWarning, one_line
-from .words import repeat_sizes, say
+from .words import named_path, repeat_sizes, say
+
+STOPPED = 130
+"""Exit status of what Ctrl-C ended, as of any program."""
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let the first Ctrl-C end a command, and the next one the process at once, without a traceback.
+
+    Nothing is lost by that: what a long run has finished is whole on the disk, and what is half written has no name.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(STOPPED))
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # not one that somebody else has set, nor ignored, as by nohup
+        signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is stop:
+            signal.signal(signal.SIGINT, before)
 
 
 class Commands(TyperGroup):
     """Shows what a caller did wrong as one line, ``error: ...``, with exit status 2 and no traceback."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Run the command line, from its words to the end of the process."""
+        with stoppable():
+            return super().main(*arguments, **options)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was named."""
@@ -30,7 +67,7 @@ class Commands(TyperGroup):
             except KeyboardInterrupt as error:
                 say("stopped", err=True)
                 tell_what_is_left(error)
-                raise typer.Exit(130) from error
+                raise typer.Exit(STOPPED) from error
 
 
 def show_warning(others: Any, message: Any, category: type[Warning], *arguments: Any, **options: Any) -> None:
@@ -114,7 +151,7 @@ Dtype = Annotated[
 Device = Annotated[
     str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps; the fastest there is if left out.")
 ]
-Folder = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write to; made if need be.")]
+Folder = Annotated[Path, typer.Option(parser=named_path, metavar="DIR", help="Folder to write to; made if need be.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 

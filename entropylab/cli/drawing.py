@@ -25,7 +25,7 @@ from .application import (
     TrainSize,
     app,
 )
-from .words import as_table, say, trained_at
+from .words import as_table, named_path, say, trained_at
 
 
 @app.command(
@@ -50,6 +50,7 @@ def figures(
     run: Annotated[
         Path | None,
         typer.Option(
+            parser=named_path,
             metavar="FILE.nc",
             help="Draw figures 5 and 6 of what `entropylab measure` wrote, or all figures of a folder that this "
             "command wrote to; nothing is measured.",
@@ -132,10 +133,12 @@ def generate(
         for rule in parse_rules(scaling)
     }
     pipe = entropylab.load(model, dtype=dtype, device=device)
+    from ..measuring.checks import check_steps
     from ..models.prompts import default_settings
     from ..pipelines import check_sizes
 
     check_sizes(pipe, pairs)
+    check_steps(pipe, steps or 1)
     if quiet:
         pipe.set_progress_bar_config(disable=True)
     given = {name: v for name, v in (("num_inference_steps", steps), ("guidance_scale", guidance)) if v is not None}

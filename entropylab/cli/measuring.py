@@ -24,7 +24,7 @@ from .application import (
     TrainSize,
     app,
 )
-from .words import as_table, is_first, is_run, prompts_of, say, trained_at
+from .words import as_table, is_first, is_run, named_path, prompts_of, say, trained_at
 
 
 @app.command(
@@ -61,6 +61,7 @@ def measure(
     prompts: Annotated[
         Path | None,
         typer.Option(
+            parser=named_path,
             metavar="FILE",
             help="Text file, one prompt a line; csv, tsv, jsonl or parquet; or a data set's id on the hub. If there "
             "are more prompts than samples, the seed decides which. The embedded pipeline has its own.",
@@ -87,7 +88,8 @@ def measure(
     dtype: Dtype = None,
     device: Device = None,
     out: Annotated[
-        Path, typer.Option(metavar="FILE.nc", help="File to write, or a folder for a long run: RUN/.")
+        Path,
+        typer.Option(parser=named_path, metavar="FILE.nc", help="File to write, or a folder for a long run: RUN/."),
     ] = Path("entropy.nc"),
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -155,7 +157,7 @@ def status(
 )
 def merge(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of the runs.")],
-    out: Annotated[Path, typer.Option(metavar="FILE.nc", help="File to write.")],
+    out: Annotated[Path, typer.Option(parser=named_path, metavar="FILE.nc", help="File to write.")],
     overwrite: Overwrite = False,
 ) -> None:
     """``entropylab merge``."""

@@ -7,7 +7,7 @@ import typer
 
 from ..files import check_writable, write_whole
 from .application import Overwrite, app
-from .words import say
+from .words import named_path, say
 
 ABOUT = "Ask people to rate pictures blindly, and analyse what they rated."
 
@@ -24,11 +24,15 @@ app.add_typer(ratings, name="ratings", short_help=ABOUT)
 )
 def make(
     pictures: Annotated[list[Path], typer.Argument(metavar="PICTURES...", help="Folders of pictures, one a method.")],
-    out: Annotated[Path, typer.Option(metavar="FILE.html", help="Page to write.")] = Path("ratings.html"),
+    out: Annotated[Path, typer.Option(parser=named_path, metavar="FILE.html", help="Page to write.")] = Path(
+        "ratings.html"
+    ),
     prompts: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Text file, a prompt a line, in the order of names; the PNGs' own if left out."
+            parser=named_path,
+            metavar="FILE",
+            help="Text file, a prompt a line, in the order of names; the PNGs' own if left out.",
         ),
     ] = None,
     pairs: Annotated[int, typer.Option(min=1, metavar="N", help="Pairs on the page at most, a random choice.")] = 50,
@@ -51,7 +55,9 @@ def make(
 )
 def analyse(
     files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="What the page saved.")],
-    out: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Write the means by method.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=named_path, metavar="FILE.csv", help="Write the means by method.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """``entropylab ratings analyse``."""

@@ -11,7 +11,7 @@ from ..errors import EntropyLabError
 from ..files import check_writable, write_whole
 from ..sizes import split
 from .application import Overwrite, app
-from .words import say
+from .words import named_path, say
 
 TOLERANCE = 0.1
 """What the law may be off by [nats], as in `entropylab.law.validity`, whose file takes long to import."""
@@ -89,6 +89,7 @@ def check(
     out: Annotated[
         Path | None,
         typer.Option(
+            parser=named_path,
             metavar="FILE.csv",
             help="Write a CSV of the table of --by; without --by, a row for every layer, head and size.",
         ),
@@ -124,9 +125,9 @@ def check(
 )
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help=WRITTEN)],
-    out: Annotated[Path, typer.Option(metavar="FILE.html", help="File to write; the Markdown is beside it.")] = Path(
-        "report.html"
-    ),
+    out: Annotated[
+        Path, typer.Option(parser=named_path, metavar="FILE.html", help="File to write; the Markdown is beside it.")
+    ] = Path("report.html"),
     name: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="What to call a run, once for each; its model if left out.")
     ] = None,

@@ -46,6 +46,13 @@ def repeat_sizes(arguments: Sequence[str]) -> list[str]:
     return repeated
 
 
+def named_path(text: str) -> Path:
+    """A file or folder that an option names; not the current folder because a variable is unset, as in --out=$RUN."""
+    if not str(text).strip():
+        raise typer.BadParameter("it must be the name of a file or folder. Got nothing: is a variable unset?")
+    return Path(text)
+
+
 def prompts_of(path: Path | None, column: str | None, samples: int | None, seed: int) -> list[str] | None:
     """The prompts of ``--prompts``, or None; captions that were left out are reported."""
     from ..prompts import read_prompts

@@ -1,6 +1,8 @@
 """What ``measure`` is asked for, checked before any sampling."""
 
+import copy
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +68,31 @@ def call_settings(pipe: Any, steps: Any, guidance_scale: Any) -> dict[str, Any]:
     if guidance_scale is not None and not (isinstance(guidance_scale, int | float) and math.isfinite(guidance_scale)):
         raise EntropyLabError(f"guidance_scale must be a finite number. Got {guidance_scale!r}.")
     defaults = default_settings(pipe)
+    check_steps(pipe, check_count("steps", steps, 1))
     settings = {
         "num_inference_steps": check_count("steps", steps, defaults.get("num_inference_steps")),
         "guidance_scale": defaults.get("guidance_scale") if guidance_scale is None else guidance_scale,
         "output_type": "latent",
     }
     return {name: value for name, value in settings.items() if value is not None and name in taken}
+
+
+def check_steps(pipe: Any, steps: int) -> None:
+    """More steps than timesteps in training are refused where the pipeline's scheduler has no use for them."""
+    scheduler = getattr(pipe, "scheduler", None)
+    config = getattr(scheduler, "config", None)
+    trained = config.get("num_train_timesteps") if isinstance(config, Mapping) else None
+    if not isinstance(trained, int) or steps <= trained:
+        return
+    trial = copy.deepcopy(scheduler)
+    try:
+        trial.set_timesteps(steps)  # type: ignore[union-attr]
+        fits = len(set(trial.timesteps.tolist())) > 1  # type: ignore[union-attr]
+    except ValueError as error:
+        fits = "num_inference_steps" not in str(error)
+    except (AttributeError, KeyError, RuntimeError, TypeError):  # it wants more than a number of steps
+        fits = True
+    if not fits:
+        raise EntropyLabError(
+            f"steps must be at most {trained}, as many as {type(scheduler).__name__} has timesteps. Got {steps}."
+        )

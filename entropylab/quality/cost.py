@@ -3,7 +3,7 @@
 import ctypes
 import gc
 import os
-import resource
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -121,12 +121,19 @@ def resettable() -> bool:
 
 
 def resident(name: str) -> int:
-    """Resident memory of the process [bytes]: "VmRSS" now, "VmHWM" its peak since that was reset; elsewhere than on
-    Linux the peak since the process began.
+    """Resident memory of the process [bytes]: "VmRSS" now, "VmHWM" its peak since that was reset, or elsewhere than
+    on Linux since the process began.
     """
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if peak > 2**32 else peak * 1024  # macOS counts bytes, others KiB
+    import psutil
+
+    memory = psutil.Process().memory_info()
+    with suppress(ImportError):
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return int(memory.rss if name == "VmRSS" else peak if sys.platform == "darwin" else peak * 1024)  # macOS: bytes
+    return int(getattr(memory, "peak_wset", memory.rss) if name == "VmHWM" else memory.rss)  # Windows

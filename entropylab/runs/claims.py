@@ -43,16 +43,18 @@ def machine() -> dict[str, str]:
 def started(pid: int) -> str:
     """When a process of this machine was started; "" if there is none of this number, or it is dead.
 
-    Where there is no /proc, "unknown" for every process that lives.
+    Where there is no /proc, psutil tells: ``os.kill(pid, 0)`` would end a process on Windows.
     """
     if not Path("/proc/self/stat").exists():
+        import psutil
+
         try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
+            process = psutil.Process(pid)
+            return "" if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD) else str(process.create_time())
+        except psutil.NoSuchProcess:
             return ""
-        except OSError:
-            pass
-        return "unknown"
+        except psutil.Error:
+            return "unknown"
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:

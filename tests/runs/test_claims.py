@@ -134,3 +134,17 @@ def test_a_claim_that_cannot_be_read_is_believed_until_it_expires(raw: bytes, tm
     assert ours.take("unit") is None
     clock.now = 61
     assert isinstance(ours.take("unit"), Claim)
+
+
+def test_asking_after_a_process_never_ends_it_where_there_is_no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(*arguments: object) -> None:
+        raise AssertionError("os.kill(pid, 0) ends a process on Windows")
+
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda self, **options: "proc" not in self.parts and exists(self, **options))
+    monkeypatch.setattr(os, "kill", end)
+    here = started(os.getpid())
+    assert here not in ("", "unknown")
+    assert started(os.getpid()) == here
+    assert started(dead_process()) == ""
+    assert is_dead({**machine(), "pid": os.getpid(), "started": "1"})

@@ -156,3 +156,9 @@ def test_units_of_several_versions_are_named(run: Path) -> None:
     record.file(record.units[1]).unlink()
     record.write(record.units[1], ds.assign_attrs(versions='{"torch": "1"}'))
     assert '{"torch": "1"}' in json.loads(entropylab.open(run).attrs["versions_of_units"])
+
+
+def test_a_run_in_which_nothing_can_be_measured_says_so(tmp_path: Path) -> None:
+    for out in (None, tmp_path / "run"):
+        with pytest.raises(EntropyLabError, match="nothing was measured"):
+            measure(out, layers="cross", sizes=[32], scaling="original")

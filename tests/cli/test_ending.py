@@ -1,0 +1,118 @@
+"""How a command ends that was stopped, by one Ctrl-C or by more, and what no command begins with."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import entropylab
+from entropylab.errors import EntropyLabWarning
+
+from ..command_line import run
+from ..runs.stub import Stub, measure
+
+PROGRAM = """
+import atexit, os, runpy, signal, sys
+import entropylab
+from entropylab.errors import EntropyLabWarning
+from tests.runs.stub import Stub
+
+def stop():
+    os.kill(os.getpid(), signal.SIGINT)
+
+class Text:
+    # standard error that is interrupted while the command says that it was stopped
+    def __init__(self, stream):
+        self.stream = stream
+    def write(self, text):
+        if "{where}" == "while it ends" and "stopped" in text:
+            stop()
+        return self.stream.write(text)
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+def on_call(pipe):
+    if pipe.calls == 3:
+        if "{where}" == "while it is interrupted":
+            try:
+                stop()
+            finally:
+                stop()
+        stop()
+
+def load(*arguments, **options):
+    pipe = Stub()
+    pipe.on_call = on_call
+    return pipe
+
+entropylab.load = load
+sys.stderr = Text(sys.stderr)
+if "{where}" == "at the end of the process":
+    atexit.register(stop)
+sys.argv = ["entropylab", "measure", "--sizes", "32", "--prompts", "{prompts}", "--batch-size", "2", "--quiet",
+            "--out", "{out}"]
+runpy.run_module("entropylab", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("where", ["once", "while it is interrupted", "while it ends", "at the end of the process"])
+def test_stopping_a_command_twice_ends_it_at_once_and_cleanly(where: str, tmp_path: Path) -> None:
+    prompts, out = tmp_path / "prompts.txt", tmp_path / "run"
+    prompts.write_text("\n".join(f"picture {i}" for i in range(8)))
+    program = PROGRAM.format(where=where, prompts=prompts, out=out)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.returncode == 130, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "KeyboardInterrupt" not in ended.stderr
+    assert "Aborted" not in ended.stderr
+    if where == "once":
+        assert ended.stderr.splitlines()[0] == "stopped"
+        assert f"entropylab status {out}" in ended.stderr
+    with pytest.warns(EntropyLabWarning, match="2 of 4 units"):
+        assert entropylab.open(out).attrs["units_done"] == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("measure", "--sizes", 32, "--out="),
+        ("measure", "--sizes", 32, "--out", ""),
+        ("measure", "--sizes", 32, "--prompts=", "--out", "a.nc"),
+        ("generate", "a heart", "--size", 32, "--out="),
+        ("merge", "run", "--out= "),
+        ("figures", "--out="),
+        ("figures", "--run="),
+        ("report", "a.nc", "--out="),
+        ("ratings", "make", "pictures", "--out="),
+        ("ratings", "analyse", "a.json", "--out="),
+    ],
+)
+def test_the_name_of_nothing_is_not_the_current_folder(
+    words: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(entropylab, "load", lambda *arguments, **options: Stub(), raising=False)
+    result = run(*words)
+    assert result.exit_code == 2
+    assert "it must be the name of a file or folder. Got nothing: is a variable unset?" in " ".join(
+        result.stderr.split()
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_of_spaces_is_no_folder_for_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(entropylab.EntropyLabError, match="out must be the name of a folder. Got ' '"):
+        measure(" ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["measure", "generate"])
+def test_more_steps_than_timesteps(command: str, tmp_path: Path) -> None:
+    words = ["a heart"] if command == "generate" else []
+    out = tmp_path / ("images" if command == "generate" else "a.nc")
+    result = run(command, *words, "--sizes", 32, "--steps", 1001, "--out", out)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: steps must be at most 1000, as many as DDIMScheduler has timesteps.")
+    assert "Got 1001" in result.stderr
