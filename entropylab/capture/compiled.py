@@ -1,20 +1,72 @@
-"""Compiled code: it holds no calls that could be seen or followed, so it runs as it was written meanwhile."""
+"""Compiled code: it holds no calls that could be seen or followed, so watched modules run as they were written.
 
+Only they do: whatever else was compiled stays so. While a forward is followed, the compiler's stance lets everything
+run as it was written, also functions that the model calls.
+"""
+
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import nn
 
-from .shared import Shared, Undo
+from .shared import Shared, Undo, replaced, together
 
-stances = Shared()
-"""Stances of the compiler."""
+stances, written = Shared(), Shared()
+"""Stances of the compiler, and modules that run as they were written."""
+
+ORIGINAL = "_torchdynamo_orig_callable"
+"""Attribute of what was compiled: what it was made of."""
 
 
-def is_compiled(module: nn.Module) -> bool:
-    """Whether a module or a method of it was handed to ``torch.compile``, or it was compiled in place."""
-    in_place = getattr(module, "_compiled_call_impl", None) is not None
-    return in_place or any(hasattr(own, "_torchdynamo_orig_callable") for own in (module, *vars(module).values()))
+def compiled_parts(module: nn.Module) -> dict[str, Any]:
+    """Name of what is compiled in a module, the whole of it or a method -> what stands there as it was written."""
+    own = {name: value for name, value in vars(module).items() if callable(value) and hasattr(value, ORIGINAL)}
+    found = {name: as_written(value) for name, value in own.items() if name not in ("_compiled_call_impl", ORIGINAL)}
+    forward = getattr(type(module), "forward", None)
+    if "forward" not in vars(module) and hasattr(forward, ORIGINAL):
+        found["forward"] = as_written(forward).__get__(module)
+    if getattr(module, "_compiled_call_impl", None) is not None:
+        found["_compiled_call_impl"] = None
+    return found
+
+
+def as_written(compiled: Any) -> Any:
+    """What a compiled function was made of."""
+    while hasattr(compiled, ORIGINAL):
+        compiled = getattr(compiled, ORIGINAL)
+    return compiled
+
+
+def write_out(module: nn.Module) -> Undo:
+    """Let a module, and methods of it, run as they were written."""
+    return together([replaced(module, name, original) for name, original in compiled_parts(module).items()])
+
+
+def see_compile(is_watched: Callable[[nn.Module], bool], compiler: Any) -> Undo:
+    """Let modules that are compiled from now on run as they were written for as long as they are watched."""
+    original = compiler.compile
+
+    @wraps(original)
+    def compile(model: Any = None, *args: Any, **kwargs: Any) -> Any:
+        found = original(model, *args, **kwargs)
+        module = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
+        if not isinstance(module, nn.Module):
+            return found
+        if not isinstance(found, nn.Module):
+            return unless_watched(found, module)
+        found.forward = unless_watched(found.forward, module)
+        return found
+
+    def unless_watched(compiled: Callable, module: nn.Module) -> Callable:
+        @wraps(compiled)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            return (as_written(compiled) if is_watched(module) else compiled)(*args, **kwargs)
+
+        return run
+
+    return replaced(compiler, "compile", compile)
 
 
 def run_eagerly() -> None:

@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from .bindings import bound_names
 from .byhand import see_by_hand
 from .calls import AttentionCall
-from .compiled import is_compiled, run_compiled, run_eagerly
+from .compiled import compiled_parts, see_compile, write_out, written
 from .copies import mark, owner_of_state, states, without_watchers
 from .forwards import Forward, here, running
 from .interception import (
@@ -47,8 +48,8 @@ PROJECTIONS = ("q", "k", "v", "wq", "wk", "wv", "query", "key", "value")
 """Words in names of the parts of an attention layer."""
 
 lock = threading.Lock()
-functions, scores = Shared(), Shared()
-"""Functions of PyTorch that are seen, and modules whose ``get_attention_scores`` is."""
+functions, scores, compilers = Shared(), Shared(), Shared()
+"""Functions of PyTorch that are seen, modules whose ``get_attention_scores`` is, and what compiles."""
 
 
 def looks_like_attention(module: nn.Module) -> bool:
@@ -90,7 +91,8 @@ def intercept(
 ) -> Iterator[Interception]:
     """Call ``on_attention`` for every attention call made inside ``roots``, while the context lasts.
 
-    Compiled modules run eagerly meanwhile: a compiled graph holds no calls that could be seen.
+    Compiled modules in ``roots`` run as they were written meanwhile, for a compiled graph holds no calls that could be
+    seen. Where such a module runs inside of somebody's compiled function its attention is named as unseen.
 
     Args:
         roots: name -> module whose attention is of interest; layers are named by path from there.
@@ -118,7 +120,7 @@ def intercept(
 @contextmanager
 def activated(interception: Interception) -> Iterator[None]:
     """Have an interception told of what is seen, those that rescale first."""
-    with functions.changed(F, see_functions):
+    with functions.changed(F, see_functions), compilers.changed(torch, partial(see_compile, is_watched)):
         with lock:
             active.append(interception)
             active.sort(key=lambda other: not other.rescales)
@@ -129,6 +131,11 @@ def activated(interception: Interception) -> Iterator[None]:
                 active.remove(interception)
 
 
+def is_watched(module: nn.Module) -> bool:
+    """Whether anybody watches a module, or a part of it."""
+    return any(part in interception.watched for interception in active for part in module.modules())
+
+
 def see_scores(module: Any) -> Undo:
     """Let a module's ``get_attention_scores`` be seen."""
     return replaced(module, "get_attention_scores", SeenScores(module))
@@ -137,15 +144,14 @@ def see_scores(module: Any) -> Undo:
 def watch_root(interception: Interception, stack: ExitStack, name: str, root: nn.Module) -> None:
     """Hook the modules of a root that are not hooked yet, until ``stack`` is closed."""
     new = [each for each in root.named_modules(prefix=name) if each[1] not in interception.watched]
-    if any(is_compiled(module) for _, module in new):
-        run_eagerly()
-        stack.callback(run_compiled)
     if interception in active:
         forget(root)
     for owner in {owner_of_state(type(module)) for _, module in new}:
         stack.enter_context(states.changed(owner, without_watchers))
     for path, module in new:
         interception.watched.add(module)
+        if module in written or compiled_parts(module):
+            stack.enter_context(written.changed(module, write_out))
         watch(interception, stack, path.replace("._orig_mod", ""), module, is_root=module is root)
 
 
@@ -166,6 +172,10 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
         stack.enter_context(scores.changed(module, see_scores))
 
     def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        if torch.compiler.is_compiling():  # a compiled function calls the module
+            if suspicious:
+                interception.unseen[path] = "runs inside of a compiled function, in which attention calls can't be seen"
+            return
         if is_root and not computes_again():
             interception.blind = None
             try:
@@ -195,6 +205,8 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
             forward.pause()
 
     def leave(module: nn.Module, args: tuple, output: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
         frames = interception.local.frames
         if not frames or frames[-1].module is not module:
             return
