@@ -12,7 +12,7 @@ Examples:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .errors import EntropyLabError
+from .errors import EntropyLabError, EntropyLabWarning
 
 if TYPE_CHECKING:
     from . import plot
@@ -56,6 +56,7 @@ _HOMES = {
 __all__ = [
     "Calibration",
     "EntropyLabError",
+    "EntropyLabWarning",
     "calibrate",
     "check",
     "evaluate",

@@ -19,7 +19,13 @@ class EntropyLabError(ValueError):
 
 
 class EntropyLabWarning(UserWarning):
-    """Something was left out of a result, which names it."""
+    """Something was left out of a result, which names it; or a rule could not do all that it says.
+
+    Examples:
+        >>> import warnings
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("error", entropylab.EntropyLabWarning)  # now it is an exception
+    """
 
 
 def one_line(error: BaseException, most: int | None = None) -> str:
