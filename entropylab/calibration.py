@@ -13,7 +13,7 @@ import xarray as xr
 from torch import Tensor
 
 from . import pipelines
-from .capture import looks_like_attention
+from .checkpoints import magnitudes
 from .errors import EntropyLabError, EntropyLabWarning, check_int, check_positive
 from .measurement import measure
 from .netcdf import save
@@ -33,22 +33,25 @@ class ByLayer(LayerRule):
     Attributes:
         tokens: layer path -> log N of the calibrated sizes, ascending (sizes, ).
         factors: layer path -> log multipliers (sizes, heads).
-        weights: layer path -> what ``weights_of`` said of the model that was calibrated; nothing if it was not asked.
+        weights: layer path -> ``magnitudes`` of the model that was calibrated; nothing if they are not known.
+        others: layers of the model that are left alone: they are of another kind, or were not measured.
     """
 
     tokens: dict[str, np.ndarray]
     factors: dict[str, np.ndarray]
     weights: dict[str, float] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
 
     def check(self, pipe: Any) -> None:
         """The calibration must know every self-attention layer of the pipeline, with as many heads."""
         for layer in pipelines.layers(pipe):
-            if layer.kind == "self" and self.heads_of(layer.path) != layer.heads:
+            known = layer.kind != "self" or layer.path in self.others
+            if not known and self.heads_of(layer.path) != layer.heads:
                 raise EntropyLabError(
                     f"the calibration is of another model: {type(pipe).__name__} has layer {layer.path} with "
                     f"{layer.heads} heads, the calibration {self.heads_of(layer.path) or 'no such layer'}."
                 )
-        now = weights_of(pipe) if self.weights else {}
+        now = magnitudes(pipe) if self.weights else {}
         others = [path for path in now if not math.isclose(now[path], self.weights.get(path, now[path]), rel_tol=2e-3)]
         if others:
             message = f"the calibration is of other weights: {len(others)} of {len(now)} layers differ, as {others[0]}."
@@ -60,6 +63,8 @@ class ByLayer(LayerRule):
 
     def factor(self, layer: str, tokens: int, train_tokens: int) -> Tensor:
         """One multiplier per head (heads,)."""
+        if layer in self.others:
+            return torch.ones((), dtype=torch.float64)
         if layer not in self.tokens:
             raise EntropyLabError(
                 f"the calibration is of another model: it has no layer {layer!r}, but "
@@ -120,7 +125,8 @@ class Calibration:
             table[float(np.log(one.train_tokens))] = np.zeros(int(heads.sum()))
             tokens[str(layer)] = np.array(sorted(table))
             factors[str(layer)] = np.stack([table[count] for count in sorted(table)])
-        return ByLayer(tokens, factors, json.loads(ds.attrs.get("weights", "{}")))
+        others = tuple(json.loads(ds.attrs.get("uncalibrated", "[]")))
+        return ByLayer(tokens, factors, json.loads(ds.attrs.get("weights", "{}")), others)
 
     def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Write the calibration as netCDF."""
@@ -158,6 +164,9 @@ def calibrate(
     each changes what the later ones see. An entropy above log N is out of reach: such heads go towards the
     smallest multiplier, 0.1 (the largest is 10).
 
+    Layers that turn out to be joint or temporal when they run, or can't be measured, keep their scale; they are in
+    the Dataset's attribute ``uncalibrated``, and a warning names the joint ones and those that were not measured.
+
     Args:
         pipe: a diffusers pipeline.
         sizes: sizes to calibrate at [pixels], as for ``measure``.
@@ -172,7 +181,7 @@ def calibrate(
         `Calibration`.
 
     Raises:
-        EntropyLabError: as for ``measure``.
+        EntropyLabError: as for ``measure``; no layer of the model is self-attention, after a first step.
 
     Source: the documentation's theory of the scaling factor, H(m; N) = H_T, layer by layer.
 
@@ -189,8 +198,10 @@ def calibrate(
     check_int("iterations", iterations)
     check_positive("tolerance", tolerance, "nats")
     sampling = {**sampling, "rows": rows}
+    kinds = kinds_of_layers(pipe, trained, train_size, sampling)
     reference = profile(pipe, trained, "original", train_size, sampling)
-    found = [newton(pipe, pair, reference, train_size, iterations, tolerance, sampling) for pair in pairs]
+    others = left_alone(pipe, reference, kinds)
+    found = [newton(pipe, pair, reference, train_size, iterations, tolerance, sampling, others) for pair in pairs]
     joined = xr.concat(found, "size", join="outer", coords="minimal", compat="override")
     joined["target"], joined["sigma2"] = bare(reference.entropy), bare(reference.sigma2)
     by_layer = {name: bare(reference[name]) for name in ("train_tokens", "block", "kind")}
@@ -198,21 +209,49 @@ def calibrate(
     for name in ("calibrated", "invariant"):
         joined[name].attrs = {"units": "1", "long_name": f"multiplier of the softmax scale, {name}"}
     joined["target"].attrs = {"units": "nats", "long_name": "attention entropy at the training size"}
-    return Calibration(joined.assign_attrs(reference.attrs, weights=json.dumps(weights_of(pipe))))
+    attributes = {"weights": json.dumps(magnitudes(pipe)), "uncalibrated": json.dumps(others)}
+    return Calibration(joined.assign_attrs(reference.attrs, **attributes))
 
 
-def weights_of(pipe: Any) -> dict[str, float]:
-    """Layer path -> mean magnitude of the first matrix of every attention layer; it tells one checkpoint from another.
+def kinds_of_layers(pipe: Any, size: Size, train_size: Any, sampling: dict[str, Any]) -> dict[str, str]:
+    """Layer path -> kind of the layers that can be measured, from one sample in one step.
 
-    Precision changes it by less than 0.2%. Layers whose weights are elsewhere at the moment (offloaded) are left out.
+    Raises:
+        EntropyLabError: none of them is self-attention.
     """
-    found = {}
-    for name, root in pipelines.denoisers(pipe).items():
-        for path, module in root.named_modules(prefix=name):
-            matrix = next((weight for weight in module.parameters() if weight.ndim == 2), None)
-            if looks_like_attention(module) and matrix is not None and not matrix.is_meta:
-                found[path.replace("._orig_mod", "")] = float(matrix.detach().abs().double().mean())
-    return found
+    few = {name: value for name, value in sampling.items() if name not in ("samples", "steps", "rows", "strict")}
+    if few.get("call") is None:
+        few["steps"] = 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EntropyLabWarning)  # what can't be measured is named when all is sampled
+        ds = measure(
+            pipe, [size], train_size=train_size, keep=("layer",), statistics=("entropy",), rows=1, samples=1,
+            **few,
+        )  # fmt: skip
+    kinds = dict(zip(ds.module.values.tolist(), ds.kind.values.tolist(), strict=True))
+    if "self" not in kinds.values():
+        unmeasured = json.loads(ds.attrs["unmeasured"])
+        lost = (
+            f", and {counted(len(unmeasured), 'layer')} could not be measured ({unmeasured[0]})" if unmeasured else ""
+        )
+        raise EntropyLabError(
+            f"calibrate is for self-attention, and {type(pipe).__name__} has none: its {len(kinds)} layers are "
+            f"of kind {', '.join(sorted(set(kinds.values())))}, as {next(iter(kinds))}{lost}."
+        )
+    return kinds
+
+
+def left_alone(pipe: Any, reference: xr.Dataset, kinds: dict[str, str]) -> list[str]:
+    """The layers that look like self-attention and are not calibrated; what the size matters to is named."""
+    declared = [layer.path for layer in pipelines.layers(pipe) if layer.kind == "self"]
+    others = [path for path in declared if path not in set(reference.layer.values.tolist())]
+    told = [path for path in others if kinds.get(path) not in ("temporal", "cross")]
+    if told:
+        named = ", ".join(f"{path} ({kinds.get(path, 'not measured')})" for path in told[:5])
+        more = f" and {len(told) - 5} more" if len(told) > 5 else ""
+        message = f"{counted(len(told), 'layer')} keep their scale, for calibrate is for self-attention: {named}{more}"
+        warnings.warn(message, EntropyLabWarning, stacklevel=3)
+    return others
 
 
 def profile(pipe: Any, size: Size, scaling: Any, train_size: Any, sampling: dict[str, Any]) -> xr.Dataset:
@@ -221,7 +260,11 @@ def profile(pipe: Any, size: Size, scaling: Any, train_size: Any, sampling: dict
         pipe, [size], scaling=scaling, train_size=train_size, keep=("layer", "head"), layers="self",
         statistics=("entropy", "sigma2", "sensitivity"), **sampling,
     )  # fmt: skip
-    return ds.isel(size=0, scaling=0, drop=True)
+    ds = ds.isel(size=0, scaling=0, drop=True)
+    denoising = np.isin([path.partition(".")[0] for path in ds.module.values.tolist()], list(pipelines.denoisers(pipe)))
+    ds = ds.isel(layer=np.flatnonzero(denoising & np.isin(ds.part.values, ("image", "all", "unknown"))))
+    ds = ds.isel(layer=np.flatnonzero(~ds.module.to_index().duplicated()))
+    return ds.assign_coords(layer=ds.module.values)
 
 
 def newton(
@@ -232,6 +275,7 @@ def newton(
     iterations: int,
     tolerance: float,
     sampling: dict[str, Any],
+    others: list[str],
 ) -> xr.Dataset:
     """Calibrated and invariant multipliers at one size."""
     target = bare(reference.entropy)
@@ -241,7 +285,7 @@ def newton(
     reachable = target < np.log(bare(now.tokens))
     logs = np.log(invariant)
     for iteration in range(iterations):
-        rule = NamedRule("calibrated", ByLayer(*table(now, logs)))
+        rule = NamedRule("calibrated", ByLayer(*table(now, logs), others=tuple(others)))
         now = profile(pipe, size, rule, train_size, sampling)
         drift = bare(now.entropy) - target
         if iteration == iterations - 1 or float(abs(drift).where(reachable).max()) < tolerance:

@@ -118,15 +118,15 @@ def check_writable(path: str | os.PathLike[str], overwrite: bool = False) -> Pat
     return target
 
 
-def as_path(path: Any, name: str = "path") -> Path:
+def as_path(path: Any, name: str = "path", what: str = "file") -> Path:
     """``path`` as a Path, if it can be one.
 
     Raises:
-        EntropyLabError: no text, none at all, or one that no system takes for a name; the argument is ``name``.
+        EntropyLabError: no text, none at all, or one that no system takes for a name. ``name`` is the argument's.
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str) or not text:
-        raise EntropyLabError(f"{name} must be the name of a file or folder. Got {path!r}.")
+        raise EntropyLabError(f"{name} must be the name of a {what}. Got {path!r}.")
     try:
         whole = b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
@@ -136,17 +136,19 @@ def as_path(path: Any, name: str = "path") -> Path:
     return Path(path)
 
 
-def make_folder(out: str | os.PathLike[str]) -> Path:
+def make_folder(out: str | os.PathLike[str], name: str = "out") -> Path:
     """A folder to write to, made if need be; to be called before any long work starts.
 
     Raises:
         EntropyLabError: it can't be made, or not be written to.
     """
-    folder = as_path(out, "out")
+    folder = as_path(out, name, "folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise EntropyLabError(f"out must be a folder that can be written to. {folder}: {one_line(error)}.") from error
+        raise EntropyLabError(
+            f"{name} must be a folder that can be written to. {folder}: {one_line(error)}."
+        ) from error
     return folder

@@ -11,12 +11,14 @@ import xarray as xr
 from . import pipelines
 from .bars import progress_bar, quiet
 from .errors import EntropyLabError, check_count
+from .files import as_path
 from .measuring.checks import call_settings, check_prompts, check_rules, check_seed
 from .measuring.plan import Call, Plan
 from .measuring.provenance import command
 from .measuring.recorder import Recorder
 from .measuring.recording import DEFAULT_STATISTICS, new_recorder, watching
 from .runs.beginning import check_folder
+from .runs.folder import MOST_SAMPLES
 from .runs.worker import KEPT_APART, measure_run, source_of
 from .sizes import size_label
 
@@ -101,8 +103,10 @@ def measure(
     pipelines.layers(pipe)
     pairs = pipelines.check_sizes(pipe, sizes)
     check_seed(seed, check_count("samples", samples, 1))
+    if samples is not None and samples > MOST_SAMPLES:
+        raise EntropyLabError(f"samples must be at most {MOST_SAMPLES}. Got {samples}.")
     if out is not None:
-        check_folder(out)
+        check_folder(as_path(out, "out", "folder"))
     elif overwrite or unit_samples is not None:
         raise EntropyLabError("overwrite and unit_samples are for a long run: pass out=, a folder.")
     texts = check_prompts(pipe, prompts, samples, seed, column)

@@ -26,7 +26,7 @@ def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
         True
     """
     source = as_path(path)
-    if not source.is_dir():
+    if not os.path.isdir(source):
         return netcdf.read(source)
     from .runs import open_run
 

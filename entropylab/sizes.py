@@ -3,12 +3,23 @@
 import re
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import EntropyLabError
 
 Size = tuple[int, int]
 """Height and width [pixels]."""
+
+
+class Packed(NamedTuple):
+    """The size of an image that comes as (batch, tokens, width), or (batch, channels, length): what is known of it."""
+
+    tokens: int
+    width: int
+
+
+KnownSize = Size | Packed | None
+"""What is known of the size of an image that was met; None if nothing is."""
 
 AnySize = str | int | Size
 """A label ("64x64"), a side, or a pair."""

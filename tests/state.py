@@ -21,7 +21,9 @@ def state(*modules):
     hooks = [len(part._forward_hooks) + len(part._forward_pre_hooks) for part in parts]
     own = [sorted({"forward", "get_attention_scores"} & set(vars(part))) for part in parts]
     functions = (F.scaled_dot_product_attention, torch.softmax, F.softmax, flex.flex_attention)
-    inherited = "softmax" in vars(Tensor), Tensor.softmax
+    functions += (torch.matmul, torch.bmm, torch.baddbmm, torch.einsum)
+    methods = ("softmax", "matmul", "__matmul__", "bmm", "baddbmm")
+    inherited = [(name in vars(Tensor), getattr(Tensor, name)) for name in methods]
     backends = [vars(part.processor).get("_attention_backend") for part in attentions(*modules)]
     return (
         hooks,

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from entropylab import pipelines
-from entropylab.calibration import ByLayer, weights_of
+from entropylab.calibration import ByLayer
+from entropylab.checkpoints import magnitudes
 from entropylab.errors import EntropyLabWarning
 
 from .conftest import new_random_pipeline
@@ -18,7 +19,7 @@ def rule():
     pipe = new_random_pipeline()
     layers = pipelines.layers(pipe)
     tokens = {layer.path: np.zeros(1) for layer in layers}
-    return ByLayer(tokens, {layer.path: np.zeros((1, layer.heads)) for layer in layers}, weights_of(pipe))
+    return ByLayer(tokens, {layer.path: np.zeros((1, layer.heads)) for layer in layers}, magnitudes(pipe))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -1,17 +1,24 @@
 """Calibration restores the training-size entropy, layer by layer and head by head."""
 
+import json
 import math
+import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import entropylab
 from entropylab import EntropyLabError
 from entropylab.calibration import SMALLEST
+from entropylab.errors import EntropyLabWarning
 
+from .attention import PlainAttention
 from .conftest import new_random_pipeline
 from .sampling import sample
+from .zoo import BY_NAME
 
 SAMPLING = {"prompts": ["a red car", "a blue house"], "steps": 2, "guidance_scale": 1.0, "progress": False}
 
@@ -109,3 +116,89 @@ def test_drift_of_the_embedded_pipeline_is_gone(embedded):
     ds = entropylab.measure(embedded, [64, 96], scaling=("original", found), **options)
     drift = abs(ds.entropy - ds.entropy.sel(size="64x64", scaling="original")).sel(size="96x96").mean(("layer", "head"))
     assert float(drift.sel(scaling="calibrated")) < 0.05 * float(drift.sel(scaling="original"))
+
+
+class Mixed(nn.Module):
+    """Layers that look alike before they run: among the image's tokens, and jointly with the text's, by name."""
+
+    def __init__(self, names):
+        super().__init__()
+        torch.manual_seed(0)
+        self.config = SimpleNamespace(sample_size=4)
+        self.before, self.after = nn.Linear(4, 16), nn.Linear(16, 4)
+        self.layers = nn.ModuleDict({name: PlainAttention(16) for name in names})
+
+    def forward(self, sample, timestep, encoder_hidden_states):
+        tokens = self.before(sample.flatten(2).mT)
+        for name, layer in self.layers.items():
+            if name.startswith("joint"):
+                both = layer(3 * torch.cat([tokens, encoder_hidden_states], 1))
+                tokens = tokens + both[:, : tokens.shape[1]]
+            elif name.startswith("self"):
+                tokens = tokens + layer(3 * tokens)
+        return self.after(tokens).mT.unflatten(-1, sample.shape[-2:])
+
+
+class MixedPipe:
+    """Samples in ``steps`` steps, and counts the forwards of its denoiser."""
+
+    vae_scale_factor, default_sample_size, name_or_path = 8, 4, "mixed"
+
+    def __init__(self, *names):
+        self.unet, self.forwards = Mixed(names).eval(), 0
+        self.components, self.config = {"unet": self.unet}, SimpleNamespace(sample_size=4)
+
+    @torch.no_grad()
+    def __call__(self, prompt, height, width, generator, num_inference_steps=3, output_type=""):
+        sample = torch.cat([torch.randn(1, 4, height // 8, width // 8, generator=each) for each in generator])
+        text = torch.ones(len(sample), 5, 16) * torch.arange(16).cos()
+        for step in range(num_inference_steps):
+            self.forwards += 1
+            sample = sample - self.unet(sample, torch.tensor(float(step)), text) / num_inference_steps
+        return sample
+
+
+FEW = {"prompts": ["a red car", "a blue house"], "steps": 3, "progress": False}
+
+
+def test_layers_that_turn_out_to_be_joint_keep_their_scale():
+    pipe = MixedPipe("self_1", "joint_1", "self_2", "never")
+    with pytest.warns(UserWarning, match=r"2 layers keep their scale.*joint_1 \(joint\).*never \(not measured\)"):
+        calibration = entropylab.calibrate(pipe, [64], tolerance=1e-4, **FEW)
+    ds = calibration.dataset
+    assert ds.layer.values.tolist() == ["unet.layers.self_1", "unet.layers.self_2"]
+    plain = entropylab.measure(pipe, [64], layers="self", keep=("layer", "head"), **FEW).entropy.squeeze(drop=True)
+    assert float(abs(ds.entropy - ds.target).mean()) < 0.5 * float(abs(plain - ds.target).mean())
+    with entropylab.rescale(pipe, calibration.calibrated) as handle:
+        pipe("", 64, 64, [torch.Generator().manual_seed(0)])
+    assert handle.multipliers["unet.layers.joint_1"] == 1
+    assert handle.multipliers["unet.layers.self_1"] != 1
+    other = MixedPipe("self_1", "joint_1", "self_3", "never")
+    with pytest.raises(EntropyLabError, match=r"of another model.*self_3"):
+        entropylab.rescale(other, calibration.calibrated)
+
+
+def test_what_is_left_alone_is_saved_and_opened(tmp_path):
+    pipe = MixedPipe("self_1", "joint_1")
+    with pytest.warns(UserWarning, match="keep their scale"):
+        entropylab.calibrate(pipe, [64], iterations=1, **FEW).save(tmp_path / "calibration.nc")
+    entropylab.rescale(pipe, entropylab.Calibration.open(tmp_path / "calibration.nc").invariant).remove()
+
+
+def test_a_model_without_self_attention_is_refused_after_one_step():
+    pipe = MixedPipe("joint_1", "joint_2")
+    with pytest.raises(EntropyLabError, match="MixedPipe has none: its 2 layers are of kind joint"):
+        entropylab.calibrate(pipe, [64], **FEW)
+    assert pipe.forwards == 1
+
+
+@pytest.mark.parametrize("name", ["Stable Diffusion 3.5", "AnimateDiff"])
+def test_families_whose_layers_only_show_their_kind_when_they_run(name):
+    family = BY_NAME[name]
+    pipe = family.build()
+    options = {"prompts": ["a red car"], "samples": 1, "call": lambda *_: family.sample(pipe), "progress": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EntropyLabWarning)
+        found = entropylab.calibrate(pipe, [family.size], train_size=family.size, iterations=1, **options)
+    assert set(found.dataset.kind.values) == {"self"}
+    assert json.loads(found.dataset.attrs["uncalibrated"])

@@ -265,3 +265,69 @@ def test_every_self_attention_layer_of_the_embedded_pipeline_moves_the_right_way
 
 def inverse(tokens, train_tokens):
     return 1 / sqrt_log(tokens, train_tokens)
+
+
+def two(tokens):
+    return 1.1
+
+
+def fails(tokens, train_tokens):
+    raise KeyError("no such layer")
+
+
+def never(tokens, train_tokens):
+    return float("nan")
+
+
+def keyword(*, tokens, train_tokens):
+    return 1.0
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (two, "callable .N, T. -> multiplier. Got 'two', which can't be called with two numbers"),
+        (lambda: 1.1, "can't be called with two numbers"),
+        (lambda n, t, layer: 1.1, "can't be called with two numbers"),
+        (keyword, "can't be called with two numbers"),
+        (fails, "Got 'fails', which fails with N = 256, T = 256: KeyError"),
+        (never, "rule 'never' must give a finite multiplier > 0"),
+        (lambda n, t: "two", "must give a finite multiplier > 0"),
+    ],
+)
+@pytest.mark.parametrize("way", ["rescale", "measure", "by name"])
+def test_a_rule_that_is_none_is_refused_before_any_sampling(random_pipe, monkeypatch, rule, message, way):
+    monkeypatch.setattr(random_pipe.unet, "forward", None)
+    if way == "by name":
+        monkeypatch.setitem(RULES, "mine", rule)
+        message = message.replace("'two'", "'mine'").replace("'fails'", "'mine'").replace("'never'", "'mine'")
+    with pytest.raises(EntropyLabError, match=message):
+        if way == "measure":
+            entropylab.measure(random_pipe, [64], scaling=rule, prompts=["a red car"], progress=False)
+        else:
+            entropylab.rescale(random_pipe, "mine" if way == "by name" else rule)
+
+
+def test_rules_that_are_called_otherwise(random_pipe):
+    class Power:
+        def __call__(self, tokens, train_tokens, power=0.5):
+            if train_tokens < 64 or tokens == 64:
+                raise ValueError("not for so few")
+            return (tokens / train_tokens) ** power
+
+    def any_number(*counts):
+        return counts[0] / counts[1]
+
+    for rule in (Power(), any_number, math.hypot):
+        with entropylab.rescale(random_pipe, rule) as handle:
+            sample(random_pipe, (96, 96), steps=1)
+        assert min(handle.multipliers.values()) > 1
+
+
+def test_a_rule_that_fails_while_sampling_is_named_with_its_layer(random_pipe):
+    def picky(tokens, train_tokens):
+        return {256: 1.0}[tokens]
+
+    with pytest.raises(EntropyLabError, match="rule 'picky' fails for layer unet.* with N = 576, T = 256: KeyError"):
+        with entropylab.rescale(random_pipe, picky):
+            sample(random_pipe, (96, 96), steps=1)

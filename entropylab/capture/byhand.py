@@ -1,8 +1,6 @@
 """Attention that a module computes by hand: the softmax that it takes over keys is all there is to be seen of it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import wraps
 from typing import Any
 
 import torch
@@ -10,42 +8,52 @@ from torch import Tensor
 
 from .calls import NOWHERE, AttentionCall, check_readable
 from .forwards import running, unfollowed
-from .interception import Interception, active, anybody, fail, is_linear, tell
+from .interception import Interception, active, is_linear, tell
 from .tracing import version_of
 
 HEADS = ("heads", "num_heads", "num_attention_heads", "n_heads", "n_head")
 """What modules call the number of their heads."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Noted:
-    """A softmax that was taken: its logits, the dimension, and how often the logits had been changed in place."""
+    """A softmax that was taken.
+
+    Attributes:
+        logits: its logits.
+        dim: the dimension.
+        version: how often the logits had been changed in place.
+        memory: the memory that its result is in, where it matters.
+        from_scores: whether the logits may have come from a product of two batches.
+        path: of the module that took it.
+    """
 
     logits: Tensor
     dim: Any
     version: int
+    memory: int | None = None
+    from_scores: bool = False
+    path: str = ""
+
+    @property
+    def is_last(self) -> bool:
+        """Whether it is over the last dimension."""
+        return self.dim in (-1, self.logits.ndim - 1)
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the logits are not what they were."""
+        return version_of(self.logits) != self.version
+
+    @property
+    def keys(self) -> int:
+        """What it may be a map to so many keys of."""
+        return self.logits.shape[self.dim]
 
     @property
     def is_of_keys(self) -> bool:
         """Whether it may be that of an attention map, whose logits are still there."""
-        ndim = self.logits.ndim
-        return ndim > 2 and self.dim in (-1, ndim - 1) and version_of(self.logits) == self.version
-
-
-def seen_softmax(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``original``, whose logits are noted by the attention layers that run."""
-
-    @wraps(original)
-    def softmax(*args: Any, **kwargs: Any) -> Tensor:
-        if anybody():
-            given = dict(zip(("input", "dim"), args, strict=False)) | kwargs
-            try:
-                note(given.get("input"), given.get("dim"))
-            except Exception as problem:
-                fail(problem, of_rescaling=False)
-        return original(*args, **kwargs)
-
-    return softmax
+        return self.logits.ndim > 2 and self.is_last and not self.is_changed
 
 
 @unfollowed
@@ -72,7 +80,13 @@ def see_by_hand(interception: Interception) -> None:
     if len(noted) > 1 or not noted[0].is_of_keys or is_linear(frame.module):
         frame.why = f"takes {len(noted)} softmaxes by hand, of which none is surely that of an attention map"
         return
-    call = call_of_logits(noted[0].logits.detach(), heads_of(frame.module))
+    tell_of_logits(interception, noted[0].logits.detach())
+
+
+def tell_of_logits(interception: Interception, logits: Tensor) -> None:
+    """Tell of the attention that the innermost module computes by hand, by its logits."""
+    frame = interception.frames[-1]
+    call = call_of_logits(logits, heads_of(frame.module))
     if (forward := running()) is not None:
         place = (id(interception), frame.module)
         call = replace(call, occurrence=forward.counts[place], inputs=forward.inputs)

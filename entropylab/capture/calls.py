@@ -24,6 +24,8 @@ class AttentionCall:
         rescaled: what of it, or of the queries, is a rule's: one number, or one per head (heads,).
         is_causal: whether a causal mask applies as well.
         context: how many other tokens the module was handed to attend to (``encoder_hidden_states``); None if none.
+        own: how many of the keys are the module's own tokens, where the queries are fewer than the keys and are a
+            slice of these tokens, or have sinks beside them; None if it can't be told.
         occurrence: how many calls that module made before this one in the same forward of its root.
         roles: what the query rows and the keys stand for, where that can be told.
         inputs: what the root's forward was handed, where that is known.
@@ -37,6 +39,7 @@ class AttentionCall:
     scale: float
     is_causal: bool
     context: int | None
+    own: int | None = None
     occurrence: int = 0
     roles: Roles | None = None
     inputs: Inputs | None = None
@@ -60,6 +63,22 @@ def per_head(query: Tensor, factor: Tensor) -> Tensor:
     """Queries (batch, heads, queries, d) times one factor per head."""
     exact = torch.promote_types(query.dtype, torch.float32)
     return (query.to(exact) * factor.to(query.device, exact, non_blocking=True)[:, None, None]).to(query.dtype)
+
+
+def in_autocast(call: AttentionCall) -> AttentionCall:
+    """``call`` as autocast lets PyTorch compute it where it is on: in half precision, but for float64."""
+    device = call.query.device.type
+    if not torch.is_autocast_enabled(device):
+        return call
+    dtype = torch.get_autocast_dtype(device)
+    mask = call.mask if call.mask is None else cast(call.mask, dtype)
+    return replace(call, query=cast(call.query, dtype), key=cast(call.key, dtype), mask=mask)
+
+
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """What autocast makes of an argument."""
+    is_cast = tensor.is_floating_point() and tensor.dtype != torch.float64
+    return tensor.to(dtype) if is_cast else tensor
 
 
 def rescaled(call: AttentionCall, factor: float | Tensor) -> AttentionCall:

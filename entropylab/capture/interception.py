@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import EntropyLabError, one_line
-from .calls import NOWHERE, AttentionCall, check_readable
+from .calls import NOWHERE, AttentionCall, check_readable, in_autocast
 from .forwards import running, unfollowed
 from .inputs import Inputs
+from .own import handed, own_keys
 
 OnAttention = Callable[[AttentionCall], "float | Tensor | None"]
 OnForward = Callable[[str, nn.Module, Inputs], None]
@@ -29,24 +30,28 @@ class Frame:
         path: its path.
         module: the module.
         context: how many other tokens it was handed to attend to; None if none.
+        given: what its forward was handed: arguments by place and by name.
         is_attention: whether it looks like an attention layer.
         attended: whether it made an attention call.
         seen: whether it or a part of it did.
         skipped: whether something stands in for its forward that has not run it.
         by_inputs: whether its attention was read off its inputs.
         softmaxes: those that it or a part of it took by hand.
+        maps: the same of modules that are not known to attend, until something is multiplied by them.
         why: reason to give if no attention call is seen.
     """
 
     path: str
     module: nn.Module
     context: int | None
+    given: tuple[tuple, dict] = ((), {})
     is_attention: bool = False
     attended: bool = False
     seen: bool = False
     skipped: bool = False
     by_inputs: bool = False
     softmaxes: list[Any] = field(default_factory=list)
+    maps: list[Any] = field(default_factory=list)
     why: str = "ran without an attention call that can be seen"
 
 
@@ -111,7 +116,9 @@ class Interception:
     def located(self, call: AttentionCall) -> AttentionCall:
         """``call`` with the place where this interception sees it."""
         frame = self.frames[-1]
-        return replace(call, layer=frame.path, module=frame.module, context=frame.context)
+        known = call.roles is not None or frame.context is not None
+        own = None if known else own_keys(call.query, call.key, handed(*frame.given))
+        return replace(call, layer=frame.path, module=frame.module, context=frame.context, own=own)
 
     def miss(self, frame: Frame) -> None:
         """Note a layer that ran without an attention call that can be seen."""
@@ -259,7 +266,11 @@ def ask(call: AttentionCall) -> float | Tensor:
 @unfollowed
 def show(call: AttentionCall) -> None:
     """Tell whoever observes of a call, as the model then makes it; not of one that is computed again."""
-    for interception in () if computes_again() else active:
+    if computes_again():
+        return
+    if any(not interception.rescales and interception.frames for interception in active):
+        call = in_autocast(call)
+    for interception in active:
         if not interception.rescales and interception.frames:
             tell(interception, call)
 
@@ -273,7 +284,7 @@ def refuse(reason: str) -> None:
 
 def tell(interception: Interception, call: AttentionCall) -> None:
     """Tell one observer of a call; a call that it can't measure is named, for the model must go on."""
-    with torch.autocast(call.query.device.type, enabled=False):
+    with unseen(), torch.autocast(call.query.device.type, enabled=False):
         try:
             answer_of(interception, call)
         except EntropyLabError as problem:

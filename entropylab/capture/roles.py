@@ -149,12 +149,14 @@ class Layout:
         deciding: values of the inputs that decide where tokens stand: masks, token numbers.
         calls: the roles, by place.
         whole: whether every call of that forward is in it.
+        apart: ids of modules whose calls with the same keys are no slices: their queries stand for other things.
         failure: why the forward could not be followed to its end, or at all; None if it could.
     """
 
     deciding: list[Values]
     calls: dict[Place, Roles | None] = field(default_factory=dict)
     whole: bool = False
+    apart: set[int] = field(default_factory=set)
     failure: str | None = None
 
     @property

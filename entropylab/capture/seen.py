@@ -10,25 +10,27 @@ import torch
 from torch import Tensor
 
 from . import bindings
-from .byhand import seen_softmax
 from .calls import AttentionCall, check_readable, per_head, rescaled
 from .forwards import unfollowed_here
 from .interception import anybody, ask, call_of, fail, refuse, show, unseen
 from .masks import in_its_own_way, read_mask
 from .multihead import is_inside_multihead
+from .products import PRODUCTS, seen_product, seen_softmax
 from .shared import Undo, replaced, together
+from .slices import call_or_slice, show_or_hold
 
 PROBES = (0.0, 1.0, -3.0, 30.0, -100.0)
 """Scores with which we ask whether a ``score_mod`` does anything but add."""
 
 
 def see_functions(functional: Any) -> Undo:
-    """Stand in for the functions that compute attention, of ``torch.nn.functional`` and elsewhere, and for softmax."""
+    """Stand in for the functions that compute attention, for softmax and for products."""
     seen: list[tuple[Any, str, Callable[[Callable], Callable]]] = [
         (functional, "scaled_dot_product_attention", seen_sdpa),
         (torch._C._nn, "scaled_dot_product_attention", seen_sdpa),  # what a module imported before somebody replaced it
         (torch, "softmax", seen_softmax),
         (Tensor, "softmax", seen_softmax),  # F.softmax calls the tensor's
+        *((owner, name, seen_product) for owner, name in PRODUCTS),
     ]
     if (flex := sys.modules.get("torch.nn.attention.flex_attention")) is not None:
         seen.append((flex, "flex_attention", seen_flex))
@@ -61,7 +63,7 @@ def seen_sdpa(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         try:
             mask, causal, problem = read_mask(attn_mask, query.device)
             own = query.shape[-1] ** -0.5 if scale is None else float(scale)
-            call = call_of(*in_four(query, key, mask, enable_gqa), own, is_causal or causal)
+            call = call_or_slice(*in_four(query, key, mask, enable_gqa), own, is_causal or causal)
         except Exception as unreadable:
             fail(unreadable)
         else:
@@ -82,7 +84,7 @@ def shown(
     factor = ask(call)
     try:
         if problem is None:
-            show(rescaled(call, factor))
+            show_or_hold(rescaled(call, factor))
         else:
             refuse(problem)
     except Exception as failure:
@@ -113,7 +115,8 @@ def seen_flex(original: Callable[..., Any]) -> Callable[..., Any]:
             check_readable(query, key)
             mask = flex_mask(query, key, score_mod, block_mask)
             if mask is not None or (score_mod is None and block_mask is None):
-                call = call_of(query, key, mask, query.shape[-1] ** -0.5 if scale is None else scale, False)
+                own = query.shape[-1] ** -0.5 if scale is None else scale
+                call = call_or_slice(query, key, mask, own, False)
         except Exception as problem:
             fail(problem)
         if call is not None:

@@ -35,9 +35,11 @@ from .interception import (
     stood_in_for,
 )
 from .multihead import other_keys, see_multihead
+from .products import hand_on
 from .roles import forget, forget_what_may_change
 from .seen import SeenScores, see_functions
 from .shared import Shared, Undo, replaced
+from .slices import drop, finish
 
 __all__ = ["AttentionCall", "Interception", "intercept", "looks_like_attention", "watch_root"]
 
@@ -179,7 +181,8 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
                 begin_forward(interception, path, module, args, kwargs)
             except Exception as problem:
                 interception.blind = reason_of(problem)
-        frame = Frame(path, module, None, suspicious, skipped=module in stood_in_for)
+        drop(module)
+        frame = Frame(path, module, None, (args, kwargs), suspicious, skipped=module in stood_in_for)
         if is_script:
             frame.why = "is TorchScript, in which attention calls can't be seen"
         interception.frames.append(frame)
@@ -194,7 +197,9 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
         own = own_tokens(args, kwargs)
         if isinstance(seen := vars(module).get("get_attention_scores"), SeenScores) and own is not None:
             seen.begin(len(own))
-        if isinstance(module, nn.MultiheadAttention) and watchers[module][-1] is interception and not computes_again():
+        if computes_again():
+            return
+        if isinstance(module, nn.MultiheadAttention) and watchers[module][-1] is interception:
             see_multihead(module, args, kwargs)
         if fast and watchers[module][-1] is interception and (forward := running()) is not None:
             forward.pause()
@@ -204,16 +209,27 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
             return
         if not interception.frames or interception.frames[-1].module is not module:
             return
-        if fast and watchers[module][-1] is interception and (forward := running()) is not None:
-            forward.go_on()
         if computes_again():
+            drop(module)
             interception.frames.pop()
             return
+        if output is not None:
+            try:
+                finish(module)
+            except Exception as problem:
+                interception.fail(problem)
+        if fast and watchers[module][-1] is interception and (forward := running()) is not None:
+            forward.go_on()
         try:
             see_by_hand(interception)
         except Exception as problem:
             interception.fail(problem)
         frame = interception.frames.pop()
+        if frame.maps and output is not None:
+            try:
+                hand_on(interception, frame.maps)
+            except Exception as problem:
+                interception.fail(problem)
         if suspicious and not frame.seen and output is not None:
             if not frame.skipped:
                 interception.miss(frame)
@@ -271,13 +287,15 @@ def end_forward(interception: Interception, whole: bool) -> None:
         here.forward = None
         begun.end(whole)
         if (failure := begun.layout.failure) is not None:
-            for other in (other for other in active if begun.root in other.watched):
-                other.untold.setdefault(type(begun.root).__name__, failure)
+            for other in active:
+                if begun.root in other.watched:
+                    other.untold.setdefault(type(begun.root).__name__, failure)
 
 
 def leave_all(interception: Interception) -> None:
     """Forget the modules that seem to run in this thread: an exception may have ended them unseen."""
     interception.frames.clear()
+    drop()
     end_forward(interception, whole=False)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .choice import BACKENDS, choose
+from .choice import BACKENDS, answer
 from .rows import STATISTICS, RowStatistics, check_rows
 
 __all__ = ["BACKENDS", "STATISTICS", "RowStatistics", "row_statistics"]
@@ -49,4 +49,4 @@ def row_statistics(
         tensor([[4.6052, 4.6052, 4.6052, 4.6052, 4.6052]])
     """
     rows = check_rows(q, k, scale, mask, is_causal, statistics)
-    return choose(rows, backend)(rows)
+    return answer(rows, backend)

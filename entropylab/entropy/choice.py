@@ -1,9 +1,12 @@
 """Which backend answers a question, and why not the others."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..errors import EntropyLabError
+import torch
+
+from ..errors import EntropyLabError, EntropyLabWarning, one_line
 from . import reference, sdpa, triton
 from .rows import Rows, RowStatistics
 
@@ -32,6 +35,33 @@ class Choice:
         return {"triton": triton, "sdpa": sdpa, "reference": reference}[self.name].row_statistics(rows)
 
 
+failed: dict[torch.device, str] = {}
+"""Devices on which the fused kernel was tried and did not compile or start, and why; it is not tried there again."""
+
+
+def answer(rows: Rows, backend: str = "auto") -> RowStatistics:
+    """What the backend of choice says; where the fused kernel fails, that is remembered and the next one is asked.
+
+    Raises:
+        EntropyLabError: as `choose`; the fused kernel, asked for by name, fails.
+    """
+    choice = choose(rows, backend)
+    if choice.name != "triton":
+        return choice(rows)
+    try:
+        return choice(rows)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as problem:
+        if triton.interpreted():
+            raise
+        reason = f"the kernel failed on {rows.q.device} with {type(problem).__name__}: {one_line(problem, 300)}"
+    failed[rows.q.device] = reason
+    if backend == "auto":
+        warnings.warn(f"{reason}. It is not tried again; entropies are computed otherwise.", EntropyLabWarning, 3)
+    return answer(rows, backend)
+
+
 def choose(rows: Rows, backend: str = "auto") -> Choice:
     """The backend that answers ``rows``: the one asked for, or the first of triton, sdpa and reference that can.
 
@@ -55,6 +85,8 @@ def why_not(name: str, rows: Rows, unasked: bool) -> str | None:
         return None
     if name == "sdpa":
         return sdpa.why_not(rows)
+    if rows.q.device in failed:
+        return failed[rows.q.device]
     if unasked and triton.interpreted():
         return "TRITON_INTERPRET=1 is for tests of the kernel"
     return triton.why_not(rows)

@@ -41,7 +41,7 @@ class Parts:
     def mass(self) -> Tensor:
         """The weight p_m that each row gives to each part: (parts, ..., heads, queries)."""
         own = self.stacked("lse").masked_fill(self.counts == 0, -torch.inf)
-        return (own - self.lse).exp().nan_to_num(0)
+        return (own - self.lse).exp().masked_fill(self.counts.sum(0) == 0, 0)
 
     @property
     def between(self) -> Tensor:

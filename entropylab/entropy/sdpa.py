@@ -56,6 +56,12 @@ def row_statistics(rows: Rows) -> RowStatistics:
     q, k = rows.q.to(rows.dtype).contiguous(), rows.shared_out(rows.own_k.to(rows.dtype))
     shared = rows.blocked() if same_for_all_queries(rows.mask) and not rows.is_causal else None
     weight = key_weights(shared, k)
+    spoiled = None
+    if shared is not None:
+        k = k.masked_fill(weight == 0, 0)  # whatever a key holds that is left out
+    elif rows.mask is not None or rows.is_causal:
+        bad = ~k.sum(-1).isfinite()
+        k, spoiled = k.masked_fill(bad[..., None], 0), spoiled_rows(rows, bad)
     centre = (weight * k).sum(-2, keepdim=True)
     centred = (k - centre).contiguous()
     mean = rows.scale * (q @ centre.transpose(-1, -2))[..., 0]
@@ -70,8 +76,23 @@ def row_statistics(rows: Rows) -> RowStatistics:
         found["entropy"] = (lse - rows.scale * vecdot(q, expected)).clamp(min=0)
     keys = rows.keys()
     empty = keys == 0
+    empty = empty if spoiled is None else empty | spoiled
     chosen = {name: found[name].masked_fill(empty, torch.nan) for name in rows.statistics}
     return RowStatistics(keys=keys, **chosen)
+
+
+def spoiled_rows(rows: Rows, bad: Tensor) -> Tensor:
+    """Which rows have a key among theirs that is ``bad`` (..., heads, keys): boolean (..., heads, queries)."""
+    queries, keys = rows.q.shape[-2], bad.shape[-1]
+    if rows.mask is None:
+        last = torch.arange(queries, device=bad.device).clamp(max=keys - 1)
+        return (bad.cumsum(-1) > 0)[..., last]
+    left, bad = (~rows.blocked()).to(rows.dtype), bad.to(rows.dtype)  # type: ignore[operator]
+    left = left.expand(*left.shape[:-1], keys)
+    if left.ndim > 2 and left.shape[-3] > 1:
+        return (left @ bad[..., None])[..., 0] > 0
+    left = left[..., 0, :, :] if left.ndim > 2 else left  # one mask for all heads, which is not repeated for each
+    return (left @ bad.transpose(-1, -2)).transpose(-1, -2) > 0
 
 
 def key_weights(blocked: Tensor | None, k: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """All figures from one calibration and one measurement, or from the files that an earlier run left."""
 
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -127,7 +128,7 @@ def kept(ds: xr.Dataset, out: Path, name: str) -> list[Path]:
 
 def redrawn(run: Path, out: Path) -> list[Path]:
     """Draw what was measured before; of a measurement that says no training size, figure 5 only."""
-    if not run.is_dir():
+    if not os.path.isdir(run):
         return [path for files in DRAWN[MEASUREMENT] for path in drawn(files, open_dataset(run), out)]
     found = {run / name: files for name, files in DRAWN.items() if (run / name).is_file()}
     evaluation = [run / EVALUATION] if (run / EVALUATION).is_file() else []

@@ -19,7 +19,7 @@ Kinds = str | Sequence[str]
 def log_tokens(ds: xr.Dataset) -> xr.DataArray:
     """Log N [nats] of every size and layer; equals the entropy of uniform attention."""
     tokens = check(ds)["tokens"].astype("float64")
-    if not (tokens > 0).all():
+    if (tokens <= 0).any() or tokens.isnull().all():  # NaN where a layer did not run
         raise EntropyLabError(f"ds.tokens must be positive. Got {tokens.min().item()}.")
     return xr.apply_ufunc(np.log, tokens).assign_attrs(units="nats", long_name="log N")
 

@@ -159,6 +159,9 @@ def smallest_of(data: xr.Dataset, tolerance: float) -> dict[str, Any]:
     heads = [dim for dim in data["entropy"].dims if dim != "size"]
     data = data.isel(size=np.argsort(data["tokens"].max(heads).values, kind="stable"))
     data = data.dropna("size", how="all", subset=["entropy"])
+    if not data.sizes["size"]:  # it did not run at every size, and counts at none
+        unknown = ("tokens_min", "tokens_max", "tokens_law", "tokens_level", "tokens_gaussian", "off_at_largest")
+        return {**dict.fromkeys(unknown, np.nan), "size_law": ""}
     tokens = data["tokens"].max(heads).values
     off = {
         "law": abs(data["law_residual"]).mean(heads).values,
@@ -167,14 +170,14 @@ def smallest_of(data: xr.Dataset, tolerance: float) -> dict[str, Any]:
     starts = {name: first_within(values, tokens, tolerance) for name, values in off.items()}
     if starts["level"] is not None and tokens[starts["level"]] == tokens[-1]:
         starts["level"] = None  # the reference itself, which says nothing
-    needed = np.ceil(np.nanmean(finite_term(data["sigma2"].isel(size=-1).values, 1.0)) / tolerance)
+    needed = np.ceil(float(xr.apply_ufunc(finite_term, data["sigma2"].isel(size=-1), 1.0).mean()) / tolerance)
     return {
         "tokens_min": tokens[0],
         "tokens_max": tokens[-1],
         "tokens_law": np.nan if starts["law"] is None else tokens[starts["law"]],
         "size_law": "" if starts["law"] is None else str(data["size"].values[starts["law"]]),
         "tokens_level": np.nan if starts["level"] is None else tokens[starts["level"]],
-        "tokens_gaussian": needed if needed < 1e12 else np.inf,
+        "tokens_gaussian": np.inf if needed >= 1e12 else needed,
         "off_at_largest": off["law"][-1],
     }
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..errors import EntropyLabError, check_int
 from .averages import Kinds, averaged, counted, finite, kinds_of, log_tokens, of_kind, over_samples, under, words_of
 from .fitted import BOUNDED, Fit
-from .regression import bounded, straight_line, theil_sen
+from .regression import bounded, smoothed, straight_line, theil_sen
 from .resampling import bootstrapped
 from .variables import described
 
@@ -65,9 +65,10 @@ def fit(
         kind: which layers: "self", "cross", "joint" (image and text rows, among all their keys), "temporal", or
             several; or "image": the image rows of joint layers among the image's own keys, which alone grow with it.
         scaling: which scaling; by default the only one, or "original" of several.
-        method: "least_squares"; "weighted", each size by 1 / (its standard error over samples)^2, where sizes had
-            different numbers of samples or small sizes are noisy; "theil_sen", the median of the slopes between all
-            pairs of sizes, where a size is broken (a frozen one, say) and should not draw the line.
+        method: "least_squares"; "weighted", each size by its number of samples over their variance, where sizes had
+            different numbers of samples or small sizes are noisy: the variances are smoothed along N, for three
+            samples tell little of one; "theil_sen", the median of the slopes between all pairs of sizes, where a size
+            is broken (a frozen one, say) and should not draw the line.
         errors: "clustered", "bootstrap", "bounded", "ordinary", or "auto".
         resamples: draws of the bootstrap.
         seed: of the bootstrap; the same seed gives the same errors.
@@ -94,6 +95,7 @@ def fit(
     check_int("resamples", resamples)
     check_int("seed", seed, 0)
     part, name = under(of_kind(ds, kind), scaling)
+    part = with_known_samples(part)
     check_groups(groups, part)
     found_by = check_errors(errors, method, part)
     mask = counted(part["entropy"])
@@ -101,7 +103,9 @@ def fit(
     x = averaged(log_tokens(part), mask, keep)
     y = averaged(part["entropy"], mask, (*keep, "sample"))
     estimate = estimator(method, found_by, samples_of(part), resamples, seed)
-    line = line_of(x, y, over_samples(part, y, mask, keep), groups, estimate) if "size" in y.dims else {}
+    number = part["samples"] if "sample" not in y.dims and "samples" in part else xr.ones_like(y)
+    number = y.notnull().sum("sample") if "sample" in y.dims else number
+    line = line_of(x, y, over_samples(part, y, mask, keep), number, groups, estimate) if "size" in y.dims else {}
     if not line or not np.isfinite(line["slope"]).any():
         raise EntropyLabError(why_no_line(part, kind, method))
     data = points_of(part, x, y, mask, keep).assign({key: (groups, value) for key, value in line.items()})
@@ -136,16 +140,31 @@ def check_errors(errors: str, method: str, part: xr.Dataset) -> str:
     return errors
 
 
+def with_known_samples(part: xr.Dataset) -> xr.Dataset:
+    """A Dataset without the samples of which nothing is finite: they are none."""
+    if "sample" not in part["entropy"].dims:
+        return part
+    known = finite(part["entropy"]).any([dim for dim in part["entropy"].dims if dim != "sample"])
+    return part.isel(sample=np.flatnonzero(known)) if known.any() else part
+
+
 def samples_of(part: xr.Dataset) -> int:
-    """How many samples stand behind a Dataset."""
+    """How many samples stand behind a Dataset, whose entropy is finite somewhere."""
+    if "entropy" in part:
+        part = with_known_samples(part)
     return part.sizes.get("sample", int(part["samples"].min()) if "samples" in part else 1)
 
 
 def estimator(method: str, errors: str, samples: int, resamples: int, seed: int) -> Callable[..., dict[str, Any]]:
-    """A function of x, y and the standard errors of the points, (..., points, samples) all, that lays the line."""
+    """A function that lays the line.
 
-    def estimate(x: NDArray[Any], y: NDArray[Any], spread: NDArray[Any]) -> dict[str, Any]:
-        weights = 1 / np.where(spread > 0, spread, np.nan) ** 2 if method == "weighted" else None
+    It takes x, y, and of the points their standard errors and how many samples these are of: (..., points, samples).
+    """
+
+    def estimate(x: NDArray[Any], y: NDArray[Any], spread: NDArray[Any], number: NDArray[Any]) -> dict[str, Any]:
+        weights = None
+        if method == "weighted":
+            weights = number / smoothed(x[..., 0], (spread**2 * number)[..., 0], number[..., 0])[..., None]
         y = y if weights is None else np.where(np.isfinite(weights), y, np.nan)
         straight = theil_sen if method == "theil_sen" else partial(straight_line, weights=weights)
         if errors == "bootstrap":
@@ -164,14 +183,18 @@ def pooled(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def line_of(
-    x: xr.DataArray, y: xr.DataArray, spread: xr.DataArray, groups: Sequence[str], estimate: Callable[..., Any]
+    x: xr.DataArray,
+    y: xr.DataArray,
+    spread: xr.DataArray,
+    number: xr.DataArray,
+    groups: Sequence[str],
+    estimate: Callable[..., Any],
 ) -> dict[str, NDArray[Any]]:
     """The line of y against x for every group, samples along the last axis."""
     y = (y if "sample" in y.dims else y.expand_dims("sample")).transpose(*groups, "size", "sample")
     one = y.isel(sample=[0])
-    return estimate(
-        *(v.values for v in (x.broadcast_like(y).transpose(*y.dims), y, spread.broadcast_like(one).transpose(*y.dims)))
-    )
+    about = (value.broadcast_like(one).transpose(*y.dims) for value in (spread, number))
+    return estimate(*(value.values for value in (x.broadcast_like(y).transpose(*y.dims), y, *about)))
 
 
 def why_no_line(part: xr.Dataset, kind: Kinds, method: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import EntropyLabError
-from ..sizes import Size
+from ..sizes import KnownSize
 from .moments import Moments, averaged, mean_known
 from .run import Run
 
@@ -74,14 +74,14 @@ class Cells:
     entries: tuple[str, ...]
     keep: tuple[str, ...] | None = None
     layers: dict[str, LayerLabel] = field(default_factory=dict)
-    grown: dict[Size | None, dict[str, int | None]] = field(default_factory=dict)
+    grown: dict[KnownSize, dict[str, int | None]] = field(default_factory=dict)
     branches: list[str] = field(default_factory=list)
-    arrays: dict[tuple[Size | None, str], list[np.ndarray]] = field(default_factory=dict)
-    moments: dict[tuple[Size | None, str], Moments] = field(default_factory=dict)
-    timesteps: dict[tuple[Size | None, str], np.ndarray] = field(default_factory=dict)
-    labels: dict[tuple[Size | None, str], tuple[list[str], list[int]]] = field(default_factory=dict)
-    multipliers: dict[tuple[Size | None, str], dict[str, float]] = field(default_factory=dict)
-    counted: dict[Size | None, dict[str, Counted]] = field(default_factory=dict)
+    arrays: dict[tuple[KnownSize, str], list[np.ndarray]] = field(default_factory=dict)
+    moments: dict[tuple[KnownSize, str], Moments] = field(default_factory=dict)
+    timesteps: dict[tuple[KnownSize, str], np.ndarray] = field(default_factory=dict)
+    labels: dict[tuple[KnownSize, str], tuple[list[str], list[int]]] = field(default_factory=dict)
+    multipliers: dict[tuple[KnownSize, str], dict[str, float]] = field(default_factory=dict)
+    counted: dict[KnownSize, dict[str, Counted]] = field(default_factory=dict)
 
     @property
     def keeps_samples(self) -> bool:
@@ -113,7 +113,7 @@ class Cells:
             new = Moments.of(values)
             self.moments[key] = self.moments[key].merged(new) if key in self.moments else new
 
-    def count_rows(self, size: Size | None, raw: np.ndarray, bad: np.ndarray) -> None:
+    def count_rows(self, size: KnownSize, raw: np.ndarray, bad: np.ndarray) -> None:
         """Keep account of rows, of those without keys, of keys, and of bad rows, by layer, whatever is averaged."""
         rows, empty, tokens = raw
         known = self.counted.setdefault(size, {})
@@ -131,11 +131,11 @@ class Cells:
         with_keys = {module for module, counted in found if counted.rows > 0 or counted.bad > 0}
         return [module for module in dict.fromkeys(module for module, _ in found) if module not in with_keys]
 
-    def samples_of(self, size: Size | None, scaling: str) -> int:
+    def samples_of(self, size: KnownSize, scaling: str) -> int:
         """How many samples were averaged."""
         return int(self.moments[size, scaling].count.max()) if (size, scaling) in self.moments else 0
 
-    def factors(self, size: Size | None, scaling: str) -> list[float]:
+    def factors(self, size: KnownSize, scaling: str) -> list[float]:
         """The factor on the softmax scale that every layer had."""
         known = self.multipliers.get((size, scaling), {})
         return [known.get(label.module, 1.0) for label in self.layers.values()]

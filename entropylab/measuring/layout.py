@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from ..errors import EntropyLabError
-from ..sizes import Size, size_label
+from ..sizes import KnownSize, Packed, size_label
 from .cells import BAD, COUNTS, KEEPABLE, UNCOUNTED, Cells
 from .moments import fit_shapes
 from .reduce import SPLIT
@@ -21,7 +21,7 @@ SPOILED = {
 }
 """Coordinates that go with a dimension that was averaged away."""
 
-Sizes = Sequence[Size | None]
+Sizes = Sequence[KnownSize]
 
 
 def dataset_of(cells: Cells) -> xr.Dataset:
@@ -94,9 +94,9 @@ def coordinates(cells: Cells, sizes: Sizes, scalings: Sequence[str], shape: tupl
     branches, samples, steps, layers, heads = shape[3:]
     labels = list(cells.layers.values())[:layers]
     return {
-        "size": ["unknown" if size is None else size_label(size) for size in sizes],
-        "height": ("size", [-1 if size is None else size[0] for size in sizes]),
-        "width": ("size", [-1 if size is None else size[1] for size in sizes]),
+        "size": [label_of(size, sizes) for size in sizes],
+        "height": ("size", [-1 if size is None or isinstance(size, Packed) else size[0] for size in sizes]),
+        "width": ("size", [-1 if size is None or isinstance(size, Packed) else size[1] for size in sizes]),
         "scaling": list(scalings),
         "branch": cells.branches[:branches] if cells.keep is None or "branch" in cells.keep else ["mean"],
         "sample": np.arange(samples),
@@ -108,6 +108,14 @@ def coordinates(cells: Cells, sizes: Sizes, scalings: Sequence[str], shape: tupl
         "head": np.arange(heads),
         **sample_labels(cells, samples),
     }
+
+
+def label_of(size: KnownSize, sizes: Sizes) -> str:
+    """The label of a size; where several are not known, what the denoiser was handed tells them apart."""
+    if isinstance(size, Packed):
+        alone = sum(other is None or isinstance(other, Packed) for other in sizes) == 1
+        return "unknown" if alone else f"input {size.tokens}x{size.width}"
+    return "unknown" if size is None else size_label(size)
 
 
 def timesteps(cells: Cells, sizes: Sizes, steps: int) -> tuple[Any, np.ndarray]:

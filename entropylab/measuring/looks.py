@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..capture import AttentionCall
 from ..entropy import RowStatistics
+from ..entropy.rows import masked_out
 from .asked import Asked, Where, keys_at
 from .pieces import row_statistics_in_pieces
 
@@ -80,13 +81,28 @@ def look_among(parts: Mapping[str, Where], call: AttentionCall, asked: Asked, st
         found=found,
         sizes=tuple(sizes),
         query_sums=asked.query.sum(-1, dtype=exact),
-        key_sums=call.key.sum((-2, -1), dtype=exact),
+        key_sums=sums_of_keys(call.key, asked, exact),
         total=asked.keys,
         is_whole=asked.is_whole,
         is_plain=asked.is_whole and all(isinstance(where, slice) for where in parts.values()),
         counted=asked.counted,
         fraction=asked.fraction,
     )
+
+
+def sums_of_keys(key: Tensor, asked: Asked, exact: torch.dtype) -> Tensor:
+    """Sum of all keys of a head that any row of ``asked`` may attend to: (batch, heads).
+
+    Where rows differ in their keys, NaN is left to their own statistics, which are NaN where a row has such a key.
+    """
+    if asked.mask is None and not asked.is_causal:
+        return key.sum((-2, -1), dtype=exact)
+    if asked.mask is not None:
+        left = ~masked_out(asked.mask if asked.mask.ndim > 1 else asked.mask[None]).all(-2)
+        if left.ndim > 2 and left.shape[-2] not in (1, key.shape[1]):  # of heads that share keys
+            left = left.unflatten(-2, (key.shape[1], -1)).any(-2)
+        key = key.masked_fill(~left[..., None], 0)
+    return key.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf).sum((-2, -1), dtype=exact)
 
 
 def joined(looks: Sequence[Look]) -> Look:

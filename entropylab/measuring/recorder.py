@@ -16,7 +16,7 @@ from ..dataset import describe
 from ..errors import EntropyLabError, names_of
 from ..pipelines.sight import Sight
 from ..scaling import rule_at_work
-from ..sizes import Size
+from ..sizes import KnownSize, Packed, Size
 from ..wording import counted
 from .cells import Cells, LayerLabel
 from .layout import dataset_of
@@ -32,6 +32,12 @@ class Recorder:
 
     ``dataset`` is what was measured so far, an xarray.Dataset like that of ``entropylab.measure``; ``unmeasured``
     names the attention layers that ran and could not be measured.
+
+    Attributes:
+        calls: forwards of denoisers since the last step.
+        side: the forward of a ControlNet that runs.
+        beside: those that have ended, and belong to the denoiser's next forward.
+        passed_over: layer path -> kind, of layers that ran and were not chosen.
     """
 
     pipe: Any
@@ -43,6 +49,9 @@ class Recorder:
     run: "Run | None" = None
     interception: Interception | None = None
     calls: list[DenoiserCall] = field(default_factory=list)
+    side: DenoiserCall | None = None
+    beside: list[DenoiserCall] = field(default_factory=list)
+    passed_over: dict[str, str] = field(default_factory=dict)
     sight: Sight = field(init=False)
     follows: bool = False
     foreign: bool = False
@@ -53,7 +62,7 @@ class Recorder:
 
     def __post_init__(self) -> None:
         self.cells = Cells(self.reduction.names, self.keep)
-        self.sight = Sight(self.pipe)
+        self.sight = Sight(self.pipe, beside=True)
 
     @property
     def unmeasured(self) -> dict[str, str]:
@@ -68,17 +77,32 @@ class Recorder:
         if self.run is not None and self.run.steps:
             cells = copy.deepcopy(cells)
             cells.add(self.run)
+        if not cells.timesteps:
+            raise EntropyLabError(f"nothing was measured yet: {self.why_nothing()}.")
         unmeasured = [f"{path}: {reason}" for path, reason in self.unmeasured.items()]
         return describe(dataset_of(cells)).assign_attrs(
             provenance(self.pipe), statistics=json.dumps(self.reduction.statistics), unmeasured=json.dumps(unmeasured)
         )
+
+    def why_nothing(self) -> str:
+        """Why nothing was measured, in words."""
+        if self.unmeasured:
+            listed = "; ".join(f"{path} ({reason})" for path, reason in self.unmeasured.items())
+            return f"{counted(len(self.unmeasured), 'attention layer')} ran, and none could be measured: {listed}"
+        if self.passed_over:
+            layer, kind = next(iter(self.passed_over.items()))
+            return (
+                f"{counted(len(self.passed_over), 'attention layer')} ran, and none is chosen by "
+                f"layers={list(self.patterns)}; the first is {layer}, of kind {kind!r}"
+            )
+        return "no denoiser ran an attention layer inside the context"
 
     def begin_run(self, **labels: Any) -> None:
         """Start a new run, until ``finish_run``; ``labels`` are those of Run (size, scaling, prompts, seeds)."""
         self.finish_run()
         self.run, self.foreign = Run(**labels), True
 
-    def new_run(self, size: Size | None = None, **labels: Any) -> Run:
+    def new_run(self, size: KnownSize = None, **labels: Any) -> Run:
         """A run under the rule that rescales the pipeline now."""
         return Run(size, rule_at_work(self.sight.roots.values()), **labels)
 
@@ -90,6 +114,7 @@ class Recorder:
         if not self.follows:
             self.finish_step()
         self.calls, self.follows = [], False
+        self.side, self.beside = None, []
         if self.run is not None and self.run.steps and (whole or self.cells.keeps_samples):
             self.cells.add(self.run)
         self.run, self.foreign = None, False
@@ -123,7 +148,7 @@ class Recorder:
     def on_timesteps(self) -> None:
         """Sampling begins: with a pipeline call, or without one by the user's own loop."""
         self.sight.on_timesteps()
-        self.calls = []
+        self.calls, self.side, self.beside = [], None, []
         if self.run is None:
             self.run = self.new_run()
         elif self.run.steps and not self.foreign and not self.run.is_call:
@@ -140,42 +165,78 @@ class Recorder:
         self.sight.on_failure(problem)
 
     def on_forward(self, name: str, root: nn.Module, inputs: Inputs) -> None:
-        """A denoiser begins a forward pass; unless a scheduler that we follow ends the steps, each is one."""
+        """A denoiser begins a forward pass; unless a scheduler that we follow ends the steps, each is one.
+
+        What a ControlNet does belongs to the denoiser's next forward.
+        """
+        self.side = None
+        if name in (self.sight.beside or ()):
+            self.sight.on_forward(inputs)
+            self.side = DenoiserCall(inputs, self.reduction)
+            self.run = self.run or self.new_run()
+            return
         if not self.follows:
             self.finish_step()
+        self.sight.on_forward(inputs)
+        size = self.sight.size_of_latent() or packed(inputs)
+        own_loop = not (self.follows or self.foreign or (self.run is not None and self.run.is_call))
+        if own_loop and self.run is not None and self.run.steps and self.run.size != size:
+            waiting = self.beside
+            self.finish_run()
+            self.beside = waiting
         if self.run is None:
             self.run = self.new_run()
-        self.sight.on_forward(inputs)
+        if own_loop and not self.run.steps:
+            self.run.size = size
         self.run.meet_rule(rule_at_work(self.sight.roots.values()), begun=bool(self.calls))
         self.calls.append(DenoiserCall(inputs, self.reduction))
 
     def on_output(self, name: str, root: nn.Module, output: Any) -> None:
-        """A denoiser's forward pass has ended."""
-        if self.calls:
-            self.calls[-1].settle()
-            self.calls[-1].ended = True
-            if self.interception is not None:
-                for path, reason in self.calls[-1].incomplete.items():
-                    self.interception.lose(path, reason)
-            self.calls[-1].take_output(output)
+        """A forward pass of a denoiser, or of a ControlNet, has ended."""
+        call = self.current
+        if call is None:
+            return
+        call.settle()
+        call.ended = True
+        lost = dict(call.incomplete)
+        if call is self.side:
+            self.beside.append(call)
+            self.side = None
+        else:
+            for other in self.beside:
+                lost |= call.take_in(other)
+            self.beside = []
+            call.take_output(output)
+        if self.interception is not None:
+            for path, reason in lost.items():
+                self.interception.lose(path, reason)
+
+    @property
+    def current(self) -> DenoiserCall | None:
+        """The forward that runs."""
+        return self.side or (self.calls[-1] if self.calls else None)
 
     def on_attention(self, call: AttentionCall) -> None:
         """A layer attends: look at its rows, which become a few numbers per head when the forward ends."""
         kind = pipelines.kind_of(call)
         if not self.is_chosen(call.layer, kind):
+            self.passed_over.setdefault(call.layer, kind)
             return
-        if not self.calls:
+        forward = self.current
+        if forward is None:
             return self.check_known(call.layer)
-        self.calls[-1].meet(call.query)
+        forward.meet(call.query)
         if self.run is not None:
             self.run.add_multiplier(call.layer, call.rescaled)
         base = call.layer if call.occurrence == 0 else f"{call.layer}:{call.occurrence + 1}"
         for part, look in self.reduction.look(call).items():
             path = f"{base}:{part}" if part else base
-            self.calls[-1].see(path, look, call, f"{call.layer}:{part}" if part else call.layer)
+            forward.see(path, look, call, f"{call.layer}:{part}" if part else call.layer)
             if path not in self.cells.layers:
-                label = LayerLabel(call.layer, pipelines.block_of(call.layer), kind, pipelines.part_of(call, part))
-                self.cells.layers[path] = label
+                block = pipelines.block_of(call.layer)
+                if forward is self.side:
+                    block = f"{call.layer.partition('.')[0]}.{block}"
+                self.cells.layers[path] = LayerLabel(call.layer, block, kind, pipelines.part_of(call, part))
             if self.run is not None and path not in self.run.grown:
                 trained = self.sight.latent_of(self.trained)
                 self.run.grown[path] = pipelines.grown_keys(call, self.sight.latent, trained)
@@ -195,5 +256,13 @@ class Recorder:
         if self.run is None or not any(call.values for call in calls):
             return
         if self.run.size is None:
-            self.run.size = self.sight.size_of_latent()
+            self.run.size = self.sight.size_of_latent() or packed(calls[-1].inputs)
         self.run.add_step(calls, combined, sample)
+
+
+def packed(inputs: Inputs) -> Packed | None:
+    """The size of an image that comes as tokens (batch, tokens, width) to be denoised; None of anything else."""
+    if inputs.timestep is None or not inputs.image or inputs.image[0].ndim + inputs.listed != 3:
+        return None
+    tokens, width = inputs.image[0].shape[-2:]
+    return Packed(int(tokens), int(width))

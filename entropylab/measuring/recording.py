@@ -136,7 +136,7 @@ def check_patterns(pipe: Any, patterns: Any) -> tuple[str, ...]:
     """Layer patterns as a tuple; each must match some layer of ``pipe``."""
     if patterns is None:
         return ()
-    known = pipelines.layers(pipe)
+    known = [*pipelines.layers(pipe), *pipelines.layers_of(pipelines.conditioners(pipe))]
     chosen = names_of(patterns)
     for pattern in chosen:
         if pattern not in KINDS and not any(fnmatchcase(layer.path, pattern) for layer in known):

@@ -163,7 +163,8 @@ class Reduction:
         rows = torch.stack([found.get(name, nothing).to(torch.float32).expand_as(nothing) for name in SPLIT])
         keys = parts.counts.sum(0)
         counted = keys > 0 if look.counted is None else (keys > 0) & look.counted
-        return rows.masked_fill(~counted | ~look.sums.isfinite(), torch.nan).nanmean(-1)
+        bad = ~(look.sums + parts.lse).isfinite()
+        return rows.masked_fill(~counted | bad, torch.nan).nanmean(-1)
 
 
 def standard_error(rows: Tensor, fraction: float) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..pipelines.guidance import NO_EVIDENCE, Evidence, agreed
-from ..sizes import Size
+from ..sizes import KnownSize
 from .delivery import departures, landed, sent
 from .moments import fit_shapes, mean_known
 from .steps import DenoiserCall, by_branch, named_by, samples_in
@@ -58,7 +58,7 @@ class Run:
         steps: what was measured; a step in which the denoiser saw one timestep in several views is several.
     """
 
-    size: Size | None = None
+    size: KnownSize = None
     scaling: str = "original"
     prompts: Sequence[str] = ()
     seeds: Sequence[int] = ()

@@ -152,6 +152,19 @@ class DenoiserCall:
         reason = f"attends in a batch of 1 where its denoiser has {self.batch} images, and not once for each"
         return {path.partition(":")[0]: reason for path in self.singles} | self.lost
 
+    def take_in(self, beside: "DenoiserCall") -> dict[str, str]:
+        """Take what a ControlNet gave that ran for this forward; layer path -> reason, of what can't be taken."""
+        if beside.batch == self.batch and self.values.keys().isdisjoint(beside.values):
+            self.values = beside.values | self.values
+            return {}
+        reason = "runs more than once beside one forward of its denoiser"
+        if beside.batch != self.batch:
+            reason = (
+                f"attends in a batch of {beside.batch} where its denoiser has {self.batch} images, and it can't be "
+                "told which these are"
+            )
+        return {path.partition(":")[0]: reason for path in beside.values}
+
     def take_output(self, output: Any) -> None:
         """Take what the forward returned: a tensor, the first of several, or one tensor per image."""
         first = next(iter(output.values())) if isinstance(output, dict) else output

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EntropyLabError, one_line
+from ..files import as_path
 from .prompts import EMBEDDED, FOLDER, TRANSFORMER_FOLDER
 
 __all__ = ["PRESETS", "Preset", "load"]
@@ -106,13 +107,13 @@ def resolve(model: str | Path) -> str | Path:
     """A folder as a path, anything else as a hub id."""
     if not isinstance(model, str | Path) or not str(model):
         raise EntropyLabError(f"model must be a hub id, a folder, or None for the embedded pipeline. Got {model!r}.")
-    folder = Path(model)
-    if folder.is_dir():
+    folder = as_path(model, "model", "folder or model")
+    if os.path.isdir(folder):
         if not (folder / "model_index.json").is_file():
             raise EntropyLabError(f"model must be a folder of a diffusers pipeline: {folder} has no model_index.json.")
         return folder
     name = str(model)
-    if isinstance(model, Path) or folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if isinstance(model, Path) or os.path.exists(folder) or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise EntropyLabError(f"model must be a hub id or a folder. Got {name!r}, which is no folder.")
     if name == EMBEDDED[TRANSFORMER_FOLDER]:
         return TRANSFORMER_FOLDER
@@ -137,7 +138,7 @@ def read(source: str | Path, dtype: Any) -> Any:
             if source in EMBEDDED:
                 stack.enter_context(in_silence())
             return pipeline_class(source).from_pretrained(str(source), **options, **borrowed)
-    except (OSError, ValueError, RuntimeError, AttributeError, ImportError) as error:
+    except Exception as error:  # files of strangers hold anything, and the libraries that read them raise anything
         reason = one_line(error, 300)
         if isinstance(source, Path):
             raise EntropyLabError(f"model folder {source} can't be read as a pipeline: {reason}") from error

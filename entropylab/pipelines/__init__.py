@@ -2,7 +2,7 @@
 
 from .kinds import KINDS, grown_keys, is_without_image, kind_of, part_of, tokens_at
 from .resolution import check_sizes, default_size, train_size, vae_factor
-from .structure import Layer, accepts, block_of, check_attends, denoisers, layers
+from .structure import Layer, accepts, block_of, check_attends, conditioners, denoisers, layers, layers_of
 
 __all__ = [
     "KINDS",
@@ -11,12 +11,14 @@ __all__ = [
     "block_of",
     "check_attends",
     "check_sizes",
+    "conditioners",
     "default_size",
     "denoisers",
     "grown_keys",
     "is_without_image",
     "kind_of",
     "layers",
+    "layers_of",
     "part_of",
     "tokens_at",
     "train_size",

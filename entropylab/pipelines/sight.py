@@ -17,7 +17,7 @@ from .backends import native_attention
 from .caches import seen_caches
 from .following import Listener, follow
 from .resolution import default_size, vae_factor
-from .structure import denoisers
+from .structure import conditioners, denoisers
 
 
 class Sight:
@@ -25,6 +25,7 @@ class Sight:
 
     Attributes:
         roots: name -> module of what is watched, as it is now.
+        beside: those of them that run beside a denoiser; None if these are not watched.
         stale: whether some module has got other parts since they were last looked through.
         catch_up: follows what has joined the pipeline, while it is observed.
         size: (height, width) that the pipeline was asked for [pixels], if it was.
@@ -33,9 +34,13 @@ class Sight:
         interception: forgets what seems to run when a call begins or ends, for Ctrl-C ends modules unseen.
     """
 
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, pipe: Any, beside: bool = False) -> None:
         self.pipe = pipe
         self.roots = denoisers(pipe)
+        self.beside: dict[str, nn.Module] | None = None
+        if beside:
+            self.beside = conditioners(pipe)
+            self.roots |= self.beside
         self.stale = False
         self.catch_up: Callable[[], None] | None = None
         self.size: Size | None = None
@@ -155,6 +160,9 @@ def joined(sight: Sight) -> dict[str, nn.Module]:
     """
     try:
         now = denoisers(sight.pipe)
+        if sight.beside is not None:
+            sight.beside = conditioners(sight.pipe)
+            now |= sight.beside
     except EntropyLabError:  # nothing denoises, for the moment
         return {}
     found = {}

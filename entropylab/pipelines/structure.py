@@ -12,8 +12,8 @@ from ..capture.byhand import heads_of
 from ..errors import EntropyLabError
 from .arguments import TIMES, parameters_of
 
-CONDITIONERS = ("ControlNet", "Adapter", "Autoencoder")
-"""Parts of class names of models that run beside a denoiser."""
+CONDITIONERS = ("ControlNet", "Adapter")
+"""Parts of class names of models that run beside a denoiser, in every step."""
 
 DENOISERS = ("unet", "transformer", "prior", "decoder", "denoiser")
 """What a pipeline calls its denoiser; asked where nothing takes a timestep."""
@@ -48,7 +48,8 @@ def denoisers(pipe: Any) -> dict[str, nn.Module]:
         )
     modules = {name: part for name, part in components.items() if isinstance(part, nn.Module)}
     timed = {name: part for name, part in modules.items() if takes_time(part)}
-    beside = [name for name, part in timed.items() if any(word in class_name(part) for word in CONDITIONERS)]
+    others = (*CONDITIONERS, "Autoencoder")
+    beside = [name for name, part in timed.items() if any(word in class_name(part) for word in others)]
     found = {name: part for name, part in timed.items() if name not in beside} or timed
     found = found or {name: part for name, part in modules.items() if name in DENOISERS}
     if not found:
@@ -57,6 +58,23 @@ def denoisers(pipe: Any) -> dict[str, nn.Module]:
             "takes a timestep. Record the module itself: entropylab.record(pipe.<component>)."
         )
     return found
+
+
+def conditioners(pipe: Any) -> dict[str, nn.Module]:
+    """Name -> module of the parts of ``pipe`` that run beside its denoisers in every step, and may attend: ControlNets.
+
+    They are told by their class, and by taking the time that a step is at. Encoders of text and of pictures take none:
+    they run once, before the first step, and what they attend to is no part of denoising.
+    """
+    if isinstance(pipe, nn.Module):
+        return {}
+    denoising = denoisers(pipe)
+    parts = ((name, part) for name, part in pipe.components.items() if isinstance(part, nn.Module))
+    return {
+        name: part
+        for name, part in parts
+        if name not in denoising and takes_time(part) and any(word in class_name(part) for word in CONDITIONERS)
+    }
 
 
 def takes_time(part: nn.Module) -> bool:
@@ -85,20 +103,25 @@ def layers(pipe: Any) -> list[Layer]:
         >>> layer.kind, layer.heads
         ('self', 4)
     """
-    found = [
+    found = layers_of(denoisers(pipe))
+    if not found:
+        raise EntropyLabError(f"{type(pipe).__name__} has no attention layer to measure.")
+    return found
+
+
+def layers_of(roots: Mapping[str, nn.Module]) -> list[Layer]:
+    """The attention layers of some modules, in the order of their parts."""
+    return [
         Layer(
             path.replace("._orig_mod", ""),
             declared_kind(path, module),
             heads_of(module),
             processor(module),
         )
-        for name, root in denoisers(pipe).items()
+        for name, root in roots.items()
         for path, module in root.named_modules(prefix=name)
         if looks_like_attention(module)
     ]
-    if not found:
-        raise EntropyLabError(f"{type(pipe).__name__} has no attention layer to measure.")
-    return found
 
 
 def check_attends(pipe: Any) -> None:

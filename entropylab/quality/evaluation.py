@@ -1,6 +1,7 @@
 """``evaluate``: every size under every rule and baseline, from the same seeds and prompts, judged."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import xarray as xr
 from .. import pipelines
 from ..bars import progress_bar, quiet
 from ..errors import EntropyLabError, check_count, names_of
+from ..files import as_path, make_folder
 from ..measuring.checks import call_settings, check_prompts, check_seed
 from ..measuring.provenance import provenance
 from ..models.prompts import is_embedded
@@ -109,6 +111,9 @@ def evaluate(
     judge.check_count(count)
     check_seed(seed, count)
     check_count("resamples", resamples, None)
+    pictures = None if pictures is None else as_path(pictures, "pictures", "folder")
+    if pictures is not None and not os.path.isdir(pictures):
+        make_folder(pictures, "pictures")
     settings = {} if call is not None else call_settings(pipe, steps, guidance_scale)
     plan = Sampling(
         prompts=[texts[i % len(texts)] for i in range(count)],
@@ -141,14 +146,14 @@ def cell(
     plan: Sampling,
     judge: Judge,
     train_size: Any,
-    pictures: str | Path | None,
+    pictures: Path | None,
     bar: Any,
 ) -> tuple[Judged, Meter]:
     """What is kept of the pictures of one size and method, and what they cost; sampled, or read where they are kept."""
     bar.set_description_str(f"{size_label(size)} {method.name}")
     meter, kept = Meter(device_of(pipe), judge.size_on(device_of(pipe))), None
     if pictures is not None:
-        kept = Kept(Path(pictures) / size_label(size) / method.name, made(pipe, size, method, plan, train_size))
+        kept = Kept(pictures / size_label(size) / method.name, made(pipe, size, method, plan, train_size))
     done = kept is not None and kept.complete
     found = kept.batches(plan.starts, len(plan.prompts)) if kept and done else plan.batches(pipe, size, method, meter)
     parts = []
@@ -164,12 +169,13 @@ def cell(
 
 def made(pipe: Any, size: Size, method: Method, plan: Sampling, train_size: Any) -> dict[str, Any]:
     """What decides the pictures of one size and method."""
+    from ..checkpoints import digest_of_weights
     from ..prompts import digest
-    from ..runs.configuration import FROM_PIPE, weights
+    from ..runs.configuration import FROM_PIPE
 
     source = provenance(pipe)
     found = {name: source[name] for name in FROM_PIPE if name in source} | {
-        "weights": weights(pipe),
+        "weights": digest_of_weights(pipe),
         "size": list(size),
         "method": method.description,
         "train_size": train_size,

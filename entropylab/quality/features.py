@@ -1,5 +1,6 @@
 """Features of pictures, in which Frechet distance and diversity are measured: Inception's, the embedded, or any."""
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import EntropyLabError, one_line
+from ..files import as_path
 from ..sizes import Size
 from .image_text import embedded_features
 from .intervals import Array
@@ -142,8 +144,8 @@ def check_reference(reference: Any, features: Features, embedded: bool) -> None:
 
 def picture_files(folder: str | Path) -> list[Path]:
     """The pictures of a folder, by name."""
-    place = Path(folder)
-    if not place.is_dir():
+    place = as_path(folder, "reference", "folder")
+    if not os.path.isdir(place):
         raise EntropyLabError(f"reference must be a folder of pictures. {place} is none.")
     return sorted(path for path in place.iterdir() if path.suffix.lower() in PICTURES)
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import EntropyLabError, one_line
-from ..files import check_writable
+from ..files import as_path, check_writable, real_file
 
 FOLDER = "_figures"
 """What is put to the report's name for the folder of its figures."""
@@ -21,13 +21,12 @@ def targets(path: str | os.PathLike[str], overwrite: bool) -> tuple[Path, Path, 
         EntropyLabError: a name that does not end in .html; a folder that is not there or can't be written to; something
             that is there already (without ``overwrite``); a folder of figures with other things in it.
     """
-    html = Path(path)
+    html = real_file(as_path(path))
     if html.suffix.lower() not in (".html", ".htm"):
         raise EntropyLabError(f"path must be the name of a file that ends in .html. Got {str(path)!r}.")
-    text, folder = html.with_suffix(".md"), html.with_name(f"{html.stem}{FOLDER}")
-    for file in (html, text):
-        check_writable(file, overwrite)
-    if folder.exists():
+    check_writable(html, overwrite)
+    text, folder = check_writable(html.with_suffix(".md"), overwrite), html.with_name(f"{html.stem}{FOLDER}")
+    if os.path.lexists(folder):
         check_folder(folder, overwrite)
     return html, text, folder
 

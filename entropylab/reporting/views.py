@@ -13,7 +13,7 @@ from ..dataset import check_ours
 from ..errors import EntropyLabError, one_line
 from ..law import fit
 from ..law.averages import check as check_layers
-from ..law.averages import scalings_of
+from ..law.averages import counted, scalings_of, under
 from ..law.checked import Check
 from ..law.checks import check
 from ..law.drift import drift, training_size
@@ -128,6 +128,7 @@ class Run:
         own: its self-attention layers; None if it has none.
         image: the image's part of its joint layers, image rows among image keys; None if it has none.
         whole: the same rows among all their keys.
+        partial: layers that are in none of them, because at some sizes, steps or samples they have no numbers.
     """
 
     label: str
@@ -135,6 +136,7 @@ class Run:
     own: View | None
     image: View | None
     whole: View | None
+    partial: tuple[str, ...] = ()
 
 
 def tried(compute: Callable[[], Any]) -> Any:
@@ -177,16 +179,27 @@ def run_of(ds: xr.Dataset, label: str) -> Run:
     whole = ds if "layer" in ds.dims else ds.expand_dims("layer")
     kinds = whole["kind"].astype(str)
     own = whole.isel(layer=np.flatnonzero(kinds == "self"))
-    views = [
-        View(label, one_sort(part), kind) if part is not None and part.sizes["layer"] else None
-        for part, kind in ((own, "self"), (image_part(whole), "joint"), (all_keys(whole), "joint"))
+    found = [(own, "self"), (image_part(whole), "joint"), (all_keys(whole), "joint")]
+    parts = [(part, throughout(part), kind) for part, kind in found if part is not None and part.sizes["layer"]]
+    partial = [
+        str(path) for part, kept, _ in parts for path in part["layer"].values if path not in kept["layer"].values
     ]
+    of_kind = {id(part): View(label, one_sort(kept), kind) for part, kept, kind in parts}
+    views = [of_kind.get(id(part)) for part, _ in found]
     if views[0] is None and views[1] is None:
         had = ", ".join(sorted(set(kinds.values.tolist())))
         raise EntropyLabError(
             f"ds must hold self-attention layers, or joint ones whose image rows are known. {label} has: {had}."
         )
-    return Run(label, ds, *views)
+    return Run(label, ds, views[0], views[1], views[2], tuple(dict.fromkeys(partial)))
+
+
+def throughout(ds: xr.Dataset) -> xr.Dataset:
+    """The layers that have numbers at every size, step and sample at which any has; all, if there is none such."""
+    mask = tried(lambda: counted(under(ds, None)[0]["entropy"]))
+    if isinstance(mask, Unknown):
+        return ds
+    return ds.isel(layer=np.flatnonzero(mask.any([dim for dim in mask.dims if dim != "layer"])))
 
 
 def one_sort(ds: xr.Dataset) -> xr.Dataset:

@@ -3,7 +3,8 @@
 import json
 import os
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,12 @@ from ..files import PARTIAL, cannot_write, create_whole, write_whole
 from ..prompts import digest
 from .claims import EXPIRES, Claims, is_dead
 from .clocks import clock_of, modified
-from .configuration import differences, digest_of, shown
-from .folder import CLAIMS, FORMAT, PROMPTS, RECORD, UNITS, RunFolder, read_record
+from .configuration import differences, shown
+from .folder import CLAIMS, PROMPTS, RECORD, UNITS, RunFolder, read_run
+from .listing import ASIDE, OWN, files, listed, read_file, told
+
+LOCK = ".lock"
+"""Held by the process that begins a run, or makes it longer."""
 
 
 def check_folder(out: Any, overwrite: bool = False) -> Path:
@@ -22,7 +27,7 @@ def check_folder(out: Any, overwrite: bool = False) -> Path:
     Raises:
         EntropyLabError: no name of a folder, a file, a folder that holds something else, or one that can't be written.
     """
-    if not isinstance(out, str | os.PathLike) or not os.fspath(out):
+    if not isinstance(out, str | os.PathLike) or not os.fspath(out).strip():
         raise EntropyLabError(f"out must be the name of a folder. Got {out!r}.")
     path = Path(out)
     try:
@@ -31,11 +36,11 @@ def check_folder(out: Any, overwrite: bool = False) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
-        others = [entry.name for entry in path.iterdir() if entry.name not in (PROMPTS, CLAIMS)]
     except OSError as error:
         raise cannot_write(path, error) from error
-    others = [name for name in others if not name.endswith(PARTIAL)]
-    if RECORD not in others and others and not (others == [UNITS] and not any((path / UNITS).iterdir())):
+    others = {entry.name for entry in listed(path)} - {PROMPTS, CLAIMS, LOCK}
+    others = {name for name in others if not name.endswith(PARTIAL)}
+    if RECORD not in others and others and not is_of_units(path, others):
         raise EntropyLabError(
             f"out must be an empty folder or that of a run. {path} has no {RECORD}, but "
             f"{', '.join(sorted(others)[:3])}."
@@ -43,6 +48,12 @@ def check_folder(out: Any, overwrite: bool = False) -> Path:
     if overwrite:
         check_nobody_works(path)
     return path
+
+
+def is_of_units(path: Path, others: set[str]) -> bool:
+    """Whether a folder that has no record is a run's all the same: by its units, or one that was just begun."""
+    there = [entry.name for entry in listed(path / UNITS)] if UNITS in others else []
+    return any(OWN.fullmatch(name) for name in there) or (others == {UNITS} and not there)
 
 
 def check_nobody_works(path: Path) -> None:
@@ -79,40 +90,49 @@ def begin(
     Raises:
         EntropyLabError: the run there has another configuration; the message shows the difference.
     """
-    if overwrite:
-        clear(path)
-    if not (path / RECORD).exists():
+    with alone(path):
+        if overwrite:
+            clear(path)
         make_folders(path)
-        create_whole(path / RECORD, record_of(configuration, attributes))
-    run = read_record(path)
-    if unit_samples is None:
-        configuration = {**configuration, "unit_samples": run.configuration["unit_samples"]}
-    if differences(run.configuration, configuration):
-        check_grown(run, configuration, prompts)
-        write_prompts(path, prompts)
-        write_whole(path / RECORD, record_of(configuration, {**run.attributes, **attributes}))
-        run = read_record(path)
-    make_folders(path)
-    if run.problem_of_prompts():
-        write_prompts(path, prompts)
+        if not (path / RECORD).exists() and not files(path / UNITS, ".nc"):
+            create_whole(path / RECORD, record_of(RunFolder(path, configuration, attributes)))
+        run = read_run(path)
+        if unit_samples is None:
+            configuration = {**configuration, "unit_samples": run.configuration["unit_samples"]}
+        if differences(run.configuration, configuration):
+            check_grown(run, configuration, prompts)
+            write_prompts(path, prompts)
+            run = RunFolder(path, configuration, {**run.attributes, **attributes}, problem="")
+            write_whole(path / RECORD, record_of(run))
+        elif run.problem:
+            write_whole(path / RECORD, record_of(run))
+        if run.problem_of_prompts():
+            write_prompts(path, prompts)
     sweep(path)
     return RunFolder(path, run.configuration, run.attributes, prompts)
 
 
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Let one process at a time begin or grow a run, where the file system can; the system ends it with the process."""
+    with told(path), open(path / LOCK, "ab") as file:
+        with suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def make_folders(path: Path) -> None:
     """Make the folders of units and claims, if they are not there."""
-    try:
-        for name in (UNITS, CLAIMS):
+    for name in (UNITS, CLAIMS):
+        with told(path / name):
             (path / name).mkdir(exist_ok=True)
-    except OSError as error:
-        raise cannot_write(path, error) from error
 
 
-def record_of(configuration: dict[str, Any], attributes: dict[str, Any]) -> bytes:
-    """What stands in a record."""
-    digest = digest_of(configuration)
-    record = {"format": FORMAT, "configuration": configuration, "digest": digest, "attributes": attributes}
-    return json.dumps(record, indent=1).encode()
+def record_of(run: RunFolder) -> bytes:
+    """What stands in a run's record."""
+    return json.dumps(run.record, indent=1).encode()
 
 
 def write_prompts(path: Path, prompts: list[str]) -> None:
@@ -148,23 +168,49 @@ def other_prompts(run: RunFolder, prompts: list[str]) -> str:
 
 
 def clear(path: Path) -> None:
-    """Remove a run; its record last, so that what is half removed is still known for what it is."""
+    """Remove a run; its record last, so that what is half removed is still known for what it is.
+
+    Raises:
+        EntropyLabError: its folders are links, or hold what is not a run's; nothing is removed then.
+    """
+    own = [file for folder in (UNITS, CLAIMS) for file in own_files(path / folder)]
     try:
-        for folder in (UNITS, CLAIMS):
-            for file in (path / folder).glob("*"):
-                file.unlink(missing_ok=True)
-        for name in (RECORD, PROMPTS):
-            (path / name).unlink(missing_ok=True)
+        record = json.loads(read_file(path / RECORD))
+    except (OSError, RecursionError, ValueError):
+        record = {"configuration": "damaged, or gone"}
+    if not isinstance(record, dict) or "configuration" not in record:
+        raise EntropyLabError(f"overwrite: {path / RECORD} is not what entropylab wrote, and is not removed.")
+    try:
+        for file in (*own, path / RECORD, path / PROMPTS):
+            file.unlink(missing_ok=True)
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def own_files(folder: Path) -> list[Path]:
+    """What a run has made in a folder of its own; what is hidden and not a run's stays there.
+
+    Raises:
+        EntropyLabError: the folder is a link, or holds something else.
+    """
+    if folder.is_symlink():
+        raise EntropyLabError(f"overwrite: {folder} is a link, and what is behind it is not removed.")
+    entries = listed(folder)
+    own = [entry for entry in entries if OWN.fullmatch(entry.name) and not entry.is_dir(follow_symlinks=False)]
+    others = sorted({entry.name for entry in entries if not entry.name.startswith(".")} - {entry.name for entry in own})
+    if others:
+        raise EntropyLabError(
+            f"overwrite: {folder} holds what is not the run's, and nothing is removed: {', '.join(others[:3])}."
+        )
+    return [Path(entry.path) for entry in own]
 
 
 def sweep(path: Path) -> None:
     """Remove what processes that were killed left half written, long enough ago that nobody is writing it."""
     now = clock_of(path)
     for folder in (path, path / UNITS, path / CLAIMS):
-        for pattern in (f".*{PARTIAL}", ".*.aside"):
-            for file in folder.glob(pattern):
-                if now - modified(file) > 10 * EXPIRES:
-                    with suppress(OSError):
-                        file.unlink(missing_ok=True)
+        for entry in listed(folder):
+            half = entry.name.startswith(".") and entry.name.endswith((PARTIAL, ASIDE))
+            if half and now - modified(Path(entry.path)) > 10 * EXPIRES:
+                with suppress(OSError):
+                    os.unlink(entry.path)

@@ -19,6 +19,7 @@ from typing import Any
 from uuid import uuid4
 
 from ..files import create_whole
+from .listing import ASIDE, files, is_there, read_file, told
 
 BEAT = 10.0
 """How often a claim says that its holder lives [s]."""
@@ -148,17 +149,18 @@ class Claims:
             patience: for how long one holder may have it [s], whether alive or not; None for as long as it likes.
         """
         path = self.folder / f"{name}.json"
-        if path.exists() and (not self.may_take_over(name, path, patience) or not self.put_aside(path)):
+        if is_there(path) and (not self.may_take_over(name, path, patience) or not self.put_aside(path)):
             return None
         holder = {"id": uuid4().hex, **self.me}
         return Claim(path, holder, self.beat) if create_whole(path, content(holder, 0)) else None
 
     def may_take_over(self, name: str, path: Path, patience: float | None) -> bool:
         """Whether the holder of a claim seems dead, or slower than ``patience``."""
-        try:
-            raw = path.read_bytes()
-        except FileNotFoundError:
-            return True
+        with told(path):
+            try:
+                raw = read_file(path)
+            except FileNotFoundError:
+                return True
         holder, now = holder_of(raw), self.clock()
         if name not in self.seen or self.seen[name][0] != raw:
             self.seen[name] = (raw, now)
@@ -170,20 +172,22 @@ class Claims:
 
     def put_aside(self, path: Path) -> bool:
         """Remove a claim that has been given up; of several that try at once, one succeeds."""
-        aside = path.with_name(f".{uuid4().hex}.aside")
-        try:
-            path.rename(aside)
-        except FileNotFoundError:
-            return not path.exists()
-        aside.unlink(missing_ok=True)
+        aside = path.with_name(f".{uuid4().hex}{ASIDE}")
+        with told(path):
+            try:
+                path.rename(aside)
+            except FileNotFoundError:
+                return not is_there(path)
+        with suppress(OSError):
+            aside.unlink()
         return True
 
     def holders(self) -> dict[str, dict[str, Any]]:
         """Unit -> who has it in hand."""
         found = {}
-        for path in sorted(self.folder.glob("[!.]*.json")):
+        for name in sorted(files(self.folder, ".json")):
             with suppress(OSError):
-                found[path.stem] = holder_of(path.read_bytes())
+                found[name] = holder_of((self.folder / f"{name}.json").read_bytes())
         return found
 
 

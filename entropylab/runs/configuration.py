@@ -4,12 +4,13 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
+from ..checkpoints import digest_of_weights
 from ..measuring.provenance import provenance
 from ..pipelines import denoisers
 from ..scaling import RULES, LayerRule, NamedRule, at_work, known_train_size
@@ -17,9 +18,6 @@ from ..sizes import Size, size_label
 
 PROBES = (16, 64, 77, 256, 1024, 4096, 9216)
 """Numbers of tokens at which a rule is asked for its factor, to tell it from another rule of the same name."""
-
-LOOKED_AT = 16
-"""So many numbers of every weight tensor are looked at to tell a model from another."""
 
 JOINED = ("sizes", "scaling", "rules", "samples", "prompts", "seed", "unit_samples")
 """What may differ between runs that are joined: what makes a unit a unit of another sample, size or rule."""
@@ -36,7 +34,7 @@ def configuration_of(
     source = provenance(pipe)
     found = {
         **{name: source[name] for name in FROM_PIPE if name in source},
-        "weights": weights(pipe),
+        "weights": digest_of_weights(pipe),
         "sizes": [size_label(size) for size in sizes],
         "scaling": [rule.name for rule in rules],
         "rules": [fingerprint(rule) + manner(pipe, rule, train_size) for rule in rules],
@@ -84,29 +82,6 @@ def probe(function: Any, tokens: int, trained: int) -> Any:
         return type(error).__name__
 
 
-def weights(pipe: Any) -> str:
-    """What tells the weights of denoisers, text encoders, ... from others: every tensor's name, shape, some numbers."""
-    components = getattr(pipe, "components", None)
-    roots = {**denoisers(pipe), **(components if isinstance(components, Mapping) else {})}
-    found = hashlib.sha256()
-    for component, root in roots.items():
-        for name, tensor in root.state_dict().items() if isinstance(root, nn.Module) else ():
-            found.update(f"{component} {name} {tuple(tensor.shape)}".encode() + some_of(tensor))
-    return found.hexdigest()[:32]
-
-
-def some_of(tensor: Any) -> bytes:
-    """A few numbers of a tensor; none of one that is offloaded, or of a type that can't be cut."""
-    if not isinstance(tensor, Tensor) or tensor.is_meta:
-        return b""
-    try:
-        flat = tensor.detach().flatten()
-        some = flat[:: max(1, len(flat) // LOOKED_AT)][:LOOKED_AT].to("cpu", torch.float64)
-        return bytes(some.numpy().tobytes())
-    except (NotImplementedError, RuntimeError, TypeError):
-        return b""
-
-
 def sha(text: str) -> str:
     """A short digest of a text."""
     return hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -132,7 +107,10 @@ def flattened(configuration: Mapping[str, Any]) -> dict[str, Any]:
     """Settings and the scheduler's configuration, one name each."""
     found: dict[str, Any] = {}
     for name, value in configuration.items():
-        inner = json.loads(value) if name == "scheduler_config" and value else value
+        inner = value
+        if name == "scheduler_config" and isinstance(value, str):
+            with suppress(ValueError):
+                inner = json.loads(value)
         found |= {f"{name}.{key}": each for key, each in inner.items()} if isinstance(inner, dict) else {name: inner}
     return found
 

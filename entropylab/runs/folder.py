@@ -7,6 +7,8 @@ RUN/claims/*.json   what is in hand
 """
 
 import json
+import re
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,12 +21,13 @@ import xarray as xr
 
 from .. import netcdf
 from ..dataset import ATTRIBUTE
-from ..errors import EntropyLabError, one_line
+from ..errors import EntropyLabError, EntropyLabWarning, one_line
 from ..files import flush_folder
 from ..prompts import digest
 from .claims import Claims
 from .configuration import JOINED, differences, digest_of
-from .state import CHECKSUM, checksum
+from .listing import files, is_there, read_file, told
+from .state import CHECKSUM, checksum, labels_of
 from .units import Unit, cut
 
 FORMAT = 2
@@ -32,6 +35,12 @@ RECORD, PROMPTS, UNITS, CLAIMS = "run.json", "prompts.jsonl", "units", "claims"
 DAMAGED = ".damaged"
 KEYS = {"format", "configuration", "digest", "attributes"}
 """What a record holds."""
+
+GROWING = ("samples", "prompts")
+"""What changes in a configuration when its run is to have more samples."""
+
+MOST_SAMPLES, MOST_UNITS = 10_000_000, 1_000_000
+"""More than this no run has: their prompts and units are held in memory."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +52,20 @@ class RunFolder:
         configuration: what decides the numbers.
         attributes: where they come from: attributes of the Dataset.
         texts: the prompt of every sample, if they are in memory anyway; else they are read when they are needed.
+        problem: why its record can't be used, if what it held was found in the units.
     """
 
     path: Path
     configuration: dict[str, Any]
     attributes: dict[str, Any]
     texts: list[str] | None = None
+    problem: str = ""
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What stands in its record, and in every unit, so that no record is needed to know whose they are."""
+        known = {"configuration": self.configuration, "digest": digest_of(self.configuration)}
+        return {"format": FORMAT, **known, "attributes": self.attributes}
 
     def digest(self, unit: Unit) -> str:
         """What a unit carries, to tell whose it is: what decides its numbers, and nothing of the run's other units."""
@@ -56,7 +73,7 @@ class RunFolder:
         own = {"rule": self.configuration["rules"][unit.rule], "seed": self.configuration["seed"]}
         return digest_of({**known, **own, "prompts": digest(self.prompts[unit.start : unit.stop]), "unit": unit.name})
 
-    @property
+    @cached_property
     def units(self) -> list[Unit]:
         """All units in their canonical order."""
         known = self.configuration
@@ -73,17 +90,29 @@ class RunFolder:
         return self.path / UNITS / f"{unit.name}.nc"
 
     def finished(self) -> set[str]:
-        """Names of the units that are finished."""
-        return {path.stem for path in (self.path / UNITS).glob("[!.]*.nc")}
+        """Names of the units that are finished: of files, whatever else may have such a name.
+
+        Raises:
+            EntropyLabError: the folder can't be read.
+        """
+        return files(self.path / UNITS, ".nc")
+
+    def is_finished(self, unit: Unit) -> bool:
+        """Whether one unit is finished."""
+        with told(self.file(unit)):
+            return self.file(unit).is_file()
 
     def write(self, unit: Unit, ds: xr.Dataset) -> None:
         """Write a finished unit, whole; if somebody has written it meanwhile, theirs stays."""
         ds.attrs |= {"configuration": self.digest(unit), "unit": unit.name, ATTRIBUTE: self.attributes[ATTRIBUTE]}
         ds.attrs[CHECKSUM] = checksum(ds)
         path = self.file(unit)
-        if not path.exists():
-            netcdf.save(ds, path, overwrite=True)
-            flush_folder(path.parent)
+        if not self.is_finished(unit):
+            if is_there(path):
+                self.set_aside(unit)
+            with told(path):
+                netcdf.save(ds, path, overwrite=True)
+                flush_folder(path.parent)
 
     def read(self, unit: Unit) -> xr.Dataset:
         """Read a finished unit.
@@ -91,6 +120,8 @@ class RunFolder:
         Raises:
             EntropyLabError: it is damaged, or another run's.
         """
+        if not self.is_finished(unit):
+            raise EntropyLabError(f"{self.file(unit)} is no file, but a folder, a link to nothing or a device.")
         ds = netcdf.read(self.file(unit))
         if ds.attrs.get("configuration") != self.digest(unit) or ds.attrs.get("unit") != unit.name:
             raise EntropyLabError(f"{self.file(unit)} is not a unit of this run.")
@@ -99,9 +130,9 @@ class RunFolder:
         return ds
 
     def set_aside(self, unit: Unit) -> None:
-        """Rename a damaged unit, so that it counts as not finished."""
+        """Rename a damaged unit, or what else has its name, so that it counts as not finished."""
         path = self.file(unit)
-        with suppress(FileNotFoundError):
+        with told(path), suppress(FileNotFoundError):
             path.replace(path.with_name(path.name + DAMAGED))
 
     @cached_property
@@ -124,11 +155,14 @@ class RunFolder:
 
     def problem_of_prompts(self) -> str:
         """Why the file of prompts can't be used; "" if it can."""
+        path = self.path / PROMPTS
+        if is_there(path) and not path.is_file():
+            return f"{path} can't be read: it is no file"
         try:
             whole = digest(self.stored_prompts()) == self.configuration["prompts"]
-        except (OSError, ValueError) as error:
-            return f"{self.path / PROMPTS} can't be read: {one_line(error)}"
-        return "" if whole else f"{self.path / PROMPTS} is damaged: its checksum is not that of its content"
+        except (OSError, RecursionError, ValueError) as error:
+            return f"{path} can't be read: {one_line(error)}"
+        return "" if whole else f"{path} is damaged: its checksum is not that of its content"
 
     def check_still_there(self) -> None:
         """Raise an EntropyLabError if the run was removed, or another put in its place, since it was read."""
@@ -137,31 +171,114 @@ class RunFolder:
             there = read_record(self.path).configuration
         except EntropyLabError as error:
             raise EntropyLabError(f"{gone} {error}") from error
-        changed = differences(self.configuration, there, but=("samples", "prompts"))
+        changed = differences(self.configuration, there, but=GROWING)
         if changed or there["samples"] < self.configuration["samples"]:
             raise EntropyLabError(f"{gone} {'; '.join(changed)}".strip())
 
 
+def read_run(path: Path) -> RunFolder:
+    """The run in a folder, by its record, or by its units where that is lost or damaged; a warning says so.
+
+    Raises:
+        EntropyLabError: there is none, or one of another format.
+    """
+    try:
+        return read_record(path)
+    except Unusable as error:
+        found = recovered(path, str(error))
+        if found is None:
+            raise
+    message = f"{found.problem} What it held was found in the units; the command that made the run writes it again."
+    warnings.warn(message, EntropyLabWarning, stacklevel=4)
+    return found
+
+
+class Unusable(EntropyLabError):
+    """A record that is lost or damaged; what it held may stand in the units."""
+
+
 def read_record(path: Path) -> RunFolder:
-    """The run in a folder.
+    """The run in a folder, by its record.
 
     Raises:
         EntropyLabError: there is none, or one of another format.
     """
     file = path / RECORD
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        content = read_file(file)
     except FileNotFoundError:
         what = f"a folder that holds no run: it has no {RECORD}" if path.is_dir() else "no folder of a run"
-        raise EntropyLabError(f"{path} is {what}.") from None
+        raise Unusable(f"{path} is {what}.") from None
     except OSError as error:
         raise EntropyLabError(f"{file} can't be read: {one_line(error)}.") from error
-    except ValueError:
+    try:
+        record = json.loads(content)
+    except (RecursionError, ValueError):
         record = None
+    if isinstance(record, dict) and isinstance(known := record.get("format"), int) and known != FORMAT:
+        raise EntropyLabError(f"{path} holds a run of format {known}; this is for format {FORMAT}.")
     if not isinstance(record, dict) or not record.keys() >= KEYS:
-        raise EntropyLabError(f"{file} can't be read: it is not what entropylab wrote.")
-    if record["format"] != FORMAT:
-        raise EntropyLabError(f"{path} holds a run of format {record['format']}; this is for format {FORMAT}.")
+        raise Unusable(f"{file} can't be read: it is not what entropylab wrote.")
     if record["digest"] != digest_of(record["configuration"]):
-        raise EntropyLabError(f"{file} is damaged or was changed: its checksum is not that of its configuration.")
+        raise Unusable(f"{file} is damaged or was changed: its checksum is not that of its configuration.")
+    if wrong := problem_of(record):
+        raise Unusable(f"{file} is damaged or was changed: {wrong}.")
     return RunFolder(path, record["configuration"], record["attributes"])
+
+
+def recovered(path: Path, problem: str) -> RunFolder | None:
+    """The run of the units in a folder, as the one that knows of most samples has it; None if no unit tells.
+
+    Raises:
+        EntropyLabError: they are of several runs.
+    """
+    best, known = None, ""
+    for name in sorted(files(path / UNITS, ".nc")):
+        try:
+            ds = netcdf.read(path / UNITS / f"{name}.nc")
+            record = labels_of(ds)["run"]
+            if ds.attrs.get(CHECKSUM) != checksum(ds) or problem_of(record):
+                continue
+        except (AttributeError, EntropyLabError, KeyError, RecursionError, TypeError, ValueError):
+            continue
+        run = RunFolder(path, record["configuration"], record["attributes"], problem=problem)
+        if best is not None and (changed := differences(best.configuration, run.configuration, but=GROWING)):
+            raise EntropyLabError(f"{problem} Units {known} and {name} are of different runs: {'; '.join(changed)}.")
+        if best is None or run.configuration["samples"] > best.configuration["samples"]:
+            best, known = run, name
+    return best
+
+
+def problem_of(record: Any) -> str:
+    """What is wrong with the parts of a record that are used here, in words; "" if nothing is."""
+    known, attributes = (record.get(name) for name in ("configuration", "attributes"))
+    if not isinstance(known, dict) or not isinstance(attributes, dict):
+        return "configuration and attributes must be dicts"
+    if not isinstance(attributes.get(ATTRIBUTE), str):
+        return f"it has no {ATTRIBUTE}"
+    sizes, scaling, rules, keep = (known.get(name) for name in ("sizes", "scaling", "rules", "keep"))
+    if not are_texts(sizes) or not sizes or not all(re.fullmatch(r"[1-9]\d{0,6}x[1-9]\d{0,6}", size) for size in sizes):
+        return f'sizes must be labels such as "64x64". Got {sizes!r:.100}'
+    if not scaling or not are_texts(scaling) or not are_texts(rules) or len(scaling) != len(rules or ()):
+        return f"scaling and rules must be as many texts. Got {scaling!r:.100} and {rules!r:.100}"
+    if keep is not None and not are_texts(keep):
+        return f"keep must be names of dimensions. Got {keep!r:.100}"
+    if not isinstance(known.get("prompts"), str):
+        return f"prompts must be a text. Got {known.get('prompts')!r:.100}"
+    for name, least, most in (("samples", 1, MOST_SAMPLES), ("unit_samples", 1, 2**63), ("seed", 0, 2**63)):
+        value = known.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            return f"{name} must be an int from {least} to {most}. Got {value!r:.100}"
+    if too_many(len(sizes) * len(scaling), known["samples"], known["unit_samples"]):
+        return f"a run has at most {MOST_UNITS} units"
+    return ""
+
+
+def are_texts(value: Any) -> bool:
+    """Whether a value is a list of texts."""
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def too_many(cells: int, samples: int, each: int) -> bool:
+    """Whether so many sizes and rules with so many samples, ``each`` in a unit, are more units than a run may have."""
+    return cells * -(-samples // each) > MOST_UNITS

@@ -17,7 +17,8 @@ from ..measuring import layout
 from ..measuring.cells import Cells
 from ..sizes import size_label
 from .configuration import JOINED, differences
-from .folder import RunFolder, read_record
+from .folder import RunFolder, read_run
+from .listing import is_there
 from .state import absorb, from_dataset, labels_of
 from .units import Unit
 
@@ -111,11 +112,11 @@ def read_first(piece: Piece, merged: Merged) -> xr.Dataset | None:
     """A unit from the first run in which it can be read; None if it is in none."""
     problem = ""
     for run, unit in piece.places:
-        if run.file(unit).exists():
+        if is_there(run.file(unit)):
             try:
                 return run.read(unit)
             except EntropyLabError as error:
-                if run.file(unit).exists():
+                if is_there(run.file(unit)):
                     problem = str(error)
     if problem:
         merged.damaged[piece.unit] = problem
@@ -237,7 +238,7 @@ def open_run(path: Any) -> xr.Dataset:
     Raises:
         EntropyLabError: no run, nothing finished yet, or damaged units, which the message names.
     """
-    run = read_record(Path(path))
+    run = read_run(Path(path))
     merged = merge_run(run)
     ds = dataset_of(merged, run)
     report_unfinished(merged, str(run.path), stacklevel=5)
@@ -265,7 +266,7 @@ def merge(paths: Sequence[Any]) -> xr.Dataset:
     """
     if isinstance(paths, str | bytes) or not isinstance(paths, Sequence) or not paths:
         raise EntropyLabError(f"runs must be a list of at least one folder. Got {paths!r}.")
-    runs = [read_record(Path(path)) for path in paths]
+    runs = [read_run(Path(path)) for path in paths]
     if len({run.path.resolve() for run in runs}) < len(runs):
         raise EntropyLabError(f"runs must differ from each other. Got {', '.join(str(path) for path in paths)}.")
     seeds = sorted({run.configuration["seed"] for run in runs})

@@ -8,7 +8,8 @@ from typing import Any
 from ..sizes import size_label
 from .claims import EXPIRES, is_dead, who
 from .clocks import clock_of, modified
-from .folder import CLAIMS, DAMAGED, UNITS, RunFolder, read_record
+from .folder import CLAIMS, DAMAGED, UNITS, RunFolder, read_run
+from .listing import listed, told
 from .merging import merge_run
 from .units import Unit
 
@@ -64,16 +65,19 @@ def status(path: Any, check: bool = False) -> Status:
     Raises:
         EntropyLabError: it holds no run.
     """
-    run = read_record(Path(path))
+    run = read_run(Path(path))
     units, finished = run.units, run.finished()
     names = {unit.name for unit in units}
     work = {name: holder for name, holder in run.claims.holders().items() if name in names - finished}
     at_work = {name: who(holder) + silence(run, name, holder) for name, holder in work.items()}
-    damaged = {file.name: f"{file} was damaged" for file in (run.path / UNITS).glob(f"*{DAMAGED}")}
+    left = sorted(entry.name for entry in listed(run.path / UNITS) if entry.name.endswith(DAMAGED))
+    damaged = {name: f"{run.path / UNITS / name} was damaged" for name in left}
     if check:
         damaged |= {unit.name: problem for unit, problem in merge_run(run).damaged.items()}
-    size = sum(run.file(unit).stat().st_size for unit in units if run.file(unit).exists())
-    return Status(run.path, units, frozenset(finished & names), at_work, damaged, size)
+    here = frozenset(finished & names)
+    with told(run.path / UNITS):
+        size = sum((run.path / UNITS / f"{name}.nc").stat().st_size for name in here)
+    return Status(run.path, units, here, at_work, damaged, size)
 
 
 def silence(run: RunFolder, name: str, holder: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
@@ -21,6 +22,11 @@ class Progress:
         stream: where to.
         clock: seconds that only go forward.
         spent: size -> seconds and pixels that this process has spent on finished units.
+        by_name: all units by their names.
+        finished: names of those that were finished when it was told last.
+        count: size -> how many units there are.
+        done: size -> how many units are finished.
+        rest: size -> pixels of those that are not.
     """
 
     units: Sequence[Unit]
@@ -30,17 +36,38 @@ class Progress:
     spent: dict[Size, tuple[float, int]] = field(default_factory=dict)
     began: float = 0.0
     bar: Any = None
+    by_name: dict[str, Unit] = field(init=False)
+    finished: set[str] = field(default_factory=set)
+    count: Counter[Size] = field(init=False)
+    done: Counter[Size] = field(default_factory=Counter)
+    rest: Counter[Size] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.by_name = {unit.name: unit for unit in self.units}
+        self.count = Counter(unit.size for unit in self.units)
+        for unit in self.units:
+            self.rest[unit.size] += unit.pixels
+
+    def follow(self, finished: set[str]) -> None:
+        """Count the units that were finished, or lost, since it was told last: only these, of however many."""
+        now = finished & self.by_name.keys()
+        for name in now ^ self.finished:
+            unit, sign = self.by_name[name], 1 if name in now else -1
+            self.done[unit.size] += sign
+            self.rest[unit.size] -= sign * unit.pixels
+        self.finished = now
 
     def begin(self, unit: Unit, finished: set[str]) -> None:
         """Work on a unit begins."""
         self.began = self.clock()
+        self.follow(finished)
         if self.shown and self.bar is None and (self.stream.isatty() or in_notebook()):
             layout = "{desc}: {percentage:3.0f}%|{bar}| {postfix}"
             total = sum(each.pixels for each in self.units)
             self.bar = bar_class()(total=total, file=self.stream, bar_format=layout, leave=False)
         if self.bar is not None:
             self.bar.set_description_str(f"{size_label(unit.size)} {unit.scaling}", refresh=False)
-            self.bar.n = sum(each.pixels for each in self.units if each.name in finished)
+            self.bar.n = self.bar.total - self.rest.total()
             self.bar.refresh()
 
     def update(self, pixels: int) -> None:
@@ -73,28 +100,31 @@ class Progress:
 
     def line(self, unit: Unit, seconds: float, finished: set[str], workers: int) -> str:
         """A finished unit as a line."""
-        here = [each for each in self.units if each.size == unit.size]
-        done, all_done = (sum(each.name in finished for each in part) for part in (here, self.units))
+        self.follow(finished)
         return (
-            f"{unit.label}: {seconds:.1f} s; {done} of {len(here)} units at this size, {all_done} of "
-            f"{len(self.units)} in all; {self.left(unit.size, finished, workers)}"
+            f"{unit.label}: {seconds:.1f} s; {self.done[unit.size]} of {self.count[unit.size]} units at this size, "
+            f"{self.done.total()} of {len(self.units)} in all; {self.left(unit.size, finished, workers)}"
         )
 
     def left(self, size: Size, finished: set[str], workers: int) -> str:
         """Time left at a size and in all, if so many processes are at work."""
+        self.follow(finished)
         here, everywhere = (
-            sum(self.expected(each) for each in self.units if each.name not in finished and each.size in sizes)
-            for sizes in ({size}, {each.size for each in self.units})
+            sum(self.pace(each) * self.rest[each] for each in sizes) / workers for sizes in ({size}, self.rest)
         )
-        return f"{span(here / workers)} left at this size, {span(everywhere / workers)} in all"
+        return f"{span(here)} left at this size, {span(everywhere)} in all"
 
     def expected(self, unit: Unit) -> float:
         """How long a unit takes [s], as far as this process can know; 0 before it has finished any."""
+        return self.pace(unit.size) * unit.pixels
+
+    def pace(self, size: Size) -> float:
+        """How long a pixel takes [s], at the nearest size of which this process has finished a unit."""
         if not self.spent:
             return 0.0
-        nearest = min(self.spent, key=lambda size: abs(size[0] * size[1] - unit.size[0] * unit.size[1]))
+        nearest = min(self.spent, key=lambda known: abs(known[0] * known[1] - size[0] * size[1]))
         seconds, pixels = self.spent[nearest]
-        return seconds / pixels * unit.pixels
+        return seconds / pixels
 
 
 def span(seconds: float) -> str:

@@ -17,12 +17,15 @@ LABELS = ("module", "block", "kind", "part")
 CHECKSUM = "checksum"
 
 
-def to_dataset(cells: Cells, prompts: list[str], seeds: list[int], unmeasured: list[str]) -> xr.Dataset:
+def to_dataset(
+    cells: Cells, prompts: list[str], seeds: list[int], unmeasured: list[str], run: dict[str, Any] | None = None
+) -> xr.Dataset:
     """Cells that hold one size and one scaling as a Dataset of two variables (every one costs milliseconds to write).
 
     ``values`` (entry, branch, sample, step, layer, head) where samples are kept apart, else ``sums``: count, mean and
     sum of squared deviations over the samples (sum, entry, branch, step, layer, head); dimensions that were averaged
-    away have length 1. ``labels`` is JSON: what the entries, branches and layers are, and what is counted by layer.
+    away have length 1. ``labels`` is JSON: what the entries, branches and layers are, what is counted by layer, and the
+    record of the run that it is a unit of.
     """
     ((size, scaling),) = cells.timesteps
     labels = {
@@ -42,6 +45,7 @@ def to_dataset(cells: Cells, prompts: list[str], seeds: list[int], unmeasured: l
         "unmeasured": unmeasured,
         "prompts": prompts,
         "seeds": seeds,
+        "run": run,
     }
     found: dict[str, Any] = {"labels": ((), np.array(json.dumps(labels, default=float)))}
     if cells.keeps_samples:

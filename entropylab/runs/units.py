@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from ..sizes import Size, size_label
 
@@ -26,7 +27,7 @@ class Unit:
     start: int
     stop: int
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The name of its file, without ".nc"."""
         rule = re.sub(r"[^\w.-]+", "-", self.scaling)[:40]

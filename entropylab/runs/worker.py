@@ -1,6 +1,7 @@
 """``measure`` as a run: take a unit that nobody has in hand, measure it, write it, until there is none left."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -21,7 +22,7 @@ from ..sizes import Size
 from .beginning import begin, check_folder
 from .claims import Claim, Claims, who
 from .configuration import configuration_of
-from .folder import RECORD, RunFolder
+from .folder import MOST_UNITS, RECORD, RunFolder, too_many
 from .merging import dataset_of, merge_run
 from .place import Place, is_left_alone, is_restarted, placed
 from .progress import Progress
@@ -53,6 +54,7 @@ class Worker:
         is_main: whether it is the one that speaks.
         strict: whether an attention layer that could not be measured is an error.
         sleep: waits for so many seconds.
+        finished: names of the units that were finished when it looked last.
     """
 
     run: RunFolder
@@ -66,6 +68,7 @@ class Worker:
     sleep: Callable[[float], None] = time.sleep
     poll: float = POLL
     told: set[str] = field(default_factory=set)
+    finished: set[str] = field(default_factory=set)
     units: list[Unit] = field(init=False)
     source: dict[str, str] = field(init=False)
 
@@ -78,7 +81,7 @@ class Worker:
         while (taken := self.next_unit()) is not None:
             unit, claim = taken
             with claim:
-                if self.run.file(unit).exists():
+                if self.run.is_finished(unit):
                     continue
                 self.run.check_still_there()
                 try:
@@ -90,7 +93,7 @@ class Worker:
     def tell_what_is_left(self, unit: Unit, error: BaseException) -> None:
         """Hang on an error where what was finished before it is, unless that was removed."""
         path = self.run.path
-        if (path / RECORD).exists():
+        if os.path.exists(path / RECORD):
             error.run = path  # type: ignore[attr-defined]
             error.add_note(
                 f"While measuring {unit.label}. What was finished before is in {path}: the same command goes on from "
@@ -119,9 +122,9 @@ class Worker:
         self.told.update(found)
 
     def pending(self) -> list[Unit]:
-        """The units that are not finished."""
-        finished = self.run.finished()
-        return [unit for unit in self.units if unit.name not in finished]
+        """The units that are not finished; the folder is listed here, once for each unit that is measured."""
+        self.finished = self.run.finished()
+        return [unit for unit in self.units if unit.name not in self.finished]
 
     def patience(self, unit: Unit) -> float | None:
         """For how long another process may have a unit in hand [s], if that can be told."""
@@ -130,19 +133,22 @@ class Worker:
 
     def measure(self, unit: Unit) -> None:
         """Measure one unit and write it."""
-        self.progress.begin(unit, self.run.finished())
+        self.progress.begin(unit, self.finished)
         self.recorder.cells = Cells(self.recorder.reduction.names, self.recorder.keep)
         self.sample(unit, self.progress)
         check_scaling(unit, self.recorder.cells)
         if self.strict:
             report_unmeasured(self.recorder, strict=True)
-        ds = to_dataset(self.recorder.cells, self.prompts[unit.start : unit.stop], self.seeds(unit), self.unmeasured())
+        if not self.recorder.cells.timesteps:
+            _ = self.recorder.dataset  # an EntropyLabError that says why it is empty
+        prompts, seeds = self.prompts[unit.start : unit.stop], self.seeds(unit)
+        ds = to_dataset(self.recorder.cells, prompts, seeds, self.unmeasured(), self.run.record)
         seconds = self.progress.clock() - self.progress.began
         ds.attrs |= {**self.source, "seconds": seconds}
         self.recorder.cells = Cells(self.recorder.reduction.names, self.recorder.keep)
         self.run.check_still_there()
         self.run.write(unit, ds)
-        self.progress.end(unit, self.run.finished(), max(1, len(self.claims.holders())))
+        self.progress.end(unit, self.finished | {unit.name}, max(1, len(self.claims.holders())))
 
     def seeds(self, unit: Unit) -> list[int]:
         """The unit's seeds."""
@@ -185,8 +191,11 @@ def measure_run(
     attributes: dict[str, Any],
 ) -> xr.Dataset:
     """What ``measure(..., out=...)`` does once its arguments are checked; the Dataset of the finished run."""
-    each = unit_samples or default_samples(len(plan.prompts), plan.batch_size)
-    if each % plan.batch_size and each < len(plan.prompts):
+    count = len(plan.prompts)
+    each = unit_samples or default_samples(count, plan.batch_size)
+    if too_many(len(sizes) * len(rules), count, each):
+        raise EntropyLabError(f"unit_samples must be so many that there are at most {MOST_UNITS} units. Got {each}.")
+    if each % plan.batch_size and each < count:
         raise EntropyLabError(f"unit_samples must be a multiple of batch_size = {plan.batch_size}. Got {each}.")
     source = provenance(pipe)
     with ExitStack() as stack:

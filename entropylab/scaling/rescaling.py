@@ -93,8 +93,8 @@ class Rescaling:
             raise
         except Exception as problem:
             raise EntropyLabError(
-                f"rule {self.rule.name!r} must give a multiplier for N and T. Asked for layer {layer} with "
-                f"N = {tokens} and T = {trained}, it raised {type(problem).__name__}: {one_line(problem)}"
+                f"rule {self.rule.name!r} fails for layer {layer} with N = {tokens}, T = {trained}: "
+                f"{type(problem).__name__}: {one_line(problem)}"
             ) from problem
 
     def train_tokens(self, call: AttentionCall, tokens: int) -> int:

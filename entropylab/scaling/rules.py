@@ -1,5 +1,6 @@
 """The rules for the softmax scale: what each multiplies it by, from N and T, and how a caller names one."""
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -77,6 +78,7 @@ def named_rule(rule: Any) -> NamedRule:
             raise EntropyLabError(
                 f"scaling must be one of {', '.join(RULES)}, a number or a callable (N, T) -> multiplier. Got {rule!r}."
             )
+        check_rule(RULES[rule], rule)
         return NamedRule(rule, RULES[rule])
     if isinstance(rule, int | float) and not isinstance(rule, bool):
         check_multiplier(rule, "scaling")
@@ -87,11 +89,42 @@ def named_rule(rule: Any) -> NamedRule:
             raise EntropyLabError(
                 f"scaling: a function must have a name of its own, for results carry it. {name!r} is another rule's."
             )
+        check_rule(rule, name)
         return NamedRule(name, rule)
     raise EntropyLabError(
         f"scaling must be one of {', '.join(RULES)}, a number or a callable (N, T) -> multiplier. "
         f"Got {type(rule).__name__}."
     )
+
+
+PROBED = ((256, 256), (1024, 256), (64, 256))
+"""N and T with which a rule is tried before any sampling."""
+
+
+def check_rule(rule: Any, name: str) -> None:
+    """Raise an EntropyLabError if a function can't be called as rule(N, T), or never gives a multiplier."""
+    try:
+        inspect.signature(rule).bind(*PROBED[0])
+    except TypeError as error:
+        raise EntropyLabError(
+            f"scaling must be a callable (N, T) -> multiplier. Got {name!r}, which can't be called with two numbers: "
+            f"{error}."
+        ) from error
+    except ValueError:  # functions of C may have no signature
+        pass
+    problem = None
+    for tokens, train_tokens in PROBED:
+        try:
+            check_multiplier(rule(tokens, train_tokens), f"rule {name!r}")
+            return
+        except Exception as error:  # a rule may refuse what no layer has, but not everything
+            problem = problem or error
+    if isinstance(problem, EntropyLabError):
+        raise problem
+    raise EntropyLabError(
+        f"scaling must be a callable (N, T) -> multiplier. Got {name!r}, which fails with N = {PROBED[0][0]}, "
+        f"T = {PROBED[0][1]}: {type(problem).__name__}: {problem}"
+    ) from problem
 
 
 def check_multiplier(multiplier: Any, source: str) -> float | Tensor:

@@ -77,3 +77,34 @@ def test_autocast_leaves_a_softmax_by_hand_exact():
         net(normal(2, TOKENS, WIDTH), torch.tensor(2.0))
     assert handed[0][0].dtype == torch.bfloat16
     assert agree(rec, handed[0][0], atol=1e-5)
+
+
+class Normed(OwnAttention):
+    """Norms leave q and k in float32 under autocast, and the attention function then casts them."""
+
+    mask = None
+
+    def forward(self, tokens):
+        query, key, value = (6 * F.normalize(side.float(), dim=-1) for side in self.sides(tokens))
+        self.handed = query, key
+        return together(F.scaled_dot_product_attention(query, key, value, self.mask))
+
+    def exact(self, dtype):
+        query, key = (side.to(dtype).double() for side in self.handed)
+        logits = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+        return logits if self.mask is None else logits + self.mask.to(dtype).double()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("is_masked", [False, True])
+def test_autocast_casts_what_it_casts_for_the_model(dtype, is_masked):
+    net = net_of(Normed)
+    net.attn.mask = 3 * normal(TOKENS, TOKENS, seed=5) if is_masked else None
+    tokens = normal(2, TOKENS, WIDTH)
+    with torch.no_grad(), torch.autocast("cpu", dtype):
+        plain = net(tokens, torch.tensor(2.0))
+        with entropylab.record(net) as rec:
+            assert torch.equal(plain, net(tokens, torch.tensor(2.0)))
+    assert net.attn.handed[0].dtype == torch.float32
+    assert agree(rec, net.attn.exact(dtype), atol=2e-6)
+    assert not agree(rec, net.attn.exact(torch.float32), atol=2e-6)

@@ -28,12 +28,15 @@ def interpreter(monkeypatch):
     """Kernels run on the host for one test, though Triton itself was imported to compile.
 
     The interpreter changes Triton's language for every function that a kernel calls, which takes most of the time, and
-    changes it back only for the kernel: here once for all, and back.
+    changes it back only for the kernel (older ones for nothing): here once for all, and back.
     """
     import triton
     from triton.runtime import interpreter
     from triton.runtime.jit import JITFunction
 
+    core = triton.language.core
+    owners = [triton.language, core, triton.language.math, core.tensor, core.dtype]
+    before = [dict(vars(owner)) for owner in owners]
     standard, change = triton.language.standard, interpreter._patch_lang
     compiled = {name: value for name, value in vars(standard).items() if isinstance(value, JITFunction)}
 
@@ -54,6 +57,13 @@ def interpreter(monkeypatch):
         if hasattr(triton.language, name):
             monkeypatch.setattr(triton.language, name, function)
     monkeypatch.setitem(sys.modules, KERNEL, interpreted_kernel())
+    yield
+    for owner, known in zip(owners, before, strict=True):
+        for name, value in list(vars(owner).items()):
+            if name not in known:
+                delattr(owner, name)
+            elif value is not known[name]:
+                setattr(owner, name, known[name])
 
 
 @pytest.fixture

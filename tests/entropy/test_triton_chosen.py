@@ -5,11 +5,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from entropylab import EntropyLabError
+import entropylab
+from entropylab import EntropyLabError, row_statistics
 from entropylab.entropy import choice, sdpa
 from entropylab.entropy import triton as backend
 from entropylab.entropy.rows import Rows, check_rows
+from entropylab.errors import EntropyLabWarning
 
+from ..attention import PlainAttention
 from ..seeds import tokens
 from .kernel import BASIC, HALF, ask
 
@@ -87,3 +90,53 @@ def test_old_gpus(monkeypatch):
 def test_sdpa_reads_no_additive_mask_on_cuda():
     unreadable = SimpleNamespace(device=torch.device("cuda"), dtype=HALF, ndim=2, shape=(4, 16))
     assert "waiting for the device" in sdpa.why_not(on_cuda(mask=unreadable))
+
+
+@pytest.fixture
+def breaks(monkeypatch):
+    """As if the CPU were a GPU on which the kernel does not compile; holds what was tried."""
+    tried = []
+
+    def fail(rows):
+        tried.append(rows)
+        raise RuntimeError("PTXAS error: no such architecture")
+
+    monkeypatch.setattr(backend, "why_not", lambda rows: None)
+    monkeypatch.setattr(backend, "row_statistics", fail)
+    monkeypatch.setattr(choice, "failed", {}, raising=False)
+    return tried
+
+
+def test_a_kernel_that_fails_is_tried_once_and_another_answers(breaks):
+    q, k = tokens(1, 4, 8), tokens(1, 6, 8)
+    with pytest.warns(EntropyLabWarning, match="kernel failed on cpu with RuntimeError: PTXAS error") as warned:
+        found = [row_statistics(q, k) for _ in range(3)]
+    assert len(breaks) == len(warned) == 1
+    expected = row_statistics(q, k, backend="sdpa")
+    assert all(torch.equal(each.entropy, expected.entropy) for each in found)
+    assert "no such architecture" in str(choice.choose(check_rows(q, k, None, None, False, BASIC)))
+
+
+def test_a_kernel_that_fails_when_asked_for_by_name_says_so(breaks):
+    for _ in range(2):
+        with pytest.raises(EntropyLabError, match="backend 'triton' can't be used here: .*no such architecture"):
+            row_statistics(tokens(1, 4, 8), tokens(1, 6, 8), backend="triton")
+    assert len(breaks) == 1
+
+
+def test_a_kernel_short_of_memory_is_tried_again(breaks, monkeypatch):
+    def short(rows):
+        raise torch.OutOfMemoryError("none left")
+
+    monkeypatch.setattr(backend, "row_statistics", short)
+    for _ in range(2):
+        with pytest.raises(torch.OutOfMemoryError):
+            row_statistics(tokens(1, 4, 8), tokens(1, 6, 8))
+    assert choice.failed == {}
+
+
+def test_a_kernel_that_fails_while_a_model_runs_costs_no_number(breaks):
+    net = PlainAttention(8)
+    with pytest.warns(EntropyLabWarning, match="not tried again"), entropylab.record(net) as rec:
+        net(tokens(1, 6, 8))
+    assert rec.unmeasured == {} and rec.dataset.entropy.notnull().all() and len(breaks) == 1

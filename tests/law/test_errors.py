@@ -77,6 +77,59 @@ def test_intervals_that_take_points_for_independent_do_not() -> None:
     assert coverage(straight_line(x.reshape(200, -1, 1), y.reshape(200, -1, 1))) < 0.7
 
 
+@pytest.mark.parametrize("samples", [3, 4, 8])
+@pytest.mark.parametrize("steepness", [0.0, 1.2])
+def test_weighted_intervals_hold_the_truth_as_often(samples: int, steepness: float) -> None:
+    """Six sizes, equally noisy or the smaller ones more so."""
+    measured = many_layers(samples, 1500, steepness)
+    assert 0.91 <= held(fit(measured, by="layer", method="weighted").slope_interval) <= 0.98
+    if samples < 8:
+        assert held(raw(measured)) < 0.9, "a weight from each size's own variance makes errors too small"
+
+
+def held(interval: tuple[np.ndarray, np.ndarray]) -> float:
+    """How many intervals hold a slope of 1."""
+    low, high = interval
+    return float(((low < 1) & (high > 1)).mean())
+
+
+def many_layers(samples: int, number: int, steepness: float) -> xr.Dataset:
+    """So many measurements under the law, as layers, whose samples scatter by N^-(steepness / 2)."""
+    rng = np.random.default_rng(0)
+    tokens = np.geomspace(64, 4096, 6)
+    scatter = 0.1 * (tokens / 512) ** (-steepness / 2)
+    entropy = np.log(tokens)[:, None] - 0.5 + scatter[:, None] * rng.standard_normal((number, 6, samples))
+    return xr.Dataset(
+        {"entropy": (("layer", "size", "sample"), entropy)},
+        coords={
+            "size": [str(count) for count in range(6)],
+            "layer": [str(count) for count in range(number)],
+            "kind": ("layer", ["self"] * number),
+            "tokens": (("size", "layer"), np.repeat(tokens[:, None], number, 1)),
+        },
+    )
+
+
+def raw(measured: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Intervals of slopes that weigh every size by its own variance over samples."""
+    y = measured["entropy"].values
+    x = np.broadcast_to(np.log(measured["tokens"].values.T)[:, :, None], y.shape)
+    line = straight_line(x, y, 1 / y.var(-1, ddof=1, keepdims=True))
+    return line["slope_low"], line["slope_high"]
+
+
+def test_samples_of_which_nothing_is_known_are_none() -> None:
+    ds = synthetic(**NOISY)
+    more = ds.assign(entropy=ds["entropy"].where(ds["sample"] < 4))
+    whole, found = fit(ds.isel(sample=slice(4))), fit(more)
+    assert found.dataset.attrs["samples"] == 4 == whole.dataset.attrs["samples"]
+    assert found.slope_error == pytest.approx(whole.slope_error) and "4 samples" in found.summary()
+    drawn = [fit(part, errors="bootstrap", resamples=199).slope_interval for part in (more, ds.isel(sample=slice(4)))]
+    assert drawn[0] == pytest.approx(drawn[1])
+    one = fit(ds.assign(entropy=ds["entropy"].where(ds["sample"] < 1)))
+    assert one.errors == ORDINARY and one.slope_error > 0
+
+
 # The bootstrap.
 
 

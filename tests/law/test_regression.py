@@ -6,6 +6,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.special import polygamma
 
 from entropylab.law import BOOTSTRAPPED, CLUSTERED, ORDINARY, fit
 from entropylab.law.regression import straight_line, theil_sen
@@ -40,12 +41,19 @@ def noisy_small() -> xr.Dataset:
     return ds.assign(entropy=ds["entropy"] + extra)
 
 
-def test_weights_are_those_of_the_errors_over_samples() -> None:
+def smooth_variances(x: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Variances over samples on a straight line in log variance, its slope shrunk as James and Stein do."""
+    line = stats.linregress(x, np.log(points.var(1, ddof=1)))
+    noise = polygamma(1, (points.shape[1] - 1) / 2) / ((x - x.mean()) ** 2).sum()
+    return np.exp(max(0, 1 - 2 * noise / line.slope**2) * line.slope * x)
+
+
+def test_weights_are_those_of_smooth_variances_over_samples() -> None:
     ds = noisy_small()
     result = fit(ds, method="weighted")
-    points = own_mean(ds.expand_dims(["branch", "step", "head"]))
-    weights = 1 / stats.sem(points, axis=1)
-    expected = np.polyfit(own_log_tokens(ds), points.mean(1), 1, w=weights)
+    x, points = own_log_tokens(ds), own_mean(ds.expand_dims(["branch", "step", "head"]))
+    weights = smooth_variances(x, points) ** -0.5
+    expected = np.polyfit(x, points.mean(1), 1, w=weights)
     assert (result.slope, result.intercept) == pytest.approx(tuple(expected), rel=1e-5)
     assert result.method == "weighted"
     assert abs(result.slope - 1) < 0.3 * abs(fit(ds).slope - 1), "noisy sizes count less"
@@ -55,11 +63,19 @@ def test_weights_are_those_of_the_errors_over_samples() -> None:
 
 def test_weighted_slopes_are_the_means_of_the_samples_own() -> None:
     ds = noisy_small()
-    points = own_mean(ds.expand_dims(["branch", "step", "head"]))
-    weights = 1 / stats.sem(points, axis=1)
-    own = [np.polyfit(own_log_tokens(ds), sample, 1, w=weights)[0] for sample in points.T]
+    x, points = own_log_tokens(ds), own_mean(ds.expand_dims(["branch", "step", "head"]))
+    weights = smooth_variances(x, points) ** -0.5
+    own = [np.polyfit(x, sample, 1, w=weights)[0] for sample in points.T]
     result = fit(ds, method="weighted")
     assert result.slope_error == pytest.approx(stats.sem(own), rel=1e-5)
+
+
+def test_a_size_with_more_samples_weighs_more() -> None:
+    ds = synthetic(**NOISY, average=("branch", "step", "head"))
+    few = ds.assign(entropy=ds["entropy"].where((ds["sample"] < 2) | (ds["size"] != ds["size"][0])))
+    broken = xr.where(few["size"] == few["size"][0], 0.2, 0.0)
+    moved = [abs(fit(part.assign(entropy=part["entropy"] + broken), method="weighted").slope - 1) for part in (few, ds)]
+    assert moved[0] < moved[1]
 
 
 def test_theil_sen_agrees_with_scipy_and_a_broken_size_does_not_move_it() -> None:

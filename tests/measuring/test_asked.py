@@ -8,6 +8,7 @@ import entropylab
 from entropylab.errors import EntropyLabError
 
 from ..sampling import sample
+from .layers import Denoiser, run
 
 
 def test_rows_subset_is_close_and_the_same_each_time(random_pipe):
@@ -51,6 +52,25 @@ def test_bad_options(random_pipe, options, message):
 def test_what_is_no_pipeline(thing, message):
     with pytest.raises(EntropyLabError, match=message), entropylab.record(thing):
         pytest.fail("nothing may run")
+
+
+def test_nothing_was_chosen(random_pipe):
+    with entropylab.record(random_pipe, layers="joint") as rec:
+        sample(random_pipe, steps=1)
+    with pytest.raises(EntropyLabError, match=r"14 attention layers ran, and none is chosen by layers=.'joint'."):
+        _ = rec.dataset
+    options = {"prompts": ["a red car"], "samples": 1, "steps": 1, "progress": False}
+    with pytest.raises(EntropyLabError, match=r"none is chosen by layers=.'joint'.; the first is unet.*of kind 'self'"):
+        entropylab.measure(random_pipe, [64], layers="joint", **options)
+
+
+def test_nothing_could_be_measured():
+    model = Denoiser(layers=1)
+    model.layers[0].hidden = True
+    with pytest.warns(UserWarning, match="could not be measured"), entropylab.record(model) as rec:
+        run(model)
+    with pytest.raises(EntropyLabError, match=r"1 attention layer ran, and none could be measured: model.layers.0"):
+        _ = rec.dataset
 
 
 def test_dataset_before_anything_ran(random_pipe):

@@ -1,6 +1,7 @@
 """The embedded pipeline, ``load``, and the parts of the recipe."""
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -122,6 +123,29 @@ def test_a_folder_that_is_no_pipeline(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "NoSuchPipeline"}', encoding="utf-8")
     with pytest.raises(EntropyLabError, match="can't be read as a pipeline"):
         entropylab.load(tmp_path)
+
+
+INDICES = ['{"_class_name": 5}', '{"_class_name": null}', "5", "null", "[]", "{}", "[" * 100_000]
+INDICES += [json.dumps({"_class_name": "StableDiffusionPipeline", "unet": part}) for part in (5, [5, 6], {}, None)]
+
+
+@pytest.mark.parametrize("index", INDICES, ids=lambda index: index[:60])
+def test_a_folder_whose_index_holds_anything(index, tmp_path):
+    (tmp_path / "model_index.json").write_text(index, encoding="utf-8")
+    with pytest.raises(EntropyLabError, match="can't be read as a pipeline"):
+        entropylab.load(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "tokenizer"])
+@pytest.mark.parametrize("config", ["5", "[]", '{"_class_name": 5}'])
+def test_a_folder_whose_parts_hold_anything(part, config, tmp_path):
+    shutil.copytree(FOLDER, tmp_path / "model")
+    for path in (tmp_path / "model" / part).glob("*config.json"):
+        path.write_text(config, encoding="utf-8")
+    try:
+        entropylab.load(tmp_path / "model")  # it is for diffusers to say what can be read all the same
+    except EntropyLabError as error:
+        assert "can't be read as a pipeline" in str(error)
 
 
 def test_without_a_network_the_hub_is_named(monkeypatch):

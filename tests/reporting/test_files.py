@@ -1,5 +1,7 @@
 """That a report is written whole or not at all, and what is refused before anything is written."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +95,25 @@ def test_a_failure_leaves_everything_as_it_was(
     files.write(paths, "new page", "new text", {"two": PNG})
     after = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert after == {"a.html": b"new page", "a.md": b"new text", "two.png": PNG}, "and without the failure it changes"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pipes and devices of Linux")
+@pytest.mark.parametrize("name", ["a.html", "a.md", "a_figures"])
+def test_what_is_no_file_is_not_replaced(name: str, ds: xr.Dataset, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(EntropyLabError, match="path must name a file|It is something else"):
+        report(ds, tmp_path / "a.html", overwrite=True)
+    assert (tmp_path / name).is_fifo()
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to("/dev/full")
+    with pytest.raises(EntropyLabError, match="path must name a file|It is something else"):
+        report(ds, tmp_path / "a.html", overwrite=True)
+
+
+def test_a_link_is_followed(ds: xr.Dataset, tmp_path: Path, undrawn: None) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link.html").symlink_to(tmp_path / "disk" / "a.html")
+    report(ds, tmp_path / "link.html")
+    report(ds, tmp_path / "link.html", overwrite=True)
+    assert (tmp_path / "link.html").is_symlink()
+    assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == ["a.html", "a.md", "a_figures"]

@@ -1,17 +1,20 @@
 """That a report says what the data say, and what they can't tell."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import xarray as xr
 
 import entropylab
 from entropylab import check, report
+from entropylab.reporting.markdown import plain
 from entropylab.reporting.readings.checks import no_series
 
-from ..datasets import NOISY, synthetic
+from ..datasets import NOISY, synthetic, under_both
 from .reports import sections, with_sigma2
 
 
@@ -127,3 +130,59 @@ def test_uniform_attention_is_no_evidence(tmp_path: Path, undrawn: None) -> None
     text = (tmp_path / "a.md").read_text(encoding="utf-8")
     assert "all but uniform, and slope 1 is no evidence for the law" in text
     assert "σ² is 0 or unknown in every row" in text
+
+
+def without(ds: xr.Dataset, names: Sequence[str] = ("entropy", "entropy_std", "sigma2"), **places: Any) -> xr.Dataset:
+    """The same with no numbers at some places."""
+    holed = ds.copy(deep=True)
+    for name in names:
+        holed[name][places] = np.nan
+    return holed
+
+
+OWN = [0, 2, 4, 6, 8]
+"""Self-attention layers of the synthetic run."""
+
+
+@pytest.mark.parametrize(
+    "places",
+    [{"step": 0}, {"size": [0, 1, 2, 3, 4, 5]}, {"sample": 1}, {}],
+    ids=str,
+)
+def test_a_layer_that_ran_in_some_forwards_only_is_named_and_left_out(
+    places: dict[str, Any], tmp_path: Path, undrawn: None
+) -> None:
+    whole = under_both(steps=2, samples=2)
+    holed, whole = without(whole, layer=2, **places), whole.isel(layer=[0, 1, *range(3, 10)])
+    holed_text, text = (
+        report(each, tmp_path / f"{name}.html")[1].read_text(encoding="utf-8")
+        for name, each in (("holed", holed), ("whole", whole))
+    )
+    assert f"nothing here is about them: {plain(str(holed['layer'].values[2]))}" in holed_text
+    assert sections(holed_text)["The checks"].replace("holed", "whole") == sections(text)["The checks"]
+
+
+@pytest.mark.parametrize(
+    "holes",
+    [
+        {"layer": OWN, "step": 0},
+        {"size": [0, 1, 2, 3, 4, 5]},
+        {"scaling": 0},
+        {"names": ["sigma2"]},
+        {"names": ["sigma2"], "layer": 0},
+    ],
+    ids=str,
+)
+def test_a_report_of_a_run_with_holes(holes: dict[str, Any], tmp_path: Path, undrawn: None) -> None:
+    assert report(without(under_both(steps=2, samples=2), **holes), tmp_path / "report.html")[0].exists()
+
+
+def test_figures_of_a_run_with_holes(tmp_path: Path) -> None:
+    holed = without(under_both(steps=2, samples=2), layer=2, step=0)
+    assert len(report(holed.isel(size=[0, 2, 4]), tmp_path / "report.html")) > 10
+
+
+def test_the_smallest_n_of_a_layer_that_ran_in_some_forwards_only_is_not_known() -> None:
+    found = check(without(under_both(), layer=2, step=0)).smallest()
+    assert found.drop(columns=["layer", "block", "size_law"]).iloc[1].isna().all()
+    assert found["tokens_max"].drop(1).notna().all()

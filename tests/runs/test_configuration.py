@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from entropylab.measuring.provenance import provenance, revision_of, scheduler_config
-from entropylab.runs.configuration import differences, digest_of, fingerprint, weights
+from entropylab.runs.configuration import differences, digest_of, fingerprint
 from entropylab.scaling import LayerRule, NamedRule, named_rule
 
 from .stub import Stub
@@ -38,26 +38,6 @@ def test_the_schedulers_settings() -> None:
     assert scheduler_config(pipe) == scheduler_config(pipe.unet) == ""
     pipe.scheduler = SimpleNamespace(config={"steps_offset": 1, "beta_start": 0.1, "_class_name": "DDIM"})
     assert json.loads(scheduler_config(pipe)) == {"beta_start": 0.1, "steps_offset": 1}
-
-
-def test_weights_are_told_apart_by_name_shape_and_value() -> None:
-    same, other, renamed = Stub(), Stub(), Stub()
-    with torch.no_grad():
-        other.unet.after.bias[0] += 1e-6
-    renamed.unet.attn2 = renamed.unet.attn1
-    assert weights(same) == weights(Stub())
-    assert len({weights(pipe) for pipe in (same, other, renamed)}) == 3
-
-
-def test_text_encoders_count_and_what_is_offloaded_is_known_by_its_shape() -> None:
-    plain, first, second, away = (Stub() for _ in range(4))
-    for pipe, value in ((first, 1.0), (second, 2.0)):
-        encoder = torch.nn.Linear(2, 2)
-        torch.nn.init.constant_(encoder.weight, value)
-        torch.nn.init.zeros_(encoder.bias)
-        pipe.components["text_encoder"] = encoder
-    away.unet.to("meta")
-    assert len({weights(pipe) for pipe in (plain, first, second, away)}) == 4
 
 
 class ByLayer(LayerRule):

@@ -12,7 +12,7 @@ import entropylab
 from entropylab import EntropyLabError, netcdf
 from entropylab.errors import EntropyLabWarning
 from entropylab.runs import status
-from entropylab.runs.folder import RECORD, read_record
+from entropylab.runs.folder import read_record
 
 from ..datasets import flip_byte
 from .short import again, bare, files, truncate
@@ -26,12 +26,20 @@ def forge(path: Path) -> None:
     entropylab.save(ds, path, overwrite=True)
 
 
+def blank(path: Path) -> None:
+    """A block of zeros, as a power cut leaves it, where HDF5 would never return from."""
+    content = bytearray(path.read_bytes())
+    heap = content.index(b"GCOL")
+    content[heap + 512 : heap + 1024] = bytes(512)
+    path.write_bytes(content)
+
+
 def exchange(path: Path) -> None:
     path.write_bytes(files(path.parents[1])[0].read_bytes())
 
 
 @pytest.mark.parametrize(
-    "harm", [truncate, partial(flip_byte, name="sums"), forge, exchange, lambda path: path.write_bytes(b"")]
+    "harm", [truncate, blank, partial(flip_byte, name="sums"), forge, exchange, lambda path: path.write_bytes(b"")]
 )
 def test_a_damaged_unit_is_noticed_and_measured_again(harm: Any, run: Path) -> None:
     before = entropylab.open(run)
@@ -86,17 +94,6 @@ def test_a_disk_that_is_full_for_small_files(name: str, tmp_path: Path, monkeypa
     assert not list((tmp_path / "run").rglob("*.partial"))
 
 
-@pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"format": 1}', '{"format": 9, "configuration": {}, "attributes": {}}']
-)
-def test_a_record_that_cannot_be_read(content: str, run: Path) -> None:
-    (run / RECORD).write_text(content)
-    with pytest.raises(EntropyLabError, match=r"run.json can't be read|run of format 9"):
-        entropylab.open(run)
-    with pytest.raises(EntropyLabError, match=r"run.json can't be read|run of format 9"):
-        again(run)
-
-
 def test_a_run_that_is_removed_or_replaced_under_a_process_that_is_at_work(done: Path, tmp_path: Path) -> None:
     def remove(pipe: Stub) -> None:
         shutil.rmtree(tmp_path / "run")
@@ -125,10 +122,3 @@ def test_prompts_that_are_lost_are_written_again(content: str | None, run: Path)
     pipe = Stub()
     again(run, pipe)
     assert (pipe.calls, read_record(run).prompts) == (0, PROMPTS)
-
-
-def test_a_record_that_was_changed_by_hand(run: Path) -> None:
-    record = (run / RECORD).read_text()
-    (run / RECORD).write_text(record.replace('"samples": 8', '"samples": 6'))
-    with pytest.raises(EntropyLabError, match="run.json is damaged or was changed"):
-        entropylab.open(run)

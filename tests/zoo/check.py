@@ -50,7 +50,7 @@ def examine(family: Family, **options: Any) -> Finding:
     """Sample a family three times: as it is, seen by the reference, and recorded with ``options``."""
     pipe = family.build()
     plain = family.sample(pipe)
-    with sight(pipelines.denoisers(pipe)) as seen:
+    with sight({**pipelines.denoisers(pipe), **pipelines.conditioners(pipe)}) as seen:
         family.sample(pipe)
     pipe = family.build()
     with warnings.catch_warnings():

@@ -15,6 +15,7 @@ from scipy.stats import t as student
 from scipy.stats import wilcoxon
 
 from ...errors import EntropyLabError, one_line
+from ...files import as_path
 from .page import FORMAT
 
 
@@ -64,9 +65,9 @@ def analyse(files: Sequence[str | Path]) -> Analysis:
     if isinstance(files, str | Path):
         raise EntropyLabError(f"files must be a list of files that the ratings page saved. Got {files!r}.")
     good, bad = {}, {}
-    for path in map(Path, files):
+    for path in files:
         try:
-            rows = read(path)
+            rows = read(as_path(path, "files"))
             good[rows[0]["rater"], rows[0]["page"]] = rows
         except (OSError, ValueError) as error:
             bad[str(path)] = one_line(error, 200)

@@ -68,7 +68,7 @@ def make_page(
     path = check_writable(out, overwrite)
     check_int("pairs", pairs)
     check_int("seed", seed, 0)
-    found = found_pairs([as_path(folder, "pictures") for folder in pictures], prompts)
+    found = found_pairs([as_path(folder, "pictures", "folder") for folder in pictures], prompts)
     rng = np.random.default_rng(seed)
     chosen = [swapped(found[i], bool(rng.integers(2))) for i in sorted(rng.permutation(len(found))[:pairs])]
     write_whole(path, page_of(chosen).encode())

@@ -12,6 +12,8 @@ from ..words import listed, number, percent, untold, whole_span
 def law(names: Sequence[str], off: ArrayLike, tolerance: float) -> list[str]:
     """In how many layers the law log N - sigma^2/2 holds; ``off`` is the mean absolute residual [nats] of each."""
     values = np.asarray(off, float)
+    if not np.isfinite(values).any():
+        return [untold("Whether the law predicts the entropy", "no layer has both entropy and σ²")]
     within = [name for name, value in zip(names, values, strict=True) if value <= tolerance]
     worst = int(np.nanargmax(values))
     told = f"log N − σ²/2 is within {number(tolerance)} nats of the measured entropy"

@@ -83,6 +83,8 @@ def uniformity(deficit: float, log_tokens: float) -> list[str]:
 def layer_slopes(names: Sequence[str], slopes: ArrayLike, p: ArrayLike) -> list[str]:
     """In which layers the slope is 1."""
     values, corrected = np.asarray(slopes, float), holm(p)
+    if not np.isfinite(values).any():
+        return [untold("The slopes of single layers", "none has numbers at several sizes")]
     low, high = (int(place) for place in (np.nanargmin(values), np.nanargmax(values)))
     ends = f"from {number(values[low])} ({names[low]}) to {number(values[high])} ({names[high]})"
     sentences = [f"Slopes of single layers go {ends}."] if len(names) > 1 else []

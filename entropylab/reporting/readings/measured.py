@@ -39,13 +39,17 @@ def few_sizes(sizes: Sequence[str]) -> list[str]:
     return []
 
 
-def missing(unmeasured: Sequence[str], subset: bool) -> list[str]:
+def missing(unmeasured: Sequence[str], subset: bool, partial: Sequence[str] = ()) -> list[str]:
     """What was left out."""
     sentences = []
     if unmeasured:
         are = "layer ran and was" if len(unmeasured) == 1 else "layers ran and were"
         named = listed(unmeasured, 4)
         sentences.append(f"{len(unmeasured)} {are} not measured, and nothing here is about them: {named}.")
+    if partial:
+        have = "layer has" if len(partial) == 1 else "layers have"
+        why = "no numbers at some sizes, steps or samples, where others have, so nothing here is about them"
+        sentences.append(f"{len(partial)} {have} {why}: {listed(partial, 4)}.")
     if subset:
         sentences.append("Only a random subset of the query rows was looked at, which adds noise of its own.")
     return sentences

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ...wording import counted
-from ..words import listed, number, percent, span
+from ..words import listed, number, percent, span, untold
 
 SPREAD, CONCENTRATED = 0.95, 0.3
 """Normalised entropy H / log N above which a head is called nearly uniform, and below which concentrated."""
@@ -47,6 +47,9 @@ def within_layers(values: np.ndarray) -> float:
 def steps(names: Sequence[str], first: ArrayLike, last: ArrayLike, number_of: int, size: str) -> list[str]:
     """How entropy changes from the first denoising step to the last [nats], layer by layer."""
     change = np.asarray(last, float) - np.asarray(first, float)
+    if not np.isfinite(change).any():
+        why = "no layer has numbers at both the first and the last"
+        return [untold("How entropy changes through the denoising steps", why)]
     most = int(np.nanargmax(abs(change)))
     mean = float(np.nanmean(change))
     moves = "rises" if mean > 0 else "falls"

@@ -5,12 +5,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..words import number, percent, percents
+from ..words import number, percent, percents, untold
 
 
 def drift(sizes: Sequence[str], values: ArrayLike, trained: str) -> list[str]:
     """How far the mean entropy is from that of the training size, as the model is; ``values`` [nats] by size."""
     found = np.asarray(values, float)
+    if not np.isfinite(found).any():
+        why = "nothing was measured there and at another size"
+        return [untold("How far entropy drifts from the training size", why)]
     low, high = int(np.nanargmin(found)), int(np.nanargmax(found))
     ends = [f"{signed(found[i])} nats at {sizes[i]}" for i in dict.fromkeys((low, high))]
     return [f"Away from the training size {trained} the mean entropy drifts by {' and '.join(ends)}."]

@@ -35,7 +35,10 @@ COMPARED = ("sizes", "samples", "prompts", "guidance branches", "denoising steps
 def measured_section(runs: Sequence[Run]) -> Section:
     """A table of every run's provenance, and how much it can answer."""
     tables = {run.label: about(run.ds) for run in runs}
-    said = [reading(run.label, [own_amount(run), say.missing(unmeasured(run.ds), is_subset(run.ds))]) for run in runs]
+    said = [
+        reading(run.label, [own_amount(run), say.missing(unmeasured(run.ds), is_subset(run.ds), run.partial)])
+        for run in runs
+    ]
     if len(runs) > 1:
         settings = {label: {name: words[name] for name in COMPARED if name in words} for label, words in tables.items()}
         said.append(reading("", [say.differences(settings)]))

@@ -39,7 +39,8 @@ def points(view: View) -> list[list[str]]:
     mean = away[away["layer"] == MEAN]
     own = mean[mean["scaling"] == "original"]
     told = say.drift(own["size"].tolist(), own["drift"].tolist(), str(view.trained))
-    told += opposite(away, own.loc[own["absolute_drift"].idxmax(), "size"])
+    if own["absolute_drift"].notna().any():
+        told += opposite(away, own.loc[own["absolute_drift"].idxmax(), "size"])
     return [told, *rule_points(view, mean)]
 
 

@@ -1,0 +1,113 @@
+"""A family of the zoo on pretended GPUs, plain and recorded, and on the CPU."""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import entropylab
+from entropylab import pipelines
+from entropylab.errors import EntropyLabWarning
+
+from ..zoo import BY_NAME, Family
+from .gpu import GPUs
+from .log import Log
+from .placing import on_gpus, on_host, pretended
+
+ATTENTION = ("aten::_safe_softmax", "aten::_softmax")
+"""What a model launches once for each attention call."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of it.
+
+    Attributes:
+        identical: whether the images of all samplings are the same, recorded or not.
+        dataset: what was recorded, of two samplings.
+        wanted: the same on the CPU.
+        plain, recorded: what was asked of the GPUs in a sampling that is not recorded, and in a second that is.
+    """
+
+    identical: bool
+    dataset: xr.Dataset
+    wanted: xr.Dataset
+    plain: Log
+    recorded: Log
+
+    @property
+    def error(self) -> float:
+        """Largest difference of an entropy from the CPU's [nats]; infinite where one of them is NaN alone."""
+        ours, theirs = (dataset.entropy.values for dataset in (self.dataset, self.wanted))
+        if ours.shape != theirs.shape or (np.isnan(ours) != np.isnan(theirs)).any():
+            return np.inf
+        return float(np.nanmax(np.abs(ours - theirs)))
+
+    @property
+    def waits(self) -> Counter[str]:
+        """What the host waited for while sampling, and would not have without being recorded; and where."""
+        recorded, plain = self.recorded.while_sampling, self.plain.while_sampling
+        return recorded.places("wait", recorded.waits - plain.waits)
+
+    @property
+    def calls(self) -> int:
+        """How many attention calls the denoisers made."""
+        return self.plain.counted_in_forwards(ATTENTION)
+
+    @property
+    def launches_per_call(self) -> float:
+        """How many launches of ours there are for an attention call."""
+        return (self.recorded.launches.total() - self.plain.launches.total()) / self.calls
+
+    @property
+    def launched(self) -> Counter[str]:
+        """Where they are, the most frequent first."""
+        return self.recorded.places("launch", self.recorded.launches)
+
+
+def examine(family: Family, place: str, kernel: bool = True) -> Finding:
+    """Sample from a family of the zoo, on the CPU and at a place among pretended GPUs."""
+    pipe = family.build()
+    with pretended(kernel) as gpus, on_gpus(pipe, place), unwarned():
+        with entropylab.record(pipe) as recorder:
+            first = family.sample(pipe)
+            second, recorded = followed(gpus, family, pipe)
+        third, plain = followed(gpus, family, pipe)
+        dataset = recorder.dataset
+    images = [on_host(each) for each in (first, second, third)]
+    identical = all(torch.equal(images[-1], each) for each in images)
+    return Finding(identical, dataset, on_cpu(family.name), plain, recorded)
+
+
+def followed(gpus: GPUs, family: Family, pipe: Any) -> tuple[Any, Log]:
+    """What a family samples, and what it asks of the GPUs."""
+    gpus.log = Log()
+    with gpus.log.following(pipelines.denoisers(pipe).values()):
+        return family.sample(pipe), gpus.log
+
+
+@contextmanager
+def unwarned() -> Iterator[None]:
+    """Layers that are not measured are none of our business here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EntropyLabWarning)
+        yield
+
+
+@cache
+def on_cpu(name: str) -> xr.Dataset:
+    """What is recorded of two samplings on the CPU; the model attends there as pretended GPUs do it."""
+    family = BY_NAME[name]
+    pipe = family.build()
+    with unwarned(), entropylab.record(pipe) as recorder, sdpa_kernel(SDPBackend.MATH):
+        family.sample(pipe)
+        family.sample(pipe)
+    return recorder.dataset

@@ -1,0 +1,90 @@
+"""Results are read once their own GPU has delivered them, and CUDA is left alone where nothing is on a GPU."""
+
+import numpy as np
+import pytest
+import torch
+
+import entropylab
+from entropylab.measuring import run
+from entropylab.pipelines.guidance import Branch, evidence
+
+from ..zoo import BY_NAME
+from .examining import on_cpu
+from .placing import on_gpus, pretended
+
+FAMILY = BY_NAME["FLUX.1"]
+
+
+def same(dataset, wanted) -> bool:
+    return np.allclose(dataset.entropy.values, wanted.entropy.values, atol=2e-5, equal_nan=True)
+
+
+@pytest.fixture
+def wanted():
+    return on_cpu(FAMILY.name)
+
+
+def test_on_a_stream_of_its_own(wanted) -> None:
+    pipe = FAMILY.build()
+    with pretended(), on_gpus(pipe, "cuda:1"), entropylab.record(pipe) as recorder:
+        for _ in range(2):
+            with torch.cuda.stream(torch.cuda.Stream("cuda:1")):
+                FAMILY.sample(pipe)
+    assert same(recorder.dataset, wanted)
+
+
+def test_moved_to_another_gpu_midway(wanted) -> None:
+    pipe = FAMILY.build()
+    with pretended(), entropylab.record(pipe) as recorder:
+        for place in ("cuda:0", "cuda:1"):
+            with on_gpus(pipe, place):
+                FAMILY.sample(pipe)
+    assert same(recorder.dataset, wanted)
+
+
+def test_read_while_it_samples(wanted) -> None:
+    pipe, forwards, seen = FAMILY.build(), [], []
+
+    def look(*_) -> None:
+        forwards.append(1)
+        if len(forwards) == 2:
+            seen.append(recorder.dataset)
+
+    with pretended(), on_gpus(pipe, "cuda:1"), entropylab.record(pipe) as recorder:
+        with pipe.transformer.register_forward_hook(look):
+            FAMILY.sample(pipe)
+    assert same(seen[0], wanted.isel(sample=slice(0, 1), step=slice(0, 1)))
+
+
+def test_what_nobody_waits_for_is_not_there(monkeypatch) -> None:
+    monkeypatch.setattr(run, "departures", lambda tensors: [])
+    pipe = FAMILY.build()
+    with pretended(), on_gpus(pipe, "cuda:1"), entropylab.record(pipe) as recorder:
+        FAMILY.sample(pipe)
+    assert not recorder.dataset.entropy.notnull().any()
+
+
+def test_branches_from_two_gpus_are_told_apart() -> None:
+    torch.manual_seed(0)
+    uncond, cond, sample = torch.randn(3, 1, 4, 8).unbind()
+    combined = uncond + 3 * (cond - uncond)
+    with pretended():
+        branches = [
+            Branch(output.to(place), (torch.full((1, 2), text).to(place),))
+            for output, place, text in ((uncond, "cuda:0", 0.0), (cond, "cuda:1", 1.0))
+        ]
+        found = evidence(branches, combined.to("cuda:0"), sample.to("cuda:0"), 1).names()
+    assert found == ["uncond", "cond"]
+
+
+def test_cuda_is_left_alone_by_what_runs_on_the_cpu(monkeypatch) -> None:
+    def touched(*_, **__):
+        raise AssertionError("CUDA was touched")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name in ("_lazy_init", "synchronize", "current_stream", "current_device", "Event"):
+        monkeypatch.setattr(torch.cuda, name, touched)
+    pipe = FAMILY.build()
+    with entropylab.record(pipe) as recorder:
+        FAMILY.sample(pipe)
+    assert recorder.dataset.sizes["step"] == 2
