@@ -197,9 +197,9 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
             interception.fail(problem)
 
     def prepare(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        if watchers[module][-1] is not interception:
+        if watchers[module][-1] is not interception or computes_again():
             return
-        if isinstance(module, nn.MultiheadAttention) and not computes_again():
+        if isinstance(module, nn.MultiheadAttention):
             see_multihead(module, args, kwargs)
         if (forward := running()) is not None:
             forward.pause()
@@ -210,6 +210,10 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
         frames = interception.local.frames
         if not frames or frames[-1].module is not module:
             return
+        if computes_again():
+            drop(module)
+            frames.pop()
+            return
         if output is not None and held.calls:
             try:
                 finish(module)
@@ -217,9 +221,6 @@ def watch(interception: Interception, stack: ExitStack, path: str, module: nn.Mo
                 interception.fail(problem)
         if fast and watchers[module][-1] is interception and (forward := running()) is not None:
             forward.go_on()
-        if computes_again():
-            interception.frames.pop()
-            return
         try:
             if frames[-1].softmaxes:
                 see_by_hand(interception)
