@@ -17,7 +17,7 @@ from .paired import high_water, seconds, time_ratios
 SIZES = {"cpu": (1024, 2048, 4096, 8192), "cuda": (1024, 2048, 4096, 8192, 16384, 32768, 65536)}
 MEMORY_SIZES = {"cpu": (2048, 8192), "cuda": SIZES["cuda"]}
 HEADS = {"cpu": 1, "cuda": 8}
-WIDTHS = {"cpu": (40,), "cuda": (64, 128)}
+WIDTHS = {"cpu": (40, 64), "cuda": (64, 128)}
 LARGEST_MAP = {"cpu": 4096, "cuda": 16384}
 """Tokens up to which the materialised map takes part; its time and its memory grow with the square."""
 
