@@ -11,7 +11,7 @@ from torch import Tensor
 from ..capture import AttentionCall
 from ..capture.roles import PARTS, Tokens
 from ..entropy.rows import STATISTICS
-from ..entropy.sums import BETWEEN, COUNTS, OF_PART, KeyParts, head_sums
+from ..entropy.sums import BETWEEN, COUNTS, OF_PART, KeyParts, head_sums, sums_of_several
 from ..errors import EntropyLabError, names_of
 from .asked import Where, rows_at, some_rows
 
@@ -116,12 +116,25 @@ class Reduction:
         roles = call.roles
         if roles is None or roles.queries.codes is None:
             return {"": self.over_rows(call, slice(None))}
-        return {part: self.over_rows(call, roles.queries.standing_for(part)) for part in roles.queries.parts}
+        places = {part: roles.queries.standing_for(part) for part in roles.queries.parts}
+        several = self.over_several(call, list(places.values())) if call.query.is_cuda and self.rows is None else None
+        if several is not None:
+            return dict(zip(places, several, strict=True))
+        return {part: self.over_rows(call, where) for part, where in places.items()}
+
+    def over_several(self, call: AttentionCall, places: list[Where]) -> list[Sums] | None:
+        """As ``over_rows`` at each place, every row looked at but once; None where a GPU can't."""
+        asked, keys = rows_at(call, slice(None)), joint_keys(call)
+        parts = None if keys is None else key_parts(keys)
+        given = (asked.query, call.key, call.scale, asked.mask, asked.is_causal, self.fields, asked.counted, parts)
+        found = sums_of_several(*given, places)
+        names = () if keys is None else keys.parts
+        return None if found is None else [Sums(sums, asked.fraction, names) for sums in found]
 
     def over_rows(self, call: AttentionCall, where: Where) -> Sums:
         """Sums over the query rows that stand somewhere; in joint attention, of each part of the keys by itself too."""
         asked = some_rows(rows_at(call, where), self.rows)
-        keys = call.roles.keys if call.roles is not None and call.roles.kind == "joint" else None
+        keys = joint_keys(call)
         sums = head_sums(
             asked.query,
             call.key,
@@ -178,6 +191,11 @@ class Reduction:
             name = f"entropy_from_{part if part in ('image', 'text') else 'other'}"
             found[name] = found.get(name, 0) + within / valid
         return torch.stack([found.get(name, nothing) for name in SPLIT])
+
+
+def joint_keys(call: AttentionCall) -> Tokens | None:
+    """What the keys of joint attention stand for; None for any other."""
+    return call.roles.keys if call.roles is not None and call.roles.kind == "joint" else None
 
 
 def key_parts(keys: Tokens) -> KeyParts | None:
