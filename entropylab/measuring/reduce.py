@@ -67,14 +67,23 @@ class Sums:
 
 
 class Packed(NamedTuple):
-    """Means over rows of several calls, side by side: (entries, batch * heads of all of them).
+    """Sums over rows of several calls, side by side: (batch * heads of all of them, ``entropy.sums.NUMBERS``).
 
-    ``members`` says which calls they are of, ``shapes`` how many images and heads each has.
+    ``members`` says which calls they are of, ``shapes`` how many images and heads each has, ``parts`` and ``fraction``
+    what `Sums` says of each of them. Means are taken where the sums are: on the host, once they have arrived.
     """
 
-    entries: Tensor
+    sums: Tensor
+    reduction: "Reduction"
+    parts: tuple[str, ...]
+    fraction: float
     members: tuple[int, ...]
     shapes: tuple[tuple[int, int], ...]
+
+    @property
+    def entries(self) -> Tensor:
+        """The means over rows: (entries, batch * heads of all calls)."""
+        return self.reduction.entries(self.sums, self.parts, self.fraction)
 
     def apart(self, entries: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """Entries (..., batch * heads) call by call: its number, and its own (..., batch, heads)."""
@@ -148,7 +157,7 @@ class Reduction:
         return Sums(sums, asked.fraction, () if keys is None else keys.parts)
 
     def packed(self, found: Sequence[Sums]) -> list["Packed"]:
-        """The means over rows of what was found; all of a device and sort in one go."""
+        """What was found, side by side: all of a device and sort in one piece."""
         groups: dict[Any, list[int]] = {}
         for index, one in enumerate(found):
             groups.setdefault((one.sums.device, one.parts, one.fraction), []).append(index)
@@ -156,7 +165,7 @@ class Reduction:
         for (_, parts, fraction), members in groups.items():
             sums = torch.cat([found[index].sums.flatten(0, 1) for index in members])
             shapes = tuple((len(found[index].sums), found[index].sums.shape[1]) for index in members)
-            packed.append(Packed(self.entries(sums, parts, fraction), tuple(members), shapes))
+            packed.append(Packed(sums, self, parts, fraction, tuple(members), shapes))
         return packed
 
     def entries(self, sums: Tensor, parts: tuple[str, ...], fraction: float) -> Tensor:
