@@ -1,14 +1,17 @@
 """Which backend answers a question, and why not the others."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 
 from ..errors import EntropyLabError, EntropyLabWarning, one_line
 from . import native, reference, sdpa, triton
 from .rows import Rows, RowStatistics
+
+Found = TypeVar("Found")
 
 BACKENDS = ("auto", "triton", "native", "sdpa", "reference")
 """What ``backend`` may be; after "auto" the backends in the order in which it tries them."""
@@ -49,18 +52,24 @@ def answer(rows: Rows, backend: str = "auto") -> RowStatistics:
     choice = choose(rows, backend)
     if choice.name != "triton":
         return choice(rows)
+    found = fused(rows.q.device, lambda: choice(rows), backend)
+    return answer(rows, backend) if found is None else found
+
+
+def fused(device: torch.device, ask: Callable[[], Found], backend: str = "auto") -> Found | None:
+    """What a fused kernel says; None if it fails, which is remembered and, with "auto", warned of."""
     try:
-        return choice(rows)
+        return ask()
     except torch.OutOfMemoryError:
         raise
     except Exception as problem:
         if triton.interpreted():
             raise
-        reason = f"the kernel failed on {rows.q.device} with {type(problem).__name__}: {one_line(problem, 300)}"
-    failed[rows.q.device] = reason
+        reason = f"the kernel failed on {device} with {type(problem).__name__}: {one_line(problem, 300)}"
+    failed[device] = reason
     if backend == "auto":
-        warnings.warn(f"{reason}. It is not tried again; entropies are computed otherwise.", EntropyLabWarning, 3)
-    return answer(rows, backend)
+        warnings.warn(f"{reason}. It is not tried again; entropies are computed otherwise.", EntropyLabWarning, 4)
+    return None
 
 
 def choose(rows: Rows, backend: str = "auto") -> Choice:

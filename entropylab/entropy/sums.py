@@ -11,13 +11,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import native
-from .choice import answer
+from . import native, triton
+from .choice import answer, choose, fused
 from .native import BETWEEN, COUNTS, NUMBERS, OF_PART, KeyParts
 from .parts import Parts, needed
 from .rows import STATISTICS, Rows, RowStatistics, check_rows, rows_of
 
-__all__ = ["BETWEEN", "COUNTS", "NUMBERS", "OF_PART", "KeyParts", "head_sums", "summed"]
+__all__ = ["BETWEEN", "COUNTS", "NUMBERS", "OF_PART", "KeyParts", "head_sums", "summed", "sums_of_several"]
 
 
 def head_sums(
@@ -45,7 +45,8 @@ def head_sums(
         parts: the parts of the keys, for their own sums; at most ``MOST_PARTS``.
     """
     (batch, heads, _, width), (others, shared, _, depth) = q.shape, k.shape
-    if batch != others or width != depth or q.dtype != k.dtype or 0 in q.shape or 0 in k.shape or heads % shared:
+    fits = batch == others and width == depth and q.dtype == k.dtype and 0 not in q.shape and 0 not in k.shape
+    if not fits or heads % shared or not 0 <= scale < torch.inf:
         check_rows(q, k, scale, mask, is_causal, statistics)  # says what is wrong
     fits = native.needs_a_pass(statistics) and native.why_not_tensors(q, k) is None
     if fits and not isinstance(native.kernel(), str):
@@ -94,21 +95,76 @@ def by_rows(
     parts: KeyParts | None,
 ) -> Tensor:
     """``head_sums`` by way of statistics of each row, from whatever backend can."""
-    asked = (*statistics, *(() if "mean" in statistics else ("mean",)))  # it is finite only if every logit is
+    pieces = questions(q, k, scale, mask, is_causal, statistics, parts)
+    found = in_few_launches(pieces, statistics, parts is not None, [(0, q.shape[-2], counted)])
+    if found is not None:
+        return found[0]
     if parts is None:
-        rows = Rows(q, k, scale, mask, is_causal, asked)
-        return summed(answer(rows), statistics, counted)
-    found = {}
+        return summed(answer(pieces[0]), statistics, counted)
+    together = Parts({str(index): answer(rows) for index, rows in enumerate(pieces)})
+    return summed(together.whole(), statistics, counted, together)
+
+
+def questions(
+    q: Tensor,
+    k: Tensor,
+    scale: float,
+    mask: Tensor | None,
+    is_causal: bool,
+    statistics: tuple[str, ...],
+    parts: KeyParts | None,
+) -> list[Rows]:
+    """What is asked of rows among each part of the keys, or among all; the mean is finite only if all logits are."""
+    asked = (*statistics, *(() if "mean" in statistics else ("mean",)))
+    if parts is None:
+        return [Rows(q, k, scale, mask, is_causal, asked)]
     mask = causal(mask, 0, q.shape[-2], k) if is_causal else mask
-    for index, where in enumerate(parts.places):
+    pieces = []
+    for where in parts.places:
         if isinstance(where, slice):
             key, own = k[..., where, :], mask if mask is None or mask.shape[-1] == 1 else mask[..., where]
         else:
             key, own = k, both(mask, where[:, None, None, :])
-        rows = Rows(q, key, scale, own, False, needed(asked))
-        found[str(index)] = answer(rows)
-    together = Parts(found)
-    return summed(together.whole(), statistics, counted, together)
+        pieces.append(Rows(q, key, scale, own, False, needed(asked)))
+    return pieces
+
+
+def in_few_launches(
+    pieces: list[Rows], statistics: tuple[str, ...], is_split: bool, some: Sequence[triton.Some]
+) -> list[Tensor] | None:
+    """`triton.head_sums`, or None where the fused kernels can't be had."""
+    if choose(pieces[0]).name != "triton":
+        return None
+    return fused(pieces[0].q.device, lambda: triton.head_sums(pieces, statistics, is_split, some))
+
+
+def sums_of_several(
+    q: Tensor,
+    k: Tensor,
+    scale: float,
+    mask: Tensor | None,
+    is_causal: bool,
+    statistics: tuple[str, ...],
+    counted: Tensor | None,
+    parts: KeyParts | None,
+    places: Sequence[slice | Tensor],
+) -> list[Tensor] | None:
+    """`head_sums` over the query rows that stand at each of some places: slices, or boolean (batch, queries).
+
+    Each row is looked at once for all of them. None where the fused kernels can't be had, or memory is short.
+    """
+    some: list[triton.Some] = []
+    for where in places:
+        if isinstance(where, slice):
+            some.append((*where.indices(q.shape[-2])[:2], counted))
+        else:
+            own = where[:, None]
+            some.append((0, q.shape[-2], own if counted is None else own & counted))
+    try:
+        pieces = questions(q, k, scale, mask, is_causal, statistics, parts)
+        return in_few_launches(pieces, statistics, parts is not None, some)
+    except torch.OutOfMemoryError:
+        return None
 
 
 def summed(

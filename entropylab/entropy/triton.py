@@ -16,13 +16,14 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Iterator, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .native import BETWEEN, NUMBERS, OF_PART
 from .rows import LARGEST_MASK, STATISTICS, Rows, RowStatistics
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -111,6 +112,86 @@ def row_statistics(rows: Rows) -> RowStatistics:
     return RowStatistics(keys=keys, **dict(zip(rows.statistics, found, strict=True)))
 
 
+Some = tuple[int, int, Tensor | None]
+"""Query rows: from where to where, and which of all of them count (batch, heads, queries), None if all."""
+
+ROWS_AT_ONCE = 1024
+"""So many rows the kernel of sums adds up at a time; few registers a thread with eight warps."""
+
+
+def head_sums(
+    pieces: Sequence[Rows], statistics: tuple[str, ...], is_split: bool, some: Sequence[Some]
+) -> list[Tensor]:
+    """The sums over some query rows, and over some others, ...: each float64 (batch, heads, ``NUMBERS``).
+
+    One launch for each part of the keys, and one for each of ``some``.
+
+    Args:
+        pieces: a question for each part of the keys (if ``is_split``), or a single one; about the same queries and the
+            same statistics, the mean among them, and entropy and LSE if the keys are split.
+        statistics: which are summed.
+        is_split: whether the pieces are parts of the keys.
+        some: over which query rows.
+    """
+    first = pieces[0]
+    shape = first.q.shape[:-1]
+    found = torch.empty((len(pieces), len(first.statistics), *shape), dtype=torch.float32, device=first.q.device)
+    is_masked = first.mask is not None
+    counts = torch.empty((len(pieces), *shape), dtype=torch.int64, device=first.q.device) if is_masked else None
+    with torch.cuda.device_of(first.q):
+        for index, rows in enumerate(pieces):
+            mask = None if rows.mask is None else rows.mask.expand(*shape, rows.own_k.shape[-2])
+            launch(
+                rows, rows.q, rows.own_k, found[index].transpose(0, 1), mask, None if counts is None else counts[index]
+            )
+        return [launch_sums(pieces, statistics, is_split, found, counts, *where) for where in some]
+
+
+def launch_sums(
+    pieces: Sequence[Rows], statistics: tuple[str, ...], is_split: bool, found: Tensor, counts: Tensor | None,
+    begin: int, end: int, counted: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """Start the kernel of sums on what was found of the rows."""
+    from .triton_sums import sum_kernel
+
+    parts, _, batch, heads, queries = found.shape
+    sums = torch.empty((batch, heads, NUMBERS), dtype=torch.float64, device=found.device)
+    keys = [rows.own_k.shape[-2] for rows in pieces] + [0] * (4 - parts)
+    strides = (0, 0, 0) if counted is None else counted.expand(batch, heads, queries).stride()
+    choices = summed_for(
+        pieces[0].statistics, statistics, parts, is_split, counts is not None, pieces[0].is_causal, counted is not None
+    )
+    sum_kernel[(batch * heads,)](
+        found, found if counts is None else counts, bytes_of(counted, found), sums,
+        *strides, begin, end, queries, heads, found.stride(1), *keys, **choices,
+    )  # fmt: skip
+    return sums
+
+
+@cache
+def summed_for(
+    found: tuple[str, ...], statistics: tuple[str, ...], parts: int, is_split: bool,
+    is_masked: bool, is_causal: bool, is_counted: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """What the kernel of sums is compiled for."""
+    return {
+        **{name.upper(): found.index(name) if name in found else -1 for name in STATISTICS},
+        "FOUND": len(found),
+        "WANTED": sum(1 << STATISTICS.index(name) for name in statistics),
+        "PARTS": parts,
+        "SPLIT": is_split,
+        "MASKED": is_masked,
+        "CAUSAL": is_causal,
+        "COUNTED": is_counted,
+        "BETWEEN": BETWEEN,
+        "OF_PART": len(OF_PART),
+        "NUMBERS": NUMBERS,
+        "COLUMNS": power_of_two(NUMBERS),
+        "ROWS": ROWS_AT_ONCE,
+        "num_warps": 8,
+    }
+
+
 def batches(tensors: list[Any]) -> Iterator[list[Any]]:
     """Tensors (..., a, b, c) as (batch, a, b, c), views all, a launch for each; None stays None."""
     extra = tensors[0].ndim - 4
@@ -144,26 +225,39 @@ def launch(rows: Rows, q: Tensor, k: Tensor, out: Tensor, mask: Tensor | None, c
 
 def compiled_for(rows: Rows, q: Tensor, k: Tensor, mask: Tensor | None) -> dict[str, Any]:
     """What the kernel is compiled for: its upper-case arguments, and the compiler's own."""
-    size, head = q.element_size(), q.shape[-1]
+    masked = "" if mask is None else "boolean" if mask.dtype == torch.bool else "additive"
+    return choices_for(
+        q.dtype, q.shape[-1], rows.statistics, rows.is_causal, min(alignment(q), alignment(k)),
+        masked, mask is not None and mask.stride(-2) != 0, LARGEST_ALIGNMENT if mask is None else alignment(mask),
+        k.shape[-2] >= KEYS_WORTH_A_MEAN, interpreted(),
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def choices_for(
+    dtype: torch.dtype, head: int, asked: tuple[str, ...], is_causal: bool, aligned: int,
+    mask: str, mask_by_row: bool, mask_aligned: int, is_long: bool, is_interpreted: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """What `compiled_for` says, remembered: every layer asks the same at every step."""
+    size = dtype.itemsize
     tile_rows, tile_keys, warps, stages = blocks(size, head)
     dims, more_dims = head_blocks(head)
-    asked, is_long = rows.statistics, k.shape[-2] >= KEYS_WORTH_A_MEAN
-    is_plain = mask is None and not rows.wants("third", "fourth", "sensitivity")
+    is_plain = not mask and not {"third", "fourth", "sensitivity"} & set(asked)
     return {
         **{name.upper(): asked.index(name) if name in asked else -1 for name in STATISTICS},
-        "MASK": "" if mask is None else "boolean" if mask.dtype == torch.bool else "additive",
-        "MASK_BY_ROW": mask is not None and mask.stride(-2) != 0,
-        "MASK_ALIGNED": LARGEST_ALIGNMENT if mask is None else alignment(mask),
-        "CAUSAL": rows.is_causal,
-        "CENTRE": is_plain and not rows.is_causal and size == 2 and is_long and rows.wants("variance"),
+        "MASK": mask,
+        "MASK_BY_ROW": mask_by_row,
+        "MASK_ALIGNED": mask_aligned,
+        "CAUSAL": is_causal,
+        "CENTRE": is_plain and not is_causal and size == 2 and is_long and "variance" in asked,
         "HEAD": head,
         "DIMS": dims,
         "MORE_DIMS": more_dims,
         "ROWS": tile_rows,
         "KEYS": tile_keys,
-        "WIDEN": q.dtype == torch.bfloat16 and interpreted(),
+        "WIDEN": dtype == torch.bfloat16 and is_interpreted,
         "CAREFUL": size == 4,
-        "ALIGNED": min(alignment(q), alignment(k)),
+        "ALIGNED": aligned,
         "num_warps": warps,
         "num_stages": stages,
         "maxnreg": TWO_BLOCKS_REGISTERS if is_plain and size == 2 and warps == 8 else None,

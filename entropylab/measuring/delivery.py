@@ -17,7 +17,7 @@ def sent(packed: Iterable[Packed]) -> list[Packed]:
 
     Other devices are waited for here: whether they copy without waiting, and what tells of the end, differs by device.
     """
-    return [one._replace(entries=one.entries.to("cpu", non_blocking=one.entries.is_cuda)) for one in packed]
+    return [one._replace(sums=one.sums.to("cpu", non_blocking=one.sums.is_cuda)) for one in packed]
 
 
 def departures(tensors: Iterable[Tensor]) -> list[torch.cuda.Event]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..capture import AttentionCall
 from ..capture.roles import PARTS, Tokens
 from ..entropy.rows import STATISTICS
-from ..entropy.sums import BETWEEN, COUNTS, OF_PART, KeyParts, head_sums
+from ..entropy.sums import BETWEEN, COUNTS, OF_PART, KeyParts, head_sums, sums_of_several
 from ..errors import EntropyLabError, names_of
 from .asked import Where, rows_at, some_rows
 
@@ -68,14 +68,23 @@ class Sums:
 
 
 class Packed(NamedTuple):
-    """Means over rows of several calls, side by side: (entries, batch * heads of all of them).
+    """Sums over rows of several calls, side by side: (batch * heads of all of them, ``entropy.sums.NUMBERS``).
 
-    ``members`` says which calls they are of, ``shapes`` how many images and heads each has.
+    ``members`` says which calls they are of, ``shapes`` how many images and heads each has, ``parts`` and ``fraction``
+    what `Sums` says of each of them. Means are taken where the sums are: on the host, once they have arrived.
     """
 
-    entries: Tensor
+    sums: Tensor
+    reduction: "Reduction"
+    parts: tuple[str, ...]
+    fraction: float
     members: tuple[int, ...]
     shapes: tuple[tuple[int, int], ...]
+
+    @property
+    def entries(self) -> Tensor:
+        """The means over rows: (entries, batch * heads of all calls)."""
+        return self.reduction.entries(self.sums, self.parts, self.fraction)
 
     def apart(self, entries: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """Entries (..., batch * heads) call by call: its number, and its own (..., batch, heads)."""
@@ -117,14 +126,27 @@ class Reduction:
         roles = call.roles
         if roles is None or roles.queries.codes is None:
             return {"": self.over_rows(call, slice(None))}
-        return {part: self.over_rows(call, roles.queries.standing_for(part)) for part in roles.queries.parts}
+        places = {part: roles.queries.standing_for(part) for part in roles.queries.parts}
+        several = self.over_several(call, list(places.values())) if call.query.is_cuda and self.rows is None else None
+        if several is not None:
+            return dict(zip(places, several, strict=True))
+        return {part: self.over_rows(call, where) for part, where in places.items()}
+
+    def over_several(self, call: AttentionCall, places: list[Where]) -> list[Sums] | None:
+        """As ``over_rows`` at each place, every row looked at but once; None where a GPU can't."""
+        asked, keys = rows_at(call, slice(None)), joint_keys(call)
+        parts = None if keys is None else key_parts(keys)
+        given = (asked.query, call.key, call.scale, asked.mask, asked.is_causal, self.fields, asked.counted, parts)
+        found = sums_of_several(*given, places)
+        names = () if keys is None else keys.parts
+        return None if found is None else [Sums(sums, asked.fraction, names) for sums in found]
 
     def over_rows(self, call: AttentionCall, where: Where) -> Sums:
         """Sums over the query rows that stand somewhere; in joint attention, of each part of the keys by itself too."""
         if call.mask is None and not call.is_causal and self.rows is None and call.roles_are_simple:
             return Sums(head_sums(call.query, call.key, call.scale, None, False, self.fields), 1.0)
         asked = some_rows(rows_at(call, where), self.rows)
-        keys = call.roles.keys if call.roles is not None and call.roles.kind == "joint" else None
+        keys = joint_keys(call)
         sums = head_sums(
             asked.query,
             call.key,
@@ -138,7 +160,7 @@ class Reduction:
         return Sums(sums, asked.fraction, () if keys is None else keys.parts)
 
     def packed(self, found: Sequence[Sums]) -> list["Packed"]:
-        """The means over rows of what was found; all of a device and sort in one go."""
+        """What was found, side by side: all of a device and sort in one piece."""
         groups: dict[Any, list[int]] = {}
         for index, one in enumerate(found):
             groups.setdefault((one.sums.device, one.parts, one.fraction), []).append(index)
@@ -146,7 +168,7 @@ class Reduction:
         for (_, parts, fraction), members in groups.items():
             sums = torch.cat([found[index].sums.flatten(0, 1) for index in members])
             shapes = tuple((found[index].sums.shape[0], found[index].sums.shape[1]) for index in members)
-            packed.append(Packed(self.entries(sums, parts, fraction), tuple(members), shapes))
+            packed.append(Packed(sums, self, parts, fraction, tuple(members), shapes))
         return packed
 
     def entries(self, sums: Tensor, parts: tuple[str, ...], fraction: float) -> Tensor:
@@ -181,6 +203,11 @@ class Reduction:
             name = f"entropy_from_{part if part in ('image', 'text') else 'other'}"
             found[name] = found.get(name, 0) + within / valid
         return torch.stack([found.get(name, nothing) for name in SPLIT])
+
+
+def joint_keys(call: AttentionCall) -> Tokens | None:
+    """What the keys of joint attention stand for; None for any other."""
+    return call.roles.keys if call.roles is not None and call.roles.kind == "joint" else None
 
 
 def key_parts(keys: Tokens) -> KeyParts | None:

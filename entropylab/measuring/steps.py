@@ -165,12 +165,12 @@ class DenoiserCall:
 
     @torch.no_grad()
     def end(self) -> None:
-        """It has run to its end: what it gave is averaged over rows, and sent to the host."""
+        """It has run to its end: what it gave is put side by side, and sent to the host."""
         self.forward = Forward(tuple(sent(self.packed())), tuple(self.calls), self.batch)
         self.ended = True
 
     def packed(self) -> list[Packed]:
-        """What it gave, averaged in one go; where that fails, one by one, and a layer whose own fails is lost."""
+        """What it gave, in one go; where that fails, one by one, and a layer whose own fails is lost."""
         try:
             return self.reduction.packed(self.found)
         except Exception:  # for want of memory, say

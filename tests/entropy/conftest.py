@@ -11,13 +11,13 @@ import torch
 
 from entropylab.entropy import triton as backend
 
-KERNEL = "entropylab.entropy.triton_kernel"
+KERNELS = ("entropylab.entropy.triton_kernel", "entropylab.entropy.triton_sums")
 
 
 @cache
-def interpreted_kernel() -> ModuleType:
-    """A copy of the kernel's module, loaded while TRITON_INTERPRET is set; the usual one may be compiled."""
-    spec = importlib.util.find_spec(KERNEL)
+def interpreted_kernel(name: str) -> ModuleType:
+    """A copy of a kernel's module, loaded while TRITON_INTERPRET is set; the usual one may be compiled."""
+    spec = importlib.util.find_spec(name)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -56,7 +56,8 @@ def interpreter(monkeypatch):
         monkeypatch.setattr(standard, name, function)
         if hasattr(triton.language, name):
             monkeypatch.setattr(triton.language, name, function)
-    monkeypatch.setitem(sys.modules, KERNEL, interpreted_kernel())
+    for name in KERNELS:
+        monkeypatch.setitem(sys.modules, name, interpreted_kernel(name))
     yield
     for owner, known in zip(owners, before, strict=True):
         for name, value in list(vars(owner).items()):

@@ -69,6 +69,28 @@ def test_compiles_for_every_statistic_alone(tmp_path, monkeypatch, statistic):
     assert built(tokens(1, 2, 64, 16, dtype=HALF), None, False, (statistic,), 80).asm["cubin"]
 
 
+@pytest.mark.parametrize("capability", [80, 90, NEWEST])
+@pytest.mark.parametrize(("parts", "more"), [(1, False), (4, True)])
+def test_sums_compile_without_a_gpu(tmp_path, monkeypatch, capability, parts, more):
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from entropylab.entropy.triton_sums import sum_kernel
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    choices = backend.summed_for(STATISTICS, STATISTICS if more else BASIC, parts, parts > 1, more, not more, more)
+    constants = {name: value for name, value in choices.items() if name.isupper()}
+    signature = dict.fromkeys(sum_kernel.arg_names, "i32")
+    signature |= {"found": "*fp32", "counts": "*i64", "counted": "*u8", "sums": "*fp64"}
+    if "constexprs" in inspect.signature(ASTSource).parameters:
+        known = {"signature": signature | dict.fromkeys(constants, "constexpr"), "constexprs": constants}
+    else:  # before 3.3
+        signature = {name: kind for name, kind in signature.items() if name not in constants}
+        known = {"signature": signature, "constants": constants}
+    target = GPUTarget("cuda", capability, 32)
+    assert triton.compile(ASTSource(fn=sum_kernel, **known), target=target, options={"num_warps": 8}).asm["cubin"]
+
+
 @on_a_gpu
 @pytest.mark.parametrize("masked", ["", "boolean", "additive", "causal"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

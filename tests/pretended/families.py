@@ -1,19 +1,19 @@
 """Which families of the zoo are tried on pretended GPUs, and what is known of them."""
 
 LAUNCHES = {
-    "Stable Diffusion 2": 17,
-    "Kandinsky 2.2": 19,
-    "AnimateDiff": 17,
-    "DiT": 40,
-    "PixArt-Sigma": 41,
-    "Sana": 60,
-    "Stable Diffusion 3": 259,
-    "FLUX.1": 248,
-    "Qwen-Image": 719,
-    "PRX": 369,
-    "HiDream-I1": 333,
-    "Wan 2.1": 25,
-    "CogVideoX": 381,
+    "Stable Diffusion 2": 5,
+    "Kandinsky 2.2": 8,
+    "AnimateDiff": 4,
+    "DiT": 21,
+    "PixArt-Sigma": 12,
+    "Sana": 22,
+    "Stable Diffusion 3": 15,
+    "FLUX.1": 5,
+    "Qwen-Image": 15,
+    "PRX": 20,
+    "HiDream-I1": 14,
+    "Wan 2.1": 7,
+    "CogVideoX": 21,
 }
 """Family -> at most so many launches of ours for an attention call, where all is on one GPU.
 

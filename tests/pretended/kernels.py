@@ -1,10 +1,14 @@
 """What stands in for kernels that the CPU has not: the package's own, and memory-efficient attention."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from entropylab.entropy import reference
-from entropylab.entropy.rows import Rows
+from entropylab.entropy.parts import Parts
+from entropylab.entropy.rows import Rows, RowStatistics
+from entropylab.entropy.sums import summed
 
 PADDED_TO = 32
 """The log-sum-exp of memory-efficient attention has so many rows, or a multiple of it."""
@@ -19,6 +23,27 @@ def row_kernel(rows: Rows, q: Tensor, k: Tensor, out: Tensor, mask: Tensor | Non
         out[:, index] = found[name].float()
     if counts is not None:
         counts.copy_(found.keys.expand(counts.shape))
+
+
+def sum_kernel(
+    pieces: Sequence[Rows], statistics: tuple[str, ...], is_split: bool, found: Tensor, counts: Tensor | None,
+    begin: int, end: int, counted: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """What our kernel of sums writes, by small operations in float64, for tensors of the CPU."""
+    rows = {}
+    for index, piece in enumerate(pieces):
+        if counts is not None:
+            keys = counts[index]
+        else:
+            left = torch.arange(1, piece.q.shape[-2] + 1) if piece.is_causal else torch.tensor(piece.own_k.shape[-2])
+            keys = left.clamp(max=piece.own_k.shape[-2]).expand(found.shape[2:])
+        own = {
+            name: values[..., begin:end].double() for name, values in zip(piece.statistics, found[index], strict=True)
+        }
+        rows[str(index)] = RowStatistics(keys=keys[..., begin:end], **own)
+    some = None if counted is None else counted.expand(found.shape[2:])[..., begin:end]
+    together = Parts(rows) if is_split else None
+    return summed(rows["0"] if together is None else together.whole(), statistics, some, together)
 
 
 def efficient(

@@ -15,7 +15,7 @@ from entropylab.entropy import triton as backend
 from entropylab.entropy.rows import Rows
 
 from .gpu import GPUs, GPUTensor
-from .kernels import row_kernel
+from .kernels import row_kernel, sum_kernel
 
 
 @contextmanager
@@ -28,6 +28,7 @@ def pretended(kernel: bool = True) -> Iterator[GPUs]:
         patch.setattr(backend, "why_not_here", lambda: None)
         patch.setattr(backend, "why_not_on", lambda device: None)
         patch.setattr(backend, "launch", launch)
+        patch.setattr(backend, "launch_sums", launch_sums)
         yield stack.enter_context(GPUs())
 
 
@@ -38,6 +39,17 @@ def launch(rows: Rows, q: Any, k: Any, out: Any, mask: Any, counts: Any) -> None
     assert len({each.device for each in given}) == 1
     row_kernel(rows, *(None if each is None else each.inner for each in (q, k, out, mask, counts)))
     GPUs.here().log.note("launch", "row_kernel")
+
+
+def launch_sums(
+    pieces: Any, statistics: Any, is_split: bool, found: Any, counts: Any, begin: int, end: int, counted: Any
+) -> Any:
+    """What launches our kernel of sums: one launch, on tensors of one pretended GPU."""
+    assert len({each.device for each in (found, counts, counted) if each is not None}) == 1
+    bare = (None if each is None else each.inner for each in (found, counts))
+    inner = sum_kernel(pieces, statistics, is_split, *bare, begin, end, None if counted is None else counted.inner)
+    GPUs.here().log.note("launch", "sum_kernel")
+    return GPUTensor(inner, found.device)
 
 
 def sent(value: Any, device: str | torch.device) -> Any:

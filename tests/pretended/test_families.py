@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from entropylab.measuring import run
+from entropylab.measuring import steps
 from entropylab.measuring.reduce import Reduction
 
 from ..zoo import BY_NAME
@@ -64,13 +64,15 @@ def test_by_attention_where_our_kernel_does_not_run(name) -> None:
 
 @pytest.mark.parametrize("place", ["cuda:1", "both"])
 def test_a_wait_and_launches_of_ours_are_found(monkeypatch, place) -> None:
-    name, average = "FLUX.1", Reduction.average
+    name, reduce = "FLUX.1", Reduction.over_several
 
-    def careless(self, look):
-        found = average(self, look)
-        return found + 0 if (found.sum().item() + 1) else found
+    def careless(self, call, places):
+        found = reduce(self, call, places)
+        for _ in range(8):
+            found[0].sums.sum().add(0).item()
+        return found
 
-    monkeypatch.setattr(Reduction, "average", careless)
+    monkeypatch.setattr(Reduction, "over_several", careless)
     finding = examine(BY_NAME[name], place)
     assert all(each.startswith("aten::_local_scalar_dense in measuring/reduce.py:") for each in finding.waits)
     assert finding.waits
@@ -83,7 +85,7 @@ def test_layers_on_two_gpus_put_together_are_found(monkeypatch) -> None:
         pieces = whole.split([value.numel() for value in values.values()])
         return {path: piece.view(values[path].shape) for path, piece in zip(values, pieces, strict=True)}
 
-    monkeypatch.setattr(run, "sent", careless)
+    monkeypatch.setattr(steps, "sent", careless)
     assert examine(BY_NAME["FLUX.1"], "cuda:1").error < 2e-5
     with pytest.raises(RuntimeError, match="on the same device"):
         examine(BY_NAME["FLUX.1"], "both")
