@@ -21,6 +21,7 @@ class Inputs:
         names: which inputs there are.
         shapes: their shapes, and the numbers among them.
         deciding: inputs whose values decide where tokens stand.
+        prompt: what the pipeline made of its prompt, (samples, tokens, channels); None if it can't be told.
         images: which images of the batch that the denoiser was handed these are; None if all, or if nobody can tell.
     """
 
@@ -31,6 +32,7 @@ class Inputs:
     names: Hashable
     shapes: Hashable
     deciding: list[Tensor]
+    prompt: Tensor | None = None
     images: slice | None = None
 
     @property

@@ -146,6 +146,10 @@ class Recorder:
         """The pipeline has made its latents."""
         self.sight.on_latents(latents)
 
+    def on_encoded(self, arguments: dict[str, Any], found: Any) -> None:
+        """The pipeline has encoded a prompt."""
+        self.sight.on_encoded(arguments, found)
+
     def on_timesteps(self) -> None:
         """Sampling begins: with a pipeline call, or without one by the user's own loop."""
         self.sight.on_timesteps()

@@ -250,11 +250,13 @@ def samples_in(calls: Sequence[DenoiserCall], combined: Any, sample: Any) -> int
 def named_by(calls: Sequence[DenoiserCall], samples: int, combined: Any, sample: Any) -> Evidence:
     """What names the branches of a step."""
     branches = [call.branches(samples) for call in calls]
+    prompt = calls[0].inputs.prompt
     flat = [branch for call in branches for branch in call]
     first = len(branches[0])
     home = next((branch.output.device for branch in flat if branch is not None), None)
     if home is not None:
         combined, sample = (side.to(home) if isinstance(side, Tensor) else side for side in (combined, sample))
     if len(flat) > 1 or calls[0].inputs.batch % 2 or not isinstance(sample, Tensor) or not isinstance(combined, Tensor):
-        return evidence(flat, combined, sample, first)
-    return evidence(flat, combined, sample, first).or_doubled(calls[0].branches(samples // 2), combined, sample)
+        return evidence(flat, combined, sample, first, prompt)
+    halves = calls[0].branches(samples // 2)
+    return evidence(flat, combined, sample, first, prompt).or_doubled(halves, combined, sample, prompt)

@@ -33,6 +33,9 @@ class Listener(Protocol):
     def on_latents(self, latents: Tensor) -> None:
         """The pipeline has made the latents to start from."""
 
+    def on_encoded(self, arguments: dict[str, Any], found: Any) -> None:
+        """The pipeline has encoded a prompt: what it was asked, by name, and what came of it."""
+
     def on_timesteps(self) -> None:
         """A scheduler is asked to set its timesteps: sampling begins."""
 
@@ -76,7 +79,12 @@ def follow(pipe: Any, listener: Listener) -> Iterator[Callable[[], None]]:
                     stack.enter_context(followed(part, listener, methods))
 
         if not isinstance(pipe, nn.Module):
-            methods = {"__call__": seen_call, "prepare_latents": seen_latents, "__setattr__": seen_change}
+            methods = {
+                "__call__": seen_call,
+                "encode_prompt": seen_encoding,
+                "prepare_latents": seen_latents,
+                "__setattr__": seen_change,
+            }
             stack.enter_context(followed(pipe, listener, methods))
         catch_up()
         yield catch_up
@@ -173,6 +181,20 @@ def seen_latents(original: Any) -> Any:
         return found
 
     return prepare_latents
+
+
+def seen_encoding(original: Any) -> Any:
+    """A pipeline's ``encode_prompt`` that tells what it made."""
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def encode_prompt(self: Any, *args: Any, **kwargs: Any) -> Any:
+        found = original(self, *args, **kwargs)
+        for listener in listeners_of(self):
+            tell(listener, "on_encoded", named(signature, (self, *args), kwargs), found)
+        return found
+
+    return encode_prompt
 
 
 def seen_timesteps(original: Any) -> Any:

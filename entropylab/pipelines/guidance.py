@@ -1,8 +1,10 @@
-"""Which guidance branch is which: read off how the pipeline combines what its denoiser returned.
+"""Which guidance branch is which: by the text that it was handed, else by how the pipeline combines the outputs.
 
-Guidance makes a linear combination of the branches' outputs, say (1 - s) uncond + s cond. The coefficients, found by
-least squares, tell the conditional branch: its is the largest, in the direction of their sum (a pipeline may negate).
-No pipeline need be known for it. All is computed on the device; the host reads a few numbers when the run is over.
+The branch that was handed what the pipeline made of its prompt is the conditional one, at any guidance. Where none is,
+or several are, the combination tells. Guidance makes a linear combination of the branches' outputs, say
+(1 - s) uncond + s cond. The coefficients, found by least squares, tell the conditional branch: its is the largest, in
+the direction of their sum (a pipeline may negate). No pipeline need be known for either. All is computed on the device;
+the host reads a few numbers when the run is over.
 """
 
 from collections.abc import Sequence
@@ -39,6 +41,7 @@ class Evidence:
         is_step: whether a scheduler made the step; else it is a denoiser call, and nothing is known of its branches.
         products: inner products of the branches' outputs, the scheduler's sample and the combination: none, or several
             if there are several ways to find the image in the outputs.
+        prompted: (branches,), whether a branch was handed the encoded prompt; None if that is not known.
         alike: (branches, branches), whether two branches were handed the same text.
         doubled: whether what was taken for samples is two branches: the scheduler's sample and the combination are
             the same in both halves, and what the denoiser returned is not; None if that is out of the question.
@@ -50,6 +53,7 @@ class Evidence:
     is_step: bool = True
     products: tuple[Tensor, ...] = ()
     alike: Tensor | None = None
+    prompted: Tensor | None = None
     doubled: Tensor | None = None
     halves: "Evidence | None" = None
 
@@ -57,9 +61,12 @@ class Evidence:
     def tensors(self) -> list[Tensor]:
         """All that stays on the device."""
         more = [] if self.halves is None else self.halves.tensors
-        return [*self.products, *(found for found in (self.alike, self.doubled) if found is not None), *more]
+        single = (self.alike, self.prompted, self.doubled)
+        return [*self.products, *(found for found in single if found is not None), *more]
 
-    def or_doubled(self, halves: Sequence[Branch | None], combined: Tensor, sample: Tensor) -> "Evidence":
+    def or_doubled(
+        self, halves: Sequence[Branch | None], combined: Tensor, sample: Tensor, prompt: Tensor | None
+    ) -> "Evidence":
         """This evidence, with the possibility that the one branch is two."""
         same = torch.stack(
             [(one == other).all() for one, other in (both.chunk(2) for both in (combined, sample))]
@@ -67,7 +74,7 @@ class Evidence:
         one, other = halves
         if one is not None and other is not None:
             same &= (one.output != other.output).any()
-        known = evidence(halves, combined.chunk(2)[0], sample.chunk(2)[0], 2)
+        known = evidence(halves, combined.chunk(2)[0], sample.chunk(2)[0], 2, prompt)
         return replace(self, doubled=same, halves=known)
 
     def decided(self) -> "Evidence":
@@ -80,6 +87,9 @@ class Evidence:
             return ["all"]
         if self.branches == 1:
             return ["cond"]
+        prompted = [] if self.prompted is None else self.prompted.cpu().numpy().nonzero()[0].tolist()
+        if len(prompted) == 1 and self.alike is not None and self.products:
+            return self.named(prompted[0], self.alike.cpu().numpy(), self.products[0].cpu().numpy())
         for products in (found.cpu().numpy() for found in self.products):
             coefficients = combination(products, self.branches)
             if coefficients is not None and self.alike is not None:
@@ -150,7 +160,9 @@ def least_squares(products: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 @torch.no_grad()
-def evidence(branches: Sequence[Branch | None], combined: Any, sample: Any, first: int) -> Evidence:
+def evidence(
+    branches: Sequence[Branch | None], combined: Any, sample: Any, first: int, prompt: Tensor | None
+) -> Evidence:
     """Gather what names the branches of a step.
 
     Args:
@@ -158,6 +170,7 @@ def evidence(branches: Sequence[Branch | None], combined: Any, sample: Any, firs
         combined: what the pipeline hands to its scheduler: (samples, ...).
         sample: the scheduler's sample, which may be mixed in.
         first: how many branches the step's first denoiser call has.
+        prompt: what the pipeline made of its prompt, (samples, tokens, channels), if that is known.
     """
     known = [branch for branch in branches if branch is not None]
     if len(known) < 2 or len(known) < len(branches) or not isinstance(combined, Tensor):
@@ -172,7 +185,18 @@ def evidence(branches: Sequence[Branch | None], combined: Any, sample: Any, firs
             rows = torch.stack([part.flatten().double() for part in (*outputs, *more, combined)])
             found.append(rows @ rows.T)
     alike = torch.stack([torch.stack([same_text(one, other, home) for other in known]) for one in known])
-    return Evidence(len(branches), first, products=tuple(found), alike=alike)
+    prompted = None if prompt is None else torch.stack([handed(branch, prompt, home) for branch in known])
+    return Evidence(len(branches), first, products=tuple(found), alike=alike, prompted=prompted)
+
+
+def handed(branch: Branch, prompt: Tensor, device: torch.device) -> Tensor:
+    """Whether a branch was handed the encoded prompt as one of its texts: a boolean on ``device``."""
+    found = torch.zeros((), dtype=torch.bool, device=device)
+    for text in branch.texts:
+        if text.shape == prompt.shape:
+            same = (text == prompt.to(text.device, text.dtype, non_blocking=True)).all()
+            found |= same.to(device, non_blocking=device.type == "cuda")
+    return found
 
 
 def fitted(output: Tensor, combined: Tensor) -> tuple[Tensor | None, Tensor | None]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,6 +21,21 @@ from .resolution import default_size, vae_factor
 from .structure import conditioners, denoisers
 
 
+def is_prompt(asked: dict[str, Any], encoded: dict[str, Any]) -> bool:
+    """Whether a pipeline that was ``asked`` this, and encodes that, encodes its prompt and not the negative one."""
+    for name in ("prompt", "prompt_embeds"):
+        given, negative, now = (
+            [found] if isinstance(found, str) else found
+            for found in (asked.get(name), asked.get(f"negative_{name}"), encoded.get(name))
+        )
+        if now is not None:
+            texts = (given, negative, now)
+            if any(text is not None and not isinstance(text, list) for text in texts):
+                return now is given and now is not negative
+            return now == given and now != negative
+    return False
+
+
 class Sight:
     """Follows a pipeline for the size that it samples; see ``following.Listener``.
 
@@ -31,6 +47,8 @@ class Sight:
         size: (height, width) that the pipeline was asked for [pixels], if it was.
         latent: latent size (height, width) of the denoiser's input, as far as it is known.
         latents: how many tokens the image has, where the denoiser is handed tokens and no grid.
+        asked: the arguments of the pipeline's call, while it runs.
+        prompt: what the pipeline's own prompt was encoded as, (samples, tokens, channels), as far as that is certain.
         interception: forgets what seems to run when a call begins or ends, for Ctrl-C ends modules unseen.
     """
 
@@ -46,6 +64,8 @@ class Sight:
         self.size: Size | None = None
         self.latent: Size | None = None
         self.latents: int | None = None
+        self.asked: dict[str, Any] = {}
+        self.prompt: Tensor | None = None
         self.interception: Interception | None = None
 
     def leave(self) -> None:
@@ -66,17 +86,25 @@ class Sight:
     def on_call(self, arguments: dict[str, Any]) -> None:
         """The pipeline is called: its arguments may name the size."""
         self.leave()
+        self.asked, self.prompt = arguments, None
         height, width = arguments.get("height"), arguments.get("width")
         self.size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
     def on_end(self, failed: bool) -> None:
         """The call is over."""
         self.leave()
-        self.size = self.latents = None
+        self.size = self.latents = self.prompt = None
+        self.asked = {}
 
     def on_latents(self, latents: Tensor) -> None:
         """The pipeline has made its latents: where they are tokens, they tell how many belong to the image."""
         self.latents = latents.shape[1] if latents.ndim == 3 else None
+
+    def on_encoded(self, arguments: dict[str, Any], found: Any) -> None:
+        """The pipeline has encoded a prompt; if that is its prompt and not what to avoid, it names the branches."""
+        first = found[0] if isinstance(found, tuple | list) and found else found
+        if self.prompt is None and isinstance(first, Tensor) and is_prompt(self.asked, arguments):
+            self.prompt = first
 
     def on_timesteps(self) -> None:
         """Sampling begins."""
@@ -95,7 +123,7 @@ class Sight:
         """What a denoiser's forward was handed."""
         if self.stale:
             self.on_parts()
-        return inputs_of(root, args, kwargs, self.latents)
+        return replace(inputs_of(root, args, kwargs, self.latents), prompt=self.prompt)
 
     def on_forward(self, inputs: Inputs) -> None:
         """A denoiser begins a forward pass: its input may be a grid, else the size asked for tells what it would be."""

@@ -1,0 +1,73 @@
+"""Guidance branches named by the text that they were handed, at any guidance."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import entropylab
+from tests.conftest import new_random_pipeline
+from tests.seeds import generator
+from tests.zoo.joint import FAMILIES as JOINT
+
+PIPELINES = ("Stable Diffusion", "Stable Diffusion 3")
+
+
+def always_guided(pipe: Any) -> Any:
+    """The pipeline with both branches at any guidance, as pipelines of users have it."""
+    pipe.__class__ = type("Guided", (type(pipe),), {"do_classifier_free_guidance": True})
+    return pipe
+
+
+def pipeline(name: str) -> tuple[Any, dict[str, Any]]:
+    """A tiny pipeline, and what it is asked."""
+    if name == "Stable Diffusion":
+        return new_random_pipeline(), {
+            "prompt": "a red car",
+            "negative_prompt": "a blue house",
+            "height": 64,
+            "width": 64,
+        }
+    family = next(family for family in JOINT if family.name == name)
+    texts = {
+        f"{sign}{kind}": torch.randn(1, *shape, generator=generator(seed))
+        for seed, sign in enumerate(("", "negative_"))
+        for kind, shape in (("prompt_embeds", (10, 32)), ("pooled_prompt_embeds", (32,)))
+    }
+    return family.build(), {**texts, "height": 64, "width": 96}
+
+
+def recorded(name: str, guidance: float, both: bool = True) -> Any:
+    """The Dataset of one step."""
+    pipe, asked = pipeline(name)
+    pipe.set_progress_bar_config(disable=True)
+    pipe = always_guided(pipe) if both else pipe
+    with entropylab.record(pipe) as rec:
+        pipe(**asked, num_inference_steps=1, guidance_scale=guidance, generator=generator(0), output_type="latent")
+    return rec.dataset
+
+
+@pytest.mark.parametrize("guidance", [0.0, -1.0, 0.5, 1.0, 1.5, 7.0])
+@pytest.mark.parametrize("name", PIPELINES)
+def test_the_prompt_names_the_conditional_branch_at_any_guidance(name, guidance):
+    alone, ds = recorded(name, 1.0, both=False), recorded(name, guidance)
+    assert list(alone.branch.values) == ["cond"]
+    assert set(ds.branch.values) == {"cond", "uncond"}
+    expected, found = alone.entropy.sel(branch="cond"), ds.entropy.sel(branch="cond")
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(ds.entropy.sel(branch="uncond") - expected).max() > 1e-3, "branches that are swapped would be seen"
+
+
+def test_a_negative_prompt_that_is_the_prompt_names_nothing():
+    """The two branches are the same then: either name is as good, and none is a wrong one."""
+    pipe, asked = pipeline("Stable Diffusion")
+    pipe = always_guided(pipe)
+    with entropylab.record(pipe) as rec:
+        pipe(
+            **asked | {"negative_prompt": asked["prompt"]},
+            num_inference_steps=1,
+            guidance_scale=0.0,
+            output_type="latent",
+        )
+    assert set(rec.dataset.branch.values) == {"branch 0", "branch 1"}
