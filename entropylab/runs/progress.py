@@ -23,7 +23,7 @@ class Progress:
         clock: seconds that only go forward.
         spent: size -> seconds and pixels that this process has spent on finished units.
         by_name: all units by their names.
-        finished: names of those that were finished when it was told last.
+        finished: names of those that are finished, as far as it was told.
         count: size -> how many units there are.
         done: size -> how many units are finished.
         rest: size -> pixels of those that are not.
@@ -49,13 +49,19 @@ class Progress:
             self.rest[unit.size] += unit.pixels
 
     def follow(self, finished: set[str]) -> None:
-        """Count the units that were finished, or lost, since it was told last: only these, of however many."""
-        now = finished & self.by_name.keys()
-        for name in now ^ self.finished:
-            unit, sign = self.by_name[name], 1 if name in now else -1
-            self.done[unit.size] += sign
-            self.rest[unit.size] -= sign * unit.pixels
-        self.finished = now
+        """Count units that are finished: those that were so when it was told last may be left out."""
+        for name in (finished & self.by_name.keys()) - self.finished:
+            unit = self.by_name[name]
+            self.finished.add(name)
+            self.done[unit.size] += 1
+            self.rest[unit.size] -= unit.pixels
+
+    def lose(self, unit: Unit) -> None:
+        """A unit is not finished after all."""
+        if unit.name in self.finished:
+            self.finished.remove(unit.name)
+            self.done[unit.size] -= 1
+            self.rest[unit.size] += unit.pixels
 
     def begin(self, unit: Unit, finished: set[str]) -> None:
         """Work on a unit begins."""

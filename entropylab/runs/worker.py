@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -54,7 +55,8 @@ class Worker:
         is_main: whether it is the one that speaks.
         strict: whether an attention layer that could not be measured is an error.
         sleep: waits for so many seconds.
-        finished: names of the units that were finished when it looked last.
+        queue: the units that it has not come to yet; None before it has looked.
+        found: names of finished units that were found since it told of any.
     """
 
     run: RunFolder
@@ -68,7 +70,8 @@ class Worker:
     sleep: Callable[[float], None] = time.sleep
     poll: float = POLL
     told: set[str] = field(default_factory=set)
-    finished: set[str] = field(default_factory=set)
+    queue: deque[Unit] | None = None
+    found: set[str] = field(default_factory=set)
     units: list[Unit] = field(init=False)
     source: dict[str, str] = field(init=False)
 
@@ -101,13 +104,23 @@ class Worker:
             )
 
     def next_unit(self) -> tuple[Unit, Claim] | None:
-        """A unit to measure, claimed; None when all are finished. Waits while others have the rest in hand."""
+        """A unit to measure, claimed; None when all are finished. Waits while others have the rest in hand.
+
+        It goes through the units once, and lists the folder again only for those that others had in hand: so a unit
+        costs as much in a long run as in a short one.
+        """
+        self.queue = deque(self.pending()) if self.queue is None else self.queue
+        while self.queue:
+            unit = self.queue.popleft()
+            if self.run.is_finished(unit):
+                self.found.add(unit.name)
+            elif (claim := self.claims.take(unit.name)) is not None:
+                return unit, claim
         while pending := self.pending():
-            for patient in (True, False):
-                for unit in pending:
-                    claim = self.claims.take(unit.name, None if patient else self.patience(unit))
-                    if claim is not None:
-                        return unit, claim
+            for unit in pending:
+                claim = self.claims.take(unit.name, self.patience(unit))
+                if claim is not None:
+                    return unit, claim
             self.tell_waiting(pending)
             self.sleep(self.poll)
         return None
@@ -122,9 +135,10 @@ class Worker:
         self.told.update(found)
 
     def pending(self) -> list[Unit]:
-        """The units that are not finished; the folder is listed here, once for each unit that is measured."""
-        self.finished = self.run.finished()
-        return [unit for unit in self.units if unit.name not in self.finished]
+        """The units that are not finished."""
+        finished = self.run.finished()
+        self.found |= finished
+        return [unit for unit in self.units if unit.name not in finished]
 
     def patience(self, unit: Unit) -> float | None:
         """For how long another process may have a unit in hand [s], if that can be told."""
@@ -133,7 +147,8 @@ class Worker:
 
     def measure(self, unit: Unit) -> None:
         """Measure one unit and write it."""
-        self.progress.begin(unit, self.finished)
+        self.progress.begin(unit, self.found)
+        self.found = set()
         self.recorder.cells = Cells(self.recorder.reduction.names, self.recorder.keep)
         self.sample(unit, self.progress)
         check_scaling(unit, self.recorder.cells)
@@ -148,7 +163,7 @@ class Worker:
         self.recorder.cells = Cells(self.recorder.reduction.names, self.recorder.keep)
         self.run.check_still_there()
         self.run.write(unit, ds)
-        self.progress.end(unit, self.finished | {unit.name}, max(1, len(self.claims.holders())))
+        self.progress.end(unit, {unit.name}, max(1, len(self.claims.holders())))
 
     def seeds(self, unit: Unit) -> list[int]:
         """The unit's seeds."""
@@ -256,6 +271,7 @@ def finished(worker: Worker) -> xr.Dataset:
         for unit, problem in merged.damaged.items():
             worker.progress.say(f"measuring again: {problem}")
             worker.run.set_aside(unit)
+            worker.progress.lose(unit)
 
 
 def source_of(pipe: Any, prompts: Prompts) -> dict[str, Any]:

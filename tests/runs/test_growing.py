@@ -11,6 +11,8 @@ import pytest
 import entropylab
 from entropylab.runs import beginning
 from entropylab.runs.folder import RECORD, read_record
+from entropylab.runs.progress import Progress
+from entropylab.runs.units import cut
 
 from .processes import start
 from .short import again, bare
@@ -96,3 +98,14 @@ def test_a_unit_costs_as_much_in_a_long_run_as_in_a_short_one(tmp_path: Path) ->
     short, long = (python_calls_of_a_unit(tmp_path / str(n), n) for n in (100, 2000))
     assert short > 1000
     assert long < short + 100
+
+
+def test_units_that_are_lost_are_counted_again() -> None:
+    units = cut([(32, 32)], ["original"], 8, 4)
+    progress = Progress(units, shown=False)
+    progress.follow({unit.name for unit in units} | {"of another run"})
+    progress.follow({units[0].name})
+    assert (progress.done.total(), progress.rest.total()) == (2, 0)
+    progress.lose(units[1])
+    progress.lose(units[1])
+    assert (progress.done.total(), progress.rest.total()) == (1, units[1].pixels)
