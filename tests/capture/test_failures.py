@@ -274,7 +274,7 @@ def test_an_observer_that_fails_spoils_no_other(monkeypatch, attn):
 @pytest.mark.parametrize("rule", [lambda tokens, trained: 1 / 0, lambda tokens: 1.1, lambda tokens, trained: "wide"])
 def test_a_rule_that_fails_is_the_callers_to_know(random_pipe, rule):
     alone = sample(random_pipe)
-    with pytest.raises(EntropyLabError, match=r"rule '<lambda>' must give a"), entropylab.rescale(random_pipe, rule):
+    with pytest.raises(EntropyLabError, match="<lambda>"), entropylab.rescale(random_pipe, rule):
         sample(random_pipe)
     assert np.array_equal(alone, sample(random_pipe))
 
