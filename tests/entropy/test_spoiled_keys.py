@@ -7,8 +7,7 @@ import torch
 
 from entropylab import row_statistics
 from entropylab.entropy.parts import Parts, needed
-from entropylab.measuring import looks
-from entropylab.measuring.reduce import Reduction
+from entropylab.entropy.sums import COUNTS, head_sums
 
 from ..seeds import tokens
 
@@ -93,31 +92,20 @@ def test_what_is_measured_counts_the_rows_that_have_it(case):
     spoiled = left_by(mask, is_causal)[1, 2, :, BAD].sum().item()
     counts = []
     for bad in (math.nan, 0.5):
-        q, k = sides(bad)
-        found = Reduction(("entropy",))(call(q, k, mask, is_causal))[""]
-        names = Reduction(("entropy",)).names
-        counts.append(found[names.index("rows_bad")])
-        assert found[names.index("entropy")].isfinite().all() or spoiled == QUERIES
+        found = head_sums(*sides(bad), 8**-0.5, mask, is_causal, ("entropy",))
+        counts.append(found[..., COUNTS.index("bad")].float())
+        assert found.isfinite().all()
     expected = torch.zeros(2, 4)
     expected[1, 2] = spoiled
     assert torch.equal(counts[0], expected) and not counts[1].any()
 
 
-def call(q, k, mask, is_causal):
-    from entropylab.capture import AttentionCall
-
-    return AttentionCall("attn", torch.nn.Identity(), q, k, mask, 8**-0.5, is_causal, None)
-
-
 def test_heads_that_share_keys_leave_out_what_none_attends_to():
-    from entropylab.measuring.asked import rows_at
-
     q, k = tokens(1, 4, QUERIES, 8), tokens(1, 2, KEYS, 8, seed=1)
     k[0, 1, BAD] = math.inf
     mask = torch.ones(1, 4, QUERIES, KEYS).bool()
     mask[:, 2:, :, BAD] = False
-    sums = looks.sums_of_keys(k, rows_at(call(q, k, mask, False), slice(None)), torch.float32)
-    assert sums.isfinite().all()
+    bad = COUNTS.index("bad")
+    assert head_sums(q, k, 8**-0.5, mask, False, ("entropy",))[..., bad].tolist() == [[0, 0, 0, 0]]
     mask[:, 3, 0, BAD] = True
-    sums = looks.sums_of_keys(k, rows_at(call(q, k, mask, False), slice(None)), torch.float32)
-    assert sums.isfinite().tolist() == [[True, False]]
+    assert head_sums(q, k, 8**-0.5, mask, False, ("entropy",))[..., bad].tolist() == [[0, 0, 0, 1]]
