@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import entropylab
 from entropylab.measuring import steps
 from entropylab.measuring.reduce import Reduction
 
@@ -80,12 +81,12 @@ def test_a_wait_and_launches_of_ours_are_found(monkeypatch, place) -> None:
 
 
 def test_layers_on_two_gpus_put_together_are_found(monkeypatch) -> None:
-    def careless(values):
-        whole = torch.cat([value.flatten() for value in values.values()]).cpu()
-        pieces = whole.split([value.numel() for value in values.values()])
-        return {path: piece.view(values[path].shape) for path, piece in zip(values, pieces, strict=True)}
+    def careless(packed):
+        whole = torch.cat([one.sums for one in packed]).cpu()
+        pieces = whole.split([len(one.sums) for one in packed])
+        return [one._replace(sums=piece) for one, piece in zip(packed, pieces, strict=True)]
 
     monkeypatch.setattr(steps, "sent", careless)
     assert examine(BY_NAME["FLUX.1"], "cuda:1").error < 2e-5
-    with pytest.raises(RuntimeError, match="on the same device"):
+    with pytest.raises(entropylab.EntropyLabError, match="on the same device"):
         examine(BY_NAME["FLUX.1"], "both")
