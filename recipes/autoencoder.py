@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from torch import nn
 
 from entropylab.models.prompts import FOLDER
 from entropylab.models.train_autoencoder import reconstruction_loss, save_picture, standardise, to_tensor, trained
@@ -56,14 +57,42 @@ def finish(loop: Loop, captioned: np.ndarray) -> Path:
     path = loop.run.folder / "autoencoder.safetensors"
     save_weights(loop.average.weights, path)
     model = trained(path, torch.device("cpu"))
+    standardise(model, to_tensor(captioned[:: max(1, len(captioned) // 512)], torch.device("cpu")))
+    show_reconstructions(loop, model, captioned)
+    save_weights(model.state_dict(), path)
+    return path
+
+
+def train_decoder(folder: Path, steps: int, batch: int, peak: float = 1e-3) -> None:
+    """Train the decoder on, alone, for latents that a denoiser was trained on already and that must stay."""
+    path = folder / "autoencoder" / "autoencoder.safetensors"
+    model = trained(path, torch.device("cpu")).to(memory_format=torch.channels_last)
+    captioned, others = training_pictures(folder)
+    images = np.concatenate([captioned, captioned, others])
+    torch.manual_seed(0)
+    parts = nn.ModuleDict({"post_quant_conv": model.post_quant_conv, "decoder": model.decoder}).requires_grad_(True)
+    loop = Loop(folder, "decoder", parts, peak, decay=0.998)
+
+    def loss_of_batch() -> tuple[torch.Tensor, dict[str, float]]:
+        target = to_tensor(images[torch.randint(len(images), (batch,)).numpy()], torch.device("cpu"))
+        with torch.no_grad():
+            latents = model.encode(target).latent_dist.sample()
+        output = model.decode(latents).sample
+        return reconstruction_loss(output, target), {"psnr": psnr(output.detach(), target)}
+
+    loop.train(steps, loss_of_batch, every=100)
+    parts.load_state_dict(loop.average.weights)
+    show_reconstructions(loop, model, captioned)
+    save_weights(model.state_dict(), path)
+
+
+def show_reconstructions(loop: Loop, model: AutoencoderKL, captioned: np.ndarray) -> None:
+    """Log the error for captioned pictures, and draw some above what became of them."""
     sample = to_tensor(captioned[:: max(1, len(captioned) // 512)], torch.device("cpu"))
-    standardise(model, sample)
     with torch.no_grad():
         output = torch.cat([model.decode(model.encode(part).latent_dist.mean).sample for part in sample.split(64)])
     loop.run.log(final_psnr=psnr(output, sample))
     save_picture(torch.cat([sample[:32], output[:32]]), loop.run.folder / "reconstructions.png", 16)
-    save_weights(model.state_dict(), path)
-    return path
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -72,12 +101,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/emoji"), help="run folder (%(default)s)")
     parser.add_argument("--steps", type=int, default=1500, help="(%(default)s)")
     parser.add_argument("--batch", type=int, default=16, help="(%(default)s)")
+    parser.add_argument("--decoder-only", action="store_true", help="train the decoder of a trained one on")
     parser.add_argument("--pictures-only", action="store_true", help="draw the training pictures, no more")
     given = parser.parse_args(arguments)
     if given.pictures_only:
         training_pictures(given.out)
         return
-    train(given.out, given.steps, given.batch)
+    (train_decoder if given.decoder_only else train)(given.out, given.steps, given.batch)
 
 
 if __name__ == "__main__":

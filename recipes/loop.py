@@ -34,7 +34,7 @@ class Loop:
         self,
         steps: int,
         loss_of_batch: Callable[[], tuple[torch.Tensor, dict[str, float]]],
-        every: int = 150,
+        every: int = 100,
         show: Callable[[Path], None] | None = None,
         show_every: int = 1000,
     ) -> None:
