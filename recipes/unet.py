@@ -129,8 +129,8 @@ def train(folder: Path, steps: int, batch: int, peak: float, target: float, coun
         latents, tokens = batches.draw(batch)
         noisy, timesteps, velocity = noised(noising, latents)
         error = F.mse_loss(model["unet"](noisy, timesteps, model["text_encoder"](tokens)[0]).sample, velocity)
-        drag, variances = brake()
-        return error + drag, {"error": error.item(), "variance": variances.log().mean().exp().item()}
+        term, seen = brake()
+        return error + term, {"error": error.item(), **seen}
 
     loop.train(
         steps,

@@ -7,7 +7,7 @@ from diffusers.models.attention_processor import Attention
 from PIL import Image
 from torch import nn
 
-from recipes.brake import Brake, logit_variance
+from recipes.brake import Brake, attended_variance, logit_variance
 from recipes.loop import Loop, learning_rate
 from recipes.pictures import background, variants
 
@@ -65,26 +65,49 @@ class Block(nn.Module):
         return self.attn2(self.attn1(tokens), encoder_hidden_states=tokens[:, :3])
 
 
-def test_brake_reads_self_attention_and_pulls_towards_its_target():
+def test_attended_variance_is_how_the_entropy_falls_with_a_factor():
+    """dH/d(log factor) = -Var_A, per row: from the entropy on both sides."""
     torch.manual_seed(0)
-    block, tokens = Block().double(), torch.randn(6, 9, 8).double()
-    brake = Brake(block, target=2.0, pictures=6)
+    query, key = torch.randn(3, 4, 7, 5).double(), torch.randn(3, 4, 11, 5).double()
+
+    def entropy(scale: float) -> torch.Tensor:
+        attention = (scale * query @ key.transpose(-1, -2)).softmax(-1)
+        return -(attention * attention.log()).sum(-1).mean((0, 2))
+
+    slope = (entropy(0.5 * (1 - 1e-5)) - entropy(0.5 * (1 + 1e-5))) / 2e-5
+    torch.testing.assert_close(attended_variance(query, key, 0.5), slope, rtol=1e-6, atol=0)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(logit_variance(query, key, 0.5), slope, rtol=1e-2, atol=0)
+
+
+def test_brake_reads_self_attention():
+    torch.manual_seed(0)
+    block, tokens = Block(), torch.randn(6, 9, 8)
+    brake = Brake(block, variance=2.0, pictures=6, rows=4000)
     block(tokens)
-    _, variances = brake()
+    with torch.no_grad():
+        block(2 * tokens)  # sampling while training is not looked at
+    variances, shares = brake.read()
     layer = block.attn1
     query, key = (linear(tokens).view(6, 9, 2, 4).transpose(1, 2) for linear in (layer.to_q, layer.to_k))
-    torch.testing.assert_close(variances[0], brute_force(query, key, layer.scale).float(), rtol=1e-5, atol=0)
-    assert variances.shape == (1, 2)
-    with torch.no_grad():
-        block(tokens)  # sampling while training is not looked at
+    torch.testing.assert_close(variances[0], brute_force(query, key, layer.scale), rtol=1e-5, atol=0)
+    expected = attended_variance(query, key, layer.scale) / (2 * np.log(9))
+    torch.testing.assert_close(shares[0], expected, rtol=0.05, atol=0)  # rows are drawn by lot
+
+
+def test_brake_pulls_both_numbers_to_their_targets():
+    torch.manual_seed(0)
+    block, tokens = Block(), torch.randn(6, 30, 8)
+    brake = Brake(block, variance=3.0, share=0.2, pictures=6, rows=30)
     optimizer = torch.optim.Adam(block.parameters(), lr=0.02)
-    for _ in range(150):
+    for _ in range(200):
         block(tokens)
-        term, variances = brake()
+        term, seen = brake()
         optimizer.zero_grad()
         (100 * term).backward()
         optimizer.step()
-    assert variances == pytest.approx(torch.full((1, 2), 2.0), rel=0.05)
+    assert seen["variance"] == pytest.approx(3, rel=0.1)
+    assert seen["share"] == pytest.approx(0.2, rel=0.1)
 
 
 def test_brake_looks_at_a_few_pictures_of_the_whole_batch():
@@ -92,9 +115,9 @@ def test_brake_looks_at_a_few_pictures_of_the_whole_batch():
     block, tokens = Block(), torch.randn(8, 9, 8)
     brakes = Brake(block, 2.0, pictures=4), Brake(block, 2.0, pictures=8)
     block(tokens)
-    few, all_of_them = (brake()[1] for brake in brakes)
+    few, all_of_them = (brake.read()[0] for brake in brakes)
     block(tokens[::2])
-    assert torch.equal(brakes[1]()[1], few)
+    assert torch.equal(brakes[1].read()[0], few)
     assert not torch.equal(few, all_of_them)
 
 
