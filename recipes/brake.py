@@ -16,7 +16,7 @@ import math
 import torch
 from torch import nn
 
-WEIGHT = 0.01
+WEIGHT = 0.03
 
 
 def logit_variance(query: torch.Tensor, key: torch.Tensor, scale: float) -> torch.Tensor:
