@@ -16,7 +16,7 @@ import math
 import torch
 from torch import nn
 
-WEIGHT = 0.03
+WEIGHT = 0.06
 
 
 def logit_variance(query: torch.Tensor, key: torch.Tensor, scale: float) -> torch.Tensor:
