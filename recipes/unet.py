@@ -6,8 +6,8 @@ Both start from the weights of the embedded model before this one (release 0.1),
 had attention at 16 tokens too. Rows of 16 keys show no law, and those layers had frozen: each row had one key left. So
 the smallest level has convolutions alone here.
 
-The first run was steered by hand, in steps of 24 pictures: up to step 700 the brake held only the variance of the logits,
-with a weight of 0.01; then Var_A too, with 0.01 up to step 900, 0.03 up to 1,300, and 0.06, today's, from there on.
+The first run was steered by hand, in steps of 24 pictures: up to step 700 the brake held only the variance of the
+logits, with a weight of 0.01; then Var_A too, with 0.01 up to step 900, 0.03 up to 1,300, and 0.06 from there on.
 """
 
 import argparse
