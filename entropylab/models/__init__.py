@@ -178,6 +178,10 @@ def pipeline_class(source: str | Path) -> Any:
             from .transformer import LabelPipeline
 
             return LabelPipeline
+        if index.get("_class_name") == "JointPipeline":
+            from .joint import JointPipeline
+
+            return JointPipeline
     from diffusers import DiffusionPipeline
 
     return DiffusionPipeline

@@ -28,9 +28,14 @@ def save_pipeline(pipe: StableDiffusionPipeline, folder: Path) -> None:
     for name in ("unet", "vae", "text_encoder"):
         getattr(pipe, name).half()
     pipe.save_pretrained(folder, safe_serialization=True)
-    save_vocabulary(folder / "tokenizer")
-    rename_for_older_readers(folder / "text_encoder" / "model.safetensors")
-    config = folder / "text_encoder" / "config.json"
+    finish_text_encoder(folder / "text_encoder", folder / "tokenizer")
+
+
+def finish_text_encoder(encoder: Path, tokenizer: Path) -> None:
+    """Bring a saved text encoder and its tokenizer into the form that older readers know too."""
+    save_vocabulary(tokenizer)
+    rename_for_older_readers(encoder / "model.safetensors")
+    config = encoder / "config.json"
     settings = json.loads(config.read_text(encoding="utf-8"))
     settings["dtype"] = "float32"  # what transformers loads it in, unless told: as diffusers does with the others
     config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")

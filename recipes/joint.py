@@ -1,0 +1,160 @@
+"""Stage 3: the second model, a small transformer of FLUX's shape, on the latents and the text encoder of the first.
+
+``python -m recipes.joint --out runs/emoji``, which goes on from its last checkpoint when it is started again.
+
+Image and text tokens attend to each other, image tokens know their place by rotary embeddings, and the padding of the
+text takes part, as in FLUX. Queries and keys are normed with learned gains, so the logits need no brake.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from transformers import CLIPTextModel
+
+from entropylab.models.joint import JointPipeline
+from entropylab.models.prompts import embedded_prompts
+from entropylab.models.text import LENGTH, WIDTH
+from entropylab.models.train import finish_text_encoder
+from entropylab.models.train_denoiser import draw_grid
+
+from .loop import Loop
+from .unet import LOGIT_VARIANCE, Batches
+
+
+def new_transformer() -> FluxTransformer2DModel:
+    """The untrained transformer: three joint layers and four on one stream, four heads each, of 64 image tokens at the
+    training size (2x2 latents each) and 24 text tokens.
+    """
+    return FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=3,
+        num_single_layers=4,
+        attention_head_dim=32,
+        num_attention_heads=4,
+        joint_attention_dim=WIDTH,
+        pooled_projection_dim=WIDTH,
+        axes_dims_rope=(8, 12, 12),
+    )
+
+
+@torch.no_grad()
+def begin(model: FluxTransformer2DModel, variance: float = LOGIT_VARIANCE) -> None:
+    """Start with blocks that hand their tokens on as they came (adaLN-Zero), and with logits of a variance.
+
+    Normed queries and keys of 32 channels have logits of variance 1, so each gain begins at the fourth root.
+    """
+    zeroed = [model.proj_out, model.norm_out.linear]
+    for block in model.transformer_blocks:
+        zeroed += [block.norm1.linear, block.norm1_context.linear]
+    zeroed += [block.norm.linear for block in model.single_transformer_blocks]
+    for layer in zeroed:
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    for name, gain in model.named_parameters():
+        if any(part in name for part in ("norm_q.", "norm_k.", "norm_added_q.", "norm_added_k.")):
+            gain.fill_(variance**0.25)
+
+
+class Texts:
+    """The text encoder's tokens (prompts, 24, 128) and pooled vectors (prompts, 128) of all wordings, made once."""
+
+    def __init__(self, batches: Batches, encoder: CLIPTextModel) -> None:
+        with torch.no_grad():
+            out = encoder(batches.tokens.flatten(0, 1))
+            empty = encoder(batches.empty[None])
+        self.tokens = out.last_hidden_state.unflatten(0, batches.tokens.shape[:2])
+        self.pooled = out.pooler_output.unflatten(0, batches.tokens.shape[:2])
+        self.empty_tokens, self.empty_pooled = empty.last_hidden_state, empty.pooler_output
+
+    def draw(self, picture: torch.Tensor, empty_share: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens and pooled vectors for pictures (n,), a tenth of them of the empty prompt."""
+        wording = torch.randint(self.tokens.shape[1], picture.shape)
+        emptied = torch.rand(len(picture), 1) < empty_share
+        tokens = torch.where(emptied[..., None], self.empty_tokens, self.tokens[picture, wording])
+        return tokens, torch.where(emptied, self.empty_pooled, self.pooled[picture, wording])
+
+
+def flow_loss(
+    model: FluxTransformer2DModel, latents: torch.Tensor, tokens: torch.Tensor, pooled: torch.Tensor
+) -> torch.Tensor:
+    """Squared error of the predicted velocity, from data to noise along a straight line (rectified flow).
+
+    Times are logit-normal, as in Stable Diffusion 3, spread evenly over the batch.
+    """
+    batch, channels, height, width = latents.shape
+    even = ((torch.arange(batch) + torch.rand(batch)) / batch).clamp(1e-4, 1 - 1e-4)
+    time = torch.special.ndtri(even).sigmoid()
+    noise = torch.randn_like(latents)
+    noisy = torch.lerp(latents, noise, time[:, None, None, None])
+    predicted = model(
+        hidden_states=FluxPipeline._pack_latents(noisy, batch, channels, height, width),
+        encoder_hidden_states=tokens,
+        pooled_projections=pooled,
+        timestep=time,
+        img_ids=FluxPipeline._prepare_latent_image_ids(batch, height // 2, width // 2, "cpu", torch.float32),
+        txt_ids=torch.zeros(LENGTH, 3),
+    ).sample
+    return F.mse_loss(predicted, FluxPipeline._pack_latents(noise - latents, batch, channels, height, width))
+
+
+def assemble(
+    transformer: FluxTransformer2DModel, autoencoder: AutoencoderKL, encoder: CLIPTextModel, batches: Batches
+) -> JointPipeline:
+    """The parts as one pipeline."""
+    autoencoder.register_to_config(shift_factor=0.0)
+    tokenizer = batches.tokenizer
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    pipe = JointPipeline(scheduler, autoencoder, encoder, tokenizer, encoder, tokenizer, transformer)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def train(folder: Path, steps: int, batch: int, peak: float, count: int = 48) -> JointPipeline:
+    """Train for ``steps`` (on from the last checkpoint, if there is one); return the pipeline with averaged weights."""
+    batches = Batches(folder, count)
+    encoder = CLIPTextModel.from_pretrained(folder / "pipeline" / "text_encoder", dtype=torch.float32).eval()
+    texts = Texts(batches, encoder)
+    torch.manual_seed(0)
+    model = new_transformer().train()
+    begin(model)
+    loop = Loop(folder, "joint", model, peak)
+
+    def pipeline() -> JointPipeline:
+        averaged = new_transformer()
+        averaged.load_state_dict(loop.average.weights)
+        return assemble(averaged.eval(), batches.autoencoder, encoder, batches)
+
+    def loss_of_batch() -> tuple[torch.Tensor, dict[str, float]]:
+        picture, latents = batches.draw_latents(batch)
+        return flow_loss(model, latents, *texts.draw(picture)), {}
+
+    loop.train(steps, loss_of_batch, show=lambda path: draw_grid(pipeline(), embedded_prompts(), path))
+    return pipeline()
+
+
+def save_pipeline(pipe: JointPipeline, folder: Path) -> None:
+    """Write the pipeline as fp16 safetensors, readable by older transformers too."""
+    for name in ("transformer", "vae", "text_encoder"):
+        getattr(pipe, name).half()
+    pipe.save_pretrained(folder, safe_serialization=True)
+    for place in ("", "_2"):
+        finish_text_encoder(folder / f"text_encoder{place}", folder / f"tokenizer{place}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train and save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/emoji"), help="run folder (%(default)s)")
+    parser.add_argument("--steps", type=int, default=6000, help="may change when a run goes on (%(default)s)")
+    parser.add_argument("--batch", type=int, default=32, help="(%(default)s)")
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate (%(default)s)")
+    given = parser.parse_args(arguments)
+    pipe = train(given.out, given.steps, given.batch, given.rate)
+    save_pipeline(pipe, given.out / "pipeline-joint")
+
+
+if __name__ == "__main__":
+    main()

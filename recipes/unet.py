@@ -1,0 +1,160 @@
+"""Stage 2: the U-Net, with the text encoder, on the latents of stage 1. It leaves a StableDiffusionPipeline.
+
+``python -m recipes.unet --out runs/emoji``, which goes on from its last checkpoint when it is started again.
+
+Both start from the weights of the embedded model before this one (release 0.1), which drew the same emoji on white and
+had attention at 16 tokens too. Rows of 16 keys show no law, and those layers had frozen: each row had one key left. So
+the smallest level has convolutions alone here.
+
+The first run was steered by hand, in steps of 24 pictures: up to step 700 the brake held only the variance of the
+logits, with a weight of 0.01; then Var_A too, with 0.01 up to step 900, 0.03 up to 1,300, and 0.06 from there on.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from entropylab.models.pictures import captions
+from entropylab.models.prompts import FOLDER, embedded_prompts
+from entropylab.models.text import WIDTH
+from entropylab.models.train import save_pipeline
+from entropylab.models.train_autoencoder import to_tensor, trained
+from entropylab.models.train_denoiser import SCHEDULE, assemble, draw_grid, noised, spoken
+
+from .brake import Brake
+from .loop import Loop
+from .pictures import PIXELS, drawings, kept, variants
+
+LOGIT_VARIANCE = 5.5
+"""At which Gaussian logits over 64 to 256 keys are sharpest: the variance that attention itself gives its logits is
+half of log N, and falls again where they are larger, since one key takes all."""
+
+
+def new_unet() -> UNet2DConditionModel:
+    """The untrained U-Net: six layers of self-attention at 256 and 64 tokens, four heads each."""
+    return UNet2DConditionModel(
+        sample_size=PIXELS // 4,
+        layers_per_block=1,
+        block_out_channels=(64, 96, 128),
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        mid_block_type="UNetMidBlock2D",
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+class Batches:
+    """Latents and token ids to draw batches from.
+
+    The latents are made once, and kept in the run folder.
+
+    Args:
+        folder: run folder, with the trained autoencoder.
+        count: placements of each emoji.
+    """
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.autoencoder = trained(folder / "autoencoder" / "autoencoder.safetensors", torch.device("cpu"))
+        self.tokenizer = CLIPTokenizer.from_pretrained(FOLDER / "tokenizer")
+        self.latents = torch.from_numpy(
+            kept(folder / f"latents-{count}.npy", lambda: encoded(pictures(folder, count), self.autoencoder))
+        )
+        self.captions = list(captions().values())
+        texts = [text for caption in self.captions for text in spoken(caption)] + [""]
+        padded = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        self.empty = padded[-1]
+        self.tokens = padded[:-1].view(len(self.captions), -1, padded.shape[-1])
+
+    def draw_latents(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Numbers of ``batch`` emoji (n,), and latents of them (n, 4, 16, 16)."""
+        picture = torch.randint(len(self.latents), (batch,))
+        variant = torch.randint(self.latents.shape[1], (batch,))
+        return picture, self.latents[picture, variant].float()
+
+    def draw(self, batch: int, empty_share: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
+        """``batch`` latents (n, 4, 16, 16) and their token ids (n, length), a tenth of them of the empty prompt."""
+        picture, latents = self.draw_latents(batch)
+        wording = torch.randint(self.tokens.shape[1], (batch,))
+        emptied = torch.rand(batch, 1) < empty_share
+        return latents, torch.where(emptied, self.empty, self.tokens[picture, wording])
+
+
+def pictures(folder: Path, count: int) -> np.ndarray:
+    """``count`` placements of each emoji: uint8 (emoji, count, 64, 64, 3), drawn once."""
+    return kept(folder / f"pictures-{count}.npy", lambda: variants(drawings(folder), count, seed=20))
+
+
+@torch.no_grad()
+def encoded(images: np.ndarray, autoencoder: AutoencoderKL) -> np.ndarray:
+    """Latents of the pictures: float16 (emoji, count, 4, 16, 16)."""
+    latents = []
+    for emoji in images:
+        parts = to_tensor(emoji, torch.device("cpu")).split(16)
+        latents.append(torch.cat([autoencoder.encode(part).latent_dist.mean for part in parts]).half().numpy())
+    return np.stack(latents)
+
+
+def new_model() -> nn.ModuleDict:
+    """The U-Net and the text encoder with what fits of the embedded model's weights."""
+    unet = new_unet()
+    before = UNet2DConditionModel.from_pretrained(FOLDER / "unet", torch_dtype=torch.float32).state_dict()
+    unet.load_state_dict({name: before.get(name, value) for name, value in unet.state_dict().items()})
+    text_encoder = CLIPTextModel.from_pretrained(FOLDER / "text_encoder", dtype=torch.float32)
+    return nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
+
+
+def averaged(loop: Loop, batches: Batches) -> StableDiffusionPipeline:
+    """A pipeline of its own with the averaged weights; training goes on undisturbed."""
+    model = new_model()
+    model.load_state_dict(loop.average.weights)
+    return assemble(model.eval(), batches.autoencoder, batches.tokenizer)
+
+
+def train(folder: Path, steps: int, batch: int, peak: float, target: float, count: int = 48) -> StableDiffusionPipeline:
+    """Train for ``steps`` (on from the last checkpoint, if there is one); return the pipeline with averaged weights."""
+    batches = Batches(folder, count)
+    torch.manual_seed(0)
+    model = new_model().train()
+    model["unet"].to(memory_format=torch.channels_last)
+    loop = Loop(folder, "unet", model, peak)
+    noising = DDPMScheduler(**SCHEDULE)
+    brake = Brake(model["unet"], target)
+
+    def loss_of_batch() -> tuple[torch.Tensor, dict[str, float]]:
+        latents, tokens = batches.draw(batch)
+        noisy, timesteps, velocity = noised(noising, latents)
+        error = F.mse_loss(model["unet"](noisy, timesteps, model["text_encoder"](tokens)[0]).sample, velocity)
+        term, seen = brake()
+        return error + term, {"error": error.item(), **seen}
+
+    loop.train(
+        steps,
+        loss_of_batch,
+        show=lambda path: draw_grid(averaged(loop, batches), embedded_prompts(), path),
+    )
+    return averaged(loop, batches)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train and save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/emoji"), help="run folder (%(default)s)")
+    parser.add_argument("--steps", type=int, default=1800, help="may change when a run goes on (%(default)s)")
+    parser.add_argument("--batch", type=int, default=24, help="(%(default)s)")
+    parser.add_argument("--rate", type=float, default=6e-4, help="highest learning rate (%(default)s)")
+    parser.add_argument("--target", type=float, default=LOGIT_VARIANCE, help="variance of logits (%(default)s)")
+    given = parser.parse_args(arguments)
+    pipe = train(given.out, given.steps, given.batch, given.rate, given.target)
+    save_pipeline(pipe, given.out / "pipeline")
+
+
+if __name__ == "__main__":
+    main()
