@@ -80,6 +80,9 @@ def test_a_layer_that_runs_at_some_sizes_only():
     np.testing.assert_array_equal(ds.tokens.sel(layer="model.more"), [np.nan, 64, 100])
     alone = ds.sel(layer=["model.attn"])
     assert entropylab.fit(ds).slope == pytest.approx(entropylab.fit(alone).slope)
+    smallest = entropylab.check(ds).smallest(0.1).set_index("layer")
+    assert smallest.tokens_max.tolist()[0] == 100
+    assert np.isnan(smallest.tokens_max["model.more"])
     assert entropylab.fit(ds).slope != pytest.approx(entropylab.fit(ds.isel(size=slice(1, None))).slope)
 
 

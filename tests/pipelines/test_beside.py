@@ -6,8 +6,7 @@ import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 
 import entropylab
-from entropylab import EntropyLabError
-from entropylab.pipelines import conditioners, denoisers
+from entropylab import EntropyLabError, pipelines
 
 from ..conftest import new_random_pipeline
 from ..sampling import sample
@@ -124,6 +123,6 @@ def test_it_is_not_rescaled_and_not_calibrated():
 
 def test_what_is_beside_and_what_denoises(random_pipe):
     pipe = new_pipe()
-    assert (list(denoisers(pipe)), list(conditioners(pipe))) == (["unet"], ["controlnet"])
-    assert (list(denoisers(random_pipe)), conditioners(random_pipe)) == (["unet"], {})
-    assert conditioners(pipe.controlnet) == {}
+    assert (list(pipelines.denoisers(pipe)), list(pipelines.conditioners(pipe))) == (["unet"], ["controlnet"])
+    assert (list(pipelines.denoisers(random_pipe)), pipelines.conditioners(random_pipe)) == (["unet"], {})
+    assert pipelines.conditioners(pipe.controlnet) == {}

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import entropylab
-from entropylab.pipelines.kinds import tokens_apart
+from entropylab.pipelines import kinds
 
 from ..attention import PlainAttention
 from ..seeds import normal
@@ -93,7 +93,7 @@ def test_tokens_at_the_training_size(cut, tokens, trained, batch):
     ],
 )
 def test_what_is_told_by_the_number_of_parts(tokens, places, here, frames, expected):
-    assert tokens_apart(tokens, places, here, (64, 64), frames) == expected
+    assert kinds.tokens_apart(tokens, places, here, (64, 64), frames) == expected
 
 
 class Video(nn.Module):
