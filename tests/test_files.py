@@ -243,7 +243,7 @@ def test_whatever_is_saved_comes_back(tmp_path_factory: Any, array: Any, own: di
 
 
 def test_dates_and_time_spans_come_back_as_such(tmp_path: Path) -> None:
-    days = pd.DatetimeIndex(["2026-01-01", "2026-02-01"], name="day")
+    days = pd.DatetimeIndex(["2026-01-01", "2026-02-01"], name="day").as_unit("ns")
     ds = xr.concat([measured()] * 2, days).assign(took=("day", np.array([3, "NaT"], "timedelta64[ns]")))
     entropylab.save(ds, tmp_path / "runs.nc")
     back = entropylab.open(tmp_path / "runs.nc")

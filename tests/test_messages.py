@@ -131,7 +131,7 @@ def test_pictures_that_are_none(tmp_path: Path) -> None:
 def test_pages_of_pictures_that_can_not_be_made(tmp_path: Path) -> None:
     folders = [pictures(tmp_path / rule, "0000", "0001") for rule in ("original", "sqrt_log")]
     out = tmp_path / "page.html"
-    refuses("out must be in a folder that exists", lambda: make_page(folders, tmp_path / "none" / "page.html"))
+    refuses("there is no folder", lambda: make_page(folders, tmp_path / "none" / "page.html"))
     (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
     refuses("prompts must be a text file in UTF-8", lambda: make_page(folders, out, prompts=tmp_path / "latin.txt"))
     (folders[1] / "0000.png").write_bytes(b"no picture")
