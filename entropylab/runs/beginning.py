@@ -103,9 +103,9 @@ def begin(
             check_grown(run, configuration, prompts)
             write_prompts(path, prompts)
             run = RunFolder(path, configuration, {**run.attributes, **attributes}, problem="")
-            write_whole(path / RECORD, record_of(run))
+            write_record(run)
         elif run.problem:
-            write_whole(path / RECORD, record_of(run))
+            write_record(run)
         if run.problem_of_prompts():
             write_prompts(path, prompts)
     sweep(path)
@@ -133,6 +133,14 @@ def make_folders(path: Path) -> None:
 def record_of(run: RunFolder) -> bytes:
     """What stands in a run's record."""
     return json.dumps(run.record, indent=1).encode()
+
+
+def write_record(run: RunFolder) -> None:
+    """Write a run's record, also where a pipe or a link that leads nowhere has its name."""
+    file = run.path / RECORD
+    if os.path.lexists(file) and not file.is_file() and not file.is_dir():
+        file.unlink()
+    write_whole(file, record_of(run))
 
 
 def write_prompts(path: Path, prompts: list[str]) -> None:

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import xarray as xr
 
 from ..dataset import describe
 from ..errors import EntropyLabError, EntropyLabWarning
+from ..files import as_path
 from ..measuring import layout
 from ..measuring.cells import Cells
 from ..sizes import size_label
@@ -238,7 +238,7 @@ def open_run(path: Any) -> xr.Dataset:
     Raises:
         EntropyLabError: no run, nothing finished yet, or damaged units, which the message names.
     """
-    run = read_run(Path(path))
+    run = read_run(as_path(path, "run", "folder"))
     merged = merge_run(run)
     ds = dataset_of(merged, run)
     report_unfinished(merged, str(run.path), stacklevel=5)
@@ -266,7 +266,7 @@ def merge(paths: Sequence[Any]) -> xr.Dataset:
     """
     if isinstance(paths, str | bytes) or not isinstance(paths, Sequence) or not paths:
         raise EntropyLabError(f"runs must be a list of at least one folder. Got {paths!r}.")
-    runs = [read_run(Path(path)) for path in paths]
+    runs = [read_run(as_path(path, "run", "folder")) for path in paths]
     if len({run.path.resolve() for run in runs}) < len(runs):
         raise EntropyLabError(f"runs must differ from each other. Got {', '.join(str(path) for path in paths)}.")
     seeds = sorted({run.configuration["seed"] for run in runs})

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..files import as_path
 from ..sizes import size_label
 from .claims import EXPIRES, is_dead, who
 from .clocks import clock_of, modified
@@ -65,7 +66,7 @@ def status(path: Any, check: bool = False) -> Status:
     Raises:
         EntropyLabError: it holds no run.
     """
-    run = read_run(Path(path))
+    run = read_run(as_path(path, "run", "folder"))
     units, finished = run.units, run.finished()
     names = {unit.name for unit in units}
     work = {name: holder for name, holder in run.claims.holders().items() if name in names - finished}
