@@ -140,4 +140,4 @@ def test_a_kernel_that_fails_while_a_model_runs_costs_no_number(breaks):
     net = PlainAttention(8)
     with pytest.warns(EntropyLabWarning, match="not tried again"), entropylab.record(net) as rec:
         net(tokens(1, 6, 8))
-    assert rec.unmeasured == {} and rec.dataset.entropy.notnull().all() and len(breaks) == 1
+    assert rec.unmeasured == {} and rec.dataset.entropy.notnull().all() and set(choice.failed) == {torch.device("cpu")}
