@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import flex_attention as flex
 
+from entropylab.capture import session
 from entropylab.capture.forwards import running
-from entropylab.capture.interception import active
 from entropylab.pipelines.backends import process_wide
 
 
@@ -33,7 +33,8 @@ def state(*modules):
         backends,
         process_wide(),
         torch._C._len_torch_function_stack(),
-        len(active),
+        len(session.observers),
+        len(session.places),
         running(),
     )
 

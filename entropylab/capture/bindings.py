@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from .shared import Shared, Undo, replaced, together
+from .changes import Shared, Undo, replaced, together
 
 substitutes: dict[int, tuple[Any, Callable[..., Any]]] = {}
 """Id of a function that is seen now -> that function, and what stands in for it."""
@@ -21,6 +21,9 @@ substitutes: dict[int, tuple[Any, Callable[..., Any]]] = {}
 WRAPPERS = {"compile_friendly_flex_attention": ("flex_attention", ("training",))}
 """Functions of libraries that keep a compiled copy of a function for good -> its name beside them, and what they
 take beside its arguments."""
+
+HOLDING = (staticmethod, partial)
+"""Types of what may hold a function that is seen."""
 
 changed = Shared()
 """Modules, classes, functions and instances that hold substitutes."""
@@ -113,6 +116,9 @@ def held(holder: Any) -> Iterator[tuple[Any, str, Any]]:
         return
     names = vars(holder)
     for name, value in list(names.items()):
+        is_compiled = type(value) is FunctionType and value.__dict__  # which says what it was made of
+        if not (id(value) in substitutes or type(value) in HOLDING or name in WRAPPERS or is_compiled):
+            continue
         if (substitute := stood_in(value)) is not None:
             yield holder, name, staticmethod(substitute) if isinstance(holder, type) else substitute
         elif name in WRAPPERS and (inner := stood_in(names.get(WRAPPERS[name][0]))) is not None:

@@ -1,14 +1,31 @@
-"""Attention that a module computes by hand: the softmax that it takes over keys is all there is to be seen of it."""
+"""Attention by hand: the softmax that a module takes over keys is all there is to be seen of it.
 
+A layer that is known to attend says itself what its softmax is. In modules of any other name a softmax is attention if
+its result multiplies values, and is seen where it does.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
+from math import prod
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from .calls import NOWHERE, AttentionCall, check_readable
 from .forwards import apart, running, unfollowed
-from .interception import Frame, Interception, active, is_linear, tell
+from .session import Frame, looked_at, session, unseen
+from .telling import fail, show
 from .tracing import version_of
+
+PRODUCTS: list[tuple[Any, str]] = [
+    *((torch, name) for name in ("matmul", "bmm", "baddbmm", "einsum")),
+    *((Tensor, name) for name in ("matmul", "__matmul__", "bmm", "baddbmm")),
+]
+"""Owner and name of the functions that multiply a map by values."""
 
 HEADS = ("heads", "num_heads", "num_attention_heads", "n_heads", "n_head")
 """What modules call the number of their heads."""
@@ -24,7 +41,7 @@ class Noted:
         version: how often the logits had been changed in place.
         memory: the memory that its result is in, where it matters.
         from_scores: whether the logits may have come from a product of two batches.
-        path: of the module that took it.
+        owner: the module that took it.
     """
 
     logits: Tensor
@@ -32,7 +49,7 @@ class Noted:
     version: int
     memory: int | None = None
     from_scores: bool = False
-    path: str = ""
+    owner: Frame | None = None
 
     @property
     def is_last(self) -> bool:
@@ -56,41 +73,39 @@ class Noted:
 
 
 @unfollowed
-def note(logits: Any, dim: Any) -> None:
+def note(frame: Frame, logits: Tensor, dim: Any) -> None:
     """Let the innermost attention layer that runs note the logits, unless its attention was seen otherwise."""
-    for interception in active:
-        frame = next((frame for frame in reversed(interception.frames) if frame.is_attention), None)
-        if frame is not None and not frame.seen and not interception.rescales and isinstance(logits, Tensor):
-            again = any(one.logits is logits and one.dim == dim for one in frame.softmaxes)  # one calls another
-            frame.softmaxes += [] if again else [Noted(logits, dim, version_of(logits))]
-
-
-def see_by_hand(interception: Interception) -> None:
-    """Tell of the softmax that the innermost module took by hand, if it made no attention call beside it."""
-    frame = interception.local.frames[-1]
-    noted, frame.softmaxes = frame.softmaxes, []
-    if noted and not frame.seen:
-        see_softmaxes(interception, frame, noted)
+    attends = next((each for each in frame.around() if each.place.is_attention), None)
+    if attends is None or attends.seen or attends.shown:
+        return
+    again = any(one.logits is logits and one.dim == dim for one in attends.softmaxes)  # one calls another
+    attends.softmaxes = [*attends.softmaxes, *([] if again else [Noted(logits, dim, version_of(logits))])]
 
 
 @apart
-def see_softmaxes(interception: Interception, frame: Frame, noted: list[Noted]) -> None:
-    """Tell of a softmax that a module took by hand; of several, nobody can say which is the attention."""
+def see_softmaxes(frame: Frame) -> None:
+    """Tell of the softmax that a module took by hand; of several, nobody can say which is the attention."""
+    noted = frame.softmaxes
     if len(noted) > 1 or not noted[0].is_of_keys or is_linear(frame.module):
         frame.why = f"takes {len(noted)} softmaxes by hand, of which none is surely that of an attention map"
         return
-    tell_of_logits(interception, noted[0].logits.detach())
+    tell_of_logits(frame, noted[0].logits.detach())
 
 
-def tell_of_logits(interception: Interception, logits: Tensor) -> None:
-    """Tell of the attention that the innermost module computes by hand, by its logits."""
-    frame = interception.frames[-1]
+def tell_of_logits(frame: Frame, logits: Tensor) -> None:
+    """Tell of the attention that a module computes by hand, by its logits; it can't be rescaled."""
     call = call_of_logits(logits, heads_of(frame.module))
     if (forward := running()) is not None:
-        place = (id(interception), frame.module)
+        place = ("by hand", frame.module)
         call = replace(call, occurrence=forward.counts[place], inputs=forward.inputs)
         forward.counts[place] += 1
-    tell(interception, call)
+    show(frame, replace(call, module=frame.module, beside=frame.beside))
+    frame.is_seen(by_all=False)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a layer is linear attention, by the name of its class or of its processor's."""
+    return any("linear" in type(part).__name__.lower() for part in (module, getattr(module, "processor", None)))
 
 
 def heads_of(module: Any) -> int:
@@ -100,7 +115,7 @@ def heads_of(module: Any) -> int:
 
 def call_of_logits(logits: Tensor, heads: int) -> AttentionCall:
     """A call with these logits, (batch, heads, queries, keys) or (batch * heads, queries, keys), and nothing else."""
-    check_readable(logits)
+    check_readable(logits, logits)
     if logits.ndim == 3:
         logits = logits.unflatten(0, (-1, heads)) if len(logits) % heads == 0 else logits[:, None]
     logits = logits.flatten(0, -4) if logits.ndim > 4 else logits
@@ -108,4 +123,219 @@ def call_of_logits(logits: Tensor, heads: int) -> AttentionCall:
         logits = logits.transpose(1, 2)
     query = logits.new_zeros(*logits.shape[:3], 1)
     key = logits.new_zeros(*logits.shape[:2], logits.shape[3], 1)
-    return AttentionCall("", NOWHERE, query, key, logits, 1.0, False, None)
+    return AttentionCall("", NOWHERE, query, key, logits, 1.0, False)
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One of the two factors of a product.
+
+    Attributes:
+        tensor: the factor.
+        summed: length of what is summed over: the keys, if this is a map.
+        free: length of what only this factor has: the queries, if this is a map.
+        other: the other factor.
+    """
+
+    tensor: Tensor
+    summed: int
+    free: int
+    other: Tensor
+
+
+class Scores(threading.local):
+    """Shapes of the last products in this thread of two batches: softmax of one of them may be a map."""
+
+    def __init__(self) -> None:
+        self.shapes: deque[tuple[int, ...]] = deque(maxlen=8)
+
+
+scores = Scores()
+
+
+def seen_product(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``original``, one of ``PRODUCTS``; what it multiplies may be an attention map."""
+
+    @wraps(original)
+    def product(*args: Any, **kwargs: Any) -> Tensor:
+        if (frame := looked_at()) is None:
+            return original(*args, **kwargs)
+        with unseen():  # whoever follows the model calls us once more
+            result = original(*args, **kwargs)
+        try:
+            if isinstance(result, Tensor) and not result.is_nested:
+                note_product(frame, args, kwargs, result)
+        except Exception as problem:
+            fail(problem, of_rescaling=False)
+        return result
+
+    return product
+
+
+def note_product(frame: Frame, args: tuple, kwargs: dict[str, Any], result: Tensor) -> None:
+    """Tell of the map among the factors of a product; without one, the product may be the logits of one."""
+    factors = list(factors_of(args, kwargs))
+    waits = any(each.maps for each in frame.around())
+    dims = [factor.tensor.ndim for factor in factors]
+    if not (waits and see_product(frame, factors)) and dims and (min(dims) > 2 or max(dims) == 2):
+        scores.shapes.append(tuple(result.shape))
+
+
+def seen_softmax(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``original``, whose logits are noted by the modules that run."""
+
+    @wraps(original)
+    def softmax(*args: Any, **kwargs: Any) -> Tensor:
+        if (frame := looked_at()) is None:
+            return original(*args, **kwargs)
+        with unseen():
+            result = original(*args, **kwargs)
+        try:
+            given = dict(zip(("input", "dim"), args, strict=False)) | kwargs
+            logits, dim = given.get("input"), given.get("dim")
+            if isinstance(logits, Tensor):
+                note(frame, logits, dim)
+                if isinstance(dim, int) and logits.ndim > 1 and not logits.is_nested and logits.numel():
+                    note_map(frame, logits, dim, result)
+        except Exception as problem:
+            fail(problem, of_rescaling=False)
+        return result
+
+    return softmax
+
+
+@unfollowed
+def note_map(frame: Frame, logits: Tensor, dim: int, result: Tensor) -> None:
+    """Let the innermost module that has parameters note a softmax, unless it is in a layer known to attend."""
+    frames = list(frame.around())
+    if any(each.place.is_attention for each in frames):
+        return
+    known = may_be_scores(logits, logits.shape[dim])
+    owner = next((each for each in frames if next(each.module.parameters(), None) is not None), frames[-1])
+    owner.attended |= known  # so that it is followed again
+    keep(frame, [Noted(logits, dim, version_of(logits), memory_of(result), known, owner)])
+
+
+def factors_of(args: tuple, kwargs: dict[str, Any]) -> Iterator[Factor]:
+    """Both factors of a product of two tensors; nothing of any other."""
+    given = [*args, *(value for name, value in kwargs.items() if name != "out")]
+    flat = [part for value in given for part in (value if isinstance(value, list | tuple) else [value])]
+    tensors = [value for value in flat if isinstance(value, Tensor)]
+    if flat and isinstance(flat[0], str):
+        yield from factors_of_einsum(flat[0].replace(" ", ""), tensors)
+    elif len(tensors) > 1 and all(tensor.ndim > 1 for tensor in tensors[-2:]):
+        one, other = tensors[-2:]
+        yield Factor(one, one.shape[-1], one.shape[-2], other)
+        yield Factor(other, other.shape[-2], other.shape[-1], one)
+
+
+def factors_of_einsum(equation: str, tensors: list[Tensor]) -> Iterator[Factor]:
+    """Both factors of an einsum of two tensors."""
+    left, _, out = equation.partition("->")
+    names = left.split(",")
+    if len(tensors) != 2 or len(names) != 2 or "->" not in equation:
+        return
+    for (own, tensor), (others, other) in zip(
+        zip(names, tensors, strict=True), zip(names[::-1], tensors[::-1], strict=True), strict=True
+    ):
+        before, _, after = own.partition("...")
+        sides = {name: tensor.shape[place] for place, name in enumerate(before)}
+        sides |= {name: tensor.shape[place - len(after)] for place, name in enumerate(after)}
+        summed = prod(side for name, side in sides.items() if name in others and name not in out)
+        free = prod(side for name, side in sides.items() if name not in others and name in out)
+        yield Factor(tensor, summed, free, other)
+
+
+def may_be_scores(logits: Tensor, keys: int) -> bool:
+    """Whether logits may have come from one of the last products, if with further keys."""
+    rows = logits.numel() // keys
+    return any(
+        prod(shape) == logits.numel() or (prod(shape[:-1]) == rows and keys < 2 * shape[-1] < 2 * keys)
+        for shape in scores.shapes
+    )
+
+
+@torch.no_grad()
+@unfollowed
+def see_product(frame: Frame, factors: list[Factor]) -> bool:
+    """Tell of the softmax that one of the factors is the result of, if that is attention; whether there is one."""
+    found = False
+    for each in frame.around():
+        for noted in each.maps[::-1]:
+            factor = next((one for one in factors if is_result(one, noted)), None)
+            if factor is not None:
+                each.maps = [one for one in each.maps if one is not noted]
+                judge(each, noted, factor)
+                found = True
+    return found
+
+
+def is_result(factor: Factor, noted: Noted) -> bool:
+    """Whether a factor is what a softmax gave: in the same memory, or as many numbers and keys."""
+    tensor, keys = factor.tensor, noted.keys
+    if memory_of(tensor) == noted.memory is not None:
+        return factor.summed <= keys
+    return factor.summed == keys and tensor.numel() == noted.logits.numel()
+
+
+def judge(frame: Frame, noted: Noted, factor: Factor) -> None:
+    """Tell of a softmax that multiplies values, name it where it can't be told what it is, or leave it: a router's."""
+    shape = noted.logits.shape
+    rows = shape[1:-1] if noted.is_last else shape[1:]
+    if factor.free == 1 and 1 not in rows:  # each row multiplies values of its own
+        return
+    is_shared = factor.other.ndim < 3
+    if not noted.from_scores and (factor.free == 1 or is_shared):  # a pool, a choice among learned vectors
+        return
+    frame.attended = True
+    is_sure = noted.from_scores and not is_shared and noted.is_last and not noted.is_changed
+    lose(frame, None if is_sure else UNSURE, "takes its softmax by hand")
+    if is_sure:
+        here = session.here
+        inner, here.frame = here.frame, frame
+        try:
+            tell_of_logits(frame, noted.logits.detach())
+        finally:
+            here.frame = inner
+
+
+def lose(frame: Frame, reason: str | None, of_rescaling: str | None = None) -> None:
+    """Have observers name a module, those that rescale for another reason; none for None."""
+    for observer, path in frame.watchers:
+        if (why := of_rescaling or reason if observer.rescales else reason) is not None:
+            observer.lose(path, why)
+
+
+UNSURE = "takes a softmax by hand that multiplies values, and may be that of an attention map"
+UNMULTIPLIED = "takes a softmax of a product by hand, and may be attention"
+
+
+def memory_of(tensor: Tensor) -> int | None:
+    """The memory that a tensor is in; None if it has none of its own."""
+    try:
+        return tensor.untyped_storage()._cdata
+    except (RuntimeError, NotImplementedError):
+        return None
+
+
+def hand_on(frame: Frame) -> None:
+    """A module has ended before anything was multiplied by its softmaxes: the module around it may do that."""
+    if frame.outer is not None:
+        keep(frame.outer, frame.maps)
+    else:
+        give_up(frame.maps)
+
+
+def keep(frame: Frame, maps: Sequence[Noted]) -> None:
+    """Keep what the innermost module may multiply: the last two, for the logits of each take memory."""
+    kept = [*frame.maps, *maps]
+    give_up(kept[:-2])
+    frame.maps = kept[-2:]
+
+
+def give_up(maps: Sequence[Noted]) -> None:
+    """Name what looked like scores and was never seen to multiply anything."""
+    for noted in maps:
+        is_map = noted.is_last and noted.logits.ndim > 2 and 1 not in noted.logits.shape[-2:]
+        if noted.from_scores and is_map and noted.owner is not None:
+            lose(noted.owner, UNMULTIPLIED)

@@ -1,5 +1,6 @@
 """One attention call, as the model makes it, and as it is once its logits are rescaled."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,6 +9,9 @@ from torch import Tensor, nn
 from ..errors import EntropyLabError
 from .inputs import Inputs
 from .roles import Roles
+
+Beside = tuple[int | None, int | None]
+"""``context`` and ``own`` of an attention call."""
 
 
 @dataclass(eq=False, slots=True)
@@ -21,14 +25,12 @@ class AttentionCall:
         key: (batch, heads, keys, d).
         mask: as the model passes it: boolean or additive, broadcastable to (batch, heads, queries, keys), or None.
         scale: the factor on the logits.
-        rescaled: what of it, or of the queries, is a rule's: one number, or one per head (heads,).
         is_causal: whether a causal mask applies as well.
-        context: how many other tokens the module was handed to attend to (``encoder_hidden_states``); None if none.
-        own: how many of the keys are the module's own tokens, where the queries are fewer than the keys and are a
-            slice of these tokens, or have sinks beside them; None if it can't be told.
         occurrence: how many calls that module made before this one in the same forward of its root.
         roles: what the query rows and the keys stand for, where that can be told.
         inputs: what the root's forward was handed, where that is known.
+        rescaled: what of it, or of the queries, is a rule's: one number, or one per head (heads,).
+        beside: asks what the module was handed, for ``context`` and ``own``.
     """
 
     layer: str
@@ -38,37 +40,43 @@ class AttentionCall:
     mask: Tensor | None
     scale: float
     is_causal: bool
-    context: int | None
-    own: int | None = None
     occurrence: int = 0
     roles: Roles | None = None
     inputs: Inputs | None = None
     rescaled: float | Tensor = 1.0
+    beside: "Callable[[AttentionCall], Beside] | None" = None
+
+    @property
+    def context(self) -> int | None:
+        """How many other tokens the module was handed to attend to (``encoder_hidden_states``); None if none."""
+        return None if self.beside is None else self.beside(self)[0]
+
+    @property
+    def own(self) -> int | None:
+        """How many of the keys are the module's own tokens, where the queries are fewer than the keys.
+
+        They may be a slice of these tokens, or have sinks beside them; None if it can't be told.
+        """
+        return None if self.beside is None else self.beside(self)[1]
 
     @property
     def roles_are_simple(self) -> bool:
         """Whether its queries stand for one thing, and its keys too, as far as is known."""
         return self.roles is None or (self.roles.queries.codes is None and self.roles.keys.codes is None)
 
-    def at(self, layer: str, module: nn.Module, context: int | None, own: int | None) -> "AttentionCall":
-        """The same call by the name that an observer has for the module that makes it."""
-        return AttentionCall(
-            layer, module, self.query, self.key, self.mask, self.scale, self.is_causal,
-            context, own, self.occurrence, self.roles, self.inputs, self.rescaled,
-        )  # fmt: skip
-
 
 NOWHERE = nn.Identity()
 """The module of a call whose place is not known yet."""
 
 
-def check_readable(*sides: Tensor) -> None:
+def check_readable(query: Tensor, key: Tensor) -> None:
     """An EntropyLabError if tensors hold no rows that could be looked at one by one."""
-    for side in sides:
-        if side.is_nested:
-            raise EntropyLabError("attends with nested (jagged) tensors, whose rows can't be told apart")
-        if torch._C._functorch.is_batchedtensor(side):
-            raise EntropyLabError("runs inside of torch.vmap, where no values can be read")
+    if query.is_nested or key.is_nested:
+        raise EntropyLabError("attends with nested (jagged) tensors, whose rows can't be told apart")
+    if torch._C._functorch.peek_interpreter_stack() is not None and (
+        torch._C._functorch.is_batchedtensor(query) or torch._C._functorch.is_batchedtensor(key)
+    ):
+        raise EntropyLabError("runs inside of torch.vmap, where no values can be read")
 
 
 def per_head(query: Tensor, factor: Tensor) -> Tensor:
@@ -77,11 +85,8 @@ def per_head(query: Tensor, factor: Tensor) -> Tensor:
     return (query.to(exact) * factor.to(query.device, exact, non_blocking=True)[:, None, None]).to(query.dtype)
 
 
-def in_autocast(call: AttentionCall) -> AttentionCall:
+def in_autocast(call: AttentionCall, device: str) -> AttentionCall:
     """``call`` as autocast lets PyTorch compute it where it is on: in half precision, but for float64."""
-    device = call.query.device.type
-    if not torch.is_autocast_enabled(device):
-        return call
     dtype = torch.get_autocast_dtype(device)
     mask = call.mask if call.mask is None else cast(call.mask, dtype)
     return replace(call, query=cast(call.query, dtype), key=cast(call.key, dtype), mask=mask)
@@ -97,6 +102,4 @@ def rescaled(call: AttentionCall, factor: float | Tensor) -> AttentionCall:
     """``call`` with its logits multiplied by ``factor``."""
     if isinstance(factor, Tensor):
         return replace(call, query=per_head(call.query, factor), rescaled=factor)
-    if factor == 1.0:
-        return call
     return replace(call, scale=call.scale * factor, rescaled=factor)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .shared import Shared, Undo, replaced, together
+from .changes import Shared, Undo, replaced, together
 
 stances, written = Shared(), Shared()
 """Stances of the compiler, and modules that run as they were written."""

@@ -69,7 +69,7 @@ class Forward:
         self, call: AttentionCall, module: nn.Module, sides: tuple[Tensor, Tensor], counts: bool
     ) -> AttentionCall:
         """``call`` with its roles, read off its two ``sides``, and its number among the module's calls if it counts."""
-        place = (id(module), self.counts[module])
+        place = (id(module), self.counts.get(module, 0))
         if self.trace is not None:
             otherwise = "other" if "image" in self.inputs.sources else "image"
             roles = None if self.paused else roles_of(self.trace, *sides, otherwise)
@@ -80,9 +80,11 @@ class Forward:
             if self.layout.whole and self.layout.failure is None and place not in self.layout.calls:
                 forget(self.root)
         if counts:
-            self.counts[module] += 1
-        if roles is not None and (roles := roles.fitted(call.query, call.key, self.inputs.images)) is None:
-            forget(self.root)
+            self.counts[module] = place[1] + 1
+        if roles is not None and not roles.are_simple:
+            roles = roles.fitted(call.query, call.key, self.inputs.images)
+            if roles is None:
+                forget(self.root)
         call.occurrence, call.roles, call.inputs = place[1], roles, self.inputs
         return call
 

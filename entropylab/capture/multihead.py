@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .alike import makes_wait, stamp_of
-from .interception import active, call_of, innermost, show
+from .handed import in_batches
+from .session import Frame
+from .telling import call_of, show
 
 
-def see_multihead(module: nn.MultiheadAttention, args: tuple, kwargs: dict) -> None:
+def see_multihead(frame: Frame, module: nn.MultiheadAttention) -> None:
     """Tell the observers of the attention that a MultiheadAttention is about to compute; it cannot be rescaled.
 
     One with keys of its own, or whose weights come later (offloaded), may be seen while it computes.
@@ -18,45 +19,14 @@ def see_multihead(module: nn.MultiheadAttention, args: tuple, kwargs: dict) -> N
     absent = any(weight.is_meta for weight in module.parameters(recurse=False))
     if module.bias_k is not None or module.add_zero_attn or absent:
         return
-    for interception in active:
-        if interception.frames:
-            interception.frames[-1].by_inputs = True
-    given = inspect.signature(nn.MultiheadAttention.forward).bind(module, *args, **kwargs).arguments
+    frame.by_inputs = True
+    given = inspect.signature(nn.MultiheadAttention.forward).bind(module, *frame.args, **frame.kwargs).arguments
     sides = [in_batches(module, given[name]) for name in ("query", "key")]
     coloured = (sides[0][:, None], sides[1][:, None])
     with torch.no_grad(), torch._C.DisableTorchFunction():
         query, key = projected(module, *sides)
-        show(call_of(query, key, blocked_by(module, given), module.head_dim**-0.5, False, coloured))
-
-
-def other_keys(module: nn.MultiheadAttention, args: tuple, kwargs: dict, told: dict[int, bool]) -> int | None:
-    """How many keys a MultiheadAttention is about to attend to, if they are not its queries.
-
-    Where they are two tensors on a GPU the host would have to wait to compare them: it is ``told`` once, by the number
-    of tokens, and holds from then on.
-    """
-    given = inspect.signature(nn.MultiheadAttention.forward).bind(module, *args, **kwargs).arguments
-    query, key = given["query"], given["key"]
-    keys = int(in_batches(module, key).shape[1])
-    if query is key or (query.shape == key.shape and are_alike(query, key, told, keys)):
-        return None
-    return keys
-
-
-def are_alike(query: Tensor, key: Tensor, told: dict[int, bool], tokens: int) -> bool:
-    """Whether the queries and keys of one shape that a module is handed are the same tokens."""
-    if (stamp := stamp_of(query)) is not None and stamp == stamp_of(key):
-        return True
-    if makes_wait(key) and tokens in told:
-        return told[tokens]
-    told[tokens] = bool(torch.equal(query, key))
-    return told[tokens]
-
-
-def is_inside_multihead() -> bool:
-    """Whether the innermost module is a MultiheadAttention, whose call was seen by its inputs."""
-    inner = innermost()
-    return inner is not None and inner.by_inputs
+        show(frame, call_of(frame, query, key, blocked_by(module, given), module.head_dim**-0.5, False, coloured))
+    frame.is_seen(by_all=False)
 
 
 def projected(module: nn.MultiheadAttention, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,15 +40,6 @@ def projected(module: nn.MultiheadAttention, query: Tensor, key: Tensor) -> tupl
     )
     query, key = (F.linear(*parts) for parts in zip((query, key), weights, biases, strict=True))
     return split(query, module), split(key, module)
-
-
-def in_batches(module: nn.MultiheadAttention, tokens: Tensor) -> Tensor:
-    """Tokens as (batch, tokens, width), those of a nested tensor with zeros behind."""
-    if tokens.is_nested:
-        return tokens.to_padded_tensor(0.0)
-    if tokens.ndim == 2:
-        return tokens[None]
-    return tokens if module.batch_first else tokens.transpose(0, 1)
 
 
 def split(tokens: Tensor, module: nn.MultiheadAttention) -> Tensor:

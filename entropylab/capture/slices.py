@@ -1,37 +1,29 @@
 """Queries that come in slices: several calls of a module that attend to the same keys are one call."""
 
-import threading
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .calls import AttentionCall
 from .forwards import apart, running
-from .interception import call_of, innermost, refuse, show
+from .handed import own_tokens
+from .session import Frame
+from .telling import call_of, refuse, show
 from .tracing import version_of
 
 
-class Held(threading.local):
-    """Calls that may be slices, and how often their q and k had been changed in place then, by module."""
-
-    def __init__(self) -> None:
-        self.calls: dict[nn.Module, list[tuple[AttentionCall, tuple[int, int]]]] = {}
-
-
-held = Held()
-
-
-def call_or_slice(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, is_causal: bool) -> AttentionCall:
+def call_or_slice(
+    frame: Frame, query: Tensor, key: Tensor, mask: Tensor | None, scale: float, is_causal: bool
+) -> AttentionCall:
     """A call by the innermost module: one of its own, or a slice of the one that is held."""
-    frame = innermost()
-    if frame is not None and (calls := held.calls.get(frame.module)) is not None:
-        first = calls[0][0]
+    if frame.held:
+        first = frame.held[0][0]
         call = replace(first, query=query.detach(), key=key.detach(), mask=mask, scale=scale, is_causal=is_causal)
-        if all(follows(each, call) for each, _ in calls) and stands_for_the_same(call, first, frame.module, key):
+        if all(follows(each, call) for each, _ in frame.held) and stands_for_the_same(frame, call, first, key):
             return call
-        finish(frame.module)
-    return call_of(query, key, mask, scale, is_causal)
+        finish(frame)
+    return call_of(frame, query, key, mask, scale, is_causal)
 
 
 def follows(one: AttentionCall, other: AttentionCall) -> bool:
@@ -48,55 +40,46 @@ def is_same(one: Tensor, other: Tensor) -> bool:
     return memory == its and bool(one.storage_offset() == other.storage_offset())
 
 
-def stands_for_the_same(call: AttentionCall, first: AttentionCall, module: nn.Module, key: Tensor) -> bool:
+def stands_for_the_same(frame: Frame, call: AttentionCall, first: AttentionCall, key: Tensor) -> bool:
     """Whether the queries of a slice stand for what those of the first stand for; the layout remembers if not."""
     forward = running()
     if forward is None:
         return True
-    if id(module) in forward.layout.apart or (first.roles is not None and not first.roles.are_simple):
+    if id(frame.module) in forward.layout.apart or (first.roles is not None and not first.roles.are_simple):
         return False
     if forward.trace is not None:
-        roles = forward.placed(call, module, (call.query, key), False).roles
+        roles = forward.placed(call, frame.module, (call.query, key), False).roles
         if roles is not first.roles and (roles is None or not roles.are_simple or roles != first.roles):
-            forward.layout.apart.add(id(module))
+            forward.layout.apart.add(id(frame.module))
             return False
     return True
 
 
-def show_or_hold(call: AttentionCall) -> None:
+def show_or_hold(frame: Frame, call: AttentionCall) -> None:
     """Tell the observers of a call: now, or if more of its queries may follow, when its module does something else."""
-    frame = innermost()
-    is_whole = call.query.shape[-2] == call.key.shape[-2]
-    if frame is None or (is_whole and frame.module not in held.calls):
-        show(call)
+    queries = call.query.shape[-2]
+    if not frame.held and (queries == call.key.shape[-2] or queries == all_queries(frame)):
+        show(frame, call)
     else:
-        versions = version_of(call.query), version_of(call.key)
-        held.calls.setdefault(frame.module, []).append((call, versions))
+        frame.held = [*frame.held, (call, (version_of(call.query), version_of(call.key)))]
 
 
-def drop(module: nn.Module | None = None) -> None:
-    """Forget what is held of a module, or of all: it did not come to an end."""
-    if module is None:
-        held.calls.clear()
-    else:
-        held.calls.pop(module, None)
+def all_queries(frame: Frame) -> int | None:
+    """How many tokens a module was handed as its own; None if that can't be told."""
+    own = own_tokens(frame.args, frame.kwargs)
+    return own.shape[1] if own is not None and own.ndim == 3 else None
 
 
-def finish(module: nn.Module) -> None:
+def finish(frame: Frame) -> None:
     """Tell the observers of the call that is held of a module."""
-    if (calls := held.calls.pop(module, None)) is not None:
-        tell_of(calls)
+    held, frame.held = frame.held, ()
+    if any((version_of(call.query), version_of(call.key)) != versions for call, versions in held):
+        refuse("its queries or keys were changed in place right after it attended")
+    else:
+        show(frame, joined([call for call, _ in held]))
 
 
 @apart
-def tell_of(calls: list[tuple[AttentionCall, tuple[int, int]]]) -> None:
-    """Tell the observers of slices as the one call that they make."""
-    if any((version_of(call.query), version_of(call.key)) != versions for call, versions in calls):
-        refuse("its queries or keys were changed in place right after it attended")
-    else:
-        show(joined([call for call, _ in calls]))
-
-
 def joined(calls: list[AttentionCall]) -> AttentionCall:
     """Slices as the call that they make."""
     if len(calls) == 1:

@@ -9,15 +9,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from .reduce import Packed
 
-
-def sent(packed: Iterable[Packed]) -> list[Packed]:
-    """The same on the host, a copy for each; those of a GPU may not be read before ``landed``.
+def sent(numbers: Tensor) -> Tensor:
+    """The same on the host; those of a GPU may not be read before ``landed``.
 
     Other devices are waited for here: whether they copy without waiting, and what tells of the end, differs by device.
     """
-    return [one._replace(sums=one.sums.to("cpu", non_blocking=one.sums.is_cuda)) for one in packed]
+    return numbers.to("cpu", non_blocking=True) if numbers.is_cuda else numbers.cpu()
 
 
 def departures(tensors: Iterable[Tensor]) -> list[torch.cuda.Event]:

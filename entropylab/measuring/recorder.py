@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -10,8 +11,10 @@ import xarray as xr
 from torch import Tensor, nn
 
 from .. import pipelines
-from ..capture import AttentionCall, Interception
+from ..capture import AttentionCall, Observer
+from ..capture.calls import Beside
 from ..capture.inputs import Inputs
+from ..capture.roles import Roles
 from ..dataset import describe
 from ..errors import EntropyLabError, names_of
 from ..pipelines.sight import Sight
@@ -23,7 +26,47 @@ from .layout import dataset_of
 from .provenance import provenance
 from .reduce import Reduction
 from .run import Run
-from .steps import DenoiserCall
+from .steps import DenoiserCall, Seen
+
+
+@dataclass(eq=False)
+class Known:
+    """What is known of the calls of a layer, as long as they look alike.
+
+    Attributes:
+        looks: shapes of q and k, whether there is a mask, the layout, and what the module was handed.
+        roles: what their tokens stand for.
+        kind: kind of attention.
+        is_chosen: whether they are to be measured.
+        is_plain: whether all there is to them is queries and keys; see ``Reduction.is_plain``.
+        run: the run that knows of them, under the rule that gave the factor ``rescaled``.
+        seen: what they are in a forward, if they are plain.
+    """
+
+    looks: tuple[Hashable, Beside | None]
+    roles: Roles | None
+    kind: str
+    is_chosen: bool
+    is_plain: bool
+    run: "Run | None" = None
+    rescaled: Any = None
+    seen: Seen | None = None
+
+    def is_of(self, call: AttentionCall, layout: int) -> bool:
+        """Whether a call looks like that."""
+        shapes, beside = self.looks
+        here = (call.query.shape, call.key.shape, call.mask is None, call.is_causal, layout)
+        return self.roles is call.roles and shapes == here and (self.roles is not None or beside == beside_of(call))
+
+    def path(self, call: AttentionCall, part: str) -> str:
+        """Name of a layer's call, or of the rows in it that stand for one thing."""
+        base = call.layer if call.occurrence == 0 else f"{call.layer}:{call.occurrence + 1}"
+        return f"{base}:{part}" if part else base
+
+
+def beside_of(call: AttentionCall) -> Beside | None:
+    """What the module of a call was handed; see ``AttentionCall``."""
+    return None if call.beside is None else call.beside(call)
 
 
 @dataclass(eq=False, repr=False)
@@ -38,6 +81,8 @@ class Recorder:
         side: the forward of a ControlNet that runs.
         beside: those that have ended, and belong to the denoiser's next forward.
         passed_over: layer path -> kind, of layers that ran and were not chosen.
+        known: what is known of a layer's calls, by layer and how many it made before in a forward.
+        layout: a number for the shapes of what the forward that runs was handed; ``layouts`` knows them.
     """
 
     pipe: Any
@@ -47,14 +92,16 @@ class Recorder:
     trained: Size | None = None
     cells: Cells = field(init=False)
     run: "Run | None" = None
-    interception: Interception | None = None
+    observer: Observer | None = None
     calls: list[DenoiserCall] = field(default_factory=list)
     side: DenoiserCall | None = None
     beside: list[DenoiserCall] = field(default_factory=list)
     passed_over: dict[str, str] = field(default_factory=dict)
     sight: Sight = field(init=False)
     follows: bool = False
-    kinds: dict[tuple[str, int], tuple[Any, Any, tuple[str, bool]]] = field(default_factory=dict)
+    known: dict[tuple[str, int], "Known"] = field(default_factory=dict)
+    layout: int = 0
+    layouts: dict[Hashable, int] = field(default_factory=dict)
     foreign: bool = False
 
     def __repr__(self) -> str:
@@ -69,7 +116,7 @@ class Recorder:
     def unmeasured(self) -> dict[str, str]:
         """Layer path -> reason, of attention layers that ran and could not be measured."""
         keyless = dict.fromkeys(self.cells.keyless, "its mask leaves no key to any row")
-        return keyless | (self.interception.unseen if self.interception else {})
+        return keyless | (self.observer.unseen if self.observer else {})
 
     @property
     def dataset(self) -> xr.Dataset:
@@ -175,6 +222,7 @@ class Recorder:
         What a ControlNet does belongs to the denoiser's next forward.
         """
         self.side = None
+        self.layout = self.layouts.setdefault(inputs.shapes, len(self.layouts))
         if name in (self.sight.beside or ()):
             self.sight.on_forward(inputs)
             self.side = DenoiserCall(inputs, self.reduction)
@@ -211,9 +259,9 @@ class Recorder:
                 lost |= call.take_in(other)
             self.beside = []
             call.take_output(output)
-        if self.interception is not None:
+        if self.observer is not None:
             for path, reason in lost.items():
-                self.interception.lose(path, reason)
+                self.observer.lose(path, reason)
 
     @property
     def current(self) -> DenoiserCall | None:
@@ -222,39 +270,55 @@ class Recorder:
 
     def on_attention(self, call: AttentionCall) -> None:
         """A layer attends: what its rows add up to becomes a few numbers per head when the forward ends."""
-        kind, is_chosen = self.known_kind(call)
-        if not is_chosen:
-            self.passed_over.setdefault(call.layer, kind)
-            return
         forward = self.side or (self.calls[-1] if self.calls else None)
+        known = self.known.get((call.layer, call.occurrence))
+        if known is None or not known.is_of(call, self.layout):
+            known = self.known[call.layer, call.occurrence] = self.meet(call)
+        if not known.is_chosen:
+            return
         if forward is None:
             return self.check_known(call.layer)
+        if known.is_plain and known.seen is not None and call.inputs is forward.inputs:
+            forward.take(known.seen, self.reduction.of_plain(call))
+        else:
+            self.look(known, forward, call)
+        if known.run is not self.run or known.rescaled is not call.rescaled:
+            self.enter(known, call)
+
+    def look(self, known: "Known", forward: DenoiserCall, call: AttentionCall) -> None:
+        """Reduce a call, and find out which images it is about."""
         if forward.inputs.timestep is None:
             forward.meet(call.query)
-        if self.run is not None and self.run.multipliers.get(call.layer) is not call.rescaled:
-            self.run.add_multiplier(call.layer, call.rescaled)
-        base = call.layer if call.occurrence == 0 else f"{call.layer}:{call.occurrence + 1}"
         for part, found in self.reduction(call).items():
-            path = f"{base}:{part}" if part else base
-            forward.see(path, found, call, f"{call.layer}:{part}" if part else call.layer)
+            layer = f"{call.layer}:{part}" if part else call.layer
+            seen = forward.see(known.path(call, part), found, call, layer)
+            is_same = forward.inputs.timestep is not None and call.inputs is forward.inputs and seen.place is not None
+            known.seen = seen if is_same else None
+
+    def meet(self, call: AttentionCall) -> "Known":
+        """What there is to know of a call that is seen for the first time, or looks different."""
+        kind = pipelines.kind_of(call)
+        is_chosen = self.is_chosen(call.layer, kind)
+        if not is_chosen:
+            self.passed_over.setdefault(call.layer, kind)
+        looks = (call.query.shape, call.key.shape, call.mask is None, call.is_causal, self.layout), beside_of(call)
+        return Known(looks, call.roles, kind, is_chosen, self.reduction.is_plain(call))
+
+    def enter(self, known: "Known", call: AttentionCall) -> None:
+        """Enter what is known of a call into the run, and its labels into the Dataset."""
+        known.run, known.rescaled = self.run, call.rescaled
+        if self.run is not None:
+            self.run.add_multiplier(call.layer, call.rescaled)
+        for part in self.reduction.parts(call):
+            path = known.path(call, part)
             if path not in self.cells.layers:
                 block = pipelines.block_of(call.layer)
-                if forward is self.side:
+                if self.side is not None:
                     block = f"{call.layer.partition('.')[0]}.{block}"
-                self.cells.layers[path] = LayerLabel(call.layer, block, kind, pipelines.part_of(call, part))
+                self.cells.layers[path] = LayerLabel(call.layer, block, known.kind, pipelines.part_of(call, part))
             if self.run is not None and path not in self.run.grown:
                 trained = self.sight.latent_of(self.trained)
                 self.run.grown[path] = pipelines.grown_keys(call, self.sight.latent, trained)
-
-    def known_kind(self, call: AttentionCall) -> tuple[str, bool]:
-        """Kind of a call and whether it is to be measured: asked for once, and again where the call looks different."""
-        place, handed = (call.layer, call.occurrence), None if call.inputs is None else call.inputs.shapes
-        looks = (call.query.shape, call.key.shape, call.context, call.own, handed)
-        known = self.kinds.get(place)
-        if known is None or known[0] is not call.roles or known[1] != looks:
-            kind = pipelines.kind_of(call)
-            known = self.kinds[place] = (call.roles, looks, (kind, self.is_chosen(call.layer, kind)))
-        return known[2]
 
     def check_known(self, layer: str) -> None:
         """An EntropyLabError if a layer that was never measured runs while no denoiser does."""

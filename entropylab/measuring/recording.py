@@ -67,7 +67,7 @@ def record(
 def watching(recorder: Recorder, strict: bool = False) -> Iterator[None]:
     """Let ``recorder`` watch its pipeline while the context lasts."""
     told = {"on_forward": recorder.on_forward, "on_output": recorder.on_output}
-    with observed(recorder.sight, recorder, recorder.on_attention, **told) as recorder.interception:
+    with observed(recorder.sight, recorder, recorder.on_attention, **told) as recorder.observer:
         try:
             yield
         except BaseException:
@@ -95,7 +95,7 @@ def report_unmeasured(recorder: Recorder, strict: bool) -> None:
 
 def report_untold(recorder: Recorder) -> None:
     """Warn of models in which the tokens could not be followed, so that nobody knows what they stand for."""
-    untold = recorder.interception.untold if recorder.interception else {}
+    untold = recorder.observer.untold if recorder.observer else {}
     if untold and any(label.part == "unknown" for label in recorder.cells.layers.values()):
         listed = "; ".join(f"{name} ({reason})" for name, reason in untold.items())
         warnings.warn(

@@ -1,11 +1,9 @@
 """From one attention call to a few numbers per head: row statistics first, sums over rows, averages afterwards."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,8 +50,7 @@ SPLIT = (
 """What joint attention has beside: its entropy by the chain rule, and what its rows do among the image's keys alone."""
 
 
-@dataclass(frozen=True)
-class Sums:
+class Sums(NamedTuple):
     """What is left of some query rows of a call.
 
     Attributes:
@@ -65,33 +62,6 @@ class Sums:
     sums: Tensor
     fraction: float
     parts: tuple[str, ...] = ()
-
-
-class Packed(NamedTuple):
-    """Sums over rows of several calls, side by side: (batch * heads of all of them, ``entropy.sums.NUMBERS``).
-
-    ``members`` says which calls they are of, ``shapes`` how many images and heads each has, ``parts`` and ``fraction``
-    what `Sums` says of each of them. Means are taken where the sums are: on the host, once they have arrived.
-    """
-
-    sums: Tensor
-    reduction: "Reduction"
-    parts: tuple[str, ...]
-    fraction: float
-    members: tuple[int, ...]
-    shapes: tuple[tuple[int, int], ...]
-
-    @property
-    def entries(self) -> Tensor:
-        """The means over rows: (entries, batch * heads of all calls)."""
-        return self.reduction.entries(self.sums, self.parts, self.fraction)
-
-    def apart(self, entries: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Entries (..., batch * heads) call by call: its number, and its own (..., batch, heads)."""
-        first = 0
-        for member, (batch, heads) in zip(self.members, self.shapes, strict=True):
-            yield member, entries[..., first : first + batch * heads].reshape(*entries.shape[:-1], batch, heads)
-            first += batch * heads
 
 
 @dataclass(frozen=True)
@@ -118,11 +88,17 @@ class Reduction:
         """The statistics as ``row_statistics`` calls them."""
         return tuple(ROW_STATISTICS[name] for name in self.statistics)
 
+    def is_plain(self, call: AttentionCall) -> bool:
+        """Whether all there is to a call is its queries and keys, every one of which counts, for one thing."""
+        return call.mask is None and not call.is_causal and self.rows is None and call.roles_are_simple
+
     def __call__(self, call: AttentionCall) -> dict[str, Sums]:
         """Reduce a call on its device, without waiting for it: what its query rows stand for -> the sums over them.
 
         They stand for "" if for one thing, or if nothing is known.
         """
+        if self.is_plain(call):
+            return {"": Sums(self.of_plain(call), 1.0)}
         roles = call.roles
         if roles is None or roles.queries.codes is None:
             return {"": self.over_rows(call, slice(None))}
@@ -131,6 +107,14 @@ class Reduction:
         if several is not None:
             return dict(zip(places, several, strict=True))
         return {part: self.over_rows(call, where) for part, where in places.items()}
+
+    def parts(self, call: AttentionCall) -> tuple[str, ...]:
+        """What its query rows stand for, where they are told apart; ("",) where not."""
+        return ("",) if call.roles is None or call.roles.queries.codes is None else call.roles.queries.parts
+
+    def of_plain(self, call: AttentionCall) -> Tensor:
+        """The sums over the query rows of a plain call."""
+        return head_sums(call.query, call.key, call.scale, None, False, self.fields)
 
     def over_several(self, call: AttentionCall, places: list[Where]) -> list[Sums] | None:
         """As ``over_rows`` at each place, every row looked at but once; None where a GPU can't."""
@@ -143,8 +127,6 @@ class Reduction:
 
     def over_rows(self, call: AttentionCall, where: Where) -> Sums:
         """Sums over the query rows that stand somewhere; in joint attention, of each part of the keys by itself too."""
-        if call.mask is None and not call.is_causal and self.rows is None and call.roles_are_simple:
-            return Sums(head_sums(call.query, call.key, call.scale, None, False, self.fields), 1.0)
         asked = some_rows(rows_at(call, where), self.rows)
         keys = joint_keys(call)
         sums = head_sums(
@@ -158,18 +140,6 @@ class Reduction:
             None if keys is None else key_parts(keys),
         )
         return Sums(sums, asked.fraction, () if keys is None else keys.parts)
-
-    def packed(self, found: Sequence[Sums]) -> list["Packed"]:
-        """What was found, side by side: all of a device and sort in one piece."""
-        groups: dict[Any, list[int]] = {}
-        for index, one in enumerate(found):
-            groups.setdefault((one.sums.device, one.parts, one.fraction), []).append(index)
-        packed = []
-        for (_, parts, fraction), members in groups.items():
-            sums = torch.cat([found[index].sums.flatten(0, 1) for index in members])
-            shapes = tuple((found[index].sums.shape[0], found[index].sums.shape[1]) for index in members)
-            packed.append(Packed(sums, self, parts, fraction, tuple(members), shapes))
-        return packed
 
     def entries(self, sums: Tensor, parts: tuple[str, ...], fraction: float) -> Tensor:
         """What the sums (n, ``NUMBERS``) of n heads say: (entries, n)."""

@@ -94,7 +94,7 @@ class Run:
         samples = samples_in(calls, combined, sample)
         evidence = NO_EVIDENCE if combined is None else self.evidence(calls, samples, combined, sample)
         timestep = calls[-1].inputs.timestep
-        left = [found.sums for call in calls for found in call.found]
+        left = [sums for call in calls for sums in call.found]
         times = [timestep] if isinstance(timestep, Tensor) else []
         forwards = tuple(call.forward for call in calls)
         self.steps.append(Step(timestep, forwards, samples, evidence, departures([*left, *evidence.tensors, *times])))

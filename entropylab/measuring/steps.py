@@ -1,8 +1,9 @@
 """One sampling step: the denoiser calls in it, and from them one array per layer with the guidance branches apart."""
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,17 +12,17 @@ from torch import Tensor
 
 from ..capture import AttentionCall
 from ..capture.inputs import Inputs
-from ..capture.interception import reason_of
+from ..capture.session import reason_of
 from ..errors import EntropyLabError
 from ..pipelines.batches import images_in
 from ..pipelines.guidance import Branch, Evidence, evidence
 from .delivery import sent
 from .moments import mean_known
-from .reduce import Packed, Reduction, Sums
+from .reduce import Reduction, Sums
 
 
 class Seen(NamedTuple):
-    """A call of a layer.
+    """What is known of a call of a layer beside its numbers; the same while calls look alike.
 
     Attributes:
         path: name of the call.
@@ -29,12 +30,56 @@ class Seen(NamedTuple):
         images: how many images the forward had then.
         place: first and last + 1 of those of them that the call is about; None for one of those calls that a layer
             makes image by image.
+        parts: what the parts of the keys are, if they were told apart.
+        fraction: how many rows there are for one that was looked at.
+        shape: how many images and heads its sums are of.
+        device: where they are.
     """
 
     path: str
     layer: str
     images: int
-    place: tuple[int, int] | None = None
+    place: tuple[int, int] | None
+    parts: tuple[str, ...]
+    fraction: float
+    shape: tuple[int, int]
+    device: torch.device
+
+
+@lru_cache(maxsize=256)
+def grouped(calls: tuple[Seen, ...]) -> tuple[tuple[int, ...], ...]:
+    """Which calls' sums are put side by side: all of a device and sort."""
+    groups: dict[Hashable, list[int]] = {}
+    for index, call in enumerate(calls):
+        groups.setdefault((call.device, call.parts, call.fraction), []).append(index)
+    return tuple(map(tuple, groups.values()))
+
+
+class Packed(NamedTuple):
+    """Sums over rows of several calls, side by side: (batch * heads of all of them, ``entropy.sums.NUMBERS``).
+
+    ``members`` says which calls they are of, ``shapes`` how many images and heads each has, ``parts`` and ``fraction``
+    what `Seen` says of each of them. Means are taken once they have arrived.
+    """
+
+    sums: Tensor
+    reduction: Reduction
+    parts: tuple[str, ...]
+    fraction: float
+    members: tuple[int, ...]
+    shapes: tuple[tuple[int, int], ...]
+
+    @property
+    def entries(self) -> Tensor:
+        """The means over rows: (entries, batch * heads of all calls)."""
+        return self.reduction.entries(self.sums, self.parts, self.fraction)
+
+    def apart(self, entries: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Entries (..., batch * heads) call by call: its number, and its own (..., batch, heads)."""
+        first = 0
+        for member, (batch, heads) in zip(self.members, self.shapes, strict=True):
+            yield member, entries[..., first : first + batch * heads].reshape(*entries.shape[:-1], batch, heads)
+            first += batch * heads
 
 
 @dataclass(frozen=True)
@@ -122,7 +167,7 @@ class DenoiserCall:
     def __init__(self, inputs: Inputs, reduction: Reduction) -> None:
         self.inputs, self.reduction, self.batch, self.ended = inputs, reduction, inputs.batch, False
         self.calls: list[Seen] = []
-        self.found: list[Sums] = []
+        self.found: list[Tensor] = []
         self.alone: dict[str, list[str]] = {}
         self.lost: dict[str, str] = {}
         self.output: Tensor | None = None
@@ -134,7 +179,7 @@ class DenoiserCall:
         if self.inputs.timestep is None and len(shape) == 3 and shape[:2] == (query.shape[-2], query.shape[0]):
             self.batch = query.shape[0]
 
-    def see(self, path: str, found: Sums, call: AttentionCall, layer: str) -> None:
+    def see(self, path: str, found: Sums, call: AttentionCall, layer: str) -> Seen:
         """Take what was found in ``call``, which is one of those of ``layer``.
 
         Frames or places in its batch are averaged. A layer that attends image by image has them put together.
@@ -142,16 +187,22 @@ class DenoiserCall:
         Raises:
             EntropyLabError: it can't be told which images the call's batch holds.
         """
-        batch, inputs = found.sums.shape[0], call.inputs
+        (batch, heads), inputs = found.sums.shape[:2], call.inputs
         images = self.batch if inputs is None or inputs.images is None else inputs.batch
         alone = self.alone.setdefault(layer, [])
+        place = None
         if batch == 1 < images and call.occurrence == len(alone) and images_in(call, 1, self.batch) is None:
             alone.append(path)
-            self.calls.append(Seen(path, layer, images))
         else:
-            count = images if batch > images and batch % images == 0 else batch
-            self.calls.append(Seen(path, layer, images, self.place_of(call, count)))
-        self.found.append(found)
+            place = self.place_of(call, images if batch > images and batch % images == 0 else batch)
+        seen = Seen(path, layer, images, place, found.parts, found.fraction, (batch, heads), found.sums.device)
+        self.take(seen, found.sums)
+        return seen
+
+    def take(self, seen: Seen, sums: Tensor) -> None:
+        """Take the sums of a call."""
+        self.calls.append(seen)
+        self.found.append(sums)
 
     def place_of(self, call: AttentionCall, count: int) -> tuple[int, int]:
         """Which images of the batch the ``count`` that a call holds are: first and last + 1."""
@@ -166,21 +217,25 @@ class DenoiserCall:
     @torch.no_grad()
     def end(self) -> None:
         """It has run to its end: what it gave is put side by side, and sent to the host."""
-        self.forward = Forward(tuple(sent(self.packed())), tuple(self.calls), self.batch)
+        calls = tuple(self.calls)
+        try:
+            packed = [self.packed(members) for members in grouped(calls)]
+        except Exception:  # for want of memory, say: one by one, and a layer whose own fails is lost
+            packed = []
+            for index, call in enumerate(calls):
+                try:
+                    packed.append(self.packed((index,)))
+                except Exception as problem:
+                    self.lost[call.layer.partition(":")[0]] = reason_of(problem)
+        self.forward = Forward(tuple(packed), calls, self.batch)
         self.ended = True
 
-    def packed(self) -> list[Packed]:
-        """What it gave, in one go; where that fails, one by one, and a layer whose own fails is lost."""
-        try:
-            return self.reduction.packed(self.found)
-        except Exception:  # for want of memory, say
-            found: list[Packed] = []
-        for index, (call, sums) in enumerate(zip(self.calls, self.found, strict=True)):
-            try:
-                found += [one._replace(members=(index,)) for one in self.reduction.packed([sums])]
-            except Exception as problem:
-                self.lost[call.layer.partition(":")[0]] = reason_of(problem)
-        return found
+    def packed(self, members: tuple[int, ...]) -> Packed:
+        """What some of its calls gave, on its way to the host."""
+        first = self.calls[members[0]]
+        sums = sent(torch.cat([self.found[index].flatten(0, 1) for index in members]))
+        shapes = tuple([self.calls[index].shape for index in members])
+        return Packed(sums, self.reduction, first.parts, first.fraction, members, shapes)
 
     @property
     def incomplete(self) -> dict[str, str]:

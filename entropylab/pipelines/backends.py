@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ..capture.shared import Shared, Undo, replaced
+from ..capture.changes import Shared, Undo, replaced
 from ..errors import EntropyLabError
 
 VISIBLE = ("native", "_native", "flex")

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import nn
 
+from ..capture import session
+from ..capture.changes import Shared, Undo, replaced
 from ..capture.forwards import running
-from ..capture.interception import began, fail, stood_in_for
-from ..capture.shared import Shared, Undo, replaced
+from ..capture.telling import fail
 from .arguments import inputs_of
 
 heard = Shared()
@@ -36,7 +37,7 @@ def references(module: nn.Module) -> list[Any]:
 
 def listen(module: nn.Module, reference: Any) -> Undo:
     """Let a hook's call of the forward that it wraps be heard."""
-    stood_in_for.add(module)
+    session.stood_in_for.add(module)
     return replaced(reference, "original_forward", heard_forward(reference.original_forward, module))
 
 
@@ -45,7 +46,7 @@ def heard_forward(original: Callable[..., Any], module: nn.Module) -> Callable[.
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         try:
-            began(module)
+            session.began(module)
             follows = running()
             if follows is not None and follows.root is module:
                 follows.narrow(inputs_of(module, args, kwargs))

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from torch import Tensor, nn
 
-from ..capture.shared import Shared, Undo, replaced, together
+from ..capture.changes import Shared, Undo, replaced, together
 
 
 class Listener(Protocol):

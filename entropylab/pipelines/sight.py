@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from ..capture import Interception, intercept, leave_all, watch_root
+from ..capture import Observer, intercept, session, watch_root
 from ..capture.inputs import Inputs
-from ..capture.interception import OnAttention
+from ..capture.session import OnAttention
 from ..errors import EntropyLabError
 from ..sizes import Size
 from .arguments import inputs_of
@@ -49,7 +49,7 @@ class Sight:
         latents: how many tokens the image has, where the denoiser is handed tokens and no grid.
         asked: the arguments of the pipeline's call, while it runs.
         prompt: what the pipeline's own prompt was encoded as, (samples, tokens, channels), as far as that is certain.
-        interception: forgets what seems to run when a call begins or ends, for Ctrl-C ends modules unseen.
+        observer: who looks; what seems to run is forgotten when a call begins or ends, for Ctrl-C ends modules unseen.
     """
 
     def __init__(self, pipe: Any, beside: bool = False) -> None:
@@ -66,12 +66,12 @@ class Sight:
         self.latents: int | None = None
         self.asked: dict[str, Any] = {}
         self.prompt: Tensor | None = None
-        self.interception: Interception | None = None
+        self.observer: Observer | None = None
 
     def leave(self) -> None:
         """No denoiser runs."""
-        if self.interception is not None:
-            leave_all(self.interception)
+        if self.observer is not None:
+            session.leave(self.observer)
 
     def on_parts(self) -> None:
         """The pipeline may have other parts than before."""
@@ -80,7 +80,7 @@ class Sight:
 
     def on_registration(self, module: nn.Module, name: str, part: nn.Module | None) -> None:
         """Some module gets a part; whether that is one that we watch is seen before it runs next."""
-        if self.interception is not None and module in self.interception.watched:
+        if self.observer is not None and module in self.observer.watched:
             self.stale = True
 
     def on_call(self, arguments: dict[str, Any]) -> None:
@@ -116,8 +116,8 @@ class Sight:
 
     def on_failure(self, problem: Exception) -> None:
         """Something went wrong in following the pipeline."""
-        if self.interception is not None:
-            self.interception.fail(problem)
+        if self.observer is not None:
+            self.observer.fail(problem)
 
     def read_inputs(self, root: nn.Module, args: tuple, kwargs: dict) -> Inputs:
         """What a denoiser's forward was handed."""
@@ -146,7 +146,7 @@ class Sight:
 
 
 @contextmanager
-def observed(sight: Sight, listener: Listener, on_attention: OnAttention, **told: Any) -> Iterator[Interception]:
+def observed(sight: Sight, listener: Listener, on_attention: OnAttention, **told: Any) -> Iterator[Observer]:
     """Intercept the attention of a pipeline's denoisers while it is followed, until the context ends.
 
     A denoiser or scheduler that takes the place of another meanwhile is followed as well, and so is a layer.
@@ -161,7 +161,7 @@ def observed(sight: Sight, listener: Listener, on_attention: OnAttention, **told
         stack.enter_context(native_attention(sight.roots))
         stack.enter_context(seen_caches(sight.roots))
         follow_schedulers = stack.enter_context(follow(sight.pipe, listener))
-        interception = stack.enter_context(intercept(sight.roots, on_attention, read_inputs=sight.read_inputs, **told))
+        observer = stack.enter_context(intercept(sight.roots, on_attention, read_inputs=sight.read_inputs, **told))
 
         def catch_up() -> None:
             follow_schedulers()
@@ -170,15 +170,15 @@ def observed(sight: Sight, listener: Listener, on_attention: OnAttention, **told
                 try:
                     stack.enter_context(native_attention({name: root}))
                 except EntropyLabError as problem:
-                    interception.lose(name, str(problem))
+                    observer.lose(name, str(problem))
                 stack.enter_context(seen_caches({name: root}))
-                watch_root(interception, stack, name, root)
+                watch_root(observer, stack, name, root)
             sight.stale = False
 
-        sight.interception, sight.catch_up = interception, catch_up
+        sight.observer, sight.catch_up = observer, catch_up
         stack.callback(setattr, sight, "catch_up", None)
         stack.callback(register_module_module_registration_hook(sight.on_registration).remove)
-        yield interception
+        yield observer
 
 
 def joined(sight: Sight) -> dict[str, nn.Module]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import pipelines
-from ..capture import AttentionCall, Interception
+from ..capture import AttentionCall, Observer
 from ..capture.inputs import Inputs
 from ..errors import EntropyLabError, EntropyLabWarning, names_of, one_line
 from ..pipelines import KINDS
@@ -132,10 +132,10 @@ def rescaled(
     working.append(rescaling)
     try:
         told = {"on_forward": rescaling.on_forward, "rescales": True}
-        with observed(sight, sight, rescaling.on_attention, **told) as interception:
+        with observed(sight, sight, rescaling.on_attention, **told) as observer:
             yield rescaling
             if not named.is_original:
-                warn_of_untouched(rescaling, interception, named, kinds)
+                warn_of_untouched(rescaling, observer, named, kinds)
     finally:
         working.remove(rescaling)
 
@@ -161,14 +161,14 @@ def rule_at_work(roots: Iterable[nn.Module]) -> str:
     return "original" if rescaling is None else rescaling.rule.name
 
 
-def warn_of_untouched(rescaling: Rescaling, interception: Interception, rule: NamedRule, kinds: Any) -> None:
+def warn_of_untouched(rescaling: Rescaling, observer: Observer, rule: NamedRule, kinds: Any) -> None:
     """Say so if nothing was rescaled, if layers ran whose attention can't be, or if their kinds are a guess."""
-    said, unseen = [], interception.unseen
+    said, unseen = [], observer.unseen
     if rescaling.ran and not rescaling.matched:
         said.append(f"rescaled nothing: no layer of kind {kinds} ran.")
     if unseen:
         said.append(f"could not rescale {', '.join(unseen)}")
-    for name, reason in interception.untold.items():
+    for name, reason in observer.untold.items():
         said.append(f"could not tell what the tokens of {name} stand for, and went by their numbers ({reason})")
     if said:
         warnings.warn(f"rule {rule.name!r} {' It '.join(said)}", EntropyLabWarning, stacklevel=5)

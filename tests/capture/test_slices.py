@@ -239,7 +239,7 @@ def test_attention_to_other_tokens_stays_cross():
 def test_sinks_do_not_count_as_tokens_that_grow():
     calls = []
     with entropylab.record(net := unnamed_of(WithSinks, 4, False)) as rec:
-        tell = rec.interception.on_attention
-        rec.interception.on_attention = lambda call: (calls.append(call), tell(call))
+        tell = rec.observer.on_attention
+        rec.observer.on_attention = lambda call: (calls.append(call), tell(call))
         run_unnamed(net)
     assert [pipelines.kinds.image_keys(call) for call in calls] == [TOKENS]

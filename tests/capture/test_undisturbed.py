@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import entropylab
+from entropylab.capture import session
 from entropylab.capture.compiled import stances
-from entropylab.capture.interception import active
 
 from ..measuring.layers import Denoiser, run
 
@@ -60,7 +60,7 @@ def test_what_runs_after_ctrl_c_is_not_rescaled(random_pipe, what):
             random_pipe.scheduler.set_timesteps(2)
         assert torch.equal(plain, F.scaled_dot_product_attention(query, query, query))
         assert torch.equal(text, random_pipe.encode_prompt("a red car", "cpu", 1, False)[0])
-    assert not active
+    assert not session.observers and not session.places
 
 
 def test_ctrl_c_caught_inside_a_record_loses_its_forward_alone():

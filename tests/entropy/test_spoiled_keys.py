@@ -116,7 +116,7 @@ def test_what_is_measured_counts_the_rows_that_have_it(case, road):
 def call(q, k, mask, is_causal):
     from entropylab.capture import AttentionCall
 
-    return AttentionCall("attn", torch.nn.Identity(), q, k, mask, 8**-0.5, is_causal, None)
+    return AttentionCall("attn", torch.nn.Identity(), q, k, mask, 8**-0.5, is_causal)
 
 
 def test_heads_that_share_keys_leave_out_what_none_attends_to(road):

@@ -18,7 +18,7 @@ STATISTICS = ("entropy", "sigma2", "third")
 
 
 def attention(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None = None) -> AttentionCall:
-    return AttentionCall("layer", torch.nn.Identity(), query, key, mask, 0.5, False, None)
+    return AttentionCall("layer", torch.nn.Identity(), query, key, mask, 0.5, False)
 
 
 def tensors(heads: int = 2, key_heads: int = 2) -> tuple[torch.Tensor, torch.Tensor]:

@@ -114,5 +114,5 @@ PAG, USUAL = PAGIdentitySelfAttnProcessor2_0, AttnProcessor2_0
 def test_which_images_of_a_batch_a_call_is_about(processor, count, batch, place):
     tensor = torch.zeros(count, 2, 5, 4)
     module = SimpleNamespace(processor=processor())
-    call = AttentionCall("layer", module, tensor, tensor, None, 0.5, False, None)
+    call = AttentionCall("layer", module, tensor, tensor, None, 0.5, False)
     assert images_in(call, count, batch) == place

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from . import bindings
+from .byhand import PRODUCTS, seen_product, seen_softmax
 from .calls import AttentionCall, check_readable, per_head, rescaled
+from .changes import Undo, replaced, together
 from .forwards import unfollowed_here
-from .interception import anybody, ask, call_of, depth, fail, innermost, refuse, show, unseen
+from .handed import own_tokens
 from .masks import are_plain, in_its_own_way, read_mask
-from .multihead import is_inside_multihead
-from .own import own_tokens
-from .products import PRODUCTS, seen_product, seen_softmax
-from .shared import Undo, replaced, together
+from .session import Frame, looked_at, session, unseen
 from .slices import call_or_slice, show_or_hold
+from .telling import ask, call_of, fail, refuse, show
 
 PROBES = (0.0, 1.0, -3.0, 30.0, -100.0)
 """Scores with which we ask whether a ``score_mod`` does anything but add."""
@@ -59,46 +59,56 @@ def seen_sdpa(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         enable_gqa: bool = False,
     ) -> Tensor:
         more = {"enable_gqa": True} if enable_gqa else {}
-        if not anybody() or is_inside_multihead():
+        frame, here = looked_at(), session.here
+        if frame is None or frame.by_inputs:
             return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
         try:
-            mask, causal, problem = read_mask(attn_mask, query.device)
+            mask, causal, problem = read_mask(attn_mask, query.device) if attn_mask is not None else (None, False, None)
             own = query.shape[-1] ** -0.5 if scale is None else float(scale)
-            call = call_or_slice(*in_four(query, key, mask, enable_gqa), own, is_causal or causal)
+            q, k = query, key
+            if query.ndim != 4 or key.ndim != 4 or query.shape[:2] != key.shape[:2]:
+                q, k, mask = in_four(query, key, mask, enable_gqa)
+            call = (call_or_slice if frame.held else call_of)(frame, q, k, mask, own, is_causal or causal)
         except Exception as unreadable:
             fail(unreadable)
         else:
-            query, scale = shown(call, query, scale, problem)
-        depth.value += 1
+            query, scale = shown(frame, call, query, scale, problem)
+        here.quiet += 1
         try:
-            if are_plain(query, key, value, attn_mask):
+            is_plain = attn_mask is None and type(query) is type(key) is type(value) is Tensor
+            if is_plain or are_plain(query, key, value, attn_mask):
                 return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
             with in_its_own_way(original):
                 return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
         finally:
-            depth.value -= 1
+            here.quiet -= 1
 
     return scaled_dot_product_attention
 
 
 def shown(
-    call: AttentionCall, query: Tensor, scale: float | None, problem: str | None = None
+    frame: Frame, call: AttentionCall, query: Tensor, scale: float | None, problem: str | None = None
 ) -> tuple[Tensor, float | None]:
     """Show a call as it is to be made, and say with which queries and scale (as the model gave it, if that stays).
 
     One with a ``problem`` can be rescaled, and not be measured.
     """
-    factor = ask(call)
+    if frame.watchers[0][0].rescales:  # those that rescale come first
+        factor = ask(call)
+        if isinstance(factor, Tensor):
+            query, call = per_head(query, factor), rescaled(call, factor)
+        elif factor != 1.0:
+            scale, call = call.scale * factor, rescaled(call, factor)
     try:
         if problem is None:
-            show_or_hold(rescaled(call, factor))
+            show_or_hold(frame, call)
         else:
             refuse(problem)
     except Exception as failure:
         fail(failure, of_rescaling=False)
-    if isinstance(factor, Tensor):
-        return per_head(query, factor), scale
-    return query, scale if factor == 1.0 else factor * call.scale
+    if not frame.seen:
+        frame.is_seen()
+    return query, scale
 
 
 def seen_flex(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -115,7 +125,7 @@ def seen_flex(original: Callable[..., Any]) -> Callable[..., Any]:
         *rest: Any,
         **more: Any,
     ) -> Any:
-        if not anybody():
+        if (frame := looked_at()) is None:
             return original(query, key, value, score_mod, block_mask, scale, *rest, **more)
         call = None
         try:
@@ -123,11 +133,11 @@ def seen_flex(original: Callable[..., Any]) -> Callable[..., Any]:
             mask = flex_mask(query, key, score_mod, block_mask)
             if mask is not None or (score_mod is None and block_mask is None):
                 own = query.shape[-1] ** -0.5 if scale is None else scale
-                call = call_or_slice(query, key, mask, own, False)
+                call = call_or_slice(frame, query, key, mask, own, False)
         except Exception as problem:
             fail(problem)
         if call is not None:
-            query, scale = shown(call, query, scale)
+            query, scale = shown(frame, call, query, scale)
         with unseen(), unfollowed_here() as trace:
             found = original(query, key, value, score_mod, block_mask, scale, *rest, **more)
         if trace is not None:
@@ -198,10 +208,9 @@ class SeenScores:
         self.whole = 0
         self.factor: float | Tensor = 1.0
 
-    def begin(self) -> None:
+    def begin(self, frame: Frame) -> None:
         """If this is the first call of a forward of the module: forget slices, and count its images and branches."""
-        frame = innermost()
-        if frame is None or frame.has_scores or (own := own_tokens(*frame.given)) is None:
+        if frame.has_scores or (own := own_tokens(frame.args, frame.kwargs)) is None:
             return
         frame.has_scores = True
         self.slices = []
@@ -209,11 +218,11 @@ class SeenScores:
 
     def __call__(self, query: Tensor, key: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """The map, as the module computes it."""
-        if not anybody():
+        if (frame := looked_at()) is None:
             return self.compute(query, key, attention_mask)
         try:
-            self.begin()
-            call = self.call_of_one(query, key, attention_mask)
+            self.begin(frame)
+            call = self.call_of_one(frame, query, key, attention_mask)
         except Exception as problem:
             fail(problem)
             return self.compute(query, key, attention_mask)
@@ -221,16 +230,16 @@ class SeenScores:
         try:
             self.slices.append((query.detach(), key.detach(), attention_mask))
             if sum(len(part) for part, _, _ in self.slices) >= self.whole:
-                self.show()
+                self.show(frame)
         except Exception as problem:
             fail(problem, of_rescaling=False)
         with unseen():
             return self.compute(query, key, attention_mask)
 
-    def call_of_one(self, query: Tensor, key: Tensor, mask: Tensor | None) -> AttentionCall:
+    def call_of_one(self, frame: Frame, query: Tensor, key: Tensor, mask: Tensor | None) -> AttentionCall:
         """The call of one image, as if all its heads were the first: what a rule is asked about."""
         one_query, one_key = (part[:1].expand(self.module.heads, *part.shape[1:])[None] for part in (query, key))
-        return call_of(one_query, one_key, mask, self.module.scale, False, counts=False)
+        return call_of(frame, one_query, one_key, mask, self.module.scale, False, counts=False)
 
     def rescaled(self, query: Tensor, call: AttentionCall) -> Tensor:
         """The queries times the factor that is asked for."""
@@ -241,7 +250,7 @@ class SeenScores:
             return per_head(query, factor[head.cpu()])
         return query if factor == 1.0 else query * factor
 
-    def show(self) -> None:
+    def show(self, frame: Frame) -> None:
         """Tell the observers of the whole call that the slices make."""
         queries, keys, masks = zip(*self.slices, strict=True)
         self.slices = []
@@ -249,4 +258,5 @@ class SeenScores:
         mask = None if masks[0] is None else torch.cat(masks)
         if mask is not None and mask.ndim == 3:
             mask = mask.unflatten(0, (-1, self.module.heads)) if len(mask) == query.shape[:2].numel() else mask[:, None]
-        show(replace(call_of(query, key, mask, self.module.scale, False), rescaled=self.factor))
+        show(frame, replace(call_of(frame, query, key, mask, self.module.scale, False), rescaled=self.factor))
+        frame.is_seen()

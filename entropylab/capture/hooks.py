@@ -1,0 +1,302 @@
+"""See every attention call of some modules, with its real q, k, mask and scale; change nothing but the scale.
+
+Forward hooks say *where* we are; between them ``F.scaled_dot_product_attention`` itself is seen, and so is
+``get_attention_scores`` of modules that compute their map by hand.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.compiler import is_dynamo_compiling
+
+from . import forwards
+from .bindings import bound_names
+from .byhand import hand_on, is_linear, see_softmaxes
+from .changes import MARK, Shared, Undo, owner_of_state, replaced, states, without_watchers
+from .compiled import compiled_parts, see_compile, write_out, written
+from .forwards import Forward, running
+from .functions import SeenScores, see_functions
+from .multihead import see_multihead
+from .roles import forget, forget_what_may_change
+from .session import (
+    Frame,
+    Observer,
+    OnAttention,
+    OnForward,
+    OnOutput,
+    Place,
+    ReadInputs,
+    computes_again,
+    end_forward,
+    reason_of,
+    session,
+)
+from .slices import finish
+from .telling import fail
+
+PROJECTIONS = ("q", "k", "v", "wq", "wk", "wv", "query", "key", "value")
+"""Words in names of the parts of an attention layer."""
+
+FAST = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
+"""Modules that take a fast path, which gives padding other values, unless they are followed."""
+
+functions, scores, compilers = Shared(), Shared(), Shared()
+"""Functions of PyTorch that are seen, modules whose ``get_attention_scores`` is, and what compiles."""
+
+
+def looks_like_attention(module: nn.Module) -> bool:
+    """Whether a module is, by its class and its parts, an attention layer (rather than a block that holds some)."""
+    return isinstance(module, nn.MultiheadAttention) or (is_called_attention(module) and has_projections(module))
+
+
+def is_called_attention(module: nn.Module) -> bool:
+    """Whether a module's class, or one that it inherits from, is called attention."""
+    scripted = str(getattr(module, "original_name", "")) if isinstance(module, torch.jit.ScriptModule) else ""
+    return names_attention(type(module), scripted)  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=4096)
+def names_attention(kind: type, scripted: str) -> bool:
+    """Whether a class, or what TorchScript calls its own, is called attention."""
+    classes = [scripted.lower(), *(own.__name__.lower() for own in kind.__mro__)]
+    return any(("atten" in name or "attn" in name) and "processor" not in name for name in classes)
+
+
+def has_projections(module: nn.Module) -> bool:
+    """Whether a module makes queries, keys and values."""
+    words = {word for name, _ in module.named_children() for word in re.split(r"[_\d]", name.lower())}
+    made = hasattr(module, "processor") or hasattr(module, "to_q") or len(words & set(PROJECTIONS)) > 1
+    return made or any(is_fused(*child) for child in module.named_children())
+
+
+def is_fused(name: str, child: nn.Module) -> bool:
+    """Whether a part of an attention layer makes queries, keys and values at once: "qkv", "Wqkv", "c_attn"."""
+    words = re.split(r"[_\d]", name.lower())
+    is_matrix = getattr(getattr(child, "weight", None), "ndim", 0) == 2
+    return "qkv" in words or "wqkv" in words or ("attn" in words and is_matrix)
+
+
+@contextmanager
+def intercept(
+    roots: Mapping[str, nn.Module],
+    on_attention: OnAttention,
+    *,
+    on_forward: OnForward | None = None,
+    on_output: OnOutput | None = None,
+    read_inputs: ReadInputs | None = None,
+    rescales: bool = False,
+) -> Iterator[Observer]:
+    """Call ``on_attention`` for every attention call made inside ``roots``, while the context lasts.
+
+    Compiled modules in ``roots`` run as they were written meanwhile, for a compiled graph holds no calls that could be
+    seen. Where such a module runs inside of somebody's compiled function its attention is named as unseen.
+
+    Args:
+        roots: name -> module whose attention is of interest; layers are named by path from there.
+        on_attention: gets an AttentionCall; with ``rescales``, what it returns multiplies the scale: a float, or one
+            factor per head as a tensor (heads,); None changes nothing.
+        on_forward: called as (name, root, inputs) whenever a root's forward begins.
+        on_output: called as (name, root, output) whenever a root's forward has ended.
+        read_inputs: called as (root, args, kwargs), says what a root's arguments are; without it, ``on_forward`` is not
+            called, and nothing is known of what tokens stand for.
+        rescales: whether ``on_attention`` may change the scale. Such observers come first, so that all others see the
+            scale that the model then uses.
+    """
+    observer = Observer(on_attention, on_forward, on_output, read_inputs, rescales, tuple(roots))
+    for root in roots.values() if not session.observers else ():
+        forget_what_may_change(root)
+    with ExitStack() as stack:
+        stack.callback(session.end, observer)
+        for name, root in roots.items():
+            watch_root(observer, stack, name, root)
+        stack.enter_context(functions.changed(F, see_functions))
+        stack.enter_context(compilers.changed(torch, partial(see_compile, is_watched)))
+        session.begin(observer)
+        stack.enter_context(bound_names(roots))
+        stack.callback(session.leave, observer)
+        yield observer
+
+
+def watch_root(observer: Observer, stack: ExitStack, name: str, root: nn.Module) -> None:
+    """Watch the modules of a root that are not watched yet, until ``stack`` is closed."""
+    new = [each for each in root.named_modules(prefix=name) if each[1] not in observer.watched]
+    if observer in session.observers:
+        forget(root)
+    for owner in {owner_of_state(type(module)) for _, module in new}:
+        stack.enter_context(states.changed(owner, without_watchers))
+    for path, module in new:
+        if module in written or compiled_parts(module):
+            stack.enter_context(written.changed(module, write_out))
+        if hasattr(module, "get_attention_scores") and hasattr(module, "heads"):
+            stack.enter_context(scores.changed(module, see_scores))
+        with session.lock:
+            observer.watched.add(module)
+            if module not in session.places:
+                session.places[module] = new_place(module)
+            place = session.places[module]
+            place.add(observer, path.replace("._orig_mod", ""), module is root)
+            if not place.handles:
+                hook(place, module)
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether anybody watches a module, or a part of it."""
+    return any(part in session.places for part in module.modules())
+
+
+def see_scores(module: Any) -> Undo:
+    """Let a module's ``get_attention_scores`` be seen."""
+    return replaced(module, "get_attention_scores", SeenScores(module))
+
+
+def new_place(module: nn.Module) -> Place:
+    """What is known of a module before it runs."""
+    is_script = isinstance(module, torch.jit.ScriptModule)
+    attends = any(looks_like_attention(part) for part in (module.modules() if is_script else (module,)))
+    return Place(attends, isinstance(module, FAST), is_script, module in session.stood_in_for)
+
+
+def hook(place: Place, module: nn.Module) -> None:
+    """Hook a module. It stays so if it attends; else the hooks fall away once it has run."""
+    before, after = partial(enter, place), partial(leave, place)
+    for each in (before, after):
+        setattr(each, MARK, True)
+    place.handles = [
+        module.register_forward_pre_hook(before, with_kwargs=True),
+        module.register_forward_hook(after, always_call=True),
+    ]
+
+
+def enter(place: Place, module: nn.Module, args: tuple, kwargs: dict) -> None:
+    """A module's forward begins."""
+    if is_dynamo_compiling() or torch.compiler._is_compiling_flag:  # a compiled function calls the module
+        for observer, path in place.watchers if place.is_attention else ():
+            observer.lose(path, "runs inside of a compiled function, in which attention calls can't be seen")
+        return
+    here, begun = session.here, None
+    if place.roots and not computes_again():
+        begun = begin_forward(place, module, args, kwargs)
+    frame = here.frame = Frame(place, module, args, kwargs, here.frame)
+    if begun is not None:
+        frame.begun = begun
+    if place.is_script:
+        frame.why = "is TorchScript, in which attention calls can't be seen"
+    if place.is_fast and not computes_again():
+        try:
+            if isinstance(module, nn.MultiheadAttention):
+                see_multihead(frame, module)
+            if (forward := running()) is not None:
+                forward.pause()
+        except Exception as problem:
+            fail(problem)
+
+
+def leave(place: Place, module: nn.Module, args: tuple, output: Any) -> None:
+    """A module's forward has ended; without an output, by an exception."""
+    if is_dynamo_compiling():
+        return
+    here, frame = session.here, session.here.frame
+    if frame is None or frame.module is not module:
+        return
+    if frame.seen and frame.attended and not (frame.held or frame.maps or place.roots or place.is_fast):
+        here.frame = frame.outer
+        return
+    if computes_again():
+        here.frame = frame.outer
+        return
+    if place.is_fast and (forward := running()) is not None:
+        forward.go_on()
+    try:
+        if output is not None and frame.held:
+            finish(frame)
+        if frame.softmaxes and not (frame.seen or frame.shown):
+            see_softmaxes(frame)
+    except Exception as problem:
+        fail(problem)
+    here.frame = frame.outer
+    if output is not None:
+        ended(frame, module, output)
+    if place.roots:
+        end_root(frame, module, output)
+
+
+def ended(frame: Frame, module: nn.Module, output: Any) -> None:
+    """A module has run to its end: if it looks like attention and was not seen to attend, it is named."""
+    place = frame.place
+    if frame.maps:
+        try:
+            hand_on(frame)
+        except Exception as problem:
+            fail(problem)
+    if place.is_attention and not frame.seen and not frame.skipped:
+        why = "linear attention has no softmax" if is_linear(module) else frame.why
+        name = type(getattr(module, "processor", module)).__name__
+        often = "in some forwards " if place.attended else ""
+        for observer, path in frame.watchers:
+            if observer.rescales or not frame.shown:
+                observer.unseen.setdefault(path, f"{name}: {often}{why}")
+    elif not (frame.attended or place.is_attention or place.roots or place.is_fast):
+        place.unhook()
+
+
+def begin_forward(place: Place, root: nn.Module, args: tuple, kwargs: dict) -> Forward | None:
+    """A root begins a forward: the first observer to know of it reads its inputs, and follows them."""
+    here = session.here
+    for observer in place.roots:
+        session.leave(observer)
+    begun: Forward | None = None
+    here.blind = {each: why for each, why in (here.blind or {}).items() if each not in place.roots}
+    for observer, path in place.watchers:
+        if observer not in place.roots or observer.read_inputs is None or observer.ended:
+            continue
+        try:
+            forward = running()
+            if forward is None or (begun is None and not is_part(root, forward.root)):
+                abandon()
+                forward = begun = forwards.here.forward = Forward(root, observer.read_inputs(root, args, kwargs))
+            if observer.on_forward is not None:
+                same = forward.root is root
+                with torch._C.DisableTorchFunction():
+                    inputs = forward.inputs if same else observer.read_inputs(root, args, kwargs)
+                    observer.on_forward(path, root, inputs)
+        except Exception as problem:
+            here.blind = {**(here.blind or {}), observer: reason_of(problem)}
+    return begun
+
+
+def is_part(module: nn.Module, whole: nn.Module) -> bool:
+    """Whether a module is a part of another one."""
+    return module is not whole and any(part is module for part in whole.modules())
+
+
+def abandon() -> None:
+    """End a forward that seems to run in this thread: an exception ended it unseen."""
+    forward, forwards.here.forward = running(), None
+    if forward is not None:
+        forward.end(whole=False)
+
+
+def end_root(frame: Frame, root: nn.Module, output: Any) -> None:
+    """A root's forward has ended."""
+    here = session.here
+    try:
+        end_forward(frame, whole=output is not None)
+    except Exception as problem:
+        for observer, path in frame.watchers:
+            observer.lose(path, reason_of(problem))
+    for observer, path in frame.watchers:
+        if output is None or observer not in frame.place.roots or observer.ended:
+            continue
+        if here.blind and observer in here.blind:
+            observer.lose(path, here.blind[observer])
+        elif observer.on_output is not None:
+            try:
+                observer.on_output(path, root, output)
+            except Exception as problem:
+                observer.lose(path, reason_of(problem))
