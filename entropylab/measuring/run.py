@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..pipelines.guidance import NO_EVIDENCE, Evidence, agreed
+from ..pipelines.guidance import NO_EVIDENCE, Evidence, Texts, agreed
 from ..sizes import KnownSize
 from .delivery import departures, landed
 from .moments import fit_shapes
@@ -62,6 +62,7 @@ class Run:
         is_call: whether it lasts as long as a call of the pipeline.
         grown: layer path -> how many more keys than now it has at the training size, None if unknown.
         multipliers: layer path -> the factor on its softmax scale, mean over heads; NaN if it changed meanwhile.
+        texts: what the branches were handed.
         steps: what was measured; a step in which the denoiser saw one timestep in several views is several.
     """
 
@@ -73,6 +74,7 @@ class Run:
     grown: dict[str, int | None] = field(default_factory=dict)
     multipliers: dict[str, float] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
+    texts: Texts = field(default_factory=Texts)
 
     def meet_rule(self, rule: str, begun: bool) -> None:
         """Take the name of the rule under which a forward runs; after another one, the run carries both names.
@@ -102,7 +104,7 @@ class Run:
     def evidence(self, calls: Sequence[DenoiserCall], samples: int, combined: Any, sample: Any) -> Evidence:
         """What names the branches of a step; where gathering that fails, other steps may name them."""
         try:
-            return named_by(calls, samples, combined, sample)
+            return named_by(calls, samples, combined, sample, self.texts)
         except Exception:  # for want of memory, say: a step whose branches have numbers is better than none
             return Evidence(sum(call.count(samples) for call in calls))
 

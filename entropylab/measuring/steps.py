@@ -15,7 +15,7 @@ from ..capture.inputs import Inputs
 from ..capture.session import reason_of
 from ..errors import EntropyLabError
 from ..pipelines.batches import images_in
-from ..pipelines.guidance import Branch, Evidence, evidence
+from ..pipelines.guidance import Branch, Evidence, Texts, evidence
 from .delivery import sent
 from .moments import mean_known
 from .reduce import Reduction, Sums
@@ -302,7 +302,7 @@ def samples_in(calls: Sequence[DenoiserCall], combined: Any, sample: Any) -> int
     return min(call.batch for call in calls)
 
 
-def named_by(calls: Sequence[DenoiserCall], samples: int, combined: Any, sample: Any) -> Evidence:
+def named_by(calls: Sequence[DenoiserCall], samples: int, combined: Any, sample: Any, texts: Texts) -> Evidence:
     """What names the branches of a step."""
     branches = [call.branches(samples) for call in calls]
     prompt = calls[0].inputs.prompt
@@ -312,6 +312,7 @@ def named_by(calls: Sequence[DenoiserCall], samples: int, combined: Any, sample:
     if home is not None:
         combined, sample = (side.to(home) if isinstance(side, Tensor) else side for side in (combined, sample))
     if len(flat) > 1 or calls[0].inputs.batch % 2 or not isinstance(sample, Tensor) or not isinstance(combined, Tensor):
-        return evidence(flat, combined, sample, first, prompt)
+        return evidence(flat, combined, sample, first, prompt, texts)
     halves = calls[0].branches(samples // 2)
-    return evidence(flat, combined, sample, first, prompt).or_doubled(halves, combined, sample, prompt)
+    found = evidence(flat, combined, sample, first, prompt, texts)
+    return found.or_doubled(halves, combined, sample, prompt, texts)

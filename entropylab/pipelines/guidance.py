@@ -7,13 +7,15 @@ the direction of their sum (a pipeline may negate). No pipeline need be known fo
 the host reads a few numbers when the run is over.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ..capture.alike import stamp_of
 
 MOST_UNEXPLAINED = 0.5
 """Share of what guidance does that the combination may leave unexplained: its strength may vary, or be limited."""
@@ -65,7 +67,7 @@ class Evidence:
         return [*self.products, *(found for found in single if found is not None), *more]
 
     def or_doubled(
-        self, halves: Sequence[Branch | None], combined: Tensor, sample: Tensor, prompt: Tensor | None
+        self, halves: Sequence[Branch | None], combined: Tensor, sample: Tensor, prompt: Tensor | None, texts: "Texts"
     ) -> "Evidence":
         """This evidence, with the possibility that the one branch is two."""
         same = torch.stack(
@@ -74,7 +76,7 @@ class Evidence:
         one, other = halves
         if one is not None and other is not None:
             same &= (one.output != other.output).any()
-        known = evidence(halves, combined.chunk(2)[0], sample.chunk(2)[0], 2, prompt)
+        known = evidence(halves, combined.chunk(2)[0], sample.chunk(2)[0], 2, prompt, texts)
         return replace(self, doubled=same, halves=known)
 
     def decided(self) -> "Evidence":
@@ -161,7 +163,7 @@ def least_squares(products: np.ndarray) -> tuple[np.ndarray, float]:
 
 @torch.no_grad()
 def evidence(
-    branches: Sequence[Branch | None], combined: Any, sample: Any, first: int, prompt: Tensor | None
+    branches: Sequence[Branch | None], combined: Any, sample: Any, first: int, prompt: Tensor | None, texts: "Texts"
 ) -> Evidence:
     """Gather what names the branches of a step.
 
@@ -171,6 +173,7 @@ def evidence(
         sample: the scheduler's sample, which may be mixed in.
         first: how many branches the step's first denoiser call has.
         prompt: what the pipeline made of its prompt, (samples, tokens, channels), if that is known.
+        texts: what was asked of texts before.
     """
     known = [branch for branch in branches if branch is not None]
     if len(known) < 2 or len(known) < len(branches) or not isinstance(combined, Tensor):
@@ -180,13 +183,35 @@ def evidence(
     more = [sample] if has_sample and sample.shape == combined.shape else []
     found = []
     home = known[0].output.device  # denoisers, or their calls, may be spread over several
-    for outputs in zip(*(fitted(branch.output.to(home), combined) for branch in known), strict=True):
+    for outputs in zip(*(fitted(branch.output.to(home), combined) for branch in known), strict=False):
         if all(output is not None for output in outputs):
-            rows = torch.stack([part.flatten().double() for part in (*outputs, *more, combined)])
+            rows = torch.cat([part.reshape(1, -1) for part in (*outputs, *more, combined)]).double()
             found.append(rows @ rows.T)
-    alike = torch.stack([torch.stack([same_text(one, other, home) for other in known]) for one in known])
-    prompted = None if prompt is None else torch.stack([handed(branch, prompt, home) for branch in known])
+    alike, prompted = texts.judged(known, prompt, home)
     return Evidence(len(branches), first, products=tuple(found), alike=alike, prompted=prompted)
+
+
+class Texts:
+    """Which branches were handed the same text, and which the prompt: asked once for texts that stay as they are."""
+
+    def __init__(self) -> None:
+        self.known: dict[Hashable, tuple[Tensor, Tensor | None]] = {}
+
+    def judged(
+        self, branches: Sequence[Branch], prompt: Tensor | None, device: torch.device
+    ) -> tuple[Tensor, Tensor | None]:
+        """Whether branches were handed the same text, (branches, branches), and the prompt, (branches,), if known."""
+        stamps = [tuple(stamp_of(text) for text in branch.texts) for branch in branches]
+        asked = None if prompt is None else stamp_of(prompt)
+        key = (tuple(stamps), asked, device)
+        is_known = None not in (stamp for each in stamps for stamp in each) and (prompt is None or asked is not None)
+        if is_known and key in self.known:
+            return self.known[key]
+        alike = torch.stack([torch.stack([same_text(one, other, device) for other in branches]) for one in branches])
+        prompted = None if prompt is None else torch.stack([handed(branch, prompt, device) for branch in branches])
+        if is_known:
+            self.known[key] = (alike, prompted)
+        return alike, prompted
 
 
 def handed(branch: Branch, prompt: Tensor, device: torch.device) -> Tensor:
@@ -199,12 +224,14 @@ def handed(branch: Branch, prompt: Tensor, device: torch.device) -> Tensor:
     return found
 
 
-def fitted(output: Tensor, combined: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def fitted(output: Tensor, combined: Tensor) -> tuple[Tensor | None, ...]:
     """A branch's output cut to the shape of the combination, from its front and from its back; None where it is not.
 
     A learned variance and reference tokens stand behind the image, text may stand before it. Frames of a video may have
     become images of a batch.
     """
+    if output.shape == combined.shape:
+        return (output,)
     if output.ndim != combined.ndim:
         if output.numel() != combined.numel():
             return None, None

@@ -6,7 +6,7 @@ import torch
 
 import entropylab
 from entropylab.measuring import run
-from entropylab.pipelines.guidance import Branch, evidence
+from entropylab.pipelines.guidance import Branch, Texts, evidence
 
 from ..zoo import BY_NAME
 from .examining import on_cpu
@@ -73,7 +73,7 @@ def test_branches_from_two_gpus_are_told_apart() -> None:
             Branch(output.to(place), (torch.full((1, 2), text).to(place),))
             for output, place, text in ((uncond, "cuda:0", 0.0), (cond, "cuda:1", 1.0))
         ]
-        found = evidence(branches, combined.to("cuda:0"), sample.to("cuda:0"), 1, None).names()
+        found = evidence(branches, combined.to("cuda:0"), sample.to("cuda:0"), 1, None, Texts()).names()
     assert found == ["uncond", "cond"]
 
 
