@@ -267,6 +267,10 @@ def begin_forward(place: Place, root: nn.Module, args: tuple, kwargs: dict) -> F
                     observer.on_forward(path, root, inputs)
         except Exception as problem:
             here.blind = {**(here.blind or {}), observer: reason_of(problem)}
+        except BaseException:
+            if begun is not None:
+                abandon()
+            raise
     return begun
 
 

@@ -39,13 +39,19 @@ COPIES = [saved, pickled, copy.deepcopy]
 WATCHING = [entropylab.record, lambda model: entropylab.rescale(model, 1.2), recorded_and_rescaled]
 
 
+def owner_of(value):
+    """Where what a module has was made."""
+    made = getattr(value, "func", value)
+    return getattr(made, "__module__", type(made).__module__)
+
+
 def parts_of_ours(model):
     """Where in a model there is something that is made of our code."""
     found = []
     for path, part in model.named_modules():
         hooks = [*part._forward_hooks.values(), *part._forward_pre_hooks.values()]
         values = [*hooks, *vars(part).values(), *vars(getattr(part, "processor", part)).values()]
-        found += [path for value in values if "entropylab." in getattr(value, "__module__", type(value).__module__)]
+        found += [path for value in values if "entropylab." in owner_of(value)]
     return found
 
 

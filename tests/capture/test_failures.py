@@ -15,7 +15,7 @@ from entropylab.capture.tracing import Trace
 from entropylab.errors import EntropyLabWarning
 from entropylab.measuring import reduce, run
 from entropylab.measuring.recorder import Recorder
-from entropylab.measuring.reduce import Reduction
+from entropylab.measuring.steps import DenoiserCall
 from entropylab.pipelines.sight import Sight
 
 from ..attention import together
@@ -136,7 +136,7 @@ def broken(error):
 
 PLACES = {
     "statistics": (reduce, "head_sums", "unet.mid_block"),
-    "averages": (Reduction, "packed", "unet.mid_block"),
+    "averages": (DenoiserCall, "packed", "unet.mid_block"),
     "what a call is": (Forward, "placed", "unet.mid_block"),
     "inputs": (Sight, "read_inputs", "unet"),
     "a forward's beginning": (Recorder, "on_forward", "unet"),
@@ -184,15 +184,15 @@ def test_a_layer_that_fails_costs_no_other_its_numbers(random_pipe, monkeypatch)
     with entropylab.record(random_pipe) as rec:
         sample(random_pipe)
     whole = rec.dataset
-    packed = Reduction.packed
+    packed = DenoiserCall.packed
 
-    def one_fails(self, found):
-        keys = [(one.sums[0, 0, 3] / one.sums[0, 0, 0]).item() for one in found]
-        if any(count == 64 and one.sums.shape[1] == 4 for count, one in zip(keys, found, strict=True)):
+    def one_fails(self, members):
+        found = [self.found[member] for member in members]
+        if any(sums.shape[1] == 4 and (sums[0, 0, 3] / sums[0, 0, 0]).item() == 64 for sums in found):
             raise torch.OutOfMemoryError("none left")
-        return packed(self, found)
+        return packed(self, members)
 
-    monkeypatch.setattr(Reduction, "packed", one_fails)
+    monkeypatch.setattr(DenoiserCall, "packed", one_fails)
     with pytest.warns(EntropyLabWarning, match="none left"), entropylab.record(random_pipe) as rec:
         sample(random_pipe)
     lost = set(rec.unmeasured)

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import entropylab
-from entropylab.capture import alike, multihead
+from entropylab.capture import alike, handed
 
 from ..joints import JointTransformer, inputs, lengths, new_joint
 from ..seeds import normal
@@ -34,7 +34,7 @@ def reads(work):
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
-    for module in (alike, multihead):
+    for module in (alike, handed):
         monkeypatch.setattr(module, "makes_wait", lambda tensor: True)
 
 
