@@ -102,13 +102,18 @@ def unfollowed_here() -> Iterator[Trace | None]:
             forward.go_on()
 
 
-here = threading.local()
-"""The forward that runs in this thread, as ``here.forward``."""
+class Here(threading.local):
+    """The forward that runs in a thread."""
+
+    forward: Forward | None = None
+
+
+here = Here()
 
 
 def running() -> Forward | None:
     """The forward that runs in this thread."""
-    return getattr(here, "forward", None)
+    return here.forward
 
 
 def unfollowed(function: Callable) -> Callable:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from . import bindings
 from .byhand import PRODUCTS, seen_product, seen_softmax
@@ -59,8 +60,9 @@ def seen_sdpa(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         enable_gqa: bool = False,
     ) -> Tensor:
         more = {"enable_gqa": True} if enable_gqa else {}
-        frame, here = looked_at(), session.here
-        if frame is None or frame.by_inputs:
+        here = session.here
+        frame = None if here.quiet else here.frame
+        if frame is None or frame.by_inputs or is_dynamo_compiling() or torch.compiler._is_compiling_flag:
             return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
         try:
             mask, causal, problem = read_mask(attn_mask, query.device) if attn_mask is not None else (None, False, None)
@@ -106,8 +108,7 @@ def shown(
             refuse(problem)
     except Exception as failure:
         fail(failure, of_rescaling=False)
-    if not frame.seen:
-        frame.is_seen()
+    frame.is_seen()
     return query, scale
 
 

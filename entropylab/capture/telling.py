@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..errors import EntropyLabError
 from .calls import AttentionCall, check_readable, in_autocast
-from .forwards import apart, running
+from .forwards import apart, here
 from .session import Frame, Observer, computes_again, fail, session
 
 ALONE = 1.0
@@ -36,7 +36,7 @@ def call_of(
     check_readable(query, key)
     values = (query.detach(), key.detach()) if query.requires_grad or key.requires_grad else (query, key)
     call = AttentionCall("", frame.module, *values, mask, scale, is_causal, beside=frame.beside)
-    forward = running()
+    forward = here.forward
     return call if forward is None else forward.placed(call, frame.module, sides or (query, key), counts)
 
 
@@ -70,23 +70,17 @@ def show(frame: Frame, call: AttentionCall) -> None:
     device = call.query.device.type
     if torch.is_autocast_enabled(device):
         with torch.autocast(device, enabled=False):
-            tell_all(frame, in_autocast(call, device))
+            tell_apart(frame, in_autocast(call, device))
     elif torch._C._len_torch_function_stack() or type(call.query) is not Tensor or torch.is_grad_enabled():
-        tell_all(frame, call)
+        tell_apart(frame, call)
     else:
         tell(frame, call)
 
 
-@apart
-def tell_all(frame: Frame, call: AttentionCall) -> None:
-    """``tell``, whatever follows or differentiates what is computed here."""
-    tell(frame, call)
-
-
 def tell(frame: Frame, call: AttentionCall) -> None:
     """Tell every observer of a call; one that it can't measure is named, for the model must go on."""
-    here = session.here
-    here.quiet += 1
+    at = session.here
+    at.quiet += 1
     try:
         for observer, path in frame.watchers:
             if not observer.rescales and not observer.ended:
@@ -95,7 +89,11 @@ def tell(frame: Frame, call: AttentionCall) -> None:
                 except EntropyLabError as problem:
                     observer.fail(problem)
     finally:
-        here.quiet -= 1
+        at.quiet -= 1
+
+
+tell_apart = apart(tell)
+"""The same, whatever follows or differentiates what is computed here."""
 
 
 def answer_of(observer: Observer, path: str, call: AttentionCall) -> float | Tensor | None:
@@ -104,9 +102,9 @@ def answer_of(observer: Observer, path: str, call: AttentionCall) -> float | Ten
     Raises:
         EntropyLabError: as ``on_attention`` does.
     """
-    here = session.here
-    if here.blind and observer in here.blind:
-        observer.lose(path, here.blind[observer])
+    blind = session.here.blind
+    if blind and observer in blind:
+        observer.lose(path, blind[observer])
         return None
     if call.layer and call.layer != path:
         call = replace(call, layer=path)

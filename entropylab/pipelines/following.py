@@ -7,7 +7,7 @@ scheduler, compare its class, or ask for a method's signature, and finds all as 
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Protocol
@@ -126,24 +126,27 @@ def tell(listener: Listener, event: str, *about: Any) -> None:
         listener.on_failure(problem)
 
 
-def named(signature: inspect.Signature, args: tuple, kwargs: dict) -> dict[str, Any]:
-    """Arguments by name; none of a call that does not fit, which is about to fail by itself."""
-    try:
-        return signature.bind_partial(*args, **kwargs).arguments
-    except TypeError:
-        return {}
+def named(names: Sequence[str], args: tuple, kwargs: dict) -> dict[str, Any]:
+    """Arguments by name: those by place after the ``names`` of the parameters that can be so given."""
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def names_of(method: Any) -> list[str]:
+    """Names of a method's parameters that can be given by place, its object's first."""
+    parameters = inspect.signature(method).parameters.values()
+    return [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
 
 
 def seen_call(original: Any) -> Any:
     """A pipeline's ``__call__`` that tells of itself."""
-    signature = inspect.signature(original)
+    names = names_of(original)
 
     @functools.wraps(original)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        given = named(signature, (self, *args), kwargs) if listeners_of(self) else {}
+        given = named(names, (self, *args), kwargs) if listeners_of(self) else {}
         for listener in listeners_of(self):
             tell(listener, "on_parts")
-            tell(listener, "on_call", {**given, **given.get("kwargs", {})})
+            tell(listener, "on_call", given)
         failed = True
         try:
             found = original(self, *args, **kwargs)
@@ -185,13 +188,13 @@ def seen_latents(original: Any) -> Any:
 
 def seen_encoding(original: Any) -> Any:
     """A pipeline's ``encode_prompt`` that tells what it made."""
-    signature = inspect.signature(original)
+    names = names_of(original)
 
     @functools.wraps(original)
     def encode_prompt(self: Any, *args: Any, **kwargs: Any) -> Any:
         found = original(self, *args, **kwargs)
         for listener in listeners_of(self):
-            tell(listener, "on_encoded", named(signature, (self, *args), kwargs), found)
+            tell(listener, "on_encoded", named(names, (self, *args), kwargs), found)
         return found
 
     return encode_prompt
@@ -211,12 +214,12 @@ def seen_timesteps(original: Any) -> Any:
 
 def seen_step(original: Any) -> Any:
     """A scheduler's ``step`` that tells what it is given."""
-    signature = inspect.signature(original)
+    names = names_of(original)
 
     @functools.wraps(original)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
         told = listeners_of(self)
-        given = named(signature, (self, *args), kwargs) if told else {}
+        given = named(names, (self, *args), kwargs) if told else {}
         for listener in told:
             tell(listener, "on_step", given.get("model_output"), given.get("sample"))
         return original(self, *args, **kwargs)
