@@ -81,7 +81,7 @@ class Forward:
                 forget(self.root)
         if counts:
             self.counts[module] = place[1] + 1
-        if roles is not None and not roles.are_simple:
+        if roles is not None and not (roles.queries.codes is None and roles.keys.codes is None):
             roles = roles.fitted(call.query, call.key, self.inputs.images)
             if roles is None:
                 forget(self.root)

@@ -95,12 +95,17 @@ def shown(
 
     One with a ``problem`` can be rescaled, and not be measured.
     """
+    frame.is_seen()
     if frame.watchers[0][0].rescales:  # those that rescale come first
         factor = ask(call)
+        changes = isinstance(factor, Tensor) or factor != 1.0
         if isinstance(factor, Tensor):
-            query, call = per_head(query, factor), rescaled(call, factor)
-        elif factor != 1.0:
-            scale, call = call.scale * factor, rescaled(call, factor)
+            query = per_head(query, factor)
+        elif changes:
+            scale = call.scale * factor
+        if frame.watchers[-1][0].rescales:  # and nobody else is there
+            return query, scale
+        call = rescaled(call, factor) if changes else call
     try:
         if problem is None:
             show_or_hold(frame, call)
@@ -108,7 +113,6 @@ def shown(
             refuse(problem)
     except Exception as failure:
         fail(failure, of_rescaling=False)
-    frame.is_seen()
     return query, scale
 
 

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from .calls import AttentionCall
 from .forwards import apart, running
-from .handed import own_tokens
 from .session import Frame
 from .telling import call_of, refuse, show
 from .tracing import version_of
@@ -58,16 +57,12 @@ def stands_for_the_same(frame: Frame, call: AttentionCall, first: AttentionCall,
 def show_or_hold(frame: Frame, call: AttentionCall) -> None:
     """Tell the observers of a call: now, or if more of its queries may follow, when its module does something else."""
     queries = call.query.shape[-2]
-    if not frame.held and (queries == call.key.shape[-2] or queries == all_queries(frame)):
+    own = frame.args[0] if frame.args else frame.kwargs.get("hidden_states")
+    all_of_them = isinstance(own, Tensor) and own.ndim == 3 and own.shape[1] == queries
+    if not frame.held and (queries == call.key.shape[-2] or all_of_them):
         show(frame, call)
     else:
         frame.held = [*frame.held, (call, (version_of(call.query), version_of(call.key)))]
-
-
-def all_queries(frame: Frame) -> int | None:
-    """How many tokens a module was handed as its own; None if that can't be told."""
-    own = own_tokens(frame.args, frame.kwargs)
-    return own.shape[1] if own is not None and own.ndim == 3 else None
 
 
 def finish(frame: Frame) -> None:

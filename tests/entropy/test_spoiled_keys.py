@@ -104,8 +104,9 @@ def test_what_is_measured_counts_the_rows_that_have_it(case, road):
     for bad in (math.nan, 0.5):
         q, k = sides(bad)
         reduction = Reduction(("entropy",))
-        (packed,) = reduction.packed(list(reduction(call(q, k, mask, is_causal)).values()))
-        found, names = packed.entries.unflatten(1, (2, 4)).float(), reduction.names
+        (left,) = reduction(call(q, k, mask, is_causal)).values()
+        entries = reduction.entries(left.sums.flatten(0, 1), left.parts, left.fraction)
+        found, names = entries.unflatten(1, (2, 4)).float(), reduction.names
         counts.append(found[names.index("rows_bad")])
         assert found[names.index("entropy")].isfinite().all() or spoiled == QUERIES
     expected = torch.zeros(2, 4)

@@ -29,8 +29,9 @@ def tensors(heads: int = 2, key_heads: int = 2) -> tuple[torch.Tensor, torch.Ten
 def reduced(call: AttentionCall, **options: object) -> dict[str, torch.Tensor]:
     """Entries by name, each (batch, heads)."""
     reduction = Reduction(STATISTICS, **options)
-    (packed,) = reduction.packed(list(reduction(call).values()))
-    values = packed.entries.unflatten(1, call.query.shape[:2]).float()
+    (found,) = reduction(call).values()
+    entries = reduction.entries(found.sums.flatten(0, 1), found.parts, found.fraction)
+    values = entries.unflatten(1, call.query.shape[:2]).float()
     return dict(zip(reduction.names, values, strict=False))
 
 
