@@ -1,4 +1,4 @@
-"""The embedded pipeline end to end: plain, measured exactly, with 256 rows, and rescaled."""
+"""The embedded pipeline end to end: plain, measured in several ways, rescaled, and calibrated."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -12,7 +12,12 @@ import entropylab
 from .paired import peak_memory, time_ratios
 
 SIZES = (64, 96, 128)
-STEPS = 6
+STEPS = 8
+PROMPTS = ["a red heart", "a cat"]
+CALIBRATED = 96
+"""Size to calibrate at."""
+
+ALL = ("entropy", "sigma2", "third", "fourth", "sensitivity", "lse", "mean")
 
 
 def contexts(pipe: Any) -> dict[str, Callable[[], AbstractContextManager]]:
@@ -20,19 +25,37 @@ def contexts(pipe: Any) -> dict[str, Callable[[], AbstractContextManager]]:
     return {
         "plain": nullcontext,
         "exact": lambda: entropylab.record(pipe),
+        "all statistics": lambda: entropylab.record(pipe, statistics=ALL),
         "rows=256": lambda: entropylab.record(pipe, rows=256),
         "rescale": lambda: entropylab.rescale(pipe),
     }
 
 
-def sample(pipe: Any, size: int, context: Callable[[], AbstractContextManager]) -> None:
+def sample(
+    pipe: Any, size: int, context: Callable[[], AbstractContextManager], steps: int = STEPS, images: int = 2
+) -> None:
     """Two images with guidance, inside a context."""
-    generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    generators = [torch.Generator().manual_seed(seed) for seed in range(images)]
     with context():
         pipe(
-            ["a red heart", "a cat"], height=size, width=size, num_inference_steps=STEPS, guidance_scale=3.0,
+            PROMPTS[:images], height=size, width=size, num_inference_steps=steps, guidance_scale=3.0,
             generator=generators, output_type="latent",
         )  # fmt: skip
+
+
+def calibrate(pipe: Any) -> None:
+    """Two steps of Newton's at one size."""
+    entropylab.calibrate(
+        pipe, [CALIBRATED], prompts=PROMPTS, steps=STEPS, guidance_scale=3.0, iterations=2, tolerance=1e-9,
+        progress=False,
+    )  # fmt: skip
+
+
+def as_often(pipe: Any) -> None:
+    """Sampling as often as ``calibrate`` does, and nothing else."""
+    sample(pipe, 64, nullcontext, 1, 1)
+    for size in (64, CALIBRATED, CALIBRATED, CALIBRATED):
+        sample(pipe, size, nullcontext)
 
 
 def loaded() -> Any:
@@ -60,4 +83,7 @@ def run(repeats: int) -> list[dict[str, Any]]:
                 {"benchmark": "embedded pipeline", "case": f"{size}x{size}", "contestant": name, **time}
                 | {"memory_ratio": memory[name] / memory["plain"], "memory_mib": memory[name]}
             )
+    works = {"sampling as often": partial(as_often, pipe), "calibrate": partial(calibrate, pipe)}
+    for name, time in time_ratios(works, repeats).items():
+        rows.append({"benchmark": "calibrate", "case": f"{CALIBRATED}x{CALIBRATED}", "contestant": name, **time})
     return rows
