@@ -1,7 +1,6 @@
 """Families of the zoo on pretended GPUs: on the second one, while the first is current, and spread over both."""
 
 import pytest
-import torch
 
 import entropylab
 from entropylab.measuring import steps
@@ -81,12 +80,12 @@ def test_a_wait_and_launches_of_ours_are_found(monkeypatch, place) -> None:
 
 
 def test_layers_on_two_gpus_put_together_are_found(monkeypatch) -> None:
-    def careless(packed):
-        whole = torch.cat([one.sums for one in packed]).cpu()
-        pieces = whole.split([len(one.sums) for one in packed])
-        return [one._replace(sums=piece) for one, piece in zip(packed, pieces, strict=True)]
+    grouped = steps.grouped
 
-    monkeypatch.setattr(steps, "sent", careless)
+    def careless(calls):
+        return grouped(tuple(call._replace(device=None) for call in calls))
+
+    monkeypatch.setattr(steps, "grouped", careless)
     assert examine(BY_NAME["FLUX.1"], "cuda:1").error < 2e-5
     with pytest.raises(entropylab.EntropyLabError, match="on the same device"):
         examine(BY_NAME["FLUX.1"], "both")
