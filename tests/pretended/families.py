@@ -1,19 +1,19 @@
 """Which families of the zoo are tried on pretended GPUs, and what is known of them."""
 
 LAUNCHES = {
-    "Stable Diffusion 2": 5,
-    "Kandinsky 2.2": 8,
-    "AnimateDiff": 4,
-    "DiT": 21,
-    "PixArt-Sigma": 12,
-    "Sana": 22,
-    "Stable Diffusion 3": 15,
+    "Stable Diffusion 2": 3.1,
+    "Kandinsky 2.2": 5,
+    "AnimateDiff": 3,
+    "DiT": 16,
+    "PixArt-Sigma": 8,
+    "Sana": 11,
+    "Stable Diffusion 3": 9,
     "FLUX.1": 5,
-    "Qwen-Image": 15,
-    "PRX": 20,
-    "HiDream-I1": 14,
-    "Wan 2.1": 7,
-    "CogVideoX": 21,
+    "Qwen-Image": 11,
+    "PRX": 11,
+    "HiDream-I1": 8,
+    "Wan 2.1": 4,
+    "CogVideoX": 12,
 }
 """Family -> at most so many launches of ours for an attention call, where all is on one GPU.
 
