@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,14 +12,16 @@ from typing import Any
 from ..errors import EntropyLabError
 from ..files import PARTIAL, cannot_write, create_whole, write_whole
 from ..prompts import digest
-from .claims import EXPIRES, Claims, is_dead
-from .clocks import clock_of, modified
 from .configuration import differences, shown
-from .folder import CLAIMS, PROMPTS, RECORD, UNITS, RunFolder, read_run
-from .listing import ASIDE, OWN, files, listed, read_file, told
+from .folder import LOCKS, PROMPTS, RECORD, UNITS, RunFolder, read_run
+from .listing import OWN, files, listed, read_file, told
+from .locks import Locks
 
 LOCK = ".lock"
 """Held by the process that begins a run, or makes it longer."""
+
+LONG_AGO = 1200.0
+"""Nobody writes a unit's file for so long [s]."""
 
 
 def check_folder(out: Any, overwrite: bool = False) -> Path:
@@ -38,7 +41,7 @@ def check_folder(out: Any, overwrite: bool = False) -> Path:
             pass
     except OSError as error:
         raise cannot_write(path, error) from error
-    others = {entry.name for entry in listed(path)} - {PROMPTS, CLAIMS, LOCK}
+    others = {entry.name for entry in listed(path)} - {PROMPTS, LOCKS, LOCK}
     others = {name for name in others if not name.endswith(PARTIAL)}
     if RECORD not in others and others and not is_of_units(path, others):
         raise EntropyLabError(
@@ -57,15 +60,10 @@ def is_of_units(path: Path, others: set[str]) -> bool:
 
 
 def check_nobody_works(path: Path) -> None:
-    """Raise an EntropyLabError if processes seem to be at work on the run in a folder."""
-    busy = [unit for unit, holder in Claims(path / CLAIMS).holders().items() if holder and not is_dead(holder)]
-    now = clock_of(path)
-    fresh = [name for name in busy if now - modified(path / CLAIMS / f"{name}.json") < EXPIRES]
-    if fresh:
-        raise EntropyLabError(
-            f"overwrite: processes seem to be at work on {path} ({', '.join(fresh[:3])}); end them, or wait "
-            f"{EXPIRES:g} s if they are dead."
-        )
+    """Raise an EntropyLabError if processes are at work on the run in a folder."""
+    busy = [f"{unit} by {who}" for unit, who in Locks(path / LOCKS).holders().items()]
+    if busy:
+        raise EntropyLabError(f"overwrite: processes are at work on {path} ({', '.join(busy[:3])}); end them first.")
 
 
 def begin(
@@ -124,8 +122,8 @@ def alone(path: Path) -> Iterator[None]:
 
 
 def make_folders(path: Path) -> None:
-    """Make the folders of units and claims, if they are not there."""
-    for name in (UNITS, CLAIMS):
+    """Make the folders of units and locks, if they are not there."""
+    for name in (UNITS, LOCKS):
         with told(path / name):
             (path / name).mkdir(exist_ok=True)
 
@@ -181,7 +179,7 @@ def clear(path: Path) -> None:
     Raises:
         EntropyLabError: its folders are links, or hold what is not a run's; nothing is removed then.
     """
-    own = [file for folder in (UNITS, CLAIMS) for file in own_files(path / folder)]
+    own = [file for folder in (UNITS, LOCKS) for file in own_files(path / folder)]
     try:
         record = json.loads(read_file(path / RECORD))
     except (OSError, RecursionError, ValueError):
@@ -216,9 +214,20 @@ def own_files(folder: Path) -> list[Path]:
 def sweep(path: Path) -> None:
     """Remove what processes that were killed left half written, long enough ago that nobody is writing it."""
     now = clock_of(path)
-    for folder in (path, path / UNITS, path / CLAIMS):
+    for folder in (path, path / UNITS):
         for entry in listed(folder):
-            half = entry.name.startswith(".") and entry.name.endswith((PARTIAL, ASIDE))
-            if half and now - modified(Path(entry.path)) > 10 * EXPIRES:
-                with suppress(OSError):
+            with suppress(OSError):
+                half = entry.name.startswith(".") and entry.name.endswith(PARTIAL)
+                if half and now - entry.stat(follow_symlinks=False).st_mtime > LONG_AGO:
                     os.unlink(entry.path)
+
+
+def clock_of(folder: Path) -> float:
+    """What time it is where a folder's files are [s]: the clock of a file server need not be ours."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b".")
+            file.flush()
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return time.time()

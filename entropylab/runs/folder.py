@@ -1,9 +1,9 @@
-"""A run's folder: its record, its prompts, its finished units, and the claims of those at work.
+"""A run's folder: its record, its prompts, its finished units, and the locks of those at work.
 
 RUN/run.json        configuration and provenance
 RUN/prompts.jsonl   the prompt of every sample, one a line
 RUN/units/*.nc      what is finished
-RUN/claims/*.json   what is in hand
+RUN/locks/*.lock    what is in hand
 """
 
 import json
@@ -24,14 +24,14 @@ from ..dataset import ATTRIBUTE
 from ..errors import EntropyLabError, EntropyLabWarning, one_line
 from ..files import flush_folder
 from ..prompts import digest
-from .claims import Claims
 from .configuration import JOINED, differences, digest_of
 from .listing import files, is_there, read_file, told
+from .locks import Locks
 from .state import CHECKSUM, checksum, labels_of
 from .units import Unit, cut
 
 FORMAT = 2
-RECORD, PROMPTS, UNITS, CLAIMS = "run.json", "prompts.jsonl", "units", "claims"
+RECORD, PROMPTS, UNITS, LOCKS = "run.json", "prompts.jsonl", "units", "locks"
 DAMAGED = ".damaged"
 KEYS = {"format", "configuration", "digest", "attributes"}
 """What a record holds."""
@@ -81,9 +81,9 @@ class RunFolder:
         return cut(sizes, known["scaling"], known["samples"], known["unit_samples"])
 
     @property
-    def claims(self) -> Claims:
+    def locks(self) -> Locks:
         """Who is at work."""
-        return Claims(self.path / CLAIMS)
+        return Locks(self.path / LOCKS)
 
     def file(self, unit: Unit) -> Path:
         """Where a unit is, once it is finished."""

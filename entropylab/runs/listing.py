@@ -9,11 +9,8 @@ from pathlib import Path
 from ..errors import EntropyLabError, one_line
 from ..files import PARTIAL
 
-ASIDE = ".aside"
-"""End of the names of claims that were given up."""
-
-OWN = re.compile(rf"\d+x\d+_\d+-[\w.-]*_\d+-\d+\.(nc|nc\.damaged|json)|\.[0-9a-f]{{32}}({PARTIAL}|{ASIDE})")
-"""Names of the files that a run makes in its folders of units and claims."""
+OWN = re.compile(rf"\d+x\d+_\d+-[\w.-]*_\d+-\d+\.(nc|nc\.damaged|lock)|\.[0-9a-f]{{32}}{PARTIAL}")
+"""Names of the files that a run makes in its folders of units and locks."""
 
 
 @contextmanager

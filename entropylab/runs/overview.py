@@ -7,9 +7,7 @@ from typing import Any
 
 from ..files import as_path
 from ..sizes import size_label
-from .claims import EXPIRES, is_dead, who
-from .clocks import clock_of, modified
-from .folder import CLAIMS, DAMAGED, UNITS, RunFolder, read_run
+from .folder import DAMAGED, UNITS, read_run
 from .listing import listed, told
 from .merging import merge_run
 from .units import Unit
@@ -23,7 +21,7 @@ class Status:
         path: its folder.
         units: all units.
         finished: names of those that are finished.
-        at_work: unit -> host and process that has it in hand, or had it before it died.
+        at_work: unit -> host and process that has it in hand.
         damaged: unit -> what is wrong with it; only what was checked.
         size: bytes of the finished units.
     """
@@ -69,8 +67,7 @@ def status(path: Any, check: bool = False) -> Status:
     run = read_run(as_path(path, "run", "folder"))
     units, finished = run.units, run.finished()
     names = {unit.name for unit in units}
-    work = {name: holder for name, holder in run.claims.holders().items() if name in names - finished}
-    at_work = {name: who(holder) + silence(run, name, holder) for name, holder in work.items()}
+    at_work = {name: who for name, who in run.locks.holders().items() if name in names - finished}
     left = sorted(entry.name for entry in listed(run.path / UNITS) if entry.name.endswith(DAMAGED))
     damaged = {name: f"{run.path / UNITS / name} was damaged" for name in left}
     if check:
@@ -79,9 +76,3 @@ def status(path: Any, check: bool = False) -> Status:
     with told(run.path / UNITS):
         size = sum((run.path / UNITS / f"{name}.nc").stat().st_size for name in here)
     return Status(run.path, units, here, at_work, damaged, size)
-
-
-def silence(run: RunFolder, name: str, holder: dict[str, Any]) -> str:
-    """For how long a holder that is not known to be dead has given no sign of life, in words, if that is long."""
-    seconds = clock_of(run.path) - modified(run.path / CLAIMS / f"{name}.json")
-    return f", silent for {seconds:.0f} s" if seconds > EXPIRES / 2 and not is_dead(holder) else ""

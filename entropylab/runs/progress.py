@@ -120,10 +120,6 @@ class Progress:
         )
         return f"{span(here)} left at this size, {span(everywhere)} in all"
 
-    def expected(self, unit: Unit) -> float:
-        """How long a unit takes [s], as far as this process can know; 0 before it has finished any."""
-        return self.pace(unit.size) * unit.pixels
-
     def pace(self, size: Size) -> float:
         """How long a pixel takes [s], at the nearest size of which this process has finished a unit."""
         if not self.spent:

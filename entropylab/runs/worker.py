@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -21,9 +20,9 @@ from ..prompts import Prompts, count_cut
 from ..scaling import NamedRule
 from ..sizes import Size
 from .beginning import begin, check_folder
-from .claims import Claim, Claims, who
 from .configuration import configuration_of
 from .folder import MOST_UNITS, RECORD, RunFolder, too_many
+from .locks import Lock
 from .merging import dataset_of, merge_run
 from .place import Place, is_left_alone, is_restarted, placed
 from .progress import Progress
@@ -32,12 +31,6 @@ from .units import Unit, default_samples
 
 KEPT_APART = ("branch", "step", "layer", "head")
 """What a run keeps apart unless it is told: everything but samples, of which there may be many."""
-
-POLL = 2.0
-"""How often a process without work looks whether there is some [s]."""
-
-SLOW = 3.0
-"""A process without work takes over a unit that somebody has had for so many times as long as it should take."""
 
 ALONE = (
     "one process is at work: accelerate launch --cpu starts several only through mpirun (--mpirun_hostfile). Use "
@@ -52,9 +45,8 @@ class Worker:
     Attributes:
         sample: ``sample(unit, progress)`` samples a unit while ``recorder`` measures.
         prompts: the prompt of every sample.
-        is_main: whether it is the one that speaks.
+        place: which of several processes it is: one that speaks, and a share to begin with.
         strict: whether an attention layer that could not be measured is an error.
-        sleep: waits for so many seconds.
         queue: the units that it has not come to yet; None before it has looked.
         found: names of finished units that were found since it told of any.
     """
@@ -63,12 +55,9 @@ class Worker:
     recorder: Recorder
     sample: Callable[[Unit, Progress], None]
     progress: Progress
-    claims: Claims
     prompts: list[str]
-    is_main: bool = True
+    place: Place = field(default_factory=Place)
     strict: bool = False
-    sleep: Callable[[float], None] = time.sleep
-    poll: float = POLL
     told: set[str] = field(default_factory=set)
     queue: deque[Unit] | None = None
     found: set[str] = field(default_factory=set)
@@ -82,8 +71,8 @@ class Worker:
     def work(self) -> None:
         """Measure until every unit is finished, by this process or another."""
         while (taken := self.next_unit()) is not None:
-            unit, claim = taken
-            with claim:
+            unit, lock = taken
+            with lock:
                 if self.run.is_finished(unit):
                     continue
                 self.run.check_still_there()
@@ -103,32 +92,38 @@ class Worker:
                 f"there, and entropylab.open({str(path)!r}) reads it."
             )
 
-    def next_unit(self) -> tuple[Unit, Claim] | None:
-        """A unit to measure, claimed; None when all are finished. Waits while others have the rest in hand.
+    def next_unit(self) -> tuple[Unit, Lock] | None:
+        """A unit to measure, locked; None when all are finished. Waits while others have the rest in hand.
 
-        It goes through the units once, and lists the folder again only for those that others had in hand: so a unit
-        costs as much in a long run as in a short one.
+        It goes through the units once, its own share of them first, and lists the folder again only for those that
+        others had in hand: so a unit costs as much in a long run as in a short one.
         """
-        self.queue = deque(self.pending()) if self.queue is None else self.queue
+        locks = self.run.locks
+        self.queue = deque(self.shared_out(self.pending())) if self.queue is None else self.queue
         while self.queue:
             unit = self.queue.popleft()
             if self.run.is_finished(unit):
                 self.found.add(unit.name)
-            elif (claim := self.claims.take(unit.name)) is not None:
-                return unit, claim
+            elif (lock := locks.take(unit.name)) is not None:
+                return unit, lock
         while pending := self.pending():
             for unit in pending:
-                claim = self.claims.take(unit.name, self.patience(unit))
-                if claim is not None:
-                    return unit, claim
+                if (lock := locks.take(unit.name)) is not None:
+                    return unit, lock
             self.tell_waiting(pending)
-            self.sleep(self.poll)
+            if (lock := locks.take(pending[0].name, wait=True)) is not None:
+                return pending[0], lock
         return None
+
+    def shared_out(self, units: list[Unit]) -> list[Unit]:
+        """The units in the order in which this process takes them: its own share, then the others' shares."""
+        rank, world = self.place.rank, self.place.world
+        return [unit for turn in range(world) for unit in units[(rank + turn) % world :: world]]
 
     def tell_waiting(self, pending: list[Unit]) -> None:
         """Say, once for each, whom this process waits for."""
-        holders = self.claims.holders()
-        found = [f"{unit.label}: in hand of {who(holders[unit.name])}" for unit in pending if unit.name in holders]
+        holders = self.run.locks.holders()
+        found = [f"{unit.label}: in hand of {holders[unit.name]}" for unit in pending if unit.name in holders]
         for line in found:
             if line not in self.told:
                 self.progress.say(f"waiting for {line}")
@@ -139,11 +134,6 @@ class Worker:
         finished = self.run.finished()
         self.found |= finished
         return [unit for unit in self.units if unit.name not in finished]
-
-    def patience(self, unit: Unit) -> float | None:
-        """For how long another process may have a unit in hand [s], if that can be told."""
-        expected = self.progress.expected(unit)
-        return max(SLOW * expected, 5 * self.poll) if expected else None
 
     def measure(self, unit: Unit) -> None:
         """Measure one unit and write it."""
@@ -163,7 +153,7 @@ class Worker:
         self.recorder.cells = Cells(self.recorder.reduction.names, self.recorder.keep)
         self.run.check_still_there()
         self.run.write(unit, ds)
-        self.progress.end(unit, {unit.name}, max(1, len(self.claims.holders())))
+        self.progress.end(unit, {unit.name}, max(1, len(self.run.locks.holders())))
 
     def seeds(self, unit: Unit) -> list[int]:
         """The unit's seeds."""
@@ -234,7 +224,7 @@ def measure_run(
         if is_left_alone():
             shown.say(ALONE)
         with watching(recorder, strict):
-            worker = Worker(run, recorder, sample, shown, run.claims, plan.prompts, place.is_main, strict)
+            worker = Worker(run, recorder, sample, shown, plan.prompts, place, strict)
             return finished(worker)
 
 
@@ -265,7 +255,7 @@ def finished(worker: Worker) -> xr.Dataset:
         worker.work()
         merged = merge_run(worker.run)
         if not merged.missing:
-            if worker.is_main:
+            if worker.place.is_main:
                 report_bad(merged.cells, stacklevel=4)
             return dataset_of(merged, worker.run)
         for unit, problem in merged.damaged.items():

@@ -91,7 +91,7 @@ def check_units(path: Path, known: set[str], tally: Tally) -> set[str]:
         if unit.name in finished:
             run.read(unit)
     tally.resumed += len(finished - known)
-    tally.in_flight = max(tally.in_flight, len(run.claims.holders()))
+    tally.in_flight = max(tally.in_flight, len(run.locks.holders()))
     return finished
 
 

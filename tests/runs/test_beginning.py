@@ -67,11 +67,11 @@ def test_overwriting_starts_afresh_and_leaves_other_files_alone(run: Path) -> No
 
 
 def test_a_run_that_is_being_made_is_not_overwritten(run: Path) -> None:
-    claim = read_record(run).claims.take("unit")
-    assert claim is not None
-    with pytest.raises(EntropyLabError, match="overwrite: processes seem to be at work"):
+    lock = read_record(run).locks.take("unit")
+    assert lock is not None
+    with pytest.raises(EntropyLabError, match="overwrite: processes are at work"):
         again(run, overwrite=True)
-    claim.release()
+    lock.release()
     again(run, overwrite=True)
 
 
@@ -165,14 +165,8 @@ def test_a_command_that_is_refused_leaves_the_prompts_of_the_run_alone(done: Pat
     assert read_record(run).prompts == PROMPTS
 
 
-def test_the_clock_of_another_machine_is_not_believed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from entropylab.runs import clocks
-
-    claim = read_record(run).claims.take("unit")
-    assert claim is not None
+def test_the_clock_of_this_machine_is_not_believed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (run / "units" / ".0.partial").write_text("being written")
-    monkeypatch.setattr(clocks.time, "time", lambda: 1e10)
-    with pytest.raises(EntropyLabError, match="overwrite: processes seem to be at work"):
-        again(run, overwrite=True)
+    monkeypatch.setattr("entropylab.runs.beginning.time.time", lambda: 1e10)
     again(run)
     assert (run / "units" / ".0.partial").exists()

@@ -60,23 +60,20 @@ def test_a_unit_may_be_a_link_to_a_file(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("thing", THINGS)
-def test_what_is_no_file_counts_as_a_claim_that_may_expire(thing: Callable[[Path], None], run: Path) -> None:
-    from entropylab.runs.claims import Claims
-
-    now = [0.0]
-    claims = Claims(run / "claims", expires=60, clock=lambda: now[0])
-    thing(run / "claims" / "unit.json")
-    assert claims.take("unit") is None
-    assert claims.holders() == {}
-    now[0] = 61
-    assert claims.take("unit") is not None
+def test_what_is_no_file_and_has_the_name_of_a_lock_holds_nobody_back(thing: Callable[[Path], None], run: Path) -> None:
+    locks = read_record(run).locks
+    thing(run / "locks" / "unit.lock")
+    assert locks.holders() == {}
+    lock = locks.take("unit")
+    assert lock is not None
+    lock.release()
 
 
-@pytest.mark.parametrize("name", ["units", "claims"])
+@pytest.mark.parametrize("name", ["units", "locks"])
 def test_a_folder_of_the_run_that_is_something_else(name: str, run: Path) -> None:
     shutil.rmtree(run / name)
     (run / name).write_text("a file")
-    for use in (status, again) if name == "claims" else (status, again, entropylab.open):
+    for use in (status, again) if name == "locks" else (status, again, entropylab.open):
         with pytest.raises(EntropyLabError, match=f"{name}.* can't be"):
             use(run)
 
@@ -98,7 +95,7 @@ def nobody() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("name", [".", "units", "claims"])
+@pytest.mark.parametrize("name", [".", "units", "locks"])
 @pytest.mark.parametrize("mode", [0o500, 0o000], ids=["no writing", "no reading"])
 def test_a_folder_that_is_shut_midway_is_named_and_loses_nothing(name: str, mode: int, nobody: Path) -> None:
     run = nobody / "run"
@@ -127,7 +124,7 @@ def test_a_folder_that_is_shut_midway_is_named_and_loses_nothing(name: str, mode
     assert pipe.calls in (1, 2)
 
 
-@pytest.mark.parametrize("folder", ["units", "claims"])
+@pytest.mark.parametrize("folder", ["units", "locks"])
 def test_overwriting_removes_what_is_the_runs_own_and_nothing_else(folder: str, run: Path) -> None:
     (run / folder / "holiday.jpg").write_text("a picture")
     before = sorted(path for path in run.rglob("*") if path.name != ".lock")
@@ -142,7 +139,7 @@ def test_overwriting_removes_what_is_the_runs_own_and_nothing_else(folder: str, 
     assert entropylab.open(run).attrs["seed"] == 1
 
 
-@pytest.mark.parametrize("folder", ["units", "claims"])
+@pytest.mark.parametrize("folder", ["units", "locks"])
 def test_overwriting_does_not_go_through_links(folder: str, run: Path, tmp_path: Path) -> None:
     (run / folder).rename(tmp_path / "elsewhere")
     (run / folder).symlink_to(tmp_path / "elsewhere")
@@ -179,7 +176,6 @@ def test_what_was_damaged_and_half_written_goes_with_the_run(run: Path) -> None:
     files(run)[0].write_bytes(b"")
     again(run)
     (run / "units" / f".{'0' * 32}.partial").write_text("half")
-    (run / "claims" / f".{'0' * 32}.aside").write_text("given up")
     again(run, seed=1, overwrite=True)
     assert len(list((run / "units").iterdir())) == 4
-    assert list((run / "claims").iterdir()) == []
+    assert list((run / "locks").iterdir()) == []

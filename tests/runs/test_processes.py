@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 import entropylab
-from entropylab.runs.claims import Claims, machine
+from entropylab.measuring.recorder import Recorder
+from entropylab.measuring.reduce import Reduction
 from entropylab.runs.folder import read_record
 from entropylab.runs.place import PLACES, Place, by_environment, is_left_alone, own_device, placed
+from entropylab.runs.progress import Progress
+from entropylab.runs.worker import Worker
 from entropylab.runs.worker import started as started_run
 
 from . import faults, stub
@@ -33,7 +36,7 @@ def test_processes_give_what_one_gives(world: int, together: bool, alone: Path, 
         faults.check(found + 1e-7, expected)
     for ours, theirs in zip(*(sorted((run / "units").iterdir()) for run in (tmp_path / "run", alone)), strict=True):
         assert ours.name == theirs.name
-    assert list((tmp_path / "run" / "claims").iterdir()) == []
+    assert list((tmp_path / "run" / "locks").iterdir()) == []
 
 
 def test_overwriting_with_processes_that_were_launched_together(tmp_path: Path) -> None:
@@ -58,71 +61,27 @@ def test_the_harness_notices_a_unit_that_is_lost(alone: Path) -> None:
         faults.check_units(alone, {"another"}, faults.Tally())
 
 
-def test_a_unit_of_a_process_that_was_killed_is_taken_over(alone: Path, tmp_path: Path) -> None:
+def test_a_unit_of_a_process_that_was_killed_is_measured_by_the_next(alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = start(out)
-    while not (out / "claims").is_dir() or not any((out / "claims").glob("[!.]*.json")):
+    while not (out / "locks").is_dir() or not any((out / "locks").iterdir()):
         assert process.is_alive()
     os.kill(process.pid or 0, signal.SIGKILL)
     process.join()
-    left = read_record(out).claims.holders() if (out / "run.json").exists() else {}
-    assert len(left) <= 1
     stub.measure(out)
     faults.check(entropylab.open(out), entropylab.open(alone))
 
 
-def hold(out: Path, unit: int, **changes: object) -> str:
-    """Claim a unit as a process of another machine that never finishes it."""
+def test_processes_begin_with_a_share_each_and_then_fill_what_is_missing(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    stub.measure(out)
     run = read_record(out)
-    theirs = Claims(out / "claims")
-    theirs.me |= {"host": "elsewhere", **changes}
-    name = run.units[unit].name
-    run.file(run.units[unit]).unlink()
-    assert theirs.take(name) is not None
-    return name
-
-
-class Waiting:
-    """Stands for the clock and for sleep: time passes only while a process waits."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
-@pytest.mark.parametrize("beats", [True, False])
-def test_a_unit_of_a_slow_or_silent_process_elsewhere_is_measured_in_the_end(
-    beats: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out, clock = tmp_path / "run", Waiting()
-    before = stub.measure(out, sizes=[32], scaling="original")
-    name = hold(out, 0)
-    run = read_record(out)
-    run.file(run.units[2]).unlink()
-    path = out / "claims" / f"{name}.json"
-
-    def sleep(seconds: float) -> None:
-        clock.sleep(seconds)
-        if beats:
-            path.write_bytes(path.read_bytes().rstrip() + b" \n" if clock.now % 20 < 10 else path.read_bytes().rstrip())
-
-    from entropylab.runs import worker
-
-    original = worker.Worker.__post_init__
-
-    def post_init(self: worker.Worker) -> None:
-        original(self)
-        self.claims.clock, self.sleep = clock, sleep
-
-    monkeypatch.setattr(worker.Worker, "__post_init__", post_init)
-    after = stub.measure(out, sizes=[32], scaling="original")
-    faults.check(after, before)
-    assert clock.now > 5
+    worker = Worker(run, Recorder(stub.Stub(), Reduction(("entropy",))), lambda *_: None, Progress(run.units), [])
+    for rank in range(3):
+        worker.place = Place(rank, 3)
+        shared = worker.shared_out(run.units)
+        assert shared[: len(run.units[rank::3])] == run.units[rank::3]
+        assert sorted(shared, key=run.units.index) == run.units
 
 
 def test_a_finished_unit_is_not_replaced_by_a_process_that_comes_late(tmp_path: Path) -> None:
@@ -190,7 +149,3 @@ def test_processes_that_torchrun_starts_anew_do_not_overwrite_what_they_had_meas
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     stub.measure(tmp_path / "run", pipe, sizes=[32], scaling="original", overwrite=True)
     assert pipe.calls == 2 * before
-
-
-def test_a_machine_has_a_name() -> None:
-    assert machine()["host"]

@@ -67,7 +67,7 @@ def test_an_exception_keeps_what_is_finished_and_the_same_call_goes_on(
     with pytest.raises(error) as caught:
         again(out, pipe)
     assert any("entropylab.open" in note and "samples 4 to 5" in note for note in caught.value.__notes__)
-    assert list((out / "claims").iterdir()) == []
+    assert list((out / "locks").iterdir()) == []
     assert status(out).finished == {path.stem for path in files(out)}
     with pytest.warns(EntropyLabWarning, match="is not finished, it has 2 of 4 units: 32x32 original 4 of 8 samples"):
         half = entropylab.open(out)

@@ -1,0 +1,94 @@
+"""Locks: one holder at a time, given back, and freed by the system when a process dies."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from entropylab.runs.locks import END, Locks
+
+from .processes import CONTEXT
+
+
+def hold(folder: str, ready: object) -> None:
+    """Take a unit and keep it until the process is killed."""
+    lock = Locks(Path(folder)).take("unit")
+    assert lock is not None
+    ready.set()  # type: ignore[attr-defined]
+    signal.pause()
+
+
+@pytest.fixture
+def held(tmp_path: Path):
+    """A process that has a unit in hand."""
+    ready = CONTEXT.Event()
+    process = CONTEXT.Process(target=hold, args=(str(tmp_path), ready))
+    process.start()
+    assert ready.wait(60)
+    yield process
+    process.kill()
+    process.join()
+
+
+def test_one_holder_at_a_time(tmp_path: Path) -> None:
+    one, other = Locks(tmp_path), Locks(tmp_path)
+    lock = one.take("unit")
+    assert lock is not None
+    assert other.take("unit") is one.take("unit") is None
+    another = other.take("another")
+    assert another is not None
+    lock.release()
+    again = other.take("unit")
+    assert again is not None
+    for each in (another, again):
+        each.release()
+
+
+def test_it_is_given_back_also_after_an_error(tmp_path: Path) -> None:
+    locks = Locks(tmp_path)
+    with pytest.raises(KeyboardInterrupt), locks.take("unit") or pytest.fail("not taken"):
+        assert str(os.getpid()) in locks.holders()["unit"]
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_has_it_is_told_and_a_dead_process_has_nothing(held, tmp_path: Path) -> None:
+    locks = Locks(tmp_path)
+    assert locks.take("unit") is None
+    assert str(held.pid) in locks.holders()["unit"]
+    held.kill()
+    held.join()
+    assert locks.holders() == {}
+    lock = locks.take("unit")
+    assert lock is not None
+    lock.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_waiting_ends_when_the_holder_does(held, tmp_path: Path) -> None:
+    held.kill()
+    lock = Locks(tmp_path).take("unit", wait=True)
+    assert lock is not None
+    lock.release()
+
+
+def test_nobody_waits_for_himself(tmp_path: Path) -> None:
+    locks = Locks(tmp_path)
+    with locks.take("unit") or pytest.fail("not taken"):
+        own = locks.take("unit", wait=True)
+        assert own is not None
+        own.release()
+        assert locks.take("unit") is None
+
+
+def test_a_file_that_was_removed_by_its_holder_is_not_taken_for_a_lock(tmp_path: Path) -> None:
+    locks = Locks(tmp_path)
+    first = locks.take("unit")
+    assert first is not None
+    (tmp_path / f"unit{END}").unlink()  # as a holder does just before it lets go
+    second = locks.take("unit")
+    assert second is not None and locks.take("unit") is None
+    first.file.close()
+    assert locks.take("unit") is None
+    second.release()
