@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from . import plot
     from .calibration import Calibration, calibrate
     from .entropy import row_statistics
-    from .law import fit
-    from .law.checks import check
+    from .law.check import check
+    from .law.fit import fit
     from .measurement import measure
     from .measuring.logits import logit_sample
     from .measuring.recording import record
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "Calibration": "calibration",
     "calibrate": "calibration",
-    "check": "law.checks",
+    "check": "law.check",
     "evaluate": "quality.evaluation",
-    "fit": "law",
+    "fit": "law.fit",
     "layers": "pipelines",
     "load": "models",
     "logit_sample": "measuring.logits",
