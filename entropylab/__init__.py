@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from .measuring.logits import logit_sample
     from .measuring.recording import record
     from .models import load
+    from .netcdf import open_dataset as open
     from .netcdf import save
-    from .opening import open_dataset as open
     from .pipelines import layers
     from .quality.evaluation import evaluate
     from .reporting import report
@@ -42,7 +42,7 @@ _HOMES = {
     "load": "models",
     "logit_sample": "measuring.logits",
     "measure": "measurement",
-    "open": "opening",
+    "open": "netcdf",
     "plot": "plot",
     "record": "measuring.recording",
     "report": "reporting",

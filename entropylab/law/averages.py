@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from ..errors import EntropyLabError, names_of
-from ..wording import counted as in_words
+from ..errors import counted as in_words
 
 Kinds = str | Sequence[str]
 """Kinds of layers: "self", "cross", "joint", "temporal", or several; or "image", the image's part of joint layers."""
@@ -177,13 +177,18 @@ def over_samples(
     errors is then given, which the standard error of the mean can't exceed.
     """
     if "sample" in entropy.dims:
-        number = entropy.notnull().sum("sample")
-        spread = entropy.std("sample", ddof=1) if entropy.sizes["sample"] > 1 else entropy.mean("sample") * np.nan
-        return spread / np.sqrt(number)
+        return standard_error(entropy)
     if f"{name}_m2" in ds and "samples" in ds:
         number = ds["samples"].where(ds["samples"] > 1)
         return averaged((ds[f"{name}_m2"] / (number - 1) / number) ** 0.5, mask, keep)
     return entropy * np.nan
+
+
+def standard_error(values: xr.DataArray) -> xr.DataArray:
+    """Standard error of the mean over the dim ``sample``; NaN for one sample."""
+    if values.sizes["sample"] < 2:
+        return values.mean("sample") * np.nan
+    return values.std("sample", ddof=1) / np.sqrt(values.notnull().sum("sample"))
 
 
 def with_known_samples(part: xr.Dataset) -> xr.Dataset:
