@@ -14,8 +14,8 @@ CELLS = 2**20
 """Logits that are drawn for every number of keys."""
 
 
-def simulated_thresholds(seed: int = 0) -> Thresholds:
-    """The thresholds from simulated rows of independent logits, `CELLS` of them for every N and shape.
+def simulated_thresholds(seed: int = 0, cells: int = CELLS) -> Thresholds:
+    """The thresholds from simulated rows of independent logits, ``cells`` of them for every N and shape.
 
     Takes some seconds. Each curve is followed along sigma until the law, or the finite-N value, is off by more than
     `TOLERANCE`; the threshold is the smallest value met there: over 16 to 4096 Gaussian keys for ``small_n`` and
@@ -23,16 +23,16 @@ def simulated_thresholds(seed: int = 0) -> Thresholds:
     threshold may still be on the law; one that is off it is past one of them.
     """
     rng = np.random.default_rng(seed)
-    sizes = [gaussian_crossings(rng, tokens) for tokens in (16, 64, 256, 1024, 4096)]
-    shapes = [skewed_crossing(draws) for draws in distributions(rng, 4096)]
+    sizes = [gaussian_crossings(rng, tokens, cells) for tokens in (16, 64, 256, 1024, 4096)]
+    shapes = [skewed_crossing(draws) for draws in distributions(rng, 4096, cells)]
     term, ratio = (min(values) for values in zip(*sizes, strict=True))
     return Thresholds(min(shapes), term, ratio)
 
 
-def gaussian_crossings(rng: np.random.Generator, tokens: int) -> tuple[float, float]:
+def gaussian_crossings(rng: np.random.Generator, tokens: int, cells: int = CELLS) -> tuple[float, float]:
     """The finite-N term at which the law leaves the tolerance; sigma^2/(2 log N) at which the finite-N value does."""
     ratios = np.linspace(0.12, 0.45, 10)
-    draws = rng.standard_normal((CELLS // tokens, tokens))
+    draws = rng.standard_normal((cells // tokens, tokens))
     found = [measured(np.sqrt(2 * ratio * np.log(tokens)) * draws) for ratio in ratios]
     entropy, sigma2 = (np.array([row[name] for row in found]) for name in ("entropy", "sigma2"))
     law = entropy - np.log(tokens) + sigma2 / 2
@@ -41,9 +41,9 @@ def gaussian_crossings(rng: np.random.Generator, tokens: int) -> tuple[float, fl
     return crossing(terms, law), crossing(sigma2 / 2 / np.log(tokens), finite)
 
 
-def distributions(rng: np.random.Generator, tokens: int) -> Iterator[Array]:
+def distributions(rng: np.random.Generator, tokens: int, cells: int) -> Iterator[Array]:
     """Standardised draws (rows, tokens) that are skewed to either side, heavy-tailed, flat, and in two clusters."""
-    shape = (CELLS // tokens, tokens)
+    shape = (cells // tokens, tokens)
     for power in (0.5, 2.0, 8.0):
         draws = (rng.gamma(power, size=shape) - power) / np.sqrt(power)
         yield draws

@@ -27,13 +27,6 @@ def log_tokens(ds: xr.Dataset) -> xr.DataArray:
     return xr.apply_ufunc(np.log, tokens).assign_attrs(units="nats", long_name="log N")
 
 
-def deficit(ds: xr.Dataset) -> xr.DataArray:
-    """D = log N - H [nats], the divergence of attention from uniform, with all dims of ``ds.entropy``."""
-    entropy = check(ds)["entropy"].astype("float64")
-    result = (log_tokens(ds) - entropy).transpose(*entropy.dims)
-    return result.assign_attrs(units="nats", long_name="deficit log N - H")
-
-
 def check(ds: xr.Dataset) -> xr.Dataset:
     """The Dataset itself, if it is one that `entropylab.measure` could have made."""
     if not isinstance(ds, xr.Dataset):

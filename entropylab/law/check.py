@@ -344,7 +344,7 @@ def compared(part: xr.Dataset, mask: xr.DataArray, keep: Sequence[str]) -> xr.Da
         if key in cells:
             data[key] = means[key].where(np.isfinite(means[key]))
             data[f"{key}_residual"] = means["entropy"] - data[key]
-            data[f"{key}_residual_error"] = residual_error(part, cells, means, key, mask, keep)
+            data[f"{key}_residual_error"] = residual_error(part, cells, key, mask, keep)
     if "series" in data:
         data["correction"] = -means["third"] / 3 - means["fourth"] / 8
     data["finite_term"] = data["finite"] - data["law"]
@@ -375,19 +375,13 @@ def predictions(part: xr.Dataset) -> dict[str, xr.DataArray]:
 
 
 def residual_error(
-    part: xr.Dataset,
-    cells: dict[str, xr.DataArray],
-    means: dict[str, xr.DataArray],
-    key: str,
-    mask: xr.DataArray,
-    keep: Sequence[str],
+    part: xr.Dataset, cells: dict[str, xr.DataArray], key: str, mask: xr.DataArray, keep: Sequence[str]
 ) -> xr.DataArray:
     """Standard error over samples of a residual: of its own values, or the largest that those of its terms allow."""
-    if "sample" in part["entropy"].dims:
-        residual = averaged(cells["entropy"] - cells[key].where(np.isfinite(cells[key])), mask, (*keep, "sample"))
+    residual = averaged(cells["entropy"] - cells[key].where(np.isfinite(cells[key])), mask, (*keep, "sample"))
+    if "sample" in residual.dims:
         return over_samples(part, residual, mask, keep)
     weights = {"entropy": 1.0, "sigma2": 0.5, "third": 1 / 3, "fourth": 1 / 8}
     used = list(weights)[: {"law": 2, "third_order": 3, "series": 4}.get(key, 0)]
-    unknown = means["entropy"] * np.nan
-    parts = [weights[name] * over_samples(part, means[name], mask, keep, name) for name in used]
-    return sum(parts[1:], parts[0]) if parts else unknown
+    parts = [weights[name] * over_samples(part, residual, mask, keep, name) for name in used]
+    return sum(parts[1:], parts[0]) if parts else residual * np.nan

@@ -241,7 +241,7 @@ def fit(
     Samples, not query rows, are the independent unit of every error:
 
     - "clustered": each sample, with all its sizes, is a cluster; Student's t with one degree of freedom less than there
-      are samples. Exact for samples that are normal, however few: 95% intervals held the truth in 94 to 96% of 2000
+      are samples. Exact for samples that are normal, however few: 95% intervals held the truth in 94 to 95% of 2000
       simulated measurements with 2 to 10 samples, also where small sizes are noisier, and in 97 to 99% where one sample
       is five times as noisy as the others. Of "theil_sen" by leaving out each sample in turn, which held it as often.
       Taken for "auto" where samples were kept apart.

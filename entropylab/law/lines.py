@@ -1,7 +1,7 @@
 """Straight lines through points that were measured in clusters, with errors that know of the clusters.
 
-Arrays only, for as many lines at once as there are groups: `entropylab.fit` knows what they mean. General libraries
-fit one line at a time, and their cluster-robust errors are corrected for many clusters, where there are three samples.
+Arrays only, for as many lines at once as there are groups: `entropylab.fit` knows what they mean. Libraries of
+statistics fit one line at a time, and there is one for every layer, head and step.
 """
 
 import warnings
@@ -27,8 +27,7 @@ def straight_line(x: Array, y: Array, weights: Array | None = None) -> dict[str,
         y: (..., points, clusters).
         weights: of every point, broadcastable to y; all alike if None.
     """
-    use, dx, left, sums = least_squares(x, y, weights)
-    center, level, sxx, total = (sums[name] for name in ("center", "level", "sxx", "total"))
+    use, dx, left, (slope, center, level, sxx, total) = least_squares(x, y, weights)
     with np.errstate(divide="ignore", invalid="ignore"):
         if y.shape[-1] > 1:
             number = (use > 0).any(-2).sum(-1).astype(float)
@@ -41,11 +40,13 @@ def straight_line(x: Array, y: Array, weights: Array | None = None) -> dict[str,
             dof = np.where(number > 2, number - 2, np.nan)
             variance = (use * left**2).sum((-2, -1)) / dof
             across, up, both = variance / sxx, variance / total, 0 * variance
-    return line(sums["slope"], center, level, across, up, both, dof)
+    return line(slope, center, level, across, up, both, dof)
 
 
-def least_squares(x: Array, y: Array, weights: Array | None = None) -> tuple[Array, Array, Array, dict[str, Array]]:
-    """Weights that count, x from its mean, residuals (all (..., points, clusters)), and the sums (...) of the line."""
+def least_squares(x: Array, y: Array, weights: Array | None = None) -> tuple[Array, Array, Array, tuple[Array, ...]]:
+    """Weights that count, x from its mean, residuals (all (..., points, clusters)); and, all (...), slope, mean of x,
+    mean of y, weighted squares of x from its mean, and total weight.
+    """
     known = np.isfinite(y) & np.isfinite(x)
     use = np.where(known, 1.0 if weights is None else weights, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -55,8 +56,7 @@ def least_squares(x: Array, y: Array, weights: Array | None = None) -> tuple[Arr
         sxx = (use * dx**2).sum((-2, -1))
         sxx = np.where(sxx > 1e-12 * total, sxx, np.nan)
         slope = (use * dx * dy).sum((-2, -1)) / sxx
-    sums = {"slope": slope, "center": center, "level": level, "sxx": sxx, "total": total}
-    return use, dx, dy - slope[..., None, None] * dx, sums
+    return use, dx, dy - slope[..., None, None] * dx, (slope, center, level, sxx, total)
 
 
 def bounded(x: Array, y: Array, spread: Array, number: float, weights: Array | None = None) -> dict[str, Array]:
@@ -72,13 +72,12 @@ def bounded(x: Array, y: Array, spread: Array, number: float, weights: Array | N
         number: how many clusters stand behind them.
         weights: as of `straight_line`.
     """
-    use, dx, _, sums = least_squares(x, y, weights)
+    use, dx, _, (slope, center, level, sxx, total) = least_squares(x, y, weights)
     spread = np.where(use > 0, spread, 0)
-    along = use * dx / sums["sxx"][..., None, None]
-    mean = use / sums["total"][..., None, None]
-    own = [abs(part * spread).sum((-2, -1)) for part in (along, mean, mean - along * sums["center"][..., None, None])]
+    along, mean = use * dx / sxx[..., None, None], use / total[..., None, None]
+    own = [abs(part * spread).sum((-2, -1)) for part in (along, mean, mean - along * center[..., None, None])]
     dof = np.full(own[0].shape, number - 1 if number > 1 else np.nan)
-    return line(sums["slope"], sums["center"], sums["level"], own[0] ** 2, own[1] ** 2, 0 * dof, dof, own[2])
+    return line(slope, center, level, own[0] ** 2, own[1] ** 2, 0 * dof, dof, own[2])
 
 
 def smoothed(x: Array, variance: Array, number: Array) -> Array:

@@ -11,7 +11,7 @@ import xarray as xr
 
 from entropylab.errors import EntropyLabError
 from entropylab.law import BOUNDED, CLUSTERED, fit
-from entropylab.law.averages import deficit, log_tokens
+from entropylab.law.averages import log_tokens
 
 from ..datasets import NOISY, SIZES, own_log_tokens, own_mean, synthetic
 
@@ -59,7 +59,6 @@ def test_deficit_and_law_from_measured_sigma2() -> None:
     assert abs(result.law - h).min() > 0.01, "without the third and fourth cumulant the law is off"
     np.testing.assert_allclose(result["freezing"], np.mean(SIGMA2) / (2 * x), atol=1e-6)
     assert result.overall("half_sigma2") == pytest.approx(0.6, abs=1e-6)
-    assert deficit(ds).dims == ds["entropy"].dims
     assert log_tokens(ds).attrs["units"] == "nats"
 
 
