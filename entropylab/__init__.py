@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from . import plot
     from .calibration import Calibration, calibrate
     from .entropy import row_statistics
-    from .law import fit
-    from .law.checks import check
+    from .law.check import check
+    from .law.fit import fit
     from .measurement import measure
     from .measuring.logits import logit_sample
     from .measuring.recording import record
     from .models import load
+    from .netcdf import open_dataset as open
     from .netcdf import save
-    from .opening import open_dataset as open
     from .pipelines import layers
     from .quality.evaluation import evaluate
     from .reporting import report
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "Calibration": "calibration",
     "calibrate": "calibration",
-    "check": "law.checks",
+    "check": "law.check",
     "evaluate": "quality.evaluation",
-    "fit": "law",
+    "fit": "law.fit",
     "layers": "pipelines",
     "load": "models",
     "logit_sample": "measuring.logits",
     "measure": "measurement",
-    "open": "opening",
+    "open": "netcdf",
     "plot": "plot",
     "record": "measuring.recording",
     "report": "reporting",

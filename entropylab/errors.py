@@ -1,4 +1,4 @@
-"""The one exception type that callers of entropylab see, and the checks of arguments that raise it most often."""
+"""The one exception type that callers of entropylab see, the checks of arguments that raise it most, and words."""
 
 import os
 from typing import Any
@@ -32,6 +32,11 @@ def one_line(error: BaseException, most: int | None = None) -> str:
     """An error's message as one line, cut after so many characters; the system's own words, as for a full disk."""
     said = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
     return " ".join((said or type(error).__name__).split())[:most]
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """A count of things, in words: "1 layer", "3 layers"."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
 def names_of(value: Any) -> tuple[str, ...]:

@@ -1,4 +1,8 @@
-"""Measured Datasets in files (netCDF-4): written whole or not at all, and read as they were."""
+"""Measured Datasets in files (netCDF-4): written whole or not at all, and read as they were.
+
+netCDF holds text, numbers and attributes of either. What it has nothing for is kept as JSON or under a name of ours,
+and what would still not come back as it was is refused when it is written.
+"""
 
 import io
 import json
@@ -7,7 +11,7 @@ import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import h5netcdf
 import numpy as np
@@ -17,7 +21,7 @@ from xarray.backends import H5NetCDFStore
 from . import hdf5
 from .dataset import ATTRIBUTE, check_ours
 from .errors import EntropyLabError, one_line
-from .files import check_writable, write_whole
+from .files import as_path, check_writable, write_whole
 
 JSON_NAMES = "entropylab_json"
 """In a file: names of the attributes that are written as JSON, because netCDF has nothing for their type."""
@@ -44,8 +48,6 @@ NAME = re.compile(r"[A-Za-z](?:[\w.+-]| (?! |$)){0,99}")
 """Names of attributes that any program can read."""
 
 TIME_UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
-
-ENGINE: Literal["h5netcdf"] = "h5netcdf"
 
 
 def save(ds: xr.Dataset, path: str | os.PathLike[str], overwrite: bool = False) -> None:
@@ -84,13 +86,34 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str], overwrite: bool = False) 
     write_whole(target, hdf5.sealed(content))
 
 
-def read(source: Path) -> xr.Dataset:
+def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read a Dataset that ``save`` wrote, into memory; the file is closed again.
+
+    Args:
+        path: the file, or the folder of a run, finished or half finished.
+
+    Returns:
+        The Dataset as it was saved; of a run what is finished, with a warning that names what is not.
 
     Raises:
         EntropyLabError: no such file, a file that is empty, truncated, damaged or not netCDF-4, one that takes numbers
             from other files or needs more memory than there is, or another program's.
+
+    Examples:
+        >>> entropylab.save(ds, "entropy.nc")
+        >>> entropylab.open("entropy.nc").equals(ds)
+        True
     """
+    source = as_path(path)
+    if not os.path.isdir(source):
+        return read(source)
+    from .runs import open_run
+
+    return open_run(source)
+
+
+def read(source: Path) -> xr.Dataset:
+    """The Dataset in a file, as of `open_dataset`."""
     try:
         content = content_of(source)
         hdf5.check(content)
@@ -123,10 +146,14 @@ def content_of(source: Path) -> bytes:
 
 
 def to_bytes(encoded: xr.Dataset) -> bytes:
-    """A netCDF-4 file."""
+    """A netCDF-4 file: numbers compressed, with a checksum, and no value that means missing."""
     file = io.BytesIO()
+    packed = {"zlib": True, "complevel": 4, "shuffle": True, "fletcher32": True}
+    storages = {
+        name: {"_FillValue": None, **(packed if variable.ndim else {})} if variable.dtype.kind in "biuf" else {}
+        for name, variable in encoded.variables.items()
+    }
     with h5netcdf.File(file, "w") as handle:
-        storages = {name: storage(variable) for name, variable in encoded.variables.items()}
         encoded.dump_to_store(H5NetCDFStore(handle), encoding=storages)
     return file.getvalue()
 
@@ -134,7 +161,7 @@ def to_bytes(encoded: xr.Dataset) -> bytes:
 def from_bytes(content: bytes) -> xr.Dataset:
     """The Dataset in a netCDF-4 file."""
     plain = {"mask_and_scale": False, "decode_times": False, "decode_timedelta": False}
-    return decode(xr.load_dataset(io.BytesIO(content), engine=ENGINE, **plain))
+    return decode(xr.load_dataset(io.BytesIO(content), engine="h5netcdf", **plain))
 
 
 def encode(ds: xr.Dataset) -> xr.Dataset:
@@ -162,33 +189,25 @@ def decode(ds: xr.Dataset) -> xr.Dataset:
 
 def encode_variable(name: Any, variable: xr.Variable) -> xr.Variable:
     """A variable as numbers or text that netCDF can hold."""
-    kind = getattr(variable.dtype, "kind", "") if isinstance(variable.dtype, np.dtype) else ""
-    if not isinstance(name, str) or kind not in set("biufcSUTOmM"):
-        raise cannot_hold(name, variable)
     values, own = variable.values, {}
-    if kind in "mM":
-        unit = np.datetime_data(values.dtype)[0]
-        if unit not in TIME_UNITS:
-            raise cannot_hold(name, variable)
-        since = {"units": f"{TIME_UNITS[unit]} since 1970-01-01", "calendar": "proleptic_gregorian"}
-        own = {DTYPE: values.dtype.name, **(since if kind == "M" else {"units": TIME_UNITS[unit]})}
+    kind = values.dtype.kind if isinstance(variable.dtype, np.dtype) else ""
+    unit = TIME_UNITS.get(np.datetime_data(values.dtype)[0]) if kind in ("m", "M") else None
+    texts = values.ravel().tolist() if kind in ("U", "T", "O") else []
+    holds = kind in ("b", "i", "u", "f", "c", "S") or unit or kind in ("U", "T", "O")
+    if not isinstance(name, str) or not holds or not all(isinstance(text, str) for text in texts):
+        raise EntropyLabError(
+            "variables of ds must have text for a name, and hold numbers, text, or dates and time spans as datetime64 "
+            f"and timedelta64. Got {name!r} of {variable.dtype}."
+        )
+    if unit:
+        since = {"units": f"{unit} since 1970-01-01", "calendar": "proleptic_gregorian"}
+        own = {DTYPE: values.dtype.name, **(since if kind == "M" else {"units": unit})}
         values = values.astype(values.dtype.newbyteorder("=")).view(np.int64)
-    elif kind in "UTO":
-        texts = values.ravel().tolist()
-        if not all(isinstance(text, str) for text in texts):
-            raise cannot_hold(name, variable)
+    elif kind in ("U", "T", "O"):
         if not all(map(is_plain_text, texts)):
             own, texts = {DTYPE: JSON_TEXT}, [json.dumps(text) for text in texts]
         values = np.array(texts, dtype=str).reshape(values.shape)
     return xr.Variable(variable.dims, values, {**encode_attributes(variable.attrs, reserved=own), **own})
-
-
-def cannot_hold(name: Any, variable: xr.Variable) -> EntropyLabError:
-    """The error for a variable of a type, or with a name, that no file can hold."""
-    return EntropyLabError(
-        "variables of ds must have text for a name, and hold numbers, text, or dates and time spans as datetime64 and "
-        f"timedelta64. Got {name!r} of {variable.dtype}."
-    )
 
 
 def decode_variable(variable: xr.Variable) -> xr.Variable:
@@ -207,17 +226,19 @@ def decode_variable(variable: xr.Variable) -> xr.Variable:
 
 def encode_attributes(attributes: Mapping[Any, Any], reserved: Mapping[str, Any] = {}) -> dict[str, Any]:
     """Attributes as text, float and 64-bit int; others as JSON, their names in ``JSON_NAMES``, or in ``APART``."""
-    values = {check_name(name): as_python(name, value) for name, value in attributes.items()}
-    apart = {
-        name: value
-        for name, value in values.items()
-        if name in RESERVED or name in reserved or not NAME.fullmatch(name)
-    }
-    coded = [name for name, value in values.items() if name not in apart and not is_plain(value)]
-    kept = {name: json.dumps(values[name]) if name in coded else values[name] for name in values if name not in apart}
-    if coded:
-        kept[JSON_NAMES] = json.dumps(coded)
-    return {**kept, APART: json.dumps(apart)} if apart else kept
+    kept, coded, apart = {}, [], {}
+    for name, value in attributes.items():
+        if not isinstance(name, str):
+            raise EntropyLabError(f"attributes of ds must have text for names. Got {name!r}.")
+        value = as_python(name, value)
+        if name in RESERVED or name in reserved or not NAME.fullmatch(name):
+            apart[name] = value
+        elif is_plain(value):
+            kept[name] = value
+        else:
+            kept[name] = json.dumps(value)
+            coded.append(name)
+    return kept | ({JSON_NAMES: json.dumps(coded)} if coded else {}) | ({APART: json.dumps(apart)} if apart else {})
 
 
 def decode_attributes(attributes: Mapping[Any, Any]) -> dict[str, Any]:
@@ -227,13 +248,6 @@ def decode_attributes(attributes: Mapping[Any, Any]) -> dict[str, Any]:
     for name in json.loads(values.pop(JSON_NAMES, "[]")):
         values[name] = json.loads(values[name])
     return {**values, **apart}
-
-
-def check_name(name: Any) -> str:
-    """The name of an attribute, if it is text."""
-    if not isinstance(name, str):
-        raise EntropyLabError(f"attributes of ds must have text for names. Got {name!r}.")
-    return name
 
 
 def as_python(name: Any, value: Any) -> Any:
@@ -268,36 +282,18 @@ def is_plain_text(text: str) -> bool:
     return "\0" not in text and not re.search("[\ud800-\udfff]", text)
 
 
-def storage(variable: xr.Variable) -> dict[str, Any]:
-    """How a variable is laid down in the file: numbers compressed, with a checksum, and no value that means missing."""
-    if variable.dtype.kind not in "biuf":
-        return {}
-    fill = {"_FillValue": None}
-    return {**fill, "zlib": True, "complevel": 4, "shuffle": True, "fletcher32": True} if variable.ndim else fill
-
-
 def difference(ds: xr.Dataset, back: xr.Dataset) -> str:
     """What is not the same in what was written and what is read again; "" if all is."""
-    for sort in ("coords", "data_vars"):
-        names = [set(getattr(one, sort)) for one in (ds, back)]
-        if names[0] != names[1]:
-            return f"{sort} {sorted(map(str, names[0] ^ names[1]))}"
-    for name, variable in ds.variables.items():
-        other = back.variables[name]
-        if variable.dims != other.dims or values_of(variable) != values_of(other):
-            return f"variable {name!r} of {variable.dtype}"
-        if attribute := other_attribute(variable.attrs, other.attrs):
-            return f"attribute {attribute!r} of {name!r}"
-    attribute = other_attribute(ds.attrs, back.attrs)
-    return f"attribute {attribute!r}" if attribute else ""
-
-
-def other_attribute(before: Mapping[Any, Any], after: Mapping[Any, Any]) -> str:
-    """The first attribute that two have not in common; "" if there is none."""
-    ours, theirs = (
-        {str(name): repr(as_python(name, value)) for name, value in each.items()} for each in (before, after)
-    )
+    ours, theirs = contents(ds), contents(back)
     return next((name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)), "")
+
+
+def contents(ds: xr.Dataset) -> dict[str, Any]:
+    """All that must come back, by what it is called in messages."""
+    found: dict[str, Any] = {"the list of coordinates": sorted(map(str, ds.coords))}
+    for place, attributes in [("", ds.attrs), *((f" of {name!r}", v.attrs) for name, v in ds.variables.items())]:
+        found |= {f"attribute {name!r}{place}": repr(as_python(name, value)) for name, value in attributes.items()}
+    return found | {f"variable {name!r}": (v.dims, values_of(v)) for name, v in ds.variables.items()}
 
 
 def values_of(variable: xr.Variable) -> Any:

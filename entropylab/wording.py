@@ -1,6 +1,5 @@
-"""Words that messages, tables and reports share."""
+"""`counted` moved to `entropylab.errors`; what still imports it from here is being rewritten."""
 
+from .errors import counted
 
-def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """A count of things: "1 layer", "3 layers"."""
-    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+__all__ = ["counted"]

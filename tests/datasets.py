@@ -163,7 +163,7 @@ def own_log_tokens(ds: xr.Dataset) -> np.ndarray:
 
 
 def norris() -> pd.DataFrame:
-    """NIST StRD, Norris: linear least squares of lower difficulty; certified values in tests/law/test_regression.py."""
+    """NIST StRD, Norris: linear least squares of lower difficulty; certified values in tests/law/test_lines.py."""
     y = """0.1 338.8 118.1 888.0 9.2 228.1 668.5 998.5 449.1 778.9 559.2 0.3 0.1 778.1 668.8 339.3 448.9 10.8 557.7
     228.3 998.0 888.8 119.6 0.3 0.6 557.6 339.3 888.0 998.5 778.9 10.2 117.6 228.9 668.4 449.2 0.2"""
     x = """0.2 337.4 118.2 884.6 10.1 226.5 666.3 996.3 448.6 777.0 558.2 0.4 0.6 775.5 666.9 338.0 447.5 11.6 556.0

@@ -61,8 +61,7 @@ def test_layers_that_are_not_there() -> None:
         ({"kind": 3}, "kind must be a kind of layers, or several. Got 3"),
         ({"kind": []}, "kind must be a kind of layers, or several. Got []"),
         ({"by": 3}, "by must be None, or some of layer, head, step, branch. Got 3"),
-        ({"resamples": 0}, "resamples must be an int >= 1. Got 0"),
-        ({"seed": "0"}, "seed must be an int >= 0. Got '0'"),
+        ({"resamples": 99}, "no longer offered, and 'clustered' takes its place. Got errors='auto', resamples=99"),
     ],
 )
 def test_what_a_fit_can_not_be_asked(options: dict[str, Any], message: str) -> None:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 import entropylab
 from entropylab import EntropyLabError, logit_sample, plot, row_statistics, simulate, simulate_dataset
 from entropylab.law import fit
-from entropylab.law.checks import check
+from entropylab.law.check import check
 from entropylab.law.drift import drift
-from entropylab.law.validity import finite_entropy
+from entropylab.law.theory import finite_entropy
 from entropylab.measuring.logits import sampled_logits, standardised
 from entropylab.simulation.distributions import DISTRIBUTIONS, grid
 

@@ -97,12 +97,10 @@ def check(
     overwrite: Overwrite = False,
 ) -> None:
     """``entropylab check``."""
-    from ..law.check_table import grouped
-
     if out is not None:
         check_writable(out, overwrite)
     found = entropylab.check(opened(run), kind=kind, scaling=scaling)
-    table = found.to_frame() if by is None else grouped(found, split([by]))
+    table = found.to_frame() if by is None else found.grouped(split([by]))
     small = found.smallest(tolerance).to_string(index=False, float_format="{:.4g}".format)
     parts = [found.summary()]
     if by is not None:

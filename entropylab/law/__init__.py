@@ -1,6 +1,6 @@
 """The law of attention entropy, its fit and its checks. Knows Datasets, and no torch."""
 
-from .fitted import BOUNDED, Fit
-from .fitting import BOOTSTRAPPED, CLUSTERED, ORDINARY, UNKNOWN, fit, samples_of
+from .averages import samples_of
+from .fit import BOUNDED, CLUSTERED, ORDINARY, UNKNOWN, Fit, fit
 
-__all__ = ["BOOTSTRAPPED", "BOUNDED", "CLUSTERED", "ORDINARY", "UNKNOWN", "Fit", "fit", "samples_of"]
+__all__ = ["BOUNDED", "CLUSTERED", "ORDINARY", "UNKNOWN", "Fit", "fit", "samples_of"]

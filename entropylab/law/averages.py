@@ -1,6 +1,6 @@
-"""Averages of measured entropy over heads, layers and samples, and what they are compared with: log N, the deficit.
+"""What fits, checks and drifts take of a measured Dataset: layers of a kind, under a scaling, averaged and with errors.
 
-Knows Datasets, and nothing of tensors or models. The fit of the law and the drift both count heads and layers this way.
+Knows Datasets, and nothing of tensors or models. All of them count heads, layers and samples this way.
 """
 
 from collections.abc import Sequence
@@ -10,10 +10,13 @@ import numpy as np
 import xarray as xr
 
 from ..errors import EntropyLabError, names_of
-from .joint import IMAGE, image_part
+from ..errors import counted as in_words
 
 Kinds = str | Sequence[str]
 """Kinds of layers: "self", "cross", "joint", "temporal", or several; or "image", the image's part of joint layers."""
+
+IMAGE, KEYS = "image", "keys"
+"""What is asked for as a kind of layers, and the attribute that says that a Dataset is of it."""
 
 
 def log_tokens(ds: xr.Dataset) -> xr.DataArray:
@@ -22,13 +25,6 @@ def log_tokens(ds: xr.Dataset) -> xr.DataArray:
     if (tokens <= 0).any() or tokens.isnull().all():  # NaN where a layer did not run
         raise EntropyLabError(f"ds.tokens must be positive. Got {tokens.min().item()}.")
     return xr.apply_ufunc(np.log, tokens).assign_attrs(units="nats", long_name="log N")
-
-
-def deficit(ds: xr.Dataset) -> xr.DataArray:
-    """D = log N - H [nats], the divergence of attention from uniform, with all dims of ``ds.entropy``."""
-    entropy = check(ds)["entropy"].astype("float64")
-    result = (log_tokens(ds) - entropy).transpose(*entropy.dims)
-    return result.assign_attrs(units="nats", long_name="deficit log N - H")
 
 
 def check(ds: xr.Dataset) -> xr.Dataset:
@@ -63,7 +59,13 @@ def of_kind(ds: xr.Dataset, kind: Kinds = "self") -> xr.Dataset:
         ds = ds.expand_dims("layer").assign_coords({name: ds[name].expand_dims("layer", -1) for name in names})
     kinds = kinds_of(kind)
     if IMAGE in kinds:
-        return image_of(ds, kinds)
+        if len(kinds) > 1:
+            raise EntropyLabError(f"kind={IMAGE!r} stands alone, for it is of other keys. Got {tuple(kinds)!r}.")
+        if (part := image_part(ds)) is None:
+            raise EntropyLabError(
+                f"kind={IMAGE!r}: the Dataset has no joint layers in which rows and keys of the image are told apart."
+            )
+        return part
     found = ds["kind"].astype(str)
     if not found.isin(kinds).any():
         had = ", ".join(sorted(set(found.values.tolist()))) or "no layer at all"
@@ -71,16 +73,38 @@ def of_kind(ds: xr.Dataset, kind: Kinds = "self") -> xr.Dataset:
     return ds.isel(layer=np.flatnonzero(found.isin(kinds)))
 
 
-def image_of(ds: xr.Dataset, kinds: Sequence[str]) -> xr.Dataset:
-    """The image rows of joint layers among the keys of the image alone."""
-    if len(kinds) > 1:
-        raise EntropyLabError(f"kind={IMAGE!r} stands alone, for it is of other keys. Got {tuple(kinds)!r}.")
-    found = image_part(ds)
-    if found is None:
-        raise EntropyLabError(
-            f"kind={IMAGE!r}: the Dataset has no joint layers in which rows and keys of the image are told apart."
-        )
-    return found
+def image_rows(ds: xr.Dataset) -> xr.Dataset | None:
+    """The joint layers' image rows, of those whose keys are told apart; None if there are none."""
+    needed = {"entropy_image", "sigma2_image", "keys_image"}
+    if not {"part", "kind"} <= set(ds.coords) or not needed <= set(ds.data_vars):
+        return None
+    chosen = (ds["kind"].astype(str) == "joint") & (ds["part"].astype(str) == "image")
+    known = finite(ds["keys_image"]).any([dim for dim in ds["keys_image"].dims if dim != "layer"])
+    places = np.flatnonzero(chosen & known)
+    return ds.isel(layer=places) if len(places) else None
+
+
+def image_part(ds: xr.Dataset) -> xr.Dataset | None:
+    """Image rows among the image's keys, as a Dataset of its own: ``entropy`` is entropy_image, ``tokens`` keys_image.
+
+    So everything that is asked of self-attention can be asked of it; third and fourth cumulant are of all keys, and
+    left out. ``train_tokens`` is what the layer had in training less the keys that are not the image's.
+    """
+    if ds.attrs.get(KEYS) == IMAGE:
+        return ds
+    rows = image_rows(ds)
+    if rows is None:
+        return None
+    keys = rows["keys_image"].astype("float64")
+    keys = keys.mean([dim for dim in keys.dims if dim not in ("size", "layer")])
+    own = {name: rows[f"{name}_image"] for name in ("entropy", "sigma2")}
+    own |= {f"{name}_m2": rows[f"{name}_image_m2"] for name in ("entropy", "sigma2") if f"{name}_image_m2" in rows}
+    kept = {name: rows[name] for name in ("rows", "rows_empty", "samples") if name in rows}
+    part = xr.Dataset(own | kept, attrs={**rows.attrs, KEYS: IMAGE})
+    if "train_tokens" in rows.coords:
+        other = (rows["tokens"] - keys).mean([dim for dim in keys.dims if dim != "layer"])
+        part = part.assign_coords(train_tokens=("layer", (rows["train_tokens"] - other).values))
+    return part.assign_coords(tokens=(keys.dims, keys.values))
 
 
 def kinds_of(kind: Kinds) -> tuple[str, ...]:
@@ -146,10 +170,56 @@ def over_samples(
     errors is then given, which the standard error of the mean can't exceed.
     """
     if "sample" in entropy.dims:
-        number = entropy.notnull().sum("sample")
-        spread = entropy.std("sample", ddof=1) if entropy.sizes["sample"] > 1 else entropy.mean("sample") * np.nan
-        return spread / np.sqrt(number)
+        return standard_error(entropy)
     if f"{name}_m2" in ds and "samples" in ds:
         number = ds["samples"].where(ds["samples"] > 1)
         return averaged((ds[f"{name}_m2"] / (number - 1) / number) ** 0.5, mask, keep)
     return entropy * np.nan
+
+
+def standard_error(values: xr.DataArray) -> xr.DataArray:
+    """Standard error of the mean over the dim ``sample``; NaN for one sample."""
+    if values.sizes["sample"] < 2:
+        return values.mean("sample") * np.nan
+    return values.std("sample", ddof=1) / np.sqrt(values.notnull().sum("sample"))
+
+
+def with_known_samples(part: xr.Dataset) -> xr.Dataset:
+    """A Dataset without the samples of which nothing is finite: they are none."""
+    if "sample" not in part["entropy"].dims:
+        return part
+    known = finite(part["entropy"]).any([dim for dim in part["entropy"].dims if dim != "sample"])
+    return part.isel(sample=np.flatnonzero(known)) if known.any() else part
+
+
+def samples_of(part: xr.Dataset) -> int:
+    """How many samples stand behind a Dataset, whose entropy is finite somewhere."""
+    if "entropy" in part:
+        part = with_known_samples(part)
+    return part.sizes.get("sample", int(part["samples"].min()) if "samples" in part else 1)
+
+
+def provenance(part: xr.Dataset, mask: xr.DataArray, kind: Kinds, scaling: str) -> dict[str, Any]:
+    """What stands behind a fit or a check: the model, layers, heads and samples, and what was left out."""
+    known = finite(part["entropy"])
+    met = known.any([dim for dim in known.dims if dim not in mask.dims])
+    heads = "head" in mask.dims
+    return {
+        "model": str(part.attrs.get("model", "")),
+        "kind": ", ".join(kinds_of(kind)),
+        "scaling": scaling,
+        "layers": int((mask.any("head") if heads else mask).sum()),
+        "heads": int(mask.sum()) if heads else 0,
+        "left_out": int((met & ~mask).sum()),
+        "samples": samples_of(part),
+    }
+
+
+def about(data: xr.Dataset) -> str:
+    """What a fit or a check is of, in words, from `provenance`."""
+    a = data.attrs
+    heads = f" and {in_words(a['heads'], 'head')}" if a["heads"] else ""
+    return (
+        f"{a['model'] or 'model'}: {in_words(a['layers'], a['kind'] + ' layer')}{heads}, "
+        f"{in_words(data.sizes['size'], 'size')}, {in_words(a['samples'], 'sample')}, scaling {a['scaling']}"
+    )

@@ -9,7 +9,7 @@ import xarray as xr
 
 from ..errors import EntropyLabError
 from ..sizes import AnySize, size_label
-from .averages import Kinds, averaged, counted, log_tokens, of_kind, scalings_of
+from .averages import Kinds, averaged, counted, log_tokens, of_kind, scalings_of, standard_error
 
 MEAN = "mean"
 """The name that the mean over layers has in tables, in the place of a layer's."""
@@ -71,86 +71,58 @@ def drift(ds: xr.Dataset, train_size: AnySize | None = None, *, kind: Kinds = "s
         raise EntropyLabError(f'ds must be measured under scaling "original" too. Got {scalings_of(part)}.')
     if "size" not in part.dims:
         raise EntropyLabError(f"ds must hold sizes beside the training size. Got only {label}.")
-    tidy = drifts(part, label).to_dataframe(dim_order=["layer", "scaling", "size"]).reset_index()
-    about = ["layer", "block", "scaling", "size", "height", "width", "tokens", "train_tokens"]
-    shown = [name for name in about if name in tidy]
-    return tidy[[*shown, *(name for name in COLUMNS if name in tidy)]]
+    mask = counted(part["entropy"])
+    layers = np.flatnonzero(mask.any("head") if "head" in mask.dims else mask)
+    known = ("size", "scaling", "sample", "layer")
+    entropy, logs = (averaged(v, mask, known).isel(layer=layers) for v in (part["entropy"], log_tokens(part)))
+    # Layers, sizes and their mean can be set together once they have no coordinates but those of their dims.
+    entropy, logs = (v.drop_vars([name for name in v.coords if name not in v.dims]) for v in (entropy, logs))
+    by_layer = drifts(entropy, logs, label)
+    mean = drifts(entropy.mean("layer"), logs.mean("layer"), label).expand_dims(layer=[MEAN])
+    mean["absolute_drift"] = by_layer["absolute_drift"].mean("layer").expand_dims(layer=[MEAN])
+    joined = xr.concat([by_layer, mean], "layer")
+    before = joined["absolute_drift"].sel(scaling="original")
+    joined["absolute_fraction_removed"] = 1 - joined["absolute_drift"] / before.where(before != 0)
+    if "block" in part:
+        joined = joined.assign_coords(block=("layer", [*part["block"].isel(layer=layers).values.tolist(), MEAN]))
+    joined = joined.assign_coords({name: part[name] for name in ("height", "width") if name in part})
+    tidy = joined.to_dataframe(dim_order=["layer", "scaling", "size"]).reset_index()
+    return tidy[[name for name in COLUMNS if name in tidy]]
 
 
 COLUMNS = (
-    "entropy",
-    "normalised_entropy",
-    "reference",
-    "drift",
-    "drift_error",
-    "absolute_drift",
-    "fraction_removed",
-    "fraction_removed_error",
-    "absolute_fraction_removed",
+    *("layer", "block", "scaling", "size", "height", "width", "tokens", "train_tokens"),
+    *("entropy", "normalised_entropy", "reference", "drift", "drift_error", "absolute_drift"),
+    *("fraction_removed", "fraction_removed_error", "absolute_fraction_removed"),
 )
 
 
-def drifts(part: xr.Dataset, label: str) -> xr.Dataset:
-    """The columns of `drift` over (layer, scaling, size), layers first and their mean last."""
-    mask = counted(part["entropy"])
-    keep = np.flatnonzero(mask.any("head") if "head" in mask.dims else mask)
-    by_layer = ("size", "scaling", "sample", "layer")
-    entropy, logs = (bare(averaged(v, mask, by_layer)).isel(layer=keep) for v in (part["entropy"], log_tokens(part)))
-    moved = entropy - reference(entropy, label)
-    layers = compared(entropy, logs, moved, label, abs(over(moved)))
-    absolute = abs(over(moved)).mean("layer")
-    mean = compared(entropy.mean("layer"), logs.mean("layer"), moved.mean("layer"), label, absolute)
-    joined = xr.concat([layers, mean.expand_dims(layer=[MEAN])], "layer")
-    shape = {name: part[name] for name in ("height", "width") if name in part}
-    if "block" in part:
-        joined = joined.assign_coords(block=("layer", [*part["block"].isel(layer=keep).values.tolist(), MEAN]))
-    return joined.assign_coords(shape)
+def drifts(entropy: xr.DataArray, logs: xr.DataArray, label: str) -> xr.Dataset:
+    """Drift and the fraction of it removed, from entropy and log N, by sample where known; ``label`` is T's size."""
 
+    def over(values: xr.DataArray) -> xr.DataArray:
+        return values.mean("sample") if "sample" in values.dims else values
 
-def compared(
-    entropy: xr.DataArray, logs: xr.DataArray, moved: xr.DataArray, label: str, absolute: xr.DataArray
-) -> xr.Dataset:
-    """Drift and the fraction of it removed, from entropy, log N and drift, all of them by sample where known."""
+    def error(values: xr.DataArray) -> xr.DataArray:
+        return standard_error(values) if "sample" in values.dims else values * np.nan
+
+    reference = entropy.sel(scaling="original", size=label, drop=True)
+    moved = entropy - reference
     original = moved.sel(scaling="original")
-    before, after = over(original), over(moved)
-    fraction = 1 - after / before.where(before != 0)
-    trained = xr.apply_ufunc(np.exp, logs.sel(size=label, drop=True))
-    unremoved = absolute.sel(scaling="original")
+    before = over(original).where(over(original) != 0)
+    fraction = 1 - over(moved) / before
     return xr.Dataset(
         {
             "tokens": xr.apply_ufunc(np.exp, logs),
-            "train_tokens": trained,
+            "train_tokens": xr.apply_ufunc(np.exp, logs.sel(size=label, drop=True)),
             "entropy": over(entropy),
             "normalised_entropy": over(entropy) / logs.where(logs > 0),
-            "reference": over(reference(entropy, label)),
-            "drift": after,
+            "reference": over(reference),
+            "drift": over(moved),
             "drift_error": error(moved),
-            "absolute_drift": absolute,
+            "absolute_drift": abs(over(moved)),
             "fraction_removed": fraction,
             # The ratio of two means of paired samples, to first order: its error is that of what it leaves unexplained.
-            "fraction_removed_error": error(moved - (1 - fraction) * original) / abs(before.where(before != 0)),
-            "absolute_fraction_removed": 1 - absolute / unremoved.where(unremoved != 0),
+            "fraction_removed_error": error(moved - (1 - fraction) * original) / abs(before),
         }
     )
-
-
-def reference(entropy: xr.DataArray, label: str) -> xr.DataArray:
-    """Entropy at the training size, as the model is."""
-    return entropy.sel(scaling="original", size=label, drop=True)
-
-
-def over(values: xr.DataArray) -> xr.DataArray:
-    """Mean over samples, if they are known."""
-    return values.mean("sample") if "sample" in values.dims else values
-
-
-def error(values: xr.DataArray) -> xr.DataArray:
-    """Standard error over samples, NaN if they are not known."""
-    if values.sizes.get("sample", 1) < 2:
-        return over(values) * np.nan
-    return values.std("sample", ddof=1) / np.sqrt(values.notnull().sum("sample"))
-
-
-def bare(data: xr.DataArray) -> xr.DataArray:
-    """The same with no coordinates but those of its dims, so that layers, sizes and their mean can be set together."""
-    return data.drop_vars([name for name in data.coords if name not in data.dims])

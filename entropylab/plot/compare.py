@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from ..errors import EntropyLabError
 from ..law import fit
 from ..law.averages import Kinds
-from ..law.checks import check
+from ..law.check import check
 from .style import BLACK, BLUE, GREY, ORANGE, PAPER, axes_of, legend
 
 QUANTITIES = {

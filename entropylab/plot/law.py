@@ -10,10 +10,9 @@ from matplotlib.axes import Axes
 from ..errors import EntropyLabError
 from ..law.averages import Kinds
 from ..law.averages import check as check_dataset
-from ..law.checked import Check
-from ..law.checks import check
-from ..law.validity import THRESHOLDS
-from ..law.variables import RESIDUALS
+from ..law.check import Check, check
+from ..law.names import RESIDUALS
+from ..law.theory import THRESHOLDS
 from .style import BLACK, BLUE, COLORS, GREY, MORE_MARKERS, ORANGE, VERMILLION, axes_of, legend
 from .ticks import name_layers
 

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 
 from ..errors import EntropyLabError
 from ..law.averages import Kinds, averaged, counted, log_tokens, of_kind, over_samples, under
-from ..law.checks import check
+from ..law.check import check
 from ..law.drift import training_size
-from ..law.naming import layer_names
+from ..law.names import layer_names
 from ..sizes import AnySize, size_label
 from .style import axes_of, legend
 from .ticks import elided, spread

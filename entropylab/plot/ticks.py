@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ..law.naming import short
+from ..law.names import short
 from .style import GREY
 
 

@@ -8,7 +8,7 @@ import xarray as xr
 
 import entropylab
 from entropylab import check
-from entropylab.law.validity import TOLERANCE
+from entropylab.law.theory import TOLERANCE
 
 from ..command_line import run
 from ..datasets import under_both

@@ -7,10 +7,8 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from entropylab import EntropyLabError, check, fit, simulate_dataset
-from entropylab.law.validity import (
-    measured,
-)
+from entropylab import EntropyLabError, check, simulate_dataset
+from entropylab.law.theory import TOLERANCE, row_entropy
 
 from ..datasets import NOISY, SIZES, SMALL, synthetic
 
@@ -18,17 +16,11 @@ from ..datasets import NOISY, SIZES, SMALL, synthetic
 def replicated(tokens: int, sigma: float, number: int = 200, samples: int = 6, rows: int = 16) -> xr.Dataset:
     """Independent Gaussian logits as a Dataset: a replicate of the whole measurement in the place of each layer."""
     rng = np.random.default_rng(tokens)
-    cells = []
-    for _ in range(number):
-        # Samples differ in sigma, as pictures do.
-        own = sigma * np.exp(0.1 * rng.standard_normal((samples, 1, 1)))
-        found = own * rng.standard_normal((samples, rows, tokens))
-        cells.append([measured(sample) for sample in found])
-    names = ("entropy", "sigma2", "third", "fourth")
-    data = {
-        name: (("size", "sample", "layer"), np.array([[[cell[name] for cell in row] for row in cells]]).swapaxes(1, 2))
-        for name in names
-    }
+    # Samples differ in sigma, as pictures do.
+    own = sigma * np.exp(0.1 * rng.standard_normal((1, samples, number, 1, 1)))
+    logits = own * rng.standard_normal((1, samples, number, rows, tokens))
+    cells = {"entropy": row_entropy(logits), "sigma2": logits.var(-1)}
+    data = {name: (("size", "sample", "layer"), values.mean(-1)) for name, values in cells.items()}
     coords = {
         "size": ["one"],
         "sample": np.arange(samples),
@@ -185,9 +177,89 @@ def test_what_can_not_be_checked(ds: xr.Dataset, options: dict, message: str) ->
 
 
 def test_html_has_short_names_headings_and_no_markup_of_others() -> None:
-    ds = synthetic(cumulants=True, **NOISY).assign_attrs(model="<b>")
-    page = check(ds)._repr_html_()
-    assert "<th>log N − σ²/2</th>" in fit(ds)._repr_html_()
+    page = check(synthetic(cumulants=True, **NOISY).assign_attrs(model="<b>"))._repr_html_()
     assert '<span title="unet.mid_block.attentions.0.transformer_blocks.0.attn1">mid</span>' in page
     assert "law_off" not in page and "<th>law off by</th>" in page
     assert "&lt;b&gt;" in page and "<b>" not in page
+
+
+def test_groups_of_layers_are_the_layers_of_the_check() -> None:
+    found = check(synthetic(cumulants=True, **NOISY))
+    residual = abs(found["law_residual"])
+    own = found.grouped()
+    np.testing.assert_allclose(own["law_off"], residual.mean(["head", "size"]))
+    np.testing.assert_allclose(own["law_worst"], residual.max(["head", "size"]))
+    np.testing.assert_allclose(found.layers()["law_off"], own["law_off"])
+    heads = found.grouped(["layer", "head"])
+    assert len(heads) == 32
+    assert heads["law_off"].nunique() > len(own)
+    assert found.grouped(("layer", "head", "size"))["rows"].eq(1).all()
+    with pytest.raises(EntropyLabError, match="by must be some of layer, size, each once. Got 'head'"):
+        check(synthetic().mean("head", keep_attrs=True)).grouped("head")
+
+
+def test_a_layer_that_never_ran_has_a_row_without_numbers() -> None:
+    ds = synthetic(cumulants=True)
+    ds["entropy"][..., 0, :] = np.nan
+    layers = check(ds).layers()
+    assert len(layers) == 5
+    assert layers.loc[0, ["deficit", "law_off", "explained", "skewed"]].isna().all()
+    assert layers.loc[1:, "law_off"].notna().all()
+
+
+# Flags.
+
+
+def test_what_is_not_flagged_is_within_the_tolerance_and_what_is_off_is_flagged() -> None:
+    off = {True: [], False: []}
+    for distribution in ("gaussian", "skewed", "clustered", "positional", "low_rank"):
+        ds = simulate_dataset((64, 512), sigma=(0.3, 0.7, 1.0, 1.5, 2.5), distribution=distribution, **SMALL)
+        found = check(ds.mean("head", keep_attrs=True))
+        flags = (found.flags != "").values.ravel()
+        for value, flag in zip(found["law_residual"].values.ravel(), flags, strict=True):
+            off[bool(flag)].append(abs(value))
+    assert len(off[False]) > 10
+    assert max(off[False]) <= 1.2 * TOLERANCE
+    assert np.mean(np.array(off[True]) > TOLERANCE) > 0.5, "and the flags are not up everywhere"
+
+
+def test_flags_in_words() -> None:
+    ds = simulate_dataset((16, 4096), sigma=(0.3, 3.0), **SMALL)
+    flags = check(ds.mean("head", keep_attrs=True)).flags
+    assert flags.sel(layer="sigma 0.3", size="64x64").item() == ""
+    assert flags.sel(layer="sigma 3", size="4x4").item().endswith("near freezing")
+    assert not flags.sel(layer="sigma 3", size="4x4").item().startswith(",")
+    assert check(ds)["near_freezing"].dtype == bool
+
+
+# The smallest N.
+
+
+def bent(bend: float = 4.0, offset: float = 0.0) -> xr.Dataset:
+    """H = log N - sigma2/2 + offset + bend/N in every self-attention layer and head."""
+    ds = synthetic(samples=2, steps=1)
+    return ds.assign(entropy=ds["entropy"] + offset + bend / ds["tokens"])
+
+
+def test_the_smallest_n_is_where_the_bend_says() -> None:
+    rows = check(bent(4.0)).smallest(0.1)
+    sizes = np.array([16, 36, 64, 144, 256, 96, 128]) * 4
+    for row, shrink in zip(rows.itertuples(), (1, 2, 4, 2, 1), strict=True):
+        own = np.sort(sizes / shrink**2)
+        assert row.tokens_law == own[4.0 / own <= 0.1][0]
+        assert row.tokens_level == own[4.0 / own - 4.0 / own[-1] <= 0.1][0]
+        assert (row.tokens_min, row.tokens_max) == (own[0], own[-1])
+        assert row.off_at_largest == pytest.approx(4 / own[-1], abs=1e-5)
+    wider = check(bent(4.0)).smallest(0.5)
+    assert (wider["tokens_law"].fillna(1e9) <= rows["tokens_law"].fillna(1e9)).all()
+
+
+def test_a_law_that_is_off_at_every_n_has_no_smallest_and_its_deficit_still_has() -> None:
+    rows = check(bent(0.0, offset=0.3)).smallest(0.1)
+    assert rows["tokens_law"].isna().all()
+    assert (rows["size_law"] == "").all()
+    assert (rows["tokens_level"] == rows["tokens_min"]).all()
+    steep = check(synthetic(slope=0.3)).smallest(0.05)
+    assert steep["tokens_level"].isna().all(), "the largest size alone says nothing"
+    with pytest.raises(EntropyLabError, match="tolerance must be a positive number .* Got 0"):
+        check(bent()).smallest(0)

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from dataclasses import FrozenInstanceError
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import xarray as xr
 
 from entropylab.errors import EntropyLabError
 from entropylab.law import BOUNDED, CLUSTERED, fit
-from entropylab.law.averages import deficit, log_tokens
+from entropylab.law.averages import log_tokens
 
 from ..datasets import NOISY, SIZES, own_log_tokens, own_mean, synthetic
 
@@ -57,7 +59,6 @@ def test_deficit_and_law_from_measured_sigma2() -> None:
     assert abs(result.law - h).min() > 0.01, "without the third and fourth cumulant the law is off"
     np.testing.assert_allclose(result["freezing"], np.mean(SIGMA2) / (2 * x), atol=1e-6)
     assert result.overall("half_sigma2") == pytest.approx(0.6, abs=1e-6)
-    assert deficit(ds).dims == ds["entropy"].dims
     assert log_tokens(ds).attrs["units"] == "nats"
 
 
@@ -129,10 +130,10 @@ DS = synthetic(steps=2, samples=2)
         (DS, {"kind": "joint"}, "kind='joint': .* It has: cross, self"),
         (DS, {"scaling": "sqrt_log"}, "scaling must be one of those measured: original. Got 'sqrt_log'"),
         (DS, {"method": "lasso"}, "method must be one of least_squares, weighted, theil_sen. Got 'lasso'"),
-        (DS, {"errors": "none"}, r"one of \['clustered', 'bootstrap', 'ordinary'\]. Got 'none'"),
+        (DS, {"errors": "none"}, r"one of \['clustered', 'ordinary'\]. Got 'none'"),
         (DS, {"errors": "bounded"}, "of 2 samples apart .* Got 'bounded'"),
-        (DS.isel(sample=[0]), {"errors": "bootstrap"}, r"of 1 samples not apart.*one of \['ordinary'\]"),
-        (DS, {"errors": "clustered", "method": "theil_sen"}, r"one of \['bootstrap'\]"),
+        (DS.isel(sample=[0]), {"errors": "clustered"}, r"of 1 samples not apart.*one of \['ordinary'\]"),
+        (DS, {"errors": "ordinary", "method": "theil_sen"}, r"one of \['clustered'\]"),
         (DS.isel(sample=[0]), {"method": "weighted"}, "standard errors over samples that weights can be had from"),
         (DS, {"by": "size"}, r"by must be .* Got \['size'\]"),
         (DS, {"by": ("layer", "layer")}, "by must be"),
@@ -147,6 +148,68 @@ def test_what_can_not_be_fitted(ds: xr.Dataset, options: dict, message: str) -> 
 
 
 def test_no_torch_and_no_matplotlib_is_needed() -> None:
-    names = "entropylab.law, entropylab.law.checks, entropylab.law.drift"
+    names = "entropylab.law, entropylab.law.check, entropylab.law.drift"
     blocked = f"import sys; sys.modules.update(torch=None, matplotlib=None); import {names}"
     subprocess.run([sys.executable, "-c", blocked], check=True)
+
+
+# What a fit says of itself, hands out and predicts.
+
+
+def test_a_fit_describes_itself() -> None:
+    result = fit(synthetic(**NOISY))
+    number = f"{result.slope:.4f}"
+    text = result.summary()
+    assert all(
+        words in text for words in (number, "± ", "95% [", "5 self layers and 32 heads", "6 samples,", "128x128")
+    )
+    assert number in result._repr_html_() and number in repr(result)
+    by_layer = fit(synthetic(**NOISY), by="layer")
+    assert "unet.mid_block" in by_layer.summary() and "unet.mid_block" in by_layer._repr_html_()
+    assert "5 lines" in repr(by_layer)
+    assert len(by_layer.points()) == 5 * len(SIZES)
+    with pytest.raises(FrozenInstanceError):
+        result.dataset = xr.Dataset()  # type: ignore[misc]
+
+
+def test_what_is_not_known_is_not_shown_as_a_number() -> None:
+    bare = fit(synthetic(sizes=((32, 32), (64, 64)), samples=1).isel(layer=[0]))
+    assert repr(bare).startswith("Fit(slope=1.0000, intercept=") and repr(bare).endswith("errors not known)")
+    assert "its error is not known" in bare.summary()
+    assert "nan" not in bare.summary().lower() + repr(bare).lower()
+    assert "1 self layer and" in bare.summary() and "1 sample," in bare.summary()
+
+
+def test_lines_in_a_notebook_align_whatever_its_style() -> None:
+    page = fit(synthetic(**NOISY))._repr_html_()
+    lines = page.partition('<pre style="font-family: monospace">')[2].partition("</pre>")[0].splitlines()
+    assert lines[0].startswith("slope ") and lines[1].startswith("intercept ")
+    assert lines[0].index("±") == lines[1].index("±") and lines[0].index(".") == lines[1].index(".")
+
+
+def test_html_has_short_names_headings_and_no_markup_of_others() -> None:
+    page = fit(synthetic(**NOISY).assign_attrs(model="<b>"), by="layer")._repr_html_()
+    assert "<th>± slope</th>" in page and "slope_error" not in page
+    assert '<span title="unet.mid_block.attentions.0.transformer_blocks.0.attn1">mid</span>' in page
+    assert "&lt;b&gt;" in page and "<b>" not in page
+
+
+def test_tables_and_files(tmp_path: Path) -> None:
+    result = fit(synthetic(**NOISY), by=("layer", "head"))
+    data = result.to_dataset()
+    assert all(variable.attrs["long_name"] and variable.attrs["units"] for variable in data.data_vars.values())
+    data.to_netcdf(tmp_path / "fit.nc", engine="h5netcdf")
+    xr.testing.assert_identical(xr.load_dataset(tmp_path / "fit.nc", engine="h5netcdf")["slope"], data["slope"])
+    data["slope"][:] = 0
+    assert (result.to_frame()["slope"] > 0.5).all(), "what was handed out is a copy"
+    one = fit(synthetic(**NOISY))
+    assert one.to_frame()["slope"].tolist() == [one.slope]
+
+
+def test_prediction() -> None:
+    result = fit(synthetic())
+    assert result.predict(1) == pytest.approx(result.intercept)
+    assert result.predict([100, 200]).dims == ("tokens",)
+    assert fit(synthetic(), by="layer").predict([100, 200]).dims == ("layer", "tokens")
+    with pytest.raises(EntropyLabError, match="tokens must be a positive number"):
+        result.predict(0)

@@ -7,8 +7,9 @@ import xarray as xr
 import entropylab
 from entropylab import EntropyLabError
 from entropylab.law.drift import drift
-from tests.datasets import synthetic
-from tests.joint_run import flux_run
+
+from ..datasets import synthetic
+from ..joint_run import flux_run
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from entropylab import EntropyLabError, check, plot, simulate_dataset
 from entropylab.law.averages import log_tokens
-from entropylab.law.naming import layer_names
+from entropylab.law.names import layer_names
 from entropylab.plot.law import residuals
 from entropylab.plot.layers import steps_table
 from entropylab.plot.logits import BINS, REACH

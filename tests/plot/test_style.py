@@ -9,7 +9,7 @@ import pytest
 from matplotlib import rc_context
 
 from entropylab import plot
-from entropylab.law.naming import short
+from entropylab.law.names import short
 
 
 def test_current_axes_by_default_and_nothing_set(ds) -> None:

@@ -1,8 +1,10 @@
-"""A straight line through points that were measured in clusters, with errors that know of the clusters.
+"""Straight lines through points that were measured in clusters, with errors that know of the clusters.
 
-Arrays only: `entropylab.law` knows what they mean.
+Arrays only, for as many lines at once as there are groups: `entropylab.fit` knows what they mean. Libraries of
+statistics fit one line at a time, and there is one for every layer, head and step.
 """
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -17,20 +19,34 @@ def straight_line(x: Array, y: Array, weights: Array | None = None) -> dict[str,
 
     With two or more clusters errors are cluster-robust with the factor G/(G-1) and G-1 degrees of freedom: for
     clusters that share their x, as samples do, exactly the standard error of the mean of the clusters' own slopes. They
-    hold what another draw of clusters would change, not a curvature that all share. With one they are ordinary errors.
+    hold what another draw of clusters would change, not a curvature that all share. With one cluster errors are the
+    ordinary ones of independent points, whose variances are as 1 / weight.
 
     Args:
         x: (..., points, clusters).
         y: (..., points, clusters).
         weights: of every point, broadcastable to y; all alike if None.
     """
-    use, dx, left, sums = least_squares(x, y, weights)
-    spread = clustered(use, dx, left, sums) if y.shape[-1] > 1 else ordinary(use, dx, left, sums)
-    return line(sums["slope"], sums["center"], sums["level"], *spread)
+    use, dx, left, (slope, center, level, sxx, total) = least_squares(x, y, weights)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if y.shape[-1] > 1:
+            number = (use > 0).any(-2).sum(-1).astype(float)
+            dof = np.where(number > 1, number - 1, np.nan)
+            along, mean = (use * dx * left).sum(-2) / sxx[..., None], (use * left).sum(-2) / total[..., None]
+            products = (along**2, mean**2, along * mean)
+            across, up, both = (product.sum(-1) * number / dof for product in products)
+        else:
+            number = (use > 0).sum((-2, -1)).astype(float)
+            dof = np.where(number > 2, number - 2, np.nan)
+            variance = (use * left**2).sum((-2, -1)) / dof
+            across, up, both = variance / sxx, variance / total, 0 * variance
+    return line(slope, center, level, across, up, both, dof)
 
 
-def least_squares(x: Array, y: Array, weights: Array | None = None) -> tuple[Array, Array, Array, dict[str, Array]]:
-    """Weights that count, x from its mean, residuals (all (..., points, clusters)), and the sums (...) of the line."""
+def least_squares(x: Array, y: Array, weights: Array | None = None) -> tuple[Array, Array, Array, tuple[Array, ...]]:
+    """Weights that count, x from its mean, residuals (all (..., points, clusters)); and, all (...), slope, mean of x,
+    mean of y, weighted squares of x from its mean, and total weight.
+    """
     known = np.isfinite(y) & np.isfinite(x)
     use = np.where(known, 1.0 if weights is None else weights, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -40,29 +56,7 @@ def least_squares(x: Array, y: Array, weights: Array | None = None) -> tuple[Arr
         sxx = (use * dx**2).sum((-2, -1))
         sxx = np.where(sxx > 1e-12 * total, sxx, np.nan)
         slope = (use * dx * dy).sum((-2, -1)) / sxx
-    sums = {"slope": slope, "center": center, "level": level, "sxx": sxx, "total": total}
-    return use, dx, dy - slope[..., None, None] * dx, sums
-
-
-def clustered(use: Array, dx: Array, left: Array, sums: dict[str, Array]) -> tuple[Array, ...]:
-    """Variance of the slope, of the level at the mean x, their covariance, and degrees of freedom; cluster-robust."""
-    number = (use > 0).any(-2).sum(-1).astype(float)
-    dof = np.where(number > 1, number - 1, np.nan)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        along = (use * dx * left).sum(-2) / sums["sxx"][..., None]
-        level = (use * left).sum(-2) / sums["total"][..., None]
-    products = (along**2, level**2, along * level)
-    slope, mean, both = (product.sum(-1) * number / dof for product in products)
-    return slope, mean, both, dof
-
-
-def ordinary(use: Array, dx: Array, left: Array, sums: dict[str, Array]) -> tuple[Array, ...]:
-    """The same as of `clustered` for independent points whose variances are as 1 / weight."""
-    n = (use > 0).sum((-2, -1)).astype(float)
-    dof = np.where(n > 2, n - 2, np.nan)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        variance = (use * left**2).sum((-2, -1)) / dof
-        return variance / sums["sxx"], variance / sums["total"], 0 * variance, dof
+    return use, dx, dy - slope[..., None, None] * dx, (slope, center, level, sxx, total)
 
 
 def bounded(x: Array, y: Array, spread: Array, number: float, weights: Array | None = None) -> dict[str, Array]:
@@ -78,13 +72,12 @@ def bounded(x: Array, y: Array, spread: Array, number: float, weights: Array | N
         number: how many clusters stand behind them.
         weights: as of `straight_line`.
     """
-    use, dx, _, sums = least_squares(x, y, weights)
+    use, dx, _, (slope, center, level, sxx, total) = least_squares(x, y, weights)
     spread = np.where(use > 0, spread, 0)
-    along = use * dx / sums["sxx"][..., None, None]
-    mean = use / sums["total"][..., None, None]
-    own = [abs(part * spread).sum((-2, -1)) for part in (along, mean, mean - along * sums["center"][..., None, None])]
+    along, mean = use * dx / sxx[..., None, None], use / total[..., None, None]
+    own = [abs(part * spread).sum((-2, -1)) for part in (along, mean, mean - along * center[..., None, None])]
     dof = np.full(own[0].shape, number - 1 if number > 1 else np.nan)
-    return line(sums["slope"], sums["center"], sums["level"], own[0] ** 2, own[1] ** 2, 0 * dof, dof, own[2])
+    return line(slope, center, level, own[0] ** 2, own[1] ** 2, 0 * dof, dof, own[2])
 
 
 def smoothed(x: Array, variance: Array, number: Array) -> Array:
@@ -116,26 +109,39 @@ def smoothed(x: Array, variance: Array, number: Array) -> Array:
 def theil_sen(x: Array, y: Array) -> dict[str, Array]:
     """Median of the slopes between all pairs of points, after the mean over clusters; shapes as of `straight_line`.
 
-    Up to 29% of the points may be anywhere without the line following them. Without errors.
+    Up to 29% of the points may be anywhere without the line following them. Errors are found by leaving out each
+    cluster in turn (jackknife), with G-1 degrees of freedom; with one cluster there are none.
     """
+    slope, center, level = median_line(x, y)
+    known = np.isfinite(y).any(-2)
+    number = known.sum(-1).astype(float)
+    dof = np.where(number > 1, number - 1, np.nan)
+    moved = []
+    for cluster in range(y.shape[-1]) if y.shape[-1] > 1 else ():
+        other, at, height = median_line(*(np.delete(values, cluster, -1) for values in (x, y)))
+        moved.append(np.stack([other, height + other * (center - at)]))
+    if not moved:
+        return line(slope, center, level, *(np.full(slope.shape, np.nan),) * 4)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        means = (np.where(known, values, 0).sum(-1) / number for values in np.stack(moved, -1))
+        along, level_moved = (values - mean[..., None] for values, mean in zip(np.stack(moved, -1), means, strict=True))
+        products = (along**2, level_moved**2, along * level_moved)
+        across, up, both = (np.where(known, product, 0).sum(-1) * dof / number for product in products)
+    return line(slope, center, level, across, up, both, dof)
+
+
+def median_line(x: Array, y: Array) -> tuple[Array, Array, Array]:
+    """Slope, the median x, and the line's level there, of `theil_sen`."""
     known = np.isfinite(y) & np.isfinite(x)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        x, y = (np.where(known, v, 0).sum(-1) / known.sum(-1) for v in (x, y))
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
+        warnings.simplefilter("ignore", RuntimeWarning)  # the median of nothing is NaN, which is what is wanted
+        x, y = (np.where(known, values, 0).sum(-1) / known.sum(-1) for values in (x, y))
         first, second = np.triu_indices(x.shape[-1], 1)
-        slopes = (y[..., second] - y[..., first]) / (x[..., second] - x[..., first])
-    slope = median(np.where(abs(x[..., second] - x[..., first]) > 1e-6, slopes, np.nan))
-    center = median(x)
-    level = median(y - slope[..., None] * (x - center[..., None]))
-    return line(slope, center, level, *(np.full(slope.shape, np.nan),) * 4)
-
-
-def median(values: Array) -> Array:
-    """Median over the last axis of what is known; NaN where nothing is."""
-    ordered = np.sort(values, -1)
-    number = np.isfinite(values).sum(-1)
-    low, high = (np.clip(place, 0, values.shape[-1] - 1) for place in ((number - 1) // 2, number // 2))
-    pair = [np.take_along_axis(ordered, place[..., None], -1)[..., 0] for place in (low, high)]
-    return np.where(number > 0, (pair[0] + pair[1]) / 2, np.nan)
+        apart = x[..., second] - x[..., first]
+        slopes = np.where(abs(apart) > 1e-6, (y[..., second] - y[..., first]) / apart, np.nan)
+        slope, center = np.nanmedian(slopes, -1), np.nanmedian(x, -1)
+        level = np.nanmedian(y - slope[..., None] * (x - center[..., None]), -1)
+    return slope, center, level
 
 
 def line(

@@ -1,0 +1,387 @@
+"""The law put to the test where nothing is fitted: measured entropy beside log N - sigma^2/2 from measured sigma^2.
+
+Knows Datasets, and nothing of tensors or models.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from ..errors import EntropyLabError, check_positive
+from .averages import (
+    Kinds,
+    about,
+    averaged,
+    counted,
+    finite,
+    log_tokens,
+    of_kind,
+    over_samples,
+    provenance,
+    under,
+    words_of,
+)
+from .names import FLAGS, RESIDUALS, described, names_by_layer, page, text_table
+from .theory import THRESHOLDS, TOLERANCE, finite_entropy, finite_term
+
+MEANS = ("tokens", "entropy", "deficit", "half_sigma2")
+WORDS = {"law": "law off by:", "third_order": "with k3:", "series": "with k3 and k4:"}
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Check:
+    """Measured entropy beside what the law and its refinements predict from measured cumulants; entropies in nats.
+
+    Attributes:
+        dataset: with dims (size, layer, head), without head where it was averaged away: ``entropy``, ``law``,
+            ``finite``, ``third_order`` and ``series`` if measured, ``..._residual`` = entropy less each, with
+            ``..._residual_error`` over samples, ``freezing`` = sigma^2/(2 log N), and the flags as booleans.
+    """
+
+    dataset: xr.Dataset
+
+    def __getitem__(self, name: str) -> xr.DataArray:
+        if name not in self.dataset:
+            raise EntropyLabError(
+                f"{name!r} is not in this check (were 'third' and 'fourth' measured?). Got {list(self.dataset)}."
+            )
+        return self.dataset[name]
+
+    @property
+    def has_series(self) -> bool:
+        """Whether the third and fourth cumulant were measured."""
+        return "series" in self.dataset
+
+    @property
+    def flags(self) -> xr.DataArray:
+        """The flags of every row in words: "skewed, near freezing", or "" where no threshold is passed."""
+        text = xr.zeros_like(self["entropy"], dtype=object).where(False, "")
+        for name, words in FLAGS.items():
+            if name in self.dataset:
+                text = xr.where(self[name], text + f", {words}", text)
+        return xr.apply_ufunc(lambda values: np.char.lstrip(values.astype(str), ", "), text).drop_attrs()
+
+    def to_dataset(self) -> xr.Dataset:
+        """Everything in this check, as a Dataset of its own."""
+        return self.dataset.copy(deep=True)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for every layer, head and size, in that order."""
+        dims = [dim for dim in ("layer", "head", "size") if dim in self.dataset.dims]
+        frame = self.dataset.assign(flags=self.flags).to_dataframe(dim_order=dims).reset_index()
+        coords = [str(name) for name in self.dataset.coords if name not in dims and name in frame]
+        names = [*dims, *coords, *(str(name) for name in self.dataset.data_vars), "flags"]
+        return frame[names].dropna(subset="entropy", ignore_index=True)
+
+    def grouped(self, by: str | Sequence[str] = "layer") -> pd.DataFrame:
+        """A row for every group of rows (layer, head and size).
+
+        Columns, in nats: means of entropy, deficit and sigma^2/2; the largest ``freezing``; ``..._off``, means of
+        absolute residuals; ``law_worst``, the largest; and the fraction of rows that each flag is up in. ``rows`` are
+        in the group.
+
+        Args:
+            by: one or several of "layer", "head" and "size"; all of them give every row.
+
+        Raises:
+            EntropyLabError: a name that is none of these, is given twice, or was averaged away.
+        """
+        names = list(words_of("by", by, "some of layer, head and size"))
+        have = [dim for dim in ("layer", "head", "size") if dim in self.dataset.dims]
+        if not names or len(set(names)) < len(names) or not set(names) <= set(have):
+            raise EntropyLabError(f"by must be some of {', '.join(have)}, each once. Got {by!r}.")
+        rows = self.to_frame()
+        residuals = {name: f"{name}_residual" for name in RESIDUALS if f"{name}_residual" in rows}
+        rows = rows.assign(**{column: rows[column].abs() for column in residuals.values()})
+        groups = rows.groupby(names, sort=False)
+        columns = {"rows": groups.size()} | {name: groups[name].mean() for name in MEANS}
+        columns["freezing"] = groups["freezing"].max()
+        columns |= {f"{name}_off": groups[column].mean() for name, column in residuals.items()}
+        columns["law_worst"] = groups["law_residual"].max()
+        columns |= {name: groups[name].mean() for name in FLAGS if name in rows}
+        return pd.DataFrame(columns).reset_index()
+
+    def layers(self) -> pd.DataFrame:
+        """A row for every layer: how far off the law and its refinements are, and the flags.
+
+        Columns ``..._off`` are means over heads and sizes of the absolute residual [nats], so that heads can't hide
+        each other (``finite_off`` over those where it is defined); ``law_worst`` is the largest. ``explained`` is the
+        part of ``law_off`` that the series takes away: 1 all of it, 0 none, below 0 it makes the law worse. Flags are
+        the fraction of heads and sizes that they are up in; ``tokens`` the smallest and the largest N.
+        """
+        frame = self._layers()
+        names = frame["layer"]
+        others = [dim for dim in self["tokens"].dims if dim != "layer"]
+        tokens = self["tokens"].where(finite(self["entropy"]))
+        ends = zip(tokens.min(others).values, tokens.max(others).values, strict=True)
+        frame["tokens"] = [f"{low:.0f}-{high:.0f}" for low, high in ends]
+        rows = self.grouped().set_index("layer").drop(columns=["rows", "tokens", "entropy"])
+        frame[[*rows]] = rows.reindex(names).values
+        if self.has_series:
+            place = frame.columns.get_loc("law_worst") + 1
+            frame.insert(place, "explained", 1 - frame["series_off"] / frame["law_off"].where(frame["law_off"] > 0))
+        return frame
+
+    def _layers(self) -> pd.DataFrame:
+        """Names of the layers, with their blocks and parts if they have any."""
+        names = [name for name in ("layer", "block", "part") if name in self.dataset.coords]
+        return pd.DataFrame({name: self.dataset[name].values.astype(str).tolist() for name in names})
+
+    def smallest(self, tolerance: float = TOLERANCE) -> pd.DataFrame:
+        """The number of keys from which on the law is off by at most ``tolerance`` [nats], a row for every layer.
+
+        It answers the paper's own doubt (section 4.2), that an asymptotic equality may fail below some N, three ways:
+
+        - ``tokens_law``: the smallest N measured, and ``size_law`` its size, such that from there on measured entropy
+          is that close to log N - sigma^2/2 from measured sigma^2. Missing if the law is off at the largest size too,
+          which then is no matter of N.
+        - ``tokens_level``: the same for the deficit log N - H against its own value at the largest size; it asks
+          only that the deficit no longer depends on N, whatever it is. Missing if only the largest is that close.
+        - ``tokens_gaussian``: what independent Gaussian keys with the largest size's sigma^2 would need; infinite past
+          a million million.
+
+        Absolute differences are averaged over heads, ``off_at_largest`` is the law's at the largest size. Where
+        ``tokens_law`` is ``tokens_min``, all sizes measured hold.
+
+        Raises:
+            EntropyLabError: a tolerance that is no positive number.
+        """
+        check_positive("tolerance", tolerance, "nats")
+        core = self.dataset[["tokens", "entropy", "law_residual", "deficit", "sigma2"]].reset_coords(drop=True)
+        names = self._layers()
+        rows = [smallest_of(core.isel(layer=place, drop=True), tolerance) for place in range(len(names))]
+        return pd.concat([names, pd.DataFrame(rows)], axis=1)
+
+    def slope(self, unflagged: bool = False) -> float:
+        """Slope of the deficit against measured sigma^2/2 over all rows, or those without a flag; 1 under the law.
+
+        A line through the origin, which is uniform attention. NaN if there is no such row.
+        """
+        chosen = self["entropy"].notnull() & ((self.flags == "") if unflagged else True)
+        half, deficit = (self[name].where(chosen) for name in ("half_sigma2", "deficit"))
+        return float((half * deficit).sum() / (half**2).sum()) if bool(chosen.any()) else np.nan
+
+    def summary(self) -> str:
+        """The check as text to read."""
+        layers = self.layers()
+        rows = text_table(layers.rename(columns=FLAGS), "{:.3g}")
+        return f"{self._about()}\n\n{self._lines(layers)}\n\n{rows}"
+
+    def __repr__(self) -> str:
+        return f"Check({self.dataset.attrs['layers']} layers, law: {off_in_words(self.layers(), 'law')})"
+
+    def _repr_html_(self) -> str:
+        layers, names = self.layers(), names_by_layer(self.dataset)
+        notes = "Entropies in nats. Off by: mean over heads and sizes. Flags: share of heads and sizes."
+        lines = self._lines(layers.assign(layer=layers["layer"].map(names)))
+        return page(f"{'. '.join(self._about().splitlines())}. {notes}", lines, layers, names)
+
+    def _about(self) -> str:
+        """What was checked."""
+        return f"H beside log N - sigma^2/2 from measured sigma^2; nothing is fitted\n{about(self.dataset)}"
+
+    def _lines(self, layers: pd.DataFrame) -> str:
+        """How far off everything is over layers, and what explains it."""
+        known = self["entropy"].notnull()
+        free = known & (self.flags == "")
+        off = {name: abs(self[f"{name}_residual"]) for name in RESIDUALS if name in self.dataset}
+        lines = [f"{words:<24}{off_in_words(layers, name)}" for name, words in WORDS.items() if name in off]
+        words, defined = "nowhere defined, e^sigma^2 > N", self["finite"].notnull()
+        if defined.any():
+            finite, law = (off[name].where(defined).mean().item() for name in ("finite", "law"))
+            rows = f"{int(defined.sum())} of {int(known.sum())} rows"
+            words = f"{finite:.3f} nats, mean over the {rows} with e^sigma^2 < N; law there {law:.3f}"
+        lines.append(f"{'with finite N:':<24}{words}")
+        if self.has_series:
+            parts = []
+            for chosen, words in ((known, "all rows"), (~self["near_freezing"], "rows not near freezing")):
+                law, series = (off[name].where(chosen).sum().item() for name in ("law", "series"))
+                parts.append(f"{1 - series / law:.0%} of {words}" if law else f"nothing of {words}")
+            explained = ", ".join(parts)
+            lines.append(f"k3 and k4 explain:      {explained} (100% all of the residual; below 0 they make it worse)")
+        else:
+            lines.append(
+                "third and fourth cumulant were not measured; statistics=(..., 'third', 'fourth') gives the series"
+            )
+        counts = [f"{words} {int(self[name].sum())}" for name, words in FLAGS.items() if name in self.dataset]
+        lines.append(f"flagged, of {int(known.sum())} rows:   {', '.join(counts)}; none of them {int(free.sum())}")
+        if free.any():
+            middle, worst = off["law"].where(free).median().item(), off["law"].where(free).max().item()
+            lines.append(f"rows without a flag:    law off by {middle:.3f} nats (median), {worst:.3f} (worst)")
+        slopes = f"{self.slope():.3f} over all rows, {self.slope(True):.3f} without a flag"
+        lines.append(f"deficit = a sigma^2/2:  a = {slopes}; 1 under the law")
+        return "\n".join(lines)
+
+
+def off_in_words(layers: pd.DataFrame, name: str) -> str:
+    """Median and worst layer of a mean absolute residual, in words."""
+    off = layers[f"{name}_off"]
+    worst = layers["layer"][off.idxmax()]
+    return f"{off.median():.3f} nats in the median layer, {off.max():.3f} in the worst ({worst})"
+
+
+def smallest_of(data: xr.Dataset, tolerance: float) -> dict[str, Any]:
+    """The row of one layer in `Check.smallest`, from its (size, head)."""
+    heads = [dim for dim in data["entropy"].dims if dim != "size"]
+    data = data.isel(size=np.argsort(data["tokens"].max(heads).values, kind="stable"))
+    data = data.dropna("size", how="all", subset=["entropy"])
+    if not data.sizes["size"]:  # it did not run at every size, and counts at none
+        unknown = ("tokens_min", "tokens_max", "tokens_law", "tokens_level", "tokens_gaussian", "off_at_largest")
+        return {**dict.fromkeys(unknown, np.nan), "size_law": ""}
+    tokens = data["tokens"].max(heads).values
+    last = data.isel(size=-1, drop=True)
+    off_law = abs(data["law_residual"]).mean(heads).values
+    law = first_within(off_law, tokens, tolerance)
+    level = first_within(abs(data["deficit"] - last["deficit"]).mean(heads).values, tokens, tolerance)
+    if level is not None and tokens[level] == tokens[-1]:
+        level = None  # the reference itself, which says nothing
+    needed = np.ceil(float(xr.apply_ufunc(finite_term, last["sigma2"], 1.0).mean()) / tolerance)
+    return {
+        "tokens_min": tokens[0],
+        "tokens_max": tokens[-1],
+        "tokens_law": np.nan if law is None else tokens[law],
+        "size_law": "" if law is None else str(data["size"].values[law]),
+        "tokens_level": np.nan if level is None else tokens[level],
+        "tokens_gaussian": np.inf if needed >= 1e12 else needed,
+        "off_at_largest": off_law[-1],
+    }
+
+
+def first_within(off: np.ndarray, tokens: np.ndarray, tolerance: float) -> int | None:
+    """The first place from which on all of ``off`` is within the tolerance, sizes with as many tokens together."""
+    outside = np.flatnonzero(~(off <= tolerance))
+    if not len(outside):
+        return 0
+    later = np.flatnonzero(tokens > tokens[outside[-1]])
+    return int(later[0]) if len(later) else None
+
+
+def check(ds: xr.Dataset, *, kind: Kinds = "self", scaling: str | None = None) -> Check:
+    """Entropy beside the law, with nothing fitted, for every size, layer and head; and what explains the difference.
+
+    All in nats, each with its residual (measured entropy less it):
+
+    - ``law``: log N - sigma^2/2 from measured sigma^2 (paper, Eq. 5);
+    - ``third_order``: also - k3/3; ``series``: also - k4/8. Entropy is log N - sum over n of k_n (n-1)/n!, for logits
+      of any distribution, of which the law is the first term. Only if "third" and "fourth" were measured; the series
+      helps where its terms shrink, and past sigma^2 of about 2 they mostly do not;
+    - ``finite``: the law for N independent Gaussian keys; NaN past e^sigma^2 = N.
+
+    A Dataset holds means over query rows. Law and series are linear in the cumulants, so that the mean over rows of the
+    law is the law of the means, exactly; only ``finite`` is not, and where rows differ much in sigma^2 it is too low.
+    Means over branches, samples and steps are taken after it is computed, where the Dataset has them.
+
+    Rows of the result are flagged by thresholds from simulation (``recipes/thresholds.py``), past which the law can be
+    off by 0.1 nats:
+
+    - ``skewed``: |k3|/3 + |k4|/8 > 0.05 nats; the logits are not Gaussian;
+    - ``small_n``: the finite-N term > 0.16 nats; too few keys for this sigma^2;
+    - ``near_freezing``: sigma^2 / (2 log N) > 0.22; few keys carry the rows, and the finite-N term fails as well.
+
+    A row that is flagged may still be on the law. One that is not was within it in simulation, where keys are
+    independent and rows alike; those of a model are neither.
+
+    Args:
+        ds: a Dataset from `entropylab.measure` with sigma2, and "third" and "fourth" if the series is of interest; one
+            size or more; branch, sample, step and head may have been averaged away.
+        kind: which layers, as for `entropylab.fit`; of "image" third and fourth cumulant are not known.
+        scaling: which scaling; by default the only one, or "original" of several.
+
+    Returns:
+        `Check`, with standard errors over samples of entropy and residuals (where samples were averaged while
+        measuring, the largest that they can be; NaN for one sample).
+
+    Raises:
+        EntropyLabError: not such a Dataset; no sigma2; no such layer or scaling.
+
+    Examples:
+        >>> ds = entropylab.simulate_dataset(tokens=(64, 1024), sigma=(0.5, 3.0))
+        >>> found = entropylab.check(ds)
+        >>> [round(off, 1) for off in found.layers().law_off]  # nats that the law is off by, for each sigma
+        [0.0, 1.5]
+        >>> found.flags.sel(size="8x8", layer="sigma 3", head=0).item()
+        'skewed, small N, near freezing'
+    """
+    part, name = under(of_kind(ds, kind), scaling)
+    if "sigma2" not in part:
+        raise EntropyLabError(f"ds must hold sigma2, which the law is computed from. Got {sorted(map(str, part))}.")
+    part = part if "size" in part["entropy"].dims else sized(part)
+    keep = tuple(dim for dim in ("size", "layer", "head") if dim in part["entropy"].dims)
+    logs = log_tokens(part)
+    # Coordinates of layers, samples and sizes would be compared at every step, which takes most of the time.
+    plain = part.drop_vars(list(part.coords)).assign(tokens=part["tokens"].variable, log_tokens=logs.variable)
+    mask = counted(plain["entropy"])
+    data = compared(plain, mask, keep)
+    own = {str(n): value.variable for n, value in part.coords.items() if set(value.dims) <= set(keep) and value.dims}
+    named = data.assign_coords({n: value for n, value in own.items() if n != "tokens"})
+    return Check(described(named).assign_attrs(provenance(part, mask, kind, name)))
+
+
+def sized(part: xr.Dataset) -> xr.Dataset:
+    """One size as a dim of length 1."""
+    own = [
+        str(n) for n in ("tokens", "height", "width", "multiplier") if n in part.coords and "size" not in part[n].dims
+    ]
+    whole = part.expand_dims("size")
+    return whole.assign_coords({name: part[name].expand_dims("size") for name in own})
+
+
+def compared(part: xr.Dataset, mask: xr.DataArray, keep: Sequence[str]) -> xr.Dataset:
+    """Entropy, the law's terms, its predictions, their residuals and the flags; means over all dims but ``keep``."""
+    cells = predictions(part)
+    means = {key: averaged(value, mask, keep) for key, value in cells.items()}
+    x = part["log_tokens"].broadcast_like(means["entropy"]).where(mask)
+    data = {"tokens": part["tokens"].astype("float64").broadcast_like(x).where(mask), "log_tokens": x, **means}
+    data["entropy_error"] = over_samples(part, averaged(part["entropy"], mask, (*keep, "sample")), mask, keep)
+    data["deficit"] = x - means["entropy"]
+    data["half_sigma2"] = means["sigma2"] / 2
+    data["freezing"] = data["half_sigma2"] / x.where(x > 0)
+    for key in RESIDUALS:
+        if key in cells:
+            data[key] = means[key].where(np.isfinite(means[key]))
+            data[f"{key}_residual"] = means["entropy"] - data[key]
+            data[f"{key}_residual_error"] = residual_error(part, cells, key, mask, keep)
+    if "series" in data:
+        data["correction"] = -means["third"] / 3 - means["fourth"] / 8
+    data["finite_term"] = data["finite"] - data["law"]
+    up = {
+        "small_n": ~(data["finite_term"] <= THRESHOLDS.small_n),
+        "near_freezing": ~(data["freezing"] <= THRESHOLDS.near_freezing),
+    }
+    if "series" in data:
+        up["skewed"] = abs(means["third"]) / 3 + abs(means["fourth"]) / 8 > THRESHOLDS.skewed
+    data |= {flag: up[flag].where(mask, False) for flag in FLAGS if flag in up}
+    return xr.Dataset({key: value.transpose(*keep, ...) for key, value in data.items()})
+
+
+def predictions(part: xr.Dataset) -> dict[str, xr.DataArray]:
+    """What was measured and what is predicted from it, cell by cell; infinite where nothing can be said."""
+    names = [name for name in ("entropy", "sigma2", "third", "fourth") if name in part]
+    found = {name: part[name].astype("float64") for name in names}
+    known = np.isfinite(found["sigma2"])
+    found["law"] = part["log_tokens"] - found["sigma2"] / 2
+    finite = xr.apply_ufunc(finite_entropy, found["sigma2"], part["tokens"].astype("float64"))
+    # A mean that leaves out what is past validity would be one of the tame rows only.
+    found["finite"] = finite.where(np.isfinite(finite) | ~known, np.inf)
+    if "third" in found:
+        found["third_order"] = found["law"] - found["third"] / 3
+        if "fourth" in found:
+            found["series"] = found["third_order"] - found["fourth"] / 8
+    return found
+
+
+def residual_error(
+    part: xr.Dataset, cells: dict[str, xr.DataArray], key: str, mask: xr.DataArray, keep: Sequence[str]
+) -> xr.DataArray:
+    """Standard error over samples of a residual: of its own values, or the largest that those of its terms allow."""
+    residual = averaged(cells["entropy"] - cells[key].where(np.isfinite(cells[key])), mask, (*keep, "sample"))
+    if "sample" in residual.dims:
+        return over_samples(part, residual, mask, keep)
+    weights = {"entropy": 1.0, "sigma2": 0.5, "third": 1 / 3, "fourth": 1 / 8}
+    used = list(weights)[: {"law": 2, "third_order": 3, "series": 4}.get(key, 0)]
+    parts = [weights[name] * over_samples(part, residual, mask, keep, name) for name in used]
+    return sum(parts[1:], parts[0]) if parts else residual * np.nan

@@ -1,0 +1,169 @@
+"""How what fits and checks hold is named: units, long names, headings of tables, and short names of layers."""
+
+import html
+from collections.abc import Mapping
+
+import pandas as pd
+import xarray as xr
+
+RESIDUALS = {
+    "law": "the law's prediction",
+    "third_order": "the series to third order",
+    "series": "the series to fourth order",
+    "finite": "the law for N independent Gaussian keys",
+}
+"""Predictions of entropy in which nothing is fitted, and their words."""
+
+FLAGS = {"skewed": "skewed", "small_n": "small N", "near_freezing": "near freezing"}
+"""What is flagged, and its words."""
+
+LONG_NAMES = {
+    "slope": "slope of entropy against log N",
+    "slope_error": "standard error of the slope",
+    "slope_low": "slope, lower end of the 95% interval",
+    "slope_high": "slope, upper end of the 95% interval",
+    "slope_t": "t of the hypothesis that the slope is 1",
+    "slope_p": "two-sided p of the hypothesis that the slope is 1",
+    "intercept": "intercept of entropy against log N [nats]",
+    "intercept_error": "standard error of the intercept [nats]",
+    "intercept_low": "intercept, lower end of the 95% interval [nats]",
+    "intercept_high": "intercept, upper end of the 95% interval [nats]",
+    "r_squared": "R^2 of the line through the averages over samples",
+    "degrees_of_freedom": "degrees of freedom of the errors",
+    "center": "mean log N of the points",
+    "center_error": "standard error of the line at the mean log N [nats]",
+    "center_covariance": "covariance of the slope with the line at the mean log N [nats]",
+    "log_tokens": "log N, mean over layers [nats]",
+    "tokens": "number of keys N, geometric mean over layers [tokens]",
+    "entropy": "attention entropy [nats]",
+    "entropy_error": "standard error of the entropy over samples [nats]",
+    "fitted": "entropy on the fitted line [nats]",
+    "residual": "entropy less the fitted line [nats]",
+    "deficit": "deficit D = log N - H [nats]",
+    "half_sigma2": "measured sigma^2/2 [nats]",
+    "law": "the law's prediction log N - sigma^2/2 [nats]",
+    "series": "the series to fourth order, log N - k2/2 - k3/3 - k4/8 [nats]",
+    "freezing": "sigma^2 / (2 log N): the law fails well before 1",
+    "sigma2": "measured sigma^2 [nats^2]",
+    "third": "measured third cumulant k3 [nats^3]",
+    "fourth": "measured fourth cumulant k4 [nats^4]",
+    "third_order": "the series to third order, log N - k2/2 - k3/3 [nats]",
+    "finite": "the law for N independent Gaussian keys [nats]",
+    "finite_term": "what finite N adds to the law, keys independent and Gaussian [nats]",
+    "correction": "what third and fourth cumulant add to the law, - k3/3 - k4/8 [nats]",
+    "skewed": "past the threshold on |k3|/3 + |k4|/8",
+    "small_n": "past the threshold on the finite-N term",
+    "near_freezing": "past the threshold on sigma^2 / (2 log N)",
+    **{f"{name}_residual": f"entropy less {words} [nats]" for name, words in RESIDUALS.items()},
+    **{
+        f"{name}_residual_error": f"standard error over samples of the entropy less {words} [nats]"
+        for name, words in RESIDUALS.items()
+    },
+}
+"""Every variable that a `Fit` or a `Check` can hold, with its unit if it has one."""
+
+HEADINGS = {
+    "head": "head",
+    "step": "step",
+    "branch": "branch",
+    "size": "size",
+    "layer": "layer",
+    "tokens": "N",
+    "log_tokens": "log N",
+    "entropy": "H",
+    "entropy_error": "± H",
+    "fitted": "line",
+    "residual": "H − line",
+    "law": "log N − σ²/2",
+    "series": "with k3, k4",
+    "slope": "slope",
+    "slope_error": "± slope",
+    "slope_p": "p (slope 1)",
+    "intercept": "intercept",
+    "intercept_error": "± intercept",
+    "r_squared": "R²",
+    "deficit": "D = log N − H",
+    "half_sigma2": "σ²/2",
+    "freezing": "σ²/(2 log N)",
+    "law_off": "law off by",
+    "third_order_off": "with k3",
+    "series_off": "with k3, k4",
+    "finite_off": "with finite N",
+    "law_worst": "worst",
+    "explained": "explained",
+    **FLAGS,
+}
+"""What a notebook shows of a table, and the heading of each column."""
+
+FORMATS = {
+    **dict.fromkeys(("explained", *FLAGS), "{:.0%}"),
+    "slope_p": "{:.2g}",
+    "tokens": "{:.0f}",
+}
+"""How numbers of a column are written in a notebook; all others with four decimals."""
+
+
+def described(data: xr.Dataset) -> xr.Dataset:
+    """The same, every variable with its name and unit."""
+    for name, variable in data.data_vars.items():
+        long_name, _, unit = LONG_NAMES[str(name)].rstrip("]").partition(" [")
+        variable.attrs = {"long_name": long_name, "units": unit or "1"}
+    return data
+
+
+def short(block: str) -> str:
+    """A block's name for a tick: "down 0" of "down_blocks.0", "mid" of "mid_block"."""
+    name, _, number = block.rpartition(".") if "." in block else (block, "", "")
+    return f"{name.removesuffix('_blocks').removesuffix('_block').replace('_', ' ')} {number}".strip()
+
+
+def layer_names(ds: xr.Dataset) -> list[str]:
+    """Short names of layers: of their blocks, numbered in a block that has several ("up 1, 0"); with their parts,
+    if these differ.
+    """
+    blocks = [short(str(block)) for block in ds["block" if "block" in ds.coords else "layer"].values]
+    if "part" in ds.coords:
+        parts = [str(part) for part in ds["part"].values]
+        parts = parts if len(set(parts)) > 1 else ["all"] * len(parts)
+        blocks = [block if part == "all" else f"{block} {part}" for block, part in zip(blocks, parts, strict=True)]
+    again = {block for block in blocks if blocks.count(block) > 1}
+    return [f"{name}, {blocks[:i].count(name)}" if name in again else name for i, name in enumerate(blocks)]
+
+
+def names_by_layer(ds: xr.Dataset) -> dict[str, str]:
+    """Path of each layer -> its short name."""
+    return dict(zip(ds["layer"].values.tolist(), layer_names(ds), strict=True)) if "layer" in ds.dims else {}
+
+
+def text_table(rows: pd.DataFrame, form: str) -> str:
+    """Rows as text, numbers written as ``form`` says, without the columns of which nothing is known."""
+    known = rows.dropna(axis="columns", how="all")
+    return known.to_string(index=False, float_format=form.format, na_rep="-")
+
+
+def page(about: str, lines: str, rows: pd.DataFrame, names: Mapping[str, str]) -> str:
+    """What a notebook shows: what it is, lines of text whose columns align, and a table that scrolls if it is wide.
+
+    Layers go by their short names; the full path shows where the pointer rests on one.
+
+    Args:
+        about: what it is.
+        lines: text, or "".
+        rows: of which the columns in `HEADINGS` are shown.
+        names: path of each layer -> its short name.
+    """
+
+    def written(column: str, value: object) -> str:
+        if column == "layer" and value in names:
+            return f'<span title="{html.escape(str(value))}">{html.escape(names[str(value)])}</span>'
+        if not isinstance(value, float):
+            return html.escape(str(value))
+        return "–" if pd.isna(value) else FORMATS.get(column, "{:.4f}").format(value)
+
+    groups = [name for name in rows if name in ("head", "step", "branch")]
+    columns = [*groups, *(name for name in rows if name in HEADINGS and name not in groups)]
+    cells = pd.DataFrame({HEADINGS[name]: [written(name, value) for value in rows[name]] for name in columns})
+    table = cells.to_html(index=False, escape=False, border=0)
+    # A notebook's own style may set <pre> in another font, in which columns of text don't align.
+    fixed = f'<pre style="font-family: monospace">{html.escape(lines)}</pre>' if lines else ""
+    return f'<p>{html.escape(about)}</p><div style="overflow-x: auto; white-space: nowrap">{fixed}{table}</div>'

@@ -1,0 +1,91 @@
+"""Past which values the law log N - sigma^2/2 is off, found by simulation: `entropylab.law.theory.THRESHOLDS`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from entropylab.law.theory import TOLERANCE, Thresholds, finite_entropy, row_entropy
+
+Array = NDArray[Any]
+
+CELLS = 2**20
+"""Logits that are drawn for every number of keys."""
+
+
+def simulated_thresholds(seed: int = 0, cells: int = CELLS) -> Thresholds:
+    """The thresholds from simulated rows of independent logits, ``cells`` of them for every N and shape.
+
+    Takes some seconds. Each curve is followed along sigma until the law, or the finite-N value, is off by more than
+    `TOLERANCE`; the threshold is the smallest value met there: over 16 to 4096 Gaussian keys for ``small_n`` and
+    ``near_freezing``, over distributions that are not Gaussian, with 4096 keys, for ``skewed``. So a row past a
+    threshold may still be on the law; one that is off it is past one of them.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = [gaussian_crossings(rng, tokens, cells) for tokens in (16, 64, 256, 1024, 4096)]
+    shapes = [skewed_crossing(draws) for draws in distributions(rng, 4096, cells)]
+    term, ratio = (min(values) for values in zip(*sizes, strict=True))
+    return Thresholds(min(shapes), term, ratio)
+
+
+def gaussian_crossings(rng: np.random.Generator, tokens: int, cells: int = CELLS) -> tuple[float, float]:
+    """The finite-N term at which the law leaves the tolerance; sigma^2/(2 log N) at which the finite-N value does."""
+    ratios = np.linspace(0.12, 0.45, 10)
+    draws = rng.standard_normal((cells // tokens, tokens))
+    found = [measured(np.sqrt(2 * ratio * np.log(tokens)) * draws) for ratio in ratios]
+    entropy, sigma2 = (np.array([row[name] for row in found]) for name in ("entropy", "sigma2"))
+    law = entropy - np.log(tokens) + sigma2 / 2
+    finite = entropy - finite_entropy(sigma2, tokens)
+    terms = finite_entropy(sigma2, tokens) - np.log(tokens) + sigma2 / 2
+    return crossing(terms, law), crossing(sigma2 / 2 / np.log(tokens), finite)
+
+
+def distributions(rng: np.random.Generator, tokens: int, cells: int) -> Iterator[Array]:
+    """Standardised draws (rows, tokens) that are skewed to either side, heavy-tailed, flat, and in two clusters."""
+    shape = (cells // tokens, tokens)
+    for power in (0.5, 2.0, 8.0):
+        draws = (rng.gamma(power, size=shape) - power) / np.sqrt(power)
+        yield draws
+        yield -draws
+    for degrees in (10, 20):  # of fewer, k3 and k4 tell nothing: the series has no limit, and single keys take the row
+        yield rng.standard_t(degrees, size=shape) * np.sqrt((degrees - 2) / degrees)
+    yield rng.uniform(-np.sqrt(3), np.sqrt(3), shape)
+    yield rng.choice([-1, 1], shape) * np.sqrt(0.8) + np.sqrt(0.2) * rng.standard_normal(shape)
+
+
+def skewed_crossing(draws: Array) -> float:
+    """|k3|/3 + |k4|/8 at which standardised draws leave the law; infinite if finite N takes them off it before."""
+    sigmas = np.linspace(0.3, 1.8, 11)
+    found = [measured(sigma * draws) for sigma in sigmas]
+    entropy, sigma2, third, fourth = (
+        np.array([row[n] for row in found]) for n in ("entropy", "sigma2", "third", "fourth")
+    )
+    tokens = draws.shape[-1]
+    return crossing(abs(third) / 3 + abs(fourth) / 8, entropy - np.log(tokens) + sigma2 / 2)
+
+
+def crossing(where: Array, off: Array) -> float:
+    """``where`` at the first place at which |``off``| passes `TOLERANCE`, between the points by a straight line."""
+    past = np.flatnonzero(~(abs(off) <= TOLERANCE))
+    if not len(past):
+        return np.inf
+    place = int(past[0])
+    if place == 0:
+        return float(where[0])
+    before, after = abs(off[place - 1]), abs(off[place])
+    share = (TOLERANCE - before) / (after - before) if np.isfinite(after) else 0.0
+    return float(where[place - 1] + share * (where[place] - where[place - 1]))
+
+
+def measured(logits: Array) -> dict[str, float]:
+    """Means over rows (rows, keys) of what a Dataset holds: entropy, sigma2, third, fourth."""
+    centred = logits - logits.mean(-1, keepdims=True)
+    square = centred**2
+    second, third, fourth = (power.mean(-1) for power in (square, square * centred, square**2))
+    means = {"entropy": row_entropy(logits), "sigma2": second, "third": third, "fourth": fourth - 3 * second**2}
+    return {name: float(value.mean()) for name, value in means.items()}
+
+
+if __name__ == "__main__":
+    print(simulated_thresholds())

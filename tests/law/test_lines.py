@@ -1,0 +1,276 @@
+"""Lines and their errors: against other computations, certified values, and how often intervals hold the truth."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from scipy.special import polygamma
+
+from entropylab import EntropyLabError
+from entropylab.law import BOUNDED, CLUSTERED, ORDINARY, UNKNOWN, fit
+from entropylab.law.lines import straight_line, theil_sen
+
+from ..datasets import NOISY, SIZES, norris, own_log_tokens, own_mean, replicates, synthetic
+
+# The line, and ordinary errors.
+
+
+def test_ordinary_errors_agree_with_scipy() -> None:
+    ds = synthetic(noise=0.2, average=("sample",), slope=0.9)
+    result = fit(ds, errors="ordinary")
+    x, y = own_log_tokens(ds), own_mean(ds.expand_dims("sample"))[:, 0]
+    other = stats.linregress(x, y)
+    assert result.errors == ORDINARY
+    assert result.slope == pytest.approx(other.slope)
+    assert result.slope_error == pytest.approx(other.stderr)
+    assert result.intercept == pytest.approx(other.intercept)
+    assert result.intercept_error == pytest.approx(other.intercept_stderr)
+    assert result.r_squared == pytest.approx(other.rvalue**2)
+    reach = stats.t.ppf(0.975, len(SIZES) - 2) * other.stderr
+    assert result.slope_interval == pytest.approx((other.slope - reach, other.slope + reach))
+    t, p = result.slope_test
+    assert t == pytest.approx((other.slope - 1) / other.stderr)
+    assert p == pytest.approx(2 * stats.t.sf(abs(t), len(SIZES) - 2))
+
+
+def test_nist_norris() -> None:
+    """Certified values of NIST StRD, Norris: https://www.itl.nist.gov/div898/strd/lls/data/Norris.shtml."""
+    data = norris()
+    ds = xr.Dataset(
+        {"entropy": (("size", "layer"), data[["y"]].values)},
+        coords={
+            "size": [str(i) for i in range(len(data))],
+            "layer": ["one"],
+            "kind": ("layer", ["self"]),
+            "tokens": (("size", "layer"), np.exp(data[["x"]].values / 100)),
+        },
+    )
+    result = fit(ds)
+    assert result.slope / 100 == pytest.approx(1.00211681802045, rel=1e-12)
+    assert result.slope_error / 100 == pytest.approx(0.429796848199937e-03, rel=1e-10)
+    assert result.intercept == pytest.approx(-0.262323073774029, rel=1e-10)
+    assert result.intercept_error == pytest.approx(0.232818234301152, rel=1e-10)
+    assert result.r_squared == pytest.approx(0.999993745883712, rel=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(shift=st.floats(-2, 2), stretch=st.floats(0.1, 3))
+def test_shift_and_stretch_of_entropy(shift: float, stretch: float) -> None:
+    x, y = replicates(number=1)
+    for line in (straight_line, theil_sen):
+        one, other = line(x, y), line(x, stretch * y + shift)
+        np.testing.assert_allclose(other["slope"], stretch * one["slope"], rtol=1e-9)
+        np.testing.assert_allclose(other["intercept"], stretch * one["intercept"] + shift, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(other["slope_error"], stretch * one["slope_error"], rtol=1e-9)
+
+
+# Samples as clusters.
+
+
+def test_clustered_errors_are_those_of_the_mean_of_the_samples_own_lines() -> None:
+    ds = synthetic(**NOISY)
+    result = fit(ds)
+    lines = [stats.linregress(own_log_tokens(ds), y) for y in own_mean(ds).T]
+    assert result.errors == CLUSTERED
+    assert result.slope == pytest.approx(np.mean([line.slope for line in lines]))
+    assert result.slope_error == pytest.approx(stats.sem([line.slope for line in lines]))
+    assert result.intercept_error == pytest.approx(stats.sem([line.intercept for line in lines]))
+    at = [line.intercept + line.slope * np.log(1000) for line in lines]
+    assert result.predict(1000) == pytest.approx(np.mean(at))
+    assert result.predict_error(1000) == pytest.approx(stats.sem(at))
+
+
+@pytest.mark.parametrize("method", ["least_squares", "theil_sen"])
+def test_samples_torn_apart_give_larger_errors(method: str) -> None:
+    ds = synthetic(noise=0.01, sample_level=0.1)
+    torn = ds.copy(deep=True)
+    for place in range(ds.sizes["size"]):
+        torn["entropy"][place] = np.roll(ds["entropy"][place], place, axis=2)
+    own, other = fit(ds, method=method), fit(torn, method=method)
+    assert other.slope == pytest.approx(own.slope)
+    assert other.slope_error > 4 * own.slope_error, "a level of each sample's own cancels in its slope only whole"
+
+
+def sandwich(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients (intercept, slope) and their clustered covariance, by the textbook; NaN is left out."""
+    keep = np.isfinite(y)
+    design = np.stack([np.ones(y.shape), np.broadcast_to(x[:, None], y.shape)], -1)
+    coefficients = np.linalg.lstsq(design[keep], y[keep])[0]
+    bread = np.linalg.inv(design[keep].T @ design[keep])
+    left = np.where(keep, y - design @ coefficients, 0)
+    scores = np.einsum("ps,psc->sc", left, design)
+    number = y.shape[1]
+    return coefficients, bread @ scores.T @ scores @ bread * number / (number - 1)
+
+
+def test_missing_samples_against_the_textbook_sandwich() -> None:
+    ds = synthetic(**NOISY)
+    whole, missing = own_mean(ds), np.zeros((len(SIZES), 6), bool)
+    missing[[0, 3], [0, 2]] = True
+    ds["entropy"] = ds["entropy"].where(~xr.DataArray(missing, dims=("size", "sample")))
+    result = fit(ds)
+    coefficients, covariance = sandwich(own_log_tokens(ds), np.where(missing, np.nan, whole))
+    assert (result.intercept, result.slope) == pytest.approx(tuple(coefficients))
+    assert result.intercept_error == pytest.approx(covariance[0, 0] ** 0.5)
+    assert result.slope_error == pytest.approx(covariance[1, 1] ** 0.5)
+
+
+def test_samples_of_which_nothing_is_known_are_none() -> None:
+    ds = synthetic(**NOISY)
+    whole, found = fit(ds.isel(sample=slice(4))), fit(ds.assign(entropy=ds["entropy"].where(ds["sample"] < 4)))
+    assert found.dataset.attrs["samples"] == 4 == whole.dataset.attrs["samples"]
+    assert found.slope_error == pytest.approx(whole.slope_error) and "4 samples" in found.summary()
+    one = fit(ds.assign(entropy=ds["entropy"].where(ds["sample"] < 1)))
+    assert one.errors == ORDINARY and one.slope_error > 0
+
+
+def held(line: dict[str, np.ndarray], truth: float = 1.0, name: str = "slope") -> float:
+    """How often a 95% interval holds the truth."""
+    return float(np.mean((line[f"{name}_low"] < truth) & (line[f"{name}_high"] > truth)))
+
+
+@pytest.mark.parametrize("line", [straight_line, theil_sen])
+@pytest.mark.parametrize("clusters", [3, 4, 8])
+def test_intervals_hold_the_truth_as_often_as_they_say(line, clusters: int) -> None:
+    x, y = replicates(clusters, 1000)
+    found = line(x, y)
+    assert 0.93 <= held(found) <= 0.98
+    assert 0.93 <= held(found, -0.5, "intercept") <= 0.98
+    assert np.mean(found["slope_p"] < 0.05) == pytest.approx(1 - held(found), abs=1e-9)
+    assert abs(found["slope"].mean() - 1) < 3 * found["slope"].std() / 1000**0.5, "no bias"
+    if clusters == 8:
+        assert np.mean(line(x, y + 0.1 * x)["slope_p"] < 0.05) > 0.9, "and a slope of 1.1 is told from 1"
+
+
+def test_intervals_that_take_points_for_independent_do_not() -> None:
+    x, y = replicates()
+    y = y - y.mean(1, keepdims=True) + y.mean((1, 2), keepdims=True)
+    assert 0.90 <= held(straight_line(x, y)) <= 0.99
+    assert held(straight_line(x.reshape(200, -1, 1), y.reshape(200, -1, 1))) < 0.7
+
+
+# Averaged samples.
+
+
+def test_errors_of_samples_that_were_averaged_are_the_largest_that_they_can_be() -> None:
+    whole, averaged = synthetic(**NOISY), synthetic(**NOISY, average=("sample",))
+    for by in (None, "layer"):
+        kept, bound = fit(whole, by=by), fit(averaged, by=by)
+        assert bound.errors == BOUNDED
+        assert np.all(bound["slope_error"] >= kept["slope_error"])
+        tokens = [100, 1000, 10000]
+        assert (bound.predict_error(tokens) >= kept.predict_error(tokens)).all()
+        assert np.all(bound["intercept_error"] >= kept["intercept_error"])
+    assert bound["degrees_of_freedom"].values.tolist() == [5.0] * 5
+
+
+# Weights.
+
+
+def noisy_small() -> xr.Dataset:
+    """A measurement whose smallest sizes are noisy."""
+    ds = synthetic(samples=8, steps=1, average=("branch", "step", "head"))
+    rng = np.random.default_rng(1)
+    spread = np.where(ds["tokens"].mean("layer") < ds["tokens"].mean("layer").median(), 0.5, 0.01)
+    extra = xr.DataArray(rng.standard_normal((len(SIZES), 8)) * spread[:, None], dims=("size", "sample"))
+    return ds.assign(entropy=ds["entropy"] + extra)
+
+
+def smooth_variances(x: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Variances over samples on a straight line in log variance, its slope shrunk as James and Stein do."""
+    line = stats.linregress(x, np.log(points.var(1, ddof=1)))
+    noise = polygamma(1, (points.shape[1] - 1) / 2) / ((x - x.mean()) ** 2).sum()
+    return np.exp(max(0, 1 - 2 * noise / line.slope**2) * line.slope * x)
+
+
+def test_weights_are_those_of_smooth_variances_over_samples() -> None:
+    ds = noisy_small()
+    result = fit(ds, method="weighted")
+    x, points = own_log_tokens(ds), own_mean(ds.expand_dims(["branch", "step", "head"]))
+    weights = smooth_variances(x, points) ** -0.5
+    expected = np.polyfit(x, points.mean(1), 1, w=weights)
+    own = [np.polyfit(x, sample, 1, w=weights)[0] for sample in points.T]
+    assert (result.slope, result.intercept) == pytest.approx(tuple(expected), rel=1e-5)
+    assert result.slope_error == pytest.approx(stats.sem(own), rel=1e-5)
+    assert (result.method, result.errors) == ("weighted", CLUSTERED)
+    assert abs(result.slope - 1) < 0.3 * abs(fit(ds).slope - 1), "noisy sizes count less"
+    assert result.slope_error < fit(ds).slope_error
+
+
+def test_a_size_with_more_samples_weighs_more() -> None:
+    ds = synthetic(**NOISY, average=("branch", "step", "head"))
+    few = ds.assign(entropy=ds["entropy"].where((ds["sample"] < 2) | (ds["size"] != ds["size"][0])))
+    broken = xr.where(few["size"] == few["size"][0], 0.2, 0.0)
+    moved = [abs(fit(part.assign(entropy=part["entropy"] + broken), method="weighted").slope - 1) for part in (few, ds)]
+    assert moved[0] < moved[1]
+
+
+@pytest.mark.parametrize("samples", [3, 8])
+@pytest.mark.parametrize("steepness", [0.0, 1.2])
+def test_weighted_intervals_hold_the_truth_as_often(samples: int, steepness: float) -> None:
+    """Six sizes, equally noisy or the smaller ones more so, measured 1500 times, as so many layers."""
+    rng = np.random.default_rng(0)
+    tokens = np.geomspace(64, 4096, 6)
+    scatter = 0.1 * (tokens / 512) ** (-steepness / 2)
+    y = np.log(tokens)[:, None] - 0.5 + scatter[:, None] * rng.standard_normal((1500, 6, samples))
+    ds = xr.Dataset(
+        {"entropy": (("layer", "size", "sample"), y)},
+        coords={
+            "size": [str(count) for count in range(6)],
+            "layer": [str(count) for count in range(1500)],
+            "kind": ("layer", ["self"] * 1500),
+            "tokens": (("size", "layer"), np.repeat(tokens[:, None], 1500, 1)),
+        },
+    )
+    assert 0.91 <= held(fit(ds, by="layer", method="weighted").dataset) <= 0.98
+    if samples < 8:
+        x = np.broadcast_to(np.log(tokens)[:, None], y.shape)
+        raw = straight_line(x, y, 1 / y.var(-1, ddof=1, keepdims=True))
+        assert held(raw) < 0.9, "a weight from each size's own variance makes errors too small"
+
+
+# The robust line.
+
+
+def test_theil_sen_agrees_with_scipy_and_a_broken_size_does_not_move_it() -> None:
+    ds = synthetic(**NOISY)
+    result = fit(ds, method="theil_sen")
+    x, points = own_log_tokens(ds), own_mean(ds)
+    other = stats.theilslopes(points.mean(1), x, method="joint")
+    assert (result.slope, result.intercept) == pytest.approx((other.slope, other.intercept), rel=1e-6)
+    left = [stats.theilslopes(np.delete(points, i, 1).mean(1), x).slope for i in range(6)]
+    assert result.slope_error == pytest.approx((5 * np.var(left)) ** 0.5, rel=1e-4), "the jackknife's"
+    assert result.errors == CLUSTERED
+    frozen = ds.copy(deep=True)
+    frozen["entropy"][4] = 0.1
+    moved = abs(fit(frozen, method="theil_sen").slope - result.slope)
+    assert moved < 0.1
+    assert abs(fit(frozen).slope - fit(ds).slope) > 5 * moved
+
+
+def test_medians_leave_out_what_is_missing() -> None:
+    x = np.broadcast_to(np.arange(5.0)[:, None], (2, 5, 1)).copy()
+    y = 2 * x + 1
+    y[0, 2], y[1] = np.nan, np.nan
+    found = theil_sen(x, y)
+    assert (found["slope"][0], found["intercept"][0]) == (2, 1)
+    assert np.isnan(found["slope"][1]) and np.isnan(found["slope_error"]).all()
+    noisy = synthetic(**NOISY)
+    gone = noisy.assign(entropy=noisy["entropy"].where((noisy["sample"] < 5) | (noisy["size"] == "32x32")))
+    assert fit(gone, method="theil_sen").slope_error > 0
+
+
+def test_which_errors_are_taken() -> None:
+    one = synthetic(samples=1, noise=0.1)
+    assert fit(one).errors == ORDINARY
+    assert fit(one, method="theil_sen").errors == UNKNOWN
+    with pytest.raises(EntropyLabError, match="at least two sizes with different N"):
+        fit(one.isel(size=[0]), method="theil_sen")
+
+
+@pytest.mark.parametrize("options", [{"errors": "bootstrap"}, {"resamples": 99}, {"seed": 0}])
+def test_the_bootstrap_is_gone_and_that_is_said(options: dict) -> None:
+    with pytest.raises(EntropyLabError, match="no longer offered, and 'clustered' takes its place. Got"):
+        fit(synthetic(), **options)

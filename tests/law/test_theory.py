@@ -1,0 +1,178 @@
+"""Formulas against simulation, brute force and numerical derivatives, in float64."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import softmax
+
+from entropylab.law import theory
+
+
+def brute_entropy(row: np.ndarray) -> float:
+    """Entropy of one row's softmax, by its definition."""
+    weight = softmax(row[np.isfinite(row)])
+    return float(-(weight * np.log(weight)).sum())
+
+
+def drawn(sigma: float, tokens: int, rows: int, seed: int = 0) -> np.ndarray:
+    return sigma * np.random.default_rng(seed).standard_normal((rows, tokens))
+
+
+def mixed() -> np.ndarray:
+    """Rows that are flat, steep, carried by one key, with keys left out, and with two equal keys on top."""
+    rows = drawn(1.0, 9, 6) * np.array([0, 1, 4, 1, 2, 1])[:, None]
+    rows[3, 2], rows[4, [0, 5]], rows[5, [1, 2]] = 60, -np.inf, 9
+    return rows
+
+
+def test_row_entropy_and_sensitivity_by_their_definitions() -> None:
+    rows = mixed()
+    np.testing.assert_allclose(theory.row_entropy(rows), [brute_entropy(row) for row in rows], atol=1e-12)
+    np.testing.assert_allclose(theory.row_entropy(rows[0]), np.log(9))
+    np.testing.assert_allclose(theory.row_entropy(rows + 100), theory.row_entropy(rows), atol=1e-12)
+    step = 1e-5
+    rise = (theory.row_entropy(rows * np.exp(step)) - theory.row_entropy(rows * np.exp(-step))) / (2 * step)
+    np.testing.assert_allclose(theory.sensitivity(rows), -rise, atol=1e-7)
+
+
+# The law at finite N.
+
+
+def test_gaussian_keys_need_as_many_as_the_finite_term_says() -> None:
+    for sigma2 in (0.5, 1.0, 1.5):
+        tokens = int(np.ceil(theory.finite_term(sigma2, 1.0) / 0.03))
+        draws = drawn(sigma2**0.5, tokens, 2**20 // tokens)
+        off = theory.row_entropy(draws).mean() - np.log(tokens) + sigma2 / 2
+        # Past the expansion's first term entropy rises less, so that a few keys fewer would do.
+        assert 0.015 < off < 0.031
+        fewer = theory.row_entropy(draws[:, : tokens // 4]).mean() - np.log(tokens // 4) + sigma2 / 2
+        assert fewer > 1.5 * off
+
+
+@settings(max_examples=50, deadline=None)
+@given(sigma2=st.floats(0, 3), tokens=st.integers(64, 10**6))
+def test_the_finite_law(sigma2: float, tokens: int) -> None:
+    value = float(theory.finite_entropy(sigma2, tokens))
+    law = np.log(tokens) - sigma2 / 2
+    assert value >= law - sigma2 / tokens
+    assert value - law == pytest.approx(float(theory.finite_term(sigma2, tokens)), rel=0.3, abs=0.02)
+    assert theory.finite_term(0.0, tokens) == 0
+
+
+def test_the_finite_law_has_an_end() -> None:
+    assert np.isnan(theory.finite_entropy(8.0, 1000))
+    assert np.isnan(theory.finite_entropy(0.0, 1))
+    assert np.isinf(theory.finite_term(1e4, 10))
+
+
+# Gaussian rows at any sigma and N.
+
+
+@pytest.mark.parametrize("tokens", [2, 4, 64, 1024])
+@pytest.mark.parametrize("sigma", [0.5, 2.0, 6.0])
+def test_gaussian_entropy_is_that_of_simulated_rows(tokens: int, sigma: float) -> None:
+    found = theory.row_entropy(drawn(sigma, tokens, 2**19 // tokens))
+    error = found.std() / len(found) ** 0.5
+    assert abs(theory.gaussian_entropy(sigma, tokens) - found.mean()) < 4 * error
+    if tokens == 1024 and sigma == 6:
+        assert np.log(tokens) - sigma**2 / 2 < found.mean() - 100 * error, "where the law itself is far below"
+
+
+def test_gaussian_entropy_at_its_ends() -> None:
+    np.testing.assert_allclose(theory.gaussian_entropy(0.0, [1, 7, 4096]), np.log([1, 7, 4096]), atol=1e-10)
+    assert theory.gaussian_entropy(3.0, 1) == pytest.approx(0, abs=1e-10), "one key has no entropy"
+    assert theory.gaussian_entropy(2.0, 4) == pytest.approx(0.771, abs=5e-4)
+    large = theory.gaussian_entropy(0.7, 10**6)
+    assert large == pytest.approx(theory.finite_entropy(0.49 * (1 - 1e-6), 10**6), abs=1e-7), "and the law is its limit"
+    assert np.isnan(theory.gaussian_entropy([-1.0, np.nan], 4)).all() and np.isnan(theory.gaussian_entropy(1.0, 0))
+
+
+def test_many_sigmas_are_interpolated() -> None:
+    sigma = np.linspace(0, 4, 110)
+    found = theory.gaussian_entropy(sigma[:, None], [16, 256])
+    assert found.shape == (110, 2)
+    np.testing.assert_allclose(found[7::40], theory.gaussian_entropy(sigma[7::40, None], [16, 256]), atol=1e-6)
+
+
+# Any rows.
+
+
+def test_rarefaction_is_the_mean_over_all_subsets() -> None:
+    rows = mixed()[[1, 2, 3, 5]]
+    exact = [np.mean([brute_entropy(row[list(some)]) for some in combinations(range(9), 4)]) for row in rows]
+    np.testing.assert_allclose(theory.rarefied_entropy(rows, 4, draws=4000), exact, atol=0.03)
+    np.testing.assert_allclose(theory.rarefied_entropy(rows, 9, draws=1), theory.row_entropy(rows))
+    assert theory.rarefied_entropy(rows, 5)[2] != pytest.approx(exact[2], abs=0.03)
+
+
+def test_a_key_that_is_left_out_is_never_drawn() -> None:
+    row = np.array([0.0, 0.0, 0.0, -np.inf, -np.inf])
+    assert theory.rarefied_entropy(row, 2) == pytest.approx(np.log(2))
+    assert np.isnan(theory.rarefied_entropy(row, 4)), "it has three keys"
+
+
+def test_the_local_slope_leaves_each_key_out() -> None:
+    rows = mixed()
+
+    def slope(row: np.ndarray) -> float:
+        row = row[np.isfinite(row)]
+        return sum(brute_entropy(row) - brute_entropy(np.delete(row, place)) for place in range(len(row)))
+
+    np.testing.assert_allclose(theory.local_slope(rows), [slope(row) for row in rows], atol=1e-10)
+    assert theory.local_slope(drawn(0.0, 4096, 1)) == pytest.approx(1, abs=1e-3), "uniform attention"
+
+
+def test_the_local_slope_is_the_derivative_of_rarefaction() -> None:
+    rows = drawn(1.5, 256, 400)
+    fewer, all_keys = theory.rarefied_entropy(rows, 230, draws=100).mean(), theory.row_entropy(rows).mean()
+    assert theory.local_slope(rows).mean() == pytest.approx((all_keys - fewer) / np.log(256 / 230), rel=0.03)
+    weight = softmax(rows, -1)
+    short = 1 - (weight**2 * (theory.row_entropy(rows)[:, None] + np.log(weight) - 0.5)).sum(-1)
+    assert theory.local_slope(rows).mean() == pytest.approx(short.mean(), abs=0.02)
+
+
+def test_the_joint_slope_is_that_of_image_keys_that_multiply() -> None:
+    image, text = drawn(1.0, 50, 1)[0], 2 + drawn(1.0, 10, 1, seed=1)[0]
+    weight = softmax(np.r_[image, text])
+    p = weight[:50].sum()
+    means = (weight[:50] @ image / p, weight[50:] @ text / (1 - p))
+    step = 1e-5  # image keys that count e^step times: log of their number is added to their logits
+
+    def entropy(more: float) -> float:
+        w = softmax(np.r_[image + more, text])
+        return float(-(w * np.log(w)).sum() + w[:50].sum() * more)
+
+    rise = (entropy(step) - entropy(-step)) / (2 * step)
+    assert theory.joint_slope(p, *means) == pytest.approx(rise, abs=1e-8)
+    assert theory.joint_slope(p, *means[::-1]) != pytest.approx(rise, abs=0.1)
+    assert theory.joint_slope(1.0, 0.3, 0.0) == 1, "without text every key is the image's"
+
+
+def test_what_the_papers_factor_removes_near_the_training_size() -> None:
+    trained = 256
+    rows = drawn(1.5, trained, 200)
+    slope, step = 0.8, 1e-4  # of log N
+    m = (1 + step / np.log(trained)) ** 0.5
+    removed = theory.row_entropy(rows).mean() - theory.row_entropy(m * rows).mean()
+    found = theory.fraction_removed(theory.sensitivity(rows).mean(), trained, slope)
+    assert found == pytest.approx(removed / (slope * step), rel=1e-3)
+
+
+@pytest.mark.parametrize("ratio", [0.25, 0.9, 4.0])
+def test_the_multiplier_of_one_size_keeps_the_entropy(ratio: float) -> None:
+    rows = drawn(2.0, 64, 60).reshape(3, 20, 64)
+    m = theory.one_size_multiplier(rows, ratio)
+    assert m.shape == (3,) and np.all((m < 1) == (ratio < 1))
+    entropy = theory.row_entropy(rows * m[:, None, None]).mean(-1)
+    slope = theory.local_slope(rows).mean(-1)
+    np.testing.assert_allclose(entropy, theory.row_entropy(rows).mean(-1) - slope * np.log(ratio), atol=1e-9)
+    if ratio == 4:
+        assert np.all(theory.one_size_multiplier(rows, ratio, slope=0.1) < m), "a smaller slope needs less"
+
+
+def test_a_multiplier_that_there_is_not() -> None:
+    rows = drawn(2.0, 64, 20)
+    assert np.isnan(theory.one_size_multiplier(rows, 1e9)) and np.isnan(theory.one_size_multiplier(rows, 1e-9))
