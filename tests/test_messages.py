@@ -1,8 +1,6 @@
 """Errors that no other test meets: each is one, names what was wrong, and says what came."""
 
-import builtins
 import json
-import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +18,6 @@ from entropylab.calibration import ByLayer
 from entropylab.figures import defects_checked, grids
 from entropylab.measuring.logits import sampled_logits
 from entropylab.plot.layers import steps_table
-from entropylab.prompts import read_prompts
-from entropylab.prompts.captions import import_pyarrow
-from entropylab.prompts.hub import read_hub
 from entropylab.quality.features import features_of
 from entropylab.quality.judge import new_judge
 from entropylab.quality.ratings.page import make_page
@@ -161,32 +156,6 @@ def test_a_report_over_something_else(tmp_path: Path) -> None:
     call = lambda: entropylab.report(synthetic(), tmp_path / "report.html", overwrite=True)  # noqa: E731
     refuses("must be a folder of a report's figures, to be replaced", call)
     assert not (tmp_path / "report.html").exists()
-
-
-def test_captions_that_can_not_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Broken:
-        """A hub whose files can be listed and not be read."""
-
-        def glob(self, pattern: str) -> list[str]:
-            return ["datasets/org/captions@refs/convert/parquet/default/train/0000.parquet"]
-
-        def open(self, path: str, mode: str) -> Any:
-            raise OSError("connection reset")
-
-    monkeypatch.setattr("entropylab.prompts.hub.filesystem", Broken)
-    refuses("can't be read from the hub: connection reset", lambda: list(read_hub("org/captions", None)))
-    (tmp_path / "captions.txt").write_text("a cat\n")
-
-    def refused(*_: Any, **__: Any) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(builtins, "open", refused)
-    refuses("captions.txt can't be read: Permission denied", lambda: read_prompts(tmp_path / "captions.txt"))
-
-
-def test_parquet_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    refuses("prompts from parquet need pyarrow: pip install 'entropylab[runs]'", import_pyarrow)
 
 
 def test_a_run_of_another_format(tmp_path: Path) -> None:
