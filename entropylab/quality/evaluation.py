@@ -15,6 +15,7 @@ from ..errors import EntropyLabError, check_count, names_of
 from ..files import as_path, make_folder
 from ..measuring.checks import call_settings, check_prompts, check_seed
 from ..measuring.provenance import provenance
+from ..models.prompts import captions as captions_by_name
 from ..models.prompts import is_embedded
 from ..sizes import Size, size_label
 from .cost import Meter, how
@@ -218,7 +219,5 @@ def check_metrics(metrics: Any) -> tuple[str, ...]:
 
 def captions(seed: int = 0) -> list[str]:
     """All captions of the embedded pipeline's pictures, shuffled, so that the first are of all sorts."""
-    from ..models import pictures
-
-    names = list(pictures.captions().values())
+    names = list(captions_by_name().values())
     return [names[i] for i in np.random.default_rng(seed).permutation(len(names))]

@@ -1,7 +1,7 @@
 """The embedded pictures' own image-text model: one space of 32 features for pictures and for prompts.
 
 It stands in for Inception and for CLIP where the embedded pipeline is judged: a small convolutional image tower,
-trained by ``python -m entropylab.quality.train`` against the embedded pipeline's own text encoder, which stays as it is
+trained by ``python -m recipes.image_text`` against the embedded pipeline's own text encoder, which stays as it is
 (contrastive learning after Radford et al. 2021). Its distances and scores are comparable with each other only, never
 with published FID or CLIP scores.
 """

@@ -1,19 +1,15 @@
 """Features of real pictures, which Frechet distance, coverage and recall compare with."""
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from ..errors import EntropyLabError
 from ..sizes import Size, size_label
-from .image_text import FOLDER, ImageText
+from .image_text import FOLDER
 
 FILE = "reference.safetensors"
 SIZES: tuple[Size, ...] = (
@@ -41,44 +37,6 @@ class Reference:
     size: Size | None = None
     copies: int = 1
     measures: dict[str, np.ndarray] = field(default_factory=dict)
-
-
-def place_in(picture: Any, size: Size, rng: np.random.Generator) -> np.ndarray:
-    """A picture on white at any size, as training places it in a square of the shorter side: uint8 (size, 3)."""
-    from ..models.pictures import variants
-
-    side = min(size)
-    square = variants(picture, side, 1, rng)[0]
-    frame = np.full((*size, 3), 255, np.uint8)
-    top, left = ((whole - side) // 2 for whole in size)
-    frame[top : top + side, left : left + side] = square
-    return frame
-
-
-def write_reference(model: ImageText, folder: Path, sizes: Sequence[Size] = SIZES) -> Path:
-    """Features (172 x 4, 32) of the real pictures at every size, fp16, with their CLIP scores and defects."""
-    from ..models.pictures import captions, draw, fetch
-    from .clip import Clip, EmbeddedClip
-    from .defects import defects
-
-    icons = json.loads(fetch(folder).read_text(encoding="utf-8"))
-    masters = [draw(icons, name) for name in captions()]
-    prompts = [caption for caption in captions().values() for _ in range(DRAWN)]
-    both = EmbeddedClip(model)
-    clip = Clip(model.name, both, both)
-    found: dict[str, np.ndarray] = {}
-    for size in sizes:
-        rng = np.random.default_rng(1000)  # training draws from seed 0
-        drawn = np.stack([place_in(picture, size, rng) for picture in masters for _ in range(DRAWN)])
-        images = torch.from_numpy(drawn).permute(0, 3, 1, 2)
-        measures = {"features": torch.cat([model(part) for part in images.split(128)]).numpy()}
-        measures["clip_score"] = clip.scores(images, prompts)
-        once = images[::DRAWN]  # defects look at many parts of every picture
-        measures |= defects(once, lambda part: clip.scores(part, prompts[::DRAWN]))
-        found |= {f"{size_label(size)}.{name}": values.astype(np.float16) for name, values in measures.items()}
-    path = folder / FILE
-    save_file(found, path)
-    return path
 
 
 def embedded_reference(size: Size, file: Path = FOLDER / FILE) -> Reference:
