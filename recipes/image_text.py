@@ -18,12 +18,18 @@ from torch import Tensor
 from entropylab.models.prompts import captions
 from entropylab.quality.clip import Clip, EmbeddedClip
 from entropylab.quality.defects import defects
+from entropylab.quality.features import DRAWN, FILE
 from entropylab.quality.image_text import WEIGHTS, ImageText, TextTower
-from entropylab.quality.reference import DRAWN, FILE, SIZES
 
 from .emoji import spoken
 from .loop import Loop, trapezoid
 from .pictures import PIXELS, all_on_white, drawings, on_white, other_drawings
+
+SIZES = (
+    (32, 32), (56, 56), (64, 64), (96, 96), (128, 128),
+    (40, 64), (48, 64), (64, 96), (96, 64), (64, 128),
+)  # fmt: skip
+"""Sizes (height, width) [pixels] at which features of the real pictures are shipped."""
 
 VARIANTS = 24
 OTHERS = 0.25

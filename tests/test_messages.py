@@ -18,9 +18,9 @@ from entropylab.calibration import ByLayer
 from entropylab.figures import defects_checked, grids
 from entropylab.measuring.logits import sampled_logits
 from entropylab.plot.layers import steps_table
+from entropylab.quality.evaluation import new_judge
 from entropylab.quality.features import features_of
-from entropylab.quality.judge import new_judge
-from entropylab.quality.ratings.page import make_page
+from entropylab.quality.ratings import make_page
 from entropylab.quality.saving import read_picture, save_pictures
 from entropylab.runs.folder import read_record
 from tests.datasets import synthetic
@@ -146,7 +146,7 @@ def test_what_judges_and_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(fid, "FrechetInceptionDistance", absent)
     refuses("features 'inception' need the package torch-fidelity", lambda: features_of("inception", False))
-    monkeypatch.setattr("entropylab.quality.judge.find_spec", lambda name: None)
+    monkeypatch.setattr("entropylab.quality.evaluation.find_spec", lambda name: None)
     device = torch.device("cpu")
     refuses("metric 'fid' needs torchmetrics", lambda: new_judge(("fid",), True, None, None, None, device))
 

@@ -14,8 +14,7 @@ import torch
 from scipy.stats import wilcoxon
 
 from entropylab import EntropyLabError
-from entropylab.quality.ratings.analysis import analyse, krippendorff
-from entropylab.quality.ratings.page import make_page
+from entropylab.quality.ratings import analyse, krippendorff, make_page
 from entropylab.quality.saving import save_pictures
 
 from ..command_line import refused, run
