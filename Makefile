@@ -45,7 +45,7 @@ test: lint docs
 
 test-lowest:
 	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/python -m pip install --disable-pip-version-check --constraint tests/lowest.txt --editable '.[runs]' pytest hypothesis
+	$(LOWEST)/bin/python -m pip install --disable-pip-version-check --constraint tests/lowest.txt --editable . pytest hypothesis
 	$(LOWEST)/bin/python -m pytest --override-ini filterwarnings=default $(LOWEST_TESTS)
 
 lint: $(INSTALLED)

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from safetensors.torch import save_file
 from torch import nn
 
 from entropylab.models.prompts import FOLDER
-from entropylab.models.train_autoencoder import reconstruction_loss, save_picture, standardise, to_tensor, trained
-from entropylab.models.training import save_weights
 
+from .emoji import finish, psnr, reconstruction_loss, show_reconstructions, to_tensor, trained
 from .loop import Loop
 from .pictures import drawings, kept, other_drawings, variants
 
@@ -25,11 +24,6 @@ def training_pictures(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     captioned = kept(folder / "captioned.npy", lambda: variants(drawings(folder), 20, seed=10))
     others = kept(folder / "others.npy", lambda: variants(other_drawings(folder), 2, seed=11))
     return captioned.reshape(-1, *captioned.shape[2:]), others.reshape(-1, *others.shape[2:])
-
-
-def psnr(output: torch.Tensor, target: torch.Tensor) -> float:
-    """Peak signal to noise [dB] of pictures in [-1, 1]."""
-    return (10 * (4 / F.mse_loss(output, target)).log10()).item()
 
 
 def train(folder: Path, steps: int, batch: int, peak: float = 1.5e-3) -> Path:
@@ -52,17 +46,6 @@ def train(folder: Path, steps: int, batch: int, peak: float = 1.5e-3) -> Path:
     return finish(loop, captioned)
 
 
-def finish(loop: Loop, captioned: np.ndarray) -> Path:
-    """Write the averaged weights, with latents of mean 0 and variance 1, and reconstructions to look at."""
-    path = loop.run.folder / "autoencoder.safetensors"
-    save_weights(loop.average.weights, path)
-    model = trained(path, torch.device("cpu"))
-    standardise(model, to_tensor(captioned[:: max(1, len(captioned) // 512)], torch.device("cpu")))
-    show_reconstructions(loop, model, captioned)
-    save_weights(model.state_dict(), path)
-    return path
-
-
 def train_decoder(folder: Path, steps: int, batch: int, peak: float = 1e-3) -> None:
     """Train the decoder on, alone, for latents that a denoiser was trained on already and that must stay."""
     path = folder / "autoencoder" / "autoencoder.safetensors"
@@ -83,16 +66,7 @@ def train_decoder(folder: Path, steps: int, batch: int, peak: float = 1e-3) -> N
     loop.train(steps, loss_of_batch, every=100)
     parts.load_state_dict(loop.average.weights)
     show_reconstructions(loop, model, captioned)
-    save_weights(model.state_dict(), path)
-
-
-def show_reconstructions(loop: Loop, model: AutoencoderKL, captioned: np.ndarray) -> None:
-    """Log the error for captioned pictures, and draw some above what became of them."""
-    sample = to_tensor(captioned[:: max(1, len(captioned) // 512)], torch.device("cpu"))
-    with torch.no_grad():
-        output = torch.cat([model.decode(model.encode(part).latent_dist.mean).sample for part in sample.split(64)])
-    loop.run.log(final_psnr=psnr(output, sample))
-    save_picture(torch.cat([sample[:32], output[:32]]), loop.run.folder / "reconstructions.png", 16)
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
 
 
 def main(arguments: list[str] | None = None) -> None:

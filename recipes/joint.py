@@ -15,12 +15,10 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeli
 from transformers import CLIPTextModel
 
 from entropylab.models.joint import JointPipeline
-from entropylab.models.prompts import embedded_prompts
-from entropylab.models.text import LENGTH, WIDTH
-from entropylab.models.train import finish_text_encoder
-from entropylab.models.train_denoiser import draw_grid
 
+from .emoji import draw_grid, finish_text_encoder
 from .loop import Loop
+from .text import LENGTH, WIDTH
 from .unet import LOGIT_VARIANCE, Batches
 
 
@@ -131,7 +129,7 @@ def train(folder: Path, steps: int, batch: int, peak: float, count: int = 48) ->
         picture, latents = batches.draw_latents(batch)
         return flow_loss(model, latents, *texts.draw(picture)), {}
 
-    loop.train(steps, loss_of_batch, show=lambda path: draw_grid(pipeline(), embedded_prompts(), path))
+    loop.train(steps, loss_of_batch, show=lambda path: draw_grid(pipeline(), path))
     return pipeline()
 
 

@@ -2,33 +2,67 @@
 had happened.
 """
 
+import json
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from entropylab.models.training import Average, Run
+Rate = Callable[[int, int, float], float]
+"""The learning rate from a step (the first is 1), the number of steps, and the highest rate."""
+
+
+def cosine(step: int, steps: int, peak: float, warmup: int = 150) -> float:
+    """Linear warm-up, then half a cosine down to zero at ``steps``."""
+    return peak * min(step / warmup, 1.0) * (1 + math.cos(math.pi * min(step / steps, 1.0))) / 2
+
+
+def trapezoid(step: int, steps: int, peak: float, warmup: int = 200, decay_share: float = 0.3) -> float:
+    """Linear warm-up, constant, then linear decay over the last ``decay_share`` of the steps."""
+    left = (steps - step + 1) / max(1, decay_share * steps)
+    return peak * min(1.0, step / warmup, max(left, 0.0))
 
 
 class Loop:
     """Trains a module in a run folder, and takes up the last checkpoint there, random numbers included.
 
+    Args:
+        folder: run folder.
+        stage: name of a folder in it, for ``checkpoint.pt``, ``log.jsonl`` and pictures.
+        model: what is trained.
+        peak: highest learning rate.
+        decay: of the average of the weights.
+        rate: learning rate, step by step.
+        options: of AdamW, instead of the recipes' own.
+
     Attributes:
-        average: of the weights, over about the last thousand steps.
+        folder: of the stage.
+        average: of the weights, over about the last 1 / (1 - decay) steps.
         done: steps taken so far.
     """
 
-    def __init__(self, folder: Path, stage: str, model: nn.Module, peak: float, decay: float = 0.999) -> None:
-        self.run, self.model, self.peak = Run(folder, stage), model, peak
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=1e-3, fused=True
-        )
+    def __init__(
+        self,
+        folder: Path,
+        stage: str,
+        model: nn.Module,
+        peak: float,
+        decay: float = 0.999,
+        rate: Rate = cosine,
+        **options: Any,
+    ) -> None:
+        self.folder, self.model, self.peak, self.rate = folder / stage, model, peak, rate
+        self.folder.mkdir(parents=True, exist_ok=True)
+        settings = {"betas": (0.9, 0.99), "weight_decay": 1e-3, "fused": True} | options
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=peak, **settings)
         self.average = Average(model, decay)
         self.parts = {"model": model, "optimizer": self.optimizer, "average": self.average, "random": Random()}
-        self.done = self.run.restore(**self.parts)
+        self.started = time.monotonic()
+        self.done = self.restore()
 
     def train(
         self,
@@ -50,7 +84,7 @@ class Loop:
         sums: dict[str, float] = {}
         since, began = self.done, time.monotonic()
         for step in range(self.done + 1, steps + 1):
-            self.optimizer.param_groups[0]["lr"] = learning_rate(step, steps, self.peak)
+            self.optimizer.param_groups[0]["lr"] = self.rate(step, steps, self.peak)
             loss, seen = loss_of_batch()
             self.optimizer.zero_grad()
             loss.backward()
@@ -61,16 +95,67 @@ class Loop:
             for name, value in {"loss": loss.item(), **seen}.items():
                 sums[name] = sums.get(name, 0.0) + value
             if step % every == 0 or step == steps:
-                self.run.save(step, **self.parts)
+                self.save()
                 count = step - since
                 means = {name: value / count for name, value in sums.items()}
-                self.run.log(step=step, **means, seconds_a_step=(time.monotonic() - began) / count)
+                self.log(step=step, **means, seconds_a_step=(time.monotonic() - began) / count)
                 sums, since, began = {}, step, time.monotonic()
             if show is not None and (step % show_every == 0 or step == steps):
                 draws = torch.get_rng_state()
-                show(self.run.folder / f"grid-{step}.png")
+                show(self.folder / f"grid-{step}.png")
                 torch.set_rng_state(draws)
                 began = time.monotonic()
+
+    def restore(self) -> int:
+        """Load every part's state from the last checkpoint; return the steps taken until then (0 if there is none)."""
+        checkpoint = self.folder / "checkpoint.pt"
+        if not checkpoint.exists():
+            return 0
+        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        return state["step"]
+
+    def save(self) -> None:
+        """Write a checkpoint whole: a run that is killed while it writes keeps the one before."""
+        partial = self.folder / "checkpoint.partial"
+        torch.save({"step": self.done, **{name: part.state_dict() for name, part in self.parts.items()}}, partial)
+        partial.replace(self.folder / "checkpoint.pt")
+
+    def log(self, **values: float) -> None:
+        """Append one line to the log and print it."""
+        line = {"seconds": round(time.monotonic() - self.started, 1), **values}
+        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        print(" ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in line.items()), flush=True)
+
+
+class Average:
+    """Exponential moving average of a module's parameters, with a horizon that grows at the start."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.weights = {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Move the average towards ``module``."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for name, value in module.state_dict().items():
+            if value.is_floating_point():
+                self.weights[name].lerp_(value, 1 - decay)
+
+    def state_dict(self) -> dict:
+        """What a checkpoint keeps."""
+        return {"updates": self.updates, "weights": self.weights}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take up what a checkpoint kept."""
+        self.updates = state["updates"]
+        for name, value in state["weights"].items():
+            self.weights[name].copy_(value)
 
 
 class Random:
@@ -83,8 +168,3 @@ class Random:
     def load_state_dict(self, state: dict) -> None:
         """Draw on from where the checkpoint was written."""
         torch.set_rng_state(state["torch"])
-
-
-def learning_rate(step: int, steps: int, peak: float, warmup: int = 150) -> float:
-    """Linear warm-up, then half a cosine down to zero at ``steps``."""
-    return peak * min(step / warmup, 1.0) * (1 + math.cos(math.pi * min(step / steps, 1.0))) / 2

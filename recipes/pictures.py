@@ -1,19 +1,93 @@
-"""The training pictures: emoji at random places and sizes on calm backgrounds.
+"""The training pictures: Noto emoji (Google, Apache-2.0), drawn from their SVGs, at random places and sizes.
 
-On one background colour for all, attention learns "background" as a single direction, and the logits of a row fall
-into two heaps. So the background varies: colours, soft gradients, gentle textures.
+The SVGs come from the npm package ``@iconify-json/noto``, which carries all of them in one JSON file. The embedded
+pipelines learned them on white. There attention learns "background" as a single direction, and the logits of a row fall
+into two heaps; so the recipes of their successors draw them on calm backgrounds: colours, soft gradients, gentle
+textures.
 """
 
+import io
 import json
+import subprocess
+import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from entropylab.models.pictures import captions, draw, fetch
+from entropylab.models.prompts import captions
 
-PIXELS = 64
+PACKAGE = "@iconify-json/noto@1.2.9"
+PIXELS, MASTER_PIXELS = 64, 256
+
+
+def fetch(folder: Path) -> dict:
+    """The icon package, downloaded with npm into ``folder`` unless it is there: "icons" has an SVG for each name."""
+    target = folder / "icons.json"
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as scratch:
+            subprocess.run(["npm", "pack", PACKAGE, "--pack-destination", scratch], check=True, capture_output=True)
+            (archive,) = Path(scratch).glob("*.tgz")
+            with tarfile.open(archive) as tar:
+                member = tar.extractfile("package/icons.json")
+                assert member is not None
+                target.write_bytes(member.read())
+    return json.loads(target.read_text(encoding="utf-8"))
+
+
+def draw(icons: dict, name: str, pixels: int = MASTER_PIXELS) -> Image.Image:
+    """One icon as an RGBA picture, ``pixels`` wide and high."""
+    import resvg_py
+
+    icon = icons["icons"][name]
+    width, height = (icon.get(side, icons.get(side, 128)) for side in ("width", "height"))
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="0 0 {width} {height}">{icon["body"]}</svg>'
+    )
+    png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=pixels, height=pixels))
+    return Image.open(io.BytesIO(png)).convert("RGBA")
+
+
+def drawings(folder: Path) -> list[Image.Image]:
+    """The captioned emoji as RGBA pictures of 256 pixels, in the order of ``captions()``."""
+    icons = fetch(folder)
+    return [draw(icons, name) for name in captions()]
+
+
+def other_drawings(folder: Path) -> list[Image.Image]:
+    """The emoji without captions (no flags, no skin tones), which teach the autoencoder only."""
+    icons = fetch(folder)
+    skipped = ("flag", "skin-tone", "keycap", "japanese", "-thirty", "-oclock", "person", "man-", "woman-")
+    return [
+        draw(icons, name)
+        for name in icons["icons"]
+        if name not in captions() and not any(word in name for word in skipped)
+    ]
+
+
+def on_white(picture: Image.Image, count: int, rng: np.random.Generator, pixels: int = PIXELS) -> np.ndarray:
+    """``count`` placements on white, 0.78 to 0.98 of the frame wide: uint8 (count, pixels, pixels, 3)."""
+    drawn = []
+    for _ in range(count):
+        scale = rng.uniform(0.78, 0.98)
+        room = (1 - scale) / 2
+        offset = rng.uniform(-room, room), rng.uniform(-room, room)
+        side = round(pixels * scale)
+        canvas = Image.new("RGBA", (pixels, pixels), "white")
+        corner = [max(round((pixels - side) / 2 + shift * pixels), 0) for shift in offset]
+        canvas.alpha_composite(picture.resize((side, side), Image.Resampling.LANCZOS), (corner[0], corner[1]))
+        drawn.append(np.asarray(canvas.convert("RGB")))
+    return np.stack(drawn)
+
+
+def all_on_white(pictures: list[Image.Image], count: int, seed: int) -> np.ndarray:
+    """``count`` placements of each picture on white: uint8 (pictures, count, 64, 64, 3)."""
+    rng = np.random.default_rng(seed)
+    return np.stack([on_white(picture, count, rng) for picture in pictures])
 
 
 def background(pixels: int, rng: np.random.Generator) -> np.ndarray:
@@ -64,23 +138,6 @@ def kept(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
         np.save(partial, make())
         partial.replace(path)
     return np.load(path)
-
-
-def drawings(folder: Path) -> list[Image.Image]:
-    """The captioned emoji as RGBA pictures of 256 pixels, in the order of ``captions()``."""
-    icons = json.loads(fetch(folder).read_text(encoding="utf-8"))
-    return [draw(icons, name) for name in captions()]
-
-
-def other_drawings(folder: Path) -> list[Image.Image]:
-    """The emoji without captions (no flags, no skin tones), which teach the autoencoder only."""
-    icons = json.loads(fetch(folder).read_text(encoding="utf-8"))
-    skipped = ("flag", "skin-tone", "keycap", "japanese", "-thirty", "-oclock", "person", "man-", "woman-")
-    return [
-        draw(icons, name)
-        for name in icons["icons"]
-        if name not in captions() and not any(word in name for word in skipped)
-    ]
 
 
 def variants(pictures: list[Image.Image], count: int, seed: int, pixels: int = PIXELS) -> np.ndarray:

@@ -20,16 +20,13 @@ from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNe
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from entropylab.models.pictures import captions
-from entropylab.models.prompts import FOLDER, embedded_prompts
-from entropylab.models.text import WIDTH
-from entropylab.models.train import save_pipeline
-from entropylab.models.train_autoencoder import to_tensor, trained
-from entropylab.models.train_denoiser import SCHEDULE, assemble, draw_grid, noised, spoken
+from entropylab.models.prompts import FOLDER, captions
 
 from .brake import Brake
+from .emoji import SCHEDULE, assemble, draw_grid, encoded, noised, save_pipeline, spoken, trained
 from .loop import Loop
 from .pictures import PIXELS, drawings, kept, variants
+from .text import WIDTH
 
 LOGIT_VARIANCE = 5.5
 """At which Gaussian logits over 64 to 256 keys are sharpest: the variance that attention itself gives its logits is
@@ -65,7 +62,7 @@ class Batches:
         self.autoencoder = trained(folder / "autoencoder" / "autoencoder.safetensors", torch.device("cpu"))
         self.tokenizer = CLIPTokenizer.from_pretrained(FOLDER / "tokenizer")
         self.latents = torch.from_numpy(
-            kept(folder / f"latents-{count}.npy", lambda: encoded(pictures(folder, count), self.autoencoder))
+            kept(folder / f"latents-{count}.npy", lambda: latents_of(pictures(folder, count), self.autoencoder))
         )
         self.captions = list(captions().values())
         texts = [text for caption in self.captions for text in spoken(caption)] + [""]
@@ -92,14 +89,9 @@ def pictures(folder: Path, count: int) -> np.ndarray:
     return kept(folder / f"pictures-{count}.npy", lambda: variants(drawings(folder), count, seed=20))
 
 
-@torch.no_grad()
-def encoded(images: np.ndarray, autoencoder: AutoencoderKL) -> np.ndarray:
+def latents_of(images: np.ndarray, autoencoder: AutoencoderKL) -> np.ndarray:
     """Latents of the pictures: float16 (emoji, count, 4, 16, 16)."""
-    latents = []
-    for emoji in images:
-        parts = to_tensor(emoji, torch.device("cpu")).split(16)
-        latents.append(torch.cat([autoencoder.encode(part).latent_dist.mean for part in parts]).half().numpy())
-    return np.stack(latents)
+    return encoded(images, autoencoder, torch.device("cpu")).half().numpy()
 
 
 def new_model() -> nn.ModuleDict:
@@ -109,13 +101,6 @@ def new_model() -> nn.ModuleDict:
     unet.load_state_dict({name: before.get(name, value) for name, value in unet.state_dict().items()})
     text_encoder = CLIPTextModel.from_pretrained(FOLDER / "text_encoder", dtype=torch.float32)
     return nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
-
-
-def averaged(loop: Loop, batches: Batches) -> StableDiffusionPipeline:
-    """A pipeline of its own with the averaged weights; training goes on undisturbed."""
-    model = new_model()
-    model.load_state_dict(loop.average.weights)
-    return assemble(model.eval(), batches.autoencoder, batches.tokenizer)
 
 
 def train(folder: Path, steps: int, batch: int, peak: float, target: float, count: int = 48) -> StableDiffusionPipeline:
@@ -135,12 +120,13 @@ def train(folder: Path, steps: int, batch: int, peak: float, target: float, coun
         term, seen = brake()
         return error + term, {"error": error.item(), **seen}
 
-    loop.train(
-        steps,
-        loss_of_batch,
-        show=lambda path: draw_grid(averaged(loop, batches), embedded_prompts(), path),
-    )
-    return averaged(loop, batches)
+    def pipeline() -> StableDiffusionPipeline:
+        averaged = new_model()
+        averaged.load_state_dict(loop.average.weights)
+        return assemble(averaged.eval(), batches.autoencoder, batches.tokenizer)
+
+    loop.train(steps, loss_of_batch, show=lambda path: draw_grid(pipeline(), path))
+    return pipeline()
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
 import entropylab
-from entropylab.models.text import WIDTH, new_text_encoder, new_tokenizer
+from recipes.text import WIDTH, new_text_encoder, new_tokenizer
 
 # Helpers that assert say as much as tests do.
 pytest.register_assert_rewrite(

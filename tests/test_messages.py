@@ -1,8 +1,6 @@
 """Errors that no other test meets: each is one, names what was wrong, and says what came."""
 
-import builtins
 import json
-import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -20,12 +18,9 @@ from entropylab.calibration import ByLayer
 from entropylab.figures import defects_checked, grids
 from entropylab.measuring.logits import sampled_logits
 from entropylab.plot.layers import steps_table
-from entropylab.prompts import read_prompts
-from entropylab.prompts.captions import import_pyarrow
-from entropylab.prompts.hub import read_hub
+from entropylab.quality.evaluation import new_judge
 from entropylab.quality.features import features_of
-from entropylab.quality.judge import new_judge
-from entropylab.quality.ratings.page import make_page
+from entropylab.quality.ratings import make_page
 from entropylab.quality.saving import read_picture, save_pictures
 from entropylab.runs.folder import read_record
 from tests.datasets import synthetic
@@ -150,7 +145,7 @@ def test_what_judges_and_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(fid, "FrechetInceptionDistance", absent)
     refuses("features 'inception' need the package torch-fidelity", lambda: features_of("inception", False))
-    monkeypatch.setattr("entropylab.quality.judge.find_spec", lambda name: None)
+    monkeypatch.setattr("entropylab.quality.evaluation.find_spec", lambda name: None)
     device = torch.device("cpu")
     refuses("metric 'fid' needs torchmetrics", lambda: new_judge(("fid",), True, None, None, None, device))
 
@@ -160,32 +155,6 @@ def test_a_report_over_something_else(tmp_path: Path) -> None:
     call = lambda: entropylab.report(synthetic(), tmp_path / "report.html", overwrite=True)  # noqa: E731
     refuses("must be a folder of a report's figures, to be replaced", call)
     assert not (tmp_path / "report.html").exists()
-
-
-def test_captions_that_can_not_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Broken:
-        """A hub whose files can be listed and not be read."""
-
-        def glob(self, pattern: str) -> list[str]:
-            return ["datasets/org/captions@refs/convert/parquet/default/train/0000.parquet"]
-
-        def open(self, path: str, mode: str) -> Any:
-            raise OSError("connection reset")
-
-    monkeypatch.setattr("entropylab.prompts.hub.filesystem", Broken)
-    refuses("can't be read from the hub: connection reset", lambda: list(read_hub("org/captions", None)))
-    (tmp_path / "captions.txt").write_text("a cat\n")
-
-    def refused(*_: Any, **__: Any) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(builtins, "open", refused)
-    refuses("captions.txt can't be read: Permission denied", lambda: read_prompts(tmp_path / "captions.txt"))
-
-
-def test_parquet_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    refuses("prompts from parquet need pyarrow: pip install 'entropylab[runs]'", import_pyarrow)
 
 
 def test_a_run_of_another_format(tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ from entropylab.calibration import Calibration
 from entropylab.figures.regenerate import regenerate
 from entropylab.prompts import read_prompts
 from entropylab.quality.evaluation import evaluate
-from entropylab.quality.ratings.analysis import analyse
-from entropylab.quality.ratings.page import make_page
+from entropylab.quality.ratings import analyse, make_page
 from entropylab.runs import merge, status
 
 from .datasets import synthetic

@@ -40,7 +40,7 @@ def make(
     overwrite: Overwrite = False,
 ) -> None:
     """``entropylab ratings make``."""
-    from ..quality.ratings.page import make_page
+    from ..quality.ratings import make_page
 
     path = make_page(pictures, out, prompts=prompts, pairs=pairs, seed=seed, overwrite=overwrite)
     say(f"wrote {path}; next: entropylab ratings analyse FILE..., the files that raters saved")
@@ -61,7 +61,7 @@ def analyse(
     overwrite: Overwrite = False,
 ) -> None:
     """``entropylab ratings analyse``."""
-    from ..quality.ratings.analysis import analyse as analysed
+    from ..quality.ratings import analyse as analysed
 
     if out is not None:
         check_writable(out, overwrite)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import xarray as xr
 
+from recipes.emoji import draw_grid
+
 from ..bars import quiet
 from ..errors import EntropyLabError
 from ..files import make_folder
-from ..models.prompts import embedded_prompts, is_embedded
-from ..models.train_denoiser import draw_grid
+from ..models.prompts import is_embedded
 from ..netcdf import save
 from ..opening import open_dataset
 from . import figure5, figure6, gaussian_ablation, law_checks, layers, logits, samples, sweep, two_models
@@ -96,7 +97,7 @@ def measured(source: Source, out: Path) -> list[Path]:
     written += two_models.kept(source, out)
     if is_embedded(source.pipe):
         with quiet(source.pipe):
-            draw_grid(source.pipe, embedded_prompts(), out / GRID)
+            draw_grid(source.pipe, out / GRID)
         written.append(out / GRID)
     return written
 

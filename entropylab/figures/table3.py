@@ -9,7 +9,7 @@ import pandas as pd
 from ..files import make_folder
 from ..plot.style import write_table
 from ..quality import published
-from ..quality.ratings.analysis import Analysis, analyse
+from ..quality.ratings import Analysis, analyse
 from ..sizes import size_label
 from .command import add_out, run
 from .table_text import as_markdown

@@ -21,8 +21,8 @@ from ..opening import open_dataset
 from ..pipelines import check_sizes
 from ..quality import published
 from ..quality.evaluation import captions, evaluate
-from ..quality.judged import COSTS, FIGURES
 from ..quality.methods import BASELINES
+from ..quality.results import COSTS, FIGURES
 from ..scaling import NEEDS_CALIBRATION, named_rule
 from ..scaling.rules import number
 from ..sizes import Size, parse_sizes, split

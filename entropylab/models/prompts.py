@@ -1,12 +1,12 @@
 """What the embedded pipelines are prompted with, and how they sample, unless somebody says otherwise."""
 
-from importlib import resources
+import csv
 from pathlib import Path
 from typing import Any
 
 from ..errors import EntropyLabError
 
-FOLDER = Path(str(resources.files(__package__).joinpath("emoji")))
+FOLDER = Path(__file__).with_name("emoji")
 """The embedded pipeline: a folder in StableDiffusionPipeline format."""
 
 TRANSFORMER_FOLDER = FOLDER.with_name("emoji_dit")
@@ -30,8 +30,14 @@ def is_embedded(pipe: Any) -> bool:
 
 def embedded_prompts() -> list[str]:
     """The forty prompts of the embedded pipelines' sample grids: captions, which are classes of the second."""
-    text = resources.files(__package__).joinpath("prompts.txt").read_text(encoding="utf-8")
+    text = FOLDER.with_name("prompts.txt").read_text(encoding="utf-8")
     return [line for line in text.splitlines() if line]
+
+
+def captions() -> dict[str, str]:
+    """Name of a picture -> its caption, for every picture that the embedded pipelines learned."""
+    text = FOLDER.with_name("pictures.csv").read_text(encoding="utf-8")
+    return {row["icon"]: row["caption"] for row in csv.DictReader(text.splitlines())}
 
 
 def default_prompts(pipe: Any) -> list[str]:

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import EntropyLabError, one_line
-from .image_text import ImageText, as_seen, embedded_features, text_tower
-from .intervals import Array
+from .distances import Array
+from .image_text import ImageText, TextTower, as_seen, embedded_features
 
 HUB = "openai/clip-vit-large-patch14"
 """The model that torchmetrics takes by itself; the paper does not say which it took."""
@@ -25,7 +24,7 @@ class EmbeddedClip(nn.Module):
     def __init__(self, model: ImageText | None = None) -> None:
         super().__init__()
         self.features = model or embedded_features()
-        self.tower = text_tower()
+        self.tower = TextTower()
         self.config = self.tower.encoder.config
 
     def __call__(self, images: Any = None, text: Any = None, **_: Any) -> dict[str, Tensor]:
@@ -41,27 +40,6 @@ class EmbeddedClip(nn.Module):
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """(batch, 32)."""
         return self.features.text_features(self.tower.encoder(input_ids).pooler_output)
-
-
-class PlainFeatures(nn.Module):
-    """A CLIPModel whose features are tensors in every release of transformers; some give them with other outputs."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model, self.config = model, model.config
-
-    def get_image_features(self, pixel_values: Tensor) -> Tensor:
-        """(batch, dimension)."""
-        return plain(self.model.get_image_features(pixel_values=pixel_values))
-
-    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(batch, dimension)."""
-        return plain(self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask))
-
-
-def plain(found: Any) -> Tensor:
-    """Features without what may come beside them."""
-    return found if isinstance(found, Tensor) else found.pooler_output
 
 
 class Clip:
@@ -87,14 +65,14 @@ class Clip:
     def image(self, images: Tensor) -> Tensor:
         """Features of a batch of pictures."""
         given = self.processor(images=list(images), return_tensors="pt", padding=True)
-        return self.model.get_image_features(given["pixel_values"].to(self.device))
+        return plain(self.model.get_image_features(pixel_values=given["pixel_values"].to(self.device)))
 
     def text(self, prompt: str) -> Tensor:
         """Features (dimension,) of a prompt, worked out once."""
         if prompt not in self.known:
             given = self.processor(text=[prompt], return_tensors="pt", padding=True, truncation=True)
-            tokens, mask = (given[name].to(self.device) for name in ("input_ids", "attention_mask"))
-            self.known[prompt] = self.model.get_text_features(tokens, mask)[0]
+            tokens = {name: given[name].to(self.device) for name in ("input_ids", "attention_mask")}
+            self.known[prompt] = plain(self.model.get_text_features(**tokens))[0]
         return self.known[prompt]
 
     @property
@@ -102,11 +80,10 @@ class Clip:
         """Where the model is."""
         return next(self.model.parameters()).device
 
-    def metric(self) -> Any:
-        """A fresh torchmetrics CLIPScore of this model, which gives 100 times the mean cosine, and 0 below that."""
-        from torchmetrics.multimodal import CLIPScore
 
-        return CLIPScore(model_name_or_path=lambda: (self.model, self.processor))
+def plain(found: Any) -> Tensor:
+    """Features as a tensor; some releases of transformers give them with other outputs beside them."""
+    return found if isinstance(found, Tensor) else found.pooler_output
 
 
 def clip_of(model: Any, embedded: bool, device: Any = "cpu") -> Clip:
@@ -122,22 +99,13 @@ def clip_of(model: Any, embedded: bool, device: Any = "cpu") -> Clip:
         return Clip(both.features.name, both, both)
     if not isinstance(model, str | Path | None):
         raise EntropyLabError(f"clip must be a hub id, a folder, or a Clip. Got {type(model).__name__}.")
-    return read_clip(str(model or HUB), device)
-
-
-def read_clip(source: str, device: Any = "cpu") -> Clip:
-    """A CLIP model and its processor of the hub, or of a folder; weights from safetensors only."""
     from transformers import CLIPModel, CLIPProcessor
 
+    source = str(model or HUB)
     try:
-        model = CLIPModel.from_pretrained(source, use_safetensors=True)
-        return Clip(source, PlainFeatures(model).to(device), CLIPProcessor.from_pretrained(source))
+        found = CLIPModel.from_pretrained(source, use_safetensors=True)  # no weights that are programs
+        return Clip(source, found.to(device), CLIPProcessor.from_pretrained(source))
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise EntropyLabError(
             f"clip model {source!r} can't be had as a folder, or from the Hugging Face hub: {one_line(error, 200)}"
         ) from error
-
-
-def mean_score(scores: Array) -> float:
-    """The CLIP score on the paper's scale, mean cosine in [0, 1], from cosines (pictures,)."""
-    return max(float(np.mean(scores)), 0.0)

@@ -1,23 +1,24 @@
 """What a picture costs: seconds and peak memory, on a GPU by its events and allocator, else of the process."""
 
-import ctypes
 import gc
-import os
-import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 MIB = 2**20
 
+EVERY = 0.002
+"""How often the process's memory is looked at [s]."""
+
 GPU = "CUDA events; peak of the CUDA allocator, without the models that judge"
-PROCESS = "wall clock; peak resident memory of the process, reset before each batch"
-HIGH_WATER = "wall clock; peak resident memory of the process since it began"
+PROCESS = f"wall clock; most resident memory of the process, looked at every {1000 * EVERY:.0f} ms"
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Meter:
         seconds: of every batch, a picture [s].
         peaks: of every batch [MiB].
         added: of every batch, above what was there when it began [MiB].
-        loads: the machine's load average after every batch, where it tells.
+        loads: the machine's load average after every batch.
     """
 
     device: torch.device
@@ -43,14 +44,12 @@ class Meter:
     @contextmanager
     def batch(self, pictures: int) -> Iterator[None]:
         """Measure what samples a batch of so many pictures."""
-        watch = on_gpu if self.device.type == "cuda" else on_cpu
-        with watch(self.device) as found:
+        with on_gpu(self.device) if self.device.type == "cuda" else on_cpu() as found:
             yield
         self.seconds.append(found["seconds"] / pictures)
         self.peaks.append((found["peak"] - self.aside) / MIB)
         self.added.append((found["peak"] - found["before"]) / MIB)
-        with suppress(OSError, AttributeError):  # not on every system
-            self.loads.append(os.getloadavg()[0])
+        self.loads.append(psutil.getloadavg()[0])
 
     @property
     def time(self) -> float:
@@ -72,10 +71,8 @@ def how(device: torch.device, loads: list[float]) -> str:
     """How time and memory are measured on a device, in words, and what else the machine had to do."""
     if device.type == "cuda":
         return GPU
-    words = PROCESS if resettable() else HIGH_WATER
-    if not loads:
-        return words
-    return f"{words}; {torch.get_num_threads()} threads of {os.cpu_count()} cores at a load of up to {max(loads):.1f}"
+    threads = f"{torch.get_num_threads()} threads of {psutil.cpu_count()} cores"
+    return f"{PROCESS}; {threads} at a load of up to {max(loads):.1f}" if loads else PROCESS
 
 
 @contextmanager
@@ -94,46 +91,30 @@ def on_gpu(device: torch.device) -> Iterator[dict[str, float]]:
 
 
 @contextmanager
-def on_cpu(device: torch.device) -> Iterator[dict[str, float]]:
-    """Seconds by the wall clock, and the process's peak resident memory [bytes], of what runs inside."""
-    found: dict[str, float] = {}
-    give_back()
-    resettable()
-    before = resident("VmRSS")
-    begin = time.perf_counter()
-    yield found
-    found.update(seconds=time.perf_counter() - begin, peak=resident("VmHWM"), before=before)
+def on_cpu() -> Iterator[dict[str, float]]:
+    """Seconds by the wall clock, and the process's most resident memory [bytes], of what runs inside.
 
-
-def give_back() -> None:
-    """Hand freed memory back to the system: what an earlier, larger batch left with the C library would count here."""
-    gc.collect()
-    with suppress(OSError, AttributeError):  # glibc only
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def resettable() -> bool:
-    """Reset the process's peak memory, and say whether that can be done, as on Linux."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        return True
-    return False
-
-
-def resident(name: str) -> int:
-    """Resident memory of the process [bytes]: "VmRSS" now, "VmHWM" its peak since that was reset, or elsewhere than
-    on Linux since the process began.
+    Freed memory is handed back to the system first: what an earlier, larger batch left would count here.
     """
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1]) * 1024
-    import psutil
+    found: dict[str, Any] = {}
+    process, done = psutil.Process(), threading.Event()
+    gc.collect()
+    getattr(psutil, "heap_trim", int)()  # not for every C library
+    before = process.memory_info().rss
+    seen = [before]
 
-    memory = psutil.Process().memory_info()
-    with suppress(ImportError):
-        import resource
+    def watch() -> None:
+        while not done.wait(EVERY):
+            seen[0] = max(seen[0], process.memory_info().rss)
 
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return int(memory.rss if name == "VmRSS" else peak if sys.platform == "darwin" else peak * 1024)  # macOS: bytes
-    return int(getattr(memory, "peak_wset", memory.rss) if name == "VmHWM" else memory.rss)  # Windows
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    begin = time.perf_counter()
+    try:
+        yield found
+        seconds = time.perf_counter() - begin
+        peak = max(seen[0], process.memory_info().rss)
+    finally:
+        done.set()
+        watcher.join()
+    found.update(seconds=seconds, peak=peak, before=before)

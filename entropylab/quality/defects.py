@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from scipy.signal import fftconvolve
 from torch import Tensor
 
-from .intervals import Array
+from .distances import Array
 
 Scores = Callable[[Tensor], Array]
 """Agreement with its prompt (pictures,) of each of some pictures (pictures, 3, height, width) of uint8."""

@@ -2,12 +2,16 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
+from torch import Tensor
 
 from .. import pipelines
 from ..bars import progress_bar, quiet
@@ -15,14 +19,16 @@ from ..errors import EntropyLabError, check_count, names_of
 from ..files import as_path, make_folder
 from ..measuring.checks import call_settings, check_prompts, check_seed
 from ..measuring.provenance import provenance
+from ..models.prompts import captions as captions_by_name
 from ..models.prompts import is_embedded
 from ..sizes import Size, size_label
+from .clip import Clip, clip_of
 from .cost import Meter, how
-from .judge import Judge, new_judge
-from .judged import FIGURES, Judged, joined
+from .defects import defects
+from .distances import NEIGHBOURS, check_enough, needed
+from .features import Features, features_of
 from .methods import Draw, Method, check_methods
-from .results import empty, fill
-from .sampling import Sampling, device_of, own_call
+from .results import FIGURES, Judged, empty, fill, joined
 from .saving import Kept, save_pictures
 
 METRICS = ("fid", "clip", "diversity", "time", "memory")
@@ -105,120 +111,214 @@ def evaluate(
     pipelines.layers(pipe)
     pairs = pipelines.check_sizes(pipe, sizes)
     methods = check_methods(pipe, scaling, train_size)
-    judge = new_judge(check_metrics(metrics), is_embedded(pipe), reference, features, clip, device_of(pipe))
-    texts = check_prompts(pipe, captions() if prompts is None and is_embedded(pipe) else prompts)
+    device, embedded = device_of(pipe), is_embedded(pipe)
+    judge = new_judge(metrics, embedded, reference, features, clip, device)
+    texts = check_prompts(pipe, captions() if prompts is None and embedded else prompts)
     count = check_count("samples", samples, max(judge.least, min(len(texts), MOST)))
     judge.check_count(count)
     check_seed(seed, count)
     check_count("resamples", resamples, None)
-    pictures = None if pictures is None else as_path(pictures, "pictures", "folder")
-    if pictures is not None and not os.path.isdir(pictures):
+    batch_size = check_count("batch_size", batch_size, 1)
+    if pictures is not None and not os.path.isdir(pictures := as_path(pictures, "pictures", "folder")):
         make_folder(pictures, "pictures")
+    if call is not None and (steps is not None or guidance_scale is not None):
+        raise EntropyLabError("steps and guidance_scale are for the pipeline's own call: with call=, set them there.")
     settings = {} if call is not None else call_settings(pipe, steps, guidance_scale)
-    plan = Sampling(
-        prompts=[texts[i % len(texts)] for i in range(count)],
-        seed=seed,
-        batch_size=check_count("batch_size", batch_size, 1),
-        draw=drawing(call, settings, steps, guidance_scale),
-        settings=settings | ({} if call is None else {"call": getattr(call, "__qualname__", type(call).__name__)}),
-    )
+    chosen = [texts[i % len(texts)] for i in range(count)]
+    sampling = Sampling(pipe, chosen, seed, batch_size, call or own_call(settings), train_size)
     ds = empty(pairs, [method.name for method in methods], judge.metrics, count)
     loads: list[float] = []
-    with quiet(pipe), progress_bar(work(pairs, count, len(methods)), progress) as bar:
+    pixels = count * len(methods) * sum(height * width for height, width in pairs)
+    with quiet(pipe), progress_bar(pixels, progress) as bar:
         for size in pairs:
-            cells = {
-                method.name: cell(pipe, size, method, plan, judge, train_size, pictures, bar)
-                for method in methods
-                if method.applies(pipe, size, train_size) or passed(bar, size, count)
-            }
+            cells = {}
+            for method in methods:
+                bar.set_description_str(f"{size_label(size)} {method.name}")
+                if not method.applies(pipe, size, train_size):
+                    bar.update(size[0] * size[1] * count)
+                    continue
+                kept = None
+                if pictures is not None:
+                    named = {} if call is None else {"call": getattr(call, "__qualname__", type(call).__name__)}
+                    made = sampling.made(size, method, settings | named)
+                    kept = Kept(Path(pictures) / size_label(size) / method.name, made)
+                cells[method.name] = cell(sampling, size, method, judge, kept, bar)
+                loads += cells[method.name][1].loads
             fill(ds, size, cells, judge.reference(size), resamples)
-            loads += [load for _, meter in cells.values() for load in meter.loads]
     said = {"steps": settings.get("num_inference_steps"), "guidance_scale": settings.get("guidance_scale")}
     given = {name: value for name, value in said.items() if value is not None}
-    about = {"batch_size": plan.batch_size, "seed": seed, "resamples": resamples, "cost": how(device_of(pipe), loads)}
+    about = {"batch_size": batch_size, "seed": seed, "resamples": resamples, "cost": how(device, loads)}
     return ds.assign_attrs(provenance(pipe) | judge.names() | given | about)
-
-
-def cell(
-    pipe: Any,
-    size: Size,
-    method: Method,
-    plan: Sampling,
-    judge: Judge,
-    train_size: Any,
-    pictures: Path | None,
-    bar: Any,
-) -> tuple[Judged, Meter]:
-    """What is kept of the pictures of one size and method, and what they cost; sampled, or read where they are kept."""
-    bar.set_description_str(f"{size_label(size)} {method.name}")
-    meter, kept = Meter(device_of(pipe), judge.size_on(device_of(pipe))), None
-    if pictures is not None:
-        kept = Kept(pictures / size_label(size) / method.name, made(pipe, size, method, plan, train_size))
-    done = kept is not None and kept.complete
-    found = kept.batches(plan.starts, len(plan.prompts)) if kept and done else plan.batches(pipe, size, method, meter)
-    parts = []
-    for start, images in found:
-        parts.append(judge(images, plan.of(start)))
-        if kept is not None and not done:
-            save_pictures(images, plan.of(start), kept.folder, start)
-        bar.update(size[0] * size[1] * len(images))
-    if kept is not None and not done:
-        kept.finish(meter)
-    return joined(parts), kept.meter(meter.device) if kept and done else meter
-
-
-def made(pipe: Any, size: Size, method: Method, plan: Sampling, train_size: Any) -> dict[str, Any]:
-    """What decides the pictures of one size and method."""
-    from ..checkpoints import digest_of_weights
-    from ..prompts import digest
-    from ..runs.configuration import FROM_PIPE
-
-    source = provenance(pipe)
-    found = {name: source[name] for name in FROM_PIPE if name in source} | {
-        "weights": digest_of_weights(pipe),
-        "size": list(size),
-        "method": method.description,
-        "train_size": train_size,
-        "samples": len(plan.prompts),
-        "prompts": digest(plan.prompts),
-        "seed": plan.seed,
-        "batch_size": plan.batch_size,
-        "settings": plan.settings,
-    }
-    return dict(json.loads(json.dumps(found, default=str)))
-
-
-def work(sizes: Sequence[Size], count: int, methods: int) -> int:
-    """Pixels in all."""
-    return sum(height * width for height, width in sizes) * count * methods
-
-
-def passed(bar: Any, size: Size, count: int) -> bool:
-    """Count what a method has no pictures of as done; False."""
-    bar.update(size[0] * size[1] * count)
-    return False
-
-
-def drawing(call: Draw | None, settings: dict[str, Any], steps: int | None, guidance_scale: float | None) -> Draw:
-    """The caller's way to sample a batch, or the pipeline's own."""
-    if call is None:
-        return own_call(settings)
-    if steps is not None or guidance_scale is not None:
-        raise EntropyLabError("steps and guidance_scale are for the pipeline's own call: with call=, set them there.")
-    return call
-
-
-def check_metrics(metrics: Any) -> tuple[str, ...]:
-    """Some metrics that are known, or an EntropyLabError."""
-    names = names_of(metrics)
-    if not names or any(name not in FIGURES for name in names):
-        raise EntropyLabError(f"metrics must be some of {', '.join(FIGURES)}. Got {metrics!r}.")
-    return names
 
 
 def captions(seed: int = 0) -> list[str]:
     """All captions of the embedded pipeline's pictures, shuffled, so that the first are of all sorts."""
-    from ..models import pictures
-
-    names = list(pictures.captions().values())
+    names = list(captions_by_name().values())
     return [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+
+
+def device_of(pipe: Any) -> torch.device:
+    """Where the denoiser is."""
+    root = next(iter(pipelines.denoisers(pipe).values()))
+    return next(root.parameters()).device
+
+
+def own_call(settings: dict[str, Any]) -> Draw:
+    """The pipeline's own call, with these settings."""
+
+    def draw(pipe: Any, size: Size, prompts: list[str], generators: list[torch.Generator]) -> Any:
+        given = settings | {"output_type": "np"}
+        return pipe(prompt=prompts, height=size[0], width=size[1], generator=generators, **given).images
+
+    return draw
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What every size and method is sampled from.
+
+    Attributes:
+        pipe: the pipeline.
+        prompts: one a picture.
+        seed: of the first picture; the next has the next.
+        batch_size: pictures sampled together.
+        draw: samples a batch.
+        train_size: as the caller gave it.
+    """
+
+    pipe: Any
+    prompts: list[str]
+    seed: int
+    batch_size: int
+    draw: Draw
+    train_size: Any
+
+    @property
+    def starts(self) -> range:
+        """The number of the first picture of every batch."""
+        return range(0, len(self.prompts), self.batch_size)
+
+    def batches(self, size: Size, method: Method, meter: Meter) -> Iterator[tuple[int, Tensor]]:
+        """Every batch of one size by one method: the number of its first picture, and its pictures
+        (batch, 3, height, width) of uint8; ``meter`` is told what it costs.
+        """
+        for start in self.starts:
+            prompts = self.prompts[start : start + self.batch_size]
+            generators = [torch.Generator("cpu").manual_seed(self.seed + start + i) for i in range(len(prompts))]
+            with meter.batch(len(prompts)):
+                images = method.sample(self.pipe, size, prompts, generators, self.draw)
+            if tuple(images.shape[-2:]) != size or len(images) != len(prompts):
+                raise EntropyLabError(
+                    f"call must give {len(prompts)} pictures of {size_label(size)} pixels. Got {tuple(images.shape)}."
+                )
+            yield start, images
+
+    def made(self, size: Size, method: Method, settings: dict[str, Any]) -> dict[str, Any]:
+        """What decides the pictures of one size and method, as JSON can hold it."""
+        from ..checkpoints import digest_of_weights
+        from ..prompts import digest
+        from ..runs.configuration import FROM_PIPE
+
+        source = provenance(self.pipe)
+        found = {name: source[name] for name in FROM_PIPE if name in source} | {
+            "weights": digest_of_weights(self.pipe),
+            "size": list(size),
+            "method": method.description,
+            "train_size": self.train_size,
+            "samples": len(self.prompts),
+            "prompts": digest(self.prompts),
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "settings": settings,
+        }
+        return dict(json.loads(json.dumps(found, default=str)))
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The models that pictures are judged by.
+
+    Attributes:
+        metrics: what is wanted.
+        given: the reference, as the caller gave it.
+        features: for distances, if any are wanted.
+        clip: for agreement, if it is wanted.
+    """
+
+    metrics: tuple[str, ...]
+    given: Any
+    features: Features | None
+    clip: Clip | None
+
+    def __call__(self, images: Tensor, prompts: list[str]) -> Judged:
+        """Features, agreement and defects of pictures (pictures, 3, height, width) of uint8."""
+        clip = self.clip
+        return Judged(
+            None if self.features is None else self.features(images),
+            clip.scores(images, prompts) if clip is not None and "clip" in self.metrics else None,
+            defects(images, lambda found: clip.scores(found, prompts)) if clip and "defects" in self.metrics else None,
+        )
+
+    def reference(self, size: Size) -> Any:
+        """The real pictures' features, if any are needed."""
+        return None if self.features is None else self.features.reference(self.given, size)
+
+    def check_count(self, count: int) -> None:
+        """Raise an EntropyLabError if so many pictures are too few for what is wanted."""
+        if self.features is not None and "fid" in self.metrics:
+            check_enough("samples", count, self.features.dimension)
+        if "diversity" in self.metrics and count <= NEIGHBOURS + 2:
+            raise EntropyLabError(f"samples must be at least {NEIGHBOURS + 3} for metric 'diversity'. Got {count}.")
+
+    @property
+    def least(self) -> int:
+        """How many pictures a Frechet distance needs, if one is wanted; else 1."""
+        return needed(self.features.dimension) if self.features is not None and "fid" in self.metrics else 1
+
+    def size_on(self, device: torch.device) -> int:
+        """Bytes of these models on a device."""
+        modules = [part for part in (self.features and self.features.module, self.clip and self.clip.model) if part]
+        tensors = {id(one): one for part in modules for one in (*part.parameters(), *part.buffers())}
+        return sum(one.numel() * one.element_size() for one in tensors.values() if one.device == device)
+
+    def names(self) -> dict[str, Any]:
+        """What tables must say: the models, and whether distances may be compared with published ones."""
+        found: dict[str, Any] = {} if self.clip is None else {"clip_model": self.clip.name}
+        if self.features is not None:
+            found |= {"features": self.features.name, "comparable_with_published_fid": int(self.features.published)}
+        return found
+
+
+def new_judge(metrics: Any, embedded: bool, reference: Any, features: Any, clip: Any, device: torch.device) -> Judge:
+    """The models that the metrics need, read before any sampling; those of the hub are put on ``device``."""
+    names = names_of(metrics)
+    if not names or any(name not in FIGURES for name in names):
+        raise EntropyLabError(f"metrics must be some of {', '.join(FIGURES)}. Got {metrics!r}.")
+    if "fid" in names and find_spec("torchmetrics") is None:
+        raise EntropyLabError("metric 'fid' needs torchmetrics, which is not here: pip install 'entropylab[quality]'.")
+    found = features_of(features, embedded, device) if {"fid", "diversity"} & set(names) else None
+    if found is not None:
+        found.check_reference(reference, embedded)
+    return Judge(names, reference, found, clip_of(clip, embedded, device) if {"clip", "defects"} & set(names) else None)
+
+
+def cell(
+    sampling: Sampling, size: Size, method: Method, judge: Judge, kept: Kept | None, bar: Any
+) -> tuple[Judged, Meter]:
+    """What is kept of the pictures of one size and method, and what they cost; sampled, or read where they are kept."""
+    device, count, cost = device_of(sampling.pipe), len(sampling.prompts), None if kept is None else kept.cost()
+    if kept is not None and cost is not None:
+        meter, found = Meter(device, **cost), kept.batches(sampling.starts, count)
+    else:
+        meter = Meter(device, judge.size_on(device))
+        found = sampling.batches(size, method, meter)
+    parts = []
+    for start, images in found:
+        prompts = sampling.prompts[start : start + len(images)]
+        parts.append(judge(images, prompts))
+        if kept is not None and cost is None:
+            save_pictures(images, prompts, kept.folder, start)
+        bar.update(size[0] * size[1] * len(images))
+    if kept is not None and cost is None:
+        kept.finish(meter)
+    return joined(parts), meter

@@ -1,7 +1,6 @@
-"""Features of pictures, in which Frechet distance and diversity are measured: Inception's, the embedded, or any."""
+"""Features of pictures, in which distances are measured (Inception's, the embedded, or any), also of real ones."""
 
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -9,18 +8,40 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..errors import EntropyLabError, one_line
 from ..files import as_path
 from ..sizes import Size
-from .image_text import embedded_features
-from .intervals import Array
-from .reference import Reference, embedded_reference
+from .distances import Array, check_enough
+from .image_text import FOLDER, embedded_features
+from .methods import as_images, resized
+from .saving import PICTURES, read_picture
 
 BATCH = 64
 INCEPTION = "Inception-v3 pool3, 2048-d"
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+FILE = "reference.safetensors"
+DRAWN = 4
+"""Placements of every real picture in the shipped file, at random scales and positions."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Features of real pictures, which Frechet distance, coverage and recall compare with.
+
+    Attributes:
+        features: (pictures, dimension), float64.
+        size: at which they were looked at (height, width) [pixels]; None if that is not known.
+        copies: how many features of the same picture follow each other.
+        measures: of pictures by name: "clip_score" and the defects, as far as they are known.
+    """
+
+    features: np.ndarray
+    size: Size | None = None
+    copies: int = 1
+    measures: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,22 +80,32 @@ class Features:
             return embedded_reference(size)
         if isinstance(reference, np.ndarray):
             return Reference(reference.astype(float))
-        from .methods import as_images, resized
-
-        given = read_pictures(reference) if isinstance(reference, str | Path) else as_images(reference).split(1)
-        if self.published:
-            return self.as_they_are(given)
-        same = (resized(image, size) for image in given)
-        parts = []
+        if self.published:  # looked at in their own size, once for all sizes
+            if "real" not in self.known:
+                parts = [self(image) for image in pictures_of(reference)]
+                self.known["real"] = Reference(np.concatenate(parts))
+            return self.known["real"]
+        same, parts = (resized(image, size) for image in pictures_of(reference)), []
         while batch := list(islice(same, BATCH)):
             parts.append(self(torch.cat(batch)))
         return Reference(np.concatenate(parts), size)
 
-    def as_they_are(self, pictures: Iterable[Tensor]) -> Reference:
-        """Features of pictures of their own size, worked out once for all sizes."""
-        if "reference" not in self.known:
-            self.known["reference"] = Reference(np.concatenate([self(image) for image in pictures]))
-        return self.known["reference"]
+    def check_reference(self, reference: Any, embedded: bool) -> None:
+        """Raise an EntropyLabError where no real pictures are known, or too few; before any sampling."""
+        if reference is None:
+            if not (embedded and self.embedded):
+                raise EntropyLabError(
+                    "reference must be given for a pipeline or for features other than the embedded ones: a folder of "
+                    "real pictures, pictures, or their features as an array (pictures, dimension). Got None."
+                )
+        elif isinstance(reference, np.ndarray) and reference.ndim == 2:
+            if reference.shape[1] != self.dimension:
+                raise EntropyLabError(
+                    f"reference must have the {self.dimension} features of {self.name}. Got {reference.shape[1]}."
+                )
+            check_enough("reference", len(reference), self.dimension)
+        elif isinstance(reference, str | Path):
+            check_enough("reference", len(picture_files(reference)), self.dimension)
 
 
 def features_of(features: Any, embedded: bool, device: Any = "cpu") -> Features:
@@ -105,54 +136,40 @@ def inception(device: Any = "cpu") -> Features:
             "features 'inception' need the package torch-fidelity and its weights, which it downloads: "
             f"{one_line(error, 200)} Pass features=, a torch.nn.Module of your own, otherwise."
         ) from error
-    return Features(INCEPTION, WithCount(module).to(device), published=True)
+    return Features(INCEPTION, module.to(device), published=True)
 
 
-class WithCount(nn.Module):
-    """Inception, and how many features it gives."""
-
-    num_features = 2048
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(batch, 2048)."""
-        return self.module(images)
-
-
-def check_reference(reference: Any, features: Features, embedded: bool) -> None:
-    """Raise an EntropyLabError where no real pictures are known, or too few; before any sampling."""
-    from .reference import check_enough
-
-    if reference is None:
-        if not (embedded and features.embedded):
-            raise EntropyLabError(
-                "reference must be given for a pipeline or for features other than the embedded ones: a folder of real "
-                "pictures, pictures, or their features as an array (pictures, dimension). Got None."
-            )
-    elif isinstance(reference, np.ndarray) and reference.ndim == 2:
-        if reference.shape[1] != features.dimension:
-            raise EntropyLabError(
-                f"reference must have the {features.dimension} features of {features.name}. Got {reference.shape[1]}."
-            )
-        check_enough("reference", len(reference), features.dimension)
-    elif isinstance(reference, str | Path):
-        check_enough("reference", len(picture_files(reference)), features.dimension)
+def pictures_of(reference: Any) -> Iterator[Tensor]:
+    """The pictures of a folder, or pictures in any form, one after the other: (1, 3, height, width) of uint8."""
+    if isinstance(reference, str | Path):
+        yield from (read_picture(path)[None] for path in picture_files(reference))
+    else:
+        yield from as_images(reference).split(1)
 
 
 def picture_files(folder: str | Path) -> list[Path]:
     """The pictures of a folder, by name."""
     place = as_path(folder, "reference", "folder")
-    if not os.path.isdir(place):
-        raise EntropyLabError(f"reference must be a folder of pictures. {place} is none.")
-    return sorted(path for path in place.iterdir() if path.suffix.lower() in PICTURES)
+    try:
+        return sorted(path for path in place.iterdir() if path.suffix.lower() in PICTURES)
+    except OSError as error:
+        raise EntropyLabError(f"reference must be a folder of pictures. {place}: {one_line(error)}.") from error
 
 
-def read_pictures(folder: str | Path) -> Iterator[Tensor]:
-    """The pictures of a folder, one after the other: (1, 3, height, width) of uint8."""
-    from .saving import read_picture
+def embedded_reference(size: Size, file: Path = FOLDER / FILE) -> Reference:
+    """The real pictures at a size, or at the one nearest in shape, then in area, that is shipped."""
 
-    for path in picture_files(folder):
-        yield read_picture(path)[None]
+    def apart(other: Size) -> tuple[float, float]:
+        return difference(other[0] / other[1], size[0] / size[1]), difference(other[0] * other[1], size[0] * size[1])
+
+    with safe_open(file, framework="numpy") as tensors:
+        names = list(tensors.keys())
+        height, width = min({(int(h), int(w)) for name in names for h, w in [name.split(".")[0].split("x")]}, key=apart)
+        start = f"{height}x{width}."
+        found = {name[len(start) :]: tensors.get_tensor(name).astype(float) for name in names if name.startswith(start)}
+    return Reference(found.pop("features"), (height, width), DRAWN, found)
+
+
+def difference(one: float, other: float) -> float:
+    """How much larger the larger is, to whole percent, so that equal shapes are equal."""
+    return round(abs(float(np.log(one / other))), 2)

@@ -1,7 +1,7 @@
 """The embedded pictures' own image-text model: one space of 32 features for pictures and for prompts.
 
 It stands in for Inception and for CLIP where the embedded pipeline is judged: a small convolutional image tower,
-trained by ``python -m entropylab.quality.train`` against the embedded pipeline's own text encoder, which stays as it is
+trained by ``python -m recipes.image_text`` against the embedded pipeline's own text encoder, which stays as it is
 (contrastive learning after Radford et al. 2021). Its distances and scores are comparable with each other only, never
 with published FID or CLIP scores.
 """
@@ -11,7 +11,6 @@ from functools import lru_cache
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -121,14 +120,3 @@ def embedded_features() -> ImageText:
     weights = {name: value.float() for name, value in load_file(FOLDER / WEIGHTS).items()}
     model.load_state_dict(weights)
     return model.eval().requires_grad_(False)
-
-
-@lru_cache(maxsize=1)
-def text_tower() -> TextTower:
-    """The embedded pipeline's text tower, read once."""
-    return TextTower()
-
-
-def agreement(image_features: Any, text_features: Any) -> Tensor:
-    """Cosine between features of pictures and of prompts (..., 32), in [-1, 1]."""
-    return F.cosine_similarity(torch.as_tensor(image_features), torch.as_tensor(text_features), dim=-1)

@@ -50,7 +50,7 @@ class Method(ABC):
 
 @dataclass(frozen=True)
 class Rescaled(Method):
-    """Sample at the size itself, with the softmax scale of a rule."""
+    """Sample at the size itself, with the softmax scale of a rule; under "original" the pipeline is not touched."""
 
     rule: NamedRule
     train_size: Any = None
@@ -75,7 +75,7 @@ class Rescaled(Method):
             self.rule.function.check(pipe)
 
     def sample(self, pipe: Any, size: Size, prompts: list[str], generators: Generators, draw: Draw) -> Tensor:
-        """Under the rule; under "original" the pipeline is not touched at all."""
+        """Under the rule."""
         if self.rule.is_original:
             return as_images(draw(pipe, size, prompts, generators))
         with rescale(pipe, self.rule, train_size=self.train_size):
@@ -155,19 +155,12 @@ class MultiDiffusion(Method):
 
     def sample(self, pipe: Any, size: Size, prompts: list[str], generators: Generators, draw: Draw) -> Tensor:
         """One picture after the other: diffusers mixes up the prompts of several."""
-        panorama = self.panorama(pipe)
-
-        def one(prompt: str, generator: torch.Generator) -> Tensor:
-            return as_images(draw(panorama, size, [prompt], [generator]))
-
-        return torch.cat([one(*pair) for pair in zip(prompts, generators, strict=True)])
-
-    def panorama(self, pipe: Any) -> Any:
-        """The pipeline's own parts as a panorama pipeline; put together once."""
         if id(pipe) not in self._made:
             window = tuple(side // pipelines.vae_factor(pipe) for side in check_train_size(pipe, self.train_size))
             self._made[id(pipe)] = (pipe, new_panorama(pipe, window, self.stride, self.windows))
-        return self._made[id(pipe)][1]
+        panorama = self._made[id(pipe)][1]
+        pairs = zip(prompts, generators, strict=True)
+        return torch.cat([as_images(draw(panorama, size, [prompt], [generator])) for prompt, generator in pairs])
 
 
 def new_panorama(pipe: Any, window: Sequence[int], stride: int | None, windows: int) -> Any:

@@ -11,7 +11,11 @@ import torch
 from torch import Tensor
 
 from ..errors import EntropyLabError
+from ..files import write_whole
 from .cost import Meter
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+"""Ends of the names of picture files."""
 
 RECORD = "made.json"
 COSTS = ("seconds", "peaks", "added", "loads")
@@ -70,42 +74,33 @@ class Kept:
     folder: Path
     made: dict[str, Any]
 
-    @property
-    def complete(self) -> bool:
-        """Whether all pictures are there already.
+    def cost(self) -> dict[str, Any] | None:
+        """What the pictures cost, as `Meter` takes it, if they are all there; else None.
 
         Raises:
-            EntropyLabError: those of something else are.
+            EntropyLabError: pictures of something else are there, or the record is damaged.
         """
         from ..runs.configuration import differences
 
-        if not (self.folder / RECORD).is_file():
-            return False
-        changed = differences(self.record()["made"], self.made)
+        path = self.folder / RECORD
+        if not path.is_file():
+            return None
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            made, cost = dict(found["made"]), {name: list(found["cost"][name]) for name in COSTS}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise EntropyLabError(f"pictures: {path} is damaged; remove it to sample again.") from error
+        changed = differences(made, self.made)
         if changed:
             raise EntropyLabError(
                 f"pictures: {self.folder} holds those of something else ({'; '.join(changed)}). Choose another folder."
             )
-        return True
-
-    def record(self) -> dict[str, Any]:
-        """What was written when the last picture was there."""
-        try:
-            found = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
-            return {"made": dict(found["made"]), "cost": {name: list(found["cost"][name]) for name in COSTS}}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise EntropyLabError(f"pictures: {self.folder / RECORD} is damaged; remove it to sample again.") from error
+        return cost
 
     def finish(self, meter: Meter) -> None:
         """Say that all pictures are there."""
-        from ..files import write_whole
-
         cost = {name: getattr(meter, name) for name in COSTS}
         write_whole(self.folder / RECORD, json.dumps({"made": self.made, "cost": cost}, indent=1).encode())
-
-    def meter(self, device: torch.device) -> Meter:
-        """What the pictures cost."""
-        return Meter(device, **self.record()["cost"])
 
     def batches(self, starts: range, count: int) -> Iterator[tuple[int, Tensor]]:
         """The pictures, as `Sampling.batches` gives them."""

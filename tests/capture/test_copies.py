@@ -11,7 +11,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 import entropylab
-from entropylab.models.text import WIDTH
+from recipes.text import WIDTH
 
 from ..seeds import normal
 from ..state import attentions, state

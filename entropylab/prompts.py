@@ -1,0 +1,294 @@
+"""What pictures are asked for: a list, or captions of a file or data set. Knows neither tensors nor models.
+
+Lines of text, csv and JSON lines are read by the standard library, where a broken line costs that line only. Parquet,
+JSON and data sets of the Hugging Face hub are streamed by the library ``datasets`` (``entropylab[prompts]``).
+"""
+
+import csv
+import hashlib
+import heapq
+import itertools
+import json
+import random
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import EntropyLabError, EntropyLabWarning, one_line
+from .wording import counted
+
+COLUMNS = ("prompt", "caption", "text", "prompts", "captions", "texts")
+"""Columns that hold captions if nobody says which does."""
+
+LONGEST = 10_000
+"""A caption of more characters than this can't be used [characters]."""
+
+HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?::([\w.-]+)/([\w.-]+))?")
+"""OWNER/NAME, or OWNER/NAME:CONFIGURATION/SPLIT."""
+
+BATCH = 1000
+"""Rows of a data set in memory at once."""
+
+UNREADABLE = object()
+"""A line that its format does not allow."""
+
+
+class Prompts(list[str]):
+    """Prompts that know where they come from.
+
+    Attributes:
+        source: the file or data set; "" for a list that was handed over.
+        skipped: why captions were left out -> how many.
+    """
+
+    source: str = ""
+    skipped: dict[str, int]
+
+    def __init__(self, texts: Iterable[str], source: str = "", skipped: dict[str, int] | None = None) -> None:
+        super().__init__(texts)
+        self.source, self.skipped = source, dict(skipped or {})
+
+    @property
+    def report(self) -> str:
+        """What was left out, in words; "" if nothing was."""
+        if not self.skipped:
+            return ""
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items())
+        left_out = sum(self.skipped.values())
+        were = "was" if left_out == 1 else "were"
+        return f"{counted(left_out, 'caption')} of {self.source} {were} left out: {reasons}."
+
+
+def digest(texts: Iterable[str]) -> str:
+    """SHA-256 of prompts in their order."""
+    found = hashlib.sha256()
+    for text in texts:
+        found.update(json.dumps(text).encode() + b"\n")
+    return found.hexdigest()
+
+
+def check_list(prompts: Any) -> Prompts:
+    """A list of prompts, every one a string that a file can hold."""
+    if not isinstance(prompts, list | tuple) or not prompts or not all(isinstance(p, str) for p in prompts):
+        raise EntropyLabError(f"prompts must name at least one prompt, each a string. Got {prompts!r}.")
+    odd = next((text for text in prompts if not can_be_stored(text)), None)
+    if odd is not None:
+        raise EntropyLabError(f"prompts must be text without NUL and halves of characters. Got {odd!r}.")
+    return prompts if isinstance(prompts, Prompts) else Prompts(prompts)
+
+
+def count_cut(pipe: Any, prompts: list[str]) -> int:
+    """How many prompts have more tokens than the pipeline's tokenizer takes, which cuts off the rest."""
+    tokenizer = getattr(pipe, "tokenizer", None)
+    longest = getattr(tokenizer, "model_max_length", None)
+    if not callable(tokenizer) or not isinstance(longest, int) or longest > LONGEST:
+        return 0
+    return sum(len(ids) > longest for text in dict.fromkeys(prompts) for ids in [tokenizer(text)["input_ids"]])
+
+
+def read_prompts(
+    source: str | Path, *, column: str | None = None, samples: int | None = None, seed: int = 0
+) -> Prompts:
+    """The captions of a file (txt, csv, tsv, jsonl, json, parquet) or of a data set of the hub.
+
+    Captions that are empty, missing, wrongly encoded, too long (over 10,000 characters) or unreadable are left out and
+    counted, with a warning. If there are more than ``samples``, that many are chosen at random by ``seed``; the first
+    ones of a larger choice are the smaller choice.
+
+    Args:
+        source: a file, or the id of a data set on the hub: "owner/name", or "owner/name:configuration/split".
+        column: the column that holds the captions; found by its name if left out.
+        samples: how many are wanted; None for all, in the order of the file.
+        seed: decides which are chosen.
+
+    Raises:
+        EntropyLabError: no such file or data set, no such column, or not one caption that can be used.
+    """
+    skipped: Counter[str] = Counter()
+    try:
+        chosen = choose(usable(cells_of(source, column), skipped), samples, seed)
+    except OSError as error:
+        raise EntropyLabError(f"prompts {source} can't be read: {one_line(error, 200)}") from error
+    prompts = Prompts(chosen, str(source), dict(sorted(skipped.items())))
+    if not prompts:
+        raise EntropyLabError(f"prompts {source} must hold at least one caption. {prompts.report or 'It is empty.'}")
+    if prompts.skipped:
+        warnings.warn(prompts.report, EntropyLabWarning, stacklevel=3)
+    return prompts
+
+
+def choose(captions: Iterable[str], samples: int | None, seed: int) -> list[str]:
+    """``samples`` of the captions at random, in random order; all, in their order, if there are no more.
+
+    No more than ``samples`` are ever held: each gets a random number, and the smallest numbers win.
+    """
+    if samples is None:
+        return list(captions)
+    numbers, places = random.Random(seed), itertools.count()
+    best = heapq.nsmallest(samples, ((numbers.random(), next(places), text) for text in captions))
+    if next(places) <= samples:
+        best.sort(key=lambda entry: entry[1])
+    return [text for _, _, text in best]
+
+
+def usable(captions: Iterable[Any], skipped: Counter[str]) -> Iterator[str]:
+    """The captions that can be used; the others are counted by what is wrong with them."""
+    for caption in captions:
+        text, problem = judged(caption)
+        if problem:
+            skipped[problem] += 1
+        else:
+            yield text
+
+
+def judged(caption: Any) -> tuple[str, str]:
+    """A caption as text, and what is wrong with it ("" if nothing is)."""
+    if caption is None or caption is UNREADABLE:
+        return "", "missing" if caption is None else "unreadable"
+    if isinstance(caption, bytes):
+        caption = caption.decode("utf-8", errors="surrogateescape")
+    if not isinstance(caption, str):
+        return "", "not text"
+    text = caption.strip()
+    if not text or len(text) > LONGEST:
+        return "", "too long" if text else "empty"
+    return text, "" if can_be_stored(text) else "wrongly encoded"
+
+
+def can_be_stored(text: str) -> bool:
+    """Whether a netCDF file can hold the text: no NUL, and no half of a character."""
+    return re.search("[\x00\ud800-\udfff]", text) is None
+
+
+def cells_of(source: Any, column: str | None) -> Iterator[Any]:
+    """What stands where captions are: text, bytes, None where nothing is, or UNREADABLE.
+
+    Bytes that are no UTF-8 become halves of characters, so that the caption that holds them is left out and no other.
+    """
+    if column is not None and (not isinstance(column, str) or not column):
+        raise EntropyLabError(f"column must be the name of a column. Got {column!r}.")
+    path = Path(source)
+    kind = path.suffix.lower()
+    try:
+        is_file, is_there = path.is_file(), path.exists()
+    except (OSError, ValueError):  # nothing that could be the name of a file
+        is_file = is_there = False
+    if not is_file:
+        hub = None if is_there or kind in (*LOADERS, ".txt", ".csv", ".tsv", ".jsonl", ".ndjson") else str(source)
+        if hub is None or (named := HUB_ID.fullmatch(hub)) is None:
+            raise EntropyLabError(
+                "prompts must be a list of strings, the id of a data set on the hub, or a csv, tsv, jsonl, json, "
+                f"parquet or existing text file. Got {str(source)!r}."
+            )
+        return read_data(named[1], {"name": named[2], "split": named[3]}, column)
+    if kind in LOADERS:
+        return read_data(path, {"path": LOADERS[kind], "data_files": str(path), "split": "train"}, column)
+    return READERS.get(kind, read_lines)(path, column)
+
+
+def column_of(column: str | None, names: Sequence[str], source: Any) -> str:
+    """The name of the column to read: as given, or the only one, or the one that is called like captions are."""
+    if column is not None:
+        if column not in names:
+            raise EntropyLabError(f"column must be one of those of {source}: {', '.join(names)}. Got {column!r}.")
+        return column
+    known = [name for name in names if name.lower() in COLUMNS]
+    if len(names) == 1 or len(known) == 1:
+        return (known or list(names))[0]
+    raise EntropyLabError(f"column must say which column of {source} holds the captions: {', '.join(names)}.")
+
+
+def read_lines(path: Path, column: str | None) -> Iterator[Any]:
+    """A caption a line; blank lines are none."""
+    if column is not None:
+        raise EntropyLabError(f"column={column!r} is for csv, tsv, jsonl, json and parquet. Got prompts from {path}.")
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+        yield from filter(str.strip, file)
+
+
+def read_csv(path: Path, column: str | None) -> Iterator[Any]:
+    """A caption a row, after a first row of column names."""
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        rows = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        if not rows.fieldnames:
+            return
+        name = column_of(column, rows.fieldnames, path)
+        while True:
+            try:
+                yield next(rows)[name]
+            except StopIteration:
+                return
+            except csv.Error:
+                yield UNREADABLE
+
+
+def read_jsonl(path: Path, column: str | None) -> Iterator[Any]:
+    """A caption a line: an object that has it under ``column``, or a string."""
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+        for line in filter(str.strip, file):
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError):
+                value = UNREADABLE
+            if isinstance(value, dict):
+                column = column or column_of(None, list(value), path)
+                value = value.get(column)
+            yield value
+
+
+READERS = {".csv": read_csv, ".tsv": read_csv, ".jsonl": read_jsonl, ".ndjson": read_jsonl}
+"""How a file is read, by the end of its name; others are read as text."""
+
+LOADERS = {".parquet": "parquet", ".json": "json"}
+"""Loaders of ``datasets``, by the end of a file's name."""
+
+
+def read_data(source: Any, options: dict[str, Any], column: str | None) -> Iterator[Any]:
+    """A caption a row of what ``datasets.load_dataset`` gives, a batch of rows at a time.
+
+    Raises:
+        EntropyLabError: it can't be loaded or read, has several parts, or its column does not hold text.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise EntropyLabError(
+            f"prompts {source} need the library datasets: pip install 'entropylab[prompts]'."
+        ) from error
+
+    def load(**more: Any) -> Any:
+        return datasets.load_dataset(**{"path": str(source), "streaming": True, **options, **more})
+
+    try:
+        data = load()
+        if isinstance(data, dict):
+            if len(data) > 1:
+                raise EntropyLabError(
+                    f"prompts must name a part of the data set, as {source}:CONFIGURATION/SPLIT: its splits are "
+                    f"{', '.join(data)}. Got {str(source)!r}."
+                )
+            (data,) = data.values()
+        name = column_of(column, data.column_names or list(next(iter(data), {})), source)
+        try:  # of parquet, other columns must not be read: they may hold pictures
+            data = load(split=data.split, columns=[name], batch_size=BATCH)
+        except (TypeError, ValueError):  # what is not stored as parquet takes no such options
+            data = data.select_columns([name])
+        for table in data.with_format("arrow").iter(BATCH):
+            yield from bytes_of(table[name], name, source)
+    except EntropyLabError:
+        raise
+    except Exception as error:  # whatever the readers, the hub's client and the network below it make of it
+        raise EntropyLabError(
+            f"prompts {str(source)!r} can't be read, as a file or from the Hugging Face hub: {one_line(error, 200)}"
+        ) from error
+
+
+def bytes_of(cells: Any, name: str, source: Any) -> Iterator[bytes | None]:
+    """A column, not yet decoded: a cell that is wrongly encoded must not spoil the others."""
+    try:
+        return iter(cells.cast("large_binary").to_pylist())
+    except (ValueError, NotImplementedError) as error:
+        raise EntropyLabError(f"column {name!r} of {source} must hold text. Got {cells.type}.") from error
