@@ -5,11 +5,11 @@ import pytest
 import torch
 
 import entropylab
+import tables
 from entropylab import EntropyLabError
-from entropylab.figures.measuring import Source
-from entropylab.figures.tables import TABLES, measured
 from entropylab.quality.clip import Clip, EmbeddedClip
 from entropylab.quality.methods import Resized, through_upscaler
+from shared import Source
 
 from ..zoo.unet_parts import text_encoder, tokenizer, unet, vae
 from ..zoo.unets import build_ldm, build_stable
@@ -22,6 +22,12 @@ def stable():
     pipe = build_stable(cross_attention_dim=128)
     pipe.register_modules(vae=vae(), tokenizer=tokenizer(), text_encoder=text_encoder())
     return pipe
+
+
+def source_of(pipe, **options):
+    source = Source(progress=False, **options)
+    source.pipe = pipe
+    return source
 
 
 class Colours(torch.nn.Module):
@@ -47,18 +53,17 @@ def options():
 def test_the_tables_of_the_papers_pipelines(build, baselines, tmp_path):
     """Every rule and baseline at a lower, the training, a higher and an oblong size, and the tables from it."""
     rules = ("original", "sqrt_log", "invariant", "calibrated", *baselines)
-    source = Source(build(), samples=8, steps=1, progress=False)
+    source = source_of(build(), samples=8, steps=1)
     sizes = [32, 64, 96, (48, 64)]
-    ds = measured(source, sizes=sizes, scaling=rules, prompts=PROMPTS, pictures=tmp_path, **options())
+    ds = tables.measure(source, sizes=sizes, scaling=rules, prompts=PROMPTS, pictures=tmp_path, **options())
     assert list(ds["size"].values) == ["32x32", "64x64", "96x96", "48x64"]
     for figure in ("fid", "clip_score", "coverage", "excess_agreement", "time", "memory"):
         known = ds[figure].notnull()
         assert bool(known.sel(scaling=[rule for rule in rules if rule != "multidiffusion"]).all())
         if "multidiffusion" in rules:
             assert list(known.sel(scaling="multidiffusion").values) == [False, True, True, False]
-    written = [path for table in TABLES.values() for path in table.files(ds, tmp_path)]
-    (table,) = (path for path in written if path.name == "table1.md")
-    assert "mean colours. Not comparable" in table.read_text()
+    tables.draw(ds, tmp_path)
+    assert "mean colours. Not comparable" in (tmp_path / "table1.md").read_text()
     assert len(list((tmp_path / "96x96" / "sqrt_log").glob("*.png"))) == 8
 
 
@@ -69,10 +74,10 @@ def test_latent_diffusion_has_no_multidiffusion():
 
 def test_steps_are_the_pipelines_own_unless_told(monkeypatch):
     seen = []
-    monkeypatch.setattr("entropylab.figures.tables.evaluate", lambda *_, **words: seen.append(words))
+    monkeypatch.setattr("entropylab.evaluate", lambda *_, **words: seen.append(words), raising=False)
     for steps in (None, 3):
-        source = Source(build_ldm(), steps=steps, progress=False)
-        measured(source, sizes=[64], scaling=["original"], prompts=PROMPTS)
+        source = source_of(build_ldm(), steps=steps)
+        tables.measure(source, sizes=[64], scaling=["original"], prompts=PROMPTS)
     assert [words["steps"] for words in seen] == [None, 3]
     assert seen[0]["samples"] is None, "as many as a distance in its features needs"
 
