@@ -33,7 +33,7 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 figures: $(INSTALLED)
-	$(BIN)/python -m entropylab figures --out $(OUT)
+	$(BIN)/python figures/regenerate.py --out $(OUT)
 
 tables: $(INSTALLED)
 	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[quality]'

@@ -1,10 +1,93 @@
-"""How the law decays as tokens leave the Gaussian: python figures/gaussian_ablation.py [--out DIR] [--run FILE.nc].
+"""How the law, and what the paper's factor does, decay as tokens leave the Gaussian: simulated attention, no model.
 
-Simulated; needs no model. FILE.nc is the gaussian_ablation.nc of an earlier run of regenerate.py.
+python figures/gaussian_ablation.py [--out DIR] [--run gaussian_ablation.nc]
 """
 
-from entropylab.figures import gaussian_ablation
-from entropylab.figures.command import command
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+import entropylab
+import shared
+from entropylab.law.drift import MEAN, drift
+
+TOKENS = (256, 1024, 4096)
+TRAINED = 1024
+SIGMA = 1.0
+DEPARTURES = (0.0, 0.25, 0.5, 0.75, 1.0)
+DISTRIBUTIONS = ("student_t", "skewed", "clustered", "positional", "low_rank")
+SETTINGS: dict[str, Any] = {"d": 32, "heads": 2, "queries": 64, "samples": 4}
+
+PANELS = {
+    "law_residual": "entropy less log N − σ²/2 [nats]",
+    "series_residual": "entropy less the series to k4 [nats]",
+    "fraction_removed": "fraction of the drift that √(log N / log T) removes",
+}
+
+
+def measure(source: shared.Source | None = None) -> xr.Dataset:
+    """Simulated attention of every distribution and departure from the Gaussian, with and without the factor."""
+    one = {"sigma": SIGMA, "train_tokens": TRAINED, "scaling": ("original", "sqrt_log"), **SETTINGS}
+    keep: dict[str, Any] = {"data_vars": "all", "coords": "minimal", "compat": "override", "combine_attrs": "override"}
+    home = entropylab.simulate_dataset(TOKENS, **one)  # without any departure all distributions are this one
+    rows = []
+    for name in DISTRIBUTIONS:
+        away = [entropylab.simulate_dataset(TOKENS, distribution=name, departure=d, **one) for d in DEPARTURES if d]
+        rows.append(xr.concat([home, *away], xr.Variable("departure", list(DEPARTURES)), **keep))
+    ds = xr.concat(rows, xr.Variable("distribution", list(DISTRIBUTIONS)), **keep)
+    return ds.assign_attrs(model="simulated", sigma=SIGMA)
+
+
+def table(ds: xr.Dataset) -> pd.DataFrame:
+    """A row for every distribution, departure from the Gaussian, and size. Entropies in nats.
+
+    Residuals are entropy less each prediction, with standard errors over samples; ``slope`` is that of entropy against
+    log N over all sizes; ``fraction_removed`` of the drift from the training size by the paper's factor, and
+    ``fraction_under_law`` what it should remove, sigma^2 / (2 log T).
+    """
+    if not {"distribution", "departure"} <= set(ds.dims):
+        raise entropylab.EntropyLabError(f"run must be simulated, as gaussian_ablation.nc. Got dims {list(ds.dims)}.")
+    names = ["size", "tokens", "sigma2", "entropy", "correction"]
+    names += [f"{name}_residual{end}" for name in ("law", "series", "finite") for end in ("", "_error")]
+    parts = []
+    for name in ds["distribution"].values:
+        for departure in ds["departure"].values:
+            one = ds.sel(distribution=name, departure=departure, drop=True)
+            rows = entropylab.check(one.mean("head", keep_attrs=True)).to_frame()[names]
+            line, moved = entropylab.fit(one), drift(one)
+            moved = moved[(moved["layer"] == MEAN) & (moved["scaling"] == "sqrt_log")]
+            rows = rows.assign(slope=line.slope, slope_error=line.slope_error)
+            rows = rows.merge(moved[["size", "fraction_removed", "fraction_removed_error"]], on="size")
+            trained = float(one["train_tokens"].item())
+            home = float(rows.loc[np.isclose(rows["tokens"], trained), "sigma2"].iloc[0])
+            rows["fraction_under_law"] = home / (2 * np.log(trained))
+            rows.insert(0, "distribution", name)
+            rows.insert(1, "departure", departure)
+            parts.append(rows)
+    return pd.concat(parts, ignore_index=True)
+
+
+def draw(ds: xr.Dataset, out: Path) -> None:
+    """Three panels, at the largest size: what the law is off by, the series is off by, what the factor still does."""
+    rows = table(ds)
+    largest = rows[np.isclose(rows["tokens"], rows["tokens"].max())]
+    with plt.rc_context(entropylab.plot.PAPER):
+        figure, axes = plt.subplots(1, len(PANELS), figsize=(10.2, 3.8), layout="constrained")
+        for ax, (name, text) in zip(axes, PANELS.items(), strict=True):
+            for distribution, part in largest.groupby("distribution", sort=False):
+                words = str(distribution).replace("_", " ")
+                ax.errorbar(part["departure"], part[name], part[f"{name}_error"], capsize=2, label=words)
+            level = largest["fraction_under_law"].mean() if name == "fraction_removed" else 0.0
+            ax.axhline(level, ls=":", marker="", color="black", lw=0.8, label="under the law")
+            ax.set_xlabel("departure from the Gaussian, share of the variance")
+            ax.set_ylabel(text)
+        axes[1].legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
+        shared.write(figure, out, "gaussian_ablation", rows)
+
 
 if __name__ == "__main__":
-    command(gaussian_ablation)
+    shared.command(__doc__, measure, draw)

@@ -1,10 +1,44 @@
-"""Entropy and drift against the multiplier of the softmax scale: python figures/sweep.py [--out DIR] [--run FILE.nc].
+"""The sweep around the formula: entropy and drift at a lower and a higher size against the multiplier of the scale.
 
-FILE.nc is the sweep.nc of an earlier run of regenerate.py.
+python figures/sweep.py [--out DIR] [--run sweep.nc]
 """
 
-from entropylab.figures import sweep
-from entropylab.figures.command import command
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import xarray as xr
+
+import entropylab
+import shared
+from entropylab.law.drift import training_size
+from entropylab.plot.rules import sweep_table
+
+NUMBERS = (0.25, 0.5, 0.75, 1.25, 1.5, 2.0, 3.0)
+"""Multipliers; "original" is 1."""
+
+
+def measure(source: shared.Source) -> xr.Dataset:
+    """A lower and a higher size under numbers and rules, and the training size as the model is."""
+    sides = (shared.LOWER, shared.HIGHER)
+    calibration = source.calibrated(sides)
+    options = {"layers": "self", "keep": ("sample", "layer", "head"), **source.sampling(shared.FEW)}
+    rules = [*shared.RULES, calibration.invariant, calibration.calibrated, *NUMBERS]
+    home = entropylab.measure(source.pipe, [source.trained], **options)
+    away = entropylab.measure(source.pipe, source.sizes(sides), scaling=rules, **options)
+    return xr.concat([home, away], "size", join="outer", combine_attrs="override")
+
+
+def draw(ds: xr.Dataset, out: Path) -> None:
+    """A panel for every size; the table has every layer, not only their mean."""
+    sizes = [str(size) for size in ds["size"].values if size != training_size(ds)]
+    with plt.rc_context(entropylab.plot.PAPER):
+        figure, axes = plt.subplots(1, len(sizes), figsize=(3.6 * len(sizes), 4.2), layout="constrained", squeeze=False)
+        for ax, size in zip(axes.flat, sizes, strict=True):
+            entropylab.plot.sweep(ds, ax, size=size)
+        rows = pd.concat([sweep_table(ds, size=size) for size in sizes], ignore_index=True)
+        shared.write(figure, out, "sweep", rows)
+
 
 if __name__ == "__main__":
-    command(sweep)
+    shared.command(__doc__, measure, draw)

@@ -1,10 +1,61 @@
-"""The law in two models, side by side: python figures/two_models.py [--out DIR] [--run FILE.nc FILE.nc].
+"""The law in two models of the same pictures, a U-Net and a transformer: slopes, deficits and sigma^2/2 by layer.
 
-The files are the two_models_*.nc of an earlier run of regenerate.py, or any that `entropylab measure` wrote.
+python figures/two_models.py [--out DIR] [--run FILE.nc FILE.nc]; beside the figure, the report of both side by side.
 """
 
-from entropylab.figures import two_models
-from entropylab.figures.command import command
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import xarray as xr
+
+import entropylab
+import shared
+from entropylab.plot.layers import QUANTITIES, layer_lines
+
+MODELS = {"embedded": None, "emoji-dit": "emoji-dit"}
+"""Names and models; the second learned the same pictures as the first."""
+
+SIDES: tuple[shared.Sides, ...] = (shared.LOWER, (0.75, 0.75), (1, 1), (1.5, 1.5), shared.HIGHER)
+"""Sizes as multiples of the training size: 32 to 128 pixels for both."""
+
+SAMPLES, STEPS = 2, 4
+
+
+def measure(source: shared.Source) -> xr.Dataset:
+    """One model, with cumulants up to the fourth, under the paper's rule too."""
+    return entropylab.measure(
+        source.pipe,
+        source.sizes(SIDES),
+        scaling=list(shared.RULES),
+        statistics=("entropy", "sigma2", "third", "fourth"),
+        layers="self",
+        keep=("sample", "step", "layer", "head"),
+        **source.sampling(SAMPLES, STEPS),
+    )
+
+
+def draw(runs: dict[str, xr.Dataset], out: Path) -> None:
+    """Three panels: slope, deficit and measured sigma^2/2 of every layer, by its place in the model; and the report."""
+    with plt.rc_context(entropylab.plot.PAPER):
+        figure, axes = plt.subplots(1, len(QUANTITIES), figsize=(10.2, 3.8), layout="constrained")
+        for ax, name in zip(axes, QUANTITIES, strict=True):
+            entropylab.plot.by_layer(runs, ax, name=name)
+        shared.write(figure, out, "two_models", layer_lines(runs))
+    entropylab.report(list(runs.values()), out / "two_models.html", names=list(runs), overwrite=True)
+    print(f"wrote {out / 'two_models.html'}, two_models.md and its figures", flush=True)
+
 
 if __name__ == "__main__":
-    command(two_models)
+    parser = shared.new_parser(__doc__)
+    parser.add_argument("--run", type=Path, nargs="+", metavar="FILE.nc", help="draw these instead of measuring")
+    given = parser.parse_args()
+
+    def work() -> None:
+        """Measure both models, or read them."""
+        if given.run:
+            runs = {path.stem.removeprefix("two_models_"): entropylab.open(path) for path in given.run}
+        else:
+            runs = {name: measure(shared.Source(model)) for name, model in MODELS.items()}
+        draw(runs, given.out)
+
+    shared.run(parser, given.out, work)

@@ -15,7 +15,6 @@ from torch import nn
 import entropylab
 from entropylab import EntropyLabError
 from entropylab.calibration import ByLayer
-from entropylab.figures import defects_checked, grids
 from entropylab.measuring.logits import sampled_logits
 from entropylab.plot.layers import steps_table
 from entropylab.quality.evaluation import new_judge
@@ -111,15 +110,6 @@ def test_pictures_that_are_none(tmp_path: Path) -> None:
     refuses(
         "bad.png can't be read as a picture: cannot identify image file", lambda: read_picture(tmp_path / "bad.png")
     )
-    (tmp_path / "empty").mkdir()
-    refuses(
-        "pictures must be a folder of PNGs that carry their prompts",
-        lambda: defects_checked.measured(tmp_path / "empty", None),  # type: ignore[arg-type]
-    )
-    one, other = (
-        pictures(tmp_path / "96x96" / rule, name) for rule, name in (("original", "0000"), ("resize", "0001"))
-    )
-    refuses("must have names that they share. Got none", lambda: grids.draw([one, other]))
 
 
 def test_pages_of_pictures_that_can_not_be_made(tmp_path: Path) -> None:

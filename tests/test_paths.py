@@ -8,7 +8,6 @@ import pytest
 import entropylab
 from entropylab import EntropyLabError
 from entropylab.calibration import Calibration
-from entropylab.figures.regenerate import regenerate
 from entropylab.prompts import read_prompts
 from entropylab.quality.evaluation import evaluate
 from entropylab.quality.ratings import analyse, make_page
@@ -33,7 +32,6 @@ TAKERS = {
     "evaluate reference": lambda path, pipe: evaluate(pipe, [32], metrics=["fid"], reference=path),
     "read_prompts": lambda path, pipe: read_prompts(path),
     "calibration": lambda path, pipe: Calibration.open(path),
-    "regenerate": lambda path, pipe: regenerate(path),
     "status": lambda path, pipe: status(path),
     "merge": lambda path, pipe: merge([path]),
     "make_page": lambda path, pipe: make_page([path, path], "page.html"),

@@ -101,8 +101,7 @@ app = typer.Typer(
     epilog="\b\nStart with:\n"
     "  entropylab measure --sizes 32 64 96x128 --out entropy.nc\n"
     "  entropylab fit entropy.nc\n"
-    "  entropylab report entropy.nc\n"
-    "  entropylab figures",
+    "  entropylab report entropy.nc",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

@@ -1,4 +1,4 @@
-"""Commands that show: ``entropylab figures``, ``layers``, ``generate``."""
+"""Commands that show: ``entropylab layers`` and ``generate``."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,55 +25,7 @@ from .application import (
     TrainSize,
     app,
 )
-from .words import as_table, named_path, say, trained_at
-
-
-@app.command(
-    short_help="Regenerate the figures.",
-    help="Regenerate the figures, each as PDF and PNG with the plotted numbers as CSV, entropies in nats: figures 3 "
-    "to 6 of the paper under its numbers (3 and 4 are same-seed pictures at half and twice the training size), and our "
-    "own: pictures at other sizes, the sweep of the multiplier, checks of the law, single layers and heads, logits, "
-    "the ablation of the Gaussian assumption by simulation, and two models side by side. Without --run everything is "
-    "measured first, at multiples of the training size, which takes seven to twelve minutes for the embedded pipeline "
-    "on two cores; what was measured is kept beside the figures as netCDF, and --run DIR draws it again. --tables adds "
-    "the paper's tables 1 to 3 and those of its supplement (table_s1, table_s2), and grids of pictures as in its "
-    "figures 1 and 7, which takes about half an hour more and needs entropylab[quality].",
-    epilog="\b\nExamples:\n"
-    "  entropylab figures\n"
-    "  entropylab figures --samples 2 --steps 4 --out quick/\n"
-    "  entropylab figures --run entropy.nc --out paper/\n"
-    "  entropylab figures --tables",
-)
-def figures(
-    model: Model = None,
-    out: Folder = Path("figures/output"),
-    run: Annotated[
-        Path | None,
-        typer.Option(
-            parser=named_path,
-            metavar="FILE.nc",
-            help="Draw figures 5 and 6 of what `entropylab measure` wrote, or all figures of a folder that this "
-            "command wrote to; nothing is measured.",
-        ),
-    ] = None,
-    samples: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="At most this many images per size and rule; 4 if left out."),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Denoising steps; 6 if left out, and 8 for the pictures.")
-    ] = None,
-    tables: Annotated[
-        bool, typer.Option("--tables", help="Judge pictures too, for the tables; about half an hour.")
-    ] = False,
-    quiet: Quiet = False,
-) -> None:
-    """``entropylab figures``."""
-    make_folder(out)
-    from ..figures import regenerate
-
-    for path in regenerate(out, run, model=model, samples=samples, steps=steps, tables=tables, progress=not quiet):
-        say(f"wrote {path}")
+from .words import as_table, say, trained_at
 
 
 @app.command(

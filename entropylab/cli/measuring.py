@@ -32,7 +32,7 @@ from .words import as_table, is_first, is_run, named_path, prompts_of, say, trai
     short_help="Measure the entropy of attention at several image sizes.",
     help="Sample images at every size and measure the entropy of every attention layer and head on the way, in nats. "
     "Every size and every rule is sampled from the same prompts and seeds. The result is a netCDF file that "
-    "`entropylab fit` and `entropylab figures` read, and Python too (entropylab.open, an xarray.Dataset). "
+    "`entropylab fit` and `entropylab report` read, and Python too (entropylab.open, an xarray.Dataset). "
     "N is the number of tokens a query attends to, T that number at the training size. "
     "With a folder for --out, long work is cut into units that are kept as they are finished: the same command goes on "
     "where it was ended, and several processes share the work.",

@@ -8,14 +8,11 @@ Examples:
     ...     figure.savefig("figure5.pdf")
 """
 
-from .compare import by_layer, deficit_vs_sigma2
-from .law import law_residual, phase, residual_vs_cumulants
-from .layers import entropy_vs_step, heads
-from .logits import logit_distribution
+from .law import deficit_vs_sigma2, law_residual, logit_distribution, phase, residual_vs_cumulants
+from .layers import by_layer, entropy_vs_step, heads
+from .rules import stabilization, sweep
 from .samples import samples
-from .stabilization import stabilization
 from .style import PAPER
-from .sweep import sweep
 from .tokens import deficit_vs_tokens, entropy_vs_tokens
 
 __all__ = [

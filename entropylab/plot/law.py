@@ -1,20 +1,22 @@
-"""The law with nothing fitted: what it is off by, whether skewness and kurtosis explain it, and how near freezing."""
+"""The law with nothing fitted: what it is off by and why, how near freezing, whether logits are Gaussian."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from numpy.typing import NDArray
 
 from ..errors import EntropyLabError
 from ..law.averages import Kinds
 from ..law.averages import check as check_dataset
-from ..law.check import Check, check
+from ..law.check import check
 from ..law.names import RESIDUALS
 from ..law.theory import THRESHOLDS
-from .style import BLACK, BLUE, COLORS, GREY, MORE_MARKERS, ORANGE, VERMILLION, axes_of, legend
-from .ticks import name_layers
+from .style import BLACK, BLUE, COLORS, GREY, MORE_MARKERS, ORANGE, VERMILLION, axes_of, legend, name_layers
 
 WIDE = 3.0
 """Residuals beyond this [nats] are drawn on a scale that is linear up to 1 and logarithmic from there."""
@@ -68,7 +70,11 @@ def law_residual(
         x = part["layer"].map(places) + shift
         ax.errorbar(x, part["residual"], error, ls="", marker=marker, capsize=2, zorder=3, label=str(size), **style)
     ax.axhline(0, ls=":", color=BLACK, lw=0.8, zorder=0)
-    widen(ax, pd.concat([mean["residual"], single["residual"]]) if heads else mean["residual"])
+    known = pd.concat([mean["residual"], single["residual"]]) if heads else mean["residual"]
+    known = known[np.isfinite(known)]
+    if len(known) and abs(known).max() > WIDE:
+        ax.set_yscale("symlog", linthresh=1.0)
+        ax.set_ylim(min(1.5 * known.min(), -0.5), max(1.5 * known.max(), 0.5))
     name_layers(ax, mean.drop_duplicates("layer"))
     ax.set_xlabel("layer, in the order in which data meet them")
     ax.set_ylabel(f"entropy less {RESIDUALS[name]} [nats]".replace("the law's prediction", "log N − σ²/2"))
@@ -87,17 +93,15 @@ def residuals(
     if name not in RESIDUALS:
         raise EntropyLabError(f"name must be one of {', '.join(RESIDUALS)}. Got {name!r}.")
     whole = check_dataset(ds)
-    single = check(whole, kind=kind, scaling=scaling)
-    headless = whole.mean("head", keep_attrs=True) if "head" in whole.dims else whole
     # Mean over heads first, so that errors know how the heads of a sample vary together.
-    mean = check(headless, kind=kind, scaling=scaling)
-    return frame_of(mean, name), frame_of(single, name) if "head" in whole.dims else frame_of(mean, name).iloc[:0]
-
-
-def frame_of(found: Check, name: str) -> pd.DataFrame:
-    """The rows of a check, with the residual of one prediction."""
-    found[name]
-    return found.to_frame().rename(columns={f"{name}_residual": "residual", f"{name}_residual_error": "error"})
+    headless = whole.mean("head", keep_attrs=True) if "head" in whole.dims else whole
+    frames = []
+    for part in (headless, whole):
+        found = check(part, kind=kind, scaling=scaling)
+        found[name]
+        columns = {f"{name}_residual": "residual", f"{name}_residual_error": "error"}
+        frames.append(found.to_frame().rename(columns=columns))
+    return frames[0], frames[1] if "head" in whole.dims else frames[1].iloc[:0]
 
 
 def residual_vs_cumulants(
@@ -175,9 +179,116 @@ def phase(ds: xr.Dataset, ax: Axes | None = None, *, kind: Kinds = "self", scali
     return ax
 
 
-def widen(ax: Axes, values: pd.Series) -> None:
-    """A y scale that is linear near 0 and logarithmic beyond, where values span more than an eye can see."""
-    known = values[np.isfinite(values)]
-    if len(known) and abs(known).max() > WIDE:
-        ax.set_yscale("symlog", linthresh=1.0)
-        ax.set_ylim(min(1.5 * known.min(), -0.5), max(1.5 * known.max(), 0.5))
+def deficit_vs_sigma2(
+    ds: xr.Dataset, ax: Axes | None = None, *, kind: Kinds = "self", scaling: str | None = None
+) -> Axes:
+    """The deficit log N - H against measured sigma^2/2, a point for every layer, head and size; under the law equal.
+
+    Rows with a flag of `entropylab.check` are crosses: there the law is not to be expected. On logarithmic scales,
+    where both are positive; a legend says how many points are not. The dotted line is the largest log N, which no
+    deficit can pass.
+
+    Arguments, errors and return value as of `law_residual`.
+
+    Examples:
+        >>> ax = entropylab.plot.deficit_vs_sigma2(ds)
+        >>> ax.figure.savefig("deficit_vs_sigma2.pdf")
+    """
+    rows = check(ds, kind=kind, scaling=scaling).to_frame()
+    drawn = rows[(rows["deficit"] > 0) & (rows["half_sigma2"] > 0)]
+    ax = axes_of(ax)
+    for flagged, marker, color, words in ((False, "o", BLUE, "no flag"), (True, "x", GREY, "flagged")):
+        part = drawn[(drawn["flags"] != "") == flagged]
+        if len(part):
+            text = f"{words} ({len(part)})"
+            ax.plot(part["half_sigma2"], part["deficit"], marker, ms=3, color=color, label=text, zorder=3 - flagged)
+    if len(drawn) < len(rows):
+        ax.plot([], [], " ", label=f"{len(rows) - len(drawn)} not above 0")
+    if len(drawn):
+        ax.loglog()
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.set_minor_formatter(NullFormatter())
+    ax.axline((1, 1), (2, 2), ls="--", color=ORANGE, lw=1, label="the law, D = σ²/2")
+    ax.axhline(rows["log_tokens"].max(), ls=":", color=BLACK, lw=0.8, label="largest log N")
+    ax.set_xlabel("measured σ²/2 [nats]")
+    ax.set_ylabel("deficit D = log N − H [nats]")
+    legend(ax)
+    return ax
+
+
+REACH = 6.0
+"""How far from the mean is drawn [standard deviations]."""
+
+BINS = 49
+
+
+def logit_distribution(logits: Mapping[str, Any], ax: Axes | None = None) -> Axes:
+    """Density of the logits of every row, less the row's mean and divided by its standard deviation, and a Gaussian.
+
+    Args:
+        logits: a name -> logits (..., keys), rows along the last axis, as of `entropylab.logit_sample` (arrays, or
+            tensors on the CPU), or a list of such. NaN is a key that is left out.
+        ax: Axes to draw on; the current ones by default.
+
+    The legend has skewness k3/k2^1.5 and excess kurtosis k4/k2^2, both 0 for a Gaussian, mean over rows.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        EntropyLabError: nothing to draw, or rows of a single value.
+
+    Examples:
+        >>> attention = entropylab.simulate(tokens=256)
+        >>> logits = entropylab.logit_sample(attention.q, attention.k, attention.scale)
+        >>> ax = entropylab.plot.logit_distribution({"Gaussian tokens": logits})
+        >>> ax.figure.savefig("logit_distribution.pdf")
+    """
+    if not isinstance(logits, Mapping) or not logits:
+        raise EntropyLabError(
+            f"logits must be a name -> logits (..., keys), at least one. Got {type(logits).__name__}."
+        )
+    rows = {name: standardised(name, value) for name, value in logits.items()}
+    ax = axes_of(ax)
+    edges = np.linspace(-REACH, REACH, BINS + 1)
+    for name, (values, skewness, kurtosis) in rows.items():
+        density = np.histogram(values, edges)[0] / len(values) / np.diff(edges)
+        middles = (edges[1:] + edges[:-1]) / 2
+        shown = np.where(density > 0, density, np.nan)
+        text = f"{name}: " + f"skewness {skewness:.2f}, kurtosis {kurtosis:.2f}".replace("-", "−")
+        ax.plot(middles, shown, ds="steps-mid", marker="", label=text)
+    x = np.linspace(-REACH, REACH, 201)
+    ax.plot(x, np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), "--", color=BLACK, lw=0.8, marker="", label="Gaussian")
+    ax.set_yscale("log")
+    ax.set_ylim(1e-4, 3)
+    ax.set_xlim(-REACH, REACH)
+    ax.set_xlabel("logit, standardised within its row")
+    ax.set_ylabel("density")
+    legend(ax)
+    return ax
+
+
+def standardised(name: str, logits: Any) -> tuple[NDArray[Any], float, float]:
+    """All standardised logits of a layer, and the means over rows of skewness and excess kurtosis."""
+    parts = [np.asarray(part, float) for part in (logits if isinstance(logits, list | tuple) else [logits])]
+    rows = [row_shapes(part.reshape(-1, part.shape[-1])) for part in parts if part.ndim and part.size]
+    values = np.concatenate([part for part, _ in rows]) if rows else np.empty(0)
+    if not len(values):
+        raise EntropyLabError(f"logits of {name!r} must have rows (..., keys) of more than one value. Got none.")
+    skewness, kurtosis = np.concatenate([shapes for _, shapes in rows], -1).mean(-1)
+    return values, float(skewness), float(kurtosis)
+
+
+def row_shapes(rows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Standardised values of rows (rows, keys) that spread, and (2, rows) skewness and excess kurtosis."""
+    known = np.isfinite(rows)
+    number = np.maximum(known.sum(-1, keepdims=True), 1)
+    centred = np.where(known, rows, 0)
+    centred = np.where(known, centred - centred.sum(-1, keepdims=True) / number, 0)
+    spread = np.sqrt((centred**2).sum(-1, keepdims=True) / number)
+    use = spread[:, 0] > 1e-6 * (1 + abs(np.where(known, rows, 0)).max(-1))
+    shaped = centred[use] / spread[use]
+    moments = [(shaped**power).sum(-1) / number[use, 0] for power in (3, 4)]
+    return shaped[known[use]], np.stack([moments[0], moments[1] - 3])

@@ -1,7 +1,6 @@
-"""The look of the figures, as a value: ``with matplotlib.rc_context(PAPER): ...``; and how a figure is written."""
+"""The look of the figures, as a value: ``with matplotlib.rc_context(PAPER): ...``; legends and names on their axes."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -9,21 +8,15 @@ import pandas as pd
 import xarray as xr
 from cycler import cycler
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
-BLACK, GREY, BLUE, VERMILLION, GREEN, PURPLE, ORANGE = (
-    "#000000",
-    "#9a9a9a",
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-)
+from ..law.naming import short
+
+BLACK, GREY = "#000000", "#9a9a9a"
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"
+COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, BLACK)
 """Okabe and Ito's colours, which the colour-blind can tell apart; marks and lines differ too, for print in grey."""
 
-COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, BLACK)
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "X")
 MORE_MARKERS = (*MARKERS, "P", "*", "<", ">")
@@ -97,23 +90,23 @@ def columns_of(ax: Axes, names: Sequence[str], size: str | None = None) -> int:
     return 1
 
 
-def write(figure: Figure, table: pd.DataFrame, out: Path, name: str) -> list[Path]:
-    """Write ``name``.pdf, .png and .csv into ``out``, free of dates: the same data make the same files."""
-    return [*write_figure(figure, out, name), write_table(table, out, name)]
+def name_layers(ax: Axes, layers: pd.DataFrame) -> None:
+    """Blocks under the axis, a faint line between them; at most fifteen of the names."""
+    blocks = layers["block" if "block" in layers else "layer"].tolist()
+    starts = [place for place, block in enumerate(blocks) if place == 0 or block != blocks[place - 1]]
+    for start in starts[1:]:
+        ax.axvline(start - 0.5, color=GREY, lw=0.4, zorder=0)
+    middles = [(start + end - 1) / 2 for start, end in zip(starts, [*starts[1:], len(blocks)], strict=True)]
+    every = slice(None, None, max(1, -(-len(starts) // 15)))
+    names = [elided(short(blocks[start])) for start in starts[every]]
+    ax.set_xticks(middles[every], names)
+    if max(map(len, names)) * len(names) > 40:
+        for text in ax.get_xticklabels():
+            text.set(rotation=30, ha="right", rotation_mode="anchor")
+    ax.tick_params(axis="x", length=0)
 
 
-def write_figure(figure: Figure, out: Path, name: str) -> list[Path]:
-    """The .pdf and .png of `write`."""
-    out.mkdir(parents=True, exist_ok=True)
-    pdf, png = (out / f"{name}.{ending}" for ending in ("pdf", "png"))
-    figure.savefig(pdf, metadata={"CreationDate": None})
-    figure.savefig(png)
-    return [pdf, png]
-
-
-def write_table(table: pd.DataFrame, out: Path, name: str) -> Path:
-    """The .csv of `write`."""
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{name}.csv"
-    table.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
-    return path
+def elided(text: str, letters: int = 22) -> str:
+    """A name with its middle left out if it is longer than so many letters; ends tell layers apart."""
+    half = letters // 2
+    return text if len(text) <= letters else f"{text[: half - 1]}…{text[-half:]}"

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .. import plot
-from ..plot.compare import QUANTITIES
+from ..plot.layers import QUANTITIES
 from ..plot.style import legend_above
 from ..scaling import NEEDS_CALIBRATION
 from .blocks import Picture

@@ -1,7 +1,5 @@
-"""``entropylab`` fit, figures, layers and generate: what they hand to the library and what they say."""
+"""``entropylab`` fit, layers and generate: what they hand to the library and what they say."""
 
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +15,6 @@ def test_fit_prints_the_summary(monkeypatch: pytest.MonkeyPatch, calls: dict[str
     options = {"by": ["layer", "head"], "kind": "image", "scaling": "sqrt_log"}
     words = ("--by", "layer,head", "--kind", "image", "--scaling", "sqrt_log")
     assert run("fit", "a.nc", *words).stdout == f"slope 0.96 of <a.nc> with {options}\n"
-
-
-def test_figures_are_drawn_into_a_folder_that_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    drawn: list[Any] = []
-
-    def regenerate(out: Path, run: Path | None, **options: Any) -> list[Path]:
-        drawn.append((out, run, options))
-        return [out / "figure5.pdf", out / "figure5.csv"]
-
-    module = types.ModuleType("entropylab.figures")
-    monkeypatch.setattr(module, "regenerate", regenerate, raising=False)
-    monkeypatch.setitem(sys.modules, "entropylab.figures", module)
-    out = tmp_path / "deep" / "figures"
-    result = run("figures", "--out", out, "--run", "a.nc")
-    assert result.stdout.splitlines() == [f"wrote {out / 'figure5.pdf'}", f"wrote {out / 'figure5.csv'}"]
-    assert drawn == [
-        (out, Path("a.nc"), {"model": None, "samples": None, "steps": None, "tables": False, "progress": True})
-    ]
-    assert out.is_dir()
-    assert run("figures", "m", "--out", out, "--samples", 3, "--steps", 2, "--quiet").exit_code == 0
-    assert drawn[1] == (out, None, {"model": "m", "samples": 3, "steps": 2, "tables": False, "progress": False})
-    (tmp_path / "file").touch()
-    refused(run("figures", "--out", tmp_path / "file"), "out must be a folder")
-    assert run("figures", "--out", out, "--samples", 0).exit_code == 2
-    assert len(drawn) == 2
 
 
 def test_layers_are_listed(calls: dict[str, Any]) -> None:

@@ -15,7 +15,6 @@ from ..command_line import run
         ("fit", ["nats", "R^2", "--by layer"]),
         ("check", ["nats", "nothing fitted", "--by layer,head"]),
         ("report", ["HTML", "no network", "side by side", "--name"]),
-        ("figures", ["nats", "CSV", "--run entropy.nc"]),
         ("layers", ["self", "heads", "entropylab layers"]),
         ("generate", ["pixels", "PNG", "sqrt_log", "HEIGHTxWIDTH"]),
     ],
@@ -31,7 +30,7 @@ def test_help_explains_with_units_and_examples(command: str, words: list[str]) -
 
 def test_help_lists_every_command() -> None:
     text = run("--help").stdout
-    for command in ("measure", "fit", "check", "report", "figures", "layers", "generate"):
+    for command in ("measure", "fit", "check", "report", "layers", "generate"):
         assert f"\n  {command} " in text
     assert run().exit_code in (0, 2)
     assert "Usage:" in run().output

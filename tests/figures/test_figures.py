@@ -1,29 +1,66 @@
-"""The figures as files: written whole, the same again from the same data, others from other data."""
+"""The scripts of figures/ on tiny settings: they write their files, the same again from the same data, and numbers."""
 
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import xarray as xr
+from matplotlib.figure import Figure
 
 import entropylab
-from entropylab import EntropyLabError
-from entropylab.figures import figure5, figure6, regenerate, samples
-from entropylab.figures.command import command
-from entropylab.plot.tokens import table
+import figure5
+import figure6
+import gaussian_ablation
+import law_checks
+import logits
+import regenerate
+import samples
+import shared
+import two_models
+from entropylab.law.drift import MEAN
 
+from ..conftest import new_random_pipeline
 from ..datasets import BOTH, SIZES, synthetic
-from .made import DRAWN, MEASURED, leave_pictures_empty, run_small, tables, whole
+from .conftest import run_small
+
+NAMES = ("gaussian_ablation", "law", "logits", "measurement", "pictures", "sweep")
+DRAWN = ("figure5", "figure6", "gaussian_ablation", "law_checks", "layers", "logits", "samples_96x64", "sweep")
 
 
-def drawn(ds: xr.Dataset, out: Path) -> list[Path]:
-    return [path for figure in (figure5, figure6) for path in figure.files(ds, out)]
+def whole(*names: str) -> set[str]:
+    return {f"{name}.{ending}" for name in names for ending in ("csv", "pdf", "png")}
+
+
+def files(folder: Path, *endings: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in endings}
+
+
+@pytest.fixture
+def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made and not painted, which takes most of the time: their files are empty."""
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **options: path.write_bytes(b""))
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch, unpainted: None) -> Iterator[list[Figure]]:
+    """The figures that scripts made."""
+    made: list[Figure] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(plt, "close", made.append)
+        yield made
+    plt.close("all")
 
 
 def test_everything_is_written(folder: Path) -> None:
-    expected = [*MEASURED, *whole(DRAWN), "smallest_n.csv"]
-    assert sorted(path.name for path in folder.iterdir()) == sorted(expected)
+    measured = {f"{name}.nc" for name in ("calibration", *NAMES)}
+    assert {path.name for path in folder.iterdir()} == measured | whole(*DRAWN) | {"smallest_n.csv"}
     assert all(path.stat().st_size for path in folder.iterdir())
     ds = entropylab.open(folder / "measurement.nc")
     assert ds["scaling"].values.tolist() == ["original", "sqrt_log", "invariant", "calibrated"]
@@ -31,73 +68,196 @@ def test_everything_is_written(folder: Path) -> None:
 
 
 def test_another_run_gives_the_same_tables_and_another_model_others(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, unpainted: None
 ) -> None:
-    leave_pictures_empty(monkeypatch)
     run_small(tmp_path / "same")
     run_small(tmp_path / "other", sharpness=2)
-    same, other = tables(tmp_path / "same"), tables(tmp_path / "other")
-    assert tables(folder) == same
-    alike = [name for name in same if same[name] == other[name]]
-    assert alike == ["gaussian_ablation.csv"], "in which there is no model"
+    same, other = files(tmp_path / "same", ".csv"), files(tmp_path / "other", ".csv")
+    assert files(folder, ".csv") == same
+    assert [name for name in same if same[name] == other[name]] == ["gaussian_ablation.csv"], "there is no model in it"
 
 
-def test_a_folder_can_be_drawn_again(folder: Path, tmp_path: Path) -> None:
-    written = regenerate(tmp_path, folder)
-    assert sorted(path.name for path in written) == sorted(
-        path.name for path in folder.iterdir() if path.suffix != ".nc"
-    )
-    assert all(path.read_bytes() == (folder / path.name).read_bytes() for path in written)
+def test_a_folder_can_be_drawn_again_byte_by_byte(folder: Path, tmp_path: Path) -> None:
+    regenerate.command(["--run", str(folder), "--out", str(tmp_path)])
+    kinds = (".csv", ".pdf", ".png")
+    assert files(tmp_path, *kinds) == files(folder, *kinds)
+    other = entropylab.open(folder / "law.nc")
+    law_checks.draw(other.assign(entropy=other["entropy"] + 0.01), tmp_path / "..")
+    assert files(tmp_path / "..", *kinds)["law_checks.png"] != files(folder, *kinds)["law_checks.png"]
 
 
-@pytest.fixture(scope="module")
-def once(ds: xr.Dataset, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return drawn(ds, tmp_path_factory.mktemp("once"))
+def test_a_script_runs_on_its_own(folder: Path, tmp_path: Path) -> None:
+    """In a process of its own, as a reader starts it, from wherever."""
+    words = [figure5.__file__, "--run", folder / "measurement.nc", "--out", tmp_path / "out"]
+    subprocess.run([sys.executable, *words], cwd=tmp_path, check=True, env={**os.environ, "MPLBACKEND": "agg"})
+    assert {path.name for path in (tmp_path / "out").iterdir()} == whole("figure5")
+    assert files(tmp_path / "out", ".csv").items() <= files(folder, ".csv").items()
 
 
-def test_drawing_again_writes_the_same_files(ds: xr.Dataset, once: list[Path], tmp_path: Path) -> None:
-    first, second = once, drawn(ds, tmp_path / "b")
-    assert sorted(path.name for path in first) == whole(["figure5", "figure6"])
-    assert all(one.read_bytes() == two.read_bytes() for one, two in zip(first, second, strict=True))
-    assert b"CreationDate" not in first[0].read_bytes()
-    other = drawn(ds.assign(entropy=ds["entropy"] + 0.01), tmp_path / "c")
-    assert all(one.read_bytes() != two.read_bytes() for one, two in zip(first, other, strict=True))
+def test_a_script_measures_only_what_its_figure_needs(
+    ds: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unpainted: None
+) -> None:
+    asked = {}
+    monkeypatch.setattr("entropylab.load", lambda model: new_random_pipeline(), raising=False)
+    measured = lambda pipe, sizes, **options: asked.update(sizes=sizes, **options) or ds  # noqa: E731
+    monkeypatch.setattr("entropylab.measure", measured, raising=False)
+    shared.command(None, figure5.measure, figure5.draw, ["--out", str(tmp_path), "--samples", "3", "--steps", "4"])
+    pairs = [(32, 32), (48, 48), (64, 64), (96, 96), (128, 128), (192, 192), (96, 64), (64, 128)]
+    assert asked["sizes"] == pairs
+    assert (asked["samples"], asked["steps"], asked["scaling"]) == (3, 4, ["original"])
+    assert {path.name for path in tmp_path.iterdir()} == whole("figure5")
 
 
-def test_tables_beside_the_figures(ds: xr.Dataset, once: list[Path]) -> None:
-    five, six = (pd.read_csv(path) for path in once if path.suffix == ".csv")
-    np.testing.assert_allclose(five["entropy"], table(ds)["entropy"], atol=1e-6)
-    assert {"fraction_removed", "normalised_entropy", "drift"} <= set(six)
-    assert set(six["size"]) == {f"{height}x{width}" for height, width in SIZES}
-
-
-def test_calibrated_rules_are_in_the_table_of_figure_6_and_not_drawn(ds: xr.Dataset) -> None:
-    three = synthetic(scalings=(*BOTH, "calibrated"), removed={"sqrt_log": 0.3, "calibrated": 1.0})
-    assert len(figure6.draw(three).axes[0].get_lines()) == len(figure6.draw(ds).axes[0].get_lines())
+def test_simulation_needs_no_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("entropylab.load", lambda model: pytest.fail("a pipeline was loaded"), raising=False)
+    monkeypatch.setattr("entropylab.simulate_dataset", lambda *_, **options: synthetic(samples=1), raising=False)
+    monkeypatch.setattr(gaussian_ablation, "DISTRIBUTIONS", ("skewed",))
+    shared.command(None, gaussian_ablation.measure, lambda ds, out: None, ["--out", str(tmp_path)])
 
 
 def test_a_measurement_without_the_training_size_has_no_figure_6(
-    ds: xr.Dataset, tmp_path: Path, capsys: pytest.CaptureFixture
+    ds: xr.Dataset, tmp_path: Path, unpainted: None, capsys: pytest.CaptureFixture
 ) -> None:
     entropylab.save(ds.isel(size=[0, 1]), tmp_path / "run.nc")
-    written = regenerate(tmp_path / "out", tmp_path / "run.nc")
-    assert sorted(path.name for path in written) == whole(["figure5"])
+    regenerate.command(["--run", str(tmp_path / "run.nc"), "--out", str(tmp_path / "out")])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == whole("figure5")
     assert "figure 6 is left out: train_size must be named" in capsys.readouterr().err
 
 
-def test_bad_input(ds: xr.Dataset, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--out", "file"], "File exists"),
+        (["--samples", "0"], "samples must be an int >= 1. Got 0"),
+        (["--run", "none.nc"], "none.nc"),
+        (["--run", "."], "run must be a file, or a folder with measurement.nc"),
+        (["--run", "one.nc"], "at least two sizes"),
+    ],
+)
+def test_what_can_not_be_drawn_is_one_line(
+    words: list[str], message: str, ds: xr.Dataset, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("entropylab.load", lambda model: new_random_pipeline(), raising=False)
     (tmp_path / "file").touch()
-    with pytest.raises(EntropyLabError, match="out must be a folder"):
-        regenerate(tmp_path / "file")
-    with pytest.raises(EntropyLabError, match="samples must be an int >= 1. Got 0"):
-        regenerate(tmp_path, samples=0)
-    with pytest.raises(EntropyLabError, match="run must be a file, or a folder with measurement.nc"):
-        regenerate(tmp_path, tmp_path)
-    with pytest.raises(EntropyLabError, match="at least two sizes"):
-        entropylab.save(ds.isel(size=[2]), tmp_path / "one.nc")
-        regenerate(tmp_path / "out", tmp_path / "one.nc")
-    with pytest.raises(EntropyLabError, match="ds must hold pictures"):
-        samples.files(ds, tmp_path)
-    with pytest.raises(SystemExit):
-        command(figure5, ["--out", str(tmp_path), "--run", str(tmp_path / "none.nc")])
-    assert "none.nc" in capsys.readouterr().err
+    entropylab.save(ds.isel(size=[2]), tmp_path / "one.nc")
+    with pytest.raises(SystemExit) as ended:
+        regenerate.command(["--out", "out", "--quiet", *words])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and message in said and "Traceback" not in said
+
+
+def test_files_of_something_else(tmp_path: Path) -> None:
+    for draw, message in (
+        (samples.draw, "run must hold pictures"),
+        (logits.draw, "run must hold logits"),
+        (gaussian_ablation.draw, "run must be simulated"),
+    ):
+        with pytest.raises(entropylab.EntropyLabError, match=message):
+            draw(synthetic(), tmp_path)
+
+
+# The numbers beside the figures.
+
+
+def test_what_the_rules_do(folder: Path, ds: xr.Dataset, tmp_path: Path, figures: list[Figure]) -> None:
+    six = pd.read_csv(folder / "figure6.csv")
+    assert set(six["scaling"]) == {"original", "sqrt_log", "invariant", "calibrated"}
+    assert {"fraction_removed", "normalised_entropy", "drift"} <= set(six)
+    three = synthetic(scalings=(*BOTH, "calibrated"), removed={"sqrt_log": 0.3, "calibrated": 1.0})
+    figure6.draw(three, tmp_path)
+    figure6.draw(ds, tmp_path)
+    with_it, without = (len(figure.axes[0].get_lines()) for figure in figures)
+    assert with_it == without, "what is calibrated lies on the reference, and is in the table only"
+    assert set(pd.read_csv(tmp_path / "figure6.csv")["size"]) == {f"{height}x{width}" for height, width in SIZES}
+    sweep = pd.read_csv(folder / "sweep.csv")
+    mean = sweep[sweep["layer"] == MEAN]
+    assert set(mean["size"]) == {"96x64", "96x96"}
+    assert set(mean["scaling"]) == {"original", "0.7", "1.5", "sqrt_log", "invariant", "calibrated"}
+    falls = mean[mean["curve"]].groupby("size")["entropy"]
+    assert falls.apply(lambda entropy: entropy.is_monotonic_decreasing).all(), "a larger scale, a lower entropy"
+
+
+def test_the_ablation_says_what_leaves_the_law(folder: Path) -> None:
+    rows = pd.read_csv(folder / "gaussian_ablation.csv").set_index(["distribution", "departure", "size"])
+    assert len(rows) == 8
+    off = abs(rows["law_residual"].xs("16x16", level="size"))
+    assert off["student_t", 1.0] > 0.1 > off["low_rank", 1.0]
+    assert off["student_t", 0.0] == off["low_rank", 0.0], "without any departure all are one"
+    np.testing.assert_allclose(rows["fraction_under_law"], 1 / (2 * np.log(64)), rtol=0.2)
+
+
+def test_checks_of_the_law(folder: Path, tmp_path: Path, figures: list[Figure]) -> None:
+    ds = entropylab.open(folder / "law.nc")
+    assert ds["size"].values.tolist() == ["96x64", "64x64", "96x96"]
+    table = pd.read_csv(folder / "law_checks.csv")
+    np.testing.assert_allclose(table["law_residual"], entropylab.check(ds).to_frame()["law_residual"], atol=1e-6)
+    assert len(pd.read_csv(folder / "smallest_n.csv")) == table["layer"].nunique()
+    law_checks.draw(ds, tmp_path)
+    law_checks.draw(ds.drop_vars("third"), tmp_path)
+    assert len(figures[0].axes) == len(figures[1].axes) + 1
+    assert set(pd.read_csv(folder / "layers.csv")["step"]) == {0}
+
+
+def test_logits_are_those_of_the_layers(folder: Path) -> None:
+    ds = entropylab.open(folder / "logits.nc")
+    rows = pd.read_csv(folder / "logits.csv")
+    assert rows["keys"].tolist() == [value.shape[1] for value in ds.values()]
+    assert rows["layer"].tolist() == [value.attrs["layer"] for value in ds.values()]
+    assert rows["layer"].iloc[0].startswith("unet.down_blocks.0")
+    first = ds["layer0"].values.astype(float)
+    centred = first - first.mean(-1, keepdims=True)
+    kurtosis = (centred**4).mean(-1) / (centred**2).mean(-1) ** 2 - 3
+    assert rows["kurtosis"].iloc[0] == pytest.approx(kurtosis.mean(), abs=1e-6)
+
+
+def pictures() -> xr.Dataset:
+    """Black under "original", a fifth of white under the other rule; the second sample white throughout."""
+    values = np.zeros((2, 2, 4, 8, 3), np.uint8)
+    values[1, 0], values[:, 1] = 51, 255
+    size, home = samples.as_variable(values, "scaling", "sample"), samples.as_variable(values[0, :, :, :4], "sample")
+    coords = {"scaling": list(BOTH), "prompt": ("sample", ["a cat", "a dog"])}
+    return xr.Dataset({"4x4": home, "4x8": size}, coords, {"train_size": "4x4", "entropylab_version": "0"})
+
+
+def test_how_much_pictures_change() -> None:
+    rows = samples.table(pictures(), "4x8")
+    assert rows["prompt"].tolist() == ["a cat", "a dog", "mean"]
+    np.testing.assert_allclose(rows["change"], [0.2, 0, 0.1])
+    np.testing.assert_allclose(rows["other_pictures"], 1)
+    alone = samples.table(pictures().isel(sample=[0]), "4x8")
+    assert alone["other_pictures"].isna().all()
+    np.testing.assert_allclose(alone["change"], 0.2)
+
+
+def test_pictures_have_the_numbers_of_the_paper_and_stand_row_by_row(tmp_path: Path, figures: list[Figure]) -> None:
+    small = pictures().rename({"4x4": "8x8", "4x8": "4x4"}).assign_attrs(train_size="8x8")
+    large = pictures().rename({"4x4": "2x2", "4x8": "4x4"}).assign_attrs(train_size="2x2")
+    for ds, name in ((small, "figure3"), (large, "figure4"), (pictures(), "samples_4x8")):
+        samples.draw(ds, tmp_path)
+        assert whole(name) <= {path.name for path in tmp_path.iterdir()}
+    (ax,) = figures[-1].axes
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["4x4\noriginal", "4x8\noriginal", "4x8\nsqrt_log"]
+    assert [float(image.get_array().mean()) for image in ax.images] == [0, 255, 0, 255, 51, 255]
+
+
+def test_pictures_are_those_of_the_pipeline(folder: Path) -> None:
+    ds = entropylab.open(folder / "pictures.nc")
+    pipe = new_random_pipeline()
+    for rule in BOTH:
+        seeds = [torch.Generator("cpu").manual_seed(seed) for seed in (0, 1)]
+        with entropylab.rescale(pipe, rule):
+            own = pipe(
+                ["a red heart", "a banana"], height=96, width=64, num_inference_steps=1, generator=seeds,
+                output_type="np",
+            ).images  # fmt: skip
+        np.testing.assert_allclose(ds["96x64"].sel(scaling=rule) / 255, own, atol=0.003)
+
+
+def test_two_models_side_by_side(ds: xr.Dataset, tmp_path: Path, undrawn: None, figures: list[Figure]) -> None:
+    ds = ds.isel(size=[0, 2, 4], step=[0], branch=[0])
+    other = ds.assign(entropy=0.9 * ds["entropy"]).assign_attrs(model="other")
+    two_models.draw({"embedded": ds, "emoji-dit": other}, tmp_path)
+    assert set(pd.read_csv(tmp_path / "two_models.csv")["run"]) == {"embedded", "emoji-dit"}
+    assert len(figures[0].axes) == 3
+    assert "emoji-dit" in (tmp_path / "two_models.html").read_text(encoding="utf-8")

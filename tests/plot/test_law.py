@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 from entropylab import EntropyLabError, check, plot, simulate_dataset
 from entropylab.law.averages import log_tokens
 from entropylab.law.names import layer_names
-from entropylab.plot.law import residuals
+from entropylab.plot.law import BINS, REACH, residuals
 from entropylab.plot.layers import steps_table
-from entropylab.plot.logits import BINS, REACH
 
 from ..datasets import NOISY, SIZES, own_mean, synthetic
 from .artists import bars, heights
@@ -145,10 +144,11 @@ def test_heads_on_a_map(ds, ax) -> None:
     assert plot.heads(ds, ax, size=(48, 48)) is ax
     part = ds.isel(scaling=0, layer=ds["kind"].values == "self").sel(size="48x48")
     expected = part["entropy"].mean(["branch", "sample", "step"]) / log_tokens(part)
-    drawn = np.ma.filled(ax.images[0].get_array().astype(float), np.nan)
+    (cells,) = ax.collections
+    drawn = np.ma.filled(cells.get_array().astype(float), np.nan)
     np.testing.assert_allclose(drawn, expected, rtol=1e-5)
     assert np.isnan(drawn).sum() == 8, "heads that are not there stay blank"
-    assert ax.images[0].get_clim() == (0, 1)
+    assert cells.get_clim() == (0, 1)
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["down 0", "down 1", "mid", "up 0", "up 1"]
     assert "at 48x48" in ax.figure.axes[1].get_ylabel()
 
@@ -156,9 +156,9 @@ def test_heads_on_a_map(ds, ax) -> None:
 def test_another_variable_on_the_map(ds, ax) -> None:
     plot.heads(ds, ax, name="deficit")
     found = check(ds)["deficit"].sel(size="64x64").transpose("layer", "head")
-    np.testing.assert_allclose(np.ma.filled(ax.images[0].get_array().astype(float), np.nan), found)
+    np.testing.assert_allclose(np.ma.filled(ax.collections[0].get_array().astype(float), np.nan), found)
     signed = plot.heads(synthetic(noise=0.3), Figure().subplots(), name="law_residual")
-    low, high = signed.images[0].get_clim()
+    low, high = signed.collections[0].get_clim()
     assert low == -high
     assert "[nats]" in signed.figure.axes[1].get_ylabel()
 
@@ -234,7 +234,7 @@ def test_what_can_not_be_drawn(ds, ax, function: str, options: dict, change: str
     with pytest.raises(EntropyLabError, match=message):
         getattr(plot, function)(part, ax, **options)
     assert not ax.get_lines()
-    assert not ax.images
+    assert not ax.collections
 
 
 def test_current_axes_by_default_and_nothing_set(ds) -> None:
@@ -242,11 +242,10 @@ def test_current_axes_by_default_and_nothing_set(ds) -> None:
 
     matplotlib.use("Agg")
     before = dict(matplotlib.rcParams)
-    _, axes = plt.subplots()
     try:
         for function in (plot.law_residual, plot.residual_vs_cumulants, plot.phase, plot.entropy_vs_step, plot.heads):
+            _, axes = plt.subplots()
             assert function(ds) is axes
-            plt.sca(axes)
         assert dict(matplotlib.rcParams) == before
     finally:
         plt.close("all")

@@ -8,7 +8,7 @@ import xarray as xr
 from entropylab import plot
 from entropylab.errors import EntropyLabError
 from entropylab.law.drift import MEAN, drift
-from entropylab.plot.sweep import table as sweep_table
+from entropylab.plot.rules import sweep_table
 
 from ..datasets import own_mean, synthetic
 from .artists import bars, lines

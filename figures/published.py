@@ -5,6 +5,10 @@ The paper does not say which of "512 * 288" is the width; it is taken to be the 
 distances in other features.
 """
 
+import pandas as pd
+
+from entropylab.models import PRESETS
+
 SD, LDM = "Stable Diffusion 2.1-base", "LDM text-to-image 256"
 
 Rows = dict[tuple[int, int], tuple[float, float]]
@@ -80,3 +84,40 @@ MULTIDIFFUSION: Costs = {
 
 Of 4,000 says the paper, but its FID at 768 is to the last digit that of Table 1, which is of 30,000.
 """
+
+MODELS = {PRESETS["sd21"].model: SD, PRESETS["ldm256"].model: LDM}
+"""The paper's names of its models."""
+
+
+def by_size(values: dict[str, Rows], home: dict[str, tuple[tuple[int, int], float]]) -> pd.DataFrame:
+    """Tables 1 and 2 as published; at the training size both factors are the same."""
+    rows = [
+        (model, f"{height}x{width}", *pair)
+        for model, sizes in values.items()
+        for (height, width), pair in (sizes | {home[model][0]: (home[model][1],) * 2}).items()
+    ]
+    return pd.DataFrame(rows, columns=["model", "size", "original (published)", "sqrt_log (published)"])
+
+
+def ratings() -> pd.DataFrame:
+    """Table 3 as published."""
+    rows = [(SD, f"{height}x{width}", *pair) for (height, width), pair in RATINGS.items()]
+    return pd.DataFrame(rows, columns=["model", "size", "original (published)", "sqrt_log (published)"])
+
+
+def costs(values: Costs) -> pd.DataFrame:
+    """The supplement's tables as published."""
+    rows = [(SD, f"{height}x{width}", rule, *numbers) for ((height, width), rule), numbers in values.items()]
+    names = ["fid (published)", "memory [MiB] (published)", "time [s] (published)"]
+    return pd.DataFrame(rows, columns=["model", "size", "rule", *names])
+
+
+def beside(found: pd.DataFrame, model: str, paper: pd.DataFrame | None) -> pd.DataFrame:
+    """A table with the published values of the same model, size and rule beside its own, where there are any."""
+    if paper is None or model not in MODELS:
+        return found
+    values = paper[paper.model == MODELS[model]].drop(columns="model")
+    if "rule" not in values:
+        values = values.melt("size", var_name="rule", value_name="published")
+        values["rule"] = values.rule.str.removesuffix(" (published)")
+    return found.merge(values, "left", on=["size", "rule"])

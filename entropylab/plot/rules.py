@@ -1,0 +1,202 @@
+"""What scaling rules do: the paper's figure 6, layer by layer, and the sweep around the formula, by multiplier."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.axes import Axes
+
+from ..errors import EntropyLabError
+from ..law.averages import Kinds, of_kind
+from ..law.drift import MEAN, drift, training_size
+from ..sizes import AnySize, size_label
+from .style import (
+    BLACK,
+    BLUE,
+    DASHES,
+    GREEN,
+    GREY,
+    MARKERS,
+    MORE_MARKERS,
+    ORANGE,
+    PURPLE,
+    VERMILLION,
+    axes_of,
+    label,
+    legend,
+    name_layers,
+)
+
+
+def stabilization(
+    ds: xr.Dataset,
+    ax: Axes | None = None,
+    *,
+    sizes: tuple[AnySize, AnySize] | None = None,
+    scaling: Sequence[str] | None = None,
+    train_size: AnySize | None = None,
+    kind: Kinds = "self",
+) -> Axes:
+    """Entropy of each layer, in the order in which data meet them, at two sizes and under every scaling.
+
+    The training size as the model is gives the reference. The legend says how much of the drift of the mean over layers
+    each rule removes; `entropylab.law.drift.drift` has the numbers, by layer too.
+
+    Args:
+        ds: a Dataset from `entropylab.measure`, under "original" and other scalings, with the training size in it.
+        ax: Axes to draw on; the current ones by default.
+        sizes: a lower and a higher size; by default those with the fewest and with the most tokens.
+        scaling: which scalings beside "original"; by default all.
+        train_size: the training size, if the Dataset does not say.
+        kind: which layers: "self", "cross", "joint", or several.
+
+    Raises:
+        EntropyLabError: as `entropylab.law.drift.drift`; a size or scaling that was not measured.
+
+    Examples:
+        >>> ax = entropylab.plot.stabilization(ds, sizes=(32, 96))
+        >>> ax.figure.savefig("stabilization.pdf")
+    """
+    rows = drift(ds, train_size, kind=kind)
+    trained = training_size(ds, train_size, kind=kind)
+    chosen = check_sizes(rows, sizes, trained)
+    rules = check_scaling(rows, scaling)
+    groups = dict(list(rows.groupby(["size", "scaling"], sort=False)))
+    ax = axes_of(ax)
+    reference = groups[trained, "original"].query("layer != @MEAN")
+    alone = "_" if len(reference) == 1 else ""  # a line of one layer is a dash
+    line: dict[str, Any] = {"color": BLACK, "lw": 1.8, "marker": alone, "ms": 14}
+    ax.plot(range(len(reference)), reference["entropy"], "-", label=f"{trained}, training size", **line)
+    for size, color, marker in zip(chosen, (BLUE, VERMILLION), MARKERS, strict=False):
+        for number, rule in enumerate(rules):
+            part, mean = groups[size, rule].query("layer != @MEAN"), groups[size, rule].query("layer == @MEAN")
+            mark = marker if number < 2 else MORE_MARKERS[number % len(MORE_MARKERS)]
+            style = {"ls": DASHES[(number + 1) % len(DASHES)], "marker": mark, "color": color}
+            fill = "white" if rule == "original" else color
+            text = f"{size}, {rule}{removed(rule, mean['fraction_removed'].iloc[0], len(rules) > 4)}"
+            ax.plot(range(len(part)), part["entropy"], mfc=fill, label=text, **style)
+    name_layers(ax, reference)
+    ax.set_ylabel(label(ds["entropy"], "attention entropy"))
+    kinds = kind if isinstance(kind, str) else " and ".join(kind)
+    ax.set_xlabel(f"{kinds}-attention layer, in the order in which data meet them")
+    legend(ax)
+    return ax
+
+
+def check_sizes(rows: pd.DataFrame, sizes: tuple[AnySize, AnySize] | None, trained: str) -> list[str]:
+    """Labels of the lower and the higher size."""
+    tokens = rows[rows["layer"] == MEAN].drop_duplicates("size").set_index("size")["tokens"].sort_values(kind="stable")
+    if sizes is None:
+        return [size for size in dict.fromkeys((tokens.index[0], tokens.index[-1])) if size != trained]
+    labels = [size_label(size) for size in sizes]
+    if len(labels) != 2 or not set(labels) <= set(tokens.index):
+        raise EntropyLabError(f"sizes must be two of those measured, {list(tokens.index)}. Got {sizes!r}.")
+    return labels
+
+
+def check_scaling(rows: pd.DataFrame, scaling: Sequence[str] | None) -> list[str]:
+    """The scalings to draw, "original" first."""
+    have = list(dict.fromkeys(rows["scaling"]))
+    wanted = have if scaling is None else [scaling] if isinstance(scaling, str) else list(scaling)
+    if not set(wanted) <= set(have):
+        raise EntropyLabError(f"scaling must be some of those measured, {have}. Got {scaling!r}.")
+    return ["original", *(name for name in wanted if name != "original")]
+
+
+def removed(rule: str, fraction: float, brief: bool = False) -> str:
+    """How much of the drift of the mean over layers a rule removes, in words; nothing for "original"."""
+    hidden = rule == "original" or pd.isna(fraction)
+    return "" if hidden else f" ({100 * fraction:.0f}% {'removed' if brief else 'of the drift removed'})"
+
+
+MARKS: dict[str, dict[str, Any]] = {
+    "original": {"marker": "o", "mfc": "white", "color": BLUE},
+    "sqrt_log": {"marker": "s", "color": VERMILLION},
+    "invariant": {"marker": "^", "color": GREEN},
+    "calibrated": {"marker": "D", "color": PURPLE},
+}
+"""The rules of the sweep, in an order that is the same in every panel."""
+
+OTHER: dict[str, Any] = {"marker": "X", "color": ORANGE}
+
+
+def sweep(
+    ds: xr.Dataset, ax: Axes | None = None, *, size: AnySize | None = None, train_size: AnySize | None = None
+) -> Axes:
+    """Mean entropy of self-attention at one size against the multiplier; the axis on the right is the drift.
+
+    One number for all layers and heads gives the curve. The rules are points, at the mean of their multipliers over
+    layers: those that differ by layer and head need not lie on the curve. The level line is the entropy at the training
+    size; where a point lies on it, no drift is left. Bars are one standard error over samples of the drift.
+
+    Args:
+        ds: measured with `entropylab.measure` under "original" at the training size, and under "original", several
+            numbers and any rules at the size of the sweep.
+        ax: Axes to draw on; the current ones by default.
+        size: the size of the sweep; need not be named if it is the only one beside the training size.
+        train_size: the training size, if the Dataset does not say.
+
+    Returns:
+        The Axes. The data drawn are ``entropylab.plot.rules.sweep_table`` of the same arguments.
+
+    Raises:
+        EntropyLabError: as `entropylab.law.drift.drift`; a size that is not known or was not measured; no multipliers.
+
+    Examples:
+        >>> ax = entropylab.plot.sweep(ds, size=96)
+        >>> ax.figure.savefig("sweep.pdf")
+    """
+    rows = sweep_table(ds, size=size, train_size=train_size)
+    mean = rows[rows["layer"] == MEAN]
+    reference = mean["reference"].iloc[0]
+    ax = axes_of(ax)
+    trained = f"{training_size(ds, train_size)}, training size"
+    ax.axhline(reference, ls="--", color=BLACK, lw=0.8, zorder=0, label=trained)
+    curve = mean[mean["curve"]]
+    one = f"{mean['size'].iloc[0]}, one multiplier everywhere"
+    ax.plot(curve["multiplier"], curve["entropy"], "-", marker=".", color=GREY, label=one, zorder=1)
+    rules = mean[~mean["curve"] | (mean["scaling"] == "original")]
+    order = {name: place for place, name in enumerate(MARKS)}
+    for _, row in rules.sort_values("scaling", key=lambda names: names.map(order).fillna(len(order))).iterrows():
+        error = None if pd.isna(row["drift_error"]) else row["drift_error"]
+        text = f"{row['scaling']}{removed(row['scaling'], row['fraction_removed'])}"
+        style = MARKS.get(row["scaling"], OTHER)
+        ax.errorbar(row["multiplier"], row["entropy"], error, ls="", capsize=2, zorder=3, label=text, **style)
+    ax.set_xlabel("multiplier of the softmax scale (mean)")
+    ax.set_ylabel("mean entropy of self-attention [nats]")
+    shift: tuple[Any, Any] = (lambda entropy: entropy - reference, lambda drift: drift + reference)
+    ax.secondary_yaxis("right", functions=shift).set_ylabel("drift from the training size [nats]")
+    legend(ax)
+    return ax
+
+
+def sweep_table(ds: xr.Dataset, *, size: AnySize | None = None, train_size: AnySize | None = None) -> pd.DataFrame:
+    """What `sweep` draws: a row for every self-attention layer and scaling at one size, the mean over layers last.
+
+    Columns as of `entropylab.law.drift.drift`, entropies in nats, and two more: ``multiplier``, the factor on the
+    softmax scale, mean over heads (and over layers in the rows of layer "mean"), and ``curve``, whether it is one
+    number for all layers and heads. Sorted by multiplier within a layer. Arguments and errors as of `sweep`.
+    """
+    labels, trained = [str(label) for label in np.atleast_1d(ds["size"].values)], training_size(ds, train_size)
+    others = [label for label in labels if label != trained]
+    if size is None and len(others) != 1:
+        raise EntropyLabError(f"size must be named: one of {labels}. Got None, and {len(others)} beside {trained}.")
+    label = others[0] if size is None else size_label(size)
+    if label not in labels:
+        raise EntropyLabError(f"size must be one of those measured, {labels}. Got {size!r}.")
+    if "multiplier" not in ds.coords:
+        have = sorted(map(str, ds.coords))
+        raise EntropyLabError(f"ds must have a coordinate multiplier, as of entropylab.measure. Got {have}.")
+    chosen = of_kind(ds)["multiplier"]
+    chosen = chosen.sel(size=label) if "size" in chosen.dims else chosen
+    factors = chosen.reset_coords(drop=True).to_dataframe().reset_index()[["layer", "scaling", "multiplier"]]
+    mean = factors.groupby("scaling", sort=False, as_index=False)["multiplier"].mean().assign(layer=MEAN)
+    rows = drift(ds, train_size)
+    rows = rows[(rows["size"] == label) & rows["entropy"].notna()]
+    rows = rows.merge(pd.concat([factors, mean]), on=["layer", "scaling"])
+    rows["curve"] = (rows["scaling"] == "original") | pd.to_numeric(rows["scaling"], errors="coerce").notna()
+    ordered = pd.concat([layer.sort_values("multiplier") for _, layer in rows.groupby("layer", sort=False)])
+    first = [name for name in ("layer", "block", "size", "scaling", "curve", "multiplier") if name in ordered]
+    return ordered[[*first, *(name for name in ordered if name not in first)]].reset_index(drop=True)
