@@ -77,8 +77,8 @@ def report(
         raise EntropyLabError(
             f"ds must be an xarray.Dataset that measure returned, or a list. Got {type(ds).__name__}."
         )
-    runs = runs_of([ds] if isinstance(ds, xr.Dataset) else ds, names, float(tolerance))
     paths = targets(path, overwrite)
+    runs = runs_of([ds] if isinstance(ds, xr.Dataset) else ds, names, float(tolerance))
     own = [run.own for run in runs if run.own is not None]
     figures = pictures_of(runs)
     about = {

@@ -233,7 +233,10 @@ def runs_of(datasets: Sequence[xr.Dataset], names: Sequence[str] | None, toleran
         raise EntropyLabError("ds must be a measured Dataset, or a list of at least one. Got an empty list.")
     for ds in datasets:
         check_layers(check_ours(ds))
-    return [run_of(ds, label, tolerance) for ds, label in zip(datasets, labels(datasets, names), strict=True)]
+    parts = [(label, ds, parts_of(ds, label)) for ds, label in zip(datasets, labels(datasets, names), strict=True)]
+    return [  # only now, when all are known to be good, does the work begin
+        Run(label, ds, *(view_of(part, label, kind, tolerance) for part, kind in found)) for label, ds, found in parts
+    ]
 
 
 def labels(datasets: Sequence[xr.Dataset], names: Sequence[str] | None) -> list[str]:
@@ -249,18 +252,17 @@ def labels(datasets: Sequence[xr.Dataset], names: Sequence[str] | None) -> list[
     ]
 
 
-def run_of(ds: xr.Dataset, label: str, tolerance: float) -> Run:
-    """A Dataset as a run."""
+def parts_of(ds: xr.Dataset, label: str) -> list[tuple[xr.Dataset | None, str]]:
+    """What the views of a `Run` are of, in their order, each with the kind of its layers."""
     whole = ds if "layer" in ds.dims else ds.expand_dims("layer")
-    kinds = whole["kind"].astype(str).values
-    own = view_of(whole.isel(layer=np.flatnonzero(kinds == "self")), label, "self", tolerance)
-    image = view_of(image_part(whole), label, "joint", tolerance)
-    if own is None and image is None:
+    kinds = np.atleast_1d(whole["kind"].values).astype(str)
+    own, image = whole.isel(layer=np.flatnonzero(kinds == "self")), image_part(whole)
+    if not own.sizes["layer"] and image is None:
         raise EntropyLabError(
             "ds must hold self-attention layers, or joint ones whose image rows are known. "
             f"{label} has: {', '.join(sorted(set(kinds.tolist())))}."
         )
-    return Run(label, ds, own, image, view_of(image_rows(whole), label, "joint", tolerance))
+    return [(own, "self"), (image, "joint"), (image_rows(whole), "joint")]
 
 
 def view_of(part: xr.Dataset | None, label: str, kind: str, tolerance: float) -> View | None:
