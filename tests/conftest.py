@@ -77,9 +77,8 @@ def embedded() -> StableDiffusionPipeline:
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures of reports are not drawn."""
     from entropylab.reporting import pictures
-    from entropylab.reporting.blocks import Picture
 
-    def picture(name: str, caption: str, *_: object, **options: object) -> list[Picture]:
-        return [Picture(name, caption, b"\x89PNG")]
+    def drawn(name: str, caption: str, *_: object, **options: object) -> list[pictures.Picture]:
+        return [pictures.Picture(name, caption, b"\x89PNG")]
 
-    monkeypatch.setattr(pictures, "picture", picture)
+    monkeypatch.setattr(pictures, "drawn", drawn)

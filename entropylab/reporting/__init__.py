@@ -1,29 +1,40 @@
 """A report of measured runs: what was measured, what the law makes of it, and what that means, in one file.
 
-Knows Datasets, and nothing of tensors or models.
+`views` asks the law, `tables` and `pictures` show its answers, and the words are in templates/report.jinja, which is
+rendered twice: as HTML and as Markdown. Knows Datasets, and nothing of tensors or models.
 """
 
 import os
-from collections.abc import Sequence
+import re
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import combinations
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import xarray as xr
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from scipy.stats import ttest_ind_from_stats
 
 from ..errors import EntropyLabError, check_positive
-from ..law.validity import TOLERANCE
-from .blocks import Block, Picture, Reading, Section
+from ..law import samples_of
+from ..law.validity import THRESHOLDS, TOLERANCE
+from ..wording import counted
+from . import tables, words
 from .files import targets, write
-from .glossary import GLOSSARY
-from .markdown import markdown
-from .page import page
-from .sections import sections_of, summary
-from .views import Run, runs_of
+from .pictures import pictures_of
+from .views import View, runs_of
 
 __all__ = ["report"]
 
-SHORT = ("The fit", "The deficit against N and against σ²/2", "The checks", "Drift, and what the rules remove")
-JOINT = "Joint attention: the image's part"
-"""Sections whose first sentences make the summary."""
+SPECIAL = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_[]<>|#&~"})
+"""Marks that Markdown would take for its own."""
+
+LONG = 24
+"""Where words have more letters than this, tables of runs side by side break their lines."""
 
 
 def report(
@@ -61,35 +72,92 @@ def report(
         >>> [path.name for path in files[:2]]
         ['report.html', 'report.md']
     """
-    runs = runs_of([ds] if isinstance(ds, xr.Dataset) else list_of(ds), names)
     check_positive("tolerance", tolerance, "nats")
-    paths = targets(path, overwrite)
-    sections = sections_of(runs, float(tolerance))
-    title, lead = heading(runs), introduction(runs, sections)
-    figures = {block.name: block.png for section in sections for block in section.blocks if isinstance(block, Picture)}
-    html = page(title, lead, sections, GLOSSARY)
-    return write(paths, html, markdown(title, lead, sections, GLOSSARY, paths[2].name), figures)
-
-
-def list_of(ds: Sequence[xr.Dataset]) -> list[xr.Dataset]:
-    """Datasets as a list."""
-    if not isinstance(ds, list | tuple):
+    if not isinstance(ds, xr.Dataset | list | tuple):
         raise EntropyLabError(
             f"ds must be an xarray.Dataset that measure returned, or a list. Got {type(ds).__name__}."
         )
-    return list(ds)
+    paths = targets(path, overwrite)
+    runs = runs_of([ds] if isinstance(ds, xr.Dataset) else ds, names, float(tolerance))
+    own = [run.own for run in runs if run.own is not None]
+    figures = pictures_of(runs)
+    about = {
+        "title": f"Attention entropy: {', '.join(run.label for run in runs)}",
+        "runs": runs,
+        "own": own,
+        "images": [run for run in runs if run.image is not None],
+        "tolerance": words.number(tolerance),
+        "differing": tables.differing(runs),
+        "slope_tests": slope_tests(own),
+        "pictures": figures,
+        "folder": paths[2].name,
+    }
+    html = environment(as_text).get_template("report.jinja").render(about, writer="html.jinja")
+    text = environment(as_markdown).get_template("report.jinja").render(about, writer="markdown.jinja")
+    content = {picture.name: picture.png for section in figures.values() for picture in section}
+    return write(paths, html.lstrip(), re.sub(r"\n{3,}", "\n\n", text.strip()) + "\n", content)
 
 
-def heading(runs: Sequence[Run]) -> str:
-    """The title."""
-    return f"Attention entropy: {', '.join(run.label for run in runs)}"
+@cache
+def environment(finalize: Callable[[object], object]) -> Environment:
+    """What templates are rendered in.
+
+    Args:
+        finalize: makes text of a value that a template puts in; what is no `Markup` after it is escaped for HTML.
+    """
+    made = Environment(
+        loader=PackageLoader("entropylab.reporting"),
+        autoescape=True,
+        finalize=finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=["jinja2.ext.do"],
+    )
+    made.filters |= {name: getattr(words, name) for name in ("number", "percent", "probability", "span", "listed")}
+    made.filters |= {"points": points, "counted": counted, "samples_of": samples_of, "html_table": html_table}
+    made.filters["base64"] = lambda content: Markup(b64encode(content).decode("ascii"))
+    made.tests["nan"] = lambda value: bool(np.isnan(value))
+    named = ("stacked", "beside", "in_short", "line_numbers", "check_numbers", "provenance", "is_subset", "loaded")
+    made.globals |= {name: getattr(tables, name) for name in named}
+    made.globals |= {"exp": np.exp, "thresholds": THRESHOLDS, "near": THRESHOLDS.near_freezing}
+    return made
 
 
-def introduction(runs: Sequence[Run], sections: Sequence[Section]) -> list[Block]:
-    """The first point of the sections that matter most, for every run, and the numbers that matter most."""
-    own = {run.label: run.own for run in runs if run.own is not None}
-    chosen = SHORT if own else (JOINT,)
-    lead = [found for section in sections if section.title in chosen for found in section.headlines if found.label]
-    points = {run.label: [found.points[0] for found in lead if found.label == run.label] for run in runs}
-    joined = [Reading(label, tuple(found)) for label, found in points.items() if found]
-    return [*joined, summary(own)] if own else [*joined]
+def as_text(value: object) -> object:
+    """A value on one line; what is markup already stays."""
+    return value if isinstance(value, Markup) else " ".join(str(value).split())
+
+
+def as_markdown(value: object) -> object:
+    """A value that Markdown shows as it is, on one line; what is markup already stays."""
+    return value if isinstance(value, Markup) else Markup(str(as_text(value)).translate(SPECIAL))
+
+
+def points(text: Markup) -> list[Markup]:
+    """The points of a text, each of which begins with a dash at the beginning of a line."""
+    return [Markup(" ".join(point.split())) for point in re.split(r"^\s*- ", text, flags=re.M) if point.strip()]
+
+
+def html_table(frame: pd.DataFrame) -> Markup:
+    """A table, whose index is set to the left; long words beside each other are broken into lines."""
+    beside = frame.index.names == [""]
+    classes = f"labels{frame.index.nlevels}{' words' if beside and frame.map(len).max(axis=None) > LONG else ''}"
+    cells = frame.reset_index().map(as_text).rename(columns=as_text)
+    with pd.option_context("display.max_colwidth", None):
+        return Markup(cells.to_html(index=False, border=0, classes=classes))
+
+
+def slope_tests(views: Sequence[View]) -> list[tuple[str, str, float]]:
+    """Of every two runs, p of the hypothesis that their slopes are the same (Welch); NaN without errors."""
+    lines = [(view.label, view.line) for view in views if view.line is not None]
+    found = []
+    for (one, first), (other, second) in combinations(lines, 2):
+        moments = []
+        for line in (first, second):  # as if the slope were the mean of so many samples
+            number = line["degrees_of_freedom"] + 1
+            moments += [line.slope, line.slope_error * np.sqrt(number), number]
+        known = np.isfinite(moments).all() and first.slope_error + second.slope_error > 0
+        p = ttest_ind_from_stats(*moments, equal_var=False).pvalue if known else np.nan
+        found.append((one, other, float(p)))
+    return found

@@ -1,20 +1,21 @@
 """The figures of a report, one panel each, narrow enough for a phone."""
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-import xarray as xr
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .. import plot
+from ..errors import EntropyLabError
 from ..plot.layers import QUANTITIES
 from ..plot.style import legend_above
 from ..scaling import NEEDS_CALIBRATION
-from .blocks import Picture
-from .views import View, tried
+from .views import Run, View
 
 NARROW, BROAD = (4.2, 3.9), (7.2, 4.0)
 """Width and height [inches]."""
@@ -22,105 +23,87 @@ NARROW, BROAD = (4.2, 3.9), (7.2, 4.0)
 SHARP = 200
 """Pixels an inch: sharp in print, and small."""
 
-Draw = Callable[[Axes], Axes]
+LAW = {
+    "entropy": "entropy against log N, with its fitted line, the law's prediction from measured σ² in which nothing is "
+    "fitted, and uniform attention. Grey: single layers. Bars: one standard error over samples.",
+    "deficit": "the deficit against log N, and measured σ²/2: under the law both are one level line.",
+    "sigma2": "the deficit against measured σ²/2, a point for each layer, head and size; dashed: equal, the law.",
+    "phase": "σ² against log N, a point for every layer, head and size, with the line of freezing.",
+    "residual": "measured entropy less the law, by layer and size. Dots: single heads.",
+    "cumulants": "what the law is off by against what skewness and kurtosis say: on the dashed line they explain all.",
+}
+"""Captions of figures of the law."""
 
 
-def picture(name: str, caption: str, draw: Draw, *, columns: int = 2, wide: bool = False) -> list[Picture]:
-    """One figure of one panel, its legend above; nothing if what it would show was not measured."""
+@dataclass(frozen=True)
+class Picture:
+    """A figure.
+
+    Attributes:
+        name: of its file, without an ending.
+        caption: what it shows.
+        png: the figure itself.
+        wide: whether it takes the whole width of a page.
+    """
+
+    name: str
+    caption: str
+    png: bytes = field(repr=False)
+    wide: bool = False
+
+
+def pictures_of(runs: Sequence[Run]) -> dict[str, list[Picture]]:
+    """Every figure that these runs have data for, by section."""
+    sections = ("fit", "deficit", "checks", "drift", "heads", "steps", "phase", "joint", "compare")
+    found: dict[str, list[Picture]] = {section: [] for section in sections}
+
+    def add(section: str, name: str, view: View, words: str, draw: Any, **options: Any) -> None:
+        layout = {key: options.pop(key) for key in ("columns", "wide") if key in options}
+        panel = partial(draw, view.data, kind=view.kind, **options)
+        found[section] += drawn(name, f"{view.label}: {words}", panel, **layout)
+
+    own = [run.own for run in runs if run.own is not None]
+    for n, view in enumerate(own, 1):
+        at = {"size": view.shown_size}
+        add("fit", f"fit{n}_entropy", view, LAW["entropy"], plot.entropy_vs_tokens)
+        add("deficit", f"deficit{n}_deficit", view, LAW["deficit"], plot.deficit_vs_tokens)
+        add("deficit", f"deficit{n}_sigma2", view, LAW["sigma2"], plot.deficit_vs_sigma2)
+        add("checks", f"check{n}_residual", view, LAW["residual"], plot.law_residual, columns=5, wide=True)
+        add("checks", f"check{n}_cumulants", view, LAW["cumulants"], plot.residual_vs_cumulants, columns=1)
+        if view.drift is not None:  # calibrated rules lie on the reference, and are left out
+            rules = ["original", *(rule for rule in view.rules if rule not in NEEDS_CALIBRATION)]
+            words = "entropy of every layer at the training size and away from it, as the model is and rescaled."
+            add("drift", f"drift{n}_drift", view, words, plot.stabilization, scaling=rules, wide=True)
+        if view.heads is not None:
+            words = f"entropy / log N of every layer and head at {view.shown_size}; 1 is uniform."
+            add("heads", f"heads{n}_map", view, words, plot.heads, **at)
+        if view.steps is not None:
+            words = f"entropy / log N of every layer through the denoising steps at {view.shown_size}."
+            add("steps", f"steps{n}_entropy", view, words, plot.entropy_vs_step, **at, normalised=True, columns=3)
+        add("phase", f"phase{n}_phase", view, LAW["phase"], plot.phase, columns=1)
+    for n, view in enumerate((run.image for run in runs if run.image is not None), 1):
+        add("joint", f"joint{n}_entropy", view, LAW["entropy"], plot.entropy_vs_tokens)
+        add("joint", f"joint{n}_deficit", view, LAW["deficit"], plot.deficit_vs_tokens)
+        add("joint", f"joint{n}_sigma2", view, LAW["sigma2"], plot.deficit_vs_sigma2)
+        add("joint", f"joint{n}_phase", view, LAW["phase"], plot.phase, columns=1)
+    section, stem = ("compare", "compared") if len(own) > 1 else ("fit", "layers")
+    for quantity, words in QUANTITIES.items() if own else ():
+        caption = f"{words}, by layer{', with 95% intervals' if quantity == 'slope' else ''}."
+        panel = partial(plot.by_layer, {view.label: view.data for view in own}, name=quantity, kind="self")
+        found[section] += drawn(f"{stem}_{quantity}", caption, panel)
+    return found
+
+
+def drawn(name: str, caption: str, draw: Callable[..., Axes], *, columns: int = 2, wide: bool = False) -> list[Picture]:
+    """One panel, its legend above; nothing if what it would show was not measured. Same data, same bytes."""
     with rc_context(plot.PAPER):
         figure = Figure(figsize=BROAD if wide else NARROW, layout="constrained")
-        drawn = tried(lambda: draw(figure.subplots()))
-        if not isinstance(drawn, Axes):
+        try:
+            ax = draw(ax=figure.subplots())
+        except EntropyLabError:
             return []
-        if drawn.get_legend() is not None:
-            legend_above(drawn, columns)
-        return [Picture(name, caption, png_of(figure), wide)]
-
-
-def png_of(figure: Figure) -> bytes:
-    """A figure as a PNG file; the same figure gives the same bytes."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=SHARP, metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def of_view(view: View, stem: str, name: str, caption: str, draw: Callable[..., Axes], **options: Any) -> list[Picture]:
-    """A figure that a function of `entropylab.plot` draws of one run."""
-    layout = {key: options.pop(key) for key in ("columns", "wide") if key in options}
-    return picture(
-        f"{stem}_{name}",
-        f"{view.label}: {caption}",
-        lambda ax: draw(view.data, ax, kind=view.kind, **options),
-        **layout,
-    )
-
-
-def fit_pictures(view: View, stem: str) -> list[Picture]:
-    """Entropy against log N."""
-    caption = (
-        "entropy against log N, with its fitted line, the law's prediction from measured σ² in which nothing is "
-        "fitted, and uniform attention. Grey: single layers. Bars: one standard error over samples."
-    )
-    return of_view(view, stem, "entropy", caption, plot.entropy_vs_tokens)
-
-
-def deficit_pictures(view: View, stem: str) -> list[Picture]:
-    """The deficit against log N, and against sigma^2/2."""
-    level = "the deficit against log N, and measured σ²/2: under the law both are one level line."
-    equal = (
-        "the deficit against measured σ²/2, a point for every layer, head and size: under the law on the dashed line."
-    )
-    return [
-        *of_view(view, stem, "deficit", level, plot.deficit_vs_tokens),
-        *of_view(view, stem, "sigma2", equal, plot.deficit_vs_sigma2),
-    ]
-
-
-def check_pictures(view: View, stem: str) -> list[Picture]:
-    """What the law is off by, and what explains it."""
-    off = "measured entropy less the law, by layer and size. Dots: single heads."
-    cumulants = "what the law is off by against what skewness and kurtosis say: on the dashed line they explain it all."
-    return [
-        *of_view(view, stem, "residual", off, plot.law_residual, wide=True, columns=5),
-        *of_view(view, stem, "cumulants", cumulants, plot.residual_vs_cumulants, columns=1),
-    ]
-
-
-def drift_pictures(view: View, stem: str) -> list[Picture]:
-    """Entropy by layer at a lower and a higher size; calibrated rules, which lie on the reference, are left out."""
-    rules = [rule for rule in view.scalings if rule not in NEEDS_CALIBRATION]
-    caption = "entropy of every layer at the training size and away from it, as the model is and rescaled."
-    return of_view(view, stem, "drift", caption, plot.stabilization, scaling=rules, wide=True)
-
-
-def head_pictures(view: View, stem: str, size: str) -> list[Picture]:
-    """A map of layers and heads at a size."""
-    caption = f"entropy / log N of every layer and head at {size}; 1 is uniform."
-    return of_view(view, stem, "map", caption, plot.heads, size=size)
-
-
-def step_pictures(view: View, stem: str, size: str) -> list[Picture]:
-    """Entropy through the denoising steps at a size."""
-    caption = f"entropy / log N of every layer through the denoising steps at {size}."
-    return of_view(view, stem, "entropy", caption, plot.entropy_vs_step, size=size, normalised=True, columns=3)
-
-
-def phase_pictures(view: View, stem: str) -> list[Picture]:
-    """Sigma^2 against log N."""
-    caption = "σ² against log N, a point for every layer, head and size, with the line of freezing."
-    return of_view(view, stem, "phase", caption, plot.phase, columns=1)
-
-
-def layer_pictures(views: Mapping[str, View], stem: str) -> list[Picture]:
-    """Slope, deficit and sigma^2/2 by layer, all runs in one panel."""
-    data: dict[str, xr.Dataset] = {label: view.data for label, view in views.items()}
-    kind = next(iter(views.values())).kind
-    found = []
-    for name, words in QUANTITIES.items():
-        bars = ", with 95% intervals" if name == "slope" else ""
-        found += picture(
-            f"{stem}_{name}",
-            f"{words}, by layer{bars}.",
-            lambda ax, name=name: plot.by_layer(data, ax, name=name, kind=kind),  # type: ignore[misc]
-        )
-    return found
+        if ax.get_legend() is not None:
+            legend_above(ax, columns)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=SHARP, metadata={"Software": None})
+        return [Picture(name, caption, buffer.getvalue(), wide)]

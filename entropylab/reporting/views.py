@@ -1,8 +1,7 @@
-"""A run as a report sees it: what was measured, what the law makes of it, and why something can't be told."""
+"""A run as a report sees it: its layers, what the law makes of them, and why something can't be told."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,110 +11,191 @@ import xarray as xr
 from ..dataset import check_ours
 from ..errors import EntropyLabError, one_line
 from ..law import fit
+from ..law.averages import averaged, counted, log_tokens, scalings_of, under
 from ..law.averages import check as check_layers
-from ..law.averages import counted, scalings_of, under
-from ..law.checked import Check
 from ..law.checks import check
 from ..law.drift import drift, training_size
-from ..law.joint import image_part
+from ..law.joint import image_part, image_rows
 from ..law.naming import layer_names
-from .joint import all_keys
 
 
-@dataclass(frozen=True)
-class Unknown:
-    """What a run can't answer, and why; the reason goes on after "because"."""
-
-    reason: str
-
-
-ONE_SIZE = "only one size was measured, and a slope needs several"
-NO_SIGMA2 = "σ² was not measured (--statistics entropy,sigma2)"
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class View:
-    """Some layers of a run, and what the law makes of them; each result is computed once, or `Unknown`.
+    """Some layers of a run, and what the law makes of them; what can't be told is None.
 
     Attributes:
         label: the run's name.
         data: those layers alone, under every scaling.
         kind: of those layers.
+        tolerance: what the law may be off by [nats].
+        left_out: layers that are not in it, because at some sizes, steps or samples they have no numbers.
+        why: what is None -> the reason, which goes on after "because".
+        sizes, rules: labels of the sizes; the scalings other than "original".
+        trained, shown_size: label of the training size; of that at which heads and steps are shown.
+        line, lines, points: `Fit` of the mean over layers; the lines of layers; the means over layers by size.
+        check, layers, smallest: `Check`, and its tables.
+        rows: its rows, with ``ratio`` of deficit and sigma^2/2, ``off`` |law_residual|, ``free`` (without a flag).
+        freezing: sigma^2/(2 log N) by layer (rows), at every N (columns, smallest first).
+        drift, mean_drift: table of the drift away from the training size; of the mean over layers.
+        removed: what each rule removes of the layers' own drifts, mean over sizes.
+        heads, head_ranges: entropy / log N by layer (rows) and head (columns); its range in each layer.
+        steps: entropy [nats] by layer at the first, middle and last step.
     """
 
     label: str
     data: xr.Dataset
-    kind: str = "self"
+    kind: str
+    tolerance: float
+    left_out: list[str]
+    why: dict[str, str] = field(default_factory=dict)
+    sizes: list[str] = field(default_factory=list)
+    rules: list[str] = field(default_factory=list)
+    trained: str | None = None
+    shown_size: str = ""
+    line: Any = None
+    lines: Any = None
+    points: Any = None
+    check: Any = None
+    rows: Any = None
+    layers: Any = None
+    smallest: Any = None
+    freezing: Any = None
+    drift: Any = None
+    mean_drift: Any = None
+    removed: Any = None
+    heads: Any = None
+    head_ranges: Any = None
+    steps: Any = None
 
-    @property
-    def sizes(self) -> list[str]:
-        """Labels of the sizes."""
-        return [str(size) for size in np.atleast_1d(self.data["size"].values)]
+    def __post_init__(self) -> None:
+        self.sizes = [str(size) for size in np.atleast_1d(self.data["size"].values)]
+        self.rules = [name for name in scalings_of(self.data) if name != "original"]
+        names = dict(zip(map(str, self.data["layer"].values), layer_names(self.data), strict=True))
+        self._fit(names)
+        self._check(names)
+        self._drift()
+        self._heads_and_steps()
 
-    @property
-    def scalings(self) -> list[str]:
-        """Names of the scalings."""
-        return scalings_of(self.data)
-
-    @cached_property
-    def names(self) -> dict[str, str]:
-        """Module path -> a short name for it."""
-        paths = [str(path) for path in self.data["layer"].values]
-        return dict(zip(paths, layer_names(self.data), strict=True))
-
-    @cached_property
-    def line(self) -> Any:
-        """`Fit` of the mean over layers, or `Unknown`."""
-        return Unknown(ONE_SIZE) if len(self.sizes) < 2 else tried(lambda: fit(self.data, kind=self.kind))
-
-    @cached_property
-    def lines(self) -> Any:
-        """`Fit` by layer, or `Unknown`."""
-        return Unknown(ONE_SIZE) if len(self.sizes) < 2 else tried(lambda: fit(self.data, by="layer", kind=self.kind))
-
-    @cached_property
-    def check(self) -> Any:
-        """`Check` of every layer, head and size, or `Unknown`."""
-        return Unknown(NO_SIGMA2) if "sigma2" not in self.data else tried(lambda: check(self.data, kind=self.kind))
-
-    @cached_property
-    def rows(self) -> dict[str, np.ndarray]:
-        """What the check knows of every row; only where there is a check."""
-        return rows_of(self.check)
-
-    @cached_property
-    def layers(self) -> pd.DataFrame:
-        """What the check knows of every layer, under short names; only where there is a check."""
-        return self.named(self.check.layers())
-
-    @cached_property
-    def trained(self) -> Any:
-        """Label of the training size, or `Unknown`."""
+    def tried(self, name: str, compute: Callable[[], Any]) -> Any:
+        """A result, or None with what the library said of it in ``why``."""
         try:
-            return training_size(self.data, kind=self.kind)
-        except EntropyLabError:
-            known = "train_tokens" in self.data and bool(self.data["train_tokens"].notnull().all())
-            why = "the training size is not among those measured" if known else "the training size is not known"
-            return Unknown(f"{why}, and drift is counted from it")
+            return compute()
+        except EntropyLabError as error:
+            self.why[name] = f"of this: {one_line(error).rstrip('.')}"
+            return None
 
-    @cached_property
-    def drift(self) -> Any:
-        """The table of `entropylab.law.drift.drift`, or `Unknown`."""
-        if isinstance(self.trained, Unknown):
-            return self.trained
+    def _fit(self, names: dict[str, str]) -> None:
+        """The lines; p of layers corrected for their number (Holm)."""
         if len(self.sizes) < 2:
-            return Unknown("only the training size was measured")
-        if "original" not in self.scalings:
-            return Unknown('scaling "original" was not measured, and drift is counted from it')
-        return tried(lambda: drift(self.data, kind=self.kind))
+            self.why["line"] = "only one size was measured, and a slope needs several"
+            return
+        self.line = self.tried("line", lambda: fit(self.data, kind=self.kind))
+        by_layer = self.tried("lines", lambda: fit(self.data, by="layer", kind=self.kind))
+        if self.line is not None:
+            self.points = self.line.points().sort_values("tokens", kind="stable")
+        if by_layer is not None:
+            frame = by_layer.to_frame().replace({"layer": names})
+            p = frame["slope_p"].dropna().sort_values()
+            self.lines = frame.assign(p=(p * np.arange(len(p), 0, -1)).cummax().clip(upper=1))
 
-    def named(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """A table with short names of its layers instead of paths."""
-        return frame.assign(layer=frame["layer"].map(lambda path: self.names.get(path, path)))
+    def _check(self, names: dict[str, str]) -> None:
+        """The law with nothing fitted."""
+        if "sigma2" not in self.data:
+            self.why["check"] = "σ² was not measured (--statistics entropy,sigma2)"
+            return
+        found = self.tried("check", lambda: check(self.data, kind=self.kind))
+        if found is not None and not found["law_residual"].notnull().any():
+            self.why["check"] = "no layer has both entropy and σ²"
+            found = None
+        self.check = found
+        if found is None:
+            return
+        tables = (found.to_frame(), found.layers(), found.smallest(self.tolerance))
+        rows, self.layers, self.smallest = (table.replace({"layer": names}) for table in tables)
+        ratio = rows["deficit"] / rows["half_sigma2"].where(rows["half_sigma2"] > 0)
+        self.rows = rows.assign(ratio=ratio, off=rows["law_residual"].abs(), free=rows["flags"] == "")
+        self.freezing = rows.groupby(["layer", "size"])["freezing"].mean().unstack("size")
+        self.freezing = self.freezing[rows.groupby("size")["log_tokens"].mean().sort_values(kind="stable").index]
 
+    def _drift(self) -> None:
+        """The training size, and the drift away from it."""
+        tokens = self.data["tokens"]
+        largest = np.argmax(np.atleast_1d(tokens.mean("layer") if "layer" in tokens.dims else tokens))
+        self.trained = self.tried("drift", lambda: training_size(self.data, kind=self.kind))
+        self.shown_size = self.trained or self.sizes[int(largest)]
+        if self.trained is None:
+            known = "train_tokens" in self.data and bool(self.data["train_tokens"].notnull().all())
+            why = "is not among those measured" if known else "is not known"
+            self.why["drift"] = f"the training size {why}, and drift is counted from it"
+        elif len(self.sizes) < 2:
+            self.why["drift"] = "only the training size was measured"
+        elif "original" not in scalings_of(self.data):
+            self.why["drift"] = 'scaling "original" was not measured, and drift is counted from it'
+        else:
+            self.drift = self.tried("drift", lambda: drift(self.data, kind=self.kind))
+        if self.drift is None:
+            return
+        self.drift = self.drift[self.drift["size"] != self.trained]
+        mean = self.drift[self.drift["layer"] == "mean"].copy()
+        mean.loc[mean["scaling"] == "original", [name for name in mean if "fraction_removed" in name]] = np.nan
+        self.removed = mean.groupby("scaling")["absolute_fraction_removed"].mean().loc[self.rules]
+        self.mean_drift = mean  # the model as it is removes nothing, which is not 0%
 
-Views = Mapping[str, View]
-"""Label of a run -> a view of it."""
+    def _heads_and_steps(self) -> None:
+        """Entropy as the model is, at one size."""
+        self.why["heads"] = "heads were averaged, or there is one, or none has more than one key"
+        self.why["steps"] = "steps were averaged, or there is one"
+        part = self.tried("original", lambda: under(self.data, None)[0])
+        if part is None:
+            return
+        part = part.isel(size=self.sizes.index(self.shown_size)) if "size" in part.dims else part
+        mask = self.tried("original", lambda: counted(part["entropy"]))
+        if mask is None:
+            return
+        logs, names = log_tokens(part), pd.Index(layer_names(part), name="layer")
+        if part["entropy"].sizes.get("head", 1) > 1:
+            values = averaged(part["entropy"], mask, ("layer", "head")) / logs.where(logs > 0)
+            heads = pd.DataFrame(values.transpose("layer", "head").values, names).dropna(how="all")
+            self.heads = heads if len(heads) else None
+            self.head_ranges = heads.agg(["count", "min", "mean", "max"], axis=1).reset_index() if len(heads) else None
+        if part["entropy"].sizes.get("step", 1) > 1:
+            by_step = averaged(part["entropy"], mask, ("layer", "step")).transpose("step", "layer").values
+            first, middle, last = by_step[0], by_step[len(by_step) // 2], by_step[-1]
+            steps = {"first": first, "middle": middle, "last": last, "change": last - first}
+            self.steps = pd.DataFrame(steps, names).reset_index()
+
+    @property
+    def within_layers(self) -> float:
+        """The part of the variance over heads that is within layers; NaN with one layer, or without variance."""
+        total = float(((self.heads - np.nanmean(self.heads)) ** 2).sum(axis=None))
+        if len(self.heads) < 2 or self.heads.count(axis=1).max() < 2 or total <= 0:
+            return np.nan
+        return float((self.heads.sub(self.heads.mean(axis=1), axis=0) ** 2).sum(axis=None)) / total
+
+    @property
+    def chain(self) -> pd.DataFrame:
+        """What the entropy of image rows is made of [nats], by size; only of a view of these rows."""
+        names = ["entropy", *(f"entropy_{name}" for name in ("between", "from_image", "from_text", "from_other"))]
+        names = [name for name in (*names, "mass_image", "keys_image") if name in self.data]
+        data = self.data[names].astype("float64")
+        data = data.isel(scaling=0, drop=True) if "scaling" in data.dims else data
+        mean = data.mean([dim for dim in data.dims if dim not in ("size", "layer")])
+        mean = mean if "size" in mean.dims else mean.expand_dims("size")
+        mean = mean.assign(share=mean["keys_image"] / self.data["tokens"]).mean("layer")
+        return mean.to_dataframe().reset_index().sort_values("keys_image", kind="stable")
+
+    @property
+    def answers(self) -> dict[str, bool]:
+        """What is asked of every model that stands beside others, where it can be told."""
+        found = {}
+        if self.line is not None and np.isfinite(self.line.slope_test[1]):
+            found["slow"] = bool(self.line.slope < 1 and self.line.slope_test[1] < 0.05)
+        if self.check is not None:
+            found["holds"] = bool((self.layers["law_off"] <= self.tolerance).mean() > 0.5)
+            found["overstated"] = bool(self.rows["ratio"].median() < 0.9)
+            if self.rows["free"].any():
+                found["holds_unflagged"] = bool(self.rows["off"][self.rows["free"]].median() <= self.tolerance)
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +208,6 @@ class Run:
         own: its self-attention layers; None if it has none.
         image: the image's part of its joint layers, image rows among image keys; None if it has none.
         whole: the same rows among all their keys.
-        partial: layers that are in none of them, because at some sizes, steps or samples they have no numbers.
     """
 
     label: str
@@ -136,18 +215,14 @@ class Run:
     own: View | None
     image: View | None
     whole: View | None
-    partial: tuple[str, ...] = ()
+
+    @property
+    def views(self) -> list[View]:
+        """Those that there are, the one that the report is about first."""
+        return [view for view in (self.own, self.image, self.whole) if view is not None]
 
 
-def tried(compute: Callable[[], Any]) -> Any:
-    """A result, or `Unknown` with what the library said of it."""
-    try:
-        return compute()
-    except EntropyLabError as error:
-        return Unknown(f"of this: {one_line(error).rstrip('.')}")
-
-
-def runs_of(datasets: Sequence[xr.Dataset], names: Sequence[str] | None) -> list[Run]:
+def runs_of(datasets: Sequence[xr.Dataset], names: Sequence[str] | None, tolerance: float) -> list[Run]:
     """Datasets as runs, each under a name of its own.
 
     Raises:
@@ -158,7 +233,10 @@ def runs_of(datasets: Sequence[xr.Dataset], names: Sequence[str] | None) -> list
         raise EntropyLabError("ds must be a measured Dataset, or a list of at least one. Got an empty list.")
     for ds in datasets:
         check_layers(check_ours(ds))
-    return [run_of(ds, label) for ds, label in zip(datasets, labels(datasets, names), strict=True)]
+    parts = [(label, ds, parts_of(ds, label)) for ds, label in zip(datasets, labels(datasets, names), strict=True)]
+    return [  # only now, when all are known to be good, does the work begin
+        Run(label, ds, *(view_of(part, label, kind, tolerance) for part, kind in found)) for label, ds, found in parts
+    ]
 
 
 def labels(datasets: Sequence[xr.Dataset], names: Sequence[str] | None) -> list[str]:
@@ -174,47 +252,29 @@ def labels(datasets: Sequence[xr.Dataset], names: Sequence[str] | None) -> list[
     ]
 
 
-def run_of(ds: xr.Dataset, label: str) -> Run:
-    """A Dataset as a run."""
+def parts_of(ds: xr.Dataset, label: str) -> list[tuple[xr.Dataset | None, str]]:
+    """What the views of a `Run` are of, in their order, each with the kind of its layers."""
     whole = ds if "layer" in ds.dims else ds.expand_dims("layer")
-    kinds = whole["kind"].astype(str)
-    own = whole.isel(layer=np.flatnonzero(kinds == "self"))
-    found = [(own, "self"), (image_part(whole), "joint"), (all_keys(whole), "joint")]
-    parts = [(part, throughout(part), kind) for part, kind in found if part is not None and part.sizes["layer"]]
-    partial = [
-        str(path) for part, kept, _ in parts for path in part["layer"].values if path not in kept["layer"].values
-    ]
-    of_kind = {id(part): View(label, one_sort(kept), kind) for part, kept, kind in parts}
-    views = [of_kind.get(id(part)) for part, _ in found]
-    if views[0] is None and views[1] is None:
-        had = ", ".join(sorted(set(kinds.values.tolist())))
+    kinds = np.atleast_1d(whole["kind"].values).astype(str)
+    own, image = whole.isel(layer=np.flatnonzero(kinds == "self")), image_part(whole)
+    if not own.sizes["layer"] and image is None:
         raise EntropyLabError(
-            f"ds must hold self-attention layers, or joint ones whose image rows are known. {label} has: {had}."
+            "ds must hold self-attention layers, or joint ones whose image rows are known. "
+            f"{label} has: {', '.join(sorted(set(kinds.tolist())))}."
         )
-    return Run(label, ds, views[0], views[1], views[2], tuple(dict.fromkeys(partial)))
+    return [(own, "self"), (image, "joint"), (image_rows(whole), "joint")]
 
 
-def throughout(ds: xr.Dataset) -> xr.Dataset:
-    """The layers that have numbers at every size, step and sample at which any has; all, if there is none such."""
-    mask = tried(lambda: counted(under(ds, None)[0]["entropy"]))
-    if isinstance(mask, Unknown):
-        return ds
-    return ds.isel(layer=np.flatnonzero(mask.any([dim for dim in mask.dims if dim != "layer"])))
-
-
-def one_sort(ds: xr.Dataset) -> xr.Dataset:
-    """The same without saying of every layer what its rows stand for, if that is the same in all of them."""
-    alike = "part" in ds.coords and len(set(ds["part"].values.tolist())) == 1
-    return ds.drop_vars("part") if alike else ds
-
-
-def rows_of(found: Check) -> dict[str, np.ndarray]:
-    """What is known of every row (layer, head and size) that was measured; ``free`` where it has no flag."""
-    frame = found.to_frame()
-    half = frame["half_sigma2"].where(frame["half_sigma2"] > 0)
-    return {
-        "ratio": (frame["deficit"] / half).to_numpy(float),
-        "free": (frame["flags"] == "").to_numpy(),
-        "freezing": frame["freezing"].to_numpy(float),
-        "off": frame["law_residual"].abs().to_numpy(float),
-    }
+def view_of(part: xr.Dataset | None, label: str, kind: str, tolerance: float) -> View | None:
+    """Those layers that have numbers at every size, step and sample at which any has; all, if there is none such."""
+    if part is None or not part.sizes["layer"]:
+        return None
+    try:
+        mask = counted(under(part, None)[0]["entropy"])
+        full = mask.any([dim for dim in mask.dims if dim != "layer"]).values
+    except EntropyLabError:
+        full = np.ones(part.sizes["layer"], bool)
+    kept = part.isel(layer=np.flatnonzero(full))
+    if "part" in kept.coords and len(set(kept["part"].values.tolist())) == 1:  # then it need not be said of each
+        kept = kept.drop_vars("part")
+    return View(label, kept, kind, tolerance, part["layer"].values[~full].astype(str).tolist())

@@ -1,95 +1,65 @@
-"""Numbers and lists as words, for the sentences and tables of a report."""
+"""Numbers and lists as words, for the sentences and tables of a report; NaN is a dash."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 UNKNOWN = "–"
-"""What stands in a table where a number is not known."""
+"""What stands where a number is not known."""
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A number with so many significant digits: "0.759", "224", "1.2e+06"; a dash if it is not known."""
+    """A number with so many significant digits, none of its whole part lost: "0.759", "224", "1.2e+06"."""
     value = float(value)
-    if np.isnan(value):
-        return UNKNOWN
-    if np.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    text = f"{value:.{digits}g}" if not 1 <= abs(value) < 10**6 else f"{value:.{decimals(value, digits)}f}"
+    if not np.isfinite(value):
+        return UNKNOWN if np.isnan(value) else "∞" if value > 0 else "−∞"
+    places = max(0, digits - 1 - int(np.floor(np.log10(abs(value))))) if value else 0
+    text = f"{value:.{places}f}" if 1 <= abs(value) < 1e6 else f"{value:.{digits}g}"
     return text.replace("-", "−", 1) if text.startswith("-") else text
 
 
-def decimals(value: float, digits: int) -> int:
-    """How many decimals show so many significant digits, none of them of the whole part lost."""
-    return max(0, digits - 1 - int(np.floor(np.log10(abs(value)))))
-
-
 def fixed(value: float, places: int = 3) -> str:
-    """A number with so many decimals, for columns; a dash if it is not known."""
-    return number(value) if not np.isfinite(value) or abs(value) >= 1000 else f"{value:.{places}f}".replace("-", "−")
+    """A number with so many decimals, for columns; large ones without."""
+    return f"{value:.{places}f}".replace("-", "−") if abs(value) < 1000 else number(value)
 
 
-def with_error(value: float, error: float, places: int = 3) -> str:
+def with_error(value: float, error: float) -> str:
     """A number with its error; without one where none is known."""
-    return fixed(value, places) if np.isnan(error) else f"{fixed(value, places)} ± {fixed(error, places)}"
+    return fixed(value) if np.isnan(error) else f"{fixed(value)} ± {fixed(error)}"
+
+
+def whole(value: float) -> str:
+    """A count, its thousands apart; past a million a rough one."""
+    if not np.isfinite(value):
+        return number(value)
+    return f"{value:,.0f}".replace(",", " ") if value <= 1e6 else f"{value:.0e}".replace("e+", "e")
 
 
 def percent(fraction: float) -> str:
-    """A fraction in per cent."""
-    if not np.isfinite(fraction):
+    """A fraction in per cent; near 0 and 1 with a decimal."""
+    share = 100 * float(fraction)
+    if not np.isfinite(share):
         return UNKNOWN
-    share = 100 * fraction
-    if 0 < share < 1 or 99 < share < 100:
-        return f"{share:.1f}%"
-    text = f"{share:.0f}%" if abs(share) < 10000 else f"{number(share)}%"
+    rough = number(share) if abs(share) >= 1e4 else f"{share:.0f}"
+    text = f"{share:.1f}%" if 0 < share < 1 or 99 < share < 100 else f"{rough}%"
     return "0%" if text == "-0%" else text.replace("-", "−")
 
 
 def probability(p: float) -> str:
     """A p value: "p = 0.03", "p < 0.0001"."""
-    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
+    return "not known" if np.isnan(p) else "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
 
 
-def span(low: float, high: float, digits: int = 3) -> str:
-    """A range: "0.2 to 0.4", or one number where both ends read alike."""
-    ends = [number(end, digits) for end in (low, high)]
-    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+def span(values: Iterable[float], form: str = "number") -> str:
+    """The range of what is known, "0.2 to 0.4", or one word for both ends; ``form``: "number", "percent", "whole"."""
+    known = [value for value in values if not np.isnan(value)] or [np.nan]
+    words: dict[str, Callable[[float], str]] = {"number": number, "percent": percent, "whole": "{:.0f}".format}
+    return " to ".join(dict.fromkeys(words[form](end) for end in (min(known), max(known))))
 
 
-def whole_span(low: float, high: float) -> str:
-    """A range of counts: "16 to 1024"."""
-    ends = [f"{end:.0f}" for end in (low, high)]
-    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
-
-
-def percents(low: float, high: float) -> str:
-    """A range in per cent."""
-    ends = [percent(end) for end in (low, high)]
-    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
-
-
-def listed(names: Iterable[str], most: int = 6) -> str:
+def listed(names: Iterable[object], most: int = 6) -> str:
     """Names as a list in a sentence: "a, b and c"; of very many the first ones, and how many more there are."""
-    words = list(names)
+    words = [str(name) for name in names]
     if len(words) > most:
         words = [*words[: most - 1], f"{len(words) - most + 1} more"]
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else "none"
-
-
-def untold(what: str, reason: str) -> str:
-    """The sentence of what a run can't answer."""
-    return f"{what} can't be told from this run, because {reason}."
-
-
-def holm(p: ArrayLike) -> np.ndarray:
-    """P values corrected for their number (Holm), NaN left as they are and not counted."""
-    values = np.asarray(p, float)
-    order = np.argsort(np.where(np.isnan(values), np.inf, values), kind="stable")
-    known = int(np.isfinite(values).sum())
-    corrected = np.full(values.shape, np.nan)
-    least = 0.0
-    for rank, place in enumerate(order[:known]):
-        least = max(least, min(1.0, (known - rank) * values[place]))
-        corrected[place] = least
-    return corrected
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words) or "none"

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from entropylab import EntropyLabError, report
-from entropylab.reporting import files
+from entropylab.reporting import files, views
 
 from .reports import PNG
 
@@ -39,6 +39,23 @@ def test_what_can_not_be_reported(given: Any, options: dict, message: str, ds: x
     with pytest.raises(EntropyLabError, match=message):
         report(data, tmp_path / "a.html", **options)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("second", "name", "message"), [("whole", "none/a.html", "no folder"), ("cross", "a.html", "must hold self")]
+)
+def test_nothing_is_computed_of_what_is_refused(
+    second: str, name: str, message: str, ds: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(*_: object, **__: object) -> None:
+        raise RuntimeError("computed")
+
+    monkeypatch.setattr(views, "fit", fit)
+    runs = [ds, ds if second == "whole" else ds.isel(layer=ds["kind"].values == "cross")]
+    with pytest.raises(EntropyLabError, match=message):
+        report(runs, tmp_path / name)
+    with pytest.raises(RuntimeError, match="computed"):
+        report(ds, tmp_path / "a.html")
 
 
 @pytest.mark.parametrize("there", ["a.html", "a.md", "a_figures"])

@@ -1,20 +1,19 @@
-"""That a report stands alone: one page without a network, and Markdown with the same figures."""
+"""That a report stands alone: one page without a network, Markdown with the same figures, and names that stay text."""
 
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 import xarray as xr
 
 from entropylab import report
 from entropylab.reporting import pictures
-from entropylab.reporting.page import column_class
-from entropylab.reporting.tables import side_by_side, stacked
 
-from .reports import PNG
+from .reports import PNG, with_sigma2
+
+HOSTILE = "<script>alert(1)</script> | *a* `b` [c](https://d.e) &amp; \\ # _f_\nnext"
 
 
 class Reader(HTMLParser):
@@ -23,12 +22,14 @@ class Reader(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
+        self.tags: set[str] = set()
         self.tables: list[list[int]] = []
         self.sources: list[str] = []
         self.links: list[str] = []
         self.text = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
         if tag not in ("meta", "img"):
             self.open.append(tag)
         if tag == "table":
@@ -56,12 +57,13 @@ def read(path: Path) -> Reader:
 
 
 def test_it_needs_no_other_file_and_no_network(two: Path) -> None:
-    page = two.read_text(encoding="utf-8")
-    reader = read(two)
+    page, reader = two.read_text(encoding="utf-8"), read(two)
     assert reader.open == []
+    assert page.startswith("<!DOCTYPE html>\n")
     assert reader.sources
     assert all(source.startswith("data:image/png;base64,") for source in reader.sources)
-    assert all(link.startswith("#s") for link in reader.links)
+    assert reader.links == [f"#s{n}" for n in range(1, len(reader.links) + 1)]
+    assert set(re.findall(r'id="(s\d+)"', page)) == {link[1:] for link in reader.links}
     assert not re.search(r"https?:|url\(|@import|<script|<link", page)
     assert 'name="viewport"' in page
     assert "@media print" in page
@@ -71,11 +73,25 @@ def test_every_row_of_a_table_has_as_many_cells(two: Path) -> None:
     tables = read(two).tables
     assert len(tables) >= 10
     assert all(len(set(rows)) == 1 for rows in tables)
+    for table in re.findall(r"(?:^\|.*\n)+", two.with_suffix(".md").read_text(encoding="utf-8"), flags=re.M):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
 
 
-def test_what_a_name_holds_is_shown_and_not_obeyed(two: Path) -> None:
-    assert "other <model> | 2*" in read(two).text
-    assert "<model>" not in two.read_text(encoding="utf-8")
+def test_names_and_prompts_stay_text(tmp_path: Path, undrawn: None) -> None:
+    ds = with_sigma2(1, samples=2, steps=1)
+    prompts = xr.DataArray([HOSTILE, f"{HOSTILE} again {'long ' * 30}"], dims="sample")
+    hostile = ds.assign_coords(prompt=prompts).assign_attrs(model=HOSTILE, unmeasured=f'["{HOSTILE[:20]}: sliced"]')
+    page, text, *_ = report([hostile, ds], tmp_path / "a.html")
+    shown = " ".join(HOSTILE.split())
+    reader = read(page)
+    assert "script" not in reader.tags
+    assert {"em", "strong", "code"} & reader.tags == set()
+    assert " ".join(reader.text.split()).count(shown) > 5
+    assert f"“{shown} again {'long ' * 29}long ”" in " ".join(reader.text.split()), "and nothing is cut off"
+    markdown = text.read_text(encoding="utf-8")
+    assert r"\<script\>alert(1)\</script\> \| \*a\* \`b\` \[c\](https://d.e) \&amp; \\ \# \_f\_ next" in markdown
+    assert not re.search(r"(?<!\\)<script|(?<!\\)&amp;", markdown)
+    assert not re.search("^next", markdown, flags=re.M)
 
 
 def test_markdown_shows_the_same_figures(two: Path) -> None:
@@ -100,18 +116,6 @@ def test_the_same_runs_make_the_same_files_and_others_make_others(
     assert all(first[name] != other[name] for name in ("report.html", "report.md", "fit1_entropy.png"))
 
 
-def test_tables() -> None:
-    table = side_by_side("t", {"a": {"x": "1"}, "b": {"x": "2", "y": "3"}})
-    assert table.columns == ("", "a", "b")
-    assert table.rows == (("x", "1", "2"), ("y", "–", "3"))
-    frames = {"a": pd.DataFrame({"n": [1.0]}), "b": pd.DataFrame({"n": [np.nan], "m": [2.0]})}
-    table = stacked(
-        "t", frames, [("n", "N", str), ("m", "M", lambda v: "–" if np.isnan(v) else f"{v:g}"), ("k", "K", str)]
-    )
-    assert table.columns == ("run", "N", "M"), "a column that no run has is left out"
-    assert table.rows == (("a", "1.0", "–"), ("b", "nan", "2"))
-    assert [column_class(words) for words in (["down 0", "mid"], ["1.5", "–"], ["a" * 30])] == [
-        "names",
-        "numbers",
-        "words",
-    ]
+def test_templates_are_in_the_package() -> None:
+    there = {path.name for path in (files("entropylab.reporting") / "templates").iterdir()}
+    assert there == {"report.jinja", "html.jinja", "markdown.jinja"}

@@ -6,97 +6,128 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
+from scipy.stats import ttest_ind
 
 import entropylab
-from entropylab import check, report
-from entropylab.reporting.markdown import plain
-from entropylab.reporting.readings.checks import no_series
+from entropylab import check, fit, report
+from entropylab.law.joint import image_part
+from entropylab.reporting import slope_tests
+from entropylab.reporting.tables import beside, stacked
+from entropylab.reporting.views import runs_of
 
 from ..datasets import NOISY, synthetic, under_both
 from .reports import sections, with_sigma2
 
+FIT, DEFICIT, CHECKS = "The fit", "The deficit against N and against σ²/2", "The checks"
+DRIFT, STEPS, JOINT = "Drift, and what the rules remove", "Denoising steps", "Joint attention: the image's part"
+UNTOLD = "can't be told"
+
+
+def written(tmp_path: Path, *runs: xr.Dataset, **options: Any) -> dict[str, str]:
+    """The sections of the Markdown of a report, without escapes."""
+    text = report(list(runs), tmp_path / "report.html", overwrite=True, **options)[1].read_text(encoding="utf-8")
+    assert not re.search(r"\b([Nn]a[Nn]|None|Undefined)\b", text)
+    return {name: part.replace("\\", "") for name, part in sections(text).items()}
+
 
 def test_every_section_is_there(two: Path) -> None:
     assert list(sections(two.with_suffix(".md").read_text(encoding="utf-8")))[1:] == [
-        "What was measured",
-        "The fit",
-        "The deficit against N and against σ²/2",
-        "The checks",
-        "Drift, and what the rules remove",
-        "Heads",
-        "Denoising steps",
-        "The phase picture",
-        "Side by side",
-        "Words",
+        *(
+            "What was measured",
+            FIT,
+            DEFICIT,
+            CHECKS,
+            DRIFT,
+            "Heads",
+            STEPS,
+            "The phase picture",
+            "Side by side",
+            "Words",
+        )
     ]
 
 
 def test_numbers_are_those_of_the_library(two: Path, ds: xr.Dataset) -> None:
-    found = sections(two.with_suffix(".md").read_text(encoding="utf-8"))
-    line = entropylab.fit(ds)
-    assert f"{line.slope:.3f} ± {line.slope_error:.3f}" in found["The fit"]
+    found = sections(two.with_suffix(".md").read_text(encoding="utf-8").replace("\\", ""))
+    line, lines = fit(ds), fit(ds, by="layer").to_frame()
+    assert f"{line.slope:.3f} ± {line.slope_error:.3f}" in found[""]
+    assert f"{line.slope:.3f} ± {line.slope_error:.3f}" in found[FIT]
+    assert f"{line.overall('deficit'):.3f}" in found[FIT]
+    for name, row in zip(("down 0", "down 1", "mid", "up 0", "up 1"), lines.to_dict("records"), strict=True):
+        assert f"| {name} | {row['slope']:.3f} | {row['slope_error']:.3f} |" in found[FIT]
     layers = check(ds).layers()
-    assert f"median layer \\[nats\\] | {layers['law_off'].median():.3f} |" in found["The checks"]
-    assert "sqrt\\_log removes 29% to 30% of the mean drift" in found["Drift, and what the rules remove"]
-    assert f"{line.overall('deficit'):.3f}" in found["The fit"]
+    assert f"median layer [nats] | {layers['law_off'].median():.3f} |" in found[CHECKS]
+    for row in fit(ds).points().to_dict("records"):
+        assert (
+            f"| {row['size']} | {row['tokens']:.0f} | {row['log_tokens']:.3f} | {row['entropy']:.3f}" in found[DEFICIT]
+        )
+    assert "| sqrt_log | 32x32 |" in found[DRIFT]
+    assert "sqrt_log removes 29% to 30%" in found[DRIFT], "of which it was made to remove 30%"
+
+
+def test_the_answer_comes_first(two: Path) -> None:
+    lead, *_ = sections(two.with_suffix(".md").read_text(encoding="utf-8")).values()
+    assert re.findall(r"^\*\*(.*)\*\*$", lead, flags=re.M) == ["synthetic", r"other \<model\> \| 2\*"]
+    assert len(re.findall("^- ", lead, flags=re.M)) == 8, "of each run the fit, the deficit, the checks and drift"
+    assert "The numbers that matter most." in lead
+
+
+def test_runs_stand_side_by_side_in_every_table(two: Path) -> None:
+    headers = re.findall(r"^\| (.*) \|\n\| ---", two.with_suffix(".md").read_text(encoding="utf-8"), flags=re.M)
+    assert len(headers) >= 10
+    for header in headers:
+        cells = header.split(" | ")
+        assert cells[-2:] == ["synthetic", r"other \<model\> \| 2\*"] or cells[0] == "run", header
 
 
 def test_it_tells_what_is_on_the_law_from_what_is_not(two: Path) -> None:
     found = sections(two.with_suffix(".md").read_text(encoding="utf-8"))
-    level = found["The deficit against N and against σ²/2"].split("**other")
-    assert "the law's prediction, in which nothing is fitted, holds" in level[0]
-    assert "σ²/2 overstates how far from uniform" in level[1]
-    assert "in 5 of 5 layers" in found["The checks"].split("**other")[0]
-    assert "in 0 of 5 layers" in found["The checks"].split("**other")[1]
-
-
-def test_what_can_not_be_told_is_said(two: Path) -> None:
-    found = sections(two.with_suffix(".md").read_text(encoding="utf-8"))
-    first, second = found["Denoising steps"].split("**other")
-    assert "can't be told" not in first
-    assert "can't be told from this run, because steps were averaged" in second
-    assert "third and fourth cumulant were not measured" in found["The checks"]
+    level, checks = (found[name].split("**other") for name in (DEFICIT, CHECKS))
+    assert "holds" in level[0]
+    assert "overstates" not in level[0]
+    assert "overstates" in level[1]
+    assert ("in 5 of 5 layers" in checks[0], "in 0 of 5 layers" in checks[1]) == (True, True)
     assert "The runs differ in denoising steps (3, 4)" in found["What was measured"]
+    assert UNTOLD not in found[STEPS].split("**other")[0]
+    assert UNTOLD in found[STEPS].split("**other")[1], "where steps were averaged"
 
 
-def test_runs_stand_side_by_side_in_every_table(two: Path) -> None:
-    text = two.with_suffix(".md").read_text(encoding="utf-8")
-    headers = re.findall(r"^\| (.*) \|\n\| ---", text, flags=re.M)
-    assert len(headers) >= 10
-    for header in headers:
-        cells = header.split(" | ")
-        beside = cells[-2:] == ["synthetic", r"other \<model\> \| 2\*"]
-        assert beside or cells[0] == "run", header
+@pytest.mark.parametrize(
+    ("factor", "word"), [(1.02, "holds"), (1.2, "too far"), (0.8, "too near"), (4, "overstates"), (0.3, "understates")]
+)
+def test_one_verdict_on_the_deficit(factor: float, word: str, tmp_path: Path, undrawn: None) -> None:
+    told = written(tmp_path, with_sigma2(factor, samples=2, steps=1))[DEFICIT].split(" rows. ")[1].split(".")[0]
+    assert [each for each in ("holds", "too far", "too near", "overstates", "understates") if each in told] == [word]
 
 
-def test_single_size_samples_and_missing_statistics(tmp_path: Path, ds: xr.Dataset, undrawn: None) -> None:
-    poor = ds.sel(size="96x96", scaling="original").isel(sample=0).drop_vars("sigma2").mean("head", keep_attrs=True)
-    report(poor, tmp_path / "a.html")
-    text = (tmp_path / "a.md").read_text(encoding="utf-8")
-    for words in (
-        "There is one size (96x96)",
-        "One sample says nothing",
-        "How entropy grows with N can't be told from this run, because only one size was measured",
-        "Whether the deficit is σ²/2 can't be told from this run, because σ² was not measured",
-        "Whether the law predicts the entropy can't be told",
-        "How far entropy drifts from the training size can't be told from this run, because the training size is not",
-        "How heads differ can't be told",
-        "How near freezing the layers are can't be told",
-    ):
-        assert words in text
-    assert not re.search(r"\bnan\b", text, flags=re.I)
+@pytest.mark.parametrize(
+    ("removed", "word"),
+    [(0.2, "most of the drift stays"), (0.6, "more at some sizes"), (1, "steady"), (1.5, "too far"), (-0.2, "worse")],
+)
+def test_one_verdict_on_a_rule(removed: float, word: str, tmp_path: Path, undrawn: None) -> None:
+    ds = under_both(removed={"sqrt_log": removed}, samples=2, steps=1, noise=0)
+    told = next(line for line in written(tmp_path, ds)[DRIFT].splitlines() if line.startswith("- sqrt_log removes"))
+    words = ("most of the drift stays", "more at some sizes", "steady", "too far", "worse")
+    assert [each for each in words if each in told] == [word]
 
 
 MISSING = {
-    "only the model as it is was measured (--scaling original,sqrt": lambda ds: ds.sel(scaling=["original"]),
+    "only the model as it is was measured": lambda ds: ds.sel(scaling=["original"]),
     'scaling "original" was not measured': lambda ds: ds.sel(scaling=["sqrt_log"]),
     "the training size is not known": lambda ds: ds.drop_vars("train_tokens"),
-    "The errors are those of points about a line (there is one sample)": lambda ds: ds.isel(sample=[0]),
+    "the training size is not among those": lambda ds: ds.sel(size=["32x32", "48x48", "96x96"]),
+    "there is one sample": lambda ds: ds.isel(sample=[0]),
     "Two sizes always lie on a straight line": lambda ds: ds.sel(size=["32x32", "64x64"]),
-    "1 layer ran and was not measured": lambda ds: ds.assign_attrs(unmeasured='["a: sliced"]'),
+    "1 layer ran without being measured": lambda ds: ds.assign_attrs(unmeasured='["a: sliced"]'),
     "the slope's error is not known": lambda ds: ds.isel(sample=[0]).sel(size=["32x32", "64x64"]),
+    "only one size was measured": lambda ds: ds.sel(size=["96x96"]),
+    "σ² was not measured": lambda ds: ds.drop_vars("sigma2"),
+    "heads were averaged": lambda ds: ds.mean("head", keep_attrs=True),
+    "steps were averaged": lambda ds: ds.isel(step=0, drop=True),
+    "a random subset": lambda ds: ds.assign(entropy_se=ds["entropy_std"]),
 }
 
 
@@ -109,27 +140,98 @@ def whole() -> xr.Dataset:
 def test_less_was_measured(
     change: Callable[[xr.Dataset], xr.Dataset], words: str, whole: xr.Dataset, tmp_path: Path, undrawn: None
 ) -> None:
-    report(change(whole), tmp_path / "less.html")
-    assert words in (tmp_path / "less.md").read_text(encoding="utf-8").replace("\\", "")
+    assert words in "".join(written(tmp_path, change(whole)).values())
 
 
 def test_nothing_is_missing_where_nothing_is(whole: xr.Dataset, tmp_path: Path, undrawn: None) -> None:
-    report(whole, tmp_path / "whole.html")
-    text = (tmp_path / "whole.md").read_text(encoding="utf-8").replace("\\", "")
-    assert "can't be told from this run, because" not in text.replace(no_series(), "")
-    assert not any(words in text for words in MISSING)
+    text = "".join(written(tmp_path, whole).values())
+    assert [words for words in MISSING if words in text] == []
+    told = [line for line in text.splitlines() if line.startswith("- ") and UNTOLD in line and "this run" in line]
+    assert told == []
+
+
+def test_one_size_one_sample_and_nothing_but_entropy(tmp_path: Path, ds: xr.Dataset, undrawn: None) -> None:
+    poor = ds.sel(size="96x96", scaling="original").isel(sample=0).drop_vars("sigma2").mean("head", keep_attrs=True)
+    found = written(tmp_path, poor)
+    for name in (FIT, DEFICIT, CHECKS, DRIFT, "Heads", "The phase picture"):
+        assert UNTOLD in found[name]
+        assert "\n|" not in found[name], "no empty table"
+    assert UNTOLD not in found[STEPS]
 
 
 def test_samples_averaged_while_measuring(tmp_path: Path, undrawn: None) -> None:
-    report(synthetic(**NOISY, average=("sample", "branch")), tmp_path / "a.html")
-    assert "the errors are the largest that they can be" in (tmp_path / "a.md").read_text(encoding="utf-8")
+    assert "the largest that they can be" in written(tmp_path, synthetic(**NOISY, average=("sample", "branch")))[FIT]
 
 
 def test_uniform_attention_is_no_evidence(tmp_path: Path, undrawn: None) -> None:
-    report(synthetic(sigma2=(0, 0, 0, 0, 0), noise=1e-4, steps=1), tmp_path / "a.html")
-    text = (tmp_path / "a.md").read_text(encoding="utf-8")
-    assert "all but uniform, and slope 1 is no evidence for the law" in text
-    assert "σ² is 0 or unknown in every row" in text
+    found = written(tmp_path, synthetic(sigma2=(0, 0, 0, 0, 0), noise=1e-4, steps=1))
+    assert "all but uniform, and slope 1 is no evidence for the law" in found[FIT]
+    assert "σ² is 0 or unknown in every row" in found[DEFICIT]
+
+
+def test_cumulants(tmp_path: Path, undrawn: None) -> None:
+    found = written(tmp_path, synthetic(cumulants=True, **NOISY))[CHECKS]
+    assert "(k3, k4)" in found
+    assert "with k3, k4" in found
+    assert "not measured" not in found
+
+
+def test_p_of_layers_is_corrected_for_their_number() -> None:
+    view = runs_of([under_both()], None, 0.1)[0].own
+    assert view is not None
+    raw, corrected, number = view.lines["slope_p"].to_numpy(), view.lines["p"].to_numpy(), len(view.lines)
+    order = np.argsort(raw)
+    expected = [max(min(1, (number - i) * raw[order[i]]) for i in range(place + 1)) for place in range(number)]
+    np.testing.assert_allclose(corrected[order], expected)
+    assert (corrected >= raw).all()
+    assert (corrected > raw).any()
+
+
+def test_whether_slopes_differ_is_welchs_test() -> None:
+    """Noise-free lines whose samples' slopes are drawn by hand: their mean is the slope, their spread its error."""
+    rng = np.random.default_rng(0)
+    drawn = [rng.normal(1, 0.1, 7), rng.normal(0.9, 0.2, 5)]
+    datasets = []
+    for slopes in drawn:
+        ds = synthetic(samples=len(slopes), steps=1, branches=("cond",))
+        level = xr.DataArray(rng.normal(size=len(slopes)), dims="sample")  # of which a slope knows nothing
+        own = xr.DataArray(slopes - 1, dims="sample") * np.log(ds["tokens"])
+        datasets.append(ds.assign(entropy=ds["entropy"].astype("float64") + own + level))
+    views = [run.own for run in runs_of(datasets, ["a", "b"], 0.1)]
+    ((one, other, p),) = slope_tests([view for view in views if view is not None])
+    assert (one, other) == ("a", "b")
+    assert p == pytest.approx(ttest_ind(*drawn, equal_var=False).pvalue, rel=1e-4)
+    assert p != pytest.approx(ttest_ind(*drawn).pvalue, rel=1e-2)
+
+
+def test_heads_and_steps_at_the_training_size(ds: xr.Dataset) -> None:
+    view = runs_of([ds], None, 0.1)[0].own
+    assert view is not None
+    own = ds.isel(layer=ds["kind"].values == "self").sel(scaling="original", size="64x64")
+    share = own["entropy"].mean(["branch", "sample", "step"]) / np.log(own["tokens"])
+    np.testing.assert_allclose(view.heads, share.transpose("layer", "head"), rtol=1e-6)
+    known = view.heads.to_numpy()[np.isfinite(view.heads.to_numpy())]
+    inside = sum(((row[np.isfinite(row)] - np.nanmean(row)) ** 2).sum() for row in view.heads.to_numpy())
+    assert view.within_layers == pytest.approx(inside / ((known - known.mean()) ** 2).sum())
+    steps = own["entropy"].mean("head").mean(["branch", "sample"]).transpose("step", "layer").values
+    np.testing.assert_allclose(view.steps["change"], steps[-1] - steps[0], atol=1e-6)
+
+
+def test_tables() -> None:
+    class Some:
+        def __init__(self, label: str, frame: pd.DataFrame | None) -> None:
+            self.label, self.frame = label, frame
+
+    one = Some("a", pd.DataFrame({"layer": ["x"], "n": [1.0]}))
+    other, none = Some("b", pd.DataFrame({"layer": ["y"], "n": [np.nan], "share": [0.5]})), Some("c", None)
+    views: Any = [one, other, none]
+    table = stacked(views, "frame", {"layer": "layer", "n": "N", "share": "part", "absent": "M"})
+    assert table.index.tolist() == [("a", "x"), ("b", "y")]
+    assert table.to_dict("list") == {"N": ["1.000", "–"], "part": ["–", "50%"]}, "what no run has is left out"
+    assert stacked([views[0]], "frame", {"layer": "layer", "n": "N"}).index.tolist() == ["x"]
+    assert stacked([views[2]], "frame", {"n": "N"}).empty
+    table = beside(views[:2], lambda run: {"x": "1"} if run is one else {"x": "2", "y": "3"})
+    assert table.to_dict("index") == {"x": {"a": "1", "b": "2"}, "y": {"a": "–", "b": "3"}}
 
 
 def without(ds: xr.Dataset, names: Sequence[str] = ("entropy", "entropy_std", "sigma2"), **places: Any) -> xr.Dataset:
@@ -144,22 +246,16 @@ OWN = [0, 2, 4, 6, 8]
 """Self-attention layers of the synthetic run."""
 
 
-@pytest.mark.parametrize(
-    "places",
-    [{"step": 0}, {"size": [0, 1, 2, 3, 4, 5]}, {"sample": 1}, {}],
-    ids=str,
-)
+@pytest.mark.parametrize("places", [{"step": 0}, {"size": [0, 1, 2, 3, 4, 5]}, {"sample": 1}, {}], ids=str)
 def test_a_layer_that_ran_in_some_forwards_only_is_named_and_left_out(
     places: dict[str, Any], tmp_path: Path, undrawn: None
 ) -> None:
     whole = under_both(steps=2, samples=2)
-    holed, whole = without(whole, layer=2, **places), whole.isel(layer=[0, 1, *range(3, 10)])
-    holed_text, text = (
-        report(each, tmp_path / f"{name}.html")[1].read_text(encoding="utf-8")
-        for name, each in (("holed", holed), ("whole", whole))
-    )
-    assert f"nothing here is about them: {plain(str(holed['layer'].values[2]))}" in holed_text
-    assert sections(holed_text)["The checks"].replace("holed", "whole") == sections(text)["The checks"]
+    holed = written(tmp_path, without(whole, layer=2, **places))
+    kept = written(tmp_path, whole.isel(layer=[0, 1, *range(3, 10)]))
+    assert str(whole["layer"].values[2]) in holed["What was measured"]
+    assert str(whole["layer"].values[2]) not in kept["What was measured"]
+    assert holed[CHECKS] == kept[CHECKS]
 
 
 @pytest.mark.parametrize(
@@ -186,3 +282,47 @@ def test_the_smallest_n_of_a_layer_that_ran_in_some_forwards_only_is_not_known()
     found = check(without(under_both(), layer=2, step=0)).smallest()
     assert found.drop(columns=["layer", "block", "size_law"]).iloc[1].isna().all()
     assert found["tokens_max"].drop(1).notna().all()
+
+
+def test_the_image_part_of_joint_attention(flux: xr.Dataset) -> None:
+    part = image_part(flux)
+    assert part is not None
+    assert part["tokens"].values.tolist() == [[48.0] * 3, [100.0] * 3, [256.0] * 3]
+    assert part["train_tokens"].values.tolist() == [4096.0] * 3
+    rows = flux.isel(layer=flux["part"].values == "image")
+    np.testing.assert_array_equal(part["entropy"], rows["entropy_image"])
+    np.testing.assert_array_equal(part["sigma2"], rows["sigma2_image"])
+    found = check(part, kind="joint")
+    own = np.log(part["tokens"]) - rows["sigma2_image"].mean(["scaling", "branch", "sample", "step"]) / 2
+    np.testing.assert_allclose(found["law"], own.transpose("size", "layer", "head"), rtol=1e-6)
+    mixed = check(rows, kind="joint")
+    assert float(abs(mixed["entropy"] - found["entropy"]).min()) > 0.02, "over all keys it is another entropy"
+
+
+def test_the_chain_rule_in_the_table(flux: xr.Dataset) -> None:
+    rows = runs_of([flux], None, 0.1)[0].whole
+    assert rows is not None
+    parts = rows.chain
+    total = parts[["entropy_between", "entropy_from_image", "entropy_from_text"]].sum(axis=1)
+    np.testing.assert_allclose(total, parts["entropy"], atol=1e-4)
+    np.testing.assert_allclose(parts["share"], [48 / 58, 100 / 110, 256 / 266])
+    assert float(abs(total - parts["entropy_from_image"] - parts["entropy"]).max()) > 0.1
+
+
+def test_a_report_of_joint_attention(flux: xr.Dataset, tmp_path: Path) -> None:
+    files = report(flux, tmp_path / "flux.html")
+    found = sections((tmp_path / "flux.md").read_text(encoding="utf-8"))
+    assert list(found)[1:] == ["What was measured", JOINT, "Words"]
+    line = entropylab.fit(flux, kind="image")
+    assert f"{line.slope:.3f} ± {line.slope_error:.3f}" in found[JOINT]
+    assert "| 256x256 | 256 | 96% |" in found[JOINT]
+    assert "3 joint" in found["What was measured"]
+    assert {path.name for path in files[2:]} == {f"joint1_{n}.png" for n in ("entropy", "deficit", "sigma2", "phase")}
+
+
+def test_joint_and_self_attention_side_by_side(flux: xr.Dataset, ds: xr.Dataset, tmp_path: Path, undrawn: None) -> None:
+    found = written(tmp_path, ds, flux.isel(size=[0]), names=["U-Net", "FLUX"])
+    assert "**FLUX**" not in found[FIT]
+    assert "**FLUX**" in found[JOINT]
+    assert "because only one size was measured" in found[JOINT]
+    assert "Side by side" not in found

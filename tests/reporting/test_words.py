@@ -1,48 +1,35 @@
-"""Numbers in words, and several tests at once."""
+"""Numbers in words."""
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from entropylab.reporting import words
-from entropylab.wording import counted
 
 NAN = float("nan")
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.7586, "0.759"), (-0.5, "−0.5"), (223.499, "223"), (1.0, "1.00"), (12345.6, "12346"), (NAN, "–"), (0, "0")],
+    [
+        *((0.7586, "0.759"), (-0.5, "−0.5"), (223.499, "223"), (1.0, "1.00"), (12345.6, "12346"), (0, "0")),
+        *((NAN, "–"), (np.inf, "∞"), (-np.inf, "−∞"), (3e7, "3e+07")),
+    ],
 )
 def test_numbers(value: float, text: str) -> None:
     assert words.number(value) == text
 
 
-def test_other_words() -> None:
-    assert words.number(np.inf) == "∞"
-    assert words.number(-np.inf) == "−∞"
-    assert words.number(3e7, 2) == "3e+07"
-    assert words.with_error(0.5, 0.01) == "0.500 ± 0.010"
-    assert words.with_error(0.5, NAN) == "0.500"
-    assert [words.percent(value) for value in (0.5, 0.004, 0.996, -0.001, NAN, 1)] == [
-        *("50%", "0.4%", "99.6%", "0%", "–", "100%")
+def test_columns() -> None:
+    assert [words.fixed(value) for value in (0.5, -0.5, 1234.5, NAN)] == ["0.500", "−0.500", "1234", "–"]
+    assert [words.whole(value) for value in (12, 1234, 2e6, np.inf, NAN)] == ["12", "1 234", "2e06", "∞", "–"]
+    assert [words.percent(value) for value in (0.5, 0.004, 0.996, -0.001, NAN, 1, 300)] == [
+        *("50%", "0.4%", "99.6%", "0%", "–", "100%", "30000%")
     ]
-    assert (words.probability(0.03), words.probability(1e-9)) == ("p = 0.03", "p < 0.0001")
-    assert (words.span(1, 2), words.span(1, 1.0001), words.whole_span(4, 16)) == ("1.00 to 2.00", "1.00", "4 to 16")
-    assert (counted(1, "layer"), counted(3, "layer")) == ("1 layer", "3 layers")
-    assert words.listed("ab") == "a and b"
-    assert words.listed("abcdefgh") == "a, b, c, d, e and 3 more"
-    assert words.listed([]) == "none"
+    assert (words.with_error(0.5, 0.01), words.with_error(0.5, NAN)) == ("0.500 ± 0.010", "0.500")
+    assert [words.probability(p) for p in (0.03, 1e-9, NAN)] == ["p = 0.03", "p < 0.0001", "not known"]
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
-def test_holm_is_at_least_p_and_at_most_bonferroni(p: list[float]) -> None:
-    corrected = words.holm(p)
-    assert (corrected >= np.array(p) - 1e-12).all()
-    assert (corrected <= np.minimum(1, len(p) * np.array(p)) + 1e-12).all()
-
-
-def test_holm_by_hand() -> None:
-    np.testing.assert_allclose(words.holm([0.01, 0.04, 0.03, NAN]), [0.03, 0.06, 0.06, NAN])
-    assert words.holm([0.02, 0.5])[0] == 0.04, "and not 0.02"
+def test_ranges_and_lists() -> None:
+    assert [words.span(ends) for ends in ((2, NAN, 1), (1, 1.0001), (NAN,))] == ["1.00 to 2.00", "1.00", "–"]
+    assert (words.span((4, 16), "whole"), words.span((0.1, 0.2), "percent")) == ("4 to 16", "10% to 20%")
+    assert [words.listed(names) for names in ("ab", "abcdefgh", "")] == ["a and b", "a, b, c, d, e and 3 more", "none"]
