@@ -14,13 +14,11 @@ from torch import Tensor
 
 from . import pipelines
 from .checkpoints import magnitudes
-from .errors import EntropyLabError, EntropyLabWarning, check_int, check_positive
+from .errors import EntropyLabError, EntropyLabWarning, check_int, check_positive, counted
 from .measurement import measure
-from .netcdf import save
-from .opening import open_dataset
+from .netcdf import open_dataset, save
 from .scaling import LayerRule, NamedRule, check_train_size
 from .sizes import Size, size_label
-from .wording import counted
 
 SMALLEST, LARGEST = 0.1, 10.0
 """Multipliers are kept between these: attention can't be spread beyond uniform (multiplier 0), nor frozen harder."""

@@ -17,8 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import EntropyLabError, EntropyLabWarning, one_line
-from .wording import counted
+from .errors import EntropyLabError, EntropyLabWarning, counted, one_line
 
 COLUMNS = ("prompt", "caption", "text", "prompts", "captions", "texts")
 """Columns that hold captions if nobody says which does."""

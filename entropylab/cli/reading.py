@@ -14,7 +14,7 @@ from .application import Overwrite, app
 from .words import named_path, say
 
 TOLERANCE = 0.1
-"""What the law may be off by [nats], as in `entropylab.law.validity`, whose file takes long to import."""
+"""What the law may be off by [nats], as in `entropylab.law.theory`, whose file takes long to import."""
 
 WRITTEN = "What `entropylab measure` wrote: a file or a folder."
 Run = Annotated[Path, typer.Argument(metavar="RUN", help=WRITTEN)]

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from ..capture import AttentionCall, intercept
 from ..entropy.rows import check_rows, masked_out
-from ..errors import EntropyLabError, check_int, names_of
+from ..errors import EntropyLabError, check_int, counted, names_of
 from ..pipelines import denoisers
-from ..wording import counted
 
 
 def logit_sample(

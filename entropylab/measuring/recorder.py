@@ -16,11 +16,10 @@ from ..capture.calls import Beside
 from ..capture.inputs import Inputs
 from ..capture.roles import Roles
 from ..dataset import describe
-from ..errors import EntropyLabError, names_of
+from ..errors import EntropyLabError, counted, names_of
 from ..pipelines.sight import Sight
 from ..scaling import rule_at_work
 from ..sizes import KnownSize, Packed, Size
-from ..wording import counted
 from .cells import Cells, LayerLabel
 from .layout import dataset_of
 from .provenance import provenance

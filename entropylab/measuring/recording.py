@@ -7,12 +7,11 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from .. import pipelines
-from ..errors import EntropyLabError, EntropyLabWarning, check_count, names_of
+from ..errors import EntropyLabError, EntropyLabWarning, check_count, counted, names_of
 from ..pipelines import KINDS
 from ..pipelines.sight import observed
 from ..scaling import known_train_size
 from ..sizes import Size
-from ..wording import counted
 from .cells import Cells, check_keep
 from .recorder import Recorder
 from .reduce import Reduction, check_statistics

@@ -19,10 +19,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from scipy.stats import ttest_ind_from_stats
 
-from ..errors import EntropyLabError, check_positive
+from ..errors import EntropyLabError, check_positive, counted
 from ..law import samples_of
-from ..law.validity import THRESHOLDS, TOLERANCE
-from ..wording import counted
+from ..law.theory import THRESHOLDS, TOLERANCE
 from . import tables, words
 from .files import targets, write
 from .pictures import pictures_of

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..errors import counted
 from ..law import samples_of
 from ..law.averages import scalings_of
-from ..wording import counted
 from .views import Run, View
 from .words import UNKNOWN, fixed, listed, number, percent, probability, span, whole, with_error
 

@@ -11,12 +11,11 @@ import xarray as xr
 from ..dataset import check_ours
 from ..errors import EntropyLabError, one_line
 from ..law import fit
-from ..law.averages import averaged, counted, log_tokens, scalings_of, under
+from ..law.averages import averaged, counted, image_part, image_rows, log_tokens, scalings_of, under
 from ..law.averages import check as check_layers
-from ..law.checks import check
+from ..law.check import check
 from ..law.drift import drift, training_size
-from ..law.joint import image_part, image_rows
-from ..law.naming import layer_names
+from ..law.names import layer_names
 
 
 @dataclass(eq=False)

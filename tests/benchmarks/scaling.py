@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from entropylab.runs.clocks import clock_of, modified
 
 import entropylab
-from entropylab.runs.clocks import clock_of, modified
 from entropylab.runs.folder import UNITS as UNITS_FOLDER
 
 from .paired import spread

@@ -13,7 +13,7 @@ from scipy.stats import ttest_ind
 
 import entropylab
 from entropylab import check, fit, report
-from entropylab.law.joint import image_part
+from entropylab.law.averages import image_part
 from entropylab.reporting import slope_tests
 from entropylab.reporting.tables import beside, stacked
 from entropylab.reporting.views import runs_of
