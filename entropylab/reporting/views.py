@@ -253,8 +253,11 @@ def labels(datasets: Sequence[xr.Dataset], names: Sequence[str] | None) -> list[
 
 def parts_of(ds: xr.Dataset, label: str) -> list[tuple[xr.Dataset | None, str]]:
     """What the views of a `Run` are of, in their order, each with the kind of its layers."""
-    whole = ds if "layer" in ds.dims else ds.expand_dims("layer")
-    kinds = np.atleast_1d(whole["kind"].values).astype(str)
+    whole = ds
+    if "layer" not in ds.dims:
+        about = [name for name in ("tokens", "train_tokens", "kind", "block", "part", "module") if name in ds.coords]
+        whole = ds.expand_dims("layer").assign_coords({name: ds[name].expand_dims("layer", -1) for name in about})
+    kinds = whole["kind"].astype(str).values
     own, image = whole.isel(layer=np.flatnonzero(kinds == "self")), image_part(whole)
     if not own.sizes["layer"] and image is None:
         raise EntropyLabError(

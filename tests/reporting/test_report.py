@@ -159,6 +159,13 @@ def test_one_size_one_sample_and_nothing_but_entropy(tmp_path: Path, ds: xr.Data
     assert UNTOLD not in found[STEPS]
 
 
+def test_a_layer_alone_reads_as_a_run_of_one_layer(tmp_path: Path, undrawn: None) -> None:
+    ds = with_sigma2(1, samples=2, steps=1)
+    alone, one, others = (written(tmp_path, ds.isel(layer=place)) for place in (0, [0], [0, 2]))
+    assert alone == one
+    assert alone != others
+
+
 def test_samples_averaged_while_measuring(tmp_path: Path, undrawn: None) -> None:
     assert "the largest that they can be" in written(tmp_path, synthetic(**NOISY, average=("sample", "branch")))[FIT]
 
