@@ -13,7 +13,7 @@ from entropylab.law.check import check
 from entropylab.law.drift import drift
 from entropylab.law.theory import finite_entropy
 from entropylab.measuring.logits import sampled_logits, standardised
-from entropylab.simulation.distributions import DISTRIBUTIONS, grid
+from entropylab.simulation import DISTRIBUTIONS, grid
 
 from .conftest import new_random_pipeline
 from .datasets import SMALL

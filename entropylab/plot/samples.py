@@ -44,47 +44,23 @@ def samples(
     grid = check_images(images)
     names = check_labels("rows", rows, len(grid)), check_labels("columns", columns, len(grid[0]))
     ax = axes_of(ax)
-    tops, bottom = heights(grid)
-    for top, row in zip(tops, grid, strict=True):
-        for left, image in enumerate(row):
-            start = left * (1 + GAP)
-            extent = (start, start + 1, top + image.shape[0] / image.shape[1], top)
-            ax.imshow(image, extent=extent, interpolation="nearest", cmap="gray", vmin=0, vmax=full(image))
-    ax.set_xlim(0, len(grid[0]) * (1 + GAP) - GAP)
-    ax.set_ylim(bottom, 0)
-    ax.set_aspect("equal")
-    return with_labels(ax, grid, tops, *names)
-
-
-def heights(grid: list[list[np.ndarray]]) -> tuple[list[float], float]:
-    """Where every row begins, from the top, and where the last one ends; in widths of a picture."""
-    tops, end = [], 0.0
+    top, middles = 0.0, []
     for row in grid:
-        tops.append(end)
-        end += max(image.shape[0] / image.shape[1] for image in row) + GAP
-    return tops, end - GAP
-
-
-def full(image: np.ndarray) -> float:
-    """The value of white."""
-    return 255 if image.dtype == np.uint8 else 1
-
-
-def with_labels(
-    ax: Axes, grid: list[list[np.ndarray]], tops: list[float], rows: Sequence[str], columns: Sequence[str]
-) -> Axes:
-    """The labels as ticks at the middle of rows and columns, without frame or marks."""
-    middles = [top + row[0].shape[0] / row[0].shape[1] / 2 for top, row in zip(tops, grid, strict=True)]
-    ax.set_yticks(middles, rows)
-    ax.set_xticks([0.5 + left * (1 + GAP) for left in range(len(columns))], [wrapped(text) for text in columns])
+        heights = [image.shape[0] / image.shape[1] for image in row]
+        for left, (image, height) in enumerate(zip(row, heights, strict=True)):
+            start = left * (1 + GAP)
+            look: dict[str, Any] = {"interpolation": "nearest", "cmap": "gray", "vmin": 0}
+            white = 255 if image.dtype == np.uint8 else 1
+            ax.imshow(image, extent=(start, start + 1, top + height, top), vmax=white, **look)
+        middles.append(top + heights[0] / 2)
+        top += max(heights) + GAP
+    ax.set(xlim=(0, len(grid[0]) * (1 + GAP) - GAP), ylim=(top - GAP, 0), aspect="equal")
+    ax.set_yticks(middles, names[0])
+    across = [0.5 + left * (1 + GAP) for left in range(len(grid[0]))]
+    ax.set_xticks(across, [textwrap.fill(text, LETTERS) for text in names[1]])
     ax.tick_params(length=0, labeltop=True, labelbottom=False)
     ax.spines[:].set_visible(False)
     return ax
-
-
-def wrapped(text: str) -> str:
-    """A label in lines of a picture's width."""
-    return "\n".join(textwrap.wrap(text, LETTERS))
 
 
 def check_images(images: Any) -> list[list[np.ndarray]]:
@@ -95,19 +71,14 @@ def check_images(images: Any) -> list[list[np.ndarray]]:
         raise EntropyLabError(
             f"images must be rows of equally many pictures. Got {[len(row) for row in grid]} in them."
         )
-    bad = [image for row in grid for image in row if not is_picture(image)]
-    if bad:
-        raise EntropyLabError(
-            "images must be pictures (height, width), (height, width, 3) or (height, width, 4) of floats in [0, 1] or "
-            f"of uint8. Got shape {bad[0].shape} of {bad[0].dtype}."
-        )
+    for image in (image for row in grid for image in row):
+        shaped = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
+        if not (shaped and image.size and (image.dtype == np.uint8 or image.dtype.kind == "f")):
+            raise EntropyLabError(
+                "images must be pictures (height, width), (height, width, 3) or (height, width, 4) of floats in [0, 1] "
+                f"or of uint8. Got shape {image.shape} of {image.dtype}."
+            )
     return grid
-
-
-def is_picture(image: np.ndarray) -> bool:
-    """Whether an array can be shown."""
-    shaped = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
-    return shaped and image.size > 0 and (image.dtype == np.uint8 or image.dtype.kind == "f")
 
 
 def check_labels(name: str, labels: Sequence[str] | None, number: int) -> Sequence[str]:

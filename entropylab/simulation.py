@@ -1,0 +1,361 @@
+"""Synthetic attention with known answers: tokens of a known distribution through random projections.
+
+The law assumes that a row's logits are Gaussian. Here they are, or are not, by a known amount, and sigma is known. A
+Dataset of it is measured as a model's is, for the fit, the checks and the figures.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .dataset import ATTRIBUTE, describe
+from .entropy import row_statistics
+from .errors import EntropyLabError, check_count, check_int
+from .sizes import size_label
+
+Array = NDArray[Any]
+
+WIDTH = 2
+"""Dimension of the tokens, in units of d."""
+
+TOKENS = (64, 256, 1024, 4096)
+
+FIELDS = {"entropy": "entropy", "sigma2": "variance", "third": "third", "fourth": "fourth"}
+"""Variable of the Dataset -> field of row statistics."""
+
+DIMENSIONS = ("size", "scaling", "sample", "layer", "head")
+
+
+@dataclass(frozen=True, repr=False)
+class Simulated:
+    """Queries and keys whose logits ``scale * q k^T`` have a known distribution along every row.
+
+    Attributes:
+        q: queries (samples, heads, queries, d), float32.
+        k: keys (samples, heads, tokens, d), float32.
+        scale: factor on the logits, 1/sqrt(d).
+        sigma: standard deviation of the distribution that a row's logits are drawn from.
+    """
+
+    q: Tensor
+    k: Tensor
+    scale: float
+    sigma: float
+
+    def __repr__(self) -> str:
+        shapes = f"q={tuple(self.q.shape)}, k={tuple(self.k.shape)}"
+        return f"Simulated({shapes}, scale={self.scale:.4g}, sigma={self.sigma:g})"
+
+
+def simulate(
+    tokens: int = 1024,
+    d: int = 32,
+    sigma: float = 1.0,
+    distribution: str = "gaussian",
+    *,
+    departure: float = 1.0,
+    shape: float | None = None,
+    heads: int = 4,
+    queries: int = 256,
+    samples: int = 1,
+    alike: bool = True,
+    seed: int = 0,
+) -> Simulated:
+    """Attention of random projections over tokens that are Gaussian, or leave the Gaussian by a known amount.
+
+    Tokens are sqrt(1 - departure) times Gaussian plus sqrt(departure) times one of
+
+    - "gaussian": every logit of a row is Gaussian and independent, which is the law's assumption;
+    - "student_t": one heavy-tailed length for each token, with ``shape`` = 6 degrees of freedom. (Heavy tails that
+      coordinates have independently are gone after a projection, by the central limit theorem.);
+    - "skewed": a Gamma variable of ``shape`` = 4 along one direction, which all queries see from the same side;
+    - "clustered": one of ``shape`` = 8 centres for each token;
+    - "positional": waves over the picture, of up to ``shape`` = 2 periods a side: smooth, as neighbouring tokens are,
+      so that more tokens are more of the same;
+    - "low_rank": Gaussian in a subspace of ``shape`` = 2 dimensions; logits stay Gaussian.
+
+    Queries are drawn apart from keys, from the same distribution (of the same picture, for "positional").
+
+    Args:
+        tokens: number of keys N.
+        d: dimension of each head.
+        sigma: standard deviation of a row's logits.
+        distribution: one of the above.
+        departure: from the Gaussian, from 0 to 1: its share of the tokens' variance.
+        shape: the distribution's parameter (degrees of freedom, Gamma shape, centres, periods, dimensions); None for
+            the value above.
+        heads: each with projections of its own.
+        queries: rows of the map.
+        samples: pictures; projections and centres are the same in all, as in a trained model.
+        alike: whether sigma is that of every row, or only of the mean over rows of sigma^2.
+        seed: the same seed gives the same projections at every N, and the same tokens at the same N.
+
+    Returns:
+        `Simulated`.
+
+    Raises:
+        EntropyLabError: no such distribution; numbers out of range.
+
+    Examples:
+        >>> attention = entropylab.simulate(tokens=256, sigma=1.0, distribution="student_t")
+        >>> attention.q.shape, attention.k.shape  # (samples, heads, tokens, d)
+        (torch.Size([1, 4, 256, 32]), torch.Size([1, 4, 256, 32]))
+        >>> stats = entropylab.row_statistics(attention.q, attention.k, scale=attention.scale, statistics="fourth")
+        >>> stats.fourth.mean().item() > 0  # heavier tails than a Gaussian's
+        True
+    """
+    check_distribution(distribution, departure, shape)
+    counts = {"tokens": tokens, "d": d, "heads": heads, "queries": queries, "samples": samples}
+    for name, value in counts.items():
+        check_int(name, value, 2 if name == "tokens" else 1)
+    if not isinstance(sigma, int | float) or not 0 <= sigma < np.inf:
+        raise EntropyLabError(f"sigma must be a finite number >= 0. Got {sigma!r}.")
+    check_int("seed", seed, 0)
+    model = np.random.default_rng([seed, 0])
+    project_q, project_k = model.standard_normal((2, heads, d, WIDTH * d)) / np.sqrt(WIDTH * d)
+    draw, covariance, towards = DISTRIBUTIONS[distribution](model, WIDTH * d, shape or SHAPES[distribution])
+    covariance = (1 - departure) * np.eye(WIDTH * d) + departure * covariance
+    found = []
+    for sample in range(samples):
+        rng = np.random.default_rng([seed, 1 + sample, tokens])
+        mixed = draw(rng, tokens, queries)
+        keys, own = (
+            np.sqrt(1 - departure) * rng.standard_normal(part.shape) + np.sqrt(departure) * part for part in mixed
+        )
+        found.append((own @ np.swapaxes(project_q, -1, -2), keys @ np.swapaxes(project_k, -1, -2)))
+    q, k = (np.stack(parts) for parts in zip(*found, strict=True))
+    variance = row_variance(q, project_q, project_k, covariance, alike)
+    q = q * sigma * np.sqrt(d / variance)
+    if towards is not None:
+        q = q * np.where(q @ (project_k @ towards)[..., None] < 0, -1.0, 1.0)
+    return Simulated(as_tensor(q), as_tensor(k), d**-0.5, float(sigma))
+
+
+def as_tensor(values: Array) -> Tensor:
+    """Float32, as models have it."""
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def row_variance(q: Array, project_q: Array, project_k: Array, covariance: Array, alike: bool) -> Array:
+    """Variance of <q, k> over keys, of each row (samples, heads, queries, 1) or its mean over queries of a head."""
+    of_keys = project_k @ covariance @ np.swapaxes(project_k, -1, -2)
+    if alike:
+        variance = ((q @ of_keys) * q).sum(-1, keepdims=True)
+    else:
+        of_queries = project_q @ covariance @ np.swapaxes(project_q, -1, -2)
+        variance = (of_keys * of_queries).sum((-2, -1))[:, None, None]
+    return np.where(variance > 0, variance, np.inf)
+
+
+def simulate_dataset(
+    tokens: Sequence[int] = TOKENS,
+    d: int = 32,
+    sigma: float | Sequence[float] = (0.5, 1.0, 1.5),
+    distribution: str = "gaussian",
+    *,
+    train_tokens: int | None = None,
+    scaling: str | Sequence[str] = ("original",),
+    samples: int = 4,
+    statistics: Sequence[str] = tuple(FIELDS),
+    **settings: Any,
+) -> xr.Dataset:
+    """A Dataset as of `entropylab.measure`, from `entropylab.simulate`: for `fit`, `check` and all figures.
+
+    Args:
+        tokens: numbers of keys N; each is a size, the squarest picture of one pixel for each key.
+        d: dimension of each head.
+        sigma: standard deviation of the logits: a layer for each.
+        distribution: of the tokens.
+        train_tokens: T; the second of ``tokens``, or the only one, if None.
+        scaling: "original", "sqrt_log" (the factor sqrt(log N / log T)), or numbers as text, the factor itself.
+        samples: pictures.
+        statistics: which of "entropy", "sigma2", "third", "fourth".
+        settings: of `entropylab.simulate`: departure, shape, heads, queries, alike, seed.
+
+    Returns:
+        xarray.Dataset with dims (size, scaling, sample, layer, head). Layers are called "sigma 0.5" and so on, and
+        each has projections of its own.
+
+    Raises:
+        EntropyLabError: as `entropylab.simulate`; no tokens; no such scaling or statistic.
+
+    Examples:
+        >>> ds = entropylab.simulate_dataset(tokens=(64, 256), sigma=(0.5, 1.0), scaling=("original", "sqrt_log"))
+        >>> dict(ds.sizes)
+        {'size': 2, 'scaling': 2, 'sample': 4, 'layer': 2, 'head': 4}
+        >>> ds.multiplier.sel(size="8x8", scaling="sqrt_log", layer="sigma 1").item() < 1
+        True
+    """
+    sigmas = [float(value) for value in np.atleast_1d(sigma)]
+    check_listing("statistics", statistics, FIELDS)
+    if not isinstance(tokens, list | tuple | np.ndarray) or not len(tokens) or len(set(tokens)) < len(tokens):
+        raise EntropyLabError(f"tokens must be different numbers of keys, at least one. Got {tokens!r}.")
+    trained = check_count("train_tokens", train_tokens, tokens[min(1, len(tokens) - 1)])
+    scaling = scaling if isinstance(scaling, list | tuple) else (scaling,)
+    multipliers = np.array([[multiplier_of(rule, number, trained) for rule in scaling] for number in tokens])
+    seed = settings.pop("seed", 0)
+    cells = np.array(
+        [
+            [
+                measured(
+                    simulate(number, d, one, distribution, samples=samples, seed=seed + 1000 * place, **settings),
+                    factors,
+                    statistics,
+                )
+                for place, one in enumerate(sigmas)
+            ]
+            for number, factors in zip(tokens, multipliers, strict=True)
+        ]
+    )  # (size, layer, statistic, scaling, sample, head)
+    data = {
+        name: (DIMENSIONS, np.moveaxis(cells[:, :, index], 1, 3).astype(np.float32))
+        for index, name in enumerate(statistics)
+    }
+    layers = [f"sigma {value:g}" for value in sigmas]
+    shapes = [grid(number) for number in tokens]
+    coords: dict[str, Any] = {
+        "size": [size_label(shape) for shape in shapes],
+        "height": ("size", [height for height, _ in shapes]),
+        "width": ("size", [width for _, width in shapes]),
+        "scaling": list(scaling),
+        "sample": np.arange(samples),
+        "layer": layers,
+        "block": ("layer", layers),
+        "kind": ("layer", ["self"] * len(layers)),
+        "head": np.arange(cells.shape[-1]),
+        "tokens": (("size", "layer"), np.repeat(np.array(tokens, float)[:, None], len(layers), 1)),
+        "train_tokens": ("layer", [float(trained)] * len(layers)),
+        "multiplier": (("size", "scaling", "layer"), np.repeat(multipliers[..., None], len(layers), -1)),
+    }
+    about: dict[str, Any] = {"model": f"simulated, {distribution}", "d": d, "seed": seed, ATTRIBUTE: "simulated"}
+    return describe(xr.Dataset(data, coords, about | settings))
+
+
+def measured(simulated: Simulated, factors: Sequence[float], statistics: Sequence[str]) -> np.ndarray:
+    """Means over query rows: (statistic, scaling, sample, head)."""
+    fields = tuple(FIELDS[name] for name in statistics)
+    found = []
+    for factor in factors:
+        rows = row_statistics(
+            simulated.q, simulated.k, scale=simulated.scale * float(factor), statistics=fields, backend="reference"
+        )
+        found.append([rows[field].double().mean(-1).numpy() for field in fields])
+    return np.swapaxes(np.array(found), 0, 1)
+
+
+def multiplier_of(rule: str, tokens: int, trained: int) -> float:
+    """The factor on the logits."""
+    if rule in ("original", "sqrt_log"):
+        return 1.0 if rule == "original" else float(np.sqrt(np.log(tokens) / np.log(trained)))
+    try:
+        return float(rule)
+    except (TypeError, ValueError) as error:
+        raise EntropyLabError(f"scaling must be some of 'original', 'sqrt_log', or numbers. Got {rule!r}.") from error
+
+
+def check_listing(name: str, values: Sequence[str], known: Any) -> None:
+    """Raise an EntropyLabError unless all of ``values`` are known, and there are some."""
+    if not values or isinstance(values, str) or not set(values) <= set(known):
+        raise EntropyLabError(f"{name} must be some of {', '.join(known)}. Got {values!r}.")
+
+
+Draw = Callable[[np.random.Generator, int, int], tuple[Array, Array]]
+"""From a generator and the numbers of keys and queries, their tokens (number, width), with mean 0."""
+
+Parts = tuple[Draw, Array, Array | None]
+"""How tokens are drawn, their covariance (width, width), and a direction that all queries see from one side."""
+
+
+def separately(draw: Callable[[np.random.Generator, int], Array]) -> Draw:
+    """Keys and queries, each on its own."""
+    return lambda rng, tokens, queries: (draw(rng, tokens), draw(rng, queries))
+
+
+def gaussian(model: np.random.Generator, width: int, shape: float) -> Parts:
+    """Independent standard normal coordinates."""
+    return separately(lambda rng, number: rng.standard_normal((number, width))), np.eye(width), None
+
+
+def student_t(model: np.random.Generator, width: int, degrees: float) -> Parts:
+    """Multivariate Student t, whose projections are Student t of the same degrees of freedom."""
+
+    def draw(rng: np.random.Generator, number: int) -> Array:
+        length = np.sqrt((degrees - 2) / rng.chisquare(degrees, (number, 1)))
+        return length * rng.standard_normal((number, width))
+
+    return separately(draw), np.eye(width), None
+
+
+def skewed(model: np.random.Generator, width: int, power: float) -> Parts:
+    """A Gamma variable along one direction."""
+    direction = model.standard_normal(width)
+
+    def draw(rng: np.random.Generator, number: int) -> Array:
+        return (rng.gamma(power, size=(number, 1)) - power) / np.sqrt(power) * direction
+
+    return separately(draw), np.outer(direction, direction), direction
+
+
+def clustered(model: np.random.Generator, width: int, number: float) -> Parts:
+    """Some centres, equally frequent."""
+    centres = model.standard_normal((round(number), width))
+    centres = centres - centres.mean(0)
+    covariance = centres.T @ centres / len(centres)
+    return separately(lambda rng, count: centres[rng.integers(len(centres), size=count)]), covariance, None
+
+
+def positional(model: np.random.Generator, width: int, periods: float) -> Parts:
+    """Waves over a picture, each with its own direction in token space and, in every picture, its own phase."""
+    side = range(-round(periods), round(periods) + 1)
+    waves = np.array([(down, across) for down in side for across in side if (down, across) > (0, 0)])
+    directions = model.standard_normal((len(waves), width))
+
+    def draw(rng: np.random.Generator, tokens: int, queries: int) -> tuple[Array, Array]:
+        height, length = grid(tokens)
+        places = np.stack(np.divmod(np.arange(tokens), length), -1) / (height, length)
+        phase = rng.uniform(0, 2 * np.pi, len(waves))
+        whole = np.sqrt(2 / len(waves)) * np.cos(2 * np.pi * places @ waves.T + phase) @ directions
+        return whole, whole[rng.integers(tokens, size=queries)]
+
+    return draw, directions.T @ directions / len(waves), None
+
+
+def low_rank(model: np.random.Generator, width: int, rank: float) -> Parts:
+    """Gaussian in a subspace."""
+    basis = model.standard_normal((round(rank), width)) / np.sqrt(round(rank))
+    return separately(lambda rng, number: rng.standard_normal((number, len(basis))) @ basis), basis.T @ basis, None
+
+
+DISTRIBUTIONS: dict[str, Callable[[np.random.Generator, int, float], Parts]] = {
+    "gaussian": gaussian,
+    "student_t": student_t,
+    "skewed": skewed,
+    "clustered": clustered,
+    "positional": positional,
+    "low_rank": low_rank,
+}
+SHAPES = {"gaussian": 1.0, "student_t": 6.0, "skewed": 4.0, "clustered": 8.0, "positional": 2.0, "low_rank": 2.0}
+SMALLEST = {"gaussian": 0.0, "student_t": 2.5, "skewed": 0.1, "clustered": 2.0, "positional": 1.0, "low_rank": 1.0}
+
+
+def grid(tokens: int) -> tuple[int, int]:
+    """Height and width of the squarest picture of so many tokens."""
+    height = next(side for side in range(int(tokens**0.5), 0, -1) if tokens % side == 0)
+    return height, tokens // height
+
+
+def check_distribution(distribution: Any, departure: Any, shape: Any) -> None:
+    """Raise an EntropyLabError if there is no such distribution."""
+    if distribution not in DISTRIBUTIONS:
+        raise EntropyLabError(f"distribution must be one of {', '.join(DISTRIBUTIONS)}. Got {distribution!r}.")
+    if not isinstance(departure, int | float) or not 0 <= departure <= 1:
+        raise EntropyLabError(f"departure must be a number from 0 to 1. Got {departure!r}.")
+    least = SMALLEST[distribution]
+    if shape is not None and (not isinstance(shape, int | float) or not least <= shape < np.inf):
+        raise EntropyLabError(f"shape of {distribution!r} must be a number >= {least:g}. Got {shape!r}.")
