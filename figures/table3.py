@@ -6,10 +6,9 @@ python figures/table3.py [FILES that the ratings page saved] [--out DIR]
 from collections.abc import Sequence
 from pathlib import Path
 
-from entropylab.quality.ratings.analysis import analyse
-
 import published
 import shared
+from entropylab.quality.ratings import analyse
 
 NONE = "No ratings were given: `entropylab ratings make` writes a page that asks for them."
 
