@@ -21,7 +21,7 @@ from torch import Tensor
 from .rows import STATISTICS, Rows, RowStatistics
 
 SOURCE = Path(__file__).with_name("native.c")
-FLAGS = ("-O3", "-funroll-loops", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 """``-ffast-math`` would remove the rounding by which the kernel takes powers of 2."""
 
 COMPILERS = ("cc", "gcc", "clang")
