@@ -286,3 +286,23 @@ BAD = [
 def test_what_does_not_fit_is_refused_before_the_kernel_sees_it(queries, keys, message):
     with pytest.raises(EntropyLabError, match=message):
         head_sums(torch.zeros(queries), torch.zeros(keys), 1.0, None, False, ("entropy",))
+
+
+def test_a_short_call_costs_few_python_calls():
+    q, k = tokens(1, 2, 16, 8), tokens(1, 2, 16, 8, seed=1)
+    calls = []
+    head_sums(q, k, 1.0, None, False, ("entropy",))
+    sys.setprofile(lambda frame, event, _: calls.append(frame.f_code.co_name) if event == "call" else None)
+    try:
+        head_sums(q, k, 1.0, None, False, ("entropy",))
+    finally:
+        sys.setprofile(None)
+    assert len(calls) <= 8, calls
+
+
+def test_sizes_strides_and_scales_are_not_taken_for_another_call_s():
+    q, k = tokens(1, 2, 16, 8), tokens(1, 2, 16, 8, seed=1)
+    for one, other, scale in ((q, k, 1.0), (q, k, 0.5), (q.mT.contiguous().mT, k, 0.5), (q[:, :, ::2], k * 2, 0.5)):
+        found = head_sums(one, other, scale, None, False, ("entropy",))[..., 4]
+        wanted = row_statistics(one.double(), other.double(), scale=scale, statistics=("entropy",)).entropy.sum(-1)
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
