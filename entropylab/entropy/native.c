@@ -2,8 +2,8 @@
  *
  * A few rows by a panel of keys at a time stay in registers; a tile of logits, in units of log 2, stays in the first
  * cache. For every row run a maximum M and the sums of p, p z, p z^2 (z = s - M, p = 2^z), which are shifted when M
- * moves, and of the first four powers of s - pivot over its keys. The keys of every part are centred first, which takes a
- * common offset of the logits away before it can cost digits. Where neither a mask nor a row's end cuts them and
+ * moves, and of the first four powers of s - pivot over its keys. The keys of every part are centred first, which takes
+ * a common offset of the logits away before it can cost digits. Where neither a mask nor a row's end cuts them and
  * |q| |k| bounds the logits, as almost always, entropy, LSE and variance take a shorter way: `swift`.
  *
  * Vector extensions that GCC and Clang have on every machine; no header of PyTorch, no library but libm and pthreads.
@@ -163,7 +163,7 @@ typedef struct { /* of one row, over the keys met so far */
 typedef struct {
   const Question *asked;
   int64_t first_head, last_head, tiles_of_rows, room; /* room: floats of one packed key head */
-  float *packed, *centres, *longest; /* of every key head, and of every part of its keys; longest: a centred key's norm */
+  float *packed, *centres, *longest; /* of every key head and part of its keys; longest: norm of a centred key */
   double *partial;
   int64_t next, failed;
 } Work;
@@ -252,7 +252,8 @@ INLINE void products(const float *q, const float *k, int64_t width, vec left[BLO
 }
 
 /* Logits of BLOCK rows and a tile of keys; the largest of every row, as lanes. */
-INLINE void logits_of(const float *q, const float *k, int64_t width, int64_t keys, float s[BLOCK][TILE], vec most[BLOCK]) {
+INLINE void logits_of(const float *q, const float *k, int64_t width, int64_t keys, float s[BLOCK][TILE],
+                      vec most[BLOCK]) {
   for (int a = 0; a < BLOCK; a++) most[a] = all(CLOSED);
   for (int64_t j = 0; j < keys; j += PANEL, k += PANEL * width) {
     vec left[BLOCK], right[BLOCK];
@@ -334,7 +335,8 @@ INLINE void take(Row *row, const float *s, const int32_t *open, int64_t keys, fl
 /* A row's statistics, natural logarithms; shift is what centring the keys took from every logit. */
 static void finish(const Row *row, double shift, double *found) {
   double n = (double)row->keys, p = total(row->p), z = total(row->pz) / p, spread = total(row->pzz) / p - z * z;
-  double m1 = total(row->first) / n, m2 = total(row->second) / n, m3 = total(row->third) / n, m4 = total(row->fourth) / n;
+  double m1 = total(row->first) / n, m2 = total(row->second) / n;
+  double m3 = total(row->third) / n, m4 = total(row->fourth) / n;
   double variance = m2 - m1 * m1, third = m3 - 3 * m1 * m2 + 2 * m1 * m1 * m1;
   double moment = m4 - 4 * m1 * m3 + 6 * m1 * m1 * m2 - 3 * m1 * m1 * m1 * m1;
   double lost = isnan(m1) || row->keys == 0 ? NAN : 0; /* a NaN among the logits is lost in maxima */
@@ -349,8 +351,8 @@ static void finish(const Row *row, double shift, double *found) {
 }
 
 /* A whole row's statistics from those of the parts of its keys (chain rule, total variance); the weight of each. */
-static int64_t combine(const Row *rows, int64_t parts, const double *shifts, double found[PARTS][STATISTICS], double *whole,
-                       double *weight, double *between) {
+static int64_t combine(const Row *rows, int64_t parts, const double *shifts, double found[PARTS][STATISTICS],
+                       double *whole, double *weight, double *between) {
   int64_t keys = 0;
   double most = -INFINITY, sum = 0, mean = 0, expected = 0, m2 = 0, m3 = 0, m4 = 0;
   *between = 0;
@@ -420,8 +422,8 @@ static void put(const Question *a, int64_t head, int64_t i, const Row *rows, con
   }
 }
 
-/* The same for whole panels of keys that nothing cuts and rows whose logits stay within REACH: straight from the registers
- * and about 0, not a maximum, which moves E[s] by REACH at most. Their mean is 0, since the keys are centred. */
+/* The same for whole panels of keys that nothing cuts and rows whose logits stay within REACH: straight from the
+ * registers and about 0, not a maximum, which moves E[s] by REACH at most. Their mean is 0: the keys are centred. */
 INLINE void swift(const float *q, const float *k, int64_t width, int64_t keys, Row *rows, int level) {
   vec p[BLOCK], pz[BLOCK], second[BLOCK];
   for (int a = 0; a < BLOCK; a++) p[a] = pz[a] = second[a] = all(0);
@@ -515,8 +517,9 @@ static void rows_of(Work *work, int64_t item, float *queries, Row *rows, double 
 
 static void pack_all(void *given) {
   Work *work = given;
-  for (int64_t head; (head = work->first_head + __atomic_fetch_add(&work->next, 1, __ATOMIC_RELAXED)) < work->last_head;)
-    pack_keys(work, head);
+  int64_t heads = work->last_head - work->first_head;
+  for (int64_t item; (item = __atomic_fetch_add(&work->next, 1, __ATOMIC_RELAXED)) < heads;)
+    pack_keys(work, work->first_head + item);
 }
 
 static void rows_all(void *given) {
@@ -527,7 +530,8 @@ static void rows_all(void *given) {
   Row *rows = NULL;
   double shifts[PARTS * ROWS];
   if (posix_memalign((void **)&queries, 64, sizeof(float) * ROWS * STRIDE) ||
-      posix_memalign((void **)&rows, 64, sizeof(Row) * ROWS * (size_t)a->parts)) __atomic_store_n(&work->failed, 1, __ATOMIC_RELAXED);
+      posix_memalign((void **)&rows, 64, sizeof(Row) * ROWS * (size_t)a->parts))
+    __atomic_store_n(&work->failed, 1, __ATOMIC_RELAXED);
   else for (int64_t item; (item = __atomic_fetch_add(&work->next, 1, __ATOMIC_RELAXED)) < items;)
     rows_of(work, item, queries, rows, shifts);
   free(queries);
