@@ -96,7 +96,7 @@ def why_not(name: str, rows: Rows, unasked: bool) -> str | None:
     if name == "sdpa":
         return sdpa.why_not(rows)
     if name == "native":
-        needless = unasked and not native.needs_a_pass(rows.statistics) and sdpa.why_not(rows) is None
+        needless = unasked and native.FROM_THE_KEYS.issuperset(rows.statistics) and sdpa.why_not(rows) is None
         return "mean and variance need no pass over the keys" if needless else native.why_not(rows)
     if rows.q.device in failed:
         return failed[rows.q.device]

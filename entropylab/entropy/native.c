@@ -2,8 +2,9 @@
  *
  * A few rows by a panel of keys at a time stay in registers; a tile of logits, in units of log 2, stays in the first
  * cache. For every row run a maximum M and the sums of p, p z, p z^2 (z = s - M, p = 2^z), which are shifted when M
- * moves, and of the first four powers of s - pivot over its keys. Keys are centred first, which changes no softmax and
- * takes a common offset of the logits away before it can cost digits.
+ * moves, and of the first four powers of s - pivot over its keys. The keys of every part are centred first, which takes
+ * a common offset of the logits away before it can cost digits. Where neither a mask nor a row's end cuts them and
+ * |q| |k| bounds the logits, as almost always, entropy, LSE and variance take a shorter way: `swift`.
  *
  * Vector extensions that GCC and Clang have on every machine; no header of PyTorch, no library but libm and pthreads.
  */
@@ -25,17 +26,20 @@ enum { LANES = 4, BLOCK = 12 };
 #else
 enum { LANES = 4, BLOCK = 6 };
 #endif
-enum { PANEL = 2 * LANES, TILE = 256, ROWS = 96, WIDEST = 256, STATISTICS = 7, COUNTS = 4, PARTS = 4, OF_PART = 6 };
+enum { PANEL = 2 * LANES, TILE = 512, ROWS = 96, WIDEST = 256, STATISTICS = 7, COUNTS = 4, PARTS = 4, OF_PART = 6 };
 enum { BETWEEN = COUNTS + 2 * STATISTICS, NUMBERS = BETWEEN + 1 + PARTS * OF_PART };
 enum { ENTROPY, LSE, MEAN, VARIANCE, THIRD, FOURTH, SENSITIVITY };
+enum { STRIDE = WIDEST + LANES }; /* floats from one query to the next */
 enum { FLOAT32, BFLOAT16, FLOAT16 };
 
 #define VECTOR __attribute__((vector_size(4 * LANES)))
 #define INLINE static inline __attribute__((always_inline))
 typedef float vec VECTOR;
 typedef int32_t ints VECTOR;
+typedef double wide VECTOR;
+typedef float narrow __attribute__((vector_size(2 * LANES)));
 
-static const float LOG2E = 1.4426950408889634f, LEFT_OUT = -9999.f, CLOSED = -1e38f, SMALLEST = -126.f;
+static const float LOG2E = 1.4426950408889634f, LEFT_OUT = -9999.f, CLOSED = -1e38f, SMALLEST = -126.f, REACH = 40;
 static const double LN2 = 0.69314718055994531;
 
 INLINE vec all(float x) {
@@ -74,9 +78,34 @@ INLINE float largest(vec x) {
 }
 INLINE vec load(const float *from) { vec x; memcpy(&x, from, sizeof x); return x; }
 INLINE void store(float *to, vec x) { memcpy(to, &x, sizeof x); }
-INLINE float total(vec x) { float sum = 0; for (int e = 0; e < LANES; e++) sum += x[e]; return sum; }
+INLINE float total(vec x) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)x);
+#elif defined(__AVX__)
+  __m128 half = _mm_add_ps(_mm256_castps256_ps128((__m256)x), _mm256_extractf128_ps((__m256)x, 1));
+  half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+#else
+  float sum = 0;
+  for (int e = 0; e < LANES; e++) sum += x[e];
+  return sum;
+#endif
+}
 
-/* 2^x for -126 <= x <= 0, within 1e-7 of the value: minimax polynomial between two whole numbers. */
+INLINE double dot(const float *x, const float *y, int64_t width) { /* both 0 from there to the next whole panel */
+  wide sum = {0};
+  double found = 0;
+  for (int64_t c = 0; c < width; c += LANES / 2) {
+    narrow one, other;
+    memcpy(&one, x + c, sizeof one);
+    memcpy(&other, y + c, sizeof other);
+    sum += __builtin_convertvector(one, wide) * __builtin_convertvector(other, wide);
+  }
+  for (int e = 0; e < LANES / 2; e++) found += sum[e];
+  return found;
+}
+
+/* 2^x for |x| <= 126, within 1e-7 of the value: minimax polynomial between two whole numbers. */
 INLINE vec exp2_of(vec x) {
   const vec magic = all(12582912.f); /* 1.5 * 2^23: adding it rounds to a whole number */
   vec whole = x + magic, rest = x - (whole - magic), p = all(1.32765e-3f);
@@ -87,6 +116,24 @@ INLINE vec exp2_of(vec x) {
   p = p * rest + all(1.00000007f);
   return (vec)((ints)p + ((ints)whole << 23));
 }
+
+#if defined(__AVX512F__)
+/* The same for |x| <= 126 with an operation less: 2^(i/32) from a table, which lacks the i << 18 that u brings. */
+static const uint32_t POWERS[32] __attribute__((aligned(64))) = {
+  0x3f800000, 0x3f7ecd87, 0x3f7daac3, 0x3f7c980f, 0x3f7b95c2, 0x3f7aa43a, 0x3f79c3d3, 0x3f78f4f0,
+  0x3f7837f0, 0x3f778d3a, 0x3f76f532, 0x3f767043, 0x3f75fed7, 0x3f75a15b, 0x3f75583f, 0x3f7523f6,
+  0x3f7504f3, 0x3f74fbaf, 0x3f7508a4, 0x3f752c4d, 0x3f75672a, 0x3f75b9be, 0x3f76248c, 0x3f76a81e,
+  0x3f7744fd, 0x3f77fbb8, 0x3f78ccdf, 0x3f79b907, 0x3f7ac0c7, 0x3f7be4ba, 0x3f7d257d, 0x3f7e83b3};
+INLINE vec small_exp2_of(vec x) {
+  const vec magic = all(393216.f); /* 1.5 * 2^18: adding it rounds to a multiple of 1/32 */
+  vec u = x + magic, rest = x - (u - magic), p = rest * (all(2.4022651e-1f) * rest + all(6.9315733e-1f));
+  vec power = (vec)_mm512_permutex2var_ps(_mm512_load_ps(POWERS), (__m512i)u, _mm512_load_ps(POWERS + 16));
+  power = (vec)((ints)power + ((ints)u << 18));
+  return power * p + power;
+}
+#else
+#define small_exp2_of exp2_of
+#endif
 
 typedef struct {
   const void *q, *k, *mask;
@@ -116,7 +163,7 @@ typedef struct { /* of one row, over the keys met so far */
 typedef struct {
   const Question *asked;
   int64_t first_head, last_head, tiles_of_rows, room; /* room: floats of one packed key head */
-  float *packed, *centres;
+  float *packed, *centres, *longest; /* of every key head and part of its keys; longest: norm of a centred key */
   double *partial;
   int64_t next, failed;
 } Work;
@@ -154,47 +201,63 @@ INLINE int64_t padded(int64_t keys) { return (keys + PANEL - 1) / PANEL * PANEL;
 
 static void pack_keys(Work *work, int64_t head) {
   const Question *a = work->asked;
-  const int64_t *by = a->k_strides, width = a->width;
-  int64_t start = head / a->key_heads * by[0] + head % a->key_heads * by[1], used = 0;
-  float *packed = work->packed + (head - work->first_head) * work->room;
-  float *centre = work->centres + (head - work->first_head) * width, token[WIDEST];
-  double sum[WIDEST] = {0};
-  const int32_t *order = a->order ? a->order + head / a->key_heads * a->keys : NULL;
-  memset(packed, 0, sizeof(float) * (size_t)work->room);
-  float *at = packed;
+  const int64_t *by = a->k_strides, width = a->width, batch = head / a->key_heads;
+  int64_t start = batch * by[0] + head % a->key_heads * by[1];
+  const int32_t *order = a->order ? a->order + batch * a->keys : NULL;
+  float *packed = work->packed + (head - work->first_head) * work->room, token[WIDEST] = {0};
   for (int64_t part = 0; part < a->parts; part++) {
-    int64_t from = bound(a, head / a->key_heads, part), keys = bound(a, head / a->key_heads, part + 1) - from;
+    int64_t from = bound(a, batch, part), keys = bound(a, batch, part + 1) - from, wide_keys = padded(keys), used = 0;
+    float *centre = work->centres + ((head - work->first_head) * a->parts + part) * padded(width);
+    double sum[WIDEST] = {0};
+    vec longest = all(0);
     for (int64_t j = 0; j < keys; j++) {
-      float *panel = at + j / PANEL * PANEL * width + j % PANEL, any = 0;
-      int64_t place = order ? order[from + j] : from + j;
-      unpack(token, a->k, start + place * by[2], by[3], width, a->dtype);
-      for (int64_t c = 0; c < width; c++) { panel[c * PANEL] = token[c]; any += token[c] * 0.f; }
-      if (any == 0) { used++; for (int64_t c = 0; c < width; c++) sum[c] += token[c]; } /* neither NaN nor infinity */
+      unpack(token, a->k, start + (order ? order[from + j] : from + j) * by[2], by[3], width, a->dtype);
+      float *panel = packed + j / PANEL * PANEL * width + j % PANEL;
+      int32_t bits[WIDEST], most = 0;
+      memcpy(bits, token, sizeof(float) * (size_t)width);
+      for (int64_t c = 0; c < width; c++) panel[c * PANEL] = token[c];
+      for (int64_t c = 0; c < width; c++) most = (bits[c] & INT32_MAX) > most ? bits[c] & INT32_MAX : most;
+      if (most >= 0x7f800000) continue; /* NaN or infinity */
+      used++;
+      for (int64_t c = 0; c < width; c++) sum[c] += token[c];
     }
-    at += padded(keys) * width;
+    for (int64_t c = 0; c < padded(width); c++) centre[c] = used && c < width ? (float)(sum[c] / (double)used) : 0.f;
+    for (int64_t j = keys; j < wide_keys; j++)
+      for (int64_t c = 0; c < width; c++) packed[j / PANEL * PANEL * width + c * PANEL + j % PANEL] = centre[c];
+    for (int64_t j = 0; j < wide_keys; j += PANEL, packed += PANEL * width)
+      for (int e = 0; e < PANEL; e += LANES) {
+        vec square = all(0);
+        for (int64_t c = 0; c < width; c++) {
+          vec x = load(packed + c * PANEL + e) - all(centre[c]);
+          square += x * x;
+          store(packed + c * PANEL + e, x);
+        }
+        longest = larger(longest, square);
+      }
+    work->longest[(head - work->first_head) * a->parts + part] = used == keys ? sqrtf(largest(longest)) : INFINITY;
   }
-  for (int64_t c = 0; c < width; c++) centre[c] = used ? (float)(sum[c] / (double)used) : 0.f;
-  for (float *panel = packed; panel < at; panel += PANEL * width)
-    for (int64_t c = 0; c < width; c++)
-      for (int e = 0; e < PANEL; e += LANES)
-        store(panel + c * PANEL + e, load(panel + c * PANEL + e) - all(centre[c]));
+}
+
+INLINE void products(const float *q, const float *k, int64_t width, vec left[BLOCK], vec right[BLOCK]) {
+  for (int a = 0; a < BLOCK; a++) left[a] = right[a] = all(0);
+  for (int64_t c = 0; c < width; c++) {
+    vec k0 = load(k + c * PANEL), k1 = load(k + c * PANEL + LANES);
+#pragma GCC unroll 12
+    for (int a = 0; a < BLOCK; a++) {
+      vec x = all(q[a * STRIDE + c]);
+      left[a] += x * k0;
+      right[a] += x * k1;
+    }
+  }
 }
 
 /* Logits of BLOCK rows and a tile of keys; the largest of every row, as lanes. */
-INLINE void logits_of(const float *q, const float *k, int64_t width, int64_t keys, float s[BLOCK][TILE], vec most[BLOCK]) {
+INLINE void logits_of(const float *q, const float *k, int64_t width, int64_t keys, float s[BLOCK][TILE],
+                      vec most[BLOCK]) {
   for (int a = 0; a < BLOCK; a++) most[a] = all(CLOSED);
   for (int64_t j = 0; j < keys; j += PANEL, k += PANEL * width) {
     vec left[BLOCK], right[BLOCK];
-    for (int a = 0; a < BLOCK; a++) left[a] = right[a] = all(0);
-    for (int64_t c = 0; c < width; c++) {
-      vec k0 = load(k + c * PANEL), k1 = load(k + c * PANEL + LANES);
-#pragma GCC unroll 12
-      for (int a = 0; a < BLOCK; a++) {
-        vec x = all(q[c * BLOCK + a]);
-        left[a] += x * k0;
-        right[a] += x * k1;
-      }
-    }
+    products(q, k, width, left, right);
 #pragma GCC unroll 12
     for (int a = 0; a < BLOCK; a++) {
       store(s[a] + j, left[a]);
@@ -237,8 +300,8 @@ INLINE void take(Row *row, const float *s, const int32_t *open, int64_t keys, fl
       row->pivot = isfinite(sum) ? (float)(sum / (double)left) : 0.f;
     }
   } else if (most > row->most) {
-    float move = row->most - most, fade = exp2f(move);
-    vec by = all(move), much = all(fade);
+    float move = row->most - most;
+    vec by = all(move), much = all(exp2f(move));
     if (level > 1) row->pzz = much * (row->pzz + by * (all(2) * row->pz + by * row->p));
     row->pz = much * (row->pz + by * row->p);
     row->p *= much;
@@ -272,7 +335,8 @@ INLINE void take(Row *row, const float *s, const int32_t *open, int64_t keys, fl
 /* A row's statistics, natural logarithms; shift is what centring the keys took from every logit. */
 static void finish(const Row *row, double shift, double *found) {
   double n = (double)row->keys, p = total(row->p), z = total(row->pz) / p, spread = total(row->pzz) / p - z * z;
-  double m1 = total(row->first) / n, m2 = total(row->second) / n, m3 = total(row->third) / n, m4 = total(row->fourth) / n;
+  double m1 = total(row->first) / n, m2 = total(row->second) / n;
+  double m3 = total(row->third) / n, m4 = total(row->fourth) / n;
   double variance = m2 - m1 * m1, third = m3 - 3 * m1 * m2 + 2 * m1 * m1 * m1;
   double moment = m4 - 4 * m1 * m3 + 6 * m1 * m1 * m2 - 3 * m1 * m1 * m1 * m1;
   double lost = isnan(m1) || row->keys == 0 ? NAN : 0; /* a NaN among the logits is lost in maxima */
@@ -287,14 +351,14 @@ static void finish(const Row *row, double shift, double *found) {
 }
 
 /* A whole row's statistics from those of the parts of its keys (chain rule, total variance); the weight of each. */
-static int64_t combine(const Row *rows, int64_t parts, double shift, double found[PARTS][STATISTICS], double *whole,
-                       double *weight, double *between) {
+static int64_t combine(const Row *rows, int64_t parts, const double *shifts, double found[PARTS][STATISTICS],
+                       double *whole, double *weight, double *between) {
   int64_t keys = 0;
   double most = -INFINITY, sum = 0, mean = 0, expected = 0, m2 = 0, m3 = 0, m4 = 0;
   *between = 0;
   for (int64_t m = 0; m < parts; m++) {
     keys += rows[m * ROWS].keys;
-    finish(rows + m * ROWS, shift, found[m]);
+    finish(rows + m * ROWS, shifts[m * ROWS], found[m]);
     if (rows[m * ROWS].keys && !(found[m][LSE] <= most)) most = found[m][LSE];
   }
   if (parts == 1) { memcpy(whole, found[0], sizeof found[0]); weight[0] = 1; return keys; }
@@ -327,9 +391,9 @@ static int64_t combine(const Row *rows, int64_t parts, double shift, double foun
 }
 
 /* Write a finished row, and add it to the sums of its head. */
-static void put(const Question *a, int64_t head, int64_t i, const Row *rows, double shift, double *sums) {
+static void put(const Question *a, int64_t head, int64_t i, const Row *rows, const double *shifts, double *sums) {
   double found[PARTS][STATISTICS], whole[STATISTICS], weight[PARTS], between, any = 0;
-  int64_t at = head * a->queries + i, keys = combine(rows, a->parts, shift, found, whole, weight, &between);
+  int64_t at = head * a->queries + i, keys = combine(rows, a->parts, shifts, found, whole, weight, &between);
   if (a->row_keys) a->row_keys[at] = keys;
   for (int x = 0; x < STATISTICS; x++) {
     if (a->rows[x]) a->rows[x][at] = keys ? (float)whole[x] : NAN;
@@ -355,6 +419,29 @@ static void put(const Question *a, int64_t head, int64_t i, const Row *rows, dou
     of[3] += weight[m] * found[m][ENTROPY];
     of[4] += found[m][ENTROPY];
     of[5] += found[m][VARIANCE];
+  }
+}
+
+/* The same for whole panels of keys that nothing cuts and rows whose logits stay within REACH: straight from the
+ * registers and about 0, not a maximum, which moves E[s] by REACH at most. Their mean is 0: the keys are centred. */
+INLINE void swift(const float *q, const float *k, int64_t width, int64_t keys, Row *rows, int level) {
+  vec p[BLOCK], pz[BLOCK], second[BLOCK];
+  for (int a = 0; a < BLOCK; a++) p[a] = pz[a] = second[a] = all(0);
+  for (int64_t j = 0; j < keys; j += PANEL, k += PANEL * width) {
+    vec left[BLOCK], right[BLOCK];
+    products(q, k, width, left, right);
+#pragma GCC unroll 12
+    for (int a = 0; a < BLOCK; a++) {
+      vec x = left[a], y = right[a], e = small_exp2_of(x), f = small_exp2_of(y);
+      p[a] += e + f;
+      vec t = pz[a] + e * x;
+      pz[a] = t + f * y;
+      if (level) { t = second[a] + x * x; second[a] = t + y * y; }
+    }
+  }
+  for (int a = 0; a < BLOCK; a++) {
+    rows[a].keys += keys;
+    rows[a].p += p[a]; rows[a].pz += pz[a]; rows[a].second += second[a];
   }
 }
 
@@ -386,40 +473,53 @@ static void rows_of(Work *work, int64_t item, float *queries, Row *rows, double 
   int64_t first = item % work->tiles_of_rows * ROWS, last = first + ROWS < a->queries ? first + ROWS : a->queries;
   const int64_t *by = a->q_strides;
   const float *packed = work->packed + (key_head - work->first_head) * work->room;
-  const float *centre = work->centres + (key_head - work->first_head) * width;
-  float token[WIDEST], factor = (float)(a->scale * 1.4426950408889634);
-  memset(queries, 0, sizeof(float) * ROWS * (size_t)width);
+  const float *centre = work->centres + (key_head - work->first_head) * a->parts * padded(width);
+  const float *longest = work->longest + (key_head - work->first_head) * a->parts;
+  float norm = 0;
+  float factor = (float)(a->scale * 1.4426950408889634);
+  for (int64_t i = last - first; i % BLOCK; i++) memset(queries + i * STRIDE, 0, sizeof(float) * (size_t)width);
   memset(rows, 0, sizeof(Row) * ROWS * (size_t)a->parts);
   for (int64_t i = first; i < last; i++) {
-    float *to = queries + (i - first) / BLOCK * BLOCK * width + (i - first) % BLOCK;
-    double shift = 0;
+    float *token = queries + (i - first) * STRIDE;
+    memset(token + width, 0, sizeof(float) * (size_t)(padded(width) - width));
     unpack(token, a->q, head / a->heads * by[0] + head % a->heads * by[1] + i * by[2], by[3], width, a->dtype);
-    for (int64_t c = 0; c < width; c++) { to[c * BLOCK] = token[c] * factor; shift += (double)token[c] * centre[c]; }
-    shifts[i - first] = shift * a->scale;
+    float square = (float)dot(token, token, width);
+    if (!(square <= norm)) norm = isnan(square) ? INFINITY : square;
+    for (int64_t m = 0; m < a->parts; m++)
+      shifts[m * ROWS + i - first] = a->scale * dot(token, centre + m * padded(width), width);
+    for (int64_t c = 0; c < width; c += LANES) store(token + c, load(token + c) * all(factor));
   }
   int level = a->wanted & (1 << THIRD | 1 << FOURTH | 1 << SENSITIVITY) ? 2 : a->wanted >> VARIANCE & 1;
   for (int64_t part = 0; part < a->parts; part++) {
     int64_t begin = bound(a, head / a->heads, part), end = bound(a, head / a->heads, part + 1);
-    for (int64_t j = begin; j < end && !(a->is_causal && !a->order && j >= last); j += TILE) {
-      int64_t keys = end - j < TILE ? end - j : TILE;
+    int is_swift = level < 2 && !a->mask && !a->is_causal && sqrtf(norm) * factor * longest[part] < REACH;
+    int64_t keys;
+    for (int64_t j = begin; j < end && !(a->is_causal && !a->order && j >= last); j += keys) {
+      keys = end - j < TILE ? end - j : TILE;
+      if (is_swift && keys > PANEL) keys -= keys % PANEL;
       for (int64_t i = first; i < last; i += BLOCK) {
-        const float *q = queries + (i - first) * width, *k = packed + (j - begin) * width;
+        const float *q = queries + (i - first) * STRIDE, *k = packed + (j - begin) * width;
         Row *own = rows + part * ROWS + i - first;
-        if (level == 2) block(a, q, k, head, i, j, keys, own, 2);
+        if (is_swift && keys % PANEL == 0) {
+          if (level == 1) swift(q, k, width, keys, own, 1);
+          else swift(q, k, width, keys, own, 0);
+        } else if (level == 2) block(a, q, k, head, i, j, keys, own, 2);
         else if (level == 1) block(a, q, k, head, i, j, keys, own, 1);
         else block(a, q, k, head, i, j, keys, own, 0);
       }
     }
+    if (is_swift) for (int64_t i = 0; i < last - first; i++) rows[part * ROWS + i].first = all(0);
     packed += padded(end - begin) * width;
   }
   double *sums = work->partial ? work->partial + item * NUMBERS : NULL;
-  for (int64_t i = first; i < last; i++) put(a, head, i, rows + i - first, shifts[i - first], sums);
+  for (int64_t i = first; i < last; i++) put(a, head, i, rows + i - first, shifts + i - first, sums);
 }
 
 static void pack_all(void *given) {
   Work *work = given;
-  for (int64_t head; (head = work->first_head + __atomic_fetch_add(&work->next, 1, __ATOMIC_RELAXED)) < work->last_head;)
-    pack_keys(work, head);
+  int64_t heads = work->last_head - work->first_head;
+  for (int64_t item; (item = __atomic_fetch_add(&work->next, 1, __ATOMIC_RELAXED)) < heads;)
+    pack_keys(work, work->first_head + item);
 }
 
 static void rows_all(void *given) {
@@ -428,9 +528,10 @@ static void rows_all(void *given) {
   int64_t items = (work->last_head - work->first_head) * (a->heads / a->key_heads) * work->tiles_of_rows;
   float *queries = NULL;
   Row *rows = NULL;
-  double shifts[ROWS];
-  if (posix_memalign((void **)&queries, 64, sizeof(float) * ROWS * (size_t)a->width) ||
-      posix_memalign((void **)&rows, 64, sizeof(Row) * ROWS * (size_t)a->parts)) __atomic_store_n(&work->failed, 1, __ATOMIC_RELAXED);
+  double shifts[PARTS * ROWS];
+  if (posix_memalign((void **)&queries, 64, sizeof(float) * ROWS * STRIDE) ||
+      posix_memalign((void **)&rows, 64, sizeof(Row) * ROWS * (size_t)a->parts))
+    __atomic_store_n(&work->failed, 1, __ATOMIC_RELAXED);
   else for (int64_t item; (item = __atomic_fetch_add(&work->next, 1, __ATOMIC_RELAXED)) < items;)
     rows_of(work, item, queries, rows, shifts);
   free(queries);
@@ -467,7 +568,8 @@ int row_statistics(const Question *a) {
   double few = (double)key_heads * (double)group * (double)a->queries * (double)a->keys * (double)a->width;
   int64_t threads = few < 1e6 ? 1 : INT64_MAX;
   int bad = posix_memalign((void **)&work.packed, 64, sizeof(float) * (size_t)(at_once * room));
-  work.centres = malloc(sizeof(float) * (size_t)(at_once * a->width));
+  work.centres = malloc(sizeof(float) * (size_t)(at_once * a->parts * (padded(a->width) + 1)));
+  work.longest = work.centres + at_once * a->parts * padded(a->width);
   work.partial = a->sums ? malloc(sizeof(double) * items * NUMBERS) : NULL;
   bad = bad || !work.centres || (a->sums && !work.partial);
   for (int64_t head = 0; head < key_heads && !bad; head += at_once) {

@@ -21,12 +21,15 @@ from torch import Tensor
 from .rows import STATISTICS, Rows, RowStatistics
 
 SOURCE = Path(__file__).with_name("native.c")
-FLAGS = ("-O3", "-funroll-loops", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 """``-ffast-math`` would remove the rounding by which the kernel takes powers of 2."""
 
 COMPILERS = ("cc", "gcc", "clang")
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+FROM_THE_KEYS = frozenset(("mean", "variance"))
+"""Statistics that need no pass over the keys, only their mean and covariance."""
+
 WIDEST = 256
 """The largest head dimension."""
 
@@ -156,11 +159,6 @@ def check(library: ctypes.CDLL) -> None:
         raise Unavailable("the compiled kernel does not give the entropies of a plain softmax")
 
 
-def needs_a_pass(statistics: tuple[str, ...]) -> bool:
-    """Whether statistics need more than the mean and covariance of the keys."""
-    return bits(statistics) & ~bits(("mean", "variance")) != 0
-
-
 def why_not(rows: Rows) -> str | None:
     """Why this backend can't answer ``rows``, or None if it can."""
     return why_not_tensors(rows.q, rows.own_k) or (None if not isinstance(kernel(), str) else str(kernel()))
@@ -176,34 +174,45 @@ def why_not_tensors(q: Tensor, k: Tensor) -> str | None:
         return f"the compiled kernel takes head dimensions up to {WIDEST}"
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
         return "the compiled kernel has no gradients"
-    if torch.compiler.is_compiling() or not (has_memory(q) and has_memory(k)):
+    if torch.compiler.is_compiling() or not have_memory(q, k):
         return "the compiled kernel needs plain tensors in memory"
     return None
 
 
-def has_memory(tensor: Tensor) -> bool:
-    """Whether a tensor's numbers can be read where it says that they are."""
-    if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.layout != torch.strided or tensor.is_neg():
-        return False
-    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+def have_memory(*tensors: Tensor) -> bool:
+    """Whether the numbers of tensors can be read where they say that they are."""
+    for tensor in tensors:
+        is_plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout == torch.strided
+        if not is_plain or tensor.is_neg() or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            return False
+    return True
 
 
 def asked(
     q: Tensor, k: Tensor, scale: float, mask: Tensor | None, is_causal: bool, statistics: tuple[str, ...]
 ) -> Question:
     """The question for q (batch, heads, queries, d), k (batch, key heads, keys, d) and a mask of four dimensions."""
-    batch, heads, queries, width = q.shape
-    question = Question(
-        q=q.data_ptr(), k=k.data_ptr(), batch=batch, heads=heads, key_heads=k.shape[1], queries=queries,
-        keys=k.shape[2], width=width, dtype=DTYPES[q.dtype], is_causal=is_causal, parts=1, scale=scale,
-        wanted=bits(statistics),
-        threads=torch.get_num_threads(), parallel=parallel(),
-    )  # fmt: skip
-    question.q_strides[:], question.k_strides[:] = q.stride(), k.stride()
+    known = shaped(q.shape, q.stride(), k.shape, k.stride(), q.dtype, scale, is_causal, statistics)
+    question = Question.from_buffer_copy(known)
+    question.q, question.k = q.data_ptr(), k.data_ptr()
+    question.threads, question.parallel = torch.get_num_threads(), parallel()
     if mask is not None:
         question.mask, question.mask_is_bool = mask.data_ptr(), mask.dtype == torch.bool
         question.mask_strides[:] = mask.stride()
     return question
+
+
+@lru_cache(maxsize=1024)
+def shaped(
+    q: torch.Size, q_strides: tuple[int, ...], k: torch.Size, k_strides: tuple[int, ...],
+    dtype: torch.dtype, scale: float, is_causal: bool, statistics: tuple[str, ...],
+) -> Question:  # fmt: skip
+    """A question without its tensors, remembered: a layer asks the same at every step. It is copied, never changed."""
+    return Question(
+        batch=q[0], heads=q[1], key_heads=k[1], queries=q[2], keys=k[2], width=q[3], dtype=DTYPES[dtype],
+        q_strides=(Long * 4)(*q_strides), k_strides=(Long * 4)(*k_strides),
+        is_causal=is_causal, parts=1, scale=scale, wanted=bits(statistics),
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=64)

@@ -48,7 +48,7 @@ def head_sums(
     fits = batch == others and width == depth and q.dtype == k.dtype and 0 not in q.shape and 0 not in k.shape
     if not fits or heads % shared or not 0 <= scale < torch.inf:
         check_rows(q, k, scale, mask, is_causal, statistics)  # says what is wrong
-    is_native = native.needs_a_pass(statistics) and native.why_not_tensors(q, k) is None
+    is_native = not native.FROM_THE_KEYS.issuperset(statistics) and native.why_not_tensors(q, k) is None
     if is_native and not isinstance(native.kernel(), str):
         return native.head_sums(q, k, scale, mask, is_causal, statistics, counted, parts)
     try:

@@ -33,12 +33,12 @@ LARGEST_ALIGNMENT = 16
 
 BLOCKS = {
     2: {128: (128, 64, 8, 3), 256: (64, 64, 4, 2)},
-    4: {128: (64, 32, 8, 2), 256: (32, 32, 8, 2)},
+    4: {96: (64, 32, 8, 2), 160: (32, 64, 8, 2), 256: (32, 32, 8, 2)},
 }
 """Bytes an element, largest head dimension -> query rows and keys of a tile, warps, stages of the pipeline.
 
 Sized for the 99 KiB of shared memory of the smaller Ampere and Ada cards, and so that no variant spills more than a few
-registers, as the compiler reports for capabilities 8.0 and 9.0.
+registers, as the compiler reports for capabilities 8.0, 8.9, 9.0 and 10.0.
 """
 
 KEYS_WORTH_A_MEAN = 2048

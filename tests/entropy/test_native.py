@@ -20,6 +20,7 @@ from ..seeds import tokens
 
 pytestmark = pytest.mark.skipif(native.compiler() is None, reason="no C compiler on this machine")
 
+BASIC = ("entropy", "lse", "mean", "variance")
 SHAPES = [(63, 111, 24), (1, 1, 1), (97, 255, 40), (13, 513, 64), (200, 33, 160), (5, 300, 256)]
 
 
@@ -67,15 +68,29 @@ def test_the_tolerance_would_notice_a_key_too_few():
     assert (whole - less).abs().max() > 1e-3
 
 
-def test_one_thread_gives_what_two_give(monkeypatch):
+@pytest.mark.parametrize("statistics", [STATISTICS, ("entropy", "variance")])
+def test_one_thread_gives_what_two_give(monkeypatch, statistics):
     q, k = tokens(1, 3, 500, 40), tokens(1, 3, 700, 40, seed=1)
     found = []
     for threads in (1, 2, 5):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        found.append(row_statistics(q, k, statistics=STATISTICS, backend="native"))
+        found.append(row_statistics(q, k, statistics=statistics, backend="native"))
         monkeypatch.setattr(native, "parallel", lambda: None)  # from here on with threads of our own
     for other in found[1:]:
-        assert all(torch.equal(found[0][name], other[name]) for name in STATISTICS)
+        assert all(torch.equal(found[0][name], other[name]) for name in statistics)
+
+
+def test_small_and_large_logits_agree_with_float64_and_with_the_masked_way():
+    """Small logits take a way without a maximum; an open mask takes the other, and so do large logits."""
+    q, k = tokens(1, 2, 70, 40), tokens(1, 2, 200, 40, seed=1) + 3
+    q[0, 0, 0] *= 30
+    wanted = row_statistics(q.double(), k.double(), statistics=BASIC, backend="reference")
+    for options in ({}, {"mask": torch.ones(200, dtype=torch.bool)}):
+        for rows in (slice(None), slice(1, None)):
+            found = row_statistics(q[..., rows, :], k, statistics=BASIC, backend="native", **options)
+            for name in BASIC:
+                exact = wanted[name][..., rows]
+                torch.testing.assert_close(found[name].double(), exact, rtol=2e-6, atol=4e-6)
 
 
 def test_sums_are_those_of_the_rows_that_count():
@@ -171,7 +186,8 @@ int main(void) {
     for (int s = 0; s < 7; s++) rows[s] = malloc(4 * B * H * m);
     Question a = {.q = q, .k = k, .batch = B, .heads = H, .key_heads = G, .queries = m, .keys = n, .width = d,
       .parts = 1, .q_strides = {H * m * d, m * d, d, 1}, .k_strides = {G * n * d, n * d, d, 1},
-      .scale = 1, .wanted = 127, .sums = sums, .row_keys = keys, .threads = 1 + kind % 3, .is_causal = kind / 2 % 2};
+      .scale = 1, .wanted = (kind + x) % 2 ? 127 : 9,
+      .sums = sums, .row_keys = keys, .threads = 1 + kind % 3, .is_causal = kind / 2 % 2};
     for (int s = 0; s < 7; s++) a.rows[s] = rows[s];
     if (kind % 3) { a.mask = kind % 3 == 1 ? (void *)mask : (void *)bias; a.mask_is_bool = kind % 3 == 1;
       a.mask_strides[2] = n; a.mask_strides[3] = 1; a.counted = counted; a.counted_strides[2] = 1; }
@@ -222,17 +238,25 @@ def test_a_machine_without_compiler_uses_another_backend_and_says_so(tmp_path):
     assert "no C compiler" in done.stdout
 
 
-LIAR = 'echo "int row_statistics(void *x) { return 0; }" | %s -shared -fPIC -xc - -o "${10}"'
+LIAR = """
+[ "$1" = --version ] && exit 0
+while [ "$1" != -o ]; do shift; done
+echo "int row_statistics(void *x) { return 0; }" | %s -shared -fPIC -xc - -o "$2"
+"""
 
 
-@pytest.mark.parametrize("script", ["exit 3", LIAR % native.compiler()], ids=["fails", "lies"])
+LYING = LIAR % native.compiler()
+
+
+@pytest.mark.parametrize("script", ["exit 3", LYING], ids=["fails", "lies"])
 def test_a_compiler_that_fails_or_whose_kernel_is_wrong_is_refused(tmp_path, script):
     compiler = tmp_path / "compiler"
     compiler.write_text(f"#!/bin/sh\n{script}\n")
     compiler.chmod(0o755)
     done = run(ASK, CC=str(compiler), XDG_CACHE_HOME=str(tmp_path / "cache"))
     assert done.stdout.startswith("sdpa"), done.stderr
-    assert "no compiled kernel" in done.stdout
+    reason = "does not give the entropies" if script is LYING else "failed"
+    assert "no compiled kernel: " in done.stdout and reason in done.stdout
 
 
 def test_a_cache_that_others_may_write_is_not_used(tmp_path):
@@ -262,3 +286,23 @@ BAD = [
 def test_what_does_not_fit_is_refused_before_the_kernel_sees_it(queries, keys, message):
     with pytest.raises(EntropyLabError, match=message):
         head_sums(torch.zeros(queries), torch.zeros(keys), 1.0, None, False, ("entropy",))
+
+
+def test_a_short_call_costs_few_python_calls():
+    q, k = tokens(1, 2, 16, 8), tokens(1, 2, 16, 8, seed=1)
+    calls = []
+    head_sums(q, k, 1.0, None, False, ("entropy",))
+    sys.setprofile(lambda frame, event, _: calls.append(frame.f_code.co_name) if event == "call" else None)
+    try:
+        head_sums(q, k, 1.0, None, False, ("entropy",))
+    finally:
+        sys.setprofile(None)
+    assert len(calls) <= 8, calls
+
+
+def test_sizes_strides_and_scales_are_not_taken_for_another_call_s():
+    q, k = tokens(1, 2, 16, 8), tokens(1, 2, 16, 8, seed=1)
+    for one, other, scale in ((q, k, 1.0), (q, k, 0.5), (q.mT.contiguous().mT, k, 0.5), (q[:, :, ::2], k * 2, 0.5)):
+        found = head_sums(one, other, scale, None, False, ("entropy",))[..., 4]
+        wanted = row_statistics(one.double(), other.double(), scale=scale, statistics=("entropy",)).entropy.sum(-1)
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
