@@ -21,7 +21,7 @@ if __name__ == "__main__":
             pipe, [32, 48, 64, 96], scaling=["original", "sqrt_log"], prompts=CAPTIONS, samples=8, seed=seed, steps=4,
             layers="self", keep=("layer", "head"), unit_samples=4, out=RUNS / name,
         )  # fmt: skip
-        shutil.rmtree(RUNS / name / "claims")
+        shutil.rmtree(RUNS / name / "locks")
     for unit in sorted((RUNS / "machine-b" / "units").iterdir())[10:]:
         unit.unlink()
     CAPTIONS.unlink()

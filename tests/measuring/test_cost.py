@@ -11,7 +11,7 @@ from entropylab.entropy import native
 
 from ..sampling import sample
 
-CALLS = 200
+CALLS = 110
 """On top of the model's own, at most; most of them are PyTorch's for a module that has a hook."""
 
 
