@@ -83,14 +83,14 @@ def test_a_record_that_disturbs_is_found(monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::entropylab.errors.EntropyLabWarning")
 def test_a_layer_that_is_not_measured_is_found(monkeypatch):
-    over_rows = Reduction.over_rows
+    of_plain = Reduction.of_plain
 
-    def fails(self, call, where):
+    def fails(self, call):
         if call.layer.endswith("mid_block.attentions.0.transformer_blocks.0.attn1"):
             raise RuntimeError("out of order")
-        return over_rows(self, call, where)
+        return of_plain(self, call)
 
-    monkeypatch.setattr(Reduction, "over_rows", fails)
+    monkeypatch.setattr(Reduction, "of_plain", fails)
     found = doctor.sampling(doctor.load(device="cpu"), 1)
     assert found["problems"] == ["1 attention layers ran that were not measured"]
     assert "out of order" in str(found["unmeasured"])

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from entropylab.runs.clocks import clock_of, modified
 
 import entropylab
+from entropylab.runs.beginning import clock_of
 from entropylab.runs.folder import UNITS as UNITS_FOLDER
 
 from .paired import spread
@@ -78,7 +78,7 @@ class Team:
         for _ in parts:
             self.next_ready()
         written = [unit for out, _ in parts for unit in (out / UNITS_FOLDER).iterdir()]
-        return max(map(modified, written)) - start
+        return max(path.stat().st_mtime for path in written) - start
 
     def end(self) -> None:
         """End them."""
