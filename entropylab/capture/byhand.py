@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from .calls import NOWHERE, AttentionCall, check_readable
 from .forwards import apart, running, unfollowed
-from .session import Frame, looked_at, session, unseen
-from .telling import fail, show
+from .session import Frame, fail, looked_at, session, unseen
+from .telling import show
 from .tracing import version_of
 
 PRODUCTS: list[tuple[Any, str]] = [

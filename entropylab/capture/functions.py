@@ -17,9 +17,9 @@ from .changes import Undo, replaced, together
 from .forwards import unfollowed_here
 from .handed import own_tokens
 from .masks import are_plain, in_its_own_way, read_mask
-from .session import Frame, looked_at, session, unseen
+from .session import Frame, fail, looked_at, session, unseen
 from .slices import call_or_slice, show_or_hold
-from .telling import ask, call_of, fail, refuse, show
+from .telling import ask, call_of, refuse, show
 
 PROBES = (0.0, 1.0, -3.0, 30.0, -100.0)
 """Scores with which we ask whether a ``score_mod`` does anything but add."""
@@ -46,7 +46,7 @@ def see_functions(functional: Any) -> Undo:
 
 
 def seen_sdpa(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``F.scaled_dot_product_attention``, seen by the active interceptions; bit-identical unless the scale changes."""
+    """``F.scaled_dot_product_attention``, seen by the observers; bit-identical unless the scale changes."""
 
     @wraps(original)
     def scaled_dot_product_attention(
@@ -103,9 +103,7 @@ def shown(
             query = per_head(query, factor)
         elif changes:
             scale = call.scale * factor
-        if frame.watchers[-1][0].rescales:  # and nobody else is there
-            return query, scale
-        call = rescaled(call, factor) if changes else call
+        call = rescaled(call, factor) if changes and frame.has_onlookers else call
     try:
         if problem is None:
             show_or_hold(frame, call)
@@ -117,7 +115,7 @@ def shown(
 
 
 def seen_flex(original: Callable[..., Any]) -> Callable[..., Any]:
-    """``flex_attention``, seen by the active interceptions; its masks are laid out, a boolean a query and key."""
+    """``flex_attention``, seen by the observers; its masks are laid out, a boolean a query and key."""
 
     @wraps(original)
     def flex_attention(
@@ -200,7 +198,7 @@ def in_four(query: Tensor, key: Tensor, mask: Tensor | None, is_grouped: bool) -
 
 
 class SeenScores:
-    """``module.get_attention_scores`` (query, key, mask -> map), seen by the active interceptions.
+    """``module.get_attention_scores`` (query, key, mask -> map), seen by the observers.
 
     Query and key are (batch * heads, tokens, d), or a slice of that: sliced attention comes in several calls, which
     are gathered until they are a whole.

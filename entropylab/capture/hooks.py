@@ -34,11 +34,11 @@ from .session import (
     ReadInputs,
     computes_again,
     end_forward,
+    fail,
     reason_of,
     session,
 )
 from .slices import finish
-from .telling import fail
 
 PROJECTIONS = ("q", "k", "v", "wq", "wk", "wv", "query", "key", "value")
 """Words in names of the parts of an attention layer."""
@@ -251,7 +251,7 @@ def begin_forward(place: Place, root: nn.Module, args: tuple, kwargs: dict) -> F
     for observer in place.roots:
         session.leave(observer)
     begun: Forward | None = None
-    here.blind = {each: why for each, why in (here.blind or {}).items() if each not in place.roots}
+    here.blind = {each: why for each, why in (here.blind or {}).items() if not (each.ended or each in place.roots)}
     for observer, path in place.watchers:
         if observer not in place.roots or observer.read_inputs is None or observer.ended:
             continue

@@ -87,6 +87,7 @@ class Place:
         may_be_skipped: whether something stands in for its forward that may leave it out, and tells if it does not.
         attended: whether it ever made an attention call.
         watchers: who watches it.
+        observers: the same without the paths.
         roots: those of them to whom it is a root.
         told: by number of tokens, whether the queries and keys that it is handed are the same; see ``multihead``.
         handles: of its hooks; none once it has run without attending.
@@ -106,13 +107,13 @@ class Place:
         """Somebody watches the module."""
         self.watchers = (*self.watchers, (observer, path))
         self.watchers = tuple(sorted(self.watchers, key=lambda watcher: not watcher[0].rescales))
-        self.observers = session.interned(tuple(each for each, _ in self.watchers))
+        self.observers = tuple(each for each, _ in self.watchers)
         self.roots += (observer,) if is_root else ()
 
     def remove(self, observer: Observer) -> None:
         """Somebody watches it no more; without anybody, its hooks go."""
         self.watchers = tuple(watcher for watcher in self.watchers if watcher[0] is not observer)
-        self.observers = session.interned(tuple(each for each, _ in self.watchers))
+        self.observers = tuple(each for each, _ in self.watchers)
         self.roots = tuple(each for each in self.roots if each is not observer)
         if not self.watchers:
             self.unhook()
@@ -134,6 +135,8 @@ class Frame:
         kwargs: and by name.
         outer: the watched module in whose forward it runs.
         watchers: who watches it, or a module around it, and by what path.
+        observers: the same without the paths.
+        has_onlookers: whether anybody watches who does more than rescale.
         skipped: whether something stands in for its forward that has not run it.
         attended: whether it made an attention call.
         seen: whether it or a part of it did.
@@ -157,10 +160,11 @@ class Frame:
     def __init__(self, place: Place, module: nn.Module, args: tuple, kwargs: dict, outer: "Frame | None") -> None:
         self.place, self.module, self.args, self.kwargs, self.outer = place, module, args, kwargs, outer
         self.watchers, self.observers, self.skipped = place.watchers, place.observers, place.may_be_skipped
-        if outer is not None and outer.observers is not place.observers:
+        if outer is not None and outer.observers != place.observers:
             self.watchers += tuple(each for each in outer.watchers if each[0] not in place.observers)
             self.watchers = tuple(sorted(self.watchers, key=lambda watcher: not watcher[0].rescales))
-            self.observers = session.interned(tuple(each for each, _ in self.watchers))
+            self.observers = tuple(each for each, _ in self.watchers)
+        self.has_onlookers = not self.watchers[-1][0].rescales  # who rescale come first
 
     def is_seen(self, by_all: bool = True) -> None:
         """It made an attention call, which everybody was told of, or only those who don't rescale."""
@@ -220,11 +224,6 @@ class Session:
         self.places: WeakKeyDictionary[nn.Module, Place] = WeakKeyDictionary()
         self.stood_in_for: WeakSet[nn.Module] = WeakSet()
         self.here = Here()
-        self.groups: dict[tuple[int, ...], tuple[Observer, ...]] = {}
-
-    def interned(self, observers: tuple[Observer, ...]) -> tuple[Observer, ...]:
-        """One tuple for the same observers, so that they are told to be the same at a glance."""
-        return self.groups.setdefault(tuple(map(id, observers)), observers)
 
     def begin(self, observer: Observer) -> None:
         """Somebody looks from now on."""
@@ -242,7 +241,7 @@ class Session:
                 if not place.watchers:
                     del self.places[module]
             if not self.observers:
-                self.here, self.groups = Here(), {}
+                self.here = Here()
 
     def began(self, module: nn.Module) -> None:
         """What stands in for a module's forward does run it."""

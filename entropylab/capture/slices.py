@@ -68,6 +68,8 @@ def show_or_hold(frame: Frame, call: AttentionCall) -> None:
 def finish(frame: Frame) -> None:
     """Tell the observers of the call that is held of a module."""
     held, frame.held = frame.held, ()
+    if not frame.has_onlookers:
+        return
     if any((version_of(call.query), version_of(call.key)) != versions for call, versions in held):
         refuse("its queries or keys were changed in place right after it attended")
     else:

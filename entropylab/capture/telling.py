@@ -8,12 +8,10 @@ from torch import Tensor
 from ..errors import EntropyLabError
 from .calls import AttentionCall, check_readable, in_autocast
 from .forwards import apart, here
-from .session import Frame, Observer, computes_again, fail, session
+from .session import Frame, Observer, computes_again, session
 
 ALONE = 1.0
 """The factor that leaves a scale alone."""
-
-__all__ = ["ask", "call_of", "fail", "refuse", "show"]
 
 
 def call_of(
@@ -65,7 +63,7 @@ def ask(call: AttentionCall) -> float | Tensor:
 
 def show(frame: Frame, call: AttentionCall) -> None:
     """Tell whoever observes of a call, as the model then makes it; not of one that is computed again."""
-    if torch._C._current_graph_task_id() != -1:  # computed again
+    if not frame.has_onlookers or torch._C._current_graph_task_id() != -1:  # computed again
         return
     device = call.query.device.type
     if torch.is_autocast_enabled(device):

@@ -10,7 +10,7 @@ from torch import nn
 from ..capture import session
 from ..capture.changes import Shared, Undo, replaced
 from ..capture.forwards import running
-from ..capture.telling import fail
+from ..capture.session import fail
 from .arguments import inputs_of
 
 heard = Shared()

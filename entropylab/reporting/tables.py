@@ -10,6 +10,7 @@ import pandas as pd
 from ..errors import counted
 from ..law import samples_of
 from ..law.averages import scalings_of
+from ..law.names import FLAGS, RESIDUALS
 from .views import Run, View
 from .words import UNKNOWN, fixed, listed, number, percent, probability, span, whole, with_error
 
@@ -22,13 +23,7 @@ SHARES = (
     *("fraction_removed", "fraction_removed_error", "absolute_fraction_removed"),
 )
 
-FLAGS = {"skewed": "skewed", "small_n": "small N", "near_freezing": "near freezing"}
-PREDICTIONS = {
-    "law_off": "the law's prediction",
-    "third_order_off": "the series to third order",
-    "series_off": "the series to fourth order",
-    "finite_off": "the law for N independent Gaussian keys",
-}
+PREDICTIONS = {f"{name}_off": words for name, words in RESIDUALS.items()}
 ATTRIBUTES = {
     **{name: name for name in ("model", "pipeline", "scheduler", "dtype", "device")},
     "steps": "denoising steps",

@@ -117,6 +117,31 @@ def test_slices_are_rescaled_as_the_whole(make):
     assert agree(rec, 1.5 * net.attn.logits)
 
 
+class SlicedThenRegisters(OwnAttention):
+    """Attends to its own tokens in slices, and then to registers, which come from no input."""
+
+    def __init__(self):
+        super().__init__()
+        self.registers = nn.Parameter(normal(1, 5, WIDTH))
+
+    def forward(self, tokens):
+        query, key, value = super().sides(tokens)
+        parts = [F.scaled_dot_product_attention(each, key, value) for each in query.split(SLICE, 2)]
+        asked = self.sides(tokens, self.registers.expand(len(tokens), -1, -1))
+        return together(torch.cat(parts, 2) + F.scaled_dot_product_attention(*asked))
+
+
+def test_rescaling_alone_counts_slices_as_recording_does():
+    net = net_of(SlicedThenRegisters)
+    with entropylab.rescale(net, 1.5, train_size=8):
+        run(net)
+    with entropylab.record(net, strict=True) as rec:
+        run(net)
+    assert list(rec.dataset.layer.values) == ["model.attn", "model.attn:2"]
+    assert list(rec.dataset.kind.values) == ["self", "cross"]
+    assert agree(rec, net.attn.logits)
+
+
 class SlicedProcessor:
     """The processor of diffusers, 100 queries at a time."""
 

@@ -1,6 +1,8 @@
 """Several watchers at once: in threads, side by side, and one within another."""
 
+import gc
 import threading
+import weakref
 from contextlib import ExitStack
 
 import numpy as np
@@ -133,3 +135,14 @@ def test_a_model_and_a_block_of_it_at_once(inside_first):
     assert outer.dataset.drop_attrs().equals(usual.dataset.drop_attrs())
     middle = usual.dataset.entropy.sel(layer=[name for name in usual.dataset.layer.values if "middle" in name])
     np.testing.assert_array_equal(inner.dataset.entropy, middle)
+
+
+def test_who_has_ended_is_let_go_while_another_goes_on():
+    net = net_of(OwnAttention)
+    with entropylab.rescale(net, 1.5, train_size=8):
+        with entropylab.record(net) as rec:
+            run(net)
+        gone = weakref.ref(rec)
+        del rec
+        gc.collect()
+        assert gone() is None
