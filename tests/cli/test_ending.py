@@ -18,6 +18,8 @@ import entropylab
 from entropylab.errors import EntropyLabWarning
 from tests.runs.stub import Stub
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have told the tests to ignore
+
 def stop():
     os.kill(os.getpid(), signal.SIGINT)
 
