@@ -61,7 +61,7 @@ def measure(
         seed: sample i starts from seed + i, whatever the size, scaling and batch.
         scaling: a rule, or a list of rules (see ``rescale``).
         statistics: "entropy", "lse", "mean" [nats], "sigma2", "sensitivity" [nats^2], "third" [nats^3], "fourth"
-            [nats^4]; each averaged over query rows.
+            [nats^4], "gaussian", "rarefied" [nats], "slope" (see ``record``); each averaged over query rows.
         rows: look at a fixed random subset of this many query rows, and add standard errors (see ``record``); None for
             all.
         layers: kinds ("self", "cross", "joint", "temporal") or patterns of layer paths ("*attn1").

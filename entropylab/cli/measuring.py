@@ -76,7 +76,7 @@ def measure(
         typer.Option(
             metavar="NAME,...",
             help="entropy [nats], sigma2 [nats^2], third [nats^3], fourth [nats^4], sensitivity [nats^2], lse [nats], "
-            "mean [nats]. Third, fourth and sensitivity cost about ten attention calls more on a CPU.",
+            "mean [nats], gaussian [nats], slope, rarefied [nats].",
         ),
     ] = ["entropy", "sigma2"],  # noqa: B006
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Images sampled at once.")] = 4,
