@@ -12,7 +12,7 @@ import entropylab
 import shared
 from entropylab.plot.layers import QUANTITIES, layer_lines
 
-MODELS = {"embedded": None, "emoji-dit": "emoji-dit"}
+MODELS = {"embedded": None, "emoji-joint": "emoji-joint"}
 """Names and models; the second learned the same pictures as the first."""
 
 SIDES: tuple[shared.Sides, ...] = (shared.LOWER, (0.75, 0.75), (1, 1), (1.5, 1.5), shared.HIGHER)
