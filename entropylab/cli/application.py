@@ -113,7 +113,7 @@ Model = Annotated[
     str | None,
     typer.Argument(
         metavar="MODEL",
-        help="Hub id, folder, or preset (sd21, ldm256, emoji-dit) of a pipeline; the embedded U-Net if left out.",
+        help="Hub id, folder, or preset (sd21, ldm256, emoji-joint) of a pipeline; the embedded U-Net if left out.",
     ),
 ]
 Sizes = Annotated[

@@ -130,4 +130,4 @@ def test_multidiffusion_needs_the_parts_of_stable_diffusion():
     import entropylab
 
     with pytest.raises(EntropyLabError, match="needs the parts of a StableDiffusionPipeline.*text_encoder"):
-        check_methods(entropylab.load("emoji-dit", device="cpu"), ["multidiffusion"], None)
+        check_methods(entropylab.load("emoji-joint", device="cpu"), ["multidiffusion"], None)
