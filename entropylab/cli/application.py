@@ -130,7 +130,8 @@ Scaling = Annotated[
     typer.Option(
         "--scaling",
         metavar="RULE,...",
-        help="Rules for the softmax scale: original (as trained), sqrt_log (times sqrt(log N / log T)), or a number.",
+        help="Rules for the softmax scale: original (as trained), sqrt_log (times sqrt(log N / log T)), "
+        "scalable_softmax (log N / log T), yarn, proportional, or a number.",
     ),
 ]
 TrainSize = Annotated[
