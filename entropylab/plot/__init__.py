@@ -10,6 +10,7 @@ Examples:
 
 from .law import deficit_vs_sigma2, law_residual, logit_distribution, phase, residual_vs_cumulants
 from .layers import by_layer, entropy_vs_step, heads
+from .predictions import entropy_predicted, predictions
 from .rules import stabilization, sweep
 from .samples import samples
 from .style import PAPER
@@ -20,12 +21,14 @@ __all__ = [
     "by_layer",
     "deficit_vs_sigma2",
     "deficit_vs_tokens",
+    "entropy_predicted",
     "entropy_vs_step",
     "entropy_vs_tokens",
     "heads",
     "law_residual",
     "logit_distribution",
     "phase",
+    "predictions",
     "residual_vs_cumulants",
     "samples",
     "stabilization",
