@@ -11,12 +11,13 @@ import xarray as xr
 from . import pipelines
 from .bars import progress_bar, quiet
 from .errors import EntropyLabError, check_count
-from .files import as_path
+from .files import as_path, check_writable
 from .measuring.checks import call_settings, check_prompts, check_rules, check_seed
 from .measuring.plan import Call, Plan
 from .measuring.provenance import command
 from .measuring.recorder import Recorder
 from .measuring.recording import DEFAULT_STATISTICS, new_recorder, watching
+from .netcdf import save
 from .runs.beginning import check_folder
 from .runs.folder import MOST_SAMPLES
 from .runs.worker import KEPT_APART, measure_run, source_of
@@ -46,6 +47,7 @@ def measure(
     overwrite: bool = False,
     unit_samples: int | None = None,
     column: str | None = None,
+    maps: str | Path | None = None,
 ) -> xr.Dataset:
     """Sample ``pipe`` at every size and scaling, and measure the attention of every layer, head and step meanwhile.
 
@@ -74,10 +76,12 @@ def measure(
         strict: raise if an attention layer ran that could not be measured.
         out: a folder for a long run: the work is cut into units, each written there when it is finished. The same call
             goes on where an earlier one ended, and processes that make it at once share the work.
-        overwrite: start the run in ``out`` afresh.
+        overwrite: start the run in ``out`` afresh, or replace the file ``maps``.
         unit_samples: samples of one size and scaling in a unit, a multiple of ``batch_size``; by default so many that
             there are at most about 100 units of each.
         column: the column of a csv, tsv, jsonl or parquet file that holds the prompts; found by its name if None.
+        maps: a file for entropy maps, "maps.nc" say: the entropy of every query row in its place in the picture, which
+            ``entropylab.open`` reads as an xarray.DataTree (see ``record``). Not for a long run.
 
     Returns:
         xarray.Dataset with dimensions (size, scaling, branch, sample, step, layer, head), fewer when averaged;
@@ -88,8 +92,8 @@ def measure(
         EntropyLabError: an argument that does not fit, before any sampling; with ``strict``, a layer that could not be
             measured, after it.
 
-    An exception while sampling, Ctrl-C included, carries what was measured until then as its ``dataset``; with ``out``
-    it is in the folder, for ``entropylab.open``.
+    An exception while sampling, Ctrl-C included, carries what was measured until then as its ``dataset`` (and its
+    ``maps``); with ``out`` it is in the folder, for ``entropylab.open``.
 
     Examples:
         >>> ds = entropylab.measure(pipe, sizes=[32, (32, 64)], samples=2, steps=1, progress=False)
@@ -107,8 +111,11 @@ def measure(
         raise EntropyLabError(f"samples must be at most {MOST_SAMPLES}. Got {samples}.")
     if out is not None:
         check_folder(as_path(out, "out", "folder"))
-    elif overwrite or unit_samples is not None:
+    elif unit_samples is not None or (overwrite and maps is None):
         raise EntropyLabError("overwrite and unit_samples are for a long run: pass out=, a folder.")
+    if isinstance(maps, bool) or (maps is not None and out is not None):
+        raise EntropyLabError(f"maps must be the name of a file, and is not for a long run with out=. Got {maps!r}.")
+    target = None if maps is None else check_writable(as_path(maps, "maps"), overwrite)
     texts = check_prompts(pipe, prompts, samples, seed, column)
     count = check_count("samples", samples, len(texts))
     check_seed(seed, count)
@@ -123,7 +130,7 @@ def measure(
         settings={} if call else call_settings(pipe, steps, guidance_scale),
     )
     keep = KEPT_APART if keep is None and out is not None else keep
-    recorder = new_recorder(pipe, statistics, rows, layers, keep, train_size)
+    recorder = new_recorder(pipe, statistics, rows, layers, keep, train_size, maps=target is not None)
     attributes = {"seed": seed, "statistics": json.dumps(recorder.reduction.statistics)} | plan.attributes
     attributes |= source_of(pipe, texts) | ({"command": line} if (line := command()) else {})
     if out is not None:
@@ -155,7 +162,16 @@ def measure(
         except BaseException as error:
             keep_measured(error, recorder)
             raise
-    return recorder.dataset.assign_attrs(attributes)
+    ds = recorder.dataset.assign_attrs(attributes)
+    if target is not None:
+        tree = recorder.maps
+        tree.attrs |= attributes
+        try:
+            save(tree, target, overwrite)
+        except EntropyLabError as error:
+            keep_measured(error, recorder)
+            raise
+    return ds
 
 
 def keep_measured(error: BaseException, recorder: Recorder) -> None:
@@ -163,4 +179,6 @@ def keep_measured(error: BaseException, recorder: Recorder) -> None:
     recorder.finish_run(whole=False)
     with suppress(EntropyLabError):
         error.dataset = recorder.dataset  # type: ignore[attr-defined]
+        if recorder.kept_maps is not None:
+            error.maps = recorder.maps  # type: ignore[attr-defined]
         error.add_note("What was measured until then is the `dataset` of this exception.")

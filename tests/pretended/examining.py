@@ -73,11 +73,11 @@ class Finding:
         return self.recorded.places("launch", self.recorded.launches)
 
 
-def examine(family: Family, place: str, kernel: bool = True) -> Finding:
+def examine(family: Family, place: str, kernel: bool = True, maps: bool = False) -> Finding:
     """Sample from a family of the zoo, on the CPU and at a place among pretended GPUs."""
     pipe = family.build()
     with pretended(kernel) as gpus, on_gpus(pipe, place), unwarned():
-        with entropylab.record(pipe) as recorder:
+        with entropylab.record(pipe, maps=maps) as recorder:
             first = family.sample(pipe)
             second, recorded = followed(gpus, family, pipe)
         third, plain = followed(gpus, family, pipe)

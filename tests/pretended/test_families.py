@@ -61,6 +61,14 @@ def test_by_attention_where_our_kernel_does_not_run(name) -> None:
     assert not finding.waits
 
 
+@pytest.mark.parametrize(("name", "place"), [("FLUX.1", "both"), ("Stable Diffusion 1", "cuda:1")])
+def test_with_entropy_maps(name, place) -> None:
+    finding = examine(BY_NAME[name], place, maps=True)
+    assert finding.identical
+    assert finding.error < 2e-5
+    assert not finding.waits
+
+
 @pytest.mark.parametrize("place", ["cuda:1", "both"])
 def test_a_wait_and_launches_of_ours_are_found(monkeypatch, place) -> None:
     name, reduce = "FLUX.1", Reduction.over_several
