@@ -57,6 +57,11 @@ UNITS: dict[str, tuple[str, str]] = {
     "head": ("1", "attention head"),
     "multiplier": ("1", "factor on the softmax scale, mean over heads"),
     "tokens": ("tokens", "N, mean number of keys of a row"),
+    "y": ("pixels", "centre of a token, from the top of the image"),
+    "x": ("pixels", "centre of a token, from the left of the image"),
+    "frame": ("1", "frame of the latent video"),
+    "token": ("1", "token"),
+    "order": ("1", "place of the layer among all, in the order in which data met them"),
     "train_tokens": ("tokens", "T, number of keys of a row at the training size"),
 }
 """Units and long name of every variable and coordinate that ``measure`` returns, by name."""

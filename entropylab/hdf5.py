@@ -24,6 +24,9 @@ RATE = 2**20
 PACKED = 1100
 """Bytes that a compressed one can stand for; deflate reaches 1032."""
 
+DEEPEST = 4
+"""So many groups may be in each other; maps have two."""
+
 SLACK = 2**26
 """Bytes that a variable may claim without having them in the file: dimensions without labels are such variables."""
 
@@ -66,17 +69,26 @@ def stated_end(content: bytes) -> int:
 def look(content: bytes, read: bool = False) -> None:
     """Raise a ValueError if variables are kept outside the file or claim far more than it holds; or read them all."""
     with h5py.File(io.BytesIO(content), "r") as file:
-        if read:
-            list(file.attrs.items())
-        for name in file:
-            if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-                raise ValueError(f"{name!r} is a link, perhaps to another file, and is not followed")
-            variable = file[name]
-            if isinstance(variable, h5py.Dataset):
-                check_variable(name, variable)
-                if read:
-                    list(variable.attrs.items())
-                    variable[()]
+        look_into(file, read)
+
+
+def look_into(group: h5py.Group, read: bool, depth: int = 0) -> None:
+    """`look` at a group, and at those in it; groups may hold each other, so there is an end to that."""
+    if depth > DEEPEST:
+        raise ValueError(f"its groups are in each other more than {DEEPEST} deep")
+    if read:
+        list(group.attrs.items())
+    for name in group:
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise ValueError(f"{name!r} is a link, perhaps to another file, and is not followed")
+        inner = group[name]
+        if isinstance(inner, h5py.Group):
+            look_into(inner, read, depth + 1)
+        elif isinstance(inner, h5py.Dataset):
+            check_variable(name, inner)
+            if read:
+                list(inner.attrs.items())
+                inner[()]
 
 
 def check_variable(name: str, variable: h5py.Dataset) -> None:

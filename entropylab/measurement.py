@@ -12,12 +12,13 @@ import xarray as xr
 from . import pipelines
 from .bars import progress_bar, quiet
 from .errors import EntropyLabError, check_count
-from .files import as_path
+from .files import as_path, check_writable
 from .measuring.checks import call_settings, check_prompts, check_rules, check_seed
 from .measuring.plan import Call, Plan
 from .measuring.provenance import command
 from .measuring.recorder import Recorder
 from .measuring.recording import DEFAULT_STATISTICS, new_recorder, watching
+from .netcdf import save
 from .runs.beginning import check_folder
 from .runs.folder import MOST_SAMPLES
 from .runs.worker import KEPT_APART, Job, measure_run, source_of
@@ -50,6 +51,7 @@ def measure(
     engine: str | None = None,
     address: str | None = None,
     resources: Mapping[str, float] | None = None,
+    maps: str | Path | None = None,
 ) -> xr.Dataset:
     """Sample ``pipe`` at every size and scaling, and measure the attention of every layer, head and step meanwhile.
 
@@ -78,7 +80,7 @@ def measure(
         strict: raise if an attention layer ran that could not be measured.
         out: a folder for a long run: the work is cut into units, each written there when it is finished. The same call
             goes on where an earlier one ended, and processes that make it at once share the work.
-        overwrite: start the run in ``out`` afresh.
+        overwrite: start the run in ``out`` afresh, or replace the file ``maps``.
         unit_samples: samples of one size and scaling in a unit, a multiple of ``batch_size``; by default so many that
             there are at most about 100 units of each.
         column: the column of a csv, tsv, jsonl or parquet file that holds the prompts; found by its name if None.
@@ -89,6 +91,8 @@ def measure(
             started on this machine.
         resources: what a worker takes of the cluster, as ``{"num_gpus": 0.5}`` or ``{"num_cpus": 4}``; one GPU if the
             cluster has any, else one CPU.
+        maps: a file for entropy maps, "maps.nc" say: the entropy of every query row in its place in the picture, which
+            ``entropylab.open`` reads as an xarray.DataTree (see ``record``). Not for a long run.
 
     Returns:
         xarray.Dataset with dimensions (size, scaling, branch, sample, step, layer, head), fewer when averaged;
@@ -99,8 +103,8 @@ def measure(
         EntropyLabError: an argument that does not fit, before any sampling; with ``strict``, a layer that could not be
             measured, after it.
 
-    An exception while sampling, Ctrl-C included, carries what was measured until then as its ``dataset``; with ``out``
-    it is in the folder, for ``entropylab.open``.
+    An exception while sampling, Ctrl-C included, carries what was measured until then as its ``dataset`` (and its
+    ``maps``); with ``out`` it is in the folder, for ``entropylab.open``.
 
     Examples:
         >>> ds = entropylab.measure(pipe, sizes=[32, (32, 64)], samples=2, steps=1, progress=False)
@@ -129,8 +133,11 @@ def measure(
         strict,
         column,
     )
-    if out is None and (overwrite or unit_samples is not None or engine is not None):
+    if out is None and ((overwrite and maps is None) or unit_samples is not None or engine is not None):
         raise EntropyLabError("overwrite, unit_samples and engine are for a long run: pass out=, a folder.")
+    if isinstance(maps, bool) or (maps is not None and out is not None):
+        raise EntropyLabError(f"maps must be the name of a file, and is not for a long run with out=. Got {maps!r}.")
+    target = None if maps is None else check_writable(as_path(maps, "maps"), overwrite)
     unit_samples = check_count("unit_samples", unit_samples, None)
     if engine is not None:
         from .runs.engine import measure_by
@@ -138,7 +145,7 @@ def measure(
         return measure_by(engine, address, resources, pipe, request, out, overwrite, unit_samples, progress)
     if address is not None or resources is not None:
         raise EntropyLabError("address and resources are for an engine: pass engine='ray'.")
-    job = request.job(pipe, out)
+    job = request.job(pipe, out, maps=target is not None)
     if out is not None:
         with quiet(pipe):
             return measure_run(job, out, overwrite, unit_samples, progress)
@@ -156,7 +163,16 @@ def measure(
         except BaseException as error:
             keep_measured(error, recorder)
             raise
-    return recorder.dataset.assign_attrs(job.attributes)
+    ds = recorder.dataset.assign_attrs(job.attributes)
+    if target is not None:
+        tree = recorder.maps
+        tree.attrs |= job.attributes
+        try:
+            save(tree, target, overwrite)
+        except EntropyLabError as error:
+            keep_measured(error, recorder)
+            raise
+    return ds
 
 
 @dataclass(frozen=True)
@@ -180,7 +196,7 @@ class Request:
     strict: bool
     column: str | None
 
-    def job(self, pipe: Any, out: Any = None, long: bool = False) -> Job:
+    def job(self, pipe: Any, out: Any = None, long: bool = False, maps: bool = False) -> Job:
         """The same with a pipeline, once everything is found to fit; ``long`` for a run whose folder is elsewhere.
 
         Raises:
@@ -209,7 +225,7 @@ class Request:
             settings={} if self.call else call_settings(pipe, self.steps, self.guidance_scale),
         )
         keep = KEPT_APART if self.keep is None and (long or out is not None) else self.keep
-        recorder = new_recorder(pipe, self.statistics, self.rows, self.layers, keep, self.train_size)
+        recorder = new_recorder(pipe, self.statistics, self.rows, self.layers, keep, self.train_size, maps)
         attributes = {"seed": self.seed, "statistics": json.dumps(recorder.reduction.statistics)} | plan.attributes
         attributes |= source_of(pipe, texts) | ({"command": line} if (line := command()) else {})
         return Job(pipe, plan, recorder, pairs, rules, self.train_size, self.strict, attributes)
@@ -220,4 +236,6 @@ def keep_measured(error: BaseException, recorder: Recorder) -> None:
     recorder.finish_run(whole=False)
     with suppress(EntropyLabError):
         error.dataset = recorder.dataset  # type: ignore[attr-defined]
+        if recorder.kept_maps is not None:
+            error.maps = recorder.maps  # type: ignore[attr-defined]
         error.add_note("What was measured until then is the `dataset` of this exception.")

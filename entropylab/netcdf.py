@@ -9,7 +9,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +50,15 @@ NAME = re.compile(r"[A-Za-z](?:[\w.+-]| (?! |$)){0,99}")
 TIME_UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 
 
-def save(ds: xr.Dataset, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-    """Write a measured Dataset to a netCDF-4 file, whole or not at all.
+def save(ds: xr.Dataset | xr.DataTree, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+    """Write a measured Dataset, or a DataTree of entropy maps, to a netCDF-4 file, whole or not at all.
 
     The file appears under its name only when it is complete; a save that fails or is interrupted leaves what was
     there before. Types, coordinates, attributes, dates and NaN come back from ``open`` as they were (tuples and arrays
     in attributes as lists); what would not is refused. A checksum in the file tells later whether it is still whole.
 
     Args:
-        ds: what ``measure`` or ``record`` returned, or a part of it.
+        ds: what ``measure`` or ``record`` returned, or a part of it; or the ``maps`` of a recorder.
         path: the file, e.g. "entropy.nc"; its folder must exist. A link is followed.
         overwrite: whether a file of that name may be replaced.
 
@@ -75,10 +75,12 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str], overwrite: bool = False) 
         >>> entropylab.save(ds.mean("head", keep_attrs=True), "entropy.nc", overwrite=True)
     """
     target = check_writable(path, overwrite)
-    encoded = encode(check_ours(ds))
+    groups = groups_of(ds)
+    encoded = {name: encode(group) for name, group in groups.items()}
     try:  # in memory: HDF5 ends the process if it can't write to a disk what it has in hand when it closes a file
         content = to_bytes(encoded)
-        different = difference(ds, from_bytes(content))
+        back = groups_of(from_bytes(content))
+        different = next(filter(None, (difference(group, back[name]) for name, group in groups.items())), "")
     except Exception as error:  # whatever the writer makes of names and types that it does not know
         raise EntropyLabError(f"{target} could not be written: {one_line(error)}") from error
     if different:
@@ -86,14 +88,22 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str], overwrite: bool = False) 
     write_whole(target, hdf5.sealed(content))
 
 
-def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
+def groups_of(ds: xr.Dataset | xr.DataTree) -> dict[str, xr.Dataset]:
+    """The Datasets of a DataTree of ours by path, or a Dataset alone, under "/"."""
+    if isinstance(ds, xr.DataTree) and ATTRIBUTE in ds.attrs:
+        return {node.path: node.to_dataset() for node in ds.subtree}
+    return {"/": check_ours(ds)}
+
+
+def open_dataset(path: str | os.PathLike[str]) -> Any:
     """Read a Dataset that ``save`` wrote, into memory; the file is closed again.
 
     Args:
         path: the file, or the folder of a run, finished or half finished.
 
     Returns:
-        The Dataset as it was saved; of a run what is finished, with a warning that names what is not.
+        The Dataset as it was saved, or the xarray.DataTree if it was one; of a run what is finished, with a warning
+        that names what is not.
 
     Raises:
         EntropyLabError: no such file, a file that is empty, truncated, damaged or not netCDF-4, one that takes numbers
@@ -112,8 +122,8 @@ def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
     return open_run(source)
 
 
-def read(source: Path) -> xr.Dataset:
-    """The Dataset in a file, as of `open_dataset`."""
+def read(source: Path) -> Any:
+    """The Dataset, or the DataTree, in a file, as of `open_dataset`."""
     try:
         content = content_of(source)
         hdf5.check(content)
@@ -145,23 +155,36 @@ def content_of(source: Path) -> bytes:
     return content
 
 
-def to_bytes(encoded: xr.Dataset) -> bytes:
-    """A netCDF-4 file: numbers compressed, with a checksum, and no value that means missing."""
+def to_bytes(encoded: Mapping[str, xr.Dataset]) -> bytes:
+    """A netCDF-4 file of groups by path: numbers compressed, with a checksum, and no value that means missing."""
     file = io.BytesIO()
     packed = {"zlib": True, "complevel": 4, "shuffle": True, "fletcher32": True}
-    storages = {
-        name: {"_FillValue": None, **(packed if variable.ndim else {})} if variable.dtype.kind in "biuf" else {}
-        for name, variable in encoded.variables.items()
-    }
     with h5netcdf.File(file, "w") as handle:
-        encoded.dump_to_store(H5NetCDFStore(handle), encoding=storages)
+        for path, group in encoded.items():
+            storages = {
+                name: {"_FillValue": None, **(packed if variable.ndim else {})} if variable.dtype.kind in "biuf" else {}
+                for name, variable in group.variables.items()
+            }
+            store = H5NetCDFStore(handle if path == "/" else handle.create_group(path))
+            group.dump_to_store(store, encoding=storages)
     return file.getvalue()
 
 
-def from_bytes(content: bytes) -> xr.Dataset:
-    """The Dataset in a netCDF-4 file."""
+def from_bytes(content: bytes) -> xr.Dataset | xr.DataTree:
+    """The Dataset in a netCDF-4 file, or the DataTree if there are groups in it."""
     plain = {"mask_and_scale": False, "decode_times": False, "decode_timedelta": False}
-    return decode(xr.load_dataset(io.BytesIO(content), engine="h5netcdf", **plain))
+    with h5netcdf.File(io.BytesIO(content), "r") as handle:
+        paths = ["/", *paths_in(handle)]
+    groups = {path: xr.load_dataset(io.BytesIO(content), engine="h5netcdf", group=path, **plain) for path in paths}
+    found = {path: decode(group) for path, group in groups.items()}
+    return xr.DataTree.from_dict(found) if len(found) > 1 else found["/"]
+
+
+def paths_in(group: Any) -> Iterator[str]:
+    """The paths of all groups in one, outer ones first."""
+    for inner in group.groups.values():
+        yield inner.name
+        yield from paths_in(inner)
 
 
 def encode(ds: xr.Dataset) -> xr.Dataset:

@@ -17,7 +17,17 @@ from .native import BETWEEN, COUNTS, NUMBERS, OF_PART, KeyParts
 from .parts import Parts, needed
 from .rows import STATISTICS, Rows, RowStatistics, check_rows, rows_of
 
-__all__ = ["BETWEEN", "COUNTS", "NUMBERS", "OF_PART", "KeyParts", "head_sums", "summed", "sums_of_several"]
+__all__ = [
+    "BETWEEN",
+    "COUNTS",
+    "NUMBERS",
+    "OF_PART",
+    "KeyParts",
+    "head_sums",
+    "summed",
+    "sums_and_entropy",
+    "sums_of_several",
+]
 
 
 def head_sums(
@@ -99,10 +109,36 @@ def by_rows(
     found = in_few_launches(pieces, statistics, parts is not None, [(0, q.shape[-2], counted)])
     if found is not None:
         return found[0]
-    if parts is None:
-        return summed(answer(pieces[0]), statistics, counted)
+    return answered(pieces, statistics, counted, parts is not None)[0]
+
+
+def sums_and_entropy(
+    q: Tensor,
+    k: Tensor,
+    scale: float,
+    mask: Tensor | None,
+    is_causal: bool,
+    statistics: tuple[str, ...],
+    counted: Tensor | None = None,
+    parts: KeyParts | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As `head_sums`, and the entropy of every row: (batch, heads, queries), NaN of a row that does not count."""
+    pieces = questions(q, k, scale, mask, is_causal, tuple(dict.fromkeys((*statistics, "entropy"))), parts)
+    sums, rows = answered(pieces, statistics, counted, parts is not None)
+    left_out = ~rows["mean"].isfinite() if counted is None else ~(rows["mean"].isfinite() & counted)
+    return sums, rows["entropy"].masked_fill(left_out, torch.nan)
+
+
+def answered(
+    pieces: list[Rows], statistics: tuple[str, ...], counted: Tensor | None, is_split: bool
+) -> tuple[Tensor, RowStatistics]:
+    """The sums, and what they are sums of: the statistics of every row over all pieces of its keys."""
+    if not is_split:
+        rows = answer(pieces[0])
+        return summed(rows, statistics, counted), rows
     together = Parts({str(index): answer(rows) for index, rows in enumerate(pieces)})
-    return summed(together.whole(), statistics, counted, together)
+    whole = together.whole()
+    return summed(whole, statistics, counted, together), whole
 
 
 def questions(

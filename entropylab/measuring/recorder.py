@@ -22,6 +22,7 @@ from ..scaling import folded_at_work, rule_at_work
 from ..sizes import KnownSize, Packed, Size
 from .cells import Cells, LayerLabel
 from .layout import dataset_of
+from .maps import Maps
 from .provenance import provenance
 from .reduce import Reduction
 from .run import Run
@@ -82,6 +83,7 @@ class Recorder:
         passed_over: layer path -> kind, of layers that ran and were not chosen.
         known: what is known of a layer's calls, by layer and how many it made before in a forward.
         layout: a number for the shapes of what the forward that runs was handed; ``layouts`` knows them.
+        kept_maps: the entropies of rows in their places, if they are kept.
     """
 
     pipe: Any
@@ -102,6 +104,7 @@ class Recorder:
     layout: int = 0
     layouts: dict[Hashable, int] = field(default_factory=dict)
     foreign: bool = False
+    kept_maps: Maps | None = None
 
     def __repr__(self) -> str:
         ran = counted(len(self.cells.layers), "layer")
@@ -120,16 +123,37 @@ class Recorder:
     @property
     def dataset(self) -> xr.Dataset:
         """What was measured so far."""
+        cells = self.so_far
+        unmeasured = [f"{path}: {reason}" for path, reason in self.unmeasured.items()]
+        return describe(dataset_of(cells)).assign_attrs(
+            provenance(self.pipe), statistics=json.dumps(self.reduction.statistics), unmeasured=json.dumps(unmeasured)
+        )
+
+    @property
+    def maps(self) -> xr.DataTree:
+        """Entropy maps of what was measured so far: a group for each size, and in it one for each grid of tokens.
+
+        Raises:
+            EntropyLabError: maps were not asked for, or nothing was measured yet.
+        """
+        if self.kept_maps is None:
+            raise EntropyLabError("there are no maps: they are kept with record(pipe, maps=True).")
+        kept, cells = self.kept_maps, self.so_far
+        if self.run is not None and self.run.steps:
+            kept = kept.copy()
+            kept.add(self.run)
+        return kept.tree(cells, pipelines.vae_factor(self.pipe), provenance(self.pipe))
+
+    @property
+    def so_far(self) -> Cells:
+        """What was measured so far, with the run that is not over."""
         cells = self.cells
         if self.run is not None and self.run.steps:
             cells = copy.deepcopy(cells)
             cells.add(self.run)
         if not cells.timesteps:
             raise EntropyLabError(f"nothing was measured yet: {self.why_nothing()}.")
-        unmeasured = [f"{path}: {reason}" for path, reason in self.unmeasured.items()]
-        return describe(dataset_of(cells)).assign_attrs(
-            provenance(self.pipe), statistics=json.dumps(self.reduction.statistics), unmeasured=json.dumps(unmeasured)
-        )
+        return cells
 
     def why_nothing(self) -> str:
         """Why nothing was measured, in words."""
@@ -164,6 +188,8 @@ class Recorder:
         self.side, self.beside = None, []
         if self.run is not None and self.run.steps and (whole or self.cells.keeps_samples):
             self.cells.add(self.run)
+            if self.kept_maps is not None:
+                self.kept_maps.add(self.run)
         self.run, self.foreign = None, False
 
     def on_parts(self) -> None:
@@ -293,6 +319,8 @@ class Recorder:
             seen = forward.see(known.path(call, part), found, call, layer)
             is_same = forward.inputs.timestep is not None and call.inputs is forward.inputs and seen.place is not None
             known.seen = seen if is_same else None
+            if self.kept_maps is not None:
+                self.kept_maps.take(forward, seen, found, call, part, self.sight)
 
     def meet(self, call: AttentionCall) -> "Known":
         """What there is to know of a call that is seen for the first time, or looks different."""
@@ -337,6 +365,8 @@ class Recorder:
         if self.run.size is None:
             self.run.size = self.sight.size_of_latent() or packed(calls[-1].inputs)
         self.run.add_step(calls, combined, sample)
+        if self.kept_maps is not None:
+            self.kept_maps.add_step(self.run, calls)
 
 
 def packed(inputs: Inputs) -> Packed | None:

@@ -13,6 +13,7 @@ from ..pipelines.sight import observed
 from ..scaling import known_train_size
 from ..sizes import Size
 from .cells import Cells, check_keep
+from .maps import Maps, RowReduction
 from .recorder import Recorder
 from .reduce import Reduction, check_statistics
 
@@ -28,6 +29,7 @@ def record(
     layers: str | Sequence[str] | None = None,
     keep: Sequence[str] | None = None,
     strict: bool = False,
+    maps: bool = False,
 ) -> Iterator[Recorder]:
     """Measure the attention of ``pipe`` while your own code samples from it.
 
@@ -46,9 +48,15 @@ def record(
             ("self", "cross", "joint", "temporal").
         keep: dimensions to keep apart, of branch, sample, step, layer, head; the others are averaged. None keeps all.
         strict: raise if an attention layer ran that could not be measured, instead of naming it in the result.
+        maps: keep the entropy of every query row too, in its place in the picture. Of branch, step and head those are
+            kept apart that ``keep`` names (branches alone by default), samples and layers always.
 
     Yields:
-        A Recorder; its ``dataset`` is an xarray.Dataset like that of ``entropylab.measure``.
+        A Recorder; its ``dataset`` is an xarray.Dataset like that of ``entropylab.measure``, and its ``maps`` an
+        xarray.DataTree: for each size a group, and in it one for each grid of tokens, such as "64x64/16x16", with
+        ``entropy`` [nats] of dimensions (scaling, branch, sample, layer, y, x), of videos with ``frame``; y and x are
+        the centres of tokens [pixels]. Rows of text are in groups such as "64x64/text_77", with a dimension ``token``.
+        Layers whose rows have no known place are named in its attribute ``unplaced``.
 
     Raises:
         EntropyLabError: ``pipe`` has no denoiser or no attention, or an argument does not fit.
@@ -61,7 +69,7 @@ def record(
         >>> rec.unmeasured  # layers that ran and could not be measured
         {}
     """
-    recorder = new_recorder(pipe, statistics, rows, layers, keep)
+    recorder = new_recorder(pipe, statistics, rows, layers, keep, maps=maps)
     with watching(recorder, strict):
         yield recorder
 
@@ -79,6 +87,7 @@ def watching(recorder: Recorder, strict: bool = False) -> Iterator[None]:
         recorder.finish_run()
     report_unmeasured(recorder, strict)
     report_untold(recorder)
+    report_unplaced(recorder)
     report_bad(recorder.cells, stacklevel=5)
 
 
@@ -108,6 +117,15 @@ def report_untold(recorder: Recorder) -> None:
         )
 
 
+def report_unplaced(recorder: Recorder) -> None:
+    """Warn of layers without a map: where their rows stand in the picture can't be told."""
+    unplaced = recorder.kept_maps.unplaced if recorder.kept_maps is not None else {}
+    if unplaced:
+        listed = "; ".join(f"{path} ({reason})" for path, reason in list(unplaced.items())[:5])
+        more = f" and {len(unplaced) - 5} more" if len(unplaced) > 5 else ""
+        warnings.warn(f"{counted(len(unplaced), 'layer')} got no map: {listed}{more}", EntropyLabWarning, stacklevel=5)
+
+
 def report_bad(cells: Cells, stacklevel: int) -> None:
     """Warn of layers with rows that were left out for NaN or infinity in their query or keys."""
     bad: dict[str, int] = {}
@@ -126,13 +144,21 @@ def report_bad(cells: Cells, stacklevel: int) -> None:
 
 
 def new_recorder(
-    pipe: Any, statistics: Any, rows: Any, layers: Any, keep: Any, train_size: Size | None = None
+    pipe: Any, statistics: Any, rows: Any, layers: Any, keep: Any, train_size: Size | None = None, maps: bool = False
 ) -> Recorder:
     """A Recorder, its arguments checked."""
+    if not isinstance(maps, bool):
+        raise EntropyLabError(f"maps must be True or False. Got {maps!r}.")
+    if maps and rows is not None:
+        raise EntropyLabError(f"maps are of every query row: leave rows out. Got rows={rows!r}.")
     pipelines.check_attends(pipe)
     patterns = check_patterns(pipe, layers)
-    reduction = Reduction(check_statistics(statistics), check_count("rows", rows, None))
-    return Recorder(pipe, reduction, patterns, check_keep(keep), known_train_size(pipe, train_size))
+    new_reduction = RowReduction if maps else Reduction
+    reduction = new_reduction(check_statistics(statistics), check_count("rows", rows, None))
+    keep = check_keep(keep)
+    recorder = Recorder(pipe, reduction, patterns, keep, known_train_size(pipe, train_size))
+    recorder.kept_maps = Maps(("branch",) if keep is None else keep) if maps else None
+    return recorder
 
 
 def check_patterns(pipe: Any, patterns: Any) -> tuple[str, ...]:

@@ -62,11 +62,13 @@ class Sums(NamedTuple):
         sums: (batch, heads, ``entropy.sums.NUMBERS`` and what `sums_beyond` adds), on the device of the call.
         fraction: how many rows there are for one that was looked at.
         parts: what the parts of the keys are, if they were told apart.
+        entropy: of every row, (batch, heads, rows), where maps are kept.
     """
 
     sums: Tensor
     fraction: float
     parts: tuple[str, ...] = ()
+    entropy: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ class Run:
         multipliers: layer path -> the factor on its softmax scale, mean over heads; NaN if it changed meanwhile.
         texts: what the branches were handed.
         steps: what was measured; a step in which the denoiser saw one timestep in several views is several.
+        maps: what is kept of every row, if maps are.
     """
 
     size: KnownSize = None
@@ -75,6 +76,7 @@ class Run:
     multipliers: dict[str, float] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     texts: Texts = field(default_factory=Texts)
+    maps: Any = None
 
     def meet_rule(self, rule: str, begun: bool) -> None:
         """Take the name of the rule under which a forward runs; after another one, the run carries both names.

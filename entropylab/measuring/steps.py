@@ -157,6 +157,7 @@ class DenoiserCall:
         batch: how many images, of all guidance branches.
         calls: the calls of its layers that were seen.
         found: what is left of them.
+        rows: what maps keep of them: what they are, sums of entropies and how many rows these are of.
         alone: layer -> those of its calls that it made image by image.
         lost: layer path -> why its calls could not be averaged.
         output: (images of all branches, ...), or None if it can't be told.
@@ -168,6 +169,7 @@ class DenoiserCall:
         self.inputs, self.reduction, self.batch, self.ended = inputs, reduction, inputs.batch, False
         self.calls: list[Seen] = []
         self.found: list[Tensor] = []
+        self.rows: list[tuple[Any, Tensor, Tensor]] = []
         self.alone: dict[str, list[str]] = {}
         self.lost: dict[str, str] = {}
         self.output: Tensor | None = None
@@ -248,6 +250,7 @@ class DenoiserCall:
         """Take what a ControlNet gave that ran for this forward; layer path -> reason, of what can't be taken."""
         if beside.batch == self.batch and {one.path for one in self.calls}.isdisjoint(one.path for one in beside.calls):
             self.found, self.calls = self.found + beside.found, self.calls + beside.calls
+            self.rows += beside.rows
             self.forward = self.forward.with_those_of(beside.forward)
             return {}
         reason = "runs more than once beside one forward of its denoiser"

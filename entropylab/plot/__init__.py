@@ -10,6 +10,7 @@ Examples:
 
 from .law import deficit_vs_sigma2, law_residual, logit_distribution, phase, residual_vs_cumulants
 from .layers import by_layer, entropy_vs_step, heads
+from .maps import animate, entropy_map, entropy_maps
 from .predictions import entropy_predicted, predictions
 from .rules import stabilization, sweep
 from .samples import samples
@@ -18,9 +19,12 @@ from .tokens import deficit_vs_tokens, entropy_vs_tokens
 
 __all__ = [
     "PAPER",
+    "animate",
     "by_layer",
     "deficit_vs_sigma2",
     "deficit_vs_tokens",
+    "entropy_map",
+    "entropy_maps",
     "entropy_predicted",
     "entropy_vs_step",
     "entropy_vs_tokens",

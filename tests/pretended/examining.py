@@ -79,12 +79,16 @@ class Finding:
 
 
 def examine(
-    family: Family, place: str, kernel: bool = True, statistics: tuple[str, ...] = DEFAULT_STATISTICS
+    family: Family,
+    place: str,
+    kernel: bool = True,
+    statistics: tuple[str, ...] = DEFAULT_STATISTICS,
+    maps: bool = False,
 ) -> Finding:
     """Sample from a family of the zoo, on the CPU and at a place among pretended GPUs."""
     pipe = family.build()
     with pretended(kernel) as gpus, on_gpus(pipe, place), unwarned():
-        with entropylab.record(pipe, statistics=statistics) as recorder:
+        with entropylab.record(pipe, statistics=statistics, maps=maps) as recorder:
             first = family.sample(pipe)
             second, recorded = followed(gpus, family, pipe)
         third, plain = followed(gpus, family, pipe)

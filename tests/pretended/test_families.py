@@ -73,6 +73,14 @@ def test_statistics_that_no_pass_sums(name) -> None:
         assert finding.error_of(value) < 1e-4, value
 
 
+@pytest.mark.parametrize(("name", "place"), [("FLUX.1", "both"), ("Stable Diffusion 1", "cuda:1")])
+def test_with_entropy_maps(name, place) -> None:
+    finding = examine(BY_NAME[name], place, maps=True)
+    assert finding.identical
+    assert finding.error < 2e-5
+    assert not finding.waits
+
+
 @pytest.mark.parametrize("place", ["cuda:1", "both"])
 def test_a_wait_and_launches_of_ours_are_found(monkeypatch, place) -> None:
     name, reduce = "FLUX.1", Reduction.over_several

@@ -1,4 +1,4 @@
-"""``python -m tests.runs.cluster_faults --times 100``: kill workers, drivers and a node of a Ray cluster at random moments.
+"""``python -m tests.runs.cluster_faults --times 100``: kill workers, drivers and a node of a cluster at random moments.
 
 After each kill nothing finished may be lost, and at the end of each run its result is that of one process, bit for bit.
 """
@@ -62,7 +62,9 @@ def torment(folder: Path, times: int, seed: int) -> tuple[Counter[str], int, int
             driver = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         time.sleep(moments.uniform(0, LONGEST))
         kind = moments.choice(["worker"] * 5 + ["driver", "node"])
-        workers = [one for one in psutil.process_iter(["cmdline"]) if "ray::Measurer" in " ".join(one.info["cmdline"] or ())]
+        workers = [
+            one for one in psutil.process_iter(["cmdline"]) if "ray::Measurer" in " ".join(one.info["cmdline"] or ())
+        ]
         if sum(kills.values()) >= times or driver.poll() is not None or (kind == "worker" and not workers):
             kind = "nobody"
         elif kind == "worker":
