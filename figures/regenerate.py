@@ -26,6 +26,7 @@ import law_checks
 import layers
 import logits
 import prompts
+import rules
 import samples
 import shared
 import sweep
@@ -36,9 +37,10 @@ from entropylab.models.prompts import is_embedded
 Measure = Callable[[shared.Source], xr.Dataset]
 Draw = Callable[[xr.Dataset, Path], None]
 
-MEASUREMENT = "measurement.nc"
 PARTS: dict[str, tuple[str, Measure, Sequence[Draw]]] = {
-    MEASUREMENT: ("measuring every size under every rule", figure6.measure, (figure5.draw, figure6.draw)),
+    "measurement.nc": ("measuring every size under every rule", figure6.measure, (figure6.draw,)),
+    "figure5.nc": ("measuring what predicts entropy", figure5.measure, (figure5.draw,)),
+    "rules.nc": ("comparing rules", rules.measure, (rules.draw,)),
     "sweep.nc": ("sweeping the multiplier", sweep.measure, (sweep.draw,)),
     "pictures.nc": ("sampling pictures", samples.measure, (samples.draw,)),
     "law.nc": ("measuring cumulants", law_checks.measure, (law_checks.draw, layers.draw)),
@@ -96,7 +98,7 @@ def redraw(run: Path, out: Path) -> None:
     evaluation = run / "evaluation.nc"
     if run.is_dir() and not found and not evaluation.is_file():
         raise EntropyLabError(f"run must be a file, or a folder with {', '.join(PARTS)} in it. {run} has none of them.")
-    for path, drawings in (found if run.is_dir() else {run: PARTS[MEASUREMENT][2]}).items():
+    for path, drawings in (found if run.is_dir() else {run: (figure5.draw, figure6.draw)}).items():
         ds = entropylab.open(path)
         for draw in drawings:
             try:

@@ -40,18 +40,17 @@ def measure(source: shared.Source) -> xr.Dataset:
     rules = {"original": "original", "sqrt_log": "sqrt_log", "calibrated": source.calibrated(SIDES).calibrated}
     prompts = shared.mixed_prompts()[: min(PICTURES, source.samples or PICTURES)]
     sizes = source.sizes(SIDES)
-    bar = tqdm(total=1 + len(sizes) * len(rules), disable=not source.progress, leave=False)
     home = label(source.trained)
-    data = {home: as_variable(sampled(source, source.trained, "original", prompts, bar), "sample")}
-    for size in sizes:
-        pictures = np.stack([sampled(source, size, rule, prompts, bar) for rule in rules.values()])
+    data = {home: as_variable(sampled(source, source.trained, "original", prompts), "sample")}
+    for size in tqdm(sizes, disable=not source.progress, leave=False):
+        pictures = np.stack([sampled(source, size, rule, prompts) for rule in rules.values()])
         data[label(size)] = as_variable(pictures, "scaling", "sample")
     coords = {"scaling": list(rules), "prompt": ("sample", prompts), "seed": ("sample", np.arange(len(prompts)))}
     about = {"model": str(source.model), "train_size": home, "entropylab_version": version("entropylab")}
     return xr.Dataset(data, coords, about)
 
 
-def sampled(source: shared.Source, size: tuple[int, int], rule: Any, prompts: list[str], bar: Any) -> np.ndarray:
+def sampled(source: shared.Source, size: tuple[int, int], rule: Any, prompts: list[str]) -> np.ndarray:
     """Pictures (sample, y, x, channel) of uint8 at one size under one rule."""
     settings = default_settings(source.pipe) | {"num_inference_steps": source.steps or STEPS}
     found = []
@@ -61,7 +60,6 @@ def sampled(source: shared.Source, size: tuple[int, int], rule: Any, prompts: li
             seeds = [torch.Generator("cpu").manual_seed(start + place) for place in range(len(some))]
             call = {"height": size[0], "width": size[1], "generator": seeds, "output_type": "np"}
             found.append(source.pipe(some, **call, **settings).images)
-    bar.update()
     return np.round(255 * np.concatenate(found)).astype(np.uint8)
 
 

@@ -34,6 +34,9 @@ SAMPLES, STEPS = 4, 6
 FEW = 3
 """Samples of a calibration, and of the sweep, which sample once for every Newton step and every multiplier."""
 
+HELD_OUT = 1000
+"""First seed of a calibration, whose prompts are the last ones: figures are of other prompts and other seeds."""
+
 ITERATIONS = 3
 """Newton steps of a calibration, which starts from the second-order solution."""
 
@@ -88,7 +91,8 @@ class Source:
         if self.calibration is not None:
             return self.calibration
         away = [size for size in self.sizes(sides) if size != self.trained]
-        return entropylab.calibrate(self.pipe, away, iterations=ITERATIONS, **self.sampling(FEW))
+        sampling = self.sampling(FEW) | {"prompts": mixed_prompts()[::-1], "seed": HELD_OUT}
+        return entropylab.calibrate(self.pipe, away, iterations=ITERATIONS, held_out=False, **sampling)
 
 
 def mixed_prompts() -> list[str]:
