@@ -36,8 +36,8 @@ SIDES = (
 
 PLAIN = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-ROWS = 32
-"""Query rows of each call by which folding is proved."""
+ROWS = 16
+"""Query rows by which folding is proved, at the beginning of each call, in its middle and at its end."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Query:
         module: that module.
         factor: the rule's, one number or one per head; None if the call is left alone.
         heads: number of heads.
-        rows: some of its queries (1, heads or 1, rows, d).
+        rows: some of its queries (heads or 1, places, rows, d).
     """
 
     layer: str
@@ -121,8 +121,13 @@ def trial(
 
     def on_attention(call: AttentionCall) -> float | Tensor | None:
         heads = 1 if call.query.stride(1) == 0 else call.query.shape[1]  # attention in slices shows one head for all
-        rows = call.query[:1, :heads, :ROWS].detach().float().clone()
-        factor = rescaling.on_attention(call) if before is None else before[len(found)].factor
+        queries = call.query[0, :heads].detach().float()
+        left = max(0, queries.shape[1] - ROWS)
+        rows = torch.stack([queries[:, first : first + ROWS] for first in (0, left // 2, left)], 1)
+        if before is None:
+            factor = rescaling.on_attention(call)
+        else:
+            factor = before[len(found)].factor if len(found) < len(before) else None
         found.append(Query(call.layer, call.module, factor, call.query.shape[1], rows))
         return None if before is None or factor is None else 1 / factor
 
@@ -136,6 +141,8 @@ def trial(
                 "known: pass call=, a function (pipe, size, prompts, generators) in which every denoiser runs."
             )
         warn_of_untouched(rescaling, observer)
+    elif [query.layer for query in before] != [query.layer for query in found]:
+        raise EntropyLabError("fold: two steps made different attention calls, so that nothing can be proved.")
     else:
         for query, other in zip(before, found, strict=True):
             prove(query, other.rows)
@@ -177,8 +184,8 @@ def prove(query: Query, rows: Tensor) -> None:
     """An EntropyLabError if queries did not get their factor by folding."""
     if query.factor is None:
         return
-    factor = torch.as_tensor(query.factor, device=rows.device).float().expand(query.heads)[: rows.shape[1]]
-    square, product = query.rows.square().sum((0, 2, 3)), (query.rows * rows).sum((0, 2, 3))
+    factor = torch.as_tensor(query.factor, device=rows.device).float().expand(query.heads)[: len(rows), None]
+    square, product = query.rows.square().sum((2, 3)), (query.rows * rows).sum((2, 3))
     off = (product / square).log() - factor.log()
     if bool((~(off.abs() <= factor.log().abs() / 2) & (square > 0) & (factor.log().abs() > 1e-3)).any()):
         raise EntropyLabError(
