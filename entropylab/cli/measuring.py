@@ -45,7 +45,7 @@ from .words import as_table, is_first, is_run, named_path, prompts_of, say, trai
     "      --prompts captions.txt --samples 100 --rows 256 --dtype float16 --out sd.nc\n"
     "  accelerate launch --multi_gpu --num_processes 8 -m entropylab measure sd21 --sizes 256 512 768 \\\n"
     "      --prompts captions.parquet --column caption --samples 5000 --out RUN/\n"
-    "  entropylab measure sd21 --sizes 256 512 768 --samples 5000 --out RUN/ --engine ray --address auto",
+    "  entropylab measure sd21 --sizes 256 512 768 --samples 5000 --out RUN/ --engine ray",
 )
 def measure(
     sizes: Sizes,

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,7 @@ from ..measuring.checks import call_settings, check_prompts, check_seed
 from ..measuring.provenance import provenance
 from ..models.prompts import captions as captions_by_name
 from ..models.prompts import is_embedded
+from ..runs.units import cut
 from ..sizes import Size, size_label
 from .clip import Clip, clip_of
 from .cost import Meter, how
@@ -29,7 +31,8 @@ from .distances import NEIGHBOURS, check_enough, needed
 from .features import Features, features_of
 from .methods import Draw, Method, check_methods
 from .results import FIGURES, Judged, empty, fill, joined
-from .saving import Kept, save_pictures
+from .saving import Kept
+from .sharing import TOGETHER, PictureJob, PictureRun, share
 
 METRICS = ("fid", "clip", "diversity", "time", "memory")
 
@@ -83,7 +86,8 @@ def evaluate(
         train_size: training size [pixels] if the pipeline's config does not say.
         call: ``call(pipe, size, prompts, generators)`` gives pictures by a pipeline whose signature is its own.
         pictures: a folder to write every picture to, as SIZE/RULE/0000.png; `entropylab ratings make` reads them. What
-            an evaluation that was stopped has finished of sizes and rules is read there instead of sampled again.
+            an evaluation that was stopped has finished is read there instead of sampled again, and processes that make
+            the same call at once share the sampling, as with `measure(..., out=...)`; each judges all pictures.
         resamples: bootstrap draws.
         progress: show a progress bar.
 
@@ -126,24 +130,30 @@ def evaluate(
     settings = {} if call is not None else call_settings(pipe, steps, guidance_scale)
     chosen = [texts[i % len(texts)] for i in range(count)]
     sampling = Sampling(pipe, chosen, seed, batch_size, call or own_call(settings), train_size)
+    applied = {(size, one.name): one for size in pairs for one in methods if one.applies(pipe, size, train_size)}
+    kept: dict[tuple[Size, str], Kept] = {}
     ds = empty(pairs, [method.name for method in methods], judge.metrics, count)
     loads: list[float] = []
-    pixels = count * len(methods) * sum(height * width for height, width in pairs)
-    with quiet(pipe), progress_bar(pixels, progress) as bar:
+    with quiet(pipe), ExitStack() as stack:
+        if pictures is not None:
+            named = {} if call is None else {"call": getattr(call, "__qualname__", type(call).__name__)}
+            each = batch_size * max(1, TOGETHER // batch_size)
+            units = cut(pairs, [method.name for method in methods], count, each)
+            for (size, name), method in applied.items():
+                own = tuple(unit for unit in units if (unit.size, unit.scaling) == (size, name))
+                made = sampling.made(size, method, settings | named)
+                kept[size, name] = Kept(Path(pictures) / size_label(size) / name, made, own)
+            job = PictureJob(sampling, {one.name: one for one in methods}, device, judge.size_on(device))
+            share(PictureRun(Path(pictures), kept, chosen), job, progress)
+        pixels = count * sum(size[0] * size[1] for size, _ in applied)
+        bar = stack.enter_context(progress_bar(pixels, progress))
         for size in pairs:
             cells = {}
             for method in methods:
-                bar.set_description_str(f"{size_label(size)} {method.name}")
-                if not method.applies(pipe, size, train_size):
-                    bar.update(size[0] * size[1] * count)
-                    continue
-                kept = None
-                if pictures is not None:
-                    named = {} if call is None else {"call": getattr(call, "__qualname__", type(call).__name__)}
-                    made = sampling.made(size, method, settings | named)
-                    kept = Kept(Path(pictures) / size_label(size) / method.name, made)
-                cells[method.name] = cell(sampling, size, method, judge, kept, bar)
-                loads += cells[method.name][1].loads
+                if (size, method.name) in applied:
+                    bar.set_description_str(f"{size_label(size)} {method.name}")
+                    cells[method.name] = cell(sampling, size, method, judge, kept.get((size, method.name)), bar)
+                    loads += cells[method.name][1].loads
             fill(ds, size, cells, judge.reference(size), resamples)
     said = {"steps": settings.get("num_inference_steps"), "guidance_scale": settings.get("guidance_scale")}
     given = {name: value for name, value in said.items() if value is not None}
@@ -193,16 +203,13 @@ class Sampling:
     draw: Draw
     train_size: Any
 
-    @property
-    def starts(self) -> range:
-        """The number of the first picture of every batch."""
-        return range(0, len(self.prompts), self.batch_size)
-
-    def batches(self, size: Size, method: Method, meter: Meter) -> Iterator[tuple[int, Tensor]]:
-        """Every batch of one size by one method: the number of its first picture, and its pictures
-        (batch, 3, height, width) of uint8; ``meter`` is told what it costs.
+    def batches(
+        self, size: Size, method: Method, meter: Meter, pictures: range | None = None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Every batch of one size by one method, or of some ``pictures``: the number of its first picture, and its
+        pictures (batch, 3, height, width) of uint8; ``meter`` is told what it costs.
         """
-        for start in self.starts:
+        for start in (pictures or range(len(self.prompts)))[:: self.batch_size]:
             prompts = self.prompts[start : start + self.batch_size]
             generators = [torch.Generator("cpu").manual_seed(self.seed + start + i) for i in range(len(prompts))]
             with meter.batch(len(prompts)):
@@ -306,19 +313,14 @@ def cell(
     sampling: Sampling, size: Size, method: Method, judge: Judge, kept: Kept | None, bar: Any
 ) -> tuple[Judged, Meter]:
     """What is kept of the pictures of one size and method, and what they cost; sampled, or read where they are kept."""
-    device, count, cost = device_of(sampling.pipe), len(sampling.prompts), None if kept is None else kept.cost()
-    if kept is not None and cost is not None:
-        meter, found = Meter(device, **cost), kept.batches(sampling.starts, count)
+    device, count = device_of(sampling.pipe), len(sampling.prompts)
+    if kept is not None:
+        meter, found = Meter(device, **kept.cost), kept.batches(range(0, count, sampling.batch_size), count)
     else:
         meter = Meter(device, judge.size_on(device))
         found = sampling.batches(size, method, meter)
     parts = []
     for start, images in found:
-        prompts = sampling.prompts[start : start + len(images)]
-        parts.append(judge(images, prompts))
-        if kept is not None and cost is None:
-            save_pictures(images, prompts, kept.folder, start)
+        parts.append(judge(images, sampling.prompts[start : start + len(images)]))
         bar.update(size[0] * size[1] * len(images))
-    if kept is not None and cost is None:
-        kept.finish(meter)
     return joined(parts), meter

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import EntropyLabError
 from ..files import write_whole
-from .cost import Meter
+from ..runs.units import Unit
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 """Ends of the names of picture files."""
@@ -66,25 +66,49 @@ def read_picture(path: Path) -> Tensor:
 class Kept:
     """The folder of one size and method: its pictures, and, once they are all there, what made them and what they cost.
 
+    Until then every unit of them has a small file that says so.
+
     Attributes:
         folder: SIZE/RULE.
         made: what decides the pictures, as JSON can hold it.
+        units: the parts in which they are sampled.
     """
 
     folder: Path
     made: dict[str, Any]
+    units: tuple[Unit, ...]
 
-    def cost(self) -> dict[str, Any] | None:
-        """What the pictures cost, as `Meter` takes it, if they are all there; else None.
+    def mark(self, unit: Unit) -> Path:
+        """What says that a unit is there."""
+        return self.folder / f"part-{unit.start:06d}-{unit.stop - 1:06d}.json"
+
+    def is_finished(self, unit: Unit) -> bool:
+        """Whether a unit's pictures are there."""
+        return self.mark(unit).is_file() or (self.folder / RECORD).is_file()
+
+    def write(self, unit: Unit, images: Tensor, prompts: Sequence[str], cost: dict[str, Any]) -> None:
+        """Write a unit's pictures, then what says that they are there."""
+        save_pictures(images, prompts, self.folder, unit.start)
+        write_whole(self.mark(unit), self.record(cost))
+
+    def record(self, cost: dict[str, Any]) -> bytes:
+        """What made pictures, and what they cost."""
+        return json.dumps({"made": self.made, "cost": cost}, indent=1).encode()
+
+    def check(self) -> None:
+        """Raise an EntropyLabError if pictures of something else are there, or a record is damaged."""
+        for path in (self.folder / RECORD, *map(self.mark, self.units)):
+            if path.is_file():
+                self.cost_in(path)
+
+    def cost_in(self, path: Path) -> dict[str, Any]:
+        """What the pictures cost that a file speaks of, as `Meter` takes it.
 
         Raises:
-            EntropyLabError: pictures of something else are there, or the record is damaged.
+            EntropyLabError: they are pictures of something else, or the file is damaged.
         """
         from ..runs.configuration import differences
 
-        path = self.folder / RECORD
-        if not path.is_file():
-            return None
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             made, cost = dict(found["made"]), {name: list(found["cost"][name]) for name in COSTS}
@@ -97,10 +121,19 @@ class Kept:
             )
         return cost
 
-    def finish(self, meter: Meter) -> None:
-        """Say that all pictures are there."""
-        cost = {name: getattr(meter, name) for name in COSTS}
-        write_whole(self.folder / RECORD, json.dumps({"made": self.made, "cost": cost}, indent=1).encode())
+    def finish(self) -> None:
+        """Put what all units cost into one file, once they are all there."""
+        path = self.folder / RECORD
+        if not path.is_file():
+            parts = [self.cost_in(self.mark(unit)) for unit in self.units]
+            write_whole(path, self.record({name: [x for part in parts for x in part[name]] for name in COSTS}))
+        for unit in self.units:
+            self.mark(unit).unlink(missing_ok=True)
+
+    @property
+    def cost(self) -> dict[str, Any]:
+        """What all pictures cost."""
+        return self.cost_in(self.folder / RECORD)
 
     def batches(self, starts: range, count: int) -> Iterator[tuple[int, Tensor]]:
         """The pictures, as `Sampling.batches` gives them."""

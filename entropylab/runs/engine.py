@@ -80,6 +80,7 @@ class Pool:
     """The workers of a run, as the driver sees them.
 
     Attributes:
+        new_worker: the actor class of Measurer, with its resources.
         sent: the arguments of ``Measurer.prepare``, in the memory of the cluster.
         resources: what a worker takes of the cluster.
         queue: the units that nobody has in hand.
@@ -92,6 +93,7 @@ class Pool:
     """
 
     ray: Any
+    new_worker: Any
     sent: list[Any]
     resources: Mapping[str, float]
     shown: Progress
@@ -133,8 +135,10 @@ class Pool:
         if time.monotonic() - self.looked > LOOK:
             there, self.looked = self.ray.cluster_resources(), time.monotonic()
             self.room = int(min(there.get(RESOURCES[name], 0) // each for name, each in self.resources.items()))
+            if not self.room and not self.tasks:
+                self.shown.say(f"the cluster has not {self.resources} yet, waiting for a node that has")
         for _ in range(min(self.room + 1, units) - len(self.idle) - len(self.tasks)):
-            worker = self.ray.remote(Measurer).options(**{"num_cpus": 0, **self.resources}).remote()
+            worker = self.new_worker.remote()
             self.tasks[worker.prepare.remote(*self.sent)] = Task(worker)
 
     def hand_out(self, run: RunFolder, record: Any) -> set[str]:
@@ -152,7 +156,7 @@ class Pool:
         return done
 
     def answers(self) -> Iterator[tuple[Any, Any]]:
-        """What workers have measured, as soon as there is any, if it is not for a while.
+        """What a worker has measured, once one has; nothing if none has for a while, or if one got ready or was lost.
 
         Raises:
             EntropyLabError: a worker that loaded another pipeline than the first, or that can't be started.
@@ -162,12 +166,14 @@ class Pool:
             time.sleep(LOOK)
             return
         for answer in self.ray.wait([*self.tasks], timeout=LOOK)[0]:
-            task = self.tasks.pop(answer)
+            task = self.tasks[answer]
             try:
                 found = self.ray.get(answer)
             except self.ray.exceptions.RayError as error:
+                del self.tasks[answer]
                 self.lose(task, error)
                 continue
+            del self.tasks[answer]
             self.idle.append(task.worker)
             if task.unit is not None:
                 yield task, found
@@ -227,7 +233,8 @@ def measure_by(
     with ExitStack() as stack:
         ray = stack.enter_context(cluster(address, sent))
         each = resources or ({"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1})
-        pool = Pool(ray, [ray.put(part) for part in sent], each, Progress((), progress))
+        new_worker = ray.remote(Measurer).options(**{"num_cpus": 0, **each})
+        pool = Pool(ray, new_worker, [ray.put(part) for part in sent], each, Progress((), progress))
         stack.callback(pool.close)
         while not pool.known:
             pool.grow(1)

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from ..errors import EntropyLabError
 
@@ -24,29 +23,16 @@ class Place:
         rank: its number, from 0.
         world: how many there are.
         local_rank: its number on its machine: it takes that GPU.
-        state: accelerate's PartialState, where a launcher made it possible for the processes to wait for each other.
     """
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
-    state: Any = None
 
     @property
     def is_main(self) -> bool:
         """Whether it is the one that speaks."""
         return self.rank == 0
-
-    @contextmanager
-    def main_first(self) -> Iterator[None]:
-        """Let the main process go through the body before the others, also if it fails there."""
-        if self.state is not None and not self.is_main:
-            self.state.wait_for_everyone()
-        try:
-            yield
-        finally:
-            if self.state is not None and self.is_main:
-                self.state.wait_for_everyone()
 
 
 def number(name: str, default: int) -> int:
@@ -83,24 +69,25 @@ def is_restarted() -> bool:
 
 
 @contextmanager
-def placed(cpu: bool, wait: bool) -> Iterator[Place]:
-    """This process's place.
+def main_first(place: Place, cpu: bool) -> Iterator[None]:
+    """Let the main of the processes that were launched together go through the body before the others, or fail there.
 
-    Args:
-        cpu: whether the processes compute on CPUs; they then talk through gloo.
-        wait: whether they must be able to wait for each other. Only then a process group is made: one that is there
-            ends all when one process is lost, and can't be made again when torchrun starts them anew.
+    They wait in a process group, for as long as this takes: one that lasts ends all when one process is lost, and can't
+    be made again when torchrun starts them anew. ``cpu`` is whether they compute on CPUs, and talk through gloo.
     """
-    if not wait or not is_launched():
-        yield by_environment()
-        return
     import torch
     from accelerate import PartialState
 
     had = torch.distributed.is_initialized()
     state = PartialState(cpu=cpu or not torch.cuda.is_available())
     try:
-        yield Place(state.process_index, state.num_processes, state.local_process_index, state)
+        if not place.is_main:
+            state.wait_for_everyone()
+        try:
+            yield
+        finally:
+            if place.is_main:
+                state.wait_for_everyone()
     finally:
         if not had and torch.distributed.is_initialized():
             state.destroy_process_group()

@@ -3,7 +3,6 @@
 import json
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -25,9 +24,8 @@ from ..sizes import Size
 from .beginning import begin, check_folder
 from .configuration import configuration_of
 from .folder import MOST_UNITS, RECORD, RunFolder, too_many
-from .locks import Lock
 from .merging import dataset_of, merge_run
-from .place import Place, is_left_alone, is_restarted, placed
+from .place import Place, by_environment, is_launched, is_left_alone, is_restarted, main_first
 from .progress import Progress
 from .state import to_dataset
 from .units import Unit, default_samples
@@ -107,53 +105,55 @@ class Worker:
     """One process at work on a run.
 
     Attributes:
+        run: the run's folder: a RunFolder, or an evaluation's PictureRun.
+        job: what measures a unit of it: a Job, or a PictureJob.
         place: which of several processes it is: one that speaks, and a share to begin with.
         told: whom it said that it waits for.
-        queue: the units that it has not come to yet; None before it has looked.
         found: names of finished units that were found since it told of any.
     """
 
-    run: RunFolder
-    job: Job
+    run: Any
+    job: Any
     progress: Progress
     place: Place = field(default_factory=Place)
     told: set[str] = field(default_factory=set)
-    queue: deque[Unit] | None = None
     found: set[str] = field(default_factory=set)
 
     def work(self) -> None:
-        """Measure until every unit is finished, by this process or another."""
-        while (taken := self.next_unit()) is not None:
-            unit, lock = taken
-            with lock:
-                if self.run.is_finished(unit):
-                    continue
-                self.run.check_still_there()
-                with leaving_what_is_finished(self.run, unit):
-                    self.measure(unit)
+        """Measure until every unit is finished, by this process or another; wait for what others have in hand.
 
-    def next_unit(self) -> tuple[Unit, Lock] | None:
-        """A unit to measure, locked; None when all are finished. Waits while others have the rest in hand.
-
-        It goes through the units once, its own share of them first, and lists the folder again only for those that
-        others had in hand: so a unit costs as much in a long run as in a short one.
+        A pass through the units lists the folder once, so a unit costs as much in a long run as in a short one.
         """
-        locks = self.run.locks
-        self.queue = deque(shared_out(self.pending(), self.place)) if self.queue is None else self.queue
-        while self.queue:
-            unit = self.queue.popleft()
-            if self.run.is_finished(unit):
-                self.found.add(unit.name)
-            elif (lock := locks.take(unit.name)) is not None:
-                return unit, lock
         while pending := self.pending():
-            for unit in pending:
-                if (lock := locks.take(unit.name)) is not None:
-                    return unit, lock
-            self.tell_waiting(pending)
-            if (lock := locks.take(pending[0].name, wait=True)) is not None:
-                return pending[0], lock
-        return None
+            taken = [self.take(unit) for unit in pending]
+            if not any(taken):
+                self.tell_waiting(pending)
+                self.take(pending[0], wait=True)
+
+    def pending(self) -> list[Unit]:
+        """The units that are not finished, its own share first."""
+        self.found |= (done := self.run.finished())
+        return shared_out([unit for unit in self.run.units if unit.name not in done], self.place)
+
+    def take(self, unit: Unit, wait: bool = False) -> bool:
+        """Measure a unit unless somebody has it in hand, or has had it; whether nobody has."""
+        if self.run.is_finished(unit):
+            self.found.add(unit.name)
+            return True
+        if (lock := self.run.locks.take(unit.name, wait)) is None:
+            return False
+        with lock:
+            if self.run.is_finished(unit):
+                return True
+            self.run.check_still_there()
+            with leaving_what_is_finished(self.run, unit):
+                self.progress.begin(unit, self.found)
+                self.found = set()
+                ds = self.job.measure(unit, self.run.record, self.progress)
+                self.run.check_still_there()
+                self.run.write(unit, ds)
+                self.progress.end(unit, {unit.name}, ds.attrs["seconds"], max(1, len(self.run.locks.holders())))
+        return True
 
     def tell_waiting(self, pending: list[Unit]) -> None:
         """Say, once for each, whom this process waits for."""
@@ -164,21 +164,6 @@ class Worker:
                 self.progress.say(f"waiting for {line}")
         self.told.update(found)
 
-    def pending(self) -> list[Unit]:
-        """The units that are not finished."""
-        finished = self.run.finished()
-        self.found |= finished
-        return [unit for unit in self.run.units if unit.name not in finished]
-
-    def measure(self, unit: Unit) -> None:
-        """Measure one unit and write it."""
-        self.progress.begin(unit, self.found)
-        self.found = set()
-        ds = self.job.measure(unit, self.run.record, self.progress)
-        self.run.check_still_there()
-        self.run.write(unit, ds)
-        self.progress.end(unit, {unit.name}, ds.attrs["seconds"], max(1, len(self.run.locks.holders())))
-
 
 def shared_out(units: list[Unit], place: Place) -> list[Unit]:
     """The units in the order in which a process takes them: its own share, then the others' shares."""
@@ -187,7 +172,7 @@ def shared_out(units: list[Unit], place: Place) -> list[Unit]:
 
 
 @contextmanager
-def leaving_what_is_finished(run: RunFolder, unit: Unit | None = None) -> Iterator[None]:
+def leaving_what_is_finished(run: Any, unit: Unit | None = None) -> Iterator[None]:
     """Hang on an error where what was finished before it is, unless that was removed."""
     try:
         yield
@@ -220,19 +205,21 @@ def device_name(device: str) -> str:
 
 def measure_run(job: Job, out: Any, overwrite: bool, unit_samples: int | None, progress: bool) -> xr.Dataset:
     """What ``measure(..., out=...)`` does once its arguments are checked; the Dataset of the finished run."""
-    overwrite = overwrite and not is_restarted()
+    overwrite, place = overwrite and not is_restarted(), by_environment()
+    together = overwrite and place.world > 1
+    if together and not is_launched():
+        raise EntropyLabError(
+            "overwrite needs processes that can wait for each other: start them with accelerate launch or torchrun, "
+            "or remove the folder first."
+        )
+    configuration, attributes = job.configuration(unit_samples), {**job.source, **job.attributes}
     with ExitStack() as stack:
-        place = stack.enter_context(placed(job.source["device"].startswith("cpu"), wait=overwrite))
-        if overwrite and place.world > 1 and place.state is None:
-            raise EntropyLabError(
-                "overwrite needs processes that can wait for each other: start them with accelerate launch or "
-                "torchrun, or remove the folder first."
-            )
-        configuration, fresh = job.configuration(unit_samples), overwrite and place.is_main
-        with place.main_first():
-            path = check_folder(out, fresh)
-            attributes = {**job.source, **job.attributes}
-            run = begin(path, configuration, attributes, job.plan.prompts, overwrite=fresh, unit_samples=unit_samples)
+        if together:
+            stack.enter_context(main_first(place, cpu=job.source["device"].startswith("cpu")))
+        fresh = overwrite and place.is_main
+        path = check_folder(out, fresh)
+        run = begin(path, configuration, attributes, job.plan.prompts, overwrite=fresh, unit_samples=unit_samples)
+    with ExitStack() as stack:
         shown = Progress(run.units, progress and place.is_main)
         stack.callback(shown.close)
         if is_left_alone():

@@ -11,6 +11,8 @@ from entropylab.quality.features import Features
 from entropylab.quality.methods import resized
 from entropylab.quality.saving import prompt_of, save_pictures
 
+from ..conftest import new_random_pipeline
+from ..runs.processes import CONTEXT
 from ..seeds import generators
 
 PROMPTS = [f"a thing of kind {number}" for number in range(5)]
@@ -125,6 +127,45 @@ def test_an_evaluation_goes_on_where_it_was_stopped(random_pipe, tmp_path):
     (tmp_path / "32x32" / "original" / "made.json").write_text("{")
     with pytest.raises(EntropyLabError, match=r"made\.json is damaged"):
         quick(random_pipe, sizes=[32], pictures=tmp_path, call=stopped)
+
+
+def evaluated(folder, stop=None):
+    """An evaluation of 72 pictures, three units, that writes down what it draws, and may be stopped."""
+
+    def noting(pipe, size, prompts, generators):
+        with open(folder / "drawn.txt", "a") as drawn:
+            drawn.write(f"{generators[0].initial_seed()}\n")
+        if seeds_drawn(folder) and len(seeds_drawn(folder)) == stop:
+            raise KeyboardInterrupt
+        return painted(pipe, size, prompts, generators)
+
+    torch.set_num_threads(1)
+    options = {"samples": 72, "metrics": ("fid",), "call": noting}
+    return quick(new_random_pipeline(), sizes=[32], scaling="original", pictures=folder, **options)
+
+
+def seeds_drawn(folder):
+    return [int(line) for line in (folder / "drawn.txt").read_text().split()]
+
+
+def test_units_that_are_finished_are_not_sampled_again(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(tmp_path, stop=12)
+    ds = evaluated(tmp_path)
+    assert seeds_drawn(tmp_path) == [*range(0, 48, 4), *range(32, 72, 4)], "the unit in hand and the last one"
+    (tmp_path / "again").mkdir()
+    assert ds.fid.equals(evaluated(tmp_path / "again").fid)
+
+
+def test_processes_share_the_pictures(tmp_path):
+    processes = [CONTEXT.Process(target=evaluated, args=(tmp_path,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert sorted(seeds_drawn(tmp_path)) == list(range(0, 72, 4)), "each once"
+    assert [path.name for path in (tmp_path / "32x32" / "original").glob("*.json")] == ["made.json"]
 
 
 def test_a_folder_of_real_pictures(random_pipe, tmp_path):

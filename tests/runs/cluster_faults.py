@@ -1,4 +1,4 @@
-"""``python -m tests.runs.cluster_faults --times 100``: kill workers, drivers and a node of a cluster at random moments.
+"""``python -m tests.runs.cluster_faults --times 100``: kill workers, drivers and a node of a Ray cluster at random.
 
 After each kill nothing finished may be lost, and at the end of each run its result is that of one process, bit for bit.
 """
@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -28,17 +27,16 @@ LONGEST = 6.0
 """Kills are at most this far apart [s]."""
 
 
-class Slow(Stub):
-    """A unit takes 0.2 s."""
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        time.sleep(0.2)
-        return super().__call__(*arguments, **options)
+def slow() -> Stub:
+    """A stub whose units take 0.2 s."""
+    pipe = Stub()
+    pipe.on_call = lambda pipe: time.sleep(0.2)
+    return pipe
 
 
 def drive(out: str, address: str) -> None:
     """The driver: a run of 160 units."""
-    measure(out, Slow, engine="ray", address=address, resources={"num_cpus": 1}, samples=80)
+    measure(out, slow, engine="ray", address=address, resources={"num_cpus": 1}, samples=80)
 
 
 def units(out: Path) -> dict[str, int]:
@@ -46,8 +44,14 @@ def units(out: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in (out / "units").glob("*.nc")}
 
 
-def torment(folder: Path, times: int, seed: int) -> tuple[Counter[str], int, int]:
-    """Kill so many processes; how many of each kind, how many runs were finished, and most units found damaged: 0."""
+def workers() -> list[psutil.Process]:
+    """The processes of the cluster that measure, or load the pipeline."""
+    found = psutil.process_iter(["cmdline"])
+    return [process for process in found if "ray::Measurer" in " ".join(process.info["cmdline"] or ())]
+
+
+def torment(folder: Path, times: int, seed: int) -> tuple[Counter[str], int]:
+    """Kill so many processes; how many of each kind, and how many runs were finished in spite of it."""
     os.environ.update({**STARTED_HERE, "OMP_NUM_THREADS": "1"})
     from ray.cluster_utils import Cluster
 
@@ -55,20 +59,18 @@ def torment(folder: Path, times: int, seed: int) -> tuple[Counter[str], int, int
     cluster, moments, kills, runs = Cluster(), random.Random(seed), Counter[str](), 0
     cluster.add_node(num_cpus=1, include_dashboard=False)
     node = cluster.add_node(num_cpus=1)
-    driver, out, known = None, folder / "run0", {}
-    while sum(kills.values()) < times or driver is not None:
+    driver, out, known, log = None, folder / "run0", {}, folder / "log"
+    while sum(kills.values()) < times or known or driver is not None:
         if driver is None:
             command = [sys.executable, "-m", __spec__.name, "--drive", str(out), cluster.address]
-            driver = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+            with open(log, "w") as said:
+                driver = subprocess.Popen(command, stderr=said)
         time.sleep(moments.uniform(0, LONGEST))
         kind = moments.choice(["worker"] * 5 + ["driver", "node"])
-        workers = [
-            one for one in psutil.process_iter(["cmdline"]) if "ray::Measurer" in " ".join(one.info["cmdline"] or ())
-        ]
-        if sum(kills.values()) >= times or driver.poll() is not None or (kind == "worker" and not workers):
+        if sum(kills.values()) >= times or driver.poll() is not None or (kind == "worker" and not workers()):
             kind = "nobody"
         elif kind == "worker":
-            os.kill(moments.choice(workers).pid, signal.SIGKILL)
+            moments.choice(workers()).kill()
         elif kind == "driver":
             driver.kill()
         else:
@@ -84,7 +86,7 @@ def torment(folder: Path, times: int, seed: int) -> tuple[Counter[str], int, int
             print(f"{time.strftime('%X')} {kind} killed with {len(known)} of 160 units finished", flush=True)
         if kind == "driver" or driver.poll() is not None:
             if driver.wait() not in (0, -signal.SIGKILL):
-                raise AssertionError(f"a driver failed by itself: {driver.returncode}")
+                raise AssertionError(f"a driver failed by itself: {log.read_text()}")
             if driver.returncode == 0:
                 check(entropylab.open(out), expected)
                 runs, known = runs + 1, {}
@@ -96,7 +98,7 @@ def torment(folder: Path, times: int, seed: int) -> tuple[Counter[str], int, int
                         run.read(unit)
             driver = None
     cluster.shutdown()
-    return kills, runs, len(known)
+    return kills, runs
 
 
 def main() -> None:
@@ -110,7 +112,7 @@ def main() -> None:
         drive(*arguments.drive)
         return
     with tempfile.TemporaryDirectory() as folder:
-        kills, runs, _ = torment(Path(folder), arguments.times, arguments.seed)
+        kills, runs = torment(Path(folder), arguments.times, arguments.seed)
         print(f"{dict(kills)} killed, {runs} runs finished: nothing lost, every result as of one process")
 
 

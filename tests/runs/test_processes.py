@@ -8,7 +8,7 @@ import pytest
 
 import entropylab
 from entropylab.runs.folder import read_record
-from entropylab.runs.place import PLACES, Place, by_environment, is_left_alone, own_device, placed
+from entropylab.runs.place import PLACES, Place, by_environment, is_left_alone, own_device
 from entropylab.runs.worker import shared_out
 
 from . import faults, stub
@@ -97,20 +97,18 @@ def test_overwriting_needs_processes_that_can_wait(tmp_path: Path, monkeypatch: 
 def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", *PLACES, "SLURM_NTASKS", "SLURM_LOCALID"):
         monkeypatch.delenv(name, raising=False)
-    with placed(cpu=True, wait=True) as place:
-        assert place == Place()
+    assert by_environment() == Place()
     for name, value in {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1"}.items():
         monkeypatch.setenv(name, value)
-    with placed(cpu=True, wait=True) as place:
-        assert (place.rank, place.world, place.local_rank, place.is_main) == (5, 8, 1, False)
+    assert by_environment() == Place(5, 8, 1)
+    assert [Place(rank, 8).is_main for rank in (0, 5)] == [True, False]
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     assert (own_device(None), own_device("cuda"), own_device("cpu"), own_device("cuda:0")) == (
         *("cuda:1", "cuda:1", "cpu", "cuda:0"),
     )
     monkeypatch.setenv("SLURM_PROCID", "five")
     with pytest.raises(entropylab.EntropyLabError, match="SLURM_PROCID must be a whole number. Got 'five'"):
-        with placed(cpu=True, wait=True):
-            pass
+        by_environment()
 
 
 def test_places_that_mpirun_gives(monkeypatch: pytest.MonkeyPatch) -> None:
