@@ -9,10 +9,14 @@ from scipy.stats import mannwhitneyu
 from torch import Tensor
 
 from .clip import Clip
-from .defects import DEFECTS, defects
+from .defects import BACKGROUND, DEFECTS, defects, edge_of
 from .methods import resized
 
-WHITE = 255
+
+def blank(images: Tensor) -> Tensor:
+    """Pictures (pictures, 3, height, width) of each one's background alone: its edge's commonest colour."""
+    colours = torch.stack([edge_of(image).median(1).values for image in images]).to(images.dtype)
+    return colours[..., None, None].repeat(1, 1, *images.shape[-2:])
 
 
 def cropped(images: Tensor) -> Tensor:
@@ -22,18 +26,17 @@ def cropped(images: Tensor) -> Tensor:
 
 
 def shifted(images: Tensor) -> Tensor:
-    """Moved to the right by two fifths, white where nothing is: the right part is lost."""
-    moved = torch.full_like(images, WHITE)
+    """Moved to the right by two fifths, background where nothing is: the right part is lost."""
+    moved = blank(images)
     by = images.shape[-1] * 2 // 5
     moved[..., by:] = images[..., :-by]
     return moved
 
 
 def halved(images: Tensor) -> Tensor:
-    """Without its right half, which is white: part of the object is missing within the frame."""
-    found = images.clone()
-    found[..., images.shape[-1] // 2 :] = WHITE
-    return found
+    """Without its right half, which is background: part of the object is missing within the frame."""
+    half = images.shape[-1] // 2
+    return torch.cat([images[..., :half], blank(images)[..., half:]], -1)
 
 
 def tiled(images: Tensor) -> Tensor:
@@ -46,9 +49,11 @@ def twice(images: Tensor) -> Tensor:
     """Twice, five eighths as large, in opposite corners, one partly over the other."""
     height, width = images.shape[-2:]
     tall, wide = height * 5 // 8, width * 5 // 8
-    small, both = resized(images, (tall, wide)), torch.full_like(images, WHITE)
+    small, both = resized(images, (tall, wide)), blank(images)
+    object_ = (small.int() - both[..., :tall, :wide]).abs().amax(1, keepdim=True) > BACKGROUND
     both[..., :tall, :wide] = small
-    both[..., height - tall :, width - wide :] = torch.minimum(both[..., height - tall :, width - wide :], small)
+    second = both[..., height - tall :, width - wide :]
+    both[..., height - tall :, width - wide :] = torch.where(object_, small, second)
     return both
 
 

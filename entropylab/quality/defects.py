@@ -66,10 +66,14 @@ def defects(images: Tensor, scores: Scores) -> dict[str, Array]:
 
 def cut(image: Tensor) -> float:
     """Share of the frame's edge that is not background, in [0, 1], of a picture (3, height, width) of uint8."""
-    sides = [image[:, 0], image[:, -1], image[:, 1:-1, 0], image[:, 1:-1, -1]]
-    edge = torch.cat(sides, 1).int()
+    edge = edge_of(image)
     background = edge.median(1, keepdim=True).values
     return float(((edge - background).abs().amax(0) > BACKGROUND).float().mean())
+
+
+def edge_of(image: Tensor) -> Tensor:
+    """The outermost pixels (3, pixels) of a picture (3, height, width), as whole numbers."""
+    return torch.cat([image[:, 0], image[:, -1], image[:, 1:-1, 0], image[:, 1:-1, -1]], 1).int()
 
 
 def repeated_agreement(images: Tensor, scores: Scores) -> Array:

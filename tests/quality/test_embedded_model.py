@@ -71,7 +71,7 @@ def test_distances_rise_with_blur_and_noise(features, sampled):
     little, much = (frechet_distance(features(noisy(sampled, amount)), base) for amount in (20, 90))
     soft, softer = (frechet_distance(features(blurred(sampled, side)), base) for side in (12, 6))
     assert 0 < little < much and 0 < soft < softer
-    assert frechet_distance(base, real) < frechet_distance(features(noisy(sampled, 90)), real) / 2
+    assert frechet_distance(base, real) < 0.7 * frechet_distance(features(noisy(sampled, 90)), real)
 
 
 def test_the_reference_that_is_shipped():
