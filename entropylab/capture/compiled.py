@@ -1,7 +1,7 @@
-"""Compiled code: it holds no calls that could be seen or followed, so watched modules run as they were written.
+"""What is compiled: where it is found, what it was made of, and how it runs as it was written.
 
-Only they do: whatever else was compiled stays so. While a forward is followed, the compiler's stance lets everything
-run as it was written, also functions that the model calls.
+Whatever is not watched stays compiled. While a forward is followed, the compiler's stance lets everything run as it was
+written, also functions that the model calls.
 """
 
 from collections.abc import Callable

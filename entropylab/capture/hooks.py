@@ -95,8 +95,8 @@ def intercept(
 ) -> Iterator[Observer]:
     """Call ``on_attention`` for every attention call made inside ``roots``, while the context lasts.
 
-    Compiled modules in ``roots`` run as they were written meanwhile, for a compiled graph holds no calls that could be
-    seen. Where such a module runs inside of somebody's compiled function its attention is named as unseen.
+    Compiled modules in ``roots`` are compiled once more with the look in their graph, or run as they were written where
+    that can't be had. Where one runs inside of somebody's compiled function its attention is named as unseen.
 
     Args:
         roots: name -> module whose attention is of interest; layers are named by path from there.

@@ -8,7 +8,7 @@ makes the very call as the layer that it stands in. Where that can't be had, the
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial, wraps
 from typing import Any
 from weakref import WeakSet
@@ -23,7 +23,7 @@ from .calls import AttentionCall, Beside
 from .changes import MARK, Undo, replaced, stood_for, together
 from .compiled import as_written, backend_of, compiled_parts
 from .forwards import running
-from .session import Frame, Observer, Place, session
+from .session import Frame, Observer, Place, fail, session
 from .slices import finish
 
 Noted = dict[nn.Module, list[Beside]]
@@ -61,12 +61,14 @@ class Inside:
     module: nn.Module
     noted: Noted
     outer: Frame | None
-    begun: Counter
+    begun: Counter = field(default_factory=Counter)
     calls: int = 0
 
-    def frame(self, path: str, number: int) -> Frame:
-        """That of a part of it, which makes a call that has this number among its calls in it."""
+    def frame(self, path: str, number: int) -> Frame | None:
+        """That of a part of it, which makes a call with this number among its own; None if nobody knows of it."""
         part = self.module.get_submodule(path)
+        if part not in self.noted or part not in session.places:
+            return None
         frame = InGraph(session.places[part], part, (), {}, self.outer)
         frame.handed = self.noted[part][number]
         if (forward := running()) is not None:
@@ -99,7 +101,10 @@ def attend(
             here.frame = here.inside.frame(path, number)
         found = F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
         if here.frame is not None and here.frame.held:
-            finish(here.frame)
+            try:
+                finish(here.frame)
+            except Exception as problem:
+                fail(problem)
     finally:
         here.frame = None
     return found.transpose(1, 2).contiguous().transpose(1, 2)
@@ -178,9 +183,12 @@ class Region:
         fails = False
         if key in self.noted and may_compile():
             self.undress(observers)
+            inside = Inside(self.module, self.noted[key], session.here.frame)
             try:
-                return self.run_compiled(self.noted[key], args, kwargs)
-            except (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit):
+                return self.run_compiled(inside, args, kwargs)
+            except Exception:
+                if inside.calls:
+                    raise
                 fails = True
         with self.lock:
             self.dress()
@@ -196,10 +204,11 @@ class Region:
             return ()
         return place.observers
 
-    def run_compiled(self, noted: Noted, args: tuple, kwargs: dict) -> Any:
+    def run_compiled(self, inside: Inside, args: tuple, kwargs: dict) -> Any:
         """The compiled forward. If it does not attend as was noted, its layers are named as unseen."""
-        here, forward, outer = session.here, running(), session.here.frame
-        inside = Inside(self.module, noted, outer, Counter() if forward is None else forward.counts.copy())
+        here, noted = session.here, inside.noted
+        if (forward := running()) is not None:
+            inside.begun.update(forward.counts)
         ours = {number: hook for number, hook in part_hooks.items() if hasattr(hook, MARK)}
         for number in ours:
             part_hooks.pop(number, None)
@@ -207,11 +216,13 @@ class Region:
         try:
             output = self.compiled(*args, **kwargs)
         finally:
-            here.inside, here.frame = None, outer
+            here.inside, here.frame = None, inside.outer
             part_hooks.update(ours)
         if inside.calls != sum(map(len, noted.values())):
             refused.add(self.module)
-            for observer, path in (watcher for part in noted for watcher in session.places[part].watchers):
+            self.dress()
+            places = [session.places[part] for part in noted if part in session.places]
+            for observer, path in (watcher for place in places for watcher in place.watchers):
                 observer.lose(path, "its compiled forward ran without being seen")
         return output
 

@@ -88,6 +88,7 @@ def dynamo():
     import torch._dynamo
 
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     yield torch._dynamo
     torch._dynamo.reset()
 
@@ -174,14 +175,28 @@ def test_gradients_are_the_models():
         assert torch.equal(one.grad, other.grad)
 
 
-def test_calls_that_run_unseen_are_named(dynamo):
-    """If a compiler runs the module as it was written after all, its layers are not passed over in silence."""
+def test_a_compiler_that_stops_compiling(dynamo):
     net = in_place(several(), "eager")
+    _, usual = record(several(), 2)
+    with entropylab.record(net) as rec:
+        run(net)
+        with dynamo.config.patch(disable=True):
+            run(net, 1)
+    assert rec.unmeasured == {}
+    assert rec.dataset.drop_attrs().equals(usual.dataset.drop_attrs())
+
+
+def test_calls_that_run_unseen_are_named(monkeypatch):
+    """If somebody else, in a thread say, has the module run as it was written, nothing is passed over in silence."""
+    net = in_place(several(), "eager")
+    monkeypatch.setattr("entropylab.capture.regions.may_compile", lambda: True)
     with pytest.warns(entropylab.EntropyLabWarning, match=r"model\.blocks\.2 \(its compiled forward ran"):
         with entropylab.record(net) as rec:
             run(net)
-            with dynamo.config.patch(disable=True):
+            with torch.compiler.set_stance("force_eager"):
                 run(net)
+            run(net)
+    assert rec.dataset.sizes["step"] == 2, "and it is measured again afterwards"
     assert set(rec.unmeasured) == {f"model.blocks.{block}" for block in range(3)}
 
 
