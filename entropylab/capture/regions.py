@@ -67,10 +67,11 @@ class Inside:
     def frame(self, path: str, number: int) -> Frame | None:
         """That of a part of it, which makes a call with this number among its own; None if nobody knows of it."""
         part = self.module.get_submodule(path)
-        if part not in self.noted or part not in session.places:
+        place, handed = session.places.get(part), self.noted.get(part)
+        if place is None or handed is None:
             return None
-        frame = InGraph(session.places[part], part, (), {}, self.outer)
-        frame.handed = self.noted[part][number]
+        frame = InGraph(place, part, (), {}, self.outer)
+        frame.handed = handed[number]
         if (forward := running()) is not None:
             forward.counts[part] = self.begun[part] + number
         self.calls += 1
@@ -131,8 +132,7 @@ class Looking:
             EntropyLabError: not every call that was noted is in the graph.
         """
         inside = session.here.inside
-        parts = dict(inside.module.named_modules())
-        paths, numbers = {id(part): path for path, part in parts.items()}, Counter[str]()
+        paths, numbers = {id(part): path for path, part in inside.module.named_modules()}, Counter[str]()
         for node in graph.graph.nodes:
             if "autocast" in getattr(node.target, "__name__", ""):
                 raise EntropyLabError("switches autocast on or off")
@@ -145,9 +145,8 @@ class Looking:
                 node.target = torch.ops.entropylab.attend.default
                 node.kwargs = {**node.kwargs, "path": path, "number": numbers[path]}
                 numbers[path] += 1
-        if {parts[path]: count for path, count in numbers.items()} != {
-            part: len(calls) for part, calls in inside.noted.items()
-        }:
+        noted = {paths.get(id(part)): len(calls) for part, calls in inside.noted.items()}
+        if numbers != noted:
             raise EntropyLabError("attends in other ways than by SDPA")
         graph.recompile()
         return self.backend(graph, inputs)
@@ -239,8 +238,8 @@ class Region:
             output = self.forward(*args, **kwargs)
         finally:
             here.frame = outer
-        if any(has_own_ways(place) for place, _ in self.parts()):
-            refused.add(self.module)
+        if any(place.is_fast or place.is_script or place.may_be_skipped or place.roots for place, _ in self.parts()):
+            refused.add(self.module)  # what only hooks see
         self.noted[key] = noted
         return output
 
@@ -271,11 +270,6 @@ def may_compile() -> bool:
     is_followed = forward is not None and forward.trace is not None
     is_usual = torch._dynamo.eval_frame._stance.stance == "default"
     return is_usual and not is_followed and not torch._C._is_any_autocast_enabled()
-
-
-def has_own_ways(place: Place) -> bool:
-    """Whether a module attends in a way that only its hooks see."""
-    return bool(place.is_fast or place.is_script or place.may_be_skipped or place.roots)
 
 
 def looks_of(value: Any) -> Any:
