@@ -1,7 +1,7 @@
-"""Compiled code: it holds no calls that could be seen or followed, so watched modules run as they were written.
+"""What is compiled: where it is found, what it was made of, and how it runs as it was written.
 
-Only they do: whatever else was compiled stays so. While a forward is followed, the compiler's stance lets everything
-run as it was written, also functions that the model calls.
+Whatever is not watched stays compiled. While a forward is followed, the compiler's stance lets everything run as it was
+written, also functions that the model calls.
 """
 
 from collections.abc import Callable
@@ -11,13 +11,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from .changes import Shared, Undo, replaced, together
+from .changes import Shared, Undo, replaced
 
 stances, written = Shared(), Shared()
 """Stances of the compiler, and modules that run as they were written."""
 
 ORIGINAL = "_torchdynamo_orig_callable"
 """Attribute of what was compiled: what it was made of."""
+
+BACKEND = "_torchdynamo_orig_backend"
+"""Attribute of what compiles: what it was made of."""
 
 
 def compiled_parts(module: nn.Module) -> dict[str, Any]:
@@ -39,9 +42,17 @@ def as_written(compiled: Any) -> Any:
     return compiled
 
 
-def write_out(module: nn.Module) -> Undo:
-    """Let a module, and methods of it, run as they were written."""
-    return together([replaced(module, name, original) for name, original in compiled_parts(module).items()])
+def backend_of(compiled: Any) -> Callable[..., Any] | None:
+    """What compiles a compiled function; None if it can't be told."""
+    backend = None
+    while backend is None and compiled is not None:
+        names = getattr(getattr(compiled, "__code__", None), "co_freevars", ())
+        closed_over = dict(zip(names, getattr(compiled, "__closure__", None) or (), strict=False))
+        backend = closed_over["callback"].cell_contents if "callback" in closed_over else None
+        compiled = getattr(compiled, "__wrapped__", None)
+    while hasattr(backend, BACKEND):
+        backend = getattr(backend, BACKEND)
+    return backend if callable(backend) else None
 
 
 def see_compile(is_watched: Callable[[nn.Module], bool], compiler: Any) -> Undo:

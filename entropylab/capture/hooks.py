@@ -20,10 +20,11 @@ from . import forwards
 from .bindings import bound_names
 from .byhand import hand_on, is_linear, see_softmaxes
 from .changes import MARK, Shared, Undo, owner_of_state, replaced, states, without_watchers
-from .compiled import compiled_parts, see_compile, write_out, written
+from .compiled import compiled_parts, see_compile, written
 from .forwards import Forward, running
 from .functions import SeenScores, see_functions
 from .multihead import see_multihead
+from .regions import write_out
 from .roles import forget, forget_what_may_change
 from .session import (
     Frame,
@@ -95,8 +96,8 @@ def intercept(
 ) -> Iterator[Observer]:
     """Call ``on_attention`` for every attention call made inside ``roots``, while the context lasts.
 
-    Compiled modules in ``roots`` run as they were written meanwhile, for a compiled graph holds no calls that could be
-    seen. Where such a module runs inside of somebody's compiled function its attention is named as unseen.
+    Compiled modules in ``roots`` are compiled once more with the look in their graph, or run as they were written where
+    that can't be had. Where one runs inside of somebody's compiled function its attention is named as unseen.
 
     Args:
         roots: name -> module whose attention is of interest; layers are named by path from there.
@@ -133,7 +134,7 @@ def watch_root(observer: Observer, stack: ExitStack, name: str, root: nn.Module)
         stack.enter_context(states.changed(owner, without_watchers))
     for path, module in new:
         if module in written or compiled_parts(module):
-            stack.enter_context(written.changed(module, write_out))
+            stack.enter_context(written.changed(module, partial(write_out, hook=hook)))
         if hasattr(module, "get_attention_scores") and hasattr(module, "heads"):
             stack.enter_context(scores.changed(module, see_scores))
         with session.lock:

@@ -201,11 +201,13 @@ class Here(threading.local):
         frame: the innermost module that runs and is watched.
         quiet: how many functions run whose insides are of no interest.
         blind: observer -> why nothing can be told of the forward that runs.
+        inside: the compiled forward that runs.
     """
 
     frame: Frame | None = None
     quiet: int = 0
     blind: "dict[Observer, str] | None" = None
+    inside: Any = None
 
 
 class Session:

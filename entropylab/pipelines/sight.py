@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from ..capture import Observer, intercept, session, watch_root
+from ..capture.changes import MARK
 from ..capture.inputs import Inputs
 from ..capture.session import OnAttention
 from ..errors import EntropyLabError
@@ -177,7 +179,9 @@ def observed(sight: Sight, listener: Listener, on_attention: OnAttention, **told
 
         sight.observer, sight.catch_up = observer, catch_up
         stack.callback(setattr, sight, "catch_up", None)
-        stack.callback(register_module_module_registration_hook(sight.on_registration).remove)
+        on_registration = partial(sight.on_registration)
+        setattr(on_registration, MARK, True)
+        stack.callback(register_module_module_registration_hook(on_registration).remove)
         yield observer
 
 
