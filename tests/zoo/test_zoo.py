@@ -30,7 +30,7 @@ def test_a_family(family: Family) -> None:
 
 
 def check_chain_rule(joint: xr.Dataset) -> None:
-    """What is between the parts of the keys and what is within them make the whole, and the latter is no more than it."""
+    """What is between the parts of the keys and what is within them make the whole; the latter is no more than it."""
     if set(joint.part.values) <= {"unknown"}:
         assert "entropy_between" not in joint
         return

@@ -216,26 +216,16 @@ def sample_dreamlite(pipe: Any) -> Tensor:
 
 FAMILIES = [
     Family(
-        "Perturbed-Attention Guidance XL",
-        "StableDiffusionXLPAGPipeline",
-        partial(build_xl, "StableDiffusionXLPAGPipeline"),
-        partial(sample_xl, size=XL_SIZE),
-        XL_SIZE,
+        "Perturbed-Attention Guidance XL", "StableDiffusionXLPAGPipeline",
+        partial(build_xl, "StableDiffusionXLPAGPipeline"), partial(sample_xl, size=XL_SIZE), XL_SIZE,
         ("cond", "uncond", "perturbed"),
     ),
     Family(
-        "ControlNet-XS",
-        "StableDiffusionControlNetXSPipeline",
-        build_controlnet_xs,
-        partial(sample_stable, image=picture()),
-        SIZE,
+        "ControlNet-XS", "StableDiffusionControlNetXSPipeline", build_controlnet_xs,
+        partial(sample_stable, image=picture()), SIZE,
     ),
     Family(
-        "Semantic Guidance",
-        "SemanticStableDiffusionPipeline",
-        build_semantic,
-        sample_semantic,
-        SIZE,
+        "Semantic Guidance", "SemanticStableDiffusionPipeline", build_semantic, sample_semantic, SIZE,
         ("cond", "uncond", "uncond 2"),
     ),
     Family(
@@ -256,13 +246,6 @@ FAMILIES = [
         branches=NUMBERED,  # its outputs are three, and stepped as one
         parts={"other": (0, 3), "text": (3, 10), "reference": (10, 11), "image": (11, 75)},
     ),
-    Family(
-        "VQ-Diffusion",
-        "VQDiffusionPipeline",
-        build_vq_diffusion,
-        sample_vq_diffusion,
-        (8, 8),
-        asked=False,
-    ),
+    Family("VQ-Diffusion", "VQDiffusionPipeline", build_vq_diffusion, sample_vq_diffusion, (8, 8), asked=False),
     Family("DreamLite", "DreamLitePipeline", build_dreamlite, sample_dreamlite, SIZE),
-]
+]  # fmt: skip
