@@ -204,6 +204,9 @@ def test_scaling_a_simulation_is_scaling_its_sigma() -> None:
         ({"scaling": ("calibrated",)}, "scaling must be some of 'original', 'sqrt_log', or numbers. Got 'calibrated'"),
         ({"statistics": ("lse",)}, "statistics must be some of entropy, sigma2, third, fourth"),
         ({"distribution": "none"}, "distribution must be one of"),
+        ({"scaling": None}, "scaling must be some of 'original', 'sqrt_log', or numbers. Got None"),
+        ({"train_tokens": 0}, "train_tokens must be an int >= 1. Got 0"),
+        ({"tokens": 64}, "tokens must be different numbers of keys, at least one. Got 64"),
     ],
 )
 def test_what_is_no_simulated_dataset(arguments: dict, message: str) -> None:

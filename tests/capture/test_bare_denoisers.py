@@ -21,29 +21,6 @@ def every_call(model, **arguments):
     return {call.layer: entropy_of(logits_of(call.query, call.key, call.scale)) for call in calls}
 
 
-def test_a_bare_unet():
-    from diffusers import UNet2DConditionModel
-
-    torch.manual_seed(0)
-    model = sharpened(
-        UNet2DConditionModel(
-            sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, attention_head_dim=4, layers_per_block=1,
-            cross_attention_dim=12, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        )
-    )  # fmt: skip
-    given = {"sample": normal(2, 4, 8, 12), "timestep": 10, "encoder_hidden_states": normal(2, 96, 12)}
-    ds = recorded(model, **given)
-    for layer, entropy in every_call(model, **given).items():
-        one = measured(ds.sel(layer=[layer]))[0]
-        np.testing.assert_allclose(one[:, : entropy.shape[1]], entropy.mean(-1), atol=2e-5)
-    assert {path.split(".")[-1]: kind for path, kind in zip(ds.layer.values, ds.kind.values, strict=True)} == {
-        "attn1": "self",
-        "attn2": "cross",
-    }
-    assert ds.timestep.values.tolist() == [10]
-
-
 def flux_transformer(**options):
     from diffusers import FluxTransformer2DModel
 

@@ -108,18 +108,8 @@ class ByProcessor(OwnAttention):
 
 
 WAYS = [
-    Imported,
-    FromHelper,
-    OfClass,
-    OfParent,
-    Static,
-    OfInstance,
-    Partial,
-    Default,
-    KeywordDefault,
-    Closure,
-    ByProcessor,
-]
+    Imported, FromHelper, OfClass, OfParent, Static, OfInstance, Partial, Default, KeywordDefault, Closure, ByProcessor
+]  # fmt: skip
 
 
 def names_of_sdpa(net):
@@ -138,19 +128,12 @@ def names_of_sdpa(net):
 
 
 @pytest.mark.parametrize("attn", WAYS)
-def test_sdpa_under_another_name_is_measured(attn):
-    net = net_of(attn)
+def test_sdpa_under_another_name_is_measured_and_rescaled_as_under_its_own(attn):
+    usual, net = net_of(Usual), net_of(attn)
     before = names_of_sdpa(net)
-    rec = recorded(net, strict=True)
+    rec = recorded(net, strict=True, forwards=1)
     assert agree(rec, net.attn.logits)
     assert not agree(rec, net.attn.logits * 1.01)
-    assert rec.unmeasured == {}
-    assert all(one is other or one == other for one, other in zip(before, names_of_sdpa(net), strict=True))
-
-
-@pytest.mark.parametrize("attn", WAYS)
-def test_sdpa_under_another_name_is_rescaled_as_under_its_own(attn):
-    usual, net = net_of(Usual), net_of(attn)
     with entropylab.rescale(usual, 1.5, train_size=8):
         wanted = run(usual)
     with entropylab.rescale(net, 1.5, train_size=8), entropylab.record(net) as rec:
@@ -158,6 +141,7 @@ def test_sdpa_under_another_name_is_rescaled_as_under_its_own(attn):
     assert agree(rec, net.attn.logits * 1.5)
     assert torch.equal(run(net), run(usual))
     assert not torch.equal(run(net), wanted)
+    assert all(one is other or one == other for one, other in zip(before, names_of_sdpa(net), strict=True))
 
 
 @pytest.mark.parametrize("attn", [Imported, OfClass, Closure, Default])

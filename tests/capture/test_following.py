@@ -65,7 +65,7 @@ def looked_up(net, image, text):
     return image + normal(50, WIDTH)[places], text
 
 
-@pytest.mark.parametrize("grads", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize("grads", [torch.inference_mode, torch.enable_grad])
 @pytest.mark.parametrize(
     "mix",
     [into_out, into_a_part, into_several, averaged, drawn, dropped, leaking, looked_up],

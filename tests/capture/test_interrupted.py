@@ -54,12 +54,9 @@ def stop_once(owner, name, error, monkeypatch):
 
 
 INTERRUPTIONS = [
-    (stop_in_layer, RuntimeError, True),
     (stop_in_layer, KeyboardInterrupt, True),
     (stop_in_layer, KeyboardInterrupt, False),
     (stop_in_multihead, RuntimeError, True),
-    (stop_in_multihead, KeyboardInterrupt, True),
-    (stop_in_multihead, KeyboardInterrupt, False),
     (stop_in_attention, KeyboardInterrupt, True),
 ]
 
@@ -95,7 +92,7 @@ def test_a_first_forward_that_is_interrupted(stop, error, caught_inside, monkeyp
 
 def test_an_interrupted_pipeline_can_be_recorded_again(random_pipe, monkeypatch):
     with entropylab.record(random_pipe) as usual:
-        plain = sample(random_pipe, size=(32, 32), steps=2)
+        plain = sample(random_pipe, size=(32, 32), steps=1)
     roles.forget(random_pipe.unet)
     block = random_pipe.unet.up_blocks[0].attentions[0].transformer_blocks[0].attn1.to_q
     before = state(random_pipe.unet)
@@ -103,9 +100,9 @@ def test_an_interrupted_pipeline_can_be_recorded_again(random_pipe, monkeypatch)
         with monkeypatch.context() as patch:
             stop_once(block, "forward", KeyboardInterrupt, patch)
             with pytest.raises(KeyboardInterrupt):
-                sample(random_pipe, size=(32, 32), steps=2)
+                sample(random_pipe, size=(32, 32), steps=1)
         assert torch._C._len_torch_function_stack() == 0
-        assert torch.equal(sample(random_pipe, size=(32, 32), steps=2), plain)
+        assert torch.equal(sample(random_pipe, size=(32, 32), steps=1), plain)
     assert state(random_pipe.unet) == before
     assert rec.dataset.drop_attrs().equals(usual.dataset.drop_attrs())
 

@@ -12,17 +12,11 @@ LISTED = [
     "Stable Diffusion 1",
     "Kandinsky 2.2",
     "Stable Cascade prior",
-    "PixArt-alpha",
     "Hunyuan-DiT",
-    "Lumina-Next",
     "Wan 2.1",
-    "LTX",
-    "Stable Diffusion 3",
     "FLUX.1",
-    "Qwen-Image",
     "Z-Image",
     "CogVideoX",
-    "Mochi",
 ]
 
 

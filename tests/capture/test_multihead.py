@@ -40,8 +40,7 @@ def multihead_agrees(rec, net, masks):
     return np.allclose(found, wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("needs", [False, True])
-@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize(("batch_first", "needs"), [(True, False), (False, True)])
 @pytest.mark.parametrize("name", MASKS)
 def test_multihead_attention_with_its_masks(name, batch_first, needs):
     net = net_of(Multihead, MASKS[name], batch_first, None, needs)

@@ -33,14 +33,6 @@ def test_a_denoiser_that_runs_in_another_thread(attn):
     assert rec.dataset.drop_attrs().equals(usual.dataset.drop_attrs())
 
 
-def test_a_pipeline_in_another_thread(random_pipe):
-    with entropylab.record(random_pipe) as usual:
-        plain = sample(random_pipe, size=(32, 32), steps=2)
-    with entropylab.record(random_pipe) as rec:
-        assert torch.equal(in_thread(lambda: sample(random_pipe, size=(32, 32), steps=2)), plain)
-    assert rec.dataset.drop_attrs().equals(usual.dataset.drop_attrs())
-
-
 def test_two_pipelines_at_once_in_two_threads():
     """Both first forwards, which are followed, run side by side."""
     pipes = [new_random_pipeline(), new_random_pipeline(attention_head_dim=(4, 4))]

@@ -1,11 +1,10 @@
-"""``record`` on PyTorch's own layers, whichever dimension comes first, and on a module of one's own."""
+"""``record`` on PyTorch's own layers, whichever dimension comes first."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from ..attention import PlainAttention, together
 from ..maps import logits_of
 from ..seeds import normal
 from .bare import LEFT, measured, recorded, sharpened, wanted
@@ -73,43 +72,3 @@ def test_pytorch_decoder_keeps_its_rows_where_the_memory_is_padded(batch_first):
     assert list(ds.kind.values) == ["self", "cross"]
     assert list(ds.rows.values.ravel()) == [11, 11]
     np.testing.assert_allclose(measured(ds)[1], wanted(maps[None])[0], atol=2e-5)
-
-
-@pytest.mark.parametrize("kind", ["boolean", "float", "per head"])
-def test_multihead_masks(kind):
-    torch.manual_seed(0)
-    model, given = sharpened(nn.MultiheadAttention(32, 4, batch_first=True)), normal(3, 11, 32)
-    closed = torch.ones(11, 11, dtype=torch.bool).triu(1)
-    mask = {
-        "boolean": closed,
-        "float": torch.zeros(11, 11).masked_fill(closed, -torch.inf),
-        "per head": closed.expand(12, 11, 11),
-    }[kind]
-    ds = recorded(model, given, given, given, attn_mask=mask)
-    with torch.no_grad():
-        maps = multihead_maps(model, given, given, closed)
-    np.testing.assert_allclose(measured(ds)[0], wanted(maps[None])[0], atol=2e-5)
-    np.testing.assert_allclose(measured(ds, "keys"), 6)
-
-
-class Encoder(PlainAttention):
-    """Attention of a class that nobody knows, with its context as a second argument."""
-
-    def __init__(self, causal=False):
-        super().__init__(32, 4)
-        self.causal, self.seen = causal, []
-
-    def forward(self, query, key):
-        q, k, v = self.sides(query, key)
-        self.seen.append((q.detach(), k.detach()))
-        return together(nn.functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal))
-
-
-@pytest.mark.parametrize("causal", [False, True])
-def test_a_module_of_ones_own(causal):
-    torch.manual_seed(0)
-    model = sharpened(Encoder(causal))
-    ds = recorded(model, normal(2, 9, 32), normal(2, 9, 32, seed=1))
-    logits = logits_of(*model.seen[0])
-    logits = logits.masked_fill(torch.ones(9, 9, dtype=torch.bool).triu(1), -torch.inf) if causal else logits
-    np.testing.assert_allclose(measured(ds)[0], wanted(logits.softmax(-1)[None])[0], atol=2e-5)

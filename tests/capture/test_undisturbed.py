@@ -7,7 +7,6 @@ from torch import nn
 
 import entropylab
 from entropylab.capture import session
-from entropylab.capture.compiled import stances
 
 from ..measuring.layers import Denoiser, run
 
@@ -75,16 +74,3 @@ def test_ctrl_c_caught_inside_a_record_loses_its_forward_alone():
         run(model)
     assert rec.unmeasured == {}
     assert rec.dataset.sizes["step"] == 2 and rec.dataset.entropy.notnull().all()
-
-
-def test_compiled_denoisers_run_as_before_afterwards():
-    """While watched they run as they were written, afterwards as the compiler's stance was."""
-    compiled = torch.compile(Denoiser(), backend="eager")
-    latents, timestep = torch.randn(2, 6, 8), torch.tensor(3.0)
-    with torch.no_grad():
-        before, as_written = compiled(latents, timestep), compiled._orig_mod(latents, timestep)
-        with entropylab.record(compiled) as rec:
-            assert torch.equal(as_written, compiled(latents, timestep))
-        assert torch.equal(before, compiled(latents, timestep))
-    assert torch.compiler not in stances
-    assert rec.dataset.sizes["layer"] == 2

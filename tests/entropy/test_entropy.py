@@ -220,6 +220,7 @@ BAD = [
     ((Q, K), {"statistics": []}, "statistics must be some of"),
     ((Q, K), {"backend": "cuda"}, "backend must be one of"),
     ((Q, K), {"scale": float("nan")}, "scale must be a finite"),
+    ((Q, K), {"scale": "1"}, "scale must be a finite"),
     ((Q, K), {"backend": "sdpa", "statistics": ["third"]}, "backend 'sdpa' can't be used here: .*third"),
 ]
 

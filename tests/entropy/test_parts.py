@@ -12,8 +12,6 @@ from entropylab.entropy.parts import Parts, needed
 
 from ..joints import PARTS, inputs, lengths, new_joint, wanted
 
-TOLERANCE = {"fourth": 1e-7, "third": 1e-8}
-
 
 def random_rows(seed: int, keys: int, parts: int, spread: float, kind: str):
     """q, k, a mask that may close whole rows and whole parts, and which part each key is of."""

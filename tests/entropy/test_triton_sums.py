@@ -76,9 +76,20 @@ def test_bad_rows_are_counted_and_left_out(value, is_split):
     assert found.isfinite().all()
 
 
-@pytest.mark.parametrize("statistics", [("entropy",), ("variance",), STATISTICS], ids=len)
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("spans", [(slice(0, 9), slice(9, 21)), (slice(0, 9), slice(9, 15), slice(15, 21)), None])
+TWO, THREE = (slice(0, 9), slice(9, 21)), (slice(0, 9), slice(9, 15), slice(15, 21))
+
+
+@pytest.mark.parametrize(
+    ("statistics", "masked", "spans"),
+    [
+        (("entropy",), True, TWO),
+        (("entropy",), False, None),
+        (("variance",), False, THREE),
+        (("variance",), True, None),
+        (STATISTICS, False, TWO),
+        (STATISTICS, True, None),
+    ],
+)
 def test_parts_of_the_keys(statistics, masked, spans):
     q, k = pair(23, 21)
     codes = torch.stack([torch.arange(21) // 9, torch.arange(21) % 3])

@@ -1,6 +1,5 @@
 """What ``record`` can be asked for, and what it refuses."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -10,25 +9,9 @@ from entropylab.errors import EntropyLabError
 from ..sampling import sample
 from .layers import Denoiser, run
 
-
-def test_rows_subset_is_close_and_the_same_each_time(random_pipe):
-    found = []
-    for rows in (None, 64, 64):
-        with entropylab.record(random_pipe, rows=rows, layers="self") as rec:
-            sample(random_pipe, steps=1)
-        found.append(rec.dataset)
-    full, some, again = found
-    assert some.equals(again)
-    assert int(some.rows.max()) == 64
-    assert abs(float(full.entropy.mean() - some.entropy.mean())) < 0.1
-    assert not np.allclose(full.entropy, some.entropy, equal_nan=True)
-
-
 BAD = [
     ({"statistics": ["entropyy"]}, "statistics must be some of"),
     ({"statistics": []}, "statistics must be some of"),
-    ({"statistics": 3}, "statistics must be some of"),
-    ({"rows": 0}, "rows must be an int >= 1"),
     ({"rows": 2.5}, "rows must be an int >= 1"),
     ({"layers": "*attn7"}, "matches none of the"),
     ({"layers": []}, "layers must name at least one"),
@@ -36,10 +19,10 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("options", "message"), BAD)
-def test_bad_options(random_pipe, options, message):
-    with pytest.raises(EntropyLabError, match=message), entropylab.record(random_pipe, **options):
-        pytest.fail("nothing may run")
+def test_bad_options(random_pipe):
+    for options, message in BAD:
+        with pytest.raises(EntropyLabError, match=message), entropylab.record(random_pipe, **options):
+            pytest.fail("nothing may run")
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,15 @@ def test_entropy_rises_with_size(random_pipe):
     assert bool((means.diff("size") > 0).all())
 
 
+def test_prompts_from_a_file_are_used_in_turn(random_pipe, tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("a red car\n\n  a blue house \n", encoding="utf-8")
+    ds = quick(random_pipe, sizes=[32], prompts=path, samples=5, batch_size=2)
+    assert list(ds.prompt.values) == ["a red car", "a blue house"] * 2 + ["a red car"]
+    entropylab.save(ds, tmp_path / "run.nc")
+    assert entropylab.open(tmp_path / "run.nc").identical(ds)
+
+
 def test_seeds_belong_to_samples_not_to_batches(random_pipe):
     one, three = (quick(random_pipe, sizes=[48], batch_size=size) for size in (1, 3))
     np.testing.assert_allclose(one.entropy, three.entropy, atol=1e-4)
@@ -64,20 +73,8 @@ def test_the_same_twice_and_whatever_else_is_measured(random_pipe):
     np.testing.assert_array_equal(alone.entropy, first.entropy.sel(size=["64x64"]))
 
 
-def test_prompts_are_used_in_turn(random_pipe):
-    ds = quick(random_pipe, sizes=[32], samples=5, batch_size=2)
-    assert list(ds.prompt.values) == [*PROMPTS, *PROMPTS[:2]]
-
-
-def test_prompts_from_a_file(random_pipe, tmp_path):
-    path = tmp_path / "prompts.txt"
-    path.write_text("a red car\n\n  a blue house \n", encoding="utf-8")
-    ds = quick(random_pipe, sizes=[32], prompts=path)
-    assert list(ds.prompt.values) == ["a red car", "a blue house"]
-
-
 def test_online_average_is_the_average(random_pipe):
-    whole = quick(random_pipe, samples=3)
+    whole = quick(random_pipe)
     online = quick(random_pipe, samples=3, batch_size=2, keep=("step", "layer", "head"))
     assert online.entropy.dims == ("size", "scaling", "step", "layer", "head")
     expected = whole.entropy.mean(["branch", "sample"])
@@ -105,12 +102,17 @@ def test_scalings_share_seeds_and_differ_in_entropy(random_pipe):
     change = (at["sqrt_log"] - at["original"]).isel(layer=selfs, step=0).mean(("branch", "sample", "head"))
     assert bool((change.sel(size="32x32") > 0).all())
     assert bool((change.sel(size="96x96") < 0).all())
+    expected = np.sqrt(np.log(ds.tokens) / np.log(ds.train_tokens)).where(selfs, 1.0)
+    np.testing.assert_allclose(ds.multiplier.sel(scaling="sqrt_log"), expected)
+    np.testing.assert_array_equal(ds.multiplier.sel(scaling="original"), 1.0)
 
 
 def test_layer_filter(random_pipe):
+    random_pipe.set_progress_bar_config(desc="mine", disable=True)
     ds = quick(random_pipe, sizes=[32], layers=["*mid_block*attn1", "cross"])
     assert set(ds.kind.values) == {"self", "cross"}
     assert sum(ds.kind.values == "self") == 1
+    assert random_pipe._progress_bar_config == {"desc": "mine", "disable": True}
 
 
 def test_a_call_of_ones_own(random_pipe):
@@ -122,13 +124,6 @@ def test_a_call_of_ones_own(random_pipe):
     ds = entropylab.measure(random_pipe, [(32, 48)], prompts=PROMPTS, call=call, batch_size=2, progress=False, seed=3)
     assert seen == [((32, 48), PROMPTS[:2], [3, 4]), ((32, 48), PROMPTS[2:], [5])]
     assert ds.sizes["sample"] == 3
-
-
-def test_save_and_open(random_pipe, tmp_path):
-    ds = quick(random_pipe)
-    entropylab.save(ds, tmp_path / "run.nc")
-    again = entropylab.open(tmp_path / "run.nc")
-    assert again.identical(ds)
 
 
 def test_no_tensor_as_large_as_a_map_is_allocated(random_pipe):
@@ -163,51 +158,41 @@ def largest_allocation(run):
 BAD = [
     ([], {}, "sizes must name at least one size"),
     ([0], {}, "sizes must be positive"),
-    ([-64], {}, "sizes must be positive"),
     ([64.0], {}, "must be an int or a .height, width. pair"),
-    (["64"], {}, "must be an int or a .height, width. pair"),
     ([(64, 64, 64)], {}, "must be an int or a .height, width. pair"),
-    ([True], {}, "must be an int or a .height, width. pair"),
     (64, {}, "sizes must be a list"),
     ([70], {}, "multiples of 8 pixels.*Got 70x70; near it: 64x64, 72x72"),
     ([(64, 3)], {}, "near it: 64x8"),
     ([64, (64, 64)], {}, "Got 64x64 more than once"),
-    ([64], {"prompts": []}, "prompts must name at least one prompt"),
     ([64], {"prompts": [3]}, "prompts must name at least one prompt, each a string"),
     ([64], {"prompts": "missing.txt"}, "existing text file. Got 'missing.txt'"),
     ([64], {"prompts": None}, "prompts must be given for a pipeline other than the embedded one"),
     ([64], {"samples": 0}, "samples must be an int >= 1"),
-    ([64], {"samples": 1.5}, "samples must be an int >= 1"),
     ([64], {"steps": 0}, "steps must be an int >= 1"),
-    ([64], {"steps": "ten"}, "steps must be an int >= 1"),
     ([64], {"batch_size": 0}, "batch_size must be an int >= 1"),
     ([64], {"seed": -1}, "seed must be an int >= 0"),
-    ([64], {"seed": "a"}, "seed must be an int >= 0"),
     ([64], {"guidance_scale": "high"}, "guidance_scale must be a finite number"),
     ([64], {"scaling": "sqrtlog"}, "scaling must be one of original, sqrt_log"),
     ([64], {"scaling": []}, "scaling must name at least one rule"),
     ([64], {"scaling": ["original", "original"]}, "each once"),
     ([64], {"scaling": -1.0}, "finite multiplier > 0"),
-    ([64], {"scaling": float("nan")}, "finite multiplier > 0"),
     ([64], {"statistics": ["entropy", "kurtosis"]}, "statistics must be some of"),
     ([64], {"rows": 0}, "rows must be an int >= 1"),
     ([64], {"layers": "*attn9*"}, "matches none of the 14 layers"),
     ([64], {"keep": ["pixels"]}, "keep must be some of"),
     ([64], {"train_size": 0}, "sizes must be positive"),
     ([64], {"seed": 2**70}, "seed must be an int >= 0"),
-    ([64], {"guidance_scale": float("nan")}, "guidance_scale must be a finite number"),
     ([64], {"layers": 3}, "layers must name at least one kind or pattern.* Got 3"),
-    ([64], {"keep": 3}, "keep must be some of"),
     ([64], {"prompts": "a " * 300}, "existing text file"),
     ([64], {"call": print, "steps": 3}, "with call=, set them there"),
 ]
 
 
-@pytest.mark.parametrize(("sizes", "options", "message"), BAD)
-def test_bad_input_is_refused_before_any_sampling(random_pipe, monkeypatch, sizes, options, message):
+def test_bad_input_is_refused_before_any_sampling(random_pipe, monkeypatch):
     monkeypatch.setattr(random_pipe.unet, "forward", lambda *args, **kwargs: pytest.fail("sampling began"))
-    with pytest.raises(EntropyLabError, match=message):
-        entropylab.measure(random_pipe, sizes, **{"prompts": PROMPTS, "progress": False} | options)
+    for sizes, options, message in BAD:
+        with pytest.raises(EntropyLabError, match=message):
+            entropylab.measure(random_pipe, sizes, **{"prompts": PROMPTS, "progress": False} | options)
 
 
 def test_a_pipeline_without_attention():
@@ -225,19 +210,6 @@ def test_a_pipeline_with_a_signature_of_its_own_is_told_to_pass_call(random_pipe
     random_pipe.__class__ = Odd
     with pytest.raises(EntropyLabError, match="Odd takes no prompt, height, width: pass call="):
         quick(random_pipe)
-
-
-def test_progress_bar_setting_of_the_pipeline_is_kept(random_pipe):
-    random_pipe.set_progress_bar_config(desc="mine", disable=True)
-    quick(random_pipe, [32])
-    assert random_pipe._progress_bar_config == {"desc": "mine", "disable": True}
-
-
-def test_the_factor_that_was_used_is_in_the_dataset(random_pipe):
-    ds = quick(random_pipe, sizes=(32, 64), scaling=("original", "sqrt_log"), steps=1)
-    expected = np.sqrt(np.log(ds.tokens / 1) / np.log(ds.train_tokens)).where(ds.kind == "self", 1.0)
-    np.testing.assert_allclose(ds.multiplier.sel(scaling="sqrt_log"), expected)
-    np.testing.assert_array_equal(ds.multiplier.sel(scaling="original"), 1.0)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

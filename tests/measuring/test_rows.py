@@ -63,6 +63,7 @@ def test_the_subset_is_the_same_in_every_run_and_other_for_other_lengths() -> No
     query, key = uneven(0)
     one, two = (recorded(query, key, rows=50) for _ in range(2))
     np.testing.assert_array_equal(one.entropy, two.entropy)
+    assert int(one.rows) == 50
     moved = recorded(query.roll(1, dims=-2), key, rows=50)
     assert not np.array_equal(one.entropy, moved.entropy)
 

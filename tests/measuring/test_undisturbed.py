@@ -1,6 +1,5 @@
 """``record`` on pipelines: the same images, and everything put back."""
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,9 +14,10 @@ from ..state import state_of_pipeline
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_images_are_bit_identical(random_pipe, guidance):
     plain = sample(random_pipe, guidance=guidance, kind="pt")
-    with entropylab.record(random_pipe):
+    with entropylab.record(random_pipe) as rec:
         watched = sample(random_pipe, guidance=guidance, kind="pt")
     assert torch.equal(plain, watched)
+    assert all(layer.startswith("unet.") for layer in rec.dataset.layer.values), "nor text encoder nor VAE"
 
 
 @pytest.mark.parametrize("scheduler", [EulerAncestralDiscreteScheduler, DDPMScheduler, HeunDiscreteScheduler])
@@ -60,39 +60,15 @@ def test_pipeline_is_as_it_was_after_an_exception(random_pipe, error):
     assert rec.dataset.sizes["step"] == 1
 
 
-def test_pipeline_is_as_it_was_after_an_exception_inside_a_layer(random_pipe):
-    before = state_of_pipeline(random_pipe)
-    module = random_pipe.unet.mid_block.attentions[0].transformer_blocks[0].ff
-
-    def fail(*args):
-        raise RuntimeError("inside the network")
-
-    handle = module.register_forward_hook(fail)
-    with pytest.raises(RuntimeError), entropylab.record(random_pipe):
-        sample(random_pipe)
-    handle.remove()
-    assert state_of_pipeline(random_pipe) == before
-
-
 def test_state_would_notice_a_hook_left_behind(random_pipe):
     before = state_of_pipeline(random_pipe)
     random_pipe.unet.mid_block.register_forward_hook(lambda *args: None)
     assert state_of_pipeline(random_pipe) != before
 
 
-def test_a_compiled_denoiser_runs_eagerly_while_it_is_watched(random_pipe):
-    with entropylab.record(random_pipe) as usual:
-        sample(random_pipe, steps=1)
-    random_pipe.unet = torch.compile(random_pipe.unet, backend="eager")
-    with entropylab.record(random_pipe) as rec:
-        sample(random_pipe, steps=1)
-    np.testing.assert_array_equal(rec.dataset.entropy, usual.dataset.entropy)
-    assert list(rec.dataset.layer.values) == list(usual.dataset.layer.values)
-
-
 def test_a_forward_that_failed_leaves_nothing_behind(random_pipe):
     """Sampling that ran out of memory, say, is caught, and a smaller size is tried in the same recording."""
-    module, fail = random_pipe.unet.mid_block.attentions[0], [True]
+    module, fail, before = random_pipe.unet.mid_block.attentions[0], [True], state_of_pipeline(random_pipe)
 
     def maybe_fail(*args):
         if fail:
@@ -105,6 +81,7 @@ def test_a_forward_that_failed_leaves_nothing_behind(random_pipe):
         fail.clear()
         sample(random_pipe, (32, 32))
     handle.remove()
+    assert state_of_pipeline(random_pipe) == before
     with entropylab.record(random_pipe) as clean:
         sample(random_pipe, (32, 32))
     assert rec.dataset.equals(clean.dataset)

@@ -41,8 +41,7 @@ def run(pipe, nets=1, size=(64, 64), **more):
     return sample(pipe, size, steps=2, image=picture if nets == 1 else [picture] * nets, **more)
 
 
-@pytest.mark.parametrize(("nets", "each"), [(1, ""), (2, "nets.0.")])
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize(("nets", "each", "guidance"), [(1, "", 2.0), (2, "nets.0.", 1.0)])
 def test_its_layers_are_measured_in_the_branches_of_the_denoiser(nets, each, guidance):
     pipe = new_pipe(nets)
     plain = run(pipe, nets, guidance=guidance)
@@ -67,18 +66,13 @@ def test_its_layers_are_measured_in_the_branches_of_the_denoiser(nets, each, gui
 def test_the_denoisers_numbers_are_what_they_are_without_it():
     pipe = new_pipe()
     with entropylab.record(pipe) as rec, entropylab.record(pipe, layers="unet*") as only:
-        run(pipe)
+        with entropylab.record(pipe, layers="controlnet*attn1") as beside:
+            run(pipe)
+    assert beside.dataset.sizes["layer"] == 3
     assert all(layer.startswith("unet") for layer in only.dataset.layer.values)
     both = rec.dataset.sel(layer=only.dataset.layer)
     np.testing.assert_array_equal(both.entropy, only.dataset.entropy)
     assert rec.dataset.sizes["layer"] == only.dataset.sizes["layer"] + 6
-
-
-def test_it_is_chosen_by_its_path():
-    pipe = new_pipe()
-    with entropylab.record(pipe, layers="controlnet*attn1") as rec:
-        run(pipe)
-    assert rec.dataset.sizes["layer"] == 3
 
 
 def test_where_it_sees_a_part_of_the_batch_it_is_named():

@@ -1,5 +1,6 @@
 """Guidance branches named by the text that they were handed, at any guidance."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,8 @@ def always_guided(pipe: Any) -> Any:
 def pipeline(name: str) -> tuple[Any, dict[str, Any]]:
     """A tiny pipeline, and what it is asked."""
     if name == "Stable Diffusion":
-        return new_random_pipeline(), {
-            "prompt": "a red car",
-            "negative_prompt": "a blue house",
-            "height": 64,
-            "width": 64,
-        }
+        asked = {"prompt": "a red car", "negative_prompt": "a blue house", "height": 64, "width": 64}
+        return new_random_pipeline(), asked
     family = next(family for family in JOINT if family.name == name)
     texts = {
         f"{sign}{kind}": torch.randn(1, *shape, generator=generator(seed))
@@ -38,6 +35,7 @@ def pipeline(name: str) -> tuple[Any, dict[str, Any]]:
     return family.build(), {**texts, "height": 64, "width": 96}
 
 
+@cache
 def recorded(name: str, guidance: float, both: bool = True) -> Any:
     """The Dataset of one step."""
     pipe, asked = pipeline(name)
@@ -48,7 +46,7 @@ def recorded(name: str, guidance: float, both: bool = True) -> Any:
     return rec.dataset
 
 
-@pytest.mark.parametrize("guidance", [0.0, -1.0, 0.5, 1.0, 1.5, 7.0])
+@pytest.mark.parametrize("guidance", [-1.0, 0.0, 0.5, 1.0, 7.0])
 @pytest.mark.parametrize("name", PIPELINES)
 def test_the_prompt_names_the_conditional_branch_at_any_guidance(name, guidance):
     alone, ds = recorded(name, 1.0, both=False), recorded(name, guidance)
@@ -62,12 +60,7 @@ def test_the_prompt_names_the_conditional_branch_at_any_guidance(name, guidance)
 def test_a_negative_prompt_that_is_the_prompt_names_nothing():
     """The two branches are the same then: either name is as good, and none is a wrong one."""
     pipe, asked = pipeline("Stable Diffusion")
-    pipe = always_guided(pipe)
-    with entropylab.record(pipe) as rec:
-        pipe(
-            **asked | {"negative_prompt": asked["prompt"]},
-            num_inference_steps=1,
-            guidance_scale=0.0,
-            output_type="latent",
-        )
+    asked |= {"negative_prompt": asked["prompt"], "num_inference_steps": 1, "output_type": "latent"}
+    with entropylab.record(always_guided(pipe)) as rec:
+        pipe(**asked, guidance_scale=0.0)
     assert set(rec.dataset.branch.values) == {"branch 0", "branch 1"}

@@ -55,13 +55,3 @@ def test_at_the_training_size_both_do_nothing(lumina):
     plain = sample(lumina, 128, proportional=False)
     with entropylab.rescale(lumina):
         assert torch.equal(plain, sample(lumina, 128, proportional=False))
-
-
-def test_self_attention_that_is_handed_its_own_tokens_is_self(lumina):
-    with entropylab.record(lumina) as rec:
-        sample(lumina, 64, proportional=True)
-    ds = rec.dataset
-    kinds = dict(zip(ds.layer.values, ds.kind.values, strict=True))
-    assert {kind for layer, kind in kinds.items() if layer.endswith("attn1")} == {"self"}
-    assert {kind for layer, kind in kinds.items() if layer.endswith("attn2")} == {"cross"}
-    assert rec.unmeasured == {}

@@ -58,13 +58,12 @@ def test_a_scheduler_in_a_loop_of_ones_own(random_pipe):
     assert rec.dataset.sizes["step"] == 2
 
 
-@pytest.mark.parametrize("put", [by_attribute, by_registration])
-def test_a_denoiser(random_pipe, put):
+def test_a_denoiser(random_pipe):
     other = new_random_pipeline(layers_per_block=2).unet
     with entropylab.record(random_pipe, strict=True) as rec:
         sample(random_pipe)
         before = set(rec.dataset.layer.values)
-        put(random_pipe, "unet", other)
+        random_pipe.unet = other
         sample(random_pipe)
     with entropylab.record(random_pipe) as alone:
         sample(random_pipe)
@@ -93,10 +92,10 @@ def test_a_denoiser_that_is_rescaled(random_pipe):
 def test_a_denoiser_and_back_again(random_pipe):
     first, second = random_pipe.unet, copy.deepcopy(random_pipe.unet)
     with entropylab.record(random_pipe, strict=True) as rec:
-        for unet in (first, second, first, second):
+        for unet in (first, second, first):
             random_pipe.unet = unet
-            sample(random_pipe)
-    assert rec.dataset.sizes["sample"] == 8
+            sample(random_pipe, steps=1)
+    assert rec.dataset.sizes["sample"] == 6
 
 
 def test_a_denoiser_in_a_wrapper_is_seen_once(random_pipe):

@@ -2,13 +2,12 @@
 
 import re
 
-import matplotlib
 import numpy as np
 import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
-from entropylab import EntropyLabError, check, plot, simulate_dataset
+from entropylab import EntropyLabError, check, plot
 from entropylab.law.averages import log_tokens
 from entropylab.law.names import layer_names
 from entropylab.plot.law import BINS, REACH, residuals
@@ -235,24 +234,3 @@ def test_what_can_not_be_drawn(ds, ax, function: str, options: dict, change: str
         getattr(plot, function)(part, ax, **options)
     assert not ax.get_lines()
     assert not ax.collections
-
-
-def test_current_axes_by_default_and_nothing_set(ds) -> None:
-    import matplotlib.pyplot as plt
-
-    matplotlib.use("Agg")
-    before = dict(matplotlib.rcParams)
-    try:
-        for function in (plot.law_residual, plot.residual_vs_cumulants, plot.phase, plot.entropy_vs_step, plot.heads):
-            _, axes = plt.subplots()
-            assert function(ds) is axes
-        assert dict(matplotlib.rcParams) == before
-    finally:
-        plt.close("all")
-
-
-def test_simulated_attention_can_be_drawn(ax) -> None:
-    ds = simulate_dataset((64, 256), sigma=(0.5, 1.0), d=8, heads=2, queries=8, samples=2)
-    plot.law_residual(ds, ax)
-    plot.phase(ds, Figure().subplots())
-    assert len(plot.entropy_vs_tokens(ds, Figure().subplots()).get_lines()) > 2

@@ -6,28 +6,31 @@ import sys
 import matplotlib
 import matplotlib.pyplot as plt
 import pytest
-from matplotlib import rc_context
 
 from entropylab import plot
 from entropylab.law.names import short
 
+from ..datasets import under_both
 
-def test_current_axes_by_default_and_nothing_set(ds) -> None:
+
+def test_current_axes_by_default_and_nothing_set() -> None:
     matplotlib.use("Agg")
-    before = dict(matplotlib.rcParams)
-    _, axes = plt.subplots()
+    before, ds = dict(matplotlib.rcParams), under_both(samples=2, steps=2, cumulants=True)
+    names = (
+        "entropy_vs_tokens",
+        "deficit_vs_tokens",
+        "stabilization",
+        "law_residual",
+        "residual_vs_cumulants",
+        "phase",
+    )
     try:
-        assert plot.entropy_vs_tokens(ds) is axes
-        assert plot.deficit_vs_tokens(ds) is axes
-        assert plot.stabilization(ds) is axes
+        for name in (*names, "entropy_vs_step", "heads"):
+            _, axes = plt.subplots()
+            assert getattr(plot, name)(ds) is axes
         assert dict(matplotlib.rcParams) == before
     finally:
         plt.close("all")
-
-
-def test_paper_style_is_a_value() -> None:
-    with rc_context(plot.PAPER):
-        assert matplotlib.rcParams["pdf.fonttype"] == 42
 
 
 @pytest.mark.parametrize(

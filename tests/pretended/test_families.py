@@ -7,59 +7,29 @@ from entropylab.measuring import steps
 from entropylab.measuring.reduce import Reduction
 
 from ..zoo import BY_NAME
-from .examining import Finding, examine
+from .examining import examine
 from .families import LAUNCHES, WAITING
 
-SLOW = {("AnimateDiff", "both")}
-CASES = [(name, place) for name in LAUNCHES for place in ("cuda:1", "both") if (name, place) not in SLOW]
+SPREAD = ("Stable Diffusion 2", "FLUX.1", "Wan 2.1")
+"""A U-Net, joint attention, and a video with text, over both GPUs."""
+
+CASES = [(name, "cuda:1", True) for name in LAUNCHES] + [(name, "both", True) for name in SPREAD]
+CASES += [("FLUX.1", "cuda:0", True), ("PixArt-Sigma", "cuda:1", False), ("FLUX.1", "cuda:1", False)]
 
 
-@pytest.fixture(scope="module", params=CASES, ids=" on ".join)
-def case(request: pytest.FixtureRequest) -> tuple[str, str, Finding]:
-    name, place = request.param
-    return name, place, examine(BY_NAME[name], place)
-
-
-def test_images_are_bit_identical(case) -> None:
-    *_, finding = case
+@pytest.mark.parametrize(("name", "place", "kernel"), CASES)
+def test_a_family(name: str, place: str, kernel: bool) -> None:
+    """Images are the same, results are the CPU's, the host does not wait, and launches are few."""
+    finding = examine(BY_NAME[name], place, kernel)
     assert finding.identical
-
-
-def test_results_are_those_of_the_cpu(case) -> None:
-    *_, finding = case
-    for name in ("layer", "part", "kind", "branch", "size", "timestep"):
-        assert (finding.dataset[name].values == finding.wanted[name].values).all(), name
+    for coordinate in ("layer", "part", "kind", "branch", "size", "timestep"):
+        assert (finding.dataset[coordinate].values == finding.wanted[coordinate].values).all(), coordinate
     assert finding.error < 2e-5
-
-
-def test_the_host_does_not_wait_while_sampling(case) -> None:
-    name, _, finding = case
-    if name in WAITING:
-        assert finding.waits, f"{name} no longer waits: take it out of WAITING"
-        pytest.xfail(f"{name} is known to wait")
-    assert not finding.waits
-
-
-def test_launches_for_an_attention_call(case) -> None:
-    name, place, finding = case
-    if place != "both":
+    assert bool(finding.waits) is (name in WAITING), finding.waits
+    if not kernel:
+        assert "row_kernel" not in finding.recorded.launches
+    elif place != "both":
         assert finding.launches_per_call <= LAUNCHES[name], finding.launched.most_common(10)
-
-
-def test_on_the_current_gpu() -> None:
-    finding = examine(BY_NAME["FLUX.1"], "cuda:0")
-    assert finding.identical
-    assert finding.error < 2e-5
-    assert not finding.waits
-
-
-@pytest.mark.parametrize("name", ["PixArt-Sigma", "FLUX.1"])
-def test_by_attention_where_our_kernel_does_not_run(name) -> None:
-    finding = examine(BY_NAME[name], "cuda:1", kernel=False)
-    assert "row_kernel" not in finding.recorded.launches
-    assert finding.identical
-    assert finding.error < 2e-5
-    assert not finding.waits
 
 
 @pytest.mark.parametrize("name", ["FLUX.1", "PixArt-Sigma"])
@@ -81,8 +51,7 @@ def test_with_entropy_maps(name, place) -> None:
     assert not finding.waits
 
 
-@pytest.mark.parametrize("place", ["cuda:1", "both"])
-def test_a_wait_and_launches_of_ours_are_found(monkeypatch, place) -> None:
+def test_a_wait_and_launches_of_ours_are_found(monkeypatch) -> None:
     name, reduce = "FLUX.1", Reduction.over_several
 
     def careless(self, call, places):
@@ -92,7 +61,7 @@ def test_a_wait_and_launches_of_ours_are_found(monkeypatch, place) -> None:
         return found
 
     monkeypatch.setattr(Reduction, "over_several", careless)
-    finding = examine(BY_NAME[name], place)
+    finding = examine(BY_NAME[name], "cuda:1")
     assert all(each.startswith("aten::_local_scalar_dense in measuring/reduce.py:") for each in finding.waits)
     assert finding.waits
     assert finding.launches_per_call > LAUNCHES[name]
@@ -115,6 +84,5 @@ def test_layers_on_two_gpus_put_together_are_found(monkeypatch) -> None:
 
     monkeypatch.setattr(steps, "grouped", careless)
     monkeypatch.setattr(steps.DenoiserCall, "packed", noted)
-    assert examine(BY_NAME["FLUX.1"], "cuda:1").error < 2e-5 and not refused
     assert examine(BY_NAME["FLUX.1"], "both").error < 2e-5, "one by one they need no common device"
     assert refused and all("on the same device" in problem for problem in refused)

@@ -270,6 +270,7 @@ def test_what_the_page_refuses(folders, tmp_path, page):
     (bomb / "0000.png").write_bytes(content)
     lines = tmp_path / "prompts.txt"
     lines.write_text("one\ntwo\n", encoding="utf-8")
+    (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
     one = folders[0]
     cases = [
         ([one], {}, "two or more folders of different names"),
@@ -281,6 +282,7 @@ def test_what_the_page_refuses(folders, tmp_path, page):
         (["a\0b", one], {}, "pictures must be a name without NUL"),
         (folders, {"prompts": lines}, "a line for each of 3 pictures.*has 2"),
         (folders, {"prompts": "a\0b"}, "prompts must be a name without NUL"),
+        (folders, {"prompts": tmp_path / "latin.txt"}, "prompts must be a text file in UTF-8"),
         (folders, {"prompts": "x" * 300}, "prompts must be a text file"),
         (folders, {"pairs": 0}, "pairs must be an int"),
         (folders, {"seed": -1}, "seed must be an int"),
@@ -293,6 +295,10 @@ def test_what_the_page_refuses(folders, tmp_path, page):
             make_page(pictures, **{"out": tmp_path / "new.html", **options})
     (one / "0001.png").write_bytes(b"no picture")
     with pytest.raises(EntropyLabError, match="must be readable as pictures"):
+        make_page(folders, tmp_path / "new.html")
+    for folder in folders:
+        Image.new("RGB", (8, 8)).save(folder / "0001.png")
+    with pytest.raises(EntropyLabError, match="picture '0001' carries no prompt"):
         make_page(folders, tmp_path / "new.html")
     assert not (tmp_path / "new.html").exists()
     refused(run("ratings", "make", one, "--out", tmp_path / "new.html"), "error: pictures must be two or more")

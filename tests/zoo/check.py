@@ -52,7 +52,6 @@ def examine(family: Family, **options: Any) -> Finding:
     plain = family.sample(pipe)
     with sight({**pipelines.denoisers(pipe), **pipelines.conditioners(pipe)}) as seen:
         family.sample(pipe)
-    pipe = family.build()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EntropyLabWarning)
         with entropylab.record(pipe, **options) as recorder:

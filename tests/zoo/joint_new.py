@@ -9,78 +9,37 @@ from .joint_parts import HEADS, TEXT_WIDTH, WordTokenizer, guided, joint, kept, 
 
 CHANNELS = {"in_channels": 4, "out_channels": 4}
 ERNIE = CHANNELS | {
-    "hidden_size": 32,
-    "num_attention_heads": 2,
-    "num_layers": 2,
-    "ffn_hidden_size": 32,
-    "text_in_dim": TEXT_WIDTH,
+    "hidden_size": 32, "num_attention_heads": 2, "num_layers": 2, "ffn_hidden_size": 32, "text_in_dim": TEXT_WIDTH,
     "rope_axes_dim": (4, 6, 6),
-}
+}  # fmt: skip
 KREA2 = HEADS | {
-    "in_channels": 16,
-    "num_layers": 2,
-    "num_key_value_heads": 1,
-    "intermediate_size": 16,
-    "timestep_embed_dim": 16,
-    "text_hidden_dim": TEXT_WIDTH,
-    "num_text_layers": 3,
-    "text_num_attention_heads": 4,
-    "text_num_key_value_heads": 2,
-    "text_intermediate_size": 16,
-    "num_layerwise_text_blocks": 1,
-    "num_refiner_text_blocks": 1,
+    "in_channels": 16, "num_layers": 2, "num_key_value_heads": 1, "intermediate_size": 16, "timestep_embed_dim": 16,
+    "text_hidden_dim": TEXT_WIDTH, "num_text_layers": 3, "text_num_attention_heads": 4, "text_num_key_value_heads": 2,
+    "text_intermediate_size": 16, "num_layerwise_text_blocks": 1, "num_refiner_text_blocks": 1,
     "axes_dims_rope": (2, 2, 4),
-}
+}  # fmt: skip
 NUCLEUS = HEADS | {
-    "in_channels": 16,
-    "out_channels": 4,
-    "num_layers": 2,
-    "num_key_value_heads": 1,
-    "joint_attention_dim": TEXT_WIDTH,
-    "axes_dims_rope": (2, 2, 4),
-    "moe_enabled": False,
-    "mlp_ratio": 16.0,
-}
+    "in_channels": 16, "out_channels": 4, "num_layers": 2, "num_key_value_heads": 1, "joint_attention_dim": TEXT_WIDTH,
+    "axes_dims_rope": (2, 2, 4), "moe_enabled": False, "mlp_ratio": 16.0,
+}  # fmt: skip
 QWEN21 = HEADS | {
-    "in_channels": 4,
-    "out_channels": 4,
-    "num_layers": 2,
-    "context_in_dim": TEXT_WIDTH,
-    "axes_dims_rope": (2, 2, 4),
-}
+    "in_channels": 4, "out_channels": 4, "num_layers": 2, "context_in_dim": TEXT_WIDTH, "axes_dims_rope": (2, 2, 4),
+}  # fmt: skip
 MOTIF = HEADS | {
-    "in_channels": 9,
-    "out_channels": 4,
-    "num_layers": 1,
-    "num_single_layers": 2,
-    "num_decoder_layers": 1,
-    "text_embed_dim": TEXT_WIDTH,
-    "rope_axes_dim": (2, 2, 4),
-    "enable_text_cross_attention_dual": True,
+    "in_channels": 9, "out_channels": 4, "num_layers": 1, "num_single_layers": 2, "num_decoder_layers": 1,
+    "text_embed_dim": TEXT_WIDTH, "rope_axes_dim": (2, 2, 4), "enable_text_cross_attention_dual": True,
     "enable_text_cross_attention_single": True,
-}
+}  # fmt: skip
 
 
 IDEOGRAM4 = HEADS | {
-    "in_channels": 16,
-    "num_layers": 2,
-    "intermediate_size": 16,
-    "adaln_dim": 8,
-    "llm_features_dim": 13 * 16,
+    "in_channels": 16, "num_layers": 2, "intermediate_size": 16, "adaln_dim": 8, "llm_features_dim": 13 * 16,
     "mrope_section": (2, 1, 1),
-}
+}  # fmt: skip
 KANDINSKY5 = {
-    "in_visual_dim": 4,
-    "out_visual_dim": 4,
-    "in_text_dim": TEXT_WIDTH,
-    "in_text_dim2": TEXT_WIDTH,
-    "time_dim": 16,
-    "model_dim": 32,
-    "ff_dim": 32,
-    "num_text_blocks": 1,
-    "num_visual_blocks": 2,
-    "axes_dims": (4, 6, 6),
-}
+    "in_visual_dim": 4, "out_visual_dim": 4, "in_text_dim": TEXT_WIDTH, "in_text_dim2": TEXT_WIDTH, "time_dim": 16,
+    "model_dim": 32, "ff_dim": 32, "num_text_blocks": 1, "num_visual_blocks": 2, "axes_dims": (4, 6, 6),
+}  # fmt: skip
 
 
 class TemplateProcessor:
@@ -159,12 +118,8 @@ def kandinsky5_call() -> dict[str, Any]:
 
 FAMILIES: list[Family] = [
     joint(
-        "ERNIE-Image",
-        "ErnieImagePipeline",
-        "ErnieImageTransformer2DModel",
-        ERNIE,
-        lambda: guided(lambda seed: [words(seed, 18 - 5 * seed)[0], words(seed + 4, 7)[0]]),
-        text=(13, "last"),
+        "ERNIE-Image", "ErnieImagePipeline", "ErnieImageTransformer2DModel", ERNIE,
+        lambda: guided(lambda seed: [words(seed, 18 - 5 * seed)[0], words(seed + 4, 7)[0]]), text=(13, "last"),
     ),
     joint(
         "Krea 2",
@@ -180,10 +135,7 @@ FAMILIES: list[Family] = [
         text=(11, "first"),
     ),
     joint(
-        "Nucleus-Image",
-        "NucleusMoEImagePipeline",
-        "NucleusMoEImageTransformer2DModel",
-        NUCLEUS,
+        "Nucleus-Image", "NucleusMoEImagePipeline", "NucleusMoEImageTransformer2DModel", NUCLEUS,
         lambda: guided(lambda seed: words(seed, 11, 2), kept(11, 11, 6), kept(11, 3, 3), mask="prompt_embeds_mask"),
         text=(11, "last"),
     ),
@@ -199,29 +151,16 @@ FAMILIES: list[Family] = [
         modules=lambda: {"processor": TemplateProcessor()},
     ),
     joint(
-        "Motif-Video",
-        "MotifVideoPipeline",
-        "MotifVideoTransformer3DModel",
-        MOTIF,
-        lambda: guided(lambda seed: words(seed, 11), kept(11, 7), kept(11, 3)) | {"num_frames": 5},
-        size=(64, 96),
-        modules=motif_modules,
-        parts={"image": (0, 48), "text": (48, None)},
+        "Motif-Video", "MotifVideoPipeline", "MotifVideoTransformer3DModel", MOTIF,
+        lambda: guided(lambda seed: words(seed, 11), kept(11, 7), kept(11, 3)) | {"num_frames": 5}, size=(64, 96),
+        modules=motif_modules, parts={"image": (0, 48), "text": (48, None)},
     ),
     joint(
-        "Ideogram 4",
-        "Ideogram4Pipeline",
-        "Ideogram4Transformer2DModel",
-        IDEOGRAM4,
-        ideogram_call,
+        "Ideogram 4", "Ideogram4Pipeline", "Ideogram4Transformer2DModel", IDEOGRAM4, ideogram_call,
         modules=ideogram_modules,
     ),
     joint(
-        "Kandinsky 5 image",
-        "Kandinsky5T2IPipeline",
-        "Kandinsky5Transformer3DModel",
-        KANDINSKY5,
-        kandinsky5_call,
+        "Kandinsky 5 image", "Kandinsky5T2IPipeline", "Kandinsky5Transformer3DModel", KANDINSKY5, kandinsky5_call,
         settings={"resolutions": [(128, 96)]},
     ),
-]
+]  # fmt: skip

@@ -66,183 +66,82 @@ def glm_reference_call() -> dict[str, Any]:
 
 CHANNELS = {"in_channels": 4, "out_channels": 4}
 LUMINA2 = {
-    "in_channels": 4,
-    "hidden_size": 32,
-    "num_layers": 2,
-    "num_refiner_layers": 1,
-    "num_attention_heads": 4,
-    "num_kv_heads": 2,
-    "multiple_of": 8,
-    "axes_dim_rope": (4, 2, 2),
-    "axes_lens": (64, 16, 16),
+    "in_channels": 4, "hidden_size": 32, "num_layers": 2, "num_refiner_layers": 1, "num_attention_heads": 4,
+    "num_kv_heads": 2, "multiple_of": 8, "axes_dim_rope": (4, 2, 2), "axes_lens": (64, 16, 16),
     "cap_feat_dim": TEXT_WIDTH,
-}
+}  # fmt: skip
 Z_IMAGE = {
-    "in_channels": 4,
-    "dim": 32,
-    "n_layers": 2,
-    "n_refiner_layers": 1,
-    "n_heads": 2,
-    "n_kv_heads": 2,
-    "cap_feat_dim": TEXT_WIDTH,
-    "axes_dims": [4, 6, 6],
-    "axes_lens": [128, 16, 16],
-}
-COG_VIEW = (
-    HEADS
-    | CHANNELS
-    | {
-        "num_layers": 2,
-        "text_embed_dim": TEXT_WIDTH,
-        "time_embed_dim": 8,
-        "condition_dim": 4,
-        "pos_embed_max_size": 16,
-        "sample_size": 16,
-    }
-)
+    "in_channels": 4, "dim": 32, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2,
+    "cap_feat_dim": TEXT_WIDTH, "axes_dims": [4, 6, 6], "axes_lens": [128, 16, 16],
+}  # fmt: skip
+COG_VIEW = HEADS | CHANNELS | {
+    "num_layers": 2, "text_embed_dim": TEXT_WIDTH, "time_embed_dim": 8, "condition_dim": 4, "pos_embed_max_size": 16,
+    "sample_size": 16,
+}  # fmt: skip
 HIDREAM = HEADS | {
-    "patch_size": 2,
-    "in_channels": 4,
-    "num_layers": 1,
-    "num_single_layers": 1,
-    "caption_channels": [TEXT_WIDTH, TEXT_WIDTH],
-    "text_emb_dim": TEXT_WIDTH,
-    "num_routed_experts": 2,
-    "num_activated_experts": 1,
-    "axes_dims_rope": (2, 2, 4),
-    "max_resolution": (16, 16),
-    "llama_layers": [0, 1],
-}
+    "patch_size": 2, "in_channels": 4, "num_layers": 1, "num_single_layers": 1,
+    "caption_channels": [TEXT_WIDTH, TEXT_WIDTH], "text_emb_dim": TEXT_WIDTH, "num_routed_experts": 2,
+    "num_activated_experts": 1, "axes_dims_rope": (2, 2, 4), "max_resolution": (16, 16), "llama_layers": [0, 1],
+}  # fmt: skip
 OMNIGEN = {
-    "hidden_size": 32,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "intermediate_size": 16,
-    "num_layers": 2,
-    "pad_token_id": 2,
-    "vocab_size": 64,
-    "rope_scaling": {"short_factor": [1.0] * 4, "long_factor": [1.0] * 4},
-    "pos_embed_max_size": 16,
-    "time_step_dim": 16,
-}
-HUNYUAN_IMAGE = (
-    HEADS
-    | CHANNELS
-    | {
-        "num_layers": 1,
-        "num_single_layers": 1,
-        "num_refiner_layers": 1,
-        "text_embed_dim": TEXT_WIDTH,
-        "text_embed_2_dim": TEXT_WIDTH,
-        "rope_axes_dim": (4, 4),
-    }
-)
+    "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 16, "num_layers": 2,
+    "pad_token_id": 2, "vocab_size": 64, "rope_scaling": {"short_factor": [1.0] * 4, "long_factor": [1.0] * 4},
+    "pos_embed_max_size": 16, "time_step_dim": 16,
+}  # fmt: skip
+HUNYUAN_IMAGE = HEADS | CHANNELS | {
+    "num_layers": 1, "num_single_layers": 1, "num_refiner_layers": 1, "text_embed_dim": TEXT_WIDTH,
+    "text_embed_2_dim": TEXT_WIDTH, "rope_axes_dim": (4, 4),
+}  # fmt: skip
 PRX = {
-    "in_channels": 4,
-    "context_in_dim": TEXT_WIDTH,
-    "hidden_size": 16,
-    "num_heads": 2,
-    "depth": 2,
-    "axes_dim": [4, 4],
-}
-GLM_IMAGE = (
-    HEADS
-    | CHANNELS
-    | {
-        "num_layers": 2,
-        "text_embed_dim": TEXT_WIDTH,
-        "time_embed_dim": 8,
-        "condition_dim": 4,
-        "prior_vq_quantizer_codebook_size": 20,
-    }
-)
+    "in_channels": 4, "context_in_dim": TEXT_WIDTH, "hidden_size": 16, "num_heads": 2, "depth": 2, "axes_dim": [4, 4],
+}  # fmt: skip
+GLM_IMAGE = HEADS | CHANNELS | {
+    "num_layers": 2, "text_embed_dim": TEXT_WIDTH, "time_embed_dim": 8, "condition_dim": 4,
+    "prior_vq_quantizer_codebook_size": 20,
+}  # fmt: skip
 
 FAMILIES: list[Family] = [
     joint(
-        "Lumina Image 2.0",
-        "Lumina2Pipeline",
-        "Lumina2Transformer2DModel",
-        LUMINA2,
+        "Lumina Image 2.0", "Lumina2Pipeline", "Lumina2Transformer2DModel", LUMINA2,
         lambda: guided(lambda seed: words(seed, 14, 2), kept(14, 14, 9), kept(14, 5, 5)),
     ),
     joint(
-        "Z-Image",
-        "ZImagePipeline",
-        "ZImageTransformer2DModel",
-        Z_IMAGE,
-        lambda: guided(lambda seed: [words(seed, 70 - 30 * seed)[0], words(seed + 4, 11)[0]]),
-        parts={"image": (0, 48)},
+        "Z-Image", "ZImagePipeline", "ZImageTransformer2DModel", Z_IMAGE,
+        lambda: guided(lambda seed: [words(seed, 70 - 30 * seed)[0], words(seed + 4, 11)[0]]), parts={"image": (0, 48)},
     ),
     joint(
-        "CogView3-Plus",
-        "CogView3PlusPipeline",
-        "CogView3PlusTransformer2DModel",
-        COG_VIEW,
-        lambda: guided(lambda seed: words(seed, 11)),
-        text=(11, "first"),
-        scheduler=cog_video_x_scheduler,
+        "CogView3-Plus", "CogView3PlusPipeline", "CogView3PlusTransformer2DModel", COG_VIEW,
+        lambda: guided(lambda seed: words(seed, 11)), text=(11, "first"), scheduler=cog_video_x_scheduler,
     ),
     joint(
-        "CogView4",
-        "CogView4Pipeline",
-        "CogView4Transformer2DModel",
-        COG_VIEW | {"rope_axes_dim": (16, 16)},
-        lambda: guided(lambda seed: words(seed, 16)),
-        text=(16, "first"),
+        "CogView4", "CogView4Pipeline", "CogView4Transformer2DModel", COG_VIEW | {"rope_axes_dim": (16, 16)},
+        lambda: guided(lambda seed: words(seed, 16)), text=(16, "first"),
     ),
     joint(
-        "HiDream-I1",
-        "HiDreamImagePipeline",
-        "HiDreamImageTransformer2DModel",
-        HIDREAM,
-        hidream_call,
-        settings={"default_sample_size": 14},
-        parts={"image": (0, 48), "other": (48, 64), "text": (64, 81)},
+        "HiDream-I1", "HiDreamImagePipeline", "HiDreamImageTransformer2DModel", HIDREAM, hidream_call,
+        settings={"default_sample_size": 14}, parts={"image": (0, 48), "other": (48, 64), "text": (64, 81)},
     ),
     joint(
-        "OmniGen",
-        "OmniGenPipeline",
-        "OmniGenTransformer2DModel",
-        OMNIGEN,
-        lambda: {"prompt": ["a cat", "a dog that sleeps on a red chair"]},
-        modules=omnigen_modules,
+        "OmniGen", "OmniGenPipeline", "OmniGenTransformer2DModel", OMNIGEN,
+        lambda: {"prompt": ["a cat", "a dog that sleeps on a red chair"]}, modules=omnigen_modules,
         parts={"text": (0, -49), "other": (-49, -48), "image": (-48, None)},
     ),
     joint(
-        "OmniGen, input image",
-        "OmniGenPipeline",
-        "OmniGenTransformer2DModel",
-        OMNIGEN,
+        "OmniGen, input image", "OmniGenPipeline", "OmniGenTransformer2DModel", OMNIGEN,
         lambda: {"prompt": "a cat like <img><|image_1|></img>", "input_images": [photo(64, 80)]},
-        branches=("cond", "uncond", "uncond 2"),
-        modules=omnigen_modules,
-        parts={"image": (-48, None)},
+        branches=("cond", "uncond", "uncond 2"), modules=omnigen_modules, parts={"image": (-48, None)},
     ),
     joint(
-        "HunyuanImage 2.1",
-        "HunyuanImagePipeline",
-        "HunyuanImageTransformer2DModel",
-        HUNYUAN_IMAGE,
-        hunyuan_image_call,
-        size=(192, 256),
-        text=(13, "last"),
-        modules=mixed_guidance,
+        "HunyuanImage 2.1", "HunyuanImagePipeline", "HunyuanImageTransformer2DModel", HUNYUAN_IMAGE, hunyuan_image_call,
+        size=(192, 256), text=(13, "last"), modules=mixed_guidance,
     ),
     joint(
-        "PRX",
-        "PRXPipeline",
-        "PRXTransformer2DModel",
-        PRX,
+        "PRX", "PRXPipeline", "PRXTransformer2DModel", PRX,
         lambda: guided(lambda seed: words(seed, 10), kept(10, 10), kept(10, 3)) | {"use_resolution_binning": False},
         text=(10, "first"),
     ),
     joint(
-        "GLM-Image",
-        "GlmImagePipeline",
-        "GlmImageTransformer2DModel",
-        GLM_IMAGE,
-        glm_image_call,
-        size=(128, 192),
+        "GLM-Image", "GlmImagePipeline", "GlmImageTransformer2DModel", GLM_IMAGE, glm_image_call, size=(128, 192),
         text=(10, "first"),
     ),
     joint(
@@ -256,4 +155,4 @@ FAMILIES: list[Family] = [
         text=(10, "first"),
         comparable=False,  # it sees the reference in a forward that belongs to no step
     ),
-]
+]  # fmt: skip

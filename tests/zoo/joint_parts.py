@@ -4,6 +4,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -58,13 +59,18 @@ def photo(height: int, width: int) -> Any:
     return Image.fromarray(pixels.numpy())
 
 
-def tiny(model: str, config: dict[str, Any], seed: int = 0) -> Any:
-    """The named diffusers model with random weights; parameters that start at zero are small random numbers."""
+def named(kind: str, *arguments: Any, **settings: Any) -> Any:
+    """What diffusers calls so, made with these settings."""
     import diffusers
 
+    return getattr(diffusers, kind)(*arguments, **settings)
+
+
+def tiny(model: str, config: dict[str, Any], seed: int = 0) -> Any:
+    """The named diffusers model with random weights; parameters that start at zero are small random numbers."""
     torch.manual_seed(seed)
     with quiet(), torch.no_grad():
-        made = getattr(diffusers, model)(**config)
+        made = named(model, **config)
         for weight in made.parameters():
             if not weight.any():
                 weight.normal_(std=0.1)
@@ -81,18 +87,11 @@ def assembled(pipeline: str, **modules: Any) -> Any:
         return ready(kind(**({name: None for name in needed if name != "self"} | modules)))
 
 
-def flow_matching() -> Any:
-    """The scheduler of nearly all of these."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
+flow_matching = partial(named, "FlowMatchEulerDiscreteScheduler")
+"""The scheduler of nearly all of these."""
 
-    return FlowMatchEulerDiscreteScheduler()
-
-
-def cog_video_x_scheduler() -> Any:
-    """The scheduler of CogView3 and CogVideoX."""
-    from diffusers import CogVideoXDDIMScheduler
-
-    return CogVideoXDDIMScheduler()
+cog_video_x_scheduler = partial(named, "CogVideoXDDIMScheduler")
+"""The scheduler of CogView3 and CogVideoX."""
 
 
 def image_vae(model: str = "AutoencoderKL", **more: Any) -> dict[str, Any]:

@@ -4,54 +4,40 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import entropylab
 
 from . import BY_NAME, FAMILIES
-from .check import Finding, compared, examine
+from .check import compared, examine
+from .family import Family
 from .reference import sight
 from .table import PAGE, line
 
 
-@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)
-def finding(request: pytest.FixtureRequest) -> Finding:
-    return examine(request.param)
-
-
-def test_images_are_bit_identical(finding: Finding) -> None:
-    assert finding.identical
-
-
-def test_every_attention_call_is_measured_or_named(finding: Finding) -> None:
-    assert finding.unlisted == []
-
-
-def test_entropies_against_float64_maps(finding: Finding) -> None:
-    assert finding.errors, "the reference can't tell the rows of any layer apart: nothing is compared"
-    assert (finding.worst < 1e-4) is finding.family.comparable
-
-
-def test_branches_and_sizes(finding: Finding) -> None:
-    assert set(finding.dataset.branch.values) == set(finding.family.branches)
-    if finding.family.asked:
-        assert list(finding.dataset["size"].values) == ["{}x{}".format(*finding.family.size)]
-
-
-def test_joint_layers_keep_image_and_text_apart_and_obey_the_chain_rule(finding: Finding) -> None:
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_family(family: Family) -> None:
+    finding = examine(family)
     ds = finding.dataset
-    parts = ds.isel(layer=ds.kind.values == "joint")
-    if set(parts.part.values) <= {"unknown"}:
-        assert "entropy_between" not in ds
-        return
-    pieces = [parts[name].fillna(0) for name in ("entropy_between", "entropy_from_image", "entropy_from_other")]
-    pieces += [parts.entropy_from_text.fillna(0)] if "entropy_from_text" in parts else []
-    total = sum(pieces[1:], pieces[0])
-    assert float(np.abs(total - parts.entropy).max()) < 1e-4
-    assert float((total - pieces[0] - parts.entropy).max()) < 1e-3
-
-
-def test_the_table_in_the_documentation(finding: Finding) -> None:
+    assert finding.identical
+    assert finding.unlisted == []
+    assert finding.errors, "the reference can't tell the rows of any layer apart: nothing is compared"
+    assert (finding.worst < 1e-4) is family.comparable
+    assert set(ds.branch.values) == set(family.branches)
+    assert not family.asked or list(ds["size"].values) == ["{}x{}".format(*family.size)]
+    check_chain_rule(ds.isel(layer=ds.kind.values == "joint"))
     assert line(finding) in PAGE.read_text(encoding="utf-8").splitlines()
+
+
+def check_chain_rule(joint: xr.Dataset) -> None:
+    """What is between the parts of the keys and what is within them make the whole; the latter is no more than it."""
+    if set(joint.part.values) <= {"unknown"}:
+        assert "entropy_between" not in joint
+        return
+    names = ("entropy_from_image", "entropy_from_text", "entropy_from_other")
+    within = sum(joint[name].fillna(0) for name in names if name in joint)
+    assert float(np.abs(within + joint.entropy_between.fillna(0) - joint.entropy).max()) < 1e-4
+    assert float((within - joint.entropy).max()) < 1e-3
 
 
 @pytest.mark.parametrize("name", ["Stable Diffusion 1", "FLUX.1", "Wan 2.1", "Self-Attention Guidance"])

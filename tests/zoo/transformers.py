@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,13 +11,8 @@ from torch import Tensor
 
 from ..seeds import generator
 from .family import Family, ready, sharpened
-
-
-def flow() -> Any:
-    """The scheduler of most."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    return FlowMatchEulerDiscreteScheduler()
+from .joint_parts import assembled, named
+from .joint_parts import flow_matching as flow
 
 
 @contextmanager
@@ -37,6 +33,18 @@ def peaked(model: Any) -> Any:
             if set(NORMS).intersection(name.split(".")):
                 weight.mul_(2.0)
     return sharpened(model)
+
+
+def model(kind: str, **settings: Any) -> Any:
+    """The model of diffusers that is called so, ``peaked``; the same random weights whenever it is made."""
+    torch.manual_seed(0)
+    return peaked(named(kind, **settings))
+
+
+def sampled(pipe: Any, **arguments: Any) -> Tensor:
+    """What ``pipe`` samples in two steps, with guidance, as latents, unless the arguments say otherwise."""
+    usual = {"num_inference_steps": 2, "guidance_scale": 3.0, "generator": generator(), "output_type": "latent"}
+    return pipe(return_dict=False, **usual | arguments)[0]
 
 
 def prompts(
@@ -60,116 +68,58 @@ def positive(arguments: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def small_vae() -> Any:
     """A Stable Diffusion VAE that halves the size, with attention in it."""
-    from diffusers import AutoencoderKL
-
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    return AutoencoderKL(
-        **blocks, block_out_channels=(8, 8), latent_channels=4, norm_num_groups=4, sample_size=32
-    ).eval()
+    sizes = {"block_out_channels": (8, 8), "latent_channels": 4, "norm_num_groups": 4, "sample_size": 32}
+    return named("AutoencoderKL", **blocks, **sizes).eval()
 
 
 def build_dit() -> Any:
     """A DiT of 8 x 8 tokens."""
-    from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+    from diffusers import DDIMScheduler, DiTPipeline
 
-    torch.manual_seed(0)
-    transformer = DiTTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2, sample_size=16
-    )
-    return ready(DiTPipeline(peaked(transformer), small_vae(), DDIMScheduler()))
-
-
-def sample_dit(pipe: Any) -> Tensor:
-    """Two classes."""
-    return pipe(
-        [3, 7], guidance_scale=3.0, generator=generator(), num_inference_steps=2, output_type="pt"
-    ).images  # fmt: skip
-
-
-def pixart(sample_size: int) -> Any:
-    """A PixArt transformer; at ``sample_size`` 128 it is told size and aspect ratio."""
-    from diffusers import PixArtTransformer2DModel
-
-    torch.manual_seed(0)
-    return peaked(
-        PixArtTransformer2DModel(
-            num_attention_heads=2, attention_head_dim=12, cross_attention_dim=24, caption_channels=16, num_layers=2,
-            sample_size=sample_size, in_channels=4, out_channels=8,
-        )
+    transformer = model(
+        "DiTTransformer2DModel", num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8,
+        num_layers=2, sample_size=16,
     )  # fmt: skip
+    return ready(DiTPipeline(transformer, small_vae(), DDIMScheduler()))
 
 
-def build_pixart_pag() -> Any:
-    """PixArt-Sigma with perturbed-attention guidance: a third branch, of which one layer computes no attention."""
-    from diffusers import DPMSolverMultistepScheduler, PixArtSigmaPAGPipeline
-
-    scheduler = DPMSolverMultistepScheduler(thresholding=True)
-    layer = {"pag_applied_layers": "transformer_blocks.0"}
-    return ready(PixArtSigmaPAGPipeline(None, None, None, pixart(16), scheduler, **layer))
-
-
-def build_pixart_alpha() -> Any:
-    """PixArt-alpha."""
-    from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline
-
-    return ready(PixArtAlphaPipeline(None, None, None, pixart(128), DPMSolverMultistepScheduler(thresholding=True)))
-
-
-def build_pixart_sigma() -> Any:
-    """PixArt-Sigma."""
-    from diffusers import DPMSolverMultistepScheduler, PixArtSigmaPipeline
-
-    return ready(PixArtSigmaPipeline(None, None, None, pixart(16), DPMSolverMultistepScheduler(thresholding=True)))
+def pixart(pipeline: str, sample_size: int, **options: Any) -> Any:
+    """A pipeline of PixArt; at ``sample_size`` 128 its transformer is told size and aspect ratio."""
+    transformer = model(
+        "PixArtTransformer2DModel", num_attention_heads=2, attention_head_dim=12, cross_attention_dim=24,
+        caption_channels=16, num_layers=2, sample_size=sample_size, in_channels=4, out_channels=8,
+    )  # fmt: skip
+    scheduler = named("DPMSolverMultistepScheduler", thresholding=True)
+    return assembled(pipeline, transformer=transformer, scheduler=scheduler, **options)
 
 
 def sample_pixart(pipe: Any) -> Tensor:
     """Two prompts, at 6 x 8 tokens."""
-    return pipe(
-        **prompts(11, 16, batch=2), negative_prompt=None, height=96, width=128, num_inference_steps=2,
-        guidance_scale=3.0, generator=generator(), use_resolution_binning=False, output_type="latent",
-    ).images  # fmt: skip
+    size = {"height": 96, "width": 128, "use_resolution_binning": False}
+    return sampled(pipe, **prompts(11, 16, batch=2), negative_prompt=None, **size)
 
 
-def hunyuan_dit() -> dict[str, Any]:
-    """The parts of Hunyuan-DiT; the fourth block takes a skip connection."""
-    from diffusers import DDPMScheduler, HunyuanDiT2DModel
-
-    torch.manual_seed(0)
-    transformer = HunyuanDiT2DModel(
-        num_attention_heads=2, attention_head_dim=8, in_channels=4, patch_size=2, sample_size=16, hidden_size=16,
-        num_layers=4, cross_attention_dim=16, cross_attention_dim_t5=32, pooled_projection_dim=8, text_len=7,
-        text_len_t5=13,
+def hunyuan_dit(pipeline: str, **options: Any) -> Any:
+    """A pipeline of Hunyuan-DiT; the fourth block takes a skip connection."""
+    transformer = model(
+        "HunyuanDiT2DModel", num_attention_heads=2, attention_head_dim=8, in_channels=4, patch_size=2, sample_size=16,
+        hidden_size=16, num_layers=4, cross_attention_dim=16, cross_attention_dim_t5=32, pooled_projection_dim=8,
+        text_len=7, text_len_t5=13,
     )  # fmt: skip
-    none = dict.fromkeys(("vae", "text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
-    parts = {"transformer": peaked(transformer), "scheduler": DDPMScheduler(), "requires_safety_checker": False}
-    return none | parts
-
-
-def build_hunyuan_dit() -> Any:
-    """Hunyuan-DiT."""
-    from diffusers import HunyuanDiTPipeline
-
-    return ready(HunyuanDiTPipeline(**hunyuan_dit()))
-
-
-def build_hunyuan_dit_pag() -> Any:
-    """Hunyuan-DiT with perturbed-attention guidance."""
-    from diffusers import HunyuanDiTPAGPipeline
-
-    return ready(HunyuanDiTPAGPipeline(**hunyuan_dit(), pag_applied_layers="blocks.1"))
+    parts = {"transformer": transformer, "scheduler": named("DDPMScheduler"), "requires_safety_checker": False}
+    return assembled(pipeline, **parts, **options)
 
 
 def sample_hunyuan_dit(pipe: Any) -> Tensor:
     """Two texts a prompt, one from each encoder; at 6 x 8 tokens."""
-    return pipe(
-        **prompts(7, 16), **prompts(13, 32, suffix="_2", seed=3), height=96, width=128, num_inference_steps=2,
-        guidance_scale=3.0, generator=generator(), use_resolution_binning=False, output_type="latent",
-    ).images  # fmt: skip
+    size = {"height": 96, "width": 128, "use_resolution_binning": False}
+    return sampled(pipe, **prompts(7, 16), **prompts(13, 32, suffix="_2", seed=3), **size)
 
 
 def build_lumina() -> Any:
     """Lumina-Next, with half as many key heads as query heads."""
-    from diffusers import LuminaNextDiT2DModel, LuminaPipeline
+    from diffusers import LuminaNextDiT2DModel
 
     torch.manual_seed(0)
     transformer = LuminaNextDiT2DModel(
@@ -179,85 +129,34 @@ def build_lumina() -> Any:
     torch.nn.init.normal_(transformer.pad_token)
     for layer in transformer.layers:
         torch.nn.init.ones_(layer.gate)
-    return ready(LuminaPipeline(peaked(transformer), flow(), None, None, None))
+    return assembled("LuminaPipeline", transformer=peaked(transformer), scheduler=flow())
 
 
-def sample_lumina(pipe: Any) -> Tensor:
-    """Two prompts, at 6 x 8 tokens; its logits are scaled for the count of tokens."""
-    return pipe(
-        **prompts(11, 12, batch=2), height=96, width=128, num_inference_steps=2, guidance_scale=3.0,
-        generator=generator(), output_type="latent",
-    ).images  # fmt: skip
-
-
-def sana(**options: Any) -> Any:
-    """A Sana transformer: linear attention to the image, the usual one to the text."""
-    from diffusers import SanaTransformer2DModel
-
-    torch.manual_seed(0)
-    return peaked(
-        SanaTransformer2DModel(
-            in_channels=4, out_channels=4, num_attention_heads=4, attention_head_dim=4, num_layers=2,
-            num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=12,
-            sample_size=8, **options,
-        )
+def sana(pipeline: str, scheduler: str = "FlowMatchEulerDiscreteScheduler", **options: Any) -> Any:
+    """A pipeline of Sana: linear attention to the image, the usual one to the text."""
+    transformer = model(
+        "SanaTransformer2DModel", in_channels=4, out_channels=4, num_attention_heads=4, attention_head_dim=4,
+        num_layers=2, num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16,
+        caption_channels=12, sample_size=8, **options,
     )  # fmt: skip
+    return assembled(pipeline, transformer=transformer, scheduler=named(scheduler))
 
 
-def build_sana() -> Any:
-    """Sana."""
-    from diffusers import SanaPipeline
-
-    return ready(SanaPipeline(None, None, None, sana(), flow()))
-
-
-def sample_sana(pipe: Any, height: int = 192, width: int = 256) -> Tensor:
-    """Two prompts, at 6 x 8 tokens."""
-    return pipe(
-        **prompts(11, 12, batch=2), negative_prompt=None, height=height, width=width, num_inference_steps=2,
-        guidance_scale=3.0, generator=generator(), use_resolution_binning=False, output_type="latent",
-    ).images  # fmt: skip
-
-
-def build_sana_pag() -> Any:
-    """Sana with perturbed-attention guidance."""
-    from diffusers import SanaPAGPipeline
-
-    return ready(SanaPAGPipeline(None, None, None, sana(), flow()))
-
-
-def sample_sana_pag(pipe: Any) -> Tensor:
-    """Two prompts, at 8 x 12 tokens."""
-    return sample_sana(pipe, 64, 96)
-
-
-def build_sana_sprint() -> Any:
-    """Sana Sprint, which is told the guidance scale."""
-    from diffusers import SanaSprintPipeline, SCMScheduler
-
-    transformer = sana(guidance_embeds=True, qk_norm="rms_norm_across_heads")
-    return ready(SanaSprintPipeline(None, None, None, transformer, SCMScheduler()))
-
-
-def sample_sana_sprint(pipe: Any) -> Tensor:
-    """Two prompts, at 6 x 8 tokens."""
-    return pipe(
-        **positive(prompts(11, 12, batch=2)), height=192, width=256, num_inference_steps=2, guidance_scale=3.0,
-        generator=generator(), use_resolution_binning=False, output_type="latent",
-    ).images  # fmt: skip
+def sample_sana(pipe: Any, height: int = 192, width: int = 256, chosen: Any = dict) -> Tensor:
+    """Two prompts, at 6 x 8 tokens; ``chosen`` are those of the texts that are handed over."""
+    texts = chosen(prompts(11, 12, batch=2) | {"negative_prompt": None})
+    return sampled(pipe, **texts, height=height, width=width, use_resolution_binning=False)
 
 
 def build_amused() -> Any:
     """Amused, whose latents are the indices of 6 x 8 pictured tokens."""
-    from diffusers import AmusedPipeline, AmusedScheduler, UVit2DModel
-
-    torch.manual_seed(0)
-    transformer = UVit2DModel(
-        hidden_size=16, cond_embed_dim=8, micro_cond_encode_dim=4, micro_cond_embed_dim=20, encoder_hidden_size=12,
-        vocab_size=33, codebook_size=32, in_channels=16, block_out_channels=16, num_res_blocks=1, block_num_heads=2,
-        num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, sample_size=8,
+    transformer = model(
+        "UVit2DModel", hidden_size=16, cond_embed_dim=8, micro_cond_encode_dim=4, micro_cond_embed_dim=20,
+        encoder_hidden_size=12, vocab_size=33, codebook_size=32, in_channels=16, block_out_channels=16,
+        num_res_blocks=1, block_num_heads=2, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        sample_size=8,
     )  # fmt: skip
-    return ready(AmusedPipeline(None, None, None, peaked(transformer), AmusedScheduler(mask_token_id=32)))
+    return assembled("AmusedPipeline", transformer=transformer, scheduler=named("AmusedScheduler", mask_token_id=32))
 
 
 def sample_amused(pipe: Any) -> Tensor:
@@ -266,24 +165,49 @@ def sample_amused(pipe: Any) -> Tensor:
     for seed, name in enumerate(("", "negative_")):
         texts[f"{name}prompt_embeds"] = torch.randn(2, 8, generator=generator(seed))
         texts[f"{name}encoder_hidden_states"] = torch.randn(2, 11, 12, generator=generator(seed + 2))
-    return pipe(
-        **texts, height=48, width=64, num_inference_steps=2, guidance_scale=3.0, generator=generator(),
-        output_type="latent",
-    ).images  # fmt: skip
+    return sampled(pipe, **texts, height=48, width=64)
 
 
 PAG = ("cond", "uncond", "perturbed")
+SPRINT = {"scheduler": "SCMScheduler", "guidance_embeds": True, "qk_norm": "rms_norm_across_heads"}
+"""Sana Sprint is told the guidance scale."""
 
 FAMILIES = [
-    Family("DiT", "DiTPipeline", build_dit, sample_dit, (32, 32)),
-    Family("PixArt-alpha", "PixArtAlphaPipeline", build_pixart_alpha, sample_pixart, (96, 128)),
-    Family("PixArt-Sigma", "PixArtSigmaPipeline", build_pixart_sigma, sample_pixart, (96, 128)),
-    Family("Hunyuan-DiT", "HunyuanDiTPipeline", build_hunyuan_dit, sample_hunyuan_dit, (96, 128)),
-    Family("Lumina-Next", "LuminaPipeline", build_lumina, sample_lumina, (96, 128)),
-    Family("Sana", "SanaPipeline", build_sana, sample_sana, (192, 256)),
-    Family("PixArt-Sigma, PAG", "PixArtSigmaPAGPipeline", build_pixart_pag, sample_pixart, (96, 128), PAG),
-    Family("Hunyuan-DiT, PAG", "HunyuanDiTPAGPipeline", build_hunyuan_dit_pag, sample_hunyuan_dit, (96, 128), PAG),
-    Family("Sana, PAG", "SanaPAGPipeline", build_sana_pag, sample_sana_pag, (64, 96), PAG),
+    Family(
+        "DiT", "DiTPipeline", build_dit,
+        lambda pipe: sampled(pipe, class_labels=[3, 7], output_type="pt"), (32, 32),
+    ),
+    Family(
+        "PixArt-alpha", "PixArtAlphaPipeline", partial(pixart, "PixArtAlphaPipeline", 128), sample_pixart, (96, 128),
+    ),
+    Family(
+        "PixArt-Sigma", "PixArtSigmaPipeline", partial(pixart, "PixArtSigmaPipeline", 16), sample_pixart, (96, 128),
+    ),
+    Family(
+        "Hunyuan-DiT", "HunyuanDiTPipeline", partial(hunyuan_dit, "HunyuanDiTPipeline"), sample_hunyuan_dit, (96, 128),
+    ),
+    Family(
+        "Lumina-Next", "LuminaPipeline", build_lumina,
+        lambda pipe: sampled(pipe, **prompts(11, 12, batch=2), height=96, width=128), (96, 128),
+    ),
+    Family("Sana", "SanaPipeline", partial(sana, "SanaPipeline"), sample_sana, (192, 256)),
+    Family(
+        "PixArt-Sigma, PAG", "PixArtSigmaPAGPipeline",
+        partial(pixart, "PixArtSigmaPAGPipeline", 16, pag_applied_layers="transformer_blocks.0"),
+        sample_pixart, (96, 128), PAG,
+    ),
+    Family(
+        "Hunyuan-DiT, PAG", "HunyuanDiTPAGPipeline",
+        partial(hunyuan_dit, "HunyuanDiTPAGPipeline", pag_applied_layers="blocks.1"),
+        sample_hunyuan_dit, (96, 128), PAG,
+    ),
+    Family(
+        "Sana, PAG", "SanaPAGPipeline", partial(sana, "SanaPAGPipeline"), partial(sample_sana, height=64, width=96),
+        (64, 96), PAG,
+    ),
     Family("Amused", "AmusedPipeline", build_amused, sample_amused, (48, 64)),
-    Family("Sana Sprint", "SanaSprintPipeline", build_sana_sprint, sample_sana_sprint, (192, 256), ("cond",)),
-]
+    Family(
+        "Sana Sprint", "SanaSprintPipeline", partial(sana, "SanaSprintPipeline", **SPRINT),
+        partial(sample_sana, chosen=positive), (192, 256), ("cond",),
+    ),
+]  # fmt: skip

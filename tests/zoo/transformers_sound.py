@@ -164,21 +164,11 @@ def sample_ace_step(pipe: Any) -> Tensor:
 
 FAMILIES = [
     Family(
-        "Stable Audio",
-        "StableAudioPipeline",
-        build_stable_audio,
-        sample_stable_audio,
-        (1, 40),
-        asked=False,
+        "Stable Audio", "StableAudioPipeline", build_stable_audio, sample_stable_audio, (1, 40), asked=False,
         parts={"other": (0, 1), "image": (1, None)},
     ),
     Family(
-        "Stable Audio 3",
-        "StableAudio3Pipeline",
-        build_stable_audio_3,
-        sample_stable_audio_3,
-        (1, 40),
-        asked=False,
+        "Stable Audio 3", "StableAudio3Pipeline", build_stable_audio_3, sample_stable_audio_3, (1, 40), asked=False,
         parts={"other": (0, 6), "image": (6, None)},
     ),
     Family(
@@ -190,12 +180,5 @@ FAMILIES = [
         branches=("all",),  # no scheduler: nothing tells which calls make a step
         asked=False,
     ),
-    Family(
-        "ACE-Step",
-        "AceStepPipeline",
-        build_ace_step,
-        sample_ace_step,
-        (1, 60),
-        asked=False,
-    ),
-]
+    Family("ACE-Step", "AceStepPipeline", build_ace_step, sample_ace_step, (1, 60), asked=False),
+]  # fmt: skip

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..seeds import generator, normal
 from .family import Family, ready
+from .joint_parts import assembled, named
 from .unet_parts import (
     PARTS,
     SIZE,
@@ -31,9 +32,7 @@ from .unet_parts import (
 
 def build_stable(name: str = "StableDiffusionPipeline", scheduler: Any = None, **settings: Any) -> Any:
     """A pipeline that takes what Stable Diffusion takes; ``settings`` are of its U-Net."""
-    import diffusers
-
-    return ready(getattr(diffusers, name)(**PARTS, **UNCHECKED, unet=unet(**settings), scheduler=scheduler or ddim()))
+    return assembled(name, **UNCHECKED, unet=unet(**settings), scheduler=scheduler or ddim())
 
 
 def sample_stable(pipe: Any, batch: int = 1, size: tuple[int, int] = SIZE, **arguments: Any) -> Tensor:
@@ -49,9 +48,7 @@ def build_stable_2() -> Any:
 
 def build_consistency() -> Any:
     """A latent consistency model."""
-    from diffusers import LCMScheduler
-
-    return build_stable("LatentConsistencyModelPipeline", LCMScheduler(), time_cond_proj_dim=32)
+    return build_stable("LatentConsistencyModelPipeline", named("LCMScheduler"), time_cond_proj_dim=32)
 
 
 def sample_consistency(pipe: Any) -> Tensor:
@@ -77,21 +74,18 @@ def sample_ldm(pipe: Any) -> Tensor:
     return two_steps(pipe, prompt=["a red car", "a blue house"], **at(SIZE), output_type="pt")
 
 
-def build_xl(name: str = "StableDiffusionXLPipeline") -> Any:
-    """Stable Diffusion XL: no attention at the first level, two transformer blocks at the second."""
-    import diffusers
+XL = {
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 6 * 8 + WIDTH,
+}  # fmt: skip
+"""No attention at the first level."""
 
-    model = unet(
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 2),
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=6 * 8 + WIDTH,
-    )
-    seconds = {"text_encoder_2": None, "tokenizer_2": None}
-    return ready(getattr(diffusers, name)(**PARTS, **seconds, unet=model, scheduler=diffusers.EulerDiscreteScheduler()))
+
+def build_xl(name: str = "StableDiffusionXLPipeline") -> Any:
+    """Stable Diffusion XL: two transformer blocks at the second level."""
+    model = unet(**XL, transformer_layers_per_block=(1, 2), use_linear_projection=True)
+    return assembled(name, unet=model, scheduler=named("EulerDiscreteScheduler"))
 
 
 def sample_xl(pipe: Any, size: tuple[int, int], **arguments: Any) -> Tensor:
@@ -101,22 +95,12 @@ def sample_xl(pipe: Any, size: tuple[int, int], **arguments: Any) -> Tensor:
 
 def build_kolors() -> Any:
     """Kolors: Stable Diffusion XL with a projection of the text."""
-    from diffusers import EulerDiscreteScheduler
-
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
         from diffusers.pipelines.kolors.pipeline_kolors import KolorsPipeline
 
-    model = unet(
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        encoder_hid_dim=24,
-        encoder_hid_dim_type="text_proj",
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=6 * 8 + WIDTH,
-    )
-    return ready(KolorsPipeline(**PARTS, unet=model, scheduler=EulerDiscreteScheduler()))
+    model = unet(**XL, encoder_hid_dim=24, encoder_hid_dim_type="text_proj")
+    return ready(KolorsPipeline(**PARTS, unet=model, scheduler=named("EulerDiscreteScheduler")))
 
 
 def sample_kolors(pipe: Any) -> Tensor:
@@ -126,11 +110,9 @@ def sample_kolors(pipe: Any) -> Tensor:
 
 def build_gligen() -> Any:
     """GLIGEN: pictures with phrases at boxes."""
-    from diffusers import StableDiffusionGLIGENPipeline
-
     model = unet(attention_type="gated", cross_attention_dim=128)
-    parts = {"vae": None, "text_encoder": text_encoder(), "tokenizer": tokenizer(), **UNCHECKED}
-    return ready(StableDiffusionGLIGENPipeline(**parts, unet=model, scheduler=ddim()))
+    parts = {"text_encoder": text_encoder(), "tokenizer": tokenizer(), **UNCHECKED}
+    return assembled("StableDiffusionGLIGENPipeline", **parts, unet=model, scheduler=ddim())
 
 
 def sample_gligen(pipe: Any) -> Tensor:
@@ -157,17 +139,14 @@ def build_ip_adapter() -> Any:
 
 def build_controlnet() -> Any:
     """Stable Diffusion with a ControlNet, which has attention of its own."""
-    from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+    from diffusers import ControlNetModel
 
     model = unet()
-    control = new(
-        ControlNetModel,
-        **{name: model.config[name] for name in ("down_block_types", "block_out_channels", "layers_per_block")},
-        **{name: model.config[name] for name in ("cross_attention_dim", "attention_head_dim", "norm_num_groups")},
-        conditioning_embedding_out_channels=(4, 8, 8, 8),
-    )
-    parts = {**PARTS, **UNCHECKED, "unet": model, "controlnet": control}
-    return ready(StableDiffusionControlNetPipeline(**parts, scheduler=ddim()))
+    names = ("down_block_types", "block_out_channels", "layers_per_block", "cross_attention_dim", "attention_head_dim")
+    shared = {name: model.config[name] for name in (*names, "norm_num_groups")}
+    control = new(ControlNetModel, **shared, conditioning_embedding_out_channels=(4, 8, 8, 8))
+    parts = {**UNCHECKED, "unet": model, "controlnet": control, "scheduler": ddim()}
+    return assembled("StableDiffusionControlNetPipeline", **parts)
 
 
 def sample_attend(pipe: Any) -> Tensor:
@@ -179,27 +158,20 @@ def sample_attend(pipe: Any) -> Tensor:
 
 def build_pix2pix() -> Any:
     """InstructPix2Pix: edits an image."""
-    from diffusers import StableDiffusionInstructPix2PixPipeline
-
-    parts = {**PARTS, **UNCHECKED, "vae": vae(), "unet": unet(in_channels=8)}
-    return ready(StableDiffusionInstructPix2PixPipeline(**parts, scheduler=ddim()))
+    parts = {**UNCHECKED, "vae": vae(), "unet": unet(in_channels=8), "scheduler": ddim()}
+    return assembled("StableDiffusionInstructPix2PixPipeline", **parts)
 
 
 def build_unconditional(name: str, scheduler: str) -> Any:
     """A pipeline of pictures without text, 16 x 24 pixels, attention at the second level."""
-    import diffusers
+    from diffusers import UNet2DModel
 
     model = new(
-        diffusers.UNet2DModel,
-        sample_size=(16, 24),
-        block_out_channels=(16, 32),
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        UNet2DModel, sample_size=(16, 24), block_out_channels=(16, 32), attention_head_dim=8, norm_num_groups=8,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
         layers_per_block=1,
-        attention_head_dim=8,
-        norm_num_groups=8,
-    )
-    return ready(getattr(diffusers, name)(unet=model, scheduler=getattr(diffusers, scheduler)()))
+    )  # fmt: skip
+    return assembled(name, unet=model, scheduler=named(scheduler))
 
 
 def sample_unconditional(pipe: Any, output_type: str) -> Tensor:
@@ -218,10 +190,7 @@ def stable(name: str, pipeline: str, size: tuple[int, int] = SIZE, branches: Any
 FAMILIES = [
     stable("Stable Diffusion 1", "StableDiffusionPipeline", batch=2),
     Family(
-        "Stable Diffusion 2",
-        "StableDiffusionPipeline",
-        build_stable_2,
-        partial(sample_stable, batch=2, size=SIZE),
+        "Stable Diffusion 2", "StableDiffusionPipeline", build_stable_2, partial(sample_stable, batch=2, size=SIZE),
         SIZE,
     ),
     Family("Latent Diffusion", "LDMTextToImagePipeline", build_ldm, sample_ldm, SIZE),
@@ -249,49 +218,28 @@ FAMILIES = [
         comparable=False,  # it sees a step in several views, which are averaged
     ),
     Family(
-        "IP-Adapter",
-        "StableDiffusionPipeline",
-        build_ip_adapter,
-        partial(sample_stable, ip_adapter_image_embeds=[normal(2, 1, 12, seed=6)]),
+        "IP-Adapter", "StableDiffusionPipeline", build_ip_adapter,
+        partial(sample_stable, ip_adapter_image_embeds=[normal(2, 1, 12, seed=6)]), SIZE,
+    ),
+    Family(
+        "ControlNet", "StableDiffusionControlNetPipeline", build_controlnet, partial(sample_stable, image=picture()),
         SIZE,
     ),
     Family(
-        "ControlNet",
-        "StableDiffusionControlNetPipeline",
-        build_controlnet,
-        partial(sample_stable, image=picture()),
-        SIZE,
-    ),
-    Family(
-        "Attend-and-Excite",
-        "StableDiffusionAttendAndExcitePipeline",
-        partial(build_stable, "StableDiffusionAttendAndExcitePipeline"),
-        sample_attend,
-        SIZE,
+        "Attend-and-Excite", "StableDiffusionAttendAndExcitePipeline",
+        partial(build_stable, "StableDiffusionAttendAndExcitePipeline"), sample_attend, SIZE,
         branches=("cond", "uncond", "perturbed"),
     ),
     Family(
-        "InstructPix2Pix",
-        "StableDiffusionInstructPix2PixPipeline",
-        build_pix2pix,
-        lambda pipe: two_steps(pipe, **prompts(), image=picture()),
-        SIZE,
-        ("cond", "uncond", "uncond 2"),
+        "InstructPix2Pix", "StableDiffusionInstructPix2PixPipeline", build_pix2pix,
+        lambda pipe: two_steps(pipe, **prompts(), image=picture()), SIZE, ("cond", "uncond", "uncond 2"),
     ),
     Family(
-        "DDPM",
-        "DDPMPipeline",
-        partial(build_unconditional, "DDPMPipeline", "DDPMScheduler"),
-        partial(sample_unconditional, output_type="np"),
-        (16, 24),
-        ("cond",),
+        "DDPM", "DDPMPipeline", partial(build_unconditional, "DDPMPipeline", "DDPMScheduler"),
+        partial(sample_unconditional, output_type="np"), (16, 24), ("cond",),
     ),
     Family(
-        "DDIM",
-        "DDIMPipeline",
-        partial(build_unconditional, "DDIMPipeline", "DDIMScheduler"),
-        partial(sample_unconditional, output_type="pt"),
-        (16, 24),
-        ("cond",),
+        "DDIM", "DDIMPipeline", partial(build_unconditional, "DDIMPipeline", "DDIMScheduler"),
+        partial(sample_unconditional, output_type="pt"), (16, 24), ("cond",),
     ),
-]
+]  # fmt: skip

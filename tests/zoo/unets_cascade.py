@@ -133,38 +133,21 @@ def sample_unclip(pipe: Any) -> Tensor:
 
 FAMILIES = [
     Family(
-        "Stable Cascade prior",
-        "StableCascadePriorPipeline",
-        build_cascade_prior,
-        sample_cascade_prior,
-        (256, 384),
+        "Stable Cascade prior", "StableCascadePriorPipeline", build_cascade_prior, sample_cascade_prior, (256, 384),
         text=(TOKENS + 4 + 4, "last"),
     ),
     Family(
-        "Stable Cascade decoder",
-        "StableCascadeDecoderPipeline",
-        build_cascade_decoder,
-        sample_cascade_decoder,
-        (128, 168),
-        text=(4, "last"),
-        asked=False,
+        "Stable Cascade decoder", "StableCascadeDecoderPipeline", build_cascade_decoder, sample_cascade_decoder,
+        (128, 168), text=(4, "last"), asked=False,
     ),
     Family(
-        "Würstchen prior",
-        "WuerstchenPriorPipeline",
-        build_wuerstchen_prior,
-        lambda pipe: two_steps(pipe, **at((256, 384)), **prompts(2), output_type="pt"),
-        (256, 384),
+        "Würstchen prior", "WuerstchenPriorPipeline", build_wuerstchen_prior,
+        lambda pipe: two_steps(pipe, **at((256, 384)), **prompts(2), output_type="pt"), (256, 384),
         text=(TOKENS, "last"),
     ),
     Family(
-        "Würstchen decoder",
-        "WuerstchenDecoderPipeline",
-        build_wuerstchen,
-        sample_wuerstchen,
-        (128, 256),
-        text=(24, "last"),
-        asked=False,
+        "Würstchen decoder", "WuerstchenDecoderPipeline", build_wuerstchen, sample_wuerstchen, (128, 256),
+        text=(24, "last"), asked=False,
     ),
     Family(
         "unCLIP",
@@ -175,4 +158,4 @@ FAMILIES = [
         asked=False,
         parts={"text": (0, 24), "image": (26, 27)},  # of the prior
     ),
-]
+]  # fmt: skip

@@ -13,10 +13,9 @@ from .unet_parts import SIZE, TOKENS, WIDTH, at, new, prompts, text_encoder, tok
 ADDED = {
     "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
     "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
-    "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-    "attention_head_dim": 16,
+    "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), "attention_head_dim": 16,
     "resnet_time_scale_shift": "scale_shift",
-}
+}  # fmt: skip
 """Of U-Nets that attend to the image and to the text at once."""
 
 
@@ -143,47 +142,27 @@ def sample_if(pipe: Any, **arguments: Any) -> Tensor:
 
 FAMILIES = [
     Family(
-        "Kandinsky 2.1",
-        "KandinskyPipeline",
-        build_kandinsky,
-        lambda pipe: two_steps(pipe, prompt="a red car", **at(SIZE), **images(1, WIDTH), output_type="pt"),
-        SIZE,
+        "Kandinsky 2.1", "KandinskyPipeline", build_kandinsky,
+        lambda pipe: two_steps(pipe, prompt="a red car", **at(SIZE), **images(1, WIDTH), output_type="pt"), SIZE,
         text=(10 + 77, "first"),
     ),
     Family(
-        "Kandinsky 2.2",
-        "KandinskyV22Pipeline",
-        build_kandinsky_22,
-        lambda pipe: two_steps(pipe, **at(SIZE), **images(1, 12)),
-        SIZE,
-        text=(32, "first"),
+        "Kandinsky 2.2", "KandinskyV22Pipeline", build_kandinsky_22,
+        lambda pipe: two_steps(pipe, **at(SIZE), **images(1, 12)), SIZE, text=(32, "first"),
     ),
     Family("Kandinsky 3", "Kandinsky3Pipeline", build_kandinsky_3, sample_kandinsky_3, (192, 256)),
     Family(
-        "Kandinsky 2.1 prior",
-        "KandinskyPriorPipeline",
-        partial(build_prior, "KandinskyPriorPipeline"),
-        sample_prior,
-        (1, 1),
-        asked=False,
-        parts={"text": (0, 24), "image": (26, 27)},
+        "Kandinsky 2.1 prior", "KandinskyPriorPipeline", partial(build_prior, "KandinskyPriorPipeline"), sample_prior,
+        (1, 1), asked=False, parts={"text": (0, 24), "image": (26, 27)},
     ),
     Family(
-        "Kandinsky 2.2 prior",
-        "KandinskyV22PriorPipeline",
-        partial(build_prior, "KandinskyV22PriorPipeline"),
-        sample_prior,
-        (1, 1),
-        asked=False,
-        parts={"text": (0, 24), "image": (26, 27)},
+        "Kandinsky 2.2 prior", "KandinskyV22PriorPipeline", partial(build_prior, "KandinskyV22PriorPipeline"),
+        sample_prior, (1, 1), asked=False, parts={"text": (0, 24), "image": (26, 27)},
     ),
     Family("DeepFloyd IF", "IFPipeline", build_if, sample_if, (16, 24), text=(TOKENS, "first")),
     Family(
-        "DeepFloyd IF, larger",
-        "IFSuperResolutionPipeline",
+        "DeepFloyd IF, larger", "IFSuperResolutionPipeline",
         partial(build_if, "IFSuperResolutionPipeline", in_channels=6, class_embed_type="timestep"),
-        partial(sample_if, image=normal(2, 3, 8, 12).tanh()),
-        (16, 24),
-        text=(TOKENS, "first"),
+        partial(sample_if, image=normal(2, 3, 8, 12).tanh()), (16, 24), text=(TOKENS, "first"),
     ),
-]
+]  # fmt: skip

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..seeds import generator, normal
 from .family import NUMBERED, Family, ready
+from .joint_parts import assembled
 from .unet_parts import (
-    PARTS,
     SIZE,
     UNCHECKED,
     WIDTH,
@@ -32,27 +32,22 @@ from .unets_kandinsky import new_prior
 
 def build_controlnet_xs() -> Any:
     """ControlNet-XS: a small network inside the U-Net."""
-    from diffusers import ControlNetXSAdapter, StableDiffusionControlNetXSPipeline
+    from diffusers import ControlNetXSAdapter
 
     model = unet(layers_per_block=2)
     adapter = new(
-        ControlNetXSAdapter.from_unet,
-        unet=model,
-        block_out_channels=[8, 16],
-        num_attention_heads=2,
+        ControlNetXSAdapter.from_unet, unet=model, block_out_channels=[8, 16], num_attention_heads=2,
         conditioning_embedding_out_channels=(4, 8, 8, 8),
-    )
-    parts = {**PARTS, **UNCHECKED, "unet": model, "controlnet": adapter}
-    return ready(StableDiffusionControlNetXSPipeline(**parts, scheduler=ddim()))
+    )  # fmt: skip
+    parts = {**UNCHECKED, "unet": model, "controlnet": adapter, "scheduler": ddim()}
+    return assembled("StableDiffusionControlNetXSPipeline", **parts)
 
 
 def build_semantic() -> Any:
     """Semantic guidance."""
-    from diffusers import SemanticStableDiffusionPipeline
-
-    parts = {**PARTS, **UNCHECKED, "text_encoder": text_encoder(), "tokenizer": tokenizer()}
+    parts = {**UNCHECKED, "text_encoder": text_encoder(), "tokenizer": tokenizer()}
     model = unet(cross_attention_dim=128)
-    return ready(SemanticStableDiffusionPipeline(**parts, unet=model, scheduler=ddim()))
+    return assembled("SemanticStableDiffusionPipeline", **parts, unet=model, scheduler=ddim())
 
 
 def sample_semantic(pipe: Any) -> Tensor:
@@ -216,26 +211,16 @@ def sample_dreamlite(pipe: Any) -> Tensor:
 
 FAMILIES = [
     Family(
-        "Perturbed-Attention Guidance XL",
-        "StableDiffusionXLPAGPipeline",
-        partial(build_xl, "StableDiffusionXLPAGPipeline"),
-        partial(sample_xl, size=XL_SIZE),
-        XL_SIZE,
+        "Perturbed-Attention Guidance XL", "StableDiffusionXLPAGPipeline",
+        partial(build_xl, "StableDiffusionXLPAGPipeline"), partial(sample_xl, size=XL_SIZE), XL_SIZE,
         ("cond", "uncond", "perturbed"),
     ),
     Family(
-        "ControlNet-XS",
-        "StableDiffusionControlNetXSPipeline",
-        build_controlnet_xs,
-        partial(sample_stable, image=picture()),
-        SIZE,
+        "ControlNet-XS", "StableDiffusionControlNetXSPipeline", build_controlnet_xs,
+        partial(sample_stable, image=picture()), SIZE,
     ),
     Family(
-        "Semantic Guidance",
-        "SemanticStableDiffusionPipeline",
-        build_semantic,
-        sample_semantic,
-        SIZE,
+        "Semantic Guidance", "SemanticStableDiffusionPipeline", build_semantic, sample_semantic, SIZE,
         ("cond", "uncond", "uncond 2"),
     ),
     Family(
@@ -256,13 +241,6 @@ FAMILIES = [
         branches=NUMBERED,  # its outputs are three, and stepped as one
         parts={"other": (0, 3), "text": (3, 10), "reference": (10, 11), "image": (11, 75)},
     ),
-    Family(
-        "VQ-Diffusion",
-        "VQDiffusionPipeline",
-        build_vq_diffusion,
-        sample_vq_diffusion,
-        (8, 8),
-        asked=False,
-    ),
+    Family("VQ-Diffusion", "VQDiffusionPipeline", build_vq_diffusion, sample_vq_diffusion, (8, 8), asked=False),
     Family("DreamLite", "DreamLitePipeline", build_dreamlite, sample_dreamlite, SIZE),
-]
+]  # fmt: skip

@@ -86,4 +86,4 @@ FAMILIES = [
     Family("AnimateDiff", "AnimateDiffPipeline", build_animatediff, sample_frames, SIZE),
     Family("Stable Video Diffusion", "StableVideoDiffusionPipeline", build_video, sample_video, SIZE),
     Family("ModelScope text to video", "TextToVideoSDPipeline", build_text_to_video, sample_frames, SIZE),
-]
+]  # fmt: skip
