@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL.Image import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from entropylab.quality.features import DRAWN, FILE
 from entropylab.quality.image_text import WEIGHTS, ImageText, TextTower
 
 from .loop import Loop, trapezoid
-from .pictures import PIXELS, all_on_white, drawings, on_white, other_drawings
+from .pictures import PIXELS, drawings, other_drawings, place, variants
 from .text import spoken
 
 SIZES = (
@@ -40,9 +39,9 @@ class Pictures:
     """Captioned pictures, pictures without captions, and the pooled text of every caption in every wording."""
 
     def __init__(self, folder: Path) -> None:
-        images = all_on_white(drawings(folder), VARIANTS, seed=0)
+        images = variants(drawings(folder), VARIANTS, seed=0)
         self.images = torch.from_numpy(images).permute(0, 1, 4, 2, 3)
-        self.others = torch.from_numpy(all_on_white(other_drawings(folder), 1, seed=1)[:, 0]).permute(0, 3, 1, 2)
+        self.others = torch.from_numpy(variants(other_drawings(folder), 1, seed=1)[:, 0]).permute(0, 3, 1, 2)
         wordings = [spoken(caption) for caption in captions().values()]
         pooled = TextTower()([text for texts in wordings for text in texts])
         self.pooled = pooled.view(len(wordings), -1, pooled.shape[-1])
@@ -60,7 +59,7 @@ class Pictures:
 
 
 def varied(images: Tensor) -> Tensor:
-    """Pictures (batch, 3, 64, 64), mirrored or not, less sharp or not, and on a wider or taller white frame."""
+    """Pictures (batch, 3, 64, 64), mirrored or not, less sharp or not, and on a wider or taller frame."""
     if torch.rand(()) < 0.3:
         images = images.flip(-1)
     if torch.rand(()) < 0.4:
@@ -69,7 +68,7 @@ def varied(images: Tensor) -> Tensor:
     high, wide = (1 + torch.rand(2) ** 2 * 0.6).tolist()
     side = images.shape[-1]
     edges = [round((stretch - 1) * side / 2) for stretch in (high, wide)]
-    framed = F.pad(images, (edges[1], edges[1], edges[0], edges[0]), value=1.0)
+    framed = F.pad(images, (edges[1], edges[1], edges[0], edges[0]), mode="replicate")
     shrink = PIXELS / (framed.shape[-2] * framed.shape[-1]) ** 0.5
     size = [4 * round(length * shrink / 4) for length in framed.shape[-2:]]
     return F.interpolate(framed, size, mode="bilinear", antialias=True, align_corners=False)
@@ -114,15 +113,6 @@ def train(folder: Path, steps: int, batch: int, peak: float = 2e-3) -> ImageText
     return model
 
 
-def place_in(picture: Image, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """A picture on white at any size, as training places it in a square of the shorter side: uint8 (*size, 3)."""
-    side = min(size)
-    frame = np.full((*size, 3), 255, np.uint8)
-    top, left = ((whole - side) // 2 for whole in size)
-    frame[top : top + side, left : left + side] = on_white(picture, 1, rng, side)[0]
-    return frame
-
-
 def write_reference(model: ImageText, folder: Path) -> None:
     """Features (172 x 4, 32) of the real pictures at every size, fp16, with their CLIP scores and defects."""
     masters = drawings(folder)
@@ -132,7 +122,7 @@ def write_reference(model: ImageText, folder: Path) -> None:
     found: dict[str, Tensor] = {}
     for height, width in SIZES:
         rng = np.random.default_rng(1000)  # training draws from seed 0
-        drawn = np.stack([place_in(picture, (height, width), rng) for picture in masters for _ in range(DRAWN)])
+        drawn = np.stack([place(picture, (height, width), rng) for picture in masters for _ in range(DRAWN)])
         images = torch.from_numpy(drawn).permute(0, 3, 1, 2)
         measures = {"features": torch.cat([model(part) for part in images.split(128)]).numpy()}
         measures["clip_score"] = clip.scores(images, prompts)

@@ -1,9 +1,8 @@
 """The training pictures: Noto emoji (Google, Apache-2.0), drawn from their SVGs, at random places and sizes.
 
-The SVGs come from the npm package ``@iconify-json/noto``, which carries all of them in one JSON file. The pipelines
+The SVGs come from the npm package ``@iconify-json/noto``, which carries all of them in one JSON file. The models
 learn them on calm backgrounds: colours, soft gradients, gentle textures. On white, attention learns "background" as a
-single direction, and the logits of a row fall into two heaps. Only the image-text model, of ``recipes.image_text``,
-learned them on white.
+single direction, and the logits of a row fall into two heaps.
 """
 
 import io
@@ -69,49 +68,28 @@ def other_drawings(folder: Path) -> list[Image.Image]:
     ]
 
 
-def on_white(picture: Image.Image, count: int, rng: np.random.Generator, pixels: int = PIXELS) -> np.ndarray:
-    """``count`` placements on white, 0.78 to 0.98 of the frame wide: uint8 (count, pixels, pixels, 3)."""
-    drawn = []
-    for _ in range(count):
-        scale = rng.uniform(0.78, 0.98)
-        room = (1 - scale) / 2
-        offset = rng.uniform(-room, room), rng.uniform(-room, room)
-        side = round(pixels * scale)
-        canvas = Image.new("RGBA", (pixels, pixels), "white")
-        corner = [max(round((pixels - side) / 2 + shift * pixels), 0) for shift in offset]
-        canvas.alpha_composite(picture.resize((side, side), Image.Resampling.LANCZOS), (corner[0], corner[1]))
-        drawn.append(np.asarray(canvas.convert("RGB")))
-    return np.stack(drawn)
-
-
-def all_on_white(pictures: list[Image.Image], count: int, seed: int) -> np.ndarray:
-    """``count`` placements of each picture on white: uint8 (pictures, count, 64, 64, 3)."""
-    rng = np.random.default_rng(seed)
-    return np.stack([on_white(picture, count, rng) for picture in pictures])
-
-
-def background(pixels: int, rng: np.random.Generator) -> np.ndarray:
-    """A calm background: uint8 (pixels, pixels, 3).
+def background(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """A calm background (height, width): uint8 (height, width, 3).
 
     A light colour passes into a second one near it: nowhere, along a direction, from a centre outwards, in soft
     clouds, or in soft stripes or dots.
     """
     first = rng.uniform(120, 255, 3)
     second = np.clip(first + rng.normal(0, 32, 3), 90, 255)
-    y, x = np.mgrid[0:pixels, 0:pixels] / pixels
+    y, x = np.mgrid[: size[0], : size[1]] / min(size)
     angle = rng.uniform(0, 2 * np.pi)
     along = np.cos(angle) * x + np.sin(angle) * y
     kind = rng.choice(["plain", "gradient", "glow", "clouds", "stripes", "dots"], p=[0.3, 0.25, 0.1, 0.15, 0.1, 0.1])
     if kind == "plain":
-        share = np.zeros((pixels, pixels))
+        share = np.zeros(size)
     elif kind == "gradient":
         share = (along - along.min()) / (along.max() - along.min())
     elif kind == "glow":
-        centre = rng.uniform(0.2, 0.8, 2)
+        centre = rng.uniform(0.2, 0.8, 2) * (x.max(), y.max())
         share = np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / 0.15)
     elif kind == "clouds":
         coarse = Image.fromarray(rng.uniform(0, 255, (5, 5)).astype(np.uint8))
-        share = np.asarray(coarse.resize((pixels, pixels), Image.Resampling.BICUBIC)) / 255
+        share = np.asarray(coarse.resize(size[::-1], Image.Resampling.BICUBIC)) / 255
     else:
         waves, phase = rng.uniform(2, 5), rng.uniform(0, 2 * np.pi, 2)
         share = 0.35 * (1 + np.sin(2 * np.pi * waves * along + phase[0])) / 2
@@ -122,11 +100,16 @@ def background(pixels: int, rng: np.random.Generator) -> np.ndarray:
     return np.clip(colours.round(), 0, 255).astype(np.uint8)
 
 
-def place(picture: Image.Image, pixels: int, rng: np.random.Generator) -> np.ndarray:
-    """An RGBA picture somewhere on a background, 0.64 to 0.95 of the frame wide: uint8 (pixels, pixels, 3)."""
-    side = round(pixels * rng.uniform(0.64, 0.95))
-    corner = tuple(int(c) for c in rng.integers(0, pixels - side + 1, 2))
-    canvas = Image.fromarray(background(pixels, rng)).convert("RGBA")
+def place(picture: Image.Image, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """An RGBA picture somewhere on a background (height, width): uint8 (height, width, 3).
+
+    It takes 0.64 to 0.95 of the shorter side, and stands in a square of that side in the middle of the frame.
+    """
+    shorter = min(size)
+    side = round(shorter * rng.uniform(0.64, 0.95))
+    left, top = (int(c) for c in rng.integers(0, shorter - side + 1, 2))
+    corner = (left + (size[1] - shorter) // 2, top + (size[0] - shorter) // 2)
+    canvas = Image.fromarray(background(size, rng)).convert("RGBA")
     canvas.alpha_composite(picture.resize((side, side), Image.Resampling.LANCZOS), corner)
     return np.asarray(canvas.convert("RGB"))
 
@@ -143,4 +126,4 @@ def kept(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
 def variants(pictures: list[Image.Image], count: int, seed: int, pixels: int = PIXELS) -> np.ndarray:
     """``count`` placements of each picture: uint8 (pictures, count, pixels, pixels, 3)."""
     rng = np.random.default_rng(seed)
-    return np.stack([np.stack([place(picture, pixels, rng) for _ in range(count)]) for picture in pictures])
+    return np.stack([np.stack([place(picture, (pixels, pixels), rng) for _ in range(count)]) for picture in pictures])

@@ -9,12 +9,12 @@ from torch import nn
 
 from recipes.brake import Brake, attended_variance, logit_variance
 from recipes.loop import Loop, cosine, trapezoid
-from recipes.pictures import background, variants
+from recipes.pictures import background, place, variants
 
 
 def test_backgrounds_are_calm_and_differ():
     rng = np.random.default_rng(0)
-    drawn = np.stack([background(64, rng) for _ in range(200)]).astype(float)
+    drawn = np.stack([background((64, 64), rng) for _ in range(200)]).astype(float)
     assert drawn.shape == (200, 64, 64, 3)
     assert drawn.min() >= 90
     means = drawn.mean((1, 2))
@@ -38,6 +38,15 @@ def test_drawings_are_placed_inside_the_frame_at_varied_sizes():
     assert lefts.min() <= 1 and lefts.max() > 12
     assert np.array_equal(images, variants([square, square], 30, seed=0))
     assert not np.array_equal(images, variants([square, square], 30, seed=1))
+
+
+def test_drawings_in_frames_of_any_shape_stand_whole_in_their_middle_square():
+    square = Image.new("RGBA", (256, 256), (0, 0, 0, 255))
+    dark = (place(square, (40, 96), np.random.default_rng(0)) < 40).all(-1)
+    assert dark.shape == (40, 96)
+    down, across = np.flatnonzero(dark.any(1)), np.flatnonzero(dark.any(0))
+    assert len(down) == len(across) == dark.sum() ** 0.5
+    assert across.min() >= 28 and across.max() < 68
 
 
 def brute_force(query: torch.Tensor, key: torch.Tensor, scale: float) -> torch.Tensor:
