@@ -34,13 +34,15 @@ class Finding:
         identical: whether the images of all samplings are the same, recorded or not.
         dataset: what was recorded, of two samplings.
         wanted: the same on the CPU.
-        plain, recorded: what was asked of the GPUs in a sampling that is not recorded, and in a second that is.
+        plain, first, recorded: what was asked of the GPUs in a sampling that is not recorded, in the first one that is,
+            and in a second.
     """
 
     identical: bool
     dataset: xr.Dataset
     wanted: xr.Dataset
     plain: Log
+    first: Log
     recorded: Log
 
     @property
@@ -54,8 +56,17 @@ class Finding:
     @property
     def waits(self) -> Counter[str]:
         """What the host waited for while sampling, and would not have without being recorded; and where."""
-        recorded, plain = self.recorded.while_sampling, self.plain.while_sampling
+        return self.waits_in(self.recorded)
+
+    def waits_in(self, log: Log) -> Counter[str]:
+        """The same of another sampling."""
+        recorded, plain = log.while_sampling, self.plain.while_sampling
         return recorded.places("wait", recorded.waits - plain.waits)
+
+    @property
+    def launches_to_follow(self) -> int:
+        """How many launches more the first sampling had than the second."""
+        return self.first.launches.total() - self.recorded.launches.total()
 
     @property
     def calls(self) -> int:
@@ -78,13 +89,13 @@ def examine(family: Family, place: str, kernel: bool = True) -> Finding:
     pipe = family.build()
     with pretended(kernel) as gpus, on_gpus(pipe, place), unwarned():
         with entropylab.record(pipe) as recorder:
-            first = family.sample(pipe)
-            second, recorded = followed(gpus, family, pipe)
-        third, plain = followed(gpus, family, pipe)
+            one, first = followed(gpus, family, pipe)
+            two, recorded = followed(gpus, family, pipe)
+        three, plain = followed(gpus, family, pipe)
         dataset = recorder.dataset
-    images = [on_host(each) for each in (first, second, third)]
+    images = [on_host(each) for each in (one, two, three)]
     identical = all(torch.equal(images[-1], each) for each in images)
-    return Finding(identical, dataset, on_cpu(family.name), plain, recorded)
+    return Finding(identical, dataset, on_cpu(family.name), plain, first, recorded)
 
 
 def followed(gpus: GPUs, family: Family, pipe: Any) -> tuple[Any, Log]:

@@ -2,12 +2,14 @@
 
 import pytest
 
+import entropylab
 from entropylab.measuring import steps
 from entropylab.measuring.reduce import Reduction
 
 from ..zoo import BY_NAME
-from .examining import Finding, examine
-from .families import LAUNCHES, WAITING
+from .examining import Finding, examine, followed
+from .families import LAUNCHES, TO_FOLLOW
+from .placing import on_gpus, pretended
 
 SLOW = {("AnimateDiff", "both")}
 CASES = [(name, place) for name in LAUNCHES for place in ("cuda:1", "both") if (name, place) not in SLOW]
@@ -32,11 +34,26 @@ def test_results_are_those_of_the_cpu(case) -> None:
 
 
 def test_the_host_does_not_wait_while_sampling(case) -> None:
-    name, _, finding = case
-    if name in WAITING:
-        assert finding.waits, f"{name} no longer waits: take it out of WAITING"
-        pytest.xfail(f"{name} is known to wait")
+    *_, finding = case
     assert not finding.waits
+
+
+def test_tokens_are_followed_on_the_host(case) -> None:
+    name, _, finding = case
+    assert not finding.waits_in(finding.first) or name in TO_FOLLOW
+    assert finding.launches_to_follow <= TO_FOLLOW.get(name, 4)
+
+
+@pytest.mark.parametrize("name", ["FLUX.1", "Qwen-Image", "Stable Diffusion 2"])
+def test_a_second_recording_follows_nothing(name) -> None:
+    family, logs = BY_NAME[name], []
+    pipe = family.build()
+    with pretended() as gpus, on_gpus(pipe, "cuda:1"):
+        for _ in range(2):
+            with entropylab.record(pipe):
+                logs += [followed(gpus, family, pipe)[1] for _ in range(2)]
+    assert len({log.launches.total() for log in logs[1:]}) == 1
+    assert len({log.waits.total() for log in logs}) == 1
 
 
 def test_launches_for_an_attention_call(case) -> None:
