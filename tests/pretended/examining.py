@@ -88,6 +88,7 @@ def examine(family: Family, place: str, kernel: bool = True) -> Finding:
     """Sample from a family of the zoo, on the CPU and at a place among pretended GPUs."""
     pipe = family.build()
     with pretended(kernel) as gpus, on_gpus(pipe, place), unwarned():
+        family.sample(pipe)  # what a model computes but once
         with entropylab.record(pipe) as recorder:
             one, first = followed(gpus, family, pipe)
             two, recorded = followed(gpus, family, pipe)

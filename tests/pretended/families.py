@@ -22,8 +22,5 @@ with linear attention; joint attention of two streams, of one, with padding, in 
 texts; video in turn with text, and joint. Whatever saves launches should lower its number here.
 """
 
-TO_FOLLOW = {"HiDream-I1": 100}
-"""Family -> at most so many launches more in the first sampling, where tokens are followed; 4 for any other.
-
-Its experts are chosen token by token, so the tokens can't be followed without knowing the choice: it is waited for.
-"""
+ROUTED = {"HiDream-I1"}
+"""Families whose tokens can't be followed without waiting, in the first sampling: each chooses its experts."""

@@ -8,7 +8,7 @@ from entropylab.measuring.reduce import Reduction
 
 from ..zoo import BY_NAME
 from .examining import Finding, examine, followed
-from .families import LAUNCHES, TO_FOLLOW
+from .families import LAUNCHES, ROUTED
 from .placing import on_gpus, pretended
 
 SLOW = {("AnimateDiff", "both")}
@@ -40,8 +40,8 @@ def test_the_host_does_not_wait_while_sampling(case) -> None:
 
 def test_tokens_are_followed_on_the_host(case) -> None:
     name, _, finding = case
-    assert not finding.waits_in(finding.first) or name in TO_FOLLOW
-    assert finding.launches_to_follow <= TO_FOLLOW.get(name, 4)
+    assert not finding.waits_in(finding.first) or name in ROUTED
+    assert finding.launches_to_follow <= 4
 
 
 @pytest.mark.parametrize("name", ["FLUX.1", "Qwen-Image", "Stable Diffusion 2"])
@@ -52,8 +52,7 @@ def test_a_second_recording_follows_nothing(name) -> None:
         for _ in range(2):
             with entropylab.record(pipe):
                 logs += [followed(gpus, family, pipe)[1] for _ in range(2)]
-    assert len({log.launches.total() for log in logs[1:]}) == 1
-    assert len({log.waits.total() for log in logs}) == 1
+    assert len({(log.launches.total(), log.waits.total()) for log in logs[1:]}) == 1
 
 
 def test_launches_for_an_attention_call(case) -> None:
