@@ -32,7 +32,7 @@ class Forward:
     def follow(self, inputs: Inputs) -> None:
         """Begin to follow the inputs; where that fails, for want of memory say, the forward goes unfollowed."""
         try:
-            trace = Trace(inputs.sources)
+            trace = Trace(inputs.sources, inputs.deciding)
         except Exception as problem:
             self.layout.failure = one_line(problem, 300)
             return
@@ -44,7 +44,7 @@ class Forward:
         if self.trace is not None:
             if not self.paused:
                 self.trace.__exit__(None, None, None)
-            self.layout.failure = self.trace.failure
+            self.layout.failure, self.layout.reads = self.trace.failure, self.trace.reads
             self.trace = None
         if whole and self.inputs.sources and not self.layout.whole:
             remember(self.root, self.inputs.names, self.inputs.shapes, self.layout)

@@ -144,7 +144,7 @@ def seen_flex(original: Callable[..., Any]) -> Callable[..., Any]:
         with unseen(), unfollowed_here() as trace:
             found = original(query, key, value, score_mod, block_mask, scale, *rest, **more)
         if trace is not None:
-            trace.attended(found[0] if isinstance(found, tuple) else found, query)
+            trace.note(trace.inherit, found[0] if isinstance(found, tuple) else found, query)
         return found
 
     return flex_attention

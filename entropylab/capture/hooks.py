@@ -25,7 +25,7 @@ from .forwards import Forward, running
 from .functions import SeenScores, see_functions
 from .multihead import see_multihead
 from .regions import write_out
-from .roles import forget, forget_what_may_change
+from .roles import forget, forget_if_changed
 from .session import (
     Frame,
     Observer,
@@ -112,7 +112,7 @@ def intercept(
     """
     observer = Observer(on_attention, on_forward, on_output, read_inputs, rescales, tuple(roots))
     for root in roots.values() if not session.observers else ():
-        forget_what_may_change(root)
+        forget_if_changed(root)
     with ExitStack() as stack:
         stack.callback(session.end, observer)
         for name, root in roots.items():

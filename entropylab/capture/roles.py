@@ -1,14 +1,15 @@
 """What the query rows and the keys of an attention call stand for: the image, text, a reference, or something else."""
 
 from collections.abc import Hashable
-from dataclasses import dataclass, field, replace
-from weakref import WeakKeyDictionary
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
 
 from .alike import Values
-from .tracing import Trace
+from .tracing import BITS, NONE, Trace, any_of
 
 PARTS = ("image", "text", "reference", "other")
 """What tokens can stand for. A reference is a picture that the model is shown; others depend on no input: registers."""
@@ -21,24 +22,33 @@ class Tokens:
     Attributes:
         parts: which of ``PARTS`` are among them.
         spans: part -> where its tokens stand, if that is one stretch and the same for every image; else None.
-        counts: part -> how many tokens, mean over images, where there is more than one part; else None.
-        codes: (batch, tokens) index into ``PARTS``, where there is more than one part; else None.
+        codes: (batch, tokens) index into ``PARTS``, on the host, where there is more than one part; else None.
+        kept: the codes by device, and the same tokens of other images by these.
     """
 
     parts: tuple[str, ...]
     spans: dict[str, slice] | None = None
-    counts: dict[str, int] | None = None
     codes: Tensor | None = None
+    kept: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
-    def standing_for(self, part: str) -> Tensor | slice:
-        """Which tokens stand for ``part``: a slice, or boolean (batch, tokens)."""
-        if self.codes is None:
+    def codes_on(self, device: torch.device) -> Tensor | None:
+        """The codes, on a device; sent there once, and not waited for."""
+        if self.codes is not None and device not in self.kept:
+            self.kept[device] = self.codes.to(device, non_blocking=True)
+        return self.kept.get(device)
+
+    def standing_for(self, part: str, device: torch.device) -> Tensor | slice:
+        """Which tokens stand for ``part``: a slice, or boolean (batch, tokens) on a device."""
+        codes = self.codes_on(device)
+        if codes is None:
             return slice(None)
-        return self.spans[part] if self.spans is not None else self.codes == PARTS.index(part)
+        return self.spans[part] if self.spans is not None else codes == PARTS.index(part)
 
     def count(self, part: str, tokens: int) -> int:
         """How many of so many tokens stand for ``part``, mean over images."""
-        return self.counts.get(part, 0) if self.counts is not None else tokens * (part in self.parts)
+        if self.codes is None:
+            return tokens * (part in self.parts)
+        return round(float((self.codes == PARTS.index(part)).sum() / len(self.codes)))
 
     def fitted(self, tokens: Tensor, images: slice | None) -> "Tokens | None":
         """The same of ``tokens`` (batch, heads, tokens, d), which may be other images, or ``images`` of these only.
@@ -50,10 +60,11 @@ class Tokens:
             return self
         if self.codes.shape[1] != shape[1]:
             return None
-        if self.spans is not None:
-            return replace(self, codes=self.codes[:1].expand(shape))
-        part = self.codes[images] if images is not None else self.codes
-        return tokens_of(part) if part.shape == shape else None
+        name = (shape[0], str(images))
+        if name not in self.kept:
+            part = self.codes[:1].expand(shape) if self.spans is not None else self.codes[images or slice(None)]
+            self.kept[name] = tokens_of(part) if part.shape == shape else None
+        return self.kept[name]
 
 
 @dataclass(frozen=True)
@@ -85,25 +96,20 @@ class Roles:
 
 
 def tokens_of(codes: Tensor) -> Tokens:
-    """Read (batch, tokens) indices into ``PARTS``."""
-    there = codes.cpu()
-    parts = tuple(part for index, part in enumerate(PARTS) if bool((there == index).any()))
+    """Read (batch, tokens) indices into ``PARTS``, on the host."""
+    parts = tuple(part for index, part in enumerate(PARTS) if bool((codes == index).any()))
     if len(parts) == 1:
         return Tokens(parts)
-    spans = {part: stretch(there[0] == PARTS.index(part)) for part in parts}
-    alike = bool((there == there[:1]).all())
+    spans = {part: stretch(codes[0] == PARTS.index(part)) for part in parts}
+    alike = bool((codes == codes[:1]).all())
     known = {part: span for part, span in spans.items() if span is not None}
-    counts = {part: round(float((there == PARTS.index(part)).sum() / len(there))) for part in parts}
-    return Tokens(parts, known if alike and len(known) == len(parts) else None, counts, codes)
+    return Tokens(parts, known if alike and len(known) == len(parts) else None, codes)
 
 
 def stretch(chosen: Tensor) -> slice | None:
     """The one stretch of tokens that is chosen, or None if there are several."""
-    places = chosen.nonzero().flatten()
-    if not len(places):
-        return None
-    first, last = int(places[0]), int(places[-1])
-    return slice(first, last + 1) if last - first + 1 == len(places) else None
+    places = chosen.nonzero().flatten().tolist()
+    return slice(places[0], places[-1] + 1) if places and places[-1] - places[0] + 1 == len(places) else None
 
 
 def roles_of(trace: Trace, query: Tensor, key: Tensor, otherwise: str) -> Roles | None:
@@ -113,21 +119,28 @@ def roles_of(trace: Trace, query: Tensor, key: Tensor, otherwise: str) -> Roles 
     """
     if trace.depth or trace.failure is not None:
         return None
+    found: list[Tokens] = []
     with torch._C.DisableTorchFunction():
-        queries, keys = (codes_of(trace, side, otherwise) for side in (query, key))
-        return None if queries is None or keys is None else Roles(tokens_of(queries), tokens_of(keys))
+        for side in (query, key):
+            if (codes := codes_of(trace, side, otherwise)) is None:
+                return None
+            name = (codes.shape, codes.numpy().tobytes())
+            if name not in trace.tokens:  # layers share what is kept of the same tokens on their device
+                trace.tokens[name] = tokens_of(codes)
+            found.append(trace.tokens[name])
+    return Roles(*found)
 
 
 def codes_of(trace: Trace, tokens: Tensor, otherwise: str) -> Tensor | None:
     """(batch, tokens) indices into ``PARTS`` for tokens (batch, heads, tokens, d); None if they can't be told apart."""
-    codes = torch.full((tokens.shape[0], tokens.shape[-2]), PARTS.index(otherwise), device=tokens.device)
-    found = {part: trace.depends(part, tokens) for part in PARTS if part in trace.shadows}
-    coloured = {part: rows.any(1) for part, rows in found.items() if rows is not None}
-    others = [rows for part, rows in coloured.items() if part != "image"]
-    if "image" in coloured and any(are_blended(coloured["image"], other) for other in others):
+    bits = any_of(any_of(trace.codes.get(tokens, NONE.reshape(1, 1, 1, 1)), -1, False), 1, False)
+    bits = bits.expand(tokens.shape[0], tokens.shape[-2])
+    rows = {part: (bits & BITS[part]).bool() for part in PARTS[:-1]}
+    if any(are_blended(rows["image"], rows[part]) for part in ("text", "reference")):
         return None
-    for part in reversed(coloured):
-        codes = codes.masked_fill(coloured[part], PARTS.index(part))
+    codes = torch.full(rows["image"].shape, PARTS.index(otherwise), device="cpu")
+    for part in reversed(rows):
+        codes = codes.masked_fill(rows[part], PARTS.index(part))
     return codes
 
 
@@ -148,9 +161,10 @@ class Layout:
     """The roles in every call of one forward, found once and used again while the inputs are laid out alike.
 
     Attributes:
-        deciding: values of the inputs that decide where tokens stand: masks, token numbers.
+        deciding: values of the inputs that may decide where tokens stand: masks, token numbers.
         calls: the roles, by place.
         whole: whether every call of that forward is in it.
+        reads: whether the values of ``deciding`` may have been read; if not, it holds for any others.
         apart: ids of modules whose calls with the same keys are no slices: their queries stand for other things.
         failure: why the forward could not be followed to its end, or at all; None if it could.
     """
@@ -158,6 +172,7 @@ class Layout:
     deciding: list[Values]
     calls: dict[Place, Roles | None] = field(default_factory=dict)
     whole: bool = False
+    reads: bool = False
     apart: set[int] = field(default_factory=set)
     failure: str | None = None
 
@@ -169,16 +184,17 @@ class Layout:
 
     def fits(self, deciding: list[Tensor]) -> bool:
         """Whether inputs with these deciding tensors are laid out like that."""
-        return self.is_simple or (
-            len(deciding) == len(self.deciding)
-            and all(values.are_in(tensor) for values, tensor in zip(self.deciding, deciding, strict=True))
-        )
+        if self.is_simple or not self.reads:
+            return True
+        pairs = zip(self.deciding, deciding, strict=False)
+        return len(deciding) == len(self.deciding) and all(values.are_in(tensor) for values, tensor in pairs)
 
 
-MOST = 32
-"""So many layouts are remembered for a model and kind of input; the oldest goes."""
+MOST = 256
+"""So many layouts are remembered for a model; the oldest goes."""
 
-known: "WeakKeyDictionary[nn.Module, dict[Hashable, list[Layout]]]" = WeakKeyDictionary()
+known: "WeakKeyDictionary[nn.Module, list[tuple[Hashable, Layout]]]" = WeakKeyDictionary()
+"""What is known of models, by the names of their inputs, or by names and shapes."""
 
 
 def layout_for(root: nn.Module, names: Hashable, shapes: Hashable, deciding: list[Tensor]) -> Layout:
@@ -190,9 +206,8 @@ def layout_for(root: nn.Module, names: Hashable, shapes: Hashable, deciding: lis
         shapes: the inputs' shapes.
         deciding: the inputs whose values decide where tokens stand.
     """
-    layouts = known.setdefault(root, {})
-    for layout in [*layouts.get(names, []), *layouts.get((names, shapes), [])]:
-        if layout.whole and layout.fits(deciding):
+    for key, layout in reversed(known.get(root, [])):
+        if key in (names, (names, shapes)) and layout.fits(deciding):
             return layout
     return Layout([Values(tensor) for tensor in deciding])
 
@@ -200,9 +215,8 @@ def layout_for(root: nn.Module, names: Hashable, shapes: Hashable, deciding: lis
 def remember(root: nn.Module, names: Hashable, shapes: Hashable, layout: Layout) -> None:
     """Keep a layout that has been filled."""
     layout.whole = True
-    key = names if layout.is_simple else (names, shapes)
-    kept = known.setdefault(root, {}).setdefault(key, [])
-    kept.append(layout)
+    kept = known.setdefault(root, [])
+    kept.append((names if layout.is_simple else (names, shapes), layout))
     del kept[:-MOST]
 
 
@@ -215,16 +229,20 @@ anatomies: "WeakKeyDictionary[nn.Module, Hashable]" = WeakKeyDictionary()
 """What a model was made of when somebody began to look at it."""
 
 
-def forget_what_may_change(root: nn.Module) -> None:
-    """Drop what is known of a model, now that somebody begins to look at it; it may have been changed since.
+def forget_if_changed(root: nn.Module) -> None:
+    """Drop what is known of a model that is made of other parts, or set otherwise, than when it was last looked at.
 
-    Where every call has one thing on a side, as in U-Nets, that stays so while the model is made of the same parts.
+    What could not be followed then is tried again.
     """
-    anatomy = tuple(
-        (id(part), type(getattr(part, "processor", None)), vars(part).get("forward")) for part in root.modules()
-    )
-    simple = {names: [each for each in layouts if each.is_simple] for names, layouts in known.get(root, {}).items()}
-    forget(root)
-    if anatomies.get(root) == anatomy:
-        known[root] = simple
+    anatomy = tuple((ref(part), traits(part), traits(getattr(part, "processor", None))) for part in root.modules())
+    kept = known.get(root, []) if anatomies.get(root) == anatomy else []
+    known[root] = [(key, layout) for key, layout in kept if layout.failure is None]
     anatomies[root] = anatomy
+
+
+def traits(thing: Any) -> Hashable:
+    """What a module or a processor is, how it is set, and whether another forward was put in its place."""
+    own = getattr(thing, "__dict__", {})
+    several = {name: value if isinstance(value, list | tuple) else [value] for name, value in own.items()}
+    settings = {name: each for name, each in several.items() if all(isinstance(one, int | float | str) for one in each)}
+    return type(thing), id(own.get("forward")), repr(settings)

@@ -1,65 +1,93 @@
-"""Which tokens of a model come from which of its inputs: values are followed, once, while the model runs.
+"""Which tokens of a model come from which of its inputs: codes are carried along, once, while the model runs.
 
-Every input of interest has a colour, say "text". Beside the tensors that depend on it runs a copy in which that input
-is NaN; what is NaN in the copy depends on the input. Attention mixes tokens, so each row that it returns counts as
-depending on its query alone: what remains is which rows *stand* for an input. The model's own values are computed as
-always. The copies are made without gradients: they must save nothing for the backward pass, or a part that is
-checkpointed would be found to differ when it is computed once more.
+Every input of interest has a colour, say "text", which is a bit. Beside the tensors that depend on it run codes on the
+host, whose bits say for each entry on which colours it depends; nothing is asked of the model's device. Attention mixes
+tokens, so each row that it returns counts as depending on its query alone: what remains is which rows *stand* for an
+input. So it is with any function that is not known here: rows that it returns, as many as it was given, stand for the
+same; if they are more or fewer, each depends on all that the function was given.
 """
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, reduce
+from operator import or_
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import one_line
 from .compiled import run_compiled, run_eagerly
 
-MIXERS = {"scaled_dot_product_attention", "multi_head_attention_forward", "_native_multi_head_attention"}
+MIXERS = {"scaled_dot_product_attention", "multi_head_attention_forward", "native_multi_head_attention"}
 """Functions that are attention."""
 
-PRODUCTS = {"matmul", "__matmul__", "bmm", "baddbmm", "einsum", "mm"}
-"""Functions that apply a map made by hand to values."""
+CASTING = {"to", "type", "type_as", "float", "half", "bfloat16", "double", "int", "long", "bool", "contiguous"}
+CASTING |= {"detach", "cuda", "cpu", "dropout"}
+"""Functions that give each entry of their first argument in another form."""
 
-CHANCE = ("rand", "normal_", "uniform_", "bernoulli", "multinomial", "exponential_", "dropout", "cauchy_", "geometric_")
-"""Parts of names of functions that draw random numbers, which must be drawn once."""
+ENTRYWISE = {"truediv", "pow", "floordiv", "mod", "and", "or", "xor", "invert", "complex", "polar"}
+"""Functions of each entry that PyTorch does not say to be such."""
 
-CHANCES = {"normal", "poisson", "binomial", "rrelu", "fractional_max_pool2d", "fractional_max_pool3d"}
-"""Whole names of further ones."""
+MOVING = {"view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "swapaxes", "swapdims", "movedim"}
+MOVING |= {"moveaxis", "squeeze", "unsqueeze", "expand", "expand_as", "view_as", "reshape_as", "broadcast_to", "get"}
+MOVING |= {"split", "split_with_sizes", "chunk", "tensor_split", "unbind", "narrow", "select", "getitem", "setitem"}
+MOVING |= {"repeat", "repeat_interleave", "tile", "roll", "flip", "pad", "gather", "index_select", "take_along_dim"}
+MOVING |= {"where", "masked_fill", "pad_sequence"}
+"""Functions that put entries elsewhere, or others in their place; "get" is a property such as ``mT``."""
+
+JOINING = {"cat", "concat", "concatenate", "stack"}
+"""Functions that put tensors side by side."""
+
+COUNTING = {"any", "all", "sum", "cumsum", "amax", "amin", "max", "min"}
+"""Functions of numbers and masks whose results have shapes that don't depend on the values."""
 
 CONVOLUTIONS = {"conv2d", "conv3d"}
 """Functions whose results are pictures, whatever conditions have entered them."""
 
-RANGES = {"amax", "amin", "aminmax", "max", "min"}
-"""Functions that say how far values reach. Of a whole tensor, by which it is quantised, that tells tokens not apart."""
+ABOUT = {"get", "size", "dim", "numel", "stride", "element_size", "is_floating_point", "is_complex", "len"}
+"""Functions that tell of a tensor, but not its values."""
 
-AVERAGING = {"batch_norm", "instance_norm"}
-"""Functions that may write running averages to their arguments without anybody counting that."""
+OPERATORS = {"add", "sub", "mul", "truediv", "pow", "floordiv", "mod", "and", "or", "xor", "matmul"}
+"""What ``__radd__`` and ``__iadd__`` and their like do."""
+
+TEXT, DECIDING, TOKENS = 2, 8, 7
+BITS = {"image": 1, "text": TEXT, "reference": 4, "deciding": DECIDING}
+"""Colours as they stand in codes; "deciding" are inputs whose values may decide where tokens stand: masks, numbers."""
+
+NONE = torch.zeros((), dtype=torch.uint8, device="cpu")
+"""The codes of what depends on nothing."""
 
 Source = tuple[Tensor, slice]
 """An input and which of its tokens (its second dimension from the right, all of it for ``slice(None)``)."""
 
 
 class Trace(TorchFunctionMode):
-    """Follows what depends on which colour, while it is the active mode."""
+    """Follows what depends on which colour, while it is the active mode.
 
-    def __init__(self, sources: Mapping[str, Sequence[Source]]) -> None:
+    Attributes:
+        codes: tensor -> its codes (uint8, on the host), of size 1 in each dimension along which they are the same.
+        depth: how many functions run inside of each other.
+        reads: whether values that decide where tokens stand may have been read.
+        failure: why nothing is followed any more.
+        tokens: what was read from codes, for those who read the same again.
+    """
+
+    def __init__(self, sources: Mapping[str, Sequence[Source]], deciding: Sequence[Tensor] = ()) -> None:
         super().__init__()
-        self.shadows = {colour: WeakIdKeyDictionary() for colour in sources}
-        self.numbers = {colour: WeakIdKeyDictionary() for colour in sources}
-        self.maps = WeakIdKeyDictionary()
+        self.codes = WeakIdKeyDictionary()
         self.depth = 0
-        self.may_compile = False
+        self.may_compile = self.reads = False
         self.failure: str | None = None
-        for colour, inputs in sources.items():
+        self.tokens: dict[Any, Any] = {}
+        for colour, inputs in {**sources, "deciding": [(tensor, slice(None)) for tensor in deciding]}.items():
             for tensor, tokens in inputs:
-                self.paint(colour, tensor, tokens)
+                codes = self.of(tensor).clone()
+                (codes if tokens == slice(None) else codes[..., tokens, :]).bitwise_or_(BITS[colour])
+                self.codes[tensor] = thin(codes)
 
     def __enter__(self) -> "Trace":
         """Begin to follow; functions that were compiled can't be, and run as they were written."""
@@ -74,185 +102,172 @@ class Trace(TorchFunctionMode):
         if self.may_compile:
             run_compiled()
 
-    @torch.no_grad()
-    def paint(self, colour: str, tensor: Tensor, tokens: slice) -> None:
-        """Give an input (or some of its tokens) a colour."""
-        if not tensor.is_floating_point():
-            self.numbers[colour][tensor] = True
-            return
-        copy = tensor.clone()
-        (copy if tokens == slice(None) else copy[..., tokens, :]).fill_(torch.nan)
-        self.shadows[colour][tensor] = copy
-
-    def depends(self, colour: str, tokens: Tensor) -> Tensor | None:
-        """Which tokens of (..., tokens, d) have a colour: boolean (..., tokens); None if none does."""
-        with torch._C.DisableTorchFunction():
-            shadow = self.shadows[colour].get(tokens)
-            return None if shadow is None else shadow.isnan().any(-1)
+    def of(self, tensor: Tensor) -> Tensor:
+        """The codes of all entries of a tensor."""
+        return self.codes.get(tensor, NONE).expand(tensor.shape)
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Run ``func``, and follow it."""
-        kwargs = kwargs or {}
-        if self.failure is not None:
-            return func(*args, **kwargs)
         self.depth += 1
         try:
-            return self.follow(func, args, kwargs)
+            result = func(*args, **(kwargs or {}))
         finally:
             self.depth -= 1
-
-    def follow(self, func: Callable, args: tuple, kwargs: dict) -> Any:
-        """The result of ``func``, with its colours noted."""
-        name = getattr(func, "__name__", "")
-        leaves, shape = tree_flatten((args, kwargs))
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        changes = changes_in_place(name) and tensors and tensors[0] is leaves[0]
-        try:
-            before = self.copies_before(tensors) if changes else {}
-            versions = [version_of(tensor) for tensor in tensors]
-        except Exception as problem:
-            self.fail(name, problem)
-            return func(*args, **kwargs)
-        try:
-            result = func(*args, **kwargs)
-        except torch.OutOfMemoryError as problem:
-            if changes:
-                raise
-            self.fail(name, problem)
-        if self.failure is not None:  # the copies that took the model's memory are gone
-            return func(*args, **kwargs)
-        if name in MIXERS or not tensors:
-            self.attended(result, kwargs.get("query", leaves[0] if leaves else None))
-            return result
-        from_map = [tensor in self.maps for tensor in tensors]
-        if name.endswith("softmax") or all(from_map):
-            self.note(self.maps, result)
-        elif not (any(from_map) and name in PRODUCTS) and not self.by_chance(name, kwargs):
-            try:
-                averages = name in AVERAGING
-                written = [t for t, v in zip(tensors, versions, strict=True) if averages or version_of(t) != v]
-                self.note_colours(func, leaves, shape, result, before, written)
-            except Exception as problem:  # a model's own function may do anything with a NaN
-                self.fail(name, problem)
+        self.note(self.follow, func, args, kwargs or {}, result)
         return result
 
-    def fail(self, name: str, problem: Exception) -> None:
-        """Follow no further, and let go of every copy."""
-        self.failure = f"{name}: {one_line(problem, 300)}"
-        for registry in (self.maps, *self.shadows.values(), *self.numbers.values()):
-            registry.clear()
+    def note(self, step: Callable, *given: Any) -> None:
+        """Take a step in following; where it fails nothing is followed any more."""
+        if self.failure is None:
+            try:
+                with torch.no_grad():
+                    step(*given)
+            except Exception as problem:  # a model's own function may do anything
+                self.failure = f"{getattr(given[0], '__name__', 'attention')}: {one_line(problem, 300)}"
+                self.codes.clear()
 
-    def attended(self, result: Any, query: Any) -> None:
-        """What attention returns inherits from its queries, unless that fails."""
-        try:
-            self.inherit(result, query)
-        except Exception as problem:
-            self.fail("attention", problem)
-
-    @torch.no_grad()
-    def inherit(self, result: Any, query: Any) -> None:
-        """The rows of what attention returns stand for what its query rows stand for; a single one is a pool's."""
-        if not isinstance(result, Tensor) or not isinstance(query, Tensor) or query.shape[-2] < 2:
+    def follow(self, func: Callable, args: tuple, kwargs: dict, result: Any) -> None:
+        """Note the codes of what ``func`` gave, or of its first argument if that was written to."""
+        name, changes = plain_name(func)
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        found = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        coded = [tensor for tensor in given if tensor in self.codes]
+        if not coded or name.startswith("new_") or name.endswith("_like"):
             return
-        for colour, shadows in self.shadows.items():
-            rows = self.depends(colour, query)
-            if rows is not None and rows.shape == result.shape[:-1]:
-                shadows[result] = result.masked_fill(rows[..., None], torch.nan)
+        if name in MIXERS:
+            self.inherit(result, kwargs.get("query", given[0]))
+        elif not found and not changes:
+            self.reads |= name not in ABOUT and self.are_deciding(coded)
+        else:
+            found = given[:1] if changes else found
+            for tensor, codes in zip(found, self.carried(name, func, args, kwargs, given, found), strict=True):
+                self.give(tensor, codes, changes)
 
-    def by_chance(self, name: str, kwargs: dict) -> bool:
-        """Whether a function draws random numbers."""
-        return (name in CHANCES or any(part in name for part in CHANCE)) and kwargs.get("training") is not False
+    def give(self, tensor: Tensor, codes: Tensor, changes: bool) -> None:
+        """Give a tensor codes; what it is a part of, if it was written to, has them there too."""
+        codes = thin(codes.expand(tensor.shape))
+        is_of_tokens = can_be_nan(tensor) and bool((codes & TOKENS).any())
+        codes = codes & (TOKENS if is_of_tokens else DECIDING)  # what tokens hold decides nothing
+        if changes and not tensor.is_inference() and (base := tensor._base) is not None:
+            whole = torch.empty_strided(base.shape, base.stride(), dtype=torch.uint8, device="cpu").copy_(self.of(base))
+            offset = tensor.storage_offset() - base.storage_offset()
+            whole.as_strided(tensor.shape, tensor.stride(), offset).copy_(codes)
+            self.codes[base] = thin(whole)
+        if tensor in self.codes or bool(codes.any()):
+            self.codes[tensor] = codes
 
-    def note(self, registry: WeakIdKeyDictionary, result: Any) -> None:
-        """Enter every tensor of a result."""
-        for leaf in tree_flatten(result)[0]:
-            if isinstance(leaf, Tensor):
-                registry[leaf] = True
+    def inherit(self, result: Any, query: Tensor) -> None:
+        """The rows of what attention returns stand for what its query rows stand for; a single one is a pool's."""
+        if isinstance(result, Tensor) and query in self.codes and query.shape[-2] > 1:
+            self.give(result, self.by_row(result, [query], False), False)
 
-    @torch.no_grad()
-    def copies_before(self, tensors: list[Tensor]) -> dict[str, Tensor]:
-        """Per colour, a copy of the tensor that is about to be changed, where a colour is about to enter it."""
-        return {
-            colour: tensors[0].clone()
-            for colour, shadows in self.shadows.items()
-            if tensors[0] not in shadows and any(tensor in shadows for tensor in tensors[1:])
-        }
+    def are_deciding(self, tensors: list[Tensor]) -> bool:
+        """Whether values of some tensors come from what decides."""
+        return any(bool((self.codes.get(tensor, NONE) & DECIDING).any()) for tensor in tensors)
 
-    @torch.no_grad()
-    def note_colours(
-        self,
-        func: Callable,
-        leaves: list,
-        shape: Any,
-        result: Any,
-        before: dict[str, Tensor],
-        written: list[Tensor],
-    ) -> None:
-        """Run ``func`` on the copies of its arguments, for every colour that they have.
+    def carried(
+        self, name: str, func: Callable, args: tuple, kwargs: dict, given: list[Tensor], found: list[Tensor]
+    ) -> list[Tensor]:
+        """The codes of what a function gave."""
+        codes = [self.codes.get(tensor, NONE) for tensor in given]
+        if all(tensor.numel() == 1 < given[0].numel() for tensor in found) or (
+            (name in COUNTING or is_entrywise(name)) and not any(can_be_nan(tensor) for tensor in found)
+        ):
+            return [NONE + DECIDING * self.are_deciding(given)] * len(found)
+        if name.startswith("foreach"):
+            raise NotImplementedError("takes several tensors for one")
+        if name == "copy":
+            return codes[1:]
+        if name in JOINING:
+            return [self.joined(name, args, kwargs)]
+        if name in MOVING:
+            return self.moved(name, func, args, kwargs)
+        if name in CASTING:
+            return codes[:1]
+        if is_entrywise(name):
+            return [reduce(or_, codes)] * len(found)
+        if name in ("embedding", "view_as_real"):
+            return [codes[0][..., None]]
+        return [self.by_row(tensor, given, name in CONVOLUTIONS) for tensor in found]
 
-        What it writes to (``out=``, running averages) must be written to once: a second run gets a copy.
-        """
-        for colour, shadows in self.shadows.items():
-            if colour == "text" and getattr(func, "__name__", "") in CONVOLUTIONS:
-                continue
-            if func is F.embedding and leaves[0] in self.numbers[colour]:
-                shadows[result] = torch.full_like(result, torch.nan)
-                continue
-            if is_by_row(func, leaves, result, shadows):
-                shadows[result] = result.masked_fill(shadows[leaves[0]].isnan().any(-1, keepdim=True), torch.nan)
-                continue
-            if colour in before:
-                enter(shadows, leaves[0], before[colour])
-            if not any(isinstance(leaf, Tensor) and leaf in shadows for leaf in leaves):
-                continue
-            shadows.update({leaf: leaf.clone() for leaf in written if leaf not in shadows})
-            swapped = [
-                shadows.get(leaf, leaf.clone() if leaf.is_inference() else leaf) if isinstance(leaf, Tensor) else leaf
-                for leaf in leaves
-            ]
-            has_tensors = any(isinstance(leaf, Tensor) for leaf in tree_flatten(result)[0])
-            if not has_tensors and not changes_in_place(getattr(func, "__name__", "")):
-                continue
-            args, kwargs = tree_unflatten(swapped, shape)
-            copy = func(*args, **kwargs)
-            for real, other in zip(tree_flatten(result)[0], tree_flatten(copy)[0], strict=True):
-                is_noted = isinstance(real, Tensor) and real is not other and can_be_nan(real)
-                if is_noted and not is_of_whole(func, leaves, real):
-                    shadows[real] = other
+    def by_row(self, found: Tensor, given: list[Tensor], is_picture: bool) -> Tensor:
+        """The codes of rows that stand for as many given ones; of other rows, and of pictures, those of all."""
+        for tensor in given if not is_picture and can_be_nan(found) else ():
+            rows, codes = tensor.shape[:-1], self.codes.get(tensor, NONE)
+            if tensor.ndim > 1 and rows in (found.shape, found.shape[:-1]):
+                return codes if codes is NONE else any_of(codes, -1, rows == found.shape[:-1])
+        self.reads |= self.are_deciding(given)
+        bits = reduce(or_, (any_of(self.codes.get(tensor, NONE).flatten(), 0, False) for tensor in given))
+        return bits & ~(NONE + TEXT * is_picture)
 
+    def joined(self, name: str, args: tuple, kwargs: dict) -> Tensor:
+        """The codes of tensors put side by side."""
+        tensors = [tensor for tensor in kwargs.get("tensors", args[0]) if tensor.numel()]
+        dim = kwargs.get("dim", args[1] if len(args) > 1 else 0) % (tensors[0].ndim + (name == "stack"))
+        parts = [self.of(tensor).unsqueeze(dim) if name == "stack" else self.of(tensor) for tensor in tensors]
+        for other in range(parts[0].ndim):
+            if other != dim and all(part.stride(other) == 0 for part in parts):
+                parts = [part.narrow(other, 0, 1) for part in parts]
+        ends = [part.narrow(dim, 0, 1) for part in parts]
+        if all(part.stride(dim) == 0 and torch.equal(end, ends[0]) for part, end in zip(parts, ends, strict=True)):
+            return ends[0]
+        return torch.cat(parts, dim)
 
-def is_by_row(func: Callable, leaves: list, result: Any, shadows: WeakIdKeyDictionary) -> bool:
-    """Whether a function is a linear layer of tokens, whose rows depend on their own tokens alone.
-
-    Also if it is quantised by the range of all of them: there NaN would spread to every token, or be lost.
-    """
-    tokens, *others = leaves
-    return (
-        getattr(func, "__name__", "").startswith("linear")
-        and isinstance(tokens, Tensor)
-        and isinstance(result, Tensor)
-        and tokens in shadows
-        and result.shape[:-1] == tokens.shape[:-1]
-        and not any(isinstance(other, Tensor) and other in shadows for other in others)
-    )
-
-
-def is_of_whole(func: Callable, leaves: list, result: Tensor) -> bool:
-    """Whether a function gives one number for a whole tensor, or how far more than a row of it reaches."""
-    given = leaves[0]
-    if not isinstance(given, Tensor) or given.ndim < 2:
-        return False
-    least = len(given[..., 0].flatten()) if getattr(func, "__name__", "") in RANGES else 2
-    return result.numel() < min(least, given.numel())
+    def moved(self, name: str, func: Callable, args: tuple, kwargs: dict) -> list[Tensor]:
+        """The codes of what a function puts elsewhere: it does the same to the codes, and fills with nothing."""
+        leaves, shape = tree_flatten((args, kwargs))
+        moved: list[Any] = []
+        for index, leaf in enumerate(leaves):
+            is_last = index == len(leaves) - 1 and name in ("where", "masked_fill", "setitem")
+            is_place = isinstance(leaf, Tensor) and not can_be_nan(leaf) and (index > 0 or name == "where")
+            if is_place and not is_last:
+                self.reads |= self.are_deciding([leaf])
+                moved.append(leaf.cpu())
+            elif isinstance(leaf, Tensor):
+                moved.append(self.of(leaf).clone() if name == "setitem" and not index else self.of(leaf))
+            else:
+                bounds = (leaf.start, leaf.stop) if isinstance(leaf, slice) else ()
+                self.reads |= self.are_deciding([bound for bound in bounds if isinstance(bound, Tensor)])
+                moved.append(0 if isinstance(leaf, float) or (is_last and isinstance(leaf, int)) else leaf)
+        again, more = tree_unflatten(moved, shape)
+        found = (Tensor.reshape if name == "view" else func)(*again, **more)
+        return moved[:1] if name == "setitem" else tree_leaves(found)
 
 
-def enter(shadows: WeakIdKeyDictionary, tensor: Tensor, copy: Tensor) -> None:
-    """Give a tensor a copy; a part of another one gets the same part of the other's."""
-    base = tensor._base
-    if base is not None and base not in shadows:
-        shadows[base] = whole = base.clone()
-        copy = whole.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset() - base.storage_offset())
-    shadows[tensor] = copy
+def plain_name(func: Callable) -> tuple[str, bool]:
+    """What a function does, "add" for ``add_``, ``__radd__`` or ``__iadd__``; and whether to its first argument."""
+    name = getattr(func, "__name__", "")
+    plain = name.strip("_")
+    if not name.startswith("__"):
+        return plain, name.endswith("_")
+    is_operator = plain[1:] in OPERATORS and plain[0] in "ir"
+    return plain[is_operator:], plain == "setitem" or (is_operator and plain[0] == "i")
+
+
+@lru_cache(maxsize=1024)
+def tags_of(name: str) -> set[str]:
+    """What PyTorch says of a function of this name."""
+    packet = getattr(torch.ops.aten, name, None)
+    return {str(tag) for each in (packet.overloads() if packet else ()) for tag in getattr(packet, each).tags}
+
+
+def is_entrywise(name: str) -> bool:
+    """Whether each entry of a function's results depends on the same entry of its arguments alone."""
+    return name in ENTRYWISE | CASTING or "Tag.pointwise" in tags_of(name)
+
+
+def thin(codes: Tensor) -> Tensor:
+    """Codes cut to one entry along each dimension along which they are the same."""
+    for dim in sorted(range(codes.ndim), key=codes.stride):
+        first = codes.narrow(dim, 0, min(1, codes.shape[dim]))
+        if codes.stride(dim) == 0 or bool((codes == first).all()):
+            codes = first
+    return codes.clone()
+
+
+def any_of(codes: Tensor, dim: Any, keeps: bool = True) -> Tensor:
+    """The bits that are anywhere along a dimension, or some."""
+    return reduce(or_, ((codes & bit).amax(dim, keepdim=keeps) for bit in BITS.values()))
 
 
 def version_of(tensor: Tensor) -> int:
@@ -261,11 +276,5 @@ def version_of(tensor: Tensor) -> int:
 
 
 def can_be_nan(tensor: Tensor) -> bool:
-    """Whether a tensor can hold what marks a colour; indices made from NaN would point anywhere."""
+    """Whether a tensor can hold what tokens are made of."""
     return tensor.is_floating_point() or tensor.is_complex()
-
-
-def changes_in_place(name: str) -> bool:
-    """Whether a function of this name changes its first argument."""
-    special = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__"}
-    return name in special or (name.endswith("_") and not name.endswith("__"))

@@ -46,10 +46,12 @@ class RowReduction(Reduction):
 
     def of_part(self, call: AttentionCall, part: str) -> Sums:
         """The sums over the query rows that stand for a part, and the entropy of each: (batch, heads, rows)."""
-        where = slice(None) if call.roles is None or not part else call.roles.queries.standing_for(part)
+        where = (
+            slice(None) if call.roles is None or not part else call.roles.queries.standing_for(part, call.query.device)
+        )
         asked, keys = rows_at(call, where), joint_keys(call)
         given = (asked.query, call.key, call.scale, asked.mask, asked.is_causal, self.fields, asked.counted)
-        sums, entropy = sums_and_entropy(*given, None if keys is None else key_parts(keys))
+        sums, entropy = sums_and_entropy(*given, None if keys is None else key_parts(keys, call.key.device))
         if isinstance(where, Tensor) and part == "image" and call.roles is not None:
             count = call.roles.queries.count(part, where.shape[1])
             order = (~where).to(torch.int8).argsort(dim=1, stable=True)[:, None, :count]

@@ -116,7 +116,7 @@ class Reduction:
         roles = call.roles
         if roles is None or roles.queries.codes is None:
             return {"": self.over_rows(call, slice(None))}
-        places = {part: roles.queries.standing_for(part) for part in roles.queries.parts}
+        places = {part: roles.queries.standing_for(part, call.query.device) for part in roles.queries.parts}
         is_quick = call.query.is_cuda and self.rows is None and not self.beyond
         several = self.over_several(call, list(places.values())) if is_quick else None
         if several is not None:
@@ -147,7 +147,7 @@ class Reduction:
     def over_several(self, call: AttentionCall, places: list[Where]) -> list[Sums] | None:
         """As ``over_rows`` at each place, every row looked at but once; None where a GPU can't."""
         asked, keys = rows_at(call, slice(None)), joint_keys(call)
-        parts = None if keys is None else key_parts(keys)
+        parts = None if keys is None else key_parts(keys, call.key.device)
         given = (asked.query, call.key, call.scale, asked.mask, asked.is_causal, self.fields, asked.counted, parts)
         found = sums_of_several(*given, places)
         names = () if keys is None else keys.parts
@@ -165,7 +165,7 @@ class Reduction:
             asked.is_causal,
             self.fields,
             asked.counted,
-            None if keys is None else key_parts(keys),
+            None if keys is None else key_parts(keys, call.key.device),
         )
         sums = self.with_beyond(sums, call, asked) if self.beyond else sums
         return Sums(sums, asked.fraction, () if keys is None else keys.parts)
@@ -216,12 +216,12 @@ def joint_keys(call: AttentionCall) -> Tokens | None:
     return call.roles.keys if call.roles is not None and call.roles.kind == "joint" else None
 
 
-def key_parts(keys: Tokens) -> KeyParts | None:
+def key_parts(keys: Tokens, device: torch.device) -> KeyParts | None:
     """Which keys are of which part; None if they are of one."""
-    if keys.codes is None:
+    if (codes := keys.codes_on(device)) is None:
         return None
     spans = None if keys.spans is None else tuple(keys.spans[part] for part in keys.parts)
-    return KeyParts(keys.codes, tuple(PARTS.index(part) for part in keys.parts), spans)
+    return KeyParts(codes, tuple(PARTS.index(part) for part in keys.parts), spans)
 
 
 def standard_error(rows: Tensor, fraction: float) -> Tensor:

@@ -35,7 +35,10 @@ class Responses:
         queries: Where = slice(None)
         keys: Where = slice(None)
         if roles is not None and "image" in roles.queries.parts and "image" in roles.keys.parts:
-            queries, keys = roles.queries.standing_for("image"), roles.keys.standing_for("image")
+            queries, keys = (
+                roles.queries.standing_for("image", call.query.device),
+                roles.keys.standing_for("image", call.query.device),
+            )
         asked = some_rows(rows_at(call, queries), self.rows)
         rows = Rows(asked.query, call.key, call.scale, asked.mask, asked.is_causal, ())
         logits = rows.q.to(rows.dtype) @ rows.k.to(rows.dtype).transpose(-1, -2) * rows.scale

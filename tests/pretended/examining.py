@@ -35,13 +35,15 @@ class Finding:
         identical: whether the images of all samplings are the same, recorded or not.
         dataset: what was recorded, of two samplings.
         wanted: the same on the CPU.
-        plain, recorded: what was asked of the GPUs in a sampling that is not recorded, and in a second that is.
+        plain, first, recorded: what was asked of the GPUs in a sampling that is not recorded, in the first one that is,
+            and in a second.
     """
 
     identical: bool
     dataset: xr.Dataset
     wanted: xr.Dataset
     plain: Log
+    first: Log
     recorded: Log
 
     @property
@@ -59,8 +61,17 @@ class Finding:
     @property
     def waits(self) -> Counter[str]:
         """What the host waited for while sampling, and would not have without being recorded; and where."""
-        recorded, plain = self.recorded.while_sampling, self.plain.while_sampling
+        return self.waits_in(self.recorded)
+
+    def waits_in(self, log: Log) -> Counter[str]:
+        """The same of another sampling."""
+        recorded, plain = log.while_sampling, self.plain.while_sampling
         return recorded.places("wait", recorded.waits - plain.waits)
+
+    @property
+    def launches_to_follow(self) -> int:
+        """How many launches more the first sampling had than the second."""
+        return self.first.launches.total() - self.recorded.launches.total()
 
     @property
     def calls(self) -> int:
@@ -88,14 +99,15 @@ def examine(
     """Sample from a family of the zoo, on the CPU and at a place among pretended GPUs."""
     pipe = family.build()
     with pretended(kernel) as gpus, on_gpus(pipe, place), unwarned():
+        family.sample(pipe)  # what a model computes but once
         with entropylab.record(pipe, statistics=statistics, maps=maps) as recorder:
-            first = family.sample(pipe)
-            second, recorded = followed(gpus, family, pipe)
-        third, plain = followed(gpus, family, pipe)
+            one, first = followed(gpus, family, pipe)
+            two, recorded = followed(gpus, family, pipe)
+        three, plain = followed(gpus, family, pipe)
         dataset = recorder.dataset
-    images = [on_host(each) for each in (first, second, third)]
+    images = [on_host(each) for each in (one, two, three)]
     identical = all(torch.equal(images[-1], each) for each in images)
-    return Finding(identical, dataset, on_cpu(family.name, statistics), plain, recorded)
+    return Finding(identical, dataset, on_cpu(family.name, statistics), plain, first, recorded)
 
 
 def followed(gpus: GPUs, family: Family, pipe: Any) -> tuple[Any, Log]:

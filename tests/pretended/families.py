@@ -22,5 +22,5 @@ with linear attention; joint attention of two streams, of one, with padding, in 
 texts; video in turn with text, and joint. Whatever saves launches should lower its number here.
 """
 
-WAITING = {"Qwen-Image"}
-"""Families that wait for a GPU once for each mask of a sampling: a new one is compared with those of the last."""
+ROUTED = {"HiDream-I1"}
+"""Families whose tokens can't be followed without waiting, in the first sampling: each chooses its experts."""

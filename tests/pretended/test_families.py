@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 
+import entropylab
 from entropylab.measuring import steps
 from entropylab.measuring.reduce import Reduction
 
 from ..zoo import BY_NAME
-from .examining import examine
-from .families import LAUNCHES, WAITING
+from .examining import examine, followed
+from .families import LAUNCHES, ROUTED
+from .placing import on_gpus, pretended
 
 SPREAD = ("Stable Diffusion 2", "FLUX.1", "Wan 2.1")
 """A U-Net, joint attention, and a video with text, over both GPUs."""
@@ -25,11 +27,24 @@ def test_a_family(name: str, place: str, kernel: bool) -> None:
     for coordinate in ("layer", "part", "kind", "branch", "size", "timestep"):
         assert (finding.dataset[coordinate].values == finding.wanted[coordinate].values).all(), coordinate
     assert finding.error < 2e-5
-    assert bool(finding.waits) is (name in WAITING), finding.waits
+    assert not finding.waits
+    assert not finding.waits_in(finding.first) or name in ROUTED
+    assert finding.launches_to_follow <= 4
     if not kernel:
         assert "row_kernel" not in finding.recorded.launches
     elif place != "both":
         assert finding.launches_per_call <= LAUNCHES[name], finding.launched.most_common(10)
+
+
+@pytest.mark.parametrize("name", ["FLUX.1", "Qwen-Image", "Stable Diffusion 2"])
+def test_a_second_recording_follows_nothing(name) -> None:
+    family, logs = BY_NAME[name], []
+    pipe = family.build()
+    with pretended() as gpus, on_gpus(pipe, "cuda:1"):
+        for _ in range(2):
+            with entropylab.record(pipe):
+                logs += [followed(gpus, family, pipe)[1] for _ in range(2)]
+    assert len({(log.launches.total(), log.waits.total()) for log in logs[1:]}) == 1
 
 
 @pytest.mark.parametrize("name", ["FLUX.1", "PixArt-Sigma"])
