@@ -30,8 +30,8 @@ from ..conftest import new_random_pipeline
 from ..datasets import BOTH, SIZES, synthetic
 from .conftest import run_small
 
-NAMES = ("gaussian_ablation", "law", "logits", "measurement", "pictures", "sweep")
-DRAWN = ("figure5", "figure6", "gaussian_ablation", "law_checks", "layers", "logits", "samples_96x64", "sweep")
+NAMES = ("gaussian_ablation", "law", "logits", "maps", "measurement", "pictures", "sweep")
+DRAWN = ("figure5", "figure6", "gaussian_ablation", "law_checks", "layers", "logits", "maps", "samples_96x64", "sweep")
 
 
 def whole(*names: str) -> set[str]:
