@@ -3,6 +3,7 @@
 import json
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -114,7 +115,7 @@ class RunMaps:
         departed: when what steps gave had left for the host.
     """
 
-    held: dict[Hashable, Held] = field(default_factory=dict)
+    held: dict[tuple[Any, ...], Held] = field(default_factory=dict)
     steps: list[Hashable] = field(default_factory=list)
     departed: list[torch.cuda.Event] = field(default_factory=list)
 
@@ -211,6 +212,7 @@ class Maps:
         found: dict[tuple[str, Place], dict[tuple[str, int], np.ndarray]] = {}
         named = agreed([step.evidence.names() for step in run.steps])
         is_whole = all(len(views) == 1 for views in run.views())
+        anew = set() if "step" in self.keep else self.begun_anew(run)
         for (when, number, _, _), held in run.maps.held.items():
             members = [index for index, each in enumerate(run.maps.steps) if each == when]
             step, names = run.steps[members[0]], named[members[0]]
@@ -223,6 +225,11 @@ class Maps:
             counts = [branches_in(forward.batch, step.samples) for forward in step.forwards]
             own = names[sum(counts[:number]) :][: counts[number]]
             for key, values in held.arranged(step.forwards[number].batch):
+                if key[0] in anew:
+                    self.unplaced[key[0]] = (
+                        "its picture is sampled in parts, one after the other, unless steps are kept"
+                    )
+                    continue
                 if not values[1].any():  # a mask left no key to any row
                     continue
                 shape = (2, counts[number], -1, *values.shape[2:])
@@ -233,6 +240,16 @@ class Maps:
                     found[key][at] = one if before is None else before + one
         samples = max((one.shape[1] for each in found.values() for one in each.values()), default=0)
         return Finished(samples, found, run.timesteps(), list(run.prompts), list(run.seeds))
+
+    def begun_anew(self, run: Run) -> set[str]:
+        """Layers for which the timesteps begin anew within a run: what was denoised before was something else."""
+        times = run.timesteps()
+        ran: dict[str, list[float]] = {}
+        for when, time in zip(run.maps.steps, times, strict=False):
+            paths = (piece.seen.path for key, held in run.maps.held.items() if key[0] == when for piece in held.pieces)
+            for path in dict.fromkeys(paths):
+                ran.setdefault(path, []).append(time)
+        return {path for path, own in ran.items() if own[0] in [time for time, _ in groupby(own)][1:]}
 
     def copy(self) -> "Maps":
         """The same, to which runs can be added."""

@@ -1,5 +1,7 @@
 """Entropy maps: rows in their places in the picture, with the Dataset's means, and pictures that stay as they are."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -153,6 +155,29 @@ def test_saved_and_opened_again(random_pipe, tmp_path):
     assert entropylab.open(tmp_path / "again.nc").identical(maps)
     with pytest.raises(EntropyLabError, match="exists already"):
         entropylab.measure(random_pipe, [64], maps=path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("AnyFlow FAR", "sampled in parts, one after the other"),
+        ("MultiDiffusion Panorama", "several views of the picture"),
+        ("Kandinsky 5 video, sparse", "stand in blocks, not line by line"),
+        ("Stable Audio", "latent size of the picture is not known"),
+    ],
+)
+def test_what_has_no_known_place_is_named(name, why):
+    pipe = BY_NAME[name].build()
+    with pytest.warns(EntropyLabWarning, match=f"got no map: .*{why}"), entropylab.record(pipe, maps=True) as rec:
+        BY_NAME[name].sample(pipe)
+    placed = {
+        str(layer)
+        for size in rec.maps.children.values()
+        for group in size.children.values()
+        for layer in group.layer.values
+    }
+    named = {line.partition(": ")[0] for line in json.loads(rec.maps.attrs["unplaced"])}
+    assert placed | named == set(rec.dataset.layer.values) and named - placed
 
 
 class Parts(test_windows.Net):
