@@ -1,81 +1,33 @@
 """``calibrate``: the multipliers that give every layer and head the entropy it has at the training size."""
 
 import json
-import math
 import warnings
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
-from torch import Tensor
+from numpy.typing import NDArray
 
 from . import pipelines
+from .capture import intercept
 from .checkpoints import magnitudes
-from .errors import EntropyLabError, EntropyLabWarning, check_int, check_positive, counted
+from .errors import EntropyLabError, EntropyLabWarning, check_count, check_int, check_positive, counted
 from .measurement import measure
+from .measuring.checks import check_prompts
+from .measuring.responses import Responses
 from .netcdf import open_dataset, save
-from .scaling import LayerRule, NamedRule, check_train_size
+from .scaling import NamedRule, check_train_size
+from .scaling.calibrated import LARGEST, SMALLEST, AtOneSize, ByLayer, FromOneSize, aim_of, multipliers_for
+from .scaling.rescaling import USUAL_KINDS, check_kinds
 from .sizes import Size, size_label
 
-SMALLEST, LARGEST = 0.1, 10.0
-"""Multipliers are kept between these: attention can't be spread beyond uniform (multiplier 0), nor frozen harder."""
+Array = NDArray[Any]
 
-
-@dataclass(frozen=True)
-class ByLayer(LayerRule):
-    """Multipliers by layer, head and number of tokens; between calibrated sizes interpolated in log N.
-
-    Attributes:
-        tokens: layer path -> log N of the calibrated sizes, ascending (sizes, ).
-        factors: layer path -> log multipliers (sizes, heads).
-        weights: layer path -> ``magnitudes`` of the model that was calibrated; nothing if they are not known.
-        others: layers of the model that are left alone: they are of another kind, or were not measured.
-    """
-
-    tokens: dict[str, np.ndarray]
-    factors: dict[str, np.ndarray]
-    weights: dict[str, float] = field(default_factory=dict)
-    others: tuple[str, ...] = ()
-
-    def check(self, pipe: Any) -> None:
-        """The calibration must know every self-attention layer of the pipeline, with as many heads."""
-        for layer in pipelines.layers(pipe):
-            known = layer.kind != "self" or layer.path in self.others
-            if not known and self.heads_of(layer.path) != layer.heads:
-                raise EntropyLabError(
-                    f"the calibration is of another model: {type(pipe).__name__} has layer {layer.path} with "
-                    f"{layer.heads} heads, the calibration {self.heads_of(layer.path) or 'no such layer'}."
-                )
-        now = magnitudes(pipe) if self.weights else {}
-        others = [path for path in now if not math.isclose(now[path], self.weights.get(path, now[path]), rel_tol=2e-3)]
-        if others:
-            message = f"the calibration is of other weights: {len(others)} of {len(now)} layers differ, as {others[0]}."
-            warnings.warn(message, EntropyLabWarning, stacklevel=6)
-
-    def heads_of(self, path: str) -> int:
-        """How many heads a layer has, 0 if it is not known."""
-        return self.factors[path].shape[1] if path in self.factors else 0
-
-    def factor(self, layer: str, tokens: int, train_tokens: int) -> Tensor:
-        """One multiplier per head (heads,)."""
-        if layer in self.others:
-            return torch.ones((), dtype=torch.float64)
-        if layer not in self.tokens:
-            raise EntropyLabError(
-                f"the calibration is of another model: it has no layer {layer!r}, but "
-                f"{counted(len(self.tokens), 'layer')} such as {next(iter(self.tokens), 'none')}."
-            )
-        known, here = self.tokens[layer], np.log(tokens)
-        if not known[0] - 1e-9 <= here <= known[-1] + 1e-9:
-            raise EntropyLabError(
-                f"the calibration covers {np.exp(known[0]):.0f} to {np.exp(known[-1]):.0f} tokens of layer {layer}. "
-                f"Got {tokens}: calibrate at a size that has as many."
-            )
-        logs = [np.interp(here, known, head) for head in self.factors[layer].T]
-        return torch.tensor(np.exp(logs), dtype=torch.float64)
+RESPONSE = ("response", "slope", "growing")
+"""What of the training size the rule "predicted" is made of."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +36,12 @@ class Calibration:
 
     Attributes:
         dataset: dims (size, layer, head): ``calibrated`` and ``invariant`` multipliers, ``entropy`` reached with the
-            calibrated ones, ``reachable`` (log N is no less than the target); dims (layer, head): ``target`` entropy
-            [nats] and ``sigma2`` [nats^2] at the training size; coordinates ``tokens(size, layer)``,
-            ``train_tokens(layer)``, ``height``, ``width`` [pixels].
+            calibrated ones, ``reachable`` (log N is no less than the target), ``aim``, the entropy to reach: the
+            target, or target * log N / log T where no multiplier reaches it; dims (layer, head): ``target`` entropy
+            [nats], ``sigma2`` [nats^2] and ``slope`` dH/dlog N at the training size; ``response(layer, head,
+            multiplier)`` [nats], its entropy under other multipliers; ``held_out(rule, size)``: the part of the layers'
+            drift that a rule removes on other prompts and seeds, which the attribute ``judged`` names; coordinates
+            ``tokens(size, layer)``, ``train_tokens(layer)``, ``height``, ``width`` [pixels].
 
     Examples:
         >>> calibration = entropylab.calibrate(pipe, [48], samples=1, steps=1, iterations=1, progress=False)
@@ -111,20 +66,41 @@ class Calibration:
         """The second-order rule, m^2 = 1 + 2 log(N/T) / sigma_T^2, from sigma_T^2 of each layer and head."""
         return NamedRule("invariant", self.rule("invariant"))
 
+    @property
+    def predicted(self) -> NamedRule:
+        """The rule from the measurement at the training size alone, for any size; see ``FromOneSize``."""
+        ds, tables = self.dataset, {}
+        if "response" not in ds:
+            raise EntropyLabError('the calibration is of before there was a rule "predicted": calibrate anew.')
+        for name in RESPONSE:
+            tables[name] = {str(layer): known(ds[name].sel(layer=layer).values) for layer in ds.layer.values}
+        growing = {layer: float(count) for layer, count in tables["growing"].items()}
+        return NamedRule("predicted", FromOneSize(tables["response"], tables["slope"], growing, **self.about))
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What every rule of this calibration knows of its model."""
+        weights, others, kinds = (json.loads(self.dataset.attrs.get(name, "null")) for name in ATTRIBUTES)
+        return {"weights": weights or {}, "others": tuple(others or ()), "kinds": tuple(kinds) if kinds else None}
+
     def rule(self, name: str) -> ByLayer:
         """The multipliers of variable ``name`` as a rule."""
         ds, tokens, factors = self.dataset, {}, {}
+        growth = (ds.height * ds.width / np.prod(json.loads(ds.attrs.get("trained", "[1, 1]")))).values
+        still = (
+            [str(layer) for layer in ds.layer.values if is_still(ds.sel(layer=layer))] if "trained" in ds.attrs else []
+        )
         for layer in ds.layer.values:
             one = ds.sel(layer=layer)
             heads = one.target.notnull().values
             table: dict[float, np.ndarray] = {}
-            for size in ds["size"].values:
-                table[float(np.log(one.tokens.sel(size=size)))] = np.log(one[name].sel(size=size).values[heads])
+            for size, grown in zip(ds["size"].values, growth, strict=True):
+                count = one.train_tokens * grown if str(layer) in still else one.tokens.sel(size=size)
+                table[float(np.log(count))] = np.log(one[name].sel(size=size).values[heads])
             table[float(np.log(one.train_tokens))] = np.zeros(int(heads.sum()))
             tokens[str(layer)] = np.array(sorted(table))
             factors[str(layer)] = np.stack([table[count] for count in sorted(table)])
-        others = tuple(json.loads(ds.attrs.get("uncalibrated", "[]")))
-        return ByLayer(tokens, factors, json.loads(ds.attrs.get("weights", "{}")), others)
+        return ByLayer(tokens, factors, tuple(still), **self.about)
 
     def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Write the calibration as netCDF."""
@@ -145,6 +121,20 @@ class Calibration:
         return self.dataset._repr_html_()
 
 
+ATTRIBUTES = ("weights", "uncalibrated", "kinds")
+"""Attributes of the Dataset that every rule needs to know, as JSON."""
+
+
+def known(values: Array) -> Array:
+    """Values of a layer's heads, without those that it does not have."""
+    return values[np.isfinite(values.reshape(len(values), -1)).all(1)] if values.ndim else values
+
+
+def is_still(one: xr.Dataset) -> bool:
+    """Whether a layer has as many keys at every size as in training."""
+    return bool((one.tokens == one.train_tokens).all())
+
+
 def calibrate(
     pipe: Any,
     sizes: Any,
@@ -153,17 +143,24 @@ def calibrate(
     rows: int | None = 256,
     iterations: int = 6,
     tolerance: float = 0.01,
+    kinds: Sequence[str] | str = USUAL_KINDS,
+    held_out: bool = True,
     **sampling: Any,
 ) -> Calibration:
-    """Find, for every self-attention layer and head, the multipliers that restore its training-size entropy.
+    """Find, for every layer and head, the multipliers that restore its training-size entropy.
 
-    At the training size the entropy and sigma^2 of every layer and head are measured. At every other size Newton's
-    method on log m, with dH/d log m = -Var_A[s] as measured, brings the entropy back; all layers move together, since
-    each changes what the later ones see. An entropy above log N is out of reach: such heads go towards the
-    smallest multiplier, 0.1 (the largest is 10).
+    At the training size the entropy and sigma^2 of every layer and head are measured, and how entropy answers to the
+    scale and to the number of keys: the rule ``predicted`` is made of that alone. At every other size one pass without
+    multipliers gives the first guess, and Newton's method on log m, with dH/d log m = -Var_A[s] as measured, brings
+    entropy back; all layers move together, since each changes what the later ones see. Where no multiplier of at least
+    0.1 reaches the entropy of the training size, H_T, for it may be more than log N, the aim is H_T log N / log T.
 
-    Layers that turn out to be joint or temporal when they run, or can't be measured, keep their scale; they are in
-    the Dataset's attribute ``uncalibrated``, and a warning names the joint ones and those that were not measured.
+    Rules are judged on prompts and seeds that they were not made with: on prompts that are left over by ``samples``, or
+    the last quarter of four or more, which is kept back for that; of fewer prompts on these under other seeds.
+
+    In joint attention, entropy is that of the image's rows, over all keys. Layers that are of other kinds when they
+    run, or can't be measured, keep their scale; they are in the Dataset's attribute ``uncalibrated``, and a warning
+    names those that the size matters to.
 
     Args:
         pipe: a diffusers pipeline.
@@ -172,14 +169,17 @@ def calibrate(
         rows: query rows to look at in every map, a fixed random subset; None for all. The sensitivity needs the map's
             second moment, which costs more than sampling where there are many tokens.
         iterations: Newton steps at most, each of which samples once.
-        tolerance: stop when the reachable drift is this small [nats].
+        tolerance: stop when entropies are as near to their aims [nats].
+        kinds: kinds of layers to calibrate, of "self", "joint" and "temporal". Temporal attention has as many keys at
+            every size: its multipliers go by the picture's area.
+        held_out: whether to judge the rules: one pass at the training size and four at every other.
         sampling: prompts, samples, steps, guidance_scale, seed, batch_size, call, progress, as for ``measure``.
 
     Returns:
         `Calibration`.
 
     Raises:
-        EntropyLabError: as for ``measure``; no layer of the model is self-attention, after a first step.
+        EntropyLabError: as for ``measure``; no layer of the model is of these kinds, after a first step.
 
     Source: the documentation's theory of the scaling factor, H(m; N) = H_T, layer by layer.
 
@@ -195,70 +195,115 @@ def calibrate(
     trained = check_train_size(pipe, train_size)
     check_int("iterations", iterations)
     check_positive("tolerance", tolerance, "nats")
-    sampling = {**sampling, "rows": rows}
-    kinds = kinds_of_layers(pipe, trained, train_size, sampling)
-    reference = profile(pipe, trained, "original", train_size, sampling)
-    others = left_alone(pipe, reference, kinds)
-    found = [newton(pipe, pair, reference, train_size, iterations, tolerance, sampling, others) for pair in pairs]
+    kinds = check_kinds(kinds)
+    sampling, others = split_prompts(pipe, {**sampling, "rows": rows, "layers": kinds, "train_size": train_size})
+    met = kinds_of_layers(pipe, trained, kinds, sampling)
+    reference = profile(pipe, trained, "original", sampling)
+    alone = left_alone(pipe, reference, met, kinds)
+    found = [newton(pipe, pair, reference, iterations, tolerance, sampling, alone) for pair in pairs]
     joined = xr.concat(found, "size", join="outer", coords="minimal", compat="override")
     joined["target"], joined["sigma2"] = bare(reference.entropy), bare(reference.sigma2)
+    joined = joined.assign({name: bare(reference[name]) for name in RESPONSE})
     by_layer = {name: bare(reference[name]) for name in ("train_tokens", "block", "kind")}
     joined = joined.assign_coords(by_layer | {"size": joined["size"].astype(str)})
     for name in ("calibrated", "invariant"):
         joined[name].attrs = {"units": "1", "long_name": f"multiplier of the softmax scale, {name}"}
     joined["target"].attrs = {"units": "nats", "long_name": "attention entropy at the training size"}
-    attributes = {"weights": json.dumps(magnitudes(pipe)), "uncalibrated": json.dumps(others)}
-    return Calibration(joined.assign_attrs(reference.attrs, **attributes))
+    joined["response"].attrs = {"units": "nats", "long_name": "entropy at the training size under a multiplier"}
+    attributes = {"weights": magnitudes(pipe), "uncalibrated": alone, "kinds": kinds, "trained": trained}
+    attributes = {name: json.dumps(value) for name, value in attributes.items()}
+    calibration = Calibration(joined.assign_attrs(reference.attrs, **attributes))
+    return calibration if not held_out else judged(pipe, calibration, trained, pairs, {**sampling, **others})
 
 
-def kinds_of_layers(pipe: Any, size: Size, train_size: Any, sampling: dict[str, Any]) -> dict[str, str]:
+def split_prompts(pipe: Any, sampling: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What to calibrate with, and what is other where the result is judged: prompts, their number, and the seed."""
+    samples, seed = check_count("samples", sampling.get("samples"), None), sampling.get("seed", 0)
+    asked = None if samples is None else 2 * samples
+    texts = list(check_prompts(pipe, sampling.get("prompts"), asked, seed, sampling.pop("column", None)))
+    kept = len(texts) // 4 if samples is None else 0
+    made = texts[: len(texts) - kept] if samples is None else texts[:samples]
+    count = len(made) if samples is None else samples
+    others = texts[len(made) :][:count]
+    judging = {"prompts": others or made, "samples": len(others) or count, "seed": seed + count}
+    return {**sampling, "prompts": made, "samples": count, "seed": seed}, judging
+
+
+def judged(
+    pipe: Any, calibration: Calibration, trained: Size, sizes: list[Size], sampling: dict[str, Any]
+) -> Calibration:
+    """The calibration with the part of the layers' drift that each rule removes on what it was not made with."""
+    rules = ("original", calibration.invariant, calibration.predicted, calibration.calibrated)
+    sampling = {**sampling, "statistics": ("entropy",), "keep": ("layer",)}
+    before = chosen(pipe, measure(pipe, [trained], **sampling)).entropy.isel(size=0, scaling=0, drop=True)
+    after = chosen(pipe, measure(pipe, sizes, scaling=rules, **sampling)).entropy
+    drift = abs(bare(after) - bare(before)).mean("layer")
+    removed = 1 - drift.drop_sel(scaling="original") / drift.sel(scaling="original").where(lambda value: value > 0)
+    removed.attrs = {"units": "1", "long_name": "part of the layers' drift removed, held out"}
+    told = {name: sampling[name] for name in ("prompts", "samples", "seed")}
+    made = calibration.dataset.assign(held_out=removed.rename(scaling="rule").transpose("rule", "size"))
+    return Calibration(made.assign_attrs(judged=json.dumps(told)))
+
+
+def kinds_of_layers(pipe: Any, size: Size, kinds: Sequence[str], sampling: dict[str, Any]) -> dict[str, str]:
     """Layer path -> kind of the layers that can be measured, from one sample in one step.
 
     Raises:
-        EntropyLabError: none of them is self-attention.
+        EntropyLabError: none of them is of these ``kinds``.
     """
-    few = {name: value for name, value in sampling.items() if name not in ("samples", "steps", "rows", "strict")}
+    dropped = ("samples", "steps", "rows", "strict", "layers")
+    few = {name: value for name, value in sampling.items() if name not in dropped}
     if few.get("call") is None:
         few["steps"] = 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EntropyLabWarning)  # what can't be measured is named when all is sampled
         ds = measure(
-            pipe, [size], train_size=train_size, keep=("layer",), statistics=("entropy",), rows=1, samples=1,
-            **few,
+            pipe, [size], keep=("layer",), statistics=("entropy",), rows=1, samples=1, **few,
         )  # fmt: skip
-    kinds = dict(zip(ds.module.values.tolist(), ds.kind.values.tolist(), strict=True))
-    if "self" not in kinds.values():
+    met = dict(zip(ds.module.values.tolist(), ds.kind.values.tolist(), strict=True))
+    if not set(kinds) & set(met.values()):
         unmeasured = json.loads(ds.attrs["unmeasured"])
         lost = (
             f", and {counted(len(unmeasured), 'layer')} could not be measured ({unmeasured[0]})" if unmeasured else ""
         )
         raise EntropyLabError(
-            f"calibrate is for self-attention, and {type(pipe).__name__} has none: its {len(kinds)} layers are "
-            f"of kind {', '.join(sorted(set(kinds.values())))}, as {next(iter(kinds))}{lost}."
+            f"calibrate is for layers of kind {' or '.join(kinds)}, and {type(pipe).__name__} has none: its {len(met)} "
+            f"layers are of kind {', '.join(sorted(set(met.values())))}, as {next(iter(met))}{lost}."
         )
-    return kinds
+    return met
 
 
-def left_alone(pipe: Any, reference: xr.Dataset, kinds: dict[str, str]) -> list[str]:
+def left_alone(pipe: Any, reference: xr.Dataset, met: dict[str, str], kinds: Sequence[str]) -> list[str]:
     """The layers that look like self-attention and are not calibrated; what the size matters to is named."""
     declared = [layer.path for layer in pipelines.layers(pipe) if layer.kind == "self"]
     others = [path for path in declared if path not in set(reference.layer.values.tolist())]
-    told = [path for path in others if kinds.get(path) not in ("temporal", "cross")]
+    told = [path for path in others if met.get(path) not in ("temporal", "cross")]
     if told:
-        named = ", ".join(f"{path} ({kinds.get(path, 'not measured')})" for path in told[:5])
+        named = ", ".join(f"{path} ({met.get(path, 'not measured')})" for path in told[:5])
         more = f" and {len(told) - 5} more" if len(told) > 5 else ""
-        message = f"{counted(len(told), 'layer')} keep their scale, for calibrate is for self-attention: {named}{more}"
+        message = (
+            f"{counted(len(told), 'layer')} keep their scale, for {', '.join(kinds)} are calibrated: {named}{more}"
+        )
         warnings.warn(message, EntropyLabWarning, stacklevel=3)
     return others
 
 
-def profile(pipe: Any, size: Size, scaling: Any, train_size: Any, sampling: dict[str, Any]) -> xr.Dataset:
-    """Entropy, sigma^2 and sensitivity of every self-attention layer and head at one size, all else averaged."""
-    ds = measure(
-        pipe, [size], scaling=scaling, train_size=train_size, keep=("layer", "head"), layers="self",
-        statistics=("entropy", "sigma2", "sensitivity"), **sampling,
-    )  # fmt: skip
-    ds = ds.isel(size=0, scaling=0, drop=True)
+def profile(pipe: Any, size: Size, scaling: Any, sampling: dict[str, Any]) -> xr.Dataset:
+    """Entropy, sigma^2 and sensitivity of every layer and head at one size, and how it answers; all else averaged."""
+    responses = Responses(sampling["layers"] if scaling == "original" else ())
+    with intercept(pipelines.denoisers(pipe), responses.on_attention):
+        ds = measure(
+            pipe, [size], scaling=scaling, keep=("layer", "head"), statistics=("entropy", "sigma2", "sensitivity"),
+            **sampling,
+        )  # fmt: skip
+    ds = chosen(pipe, ds.isel(size=0, scaling=0, drop=True))
+    if scaling != "original":
+        return ds
+    return ds.assign(responses.dataset(ds.layer.values.tolist(), ds.sizes["head"]).data_vars)
+
+
+def chosen(pipe: Any, ds: xr.Dataset) -> xr.Dataset:
+    """The rows of the image in the layers of denoisers, by the layers' paths."""
     denoising = np.isin([path.partition(".")[0] for path in ds.module.values.tolist()], list(pipelines.denoisers(pipe)))
     ds = ds.isel(layer=np.flatnonzero(denoising & np.isin(ds.part.values, ("image", "all", "unknown"))))
     ds = ds.isel(layer=np.flatnonzero(~ds.module.to_index().duplicated()))
@@ -269,28 +314,29 @@ def newton(
     pipe: Any,
     size: Size,
     reference: xr.Dataset,
-    train_size: Any,
     iterations: int,
     tolerance: float,
     sampling: dict[str, Any],
     others: list[str],
 ) -> xr.Dataset:
     """Calibrated and invariant multipliers at one size."""
-    target = bare(reference.entropy)
-    now = profile(pipe, size, "original", train_size, sampling)
-    ratio = np.log(bare(now.tokens) / bare(reference.train_tokens))
-    invariant = np.sqrt((1 + 2 * ratio / bare(reference.sigma2)).clip(SMALLEST**2, LARGEST**2))
-    reachable = target < np.log(bare(now.tokens))
-    logs = np.log(invariant)
+    target, trained = bare(reference.entropy), bare(reference.train_tokens)
+    now = profile(pipe, size, "original", sampling)
+    tokens, response = bare(now.tokens), bare(now.response)
+    invariant = np.sqrt((1 + 2 * np.log(tokens / trained) / bare(reference.sigma2)).clip(SMALLEST**2, LARGEST**2))
+    reachable = target < np.log(tokens)
+    aim = xr.apply_ufunc(aim_of, target, response.isel(multiplier=0, drop=True), tokens, trained)
+    logs = xr.apply_ufunc(multipliers_for, response, aim, input_core_dims=[["multiplier"], []])
     for iteration in range(iterations):
-        rule = NamedRule("calibrated", ByLayer(*table(now, logs), others=tuple(others)))
-        now = profile(pipe, size, rule, train_size, sampling)
-        drift = bare(now.entropy) - target
-        if iteration == iterations - 1 or float(abs(drift).where(reachable).max()) < tolerance:
+        rule = NamedRule("calibrated", table(now, logs, others, sampling["layers"]))
+        now = profile(pipe, size, rule, sampling)
+        drift = bare(now.entropy) - aim
+        if iteration == iterations - 1 or float(abs(drift).max()) < tolerance:
             break
         step = (drift / bare(now.sensitivity).clip(min=1e-6)).clip(-0.7, 0.7)
         logs = (logs + step).clip(np.log(SMALLEST), np.log(LARGEST))
     values = {"calibrated": np.exp(logs), "invariant": invariant, "entropy": now.entropy, "reachable": reachable}
+    values |= {"aim": aim}
     found = xr.Dataset({name: bare(value) for name, value in values.items()}).expand_dims(size=[size_label(size)])
     return found.assign_coords(
         tokens=(("size", "layer"), now.tokens.values[None]), height=("size", [size[0]]), width=("size", [size[1]])
@@ -302,11 +348,9 @@ def bare(values: xr.DataArray) -> xr.DataArray:
     return values.reset_coords(drop=True)
 
 
-def table(now: xr.Dataset, logs: xr.DataArray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Log multipliers (layer, head) at one size in the form that ``ByLayer`` takes."""
-    tokens, factors = {}, {}
-    for layer in now.layer.values:
-        heads = now.entropy.sel(layer=layer).notnull().values
-        tokens[str(layer)] = np.log([float(now.tokens.sel(layer=layer))])
-        factors[str(layer)] = logs.sel(layer=layer).values[heads][None]
-    return tokens, factors
+def table(now: xr.Dataset, logs: xr.DataArray, others: list[str], kinds: Sequence[str]) -> AtOneSize:
+    """Log multipliers (layer, head) at one size as a rule."""
+    factors = {str(layer): known(logs.sel(layer=layer).values) for layer in now.layer.values}
+    return AtOneSize(
+        {layer: np.exp(values) for layer, values in factors.items()}, others=tuple(others), kinds=tuple(kinds)
+    )

@@ -18,6 +18,12 @@ UNITS: dict[str, tuple[str, str]] = {
     "sensitivity": ("nats^2", "attention-weighted variance of a row's logits, -dH/d log(scale), mean over query rows"),
     "lse": ("nats", "log-sum-exp of a row's logits, mean over query rows"),
     "mean": ("nats", "mean of a row's logits over the keys, mean over query rows"),
+    "gaussian": ("nats", "entropy that Gaussian logits of a row's variance would have, mean over query rows"),
+    "slope": ("1", "slope dH/dlog N of a row at its own N, by leaving out a key, mean over query rows"),
+    **{
+        f"rarefied_{part}": ("nats", f"entropy of a row among a random {part} of its keys, mean over query rows")
+        for part in ("half", "quarter", "eighth", "sixteenth")
+    },
     "keys": ("tokens", "keys that the mask leaves to a row, mean over query rows"),
     "keys_image": ("tokens", "keys of the image that the mask leaves to a row, mean over query rows"),
     "mass_image": ("1", "weight that a row gives to keys of the image, mean over query rows"),

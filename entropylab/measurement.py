@@ -1,8 +1,9 @@
 """``measure``: sample at every size and scaling from the same seeds and prompts, and measure attention meanwhile."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from .measuring.recording import DEFAULT_STATISTICS, new_recorder, watching
 from .netcdf import save
 from .runs.beginning import check_folder
 from .runs.folder import MOST_SAMPLES
-from .runs.worker import KEPT_APART, measure_run, source_of
+from .runs.worker import KEPT_APART, Job, measure_run, source_of
 from .sizes import size_label
 
 
@@ -47,12 +48,15 @@ def measure(
     overwrite: bool = False,
     unit_samples: int | None = None,
     column: str | None = None,
+    engine: str | None = None,
+    address: str | None = None,
+    resources: Mapping[str, float] | None = None,
     maps: str | Path | None = None,
 ) -> xr.Dataset:
     """Sample ``pipe`` at every size and scaling, and measure the attention of every layer, head and step meanwhile.
 
     Args:
-        pipe: a diffusers pipeline; ``entropylab.load()`` gives the embedded one.
+        pipe: a diffusers pipeline; ``entropylab.load()`` gives the embedded one. With ``engine`` what loads it.
         sizes: image sizes [pixels]; an int is a square, a pair is (height, width).
         prompts: a list of prompts, a file (txt with one a line, csv, tsv, jsonl, parquet), or the id of a data set on
             the hub; by default the embedded pipeline's own. Captions of a file that can't be used are counted.
@@ -63,7 +67,7 @@ def measure(
         seed: sample i starts from seed + i, whatever the size, scaling and batch.
         scaling: a rule, or a list of rules (see ``rescale``).
         statistics: "entropy", "lse", "mean" [nats], "sigma2", "sensitivity" [nats^2], "third" [nats^3], "fourth"
-            [nats^4]; each averaged over query rows.
+            [nats^4], "gaussian", "rarefied" [nats], "slope" (see ``record``); each averaged over query rows.
         rows: look at a fixed random subset of this many query rows, and add standard errors (see ``record``); None for
             all.
         layers: kinds ("self", "cross", "joint", "temporal") or patterns of layer paths ("*attn1").
@@ -80,6 +84,13 @@ def measure(
         unit_samples: samples of one size and scaling in a unit, a multiple of ``batch_size``; by default so many that
             there are at most about 100 units of each.
         column: the column of a csv, tsv, jsonl or parquet file that holds the prompts; found by its name if None.
+        engine: "ray" to measure ``out`` on a Ray cluster (``pip install entropylab[ray]``): its workers load the
+            pipeline themselves, so ``pipe`` is a hub id, a folder they all see, or a function without arguments that
+            loads it, such as ``entropylab.load``. Workers and nodes may join and be lost meanwhile.
+        address: of the cluster, "auto" or "HOST:6379"; None for one that is found as ``ray.init`` finds it, or is
+            started on this machine.
+        resources: what a worker takes of the cluster, as ``{"num_gpus": 0.5}`` or ``{"num_cpus": 4}``; one GPU if the
+            cluster has any, else one CPU.
         maps: a file for entropy maps, "maps.nc" say: the entropy of every query row in its place in the picture, which
             ``entropylab.open`` reads as an xarray.DataTree (see ``record``). Not for a long run.
 
@@ -104,74 +115,120 @@ def measure(
         >>> ds.tokens.isel(layer=0).values.tolist()  # N of the first layer
         [64.0, 128.0]
     """
-    pipelines.layers(pipe)
-    pairs = pipelines.check_sizes(pipe, sizes)
-    check_seed(seed, check_count("samples", samples, 1))
-    if samples is not None and samples > MOST_SAMPLES:
-        raise EntropyLabError(f"samples must be at most {MOST_SAMPLES}. Got {samples}.")
-    if out is not None:
-        check_folder(as_path(out, "out", "folder"))
-    elif unit_samples is not None or (overwrite and maps is None):
-        raise EntropyLabError("overwrite and unit_samples are for a long run: pass out=, a folder.")
+    request = Request(
+        sizes,
+        prompts,
+        samples,
+        steps,
+        guidance_scale,
+        seed,
+        scaling,
+        statistics,
+        rows,
+        layers,
+        keep,
+        batch_size,
+        train_size,
+        call,
+        strict,
+        column,
+    )
+    if out is None and ((overwrite and maps is None) or unit_samples is not None or engine is not None):
+        raise EntropyLabError("overwrite, unit_samples and engine are for a long run: pass out=, a folder.")
     if isinstance(maps, bool) or (maps is not None and out is not None):
         raise EntropyLabError(f"maps must be the name of a file, and is not for a long run with out=. Got {maps!r}.")
     target = None if maps is None else check_writable(as_path(maps, "maps"), overwrite)
-    texts = check_prompts(pipe, prompts, samples, seed, column)
-    count = check_count("samples", samples, len(texts))
-    check_seed(seed, count)
-    if call is not None and (steps is not None or guidance_scale is not None):
-        raise EntropyLabError("steps and guidance_scale are for the pipeline's own call: with call=, set them there.")
-    rules = check_rules(pipe, scaling, train_size)
-    plan = Plan(
-        batch_size=check_count("batch_size", batch_size, 1),
-        prompts=[texts[i % len(texts)] for i in range(count)],
-        seed=seed,
-        call=call,
-        settings={} if call else call_settings(pipe, steps, guidance_scale),
-    )
-    keep = KEPT_APART if keep is None and out is not None else keep
-    recorder = new_recorder(pipe, statistics, rows, layers, keep, train_size, maps=target is not None)
-    attributes = {"seed": seed, "statistics": json.dumps(recorder.reduction.statistics)} | plan.attributes
-    attributes |= source_of(pipe, texts) | ({"command": line} if (line := command()) else {})
+    unit_samples = check_count("unit_samples", unit_samples, None)
+    if engine is not None:
+        from .runs.engine import measure_by
+
+        return measure_by(engine, address, resources, pipe, request, out, overwrite, unit_samples, progress)
+    if address is not None or resources is not None:
+        raise EntropyLabError("address and resources are for an engine: pass engine='ray'.")
+    job = request.job(pipe, out, maps=target is not None)
     if out is not None:
         with quiet(pipe):
-            return measure_run(
-                plan,
-                pipe,
-                recorder,
-                pairs,
-                rules,
-                train_size=train_size,
-                out=out,
-                overwrite=overwrite,
-                unit_samples=check_count("unit_samples", unit_samples, None),
-                progress=progress,
-                strict=strict,
-                attributes=attributes,
-            )
-    pixels = sum(height * width for height, width in pairs) * count * len(rules)
+            return measure_run(job, out, overwrite, unit_samples, progress)
+    plan, recorder = job.plan, job.recorder
+    pixels = sum(height * width for height, width in job.sizes) * len(plan.prompts) * len(job.rules)
     with ExitStack() as stack:
         stack.enter_context(quiet(pipe))
         bar = stack.enter_context(progress_bar(pixels, progress))
         stack.enter_context(watching(recorder, strict))
         try:
-            for size in pairs:
-                for rule in rules:
+            for size in job.sizes:
+                for rule in job.rules:
                     bar.set_description_str(f"{size_label(size)} {rule.name}")
                     plan.sample(pipe, recorder, size, rule, train_size, bar)
         except BaseException as error:
             keep_measured(error, recorder)
             raise
-    ds = recorder.dataset.assign_attrs(attributes)
+    ds = recorder.dataset.assign_attrs(job.attributes)
     if target is not None:
         tree = recorder.maps
-        tree.attrs |= attributes
+        tree.attrs |= job.attributes
         try:
             save(tree, target, overwrite)
         except EntropyLabError as error:
             keep_measured(error, recorder)
             raise
     return ds
+
+
+@dataclass(frozen=True)
+class Request:
+    """What ``measure`` was asked for, under its names there, as it can be sent to another machine."""
+
+    sizes: Any
+    prompts: Any
+    samples: int | None
+    steps: int | None
+    guidance_scale: float | None
+    seed: int
+    scaling: Any
+    statistics: Sequence[str]
+    rows: int | None
+    layers: Any
+    keep: Any
+    batch_size: int
+    train_size: Any
+    call: Call | None
+    strict: bool
+    column: str | None
+
+    def job(self, pipe: Any, out: Any = None, long: bool = False, maps: bool = False) -> Job:
+        """The same with a pipeline, once everything is found to fit; ``long`` for a run whose folder is elsewhere.
+
+        Raises:
+            EntropyLabError: an argument that does not fit.
+        """
+        pipelines.layers(pipe)
+        pairs = pipelines.check_sizes(pipe, self.sizes)
+        check_seed(self.seed, check_count("samples", self.samples, 1))
+        if self.samples is not None and self.samples > MOST_SAMPLES:
+            raise EntropyLabError(f"samples must be at most {MOST_SAMPLES}. Got {self.samples}.")
+        if out is not None:
+            check_folder(as_path(out, "out", "folder"))
+        texts = check_prompts(pipe, self.prompts, self.samples, self.seed, self.column)
+        count = check_count("samples", self.samples, len(texts))
+        check_seed(self.seed, count)
+        if self.call is not None and (self.steps is not None or self.guidance_scale is not None):
+            raise EntropyLabError(
+                "steps and guidance_scale are for the pipeline's own call: with call=, set them there."
+            )
+        rules = check_rules(pipe, self.scaling, self.train_size)
+        plan = Plan(
+            batch_size=check_count("batch_size", self.batch_size, 1),
+            prompts=[texts[i % len(texts)] for i in range(count)],
+            seed=self.seed,
+            call=self.call,
+            settings={} if self.call else call_settings(pipe, self.steps, self.guidance_scale),
+        )
+        keep = KEPT_APART if self.keep is None and (long or out is not None) else self.keep
+        recorder = new_recorder(pipe, self.statistics, self.rows, self.layers, keep, self.train_size, maps)
+        attributes = {"seed": self.seed, "statistics": json.dumps(recorder.reduction.statistics)} | plan.attributes
+        attributes |= source_of(pipe, texts) | ({"command": line} if (line := command()) else {})
+        return Job(pipe, plan, recorder, pairs, rules, self.train_size, self.strict, attributes)
 
 
 def keep_measured(error: BaseException, recorder: Recorder) -> None:

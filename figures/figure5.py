@@ -1,4 +1,4 @@
-"""Figure 5: attention entropy, and its deficit, against the logarithm of the number of tokens.
+"""Figure 5: attention entropy, and its deficit, against the logarithm of the number of tokens, by training size.
 
 python figures/figure5.py [--out DIR] [--run FILE.nc], where FILE.nc is what `entropylab measure` wrote.
 """
@@ -10,23 +10,33 @@ import xarray as xr
 
 import entropylab
 import shared
-from entropylab.plot.tokens import table
+
+STATISTICS = ("entropy", "sigma2", "gaussian", "slope", "rarefied")
 
 
 def measure(source: shared.Source) -> xr.Dataset:
-    """The model as it is, at all sizes."""
-    return entropylab.measure(source.pipe, source.sizes(), scaling=["original"], **source.sampling())
+    """The model as it is, at all sizes, with what predicts its entropy."""
+    return entropylab.measure(
+        source.pipe, source.sizes(), scaling=["original"], statistics=STATISTICS, layers="self", **source.sampling()
+    )
 
 
 def draw(ds: xr.Dataset, out: Path) -> None:
-    """Two panels: entropy with its fit and the law's prediction, and the deficit with measured sigma^2/2."""
+    """A column for each number of training tokens: entropy above, the deficit below, and what predicts them."""
+    rows = entropylab.plot.predictions(ds)
+    trained = rows["train_tokens"].drop_duplicates()
     with plt.rc_context(entropylab.plot.PAPER):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.6), layout="constrained")
-        entropylab.plot.entropy_vs_tokens(ds, left)
-        entropylab.plot.deficit_vs_tokens(ds, right)
-        for ax in (left, right):
-            ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, columnspacing=1.2)
-        shared.write(figure, out, "figure5", table(ds))
+        figure, axes = plt.subplots(
+            2, len(trained), figsize=(3.6 * len(trained), 5.4), sharex="col", layout="constrained", squeeze=False
+        )
+        for (above, below), tokens in zip(axes.T, trained, strict=True):
+            entropylab.plot.entropy_predicted(ds, above, trained=tokens)
+            entropylab.plot.entropy_predicted(ds, below, trained=tokens, deficit=True)
+            above.set_xlabel("")
+            above.set_title(f"layers of T = {tokens:.0f} tokens")
+            above.legend(loc="upper left")
+            below.get_legend().remove()
+        shared.write(figure, out, "figure5", rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""The law in two models of the same pictures, a U-Net and a transformer: slopes, deficits and sigma^2/2 by layer.
+"""The law in two models of the same pictures: slopes, deficits and sigma^2/2 by layer.
+
+One is a U-Net, with self-attention; the other a transformer, with joint attention of image and text.
 
 python figures/two_models.py [--out DIR] [--run FILE.nc FILE.nc]; beside the figure, the report of both side by side.
 """
@@ -12,8 +14,10 @@ import entropylab
 import shared
 from entropylab.plot.layers import QUANTITIES, layer_lines
 
-MODELS = {"embedded": None, "emoji-dit": "emoji-dit"}
+MODELS = {"embedded": None, "emoji-joint": "emoji-joint"}
 """Names and models; the second learned the same pictures as the first."""
+
+KINDS = ("self", "joint")
 
 SIDES: tuple[shared.Sides, ...] = (shared.LOWER, (0.75, 0.75), (1, 1), (1.5, 1.5), shared.HIGHER)
 """Sizes as multiples of the training size: 32 to 128 pixels for both."""
@@ -28,7 +32,7 @@ def measure(source: shared.Source) -> xr.Dataset:
         source.sizes(SIDES),
         scaling=list(shared.RULES),
         statistics=("entropy", "sigma2", "third", "fourth"),
-        layers="self",
+        layers=KINDS,
         keep=("sample", "step", "layer", "head"),
         **source.sampling(SAMPLES, STEPS),
     )
@@ -39,8 +43,8 @@ def draw(runs: dict[str, xr.Dataset], out: Path) -> None:
     with plt.rc_context(entropylab.plot.PAPER):
         figure, axes = plt.subplots(1, len(QUANTITIES), figsize=(10.2, 3.8), layout="constrained")
         for ax, name in zip(axes, QUANTITIES, strict=True):
-            entropylab.plot.by_layer(runs, ax, name=name)
-        shared.write(figure, out, "two_models", layer_lines(runs))
+            entropylab.plot.by_layer(runs, ax, name=name, kind=KINDS)
+        shared.write(figure, out, "two_models", layer_lines(runs, kind=KINDS))
     entropylab.report(list(runs.values()), out / "two_models.html", names=list(runs), overwrite=True)
     print(f"wrote {out / 'two_models.html'}, two_models.md and its figures", flush=True)
 

@@ -1,6 +1,10 @@
-"""Stage 1: today's embedded autoencoder, trained on for pictures on varied backgrounds.
+"""Stage 1: an autoencoder with four latent channels at a quarter of the size, for pictures on varied backgrounds.
 
-``python -m recipes.autoencoder --out runs/emoji``
+``python -m recipes.autoencoder --out runs/emoji``, and with ``--decoder-only --steps 600`` for the decoder alone.
+
+The shipped one took 900 steps, and 600 more of its decoder when the U-Net was trained. It did not begin at random: its
+first weights were those of the embedded model of release 0.1, which knew the same emoji on white, 2,000 steps long.
+``--begin`` takes the folder of such a pipeline.
 """
 
 import argparse
@@ -8,15 +12,62 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from safetensors.torch import save_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from entropylab.models.prompts import FOLDER
-
-from .emoji import finish, psnr, reconstruction_loss, show_reconstructions, to_tensor, trained
 from .loop import Loop
-from .pictures import drawings, kept, other_drawings, variants
+from .pictures import PIXELS, drawings, kept, other_drawings, variants
+
+
+def new_autoencoder() -> AutoencoderKL:
+    """The untrained autoencoder: fully convolutional, so that it works at any size."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=PIXELS,
+        scaling_factor=1.0,
+        shift_factor=0.0,  # what FluxPipeline asks for
+        mid_block_add_attention=False,
+    )
+
+
+def to_tensor(images: np.ndarray, device: torch.device) -> torch.Tensor:
+    """uint8 (n, height, width, 3) to float (n, 3, height, width) in [-1, 1]."""
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Absolute error of the pixels and of their edges, down and across, plus squared error."""
+    edges = F.l1_loss(output.diff(dim=-2), target.diff(dim=-2)) + F.l1_loss(output.diff(dim=-1), target.diff(dim=-1))
+    return F.l1_loss(output, target) + edges + F.mse_loss(output, target)
+
+
+def psnr(output: torch.Tensor, target: torch.Tensor) -> float:
+    """Peak signal to noise [dB] of pictures in [-1, 1]."""
+    return (10 * (4 / F.mse_loss(output, target)).log10()).item()
+
+
+@torch.no_grad()
+def standardise(model: AutoencoderKL, images: torch.Tensor) -> None:
+    """Fold each latent channel's mean and deviation over ``images`` into the 1x1 convolutions around the latent,
+    so that latents have mean 0 and variance 1 per channel and ``scaling_factor`` is 1.
+    """
+    latents = torch.cat([model.encode(batch).latent_dist.mean for batch in images.split(64)])
+    mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    channels = len(mean)
+    quant, post = model.quant_conv, model.post_quant_conv
+    quant.weight[:channels] /= deviation[:, None, None, None]
+    quant.bias[:channels] = (quant.bias[:channels] - mean) / deviation
+    quant.bias[channels:] -= 2 * deviation.log()
+    post.bias += post.weight[:, :, 0, 0] @ mean
+    post.weight *= deviation[None, :, None, None]
 
 
 def training_pictures(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -26,12 +77,20 @@ def training_pictures(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return captioned.reshape(-1, *captioned.shape[2:]), others.reshape(-1, *others.shape[2:])
 
 
-def train(folder: Path, steps: int, batch: int, peak: float = 1.5e-3) -> Path:
-    """Train for ``steps`` (on from the last checkpoint, if there is one); return the path of the weights."""
+def train(folder: Path, steps: int, batch: int, peak: float = 1.5e-3, begin: Path | None = None) -> Path:
+    """Train for ``steps`` (on from the last checkpoint, if there is one); return the path of the weights.
+
+    Args:
+        folder: run folder.
+        steps: of the whole run.
+        batch: pictures a step.
+        peak: highest learning rate.
+        begin: pipeline whose autoencoder has the first weights; None for random ones.
+    """
     torch.manual_seed(0)
     captioned, others = training_pictures(folder)
     images = np.concatenate([captioned, others])
-    model = AutoencoderKL.from_pretrained(FOLDER / "vae", torch_dtype=torch.float32)
+    model = AutoencoderKL.from_pretrained(begin / "vae", torch_dtype=torch.float32) if begin else new_autoencoder()
     model = model.train().to(memory_format=torch.channels_last)
     loop = Loop(folder, "autoencoder", model, peak, decay=0.998)
 
@@ -44,6 +103,40 @@ def train(folder: Path, steps: int, batch: int, peak: float = 1.5e-3) -> Path:
 
     loop.train(steps, loss_of_batch, every=100)
     return finish(loop, captioned)
+
+
+def finish(loop: Loop, captioned: np.ndarray) -> Path:
+    """Write the averaged weights, with latents of mean 0 and variance 1, and reconstructions to look at."""
+    path = loop.folder / "autoencoder.safetensors"
+    save_file({name: value.contiguous() for name, value in loop.average.weights.items()}, path)
+    model = trained(path, torch.device("cpu"))
+    standardise(model, to_tensor(captioned[:: max(1, len(captioned) // 512)], torch.device("cpu")))
+    show_reconstructions(loop, model, captioned)
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
+    return path
+
+
+def show_reconstructions(loop: Loop, model: AutoencoderKL, captioned: np.ndarray) -> None:
+    """Log the error for captioned pictures, and draw some above what became of them."""
+    sample = to_tensor(captioned[:: max(1, len(captioned) // 512)], torch.device("cpu"))
+    with torch.no_grad():
+        output = torch.cat([model.decode(model.encode(part).latent_dist.mean).sample for part in sample.split(64)])
+    loop.log(final_psnr=psnr(output, sample))
+    save_picture(torch.cat([sample[:32], output[:32]]), loop.folder / "reconstructions.png", 16)
+
+
+def trained(path: Path, device: torch.device) -> AutoencoderKL:
+    """The autoencoder with the weights at ``path``, frozen."""
+    model = new_autoencoder().to(device, memory_format=torch.channels_last)
+    model.load_state_dict(load_file(path))
+    return model.eval().requires_grad_(False)
+
+
+def save_picture(images: torch.Tensor, path: Path, columns: int) -> None:
+    """Write (n, 3, height, width) in [-1, 1] as one PNG, ``columns`` to a row."""
+    array = ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    rows = [np.concatenate(list(array[i : i + columns]), axis=1) for i in range(0, len(array), columns)]
+    Image.fromarray(np.concatenate(rows, axis=0)).save(path)
 
 
 def train_decoder(folder: Path, steps: int, batch: int, peak: float = 1e-3) -> None:
@@ -75,13 +168,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/emoji"), help="run folder (%(default)s)")
     parser.add_argument("--steps", type=int, default=1500, help="(%(default)s)")
     parser.add_argument("--batch", type=int, default=16, help="(%(default)s)")
+    parser.add_argument("--begin", type=Path, metavar="FOLDER", help="pipeline that the first weights are of")
     parser.add_argument("--decoder-only", action="store_true", help="train the decoder of a trained one on")
     parser.add_argument("--pictures-only", action="store_true", help="draw the training pictures, no more")
     given = parser.parse_args(arguments)
     if given.pictures_only:
         training_pictures(given.out)
         return
-    (train_decoder if given.decoder_only else train)(given.out, given.steps, given.batch)
+    if given.decoder_only:
+        train_decoder(given.out, given.steps, given.batch)
+    else:
+        train(given.out, given.steps, given.batch, begin=given.begin)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ from entropylab.quality.defects import defects
 from entropylab.quality.features import DRAWN, FILE
 from entropylab.quality.image_text import WEIGHTS, ImageText, TextTower
 
-from .emoji import spoken
 from .loop import Loop, trapezoid
 from .pictures import PIXELS, all_on_white, drawings, on_white, other_drawings
+from .text import spoken
 
 SIZES = (
     (32, 32), (56, 56), (64, 64), (96, 96), (128, 128),

@@ -3,7 +3,8 @@
 ``python -m recipes.joint --out runs/emoji``, which goes on from its last checkpoint when it is started again.
 
 Image and text tokens attend to each other, image tokens know their place by rotary embeddings, and the padding of the
-text takes part, as in FLUX. Queries and keys are normed with learned gains, so the logits need no brake.
+text takes part, as in FLUX. Queries and keys are normed with learned gains, so the logits need no brake. The shipped
+one took 5,000 steps of 32 pictures, from random weights.
 """
 
 import argparse
@@ -16,10 +17,9 @@ from transformers import CLIPTextModel
 
 from entropylab.models.joint import JointPipeline
 
-from .emoji import draw_grid, finish_text_encoder
 from .loop import Loop
-from .text import LENGTH, WIDTH
-from .unet import LOGIT_VARIANCE, Batches
+from .text import LENGTH, WIDTH, finish_text_encoder
+from .unet import LOGIT_VARIANCE, Batches, draw_grid
 
 
 def new_transformer() -> FluxTransformer2DModel:
@@ -102,7 +102,6 @@ def assemble(
     transformer: FluxTransformer2DModel, autoencoder: AutoencoderKL, encoder: CLIPTextModel, batches: Batches
 ) -> JointPipeline:
     """The parts as one pipeline."""
-    autoencoder.register_to_config(shift_factor=0.0)
     tokenizer = batches.tokenizer
     scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
     pipe = JointPipeline(scheduler, autoencoder, encoder, tokenizer, encoder, tokenizer, transformer)
@@ -134,7 +133,10 @@ def train(folder: Path, steps: int, batch: int, peak: float, count: int = 48) ->
 
 
 def save_pipeline(pipe: JointPipeline, folder: Path) -> None:
-    """Write the pipeline as fp16 safetensors, readable by older transformers too."""
+    """Write the pipeline as fp16 safetensors, readable by older transformers too.
+
+    In the package its autoencoder is left out, which is that of the first model.
+    """
     for name in ("transformer", "vae", "text_encoder"):
         getattr(pipe, name).half()
     pipe.save_pretrained(folder, safe_serialization=True)

@@ -1,9 +1,9 @@
 """The training pictures: Noto emoji (Google, Apache-2.0), drawn from their SVGs, at random places and sizes.
 
-The SVGs come from the npm package ``@iconify-json/noto``, which carries all of them in one JSON file. The embedded
-pipelines learned them on white. There attention learns "background" as a single direction, and the logits of a row fall
-into two heaps; so the recipes of their successors draw them on calm backgrounds: colours, soft gradients, gentle
-textures.
+The SVGs come from the npm package ``@iconify-json/noto``, which carries all of them in one JSON file. The pipelines
+learn them on calm backgrounds: colours, soft gradients, gentle textures. On white, attention learns "background" as a
+single direction, and the logits of a row fall into two heaps. Only the image-text model, of ``recipes.image_text``,
+learned them on white.
 """
 
 import io

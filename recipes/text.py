@@ -1,4 +1,4 @@
-"""A small CLIP tokenizer of our own, learned on the captions of the training pictures."""
+"""The text: how captions are worded, a small CLIP tokenizer learned on them, and an untrained text encoder."""
 
 import json
 from collections import Counter
@@ -8,11 +8,18 @@ from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from safetensors.torch import load_file, save_file
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 LENGTH = 24
 WIDTH = 128
+
+
+def spoken(caption: str) -> list[str]:
+    """The ways in which training words a caption."""
+    bare = caption.split(" ", 1)[1] if caption.split(" ", 1)[0] in ("a", "an", "the") else caption
+    return [caption, caption, caption, bare, f"a picture of {caption}"]
 
 
 def learn_merges(words: Counter[str], count: int) -> list[tuple[str, str]]:
@@ -90,3 +97,19 @@ def write_vocabulary(folder: Path, vocabulary: dict[str, int], merges: Iterable[
     lines = "\n".join(" ".join(pair) for pair in merges)
     pairs.write_text(f"#version: 0.2\n{lines}\n", encoding="utf-8")
     return entries, pairs
+
+
+def finish_text_encoder(encoder: Path, tokenizer: Path) -> None:
+    """Bring a saved text encoder and its tokenizer into the form that older readers know too."""
+    save_vocabulary(tokenizer)
+    rename_for_older_readers(encoder / "model.safetensors")
+    config = encoder / "config.json"
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    settings["dtype"] = "float32"  # what transformers loads it in, unless told: as diffusers does with the others
+    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def rename_for_older_readers(weights: Path) -> None:
+    """Give CLIP's weights the names that transformers before 5 looks for; without them it starts at random."""
+    named = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in load_file(weights).items()}
+    save_file(named, weights, metadata={"format": "pt"})

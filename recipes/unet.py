@@ -2,31 +2,36 @@
 
 ``python -m recipes.unet --out runs/emoji``, which goes on from its last checkpoint when it is started again.
 
-Both start from the weights of the embedded model before this one (release 0.1), which drew the same emoji on white and
-had attention at 16 tokens too. Rows of 16 keys show no law, and those layers had frozen: each row had one key left. So
-the smallest level has convolutions alone here.
+The shipped ones did not begin at random. Their first weights were those of the embedded model of release 0.1, which
+drew the same emoji on white and had attention at 16 tokens too; ``--begin`` takes the folder of such a pipeline. Rows
+of 16 keys show no law, and those layers had frozen: each row had one key left. So the smallest level has convolutions
+alone here.
 
-The first run was steered by hand, in steps of 24 pictures: up to step 700 the brake held only the variance of the
-logits, with a weight of 0.01; then Var_A too, with 0.01 up to step 900, 0.03 up to 1,300, and 0.06 from there on.
+They took 1,600 steps of 1,800, of 24 pictures each, and were steered by hand: up to step 700 the brake held only the
+variance of the logits, with a weight of 0.01; then Var_A too, with 0.01 up to step 900, 0.03 up to 1,300, and 0.06 from
+there on. From random weights this recipe has not been run; the old model took 5,000 steps.
 """
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from entropylab.models.prompts import FOLDER, captions
+from entropylab.models.prompts import captions, embedded_prompts
 
+from .autoencoder import save_picture, to_tensor, trained
 from .brake import Brake
-from .emoji import SCHEDULE, assemble, draw_grid, encoded, noised, save_pipeline, spoken, trained
 from .loop import Loop
 from .pictures import PIXELS, drawings, kept, variants
-from .text import WIDTH
+from .text import WIDTH, finish_text_encoder, new_text_encoder, new_tokenizer, spoken
+
+SCHEDULE = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
 
 LOGIT_VARIANCE = 5.5
 """At which Gaussian logits over 64 to 256 keys are sharpest: the variance that attention itself gives its logits is
@@ -60,13 +65,13 @@ class Batches:
 
     def __init__(self, folder: Path, count: int) -> None:
         self.autoencoder = trained(folder / "autoencoder" / "autoencoder.safetensors", torch.device("cpu"))
-        self.tokenizer = CLIPTokenizer.from_pretrained(FOLDER / "tokenizer")
         self.latents = torch.from_numpy(
             kept(folder / f"latents-{count}.npy", lambda: latents_of(pictures(folder, count), self.autoencoder))
         )
         self.captions = list(captions().values())
-        texts = [text for caption in self.captions for text in spoken(caption)] + [""]
-        padded = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        texts = [text for caption in self.captions for text in spoken(caption)]
+        self.tokenizer = new_tokenizer(texts)
+        padded = self.tokenizer([*texts, ""], padding="max_length", truncation=True, return_tensors="pt").input_ids
         self.empty = padded[-1]
         self.tokens = padded[:-1].view(len(self.captions), -1, padded.shape[-1])
 
@@ -89,25 +94,88 @@ def pictures(folder: Path, count: int) -> np.ndarray:
     return kept(folder / f"pictures-{count}.npy", lambda: variants(drawings(folder), count, seed=20))
 
 
+@torch.no_grad()
 def latents_of(images: np.ndarray, autoencoder: AutoencoderKL) -> np.ndarray:
-    """Latents of the pictures: float16 (emoji, count, 4, 16, 16)."""
-    return encoded(images, autoencoder, torch.device("cpu")).half().numpy()
+    """Latents float16 (emoji, count, 4, 16, 16) of pictures uint8 (emoji, count, 64, 64, 3)."""
+
+    def encoded(pictures: np.ndarray) -> torch.Tensor:
+        parts = to_tensor(pictures, torch.device("cpu")).split(16)
+        return torch.cat([autoencoder.encode(part).latent_dist.mean for part in parts])
+
+    return torch.stack([encoded(pictures) for pictures in images]).half().numpy()
 
 
-def new_model() -> nn.ModuleDict:
-    """The U-Net and the text encoder with what fits of the embedded model's weights."""
+def new_model(tokenizer: CLIPTokenizer, begin: Path | None = None) -> nn.ModuleDict:
+    """The U-Net and the text encoder, with what fits of the weights of the pipeline in ``begin``, or at random."""
     unet = new_unet()
-    before = UNet2DConditionModel.from_pretrained(FOLDER / "unet", torch_dtype=torch.float32).state_dict()
+    if begin is None:
+        return nn.ModuleDict({"unet": unet, "text_encoder": new_text_encoder(tokenizer)})
+    before = UNet2DConditionModel.from_pretrained(begin / "unet", torch_dtype=torch.float32).state_dict()
     unet.load_state_dict({name: before.get(name, value) for name, value in unet.state_dict().items()})
-    text_encoder = CLIPTextModel.from_pretrained(FOLDER / "text_encoder", dtype=torch.float32)
+    text_encoder = CLIPTextModel.from_pretrained(begin / "text_encoder", dtype=torch.float32)
     return nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
 
 
-def train(folder: Path, steps: int, batch: int, peak: float, target: float, count: int = 48) -> StableDiffusionPipeline:
-    """Train for ``steps`` (on from the last checkpoint, if there is one); return the pipeline with averaged weights."""
+def noised(noising: DDPMScheduler, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Noisy latents, their timesteps spread evenly over the batch, and the velocity that is to be predicted."""
+    batch = len(latents)
+    spread = (torch.arange(batch, device=latents.device) + torch.rand(batch, device=latents.device)) / batch
+    timesteps = (spread * noising.config.num_train_timesteps).long()
+    noise = torch.randn_like(latents)
+    return noising.add_noise(latents, noise, timesteps), timesteps, noising.get_velocity(latents, noise, timesteps)
+
+
+def new_scheduler() -> DDIMScheduler:
+    """What the denoisers are sampled with."""
+    return DDIMScheduler(
+        **SCHEDULE, clip_sample=False, set_alpha_to_one=True, steps_offset=1, timestep_spacing="trailing"
+    )
+
+
+def assemble(model: nn.ModuleDict, autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
+    """The parts as one StableDiffusionPipeline."""
+    pipe = StableDiffusionPipeline(
+        vae=autoencoder,
+        text_encoder=model["text_encoder"],
+        tokenizer=tokenizer,
+        unet=model["unet"],
+        scheduler=new_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def draw_grid(pipe: Any, path: Path) -> None:
+    """Sample a picture of each of the embedded prompts and write them as one PNG, ten to a row."""
+    prompts = embedded_prompts()
+    generators = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
+    images = pipe(
+        prompts, height=PIXELS, width=PIXELS, num_inference_steps=25, guidance_scale=3.0, generator=generators,
+        output_type="pt",
+    ).images  # fmt: skip
+    save_picture(images * 2 - 1, path, 10)
+
+
+def train(
+    folder: Path, steps: int, batch: int, peak: float, target: float, begin: Path | None = None, count: int = 48
+) -> StableDiffusionPipeline:
+    """Train for ``steps`` (on from the last checkpoint, if there is one); return the pipeline with averaged weights.
+
+    Args:
+        folder: run folder, with the trained autoencoder.
+        steps: of the whole run.
+        batch: pictures a step.
+        peak: highest learning rate.
+        target: of the variance of the logits, which the brake holds.
+        begin: pipeline that has the first weights; None for random ones.
+        count: placements of each emoji.
+    """
     batches = Batches(folder, count)
     torch.manual_seed(0)
-    model = new_model().train()
+    model = new_model(batches.tokenizer, begin).train()
     model["unet"].to(memory_format=torch.channels_last)
     loop = Loop(folder, "unet", model, peak)
     noising = DDPMScheduler(**SCHEDULE)
@@ -121,12 +189,20 @@ def train(folder: Path, steps: int, batch: int, peak: float, target: float, coun
         return error + term, {"error": error.item(), **seen}
 
     def pipeline() -> StableDiffusionPipeline:
-        averaged = new_model()
+        averaged = new_model(batches.tokenizer)
         averaged.load_state_dict(loop.average.weights)
         return assemble(averaged.eval(), batches.autoencoder, batches.tokenizer)
 
     loop.train(steps, loss_of_batch, show=lambda path: draw_grid(pipeline(), path))
     return pipeline()
+
+
+def save_pipeline(pipe: StableDiffusionPipeline, folder: Path) -> None:
+    """Write a pipeline as fp16 safetensors, its tokenizer also in the form that older readers know."""
+    for name in ("unet", "vae", "text_encoder"):
+        getattr(pipe, name).half()
+    pipe.save_pretrained(folder, safe_serialization=True)
+    finish_text_encoder(folder / "text_encoder", folder / "tokenizer")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -137,8 +213,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=24, help="(%(default)s)")
     parser.add_argument("--rate", type=float, default=6e-4, help="highest learning rate (%(default)s)")
     parser.add_argument("--target", type=float, default=LOGIT_VARIANCE, help="variance of logits (%(default)s)")
+    parser.add_argument("--begin", type=Path, metavar="FOLDER", help="pipeline that the first weights are of")
     given = parser.parse_args(arguments)
-    pipe = train(given.out, given.steps, given.batch, given.rate, given.target)
+    pipe = train(given.out, given.steps, given.batch, given.rate, given.target, given.begin)
     save_pipeline(pipe, given.out / "pipeline")
 
 

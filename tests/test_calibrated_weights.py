@@ -19,7 +19,7 @@ def rule():
     pipe = new_random_pipeline()
     layers = pipelines.layers(pipe)
     tokens = {layer.path: np.zeros(1) for layer in layers}
-    return ByLayer(tokens, {layer.path: np.zeros((1, layer.heads)) for layer in layers}, magnitudes(pipe))
+    return ByLayer(tokens, {layer.path: np.zeros((1, layer.heads)) for layer in layers}, weights=magnitudes(pipe))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

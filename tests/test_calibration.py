@@ -12,8 +12,11 @@ from torch import nn
 
 import entropylab
 from entropylab import EntropyLabError
-from entropylab.calibration import SMALLEST
+from entropylab.calibration import split_prompts
 from entropylab.errors import EntropyLabWarning
+from entropylab.law.theory import local_slope, one_size_multiplier, row_entropy
+from entropylab.measuring.responses import responses_of
+from entropylab.scaling.calibrated import MULTIPLIERS, SMALLEST, ByLayer, FromOneSize
 
 from .attention import PlainAttention
 from .conftest import new_random_pipeline
@@ -64,6 +67,10 @@ def test_entropy_beyond_log_n_is_out_of_reach_and_said_so(pipe):
     expected = (ds.target < np.log(ds.tokens)).transpose(*ds.reachable.dims)
     np.testing.assert_array_equal(ds.reachable, expected)
     assert not bool(ds.reachable.where(ds.target.notnull(), True).all())
+    beyond = ds.target.notnull() & ~ds.reachable
+    own = ds.target * np.log(ds.tokens) / np.log(ds.train_tokens)
+    np.testing.assert_allclose(ds.aim.where(beyond), own.where(beyond).transpose(*ds.aim.dims))
+    assert float(ds.calibrated.where(beyond).min()) > SMALLEST, "no head sits at the bound"
 
 
 def test_invariant_is_second_order(calibration):
@@ -164,14 +171,14 @@ FEW = {"prompts": ["a red car", "a blue house"], "steps": 3, "progress": False}
 def test_layers_that_turn_out_to_be_joint_keep_their_scale():
     pipe = MixedPipe("self_1", "joint_1", "self_2", "never")
     with pytest.warns(UserWarning, match=r"2 layers keep their scale.*joint_1 \(joint\).*never \(not measured\)"):
-        calibration = entropylab.calibrate(pipe, [64], tolerance=1e-4, **FEW)
+        calibration = entropylab.calibrate(pipe, [64], tolerance=1e-4, kinds="self", **FEW)
     ds = calibration.dataset
     assert ds.layer.values.tolist() == ["unet.layers.self_1", "unet.layers.self_2"]
     plain = entropylab.measure(pipe, [64], layers="self", keep=("layer", "head"), **FEW).entropy.squeeze(drop=True)
     assert float(abs(ds.entropy - ds.target).mean()) < 0.5 * float(abs(plain - ds.target).mean())
     with entropylab.rescale(pipe, calibration.calibrated) as handle:
         pipe("", 64, 64, [torch.Generator().manual_seed(0)])
-    assert handle.multipliers["unet.layers.joint_1"] == 1
+    assert "unet.layers.joint_1" not in handle.multipliers
     assert handle.multipliers["unet.layers.self_1"] != 1
     other = MixedPipe("self_1", "joint_1", "self_3", "never")
     with pytest.raises(EntropyLabError, match=r"of another model.*self_3"):
@@ -181,14 +188,91 @@ def test_layers_that_turn_out_to_be_joint_keep_their_scale():
 def test_what_is_left_alone_is_saved_and_opened(tmp_path):
     pipe = MixedPipe("self_1", "joint_1")
     with pytest.warns(UserWarning, match="keep their scale"):
-        entropylab.calibrate(pipe, [64], iterations=1, **FEW).save(tmp_path / "calibration.nc")
+        entropylab.calibrate(pipe, [64], iterations=1, kinds="self", **FEW).save(tmp_path / "calibration.nc")
     entropylab.rescale(pipe, entropylab.Calibration.open(tmp_path / "calibration.nc").invariant).remove()
+
+
+def test_joint_layers_keep_the_entropy_of_their_image_rows():
+    pipe = MixedPipe("self_1", "joint_1")
+    calibration = entropylab.calibrate(pipe, [64], tolerance=1e-4, iterations=8, **FEW)
+    ds = calibration.dataset
+    assert ds.kind.values.tolist() == ["self", "joint"]
+    assert (ds.growing == ds.train_tokens - [0, 5]).all(), "five tokens are text"
+    rules = ("original", calibration.calibrated)
+    found = entropylab.measure(pipe, [64], scaling=rules, keep=("layer", "head"), **FEW)
+    image = found.entropy.isel(size=0, layer=found.part.isin(["all", "image"]).values)
+    left = abs(image.drop_vars("layer") - ds.target.drop_vars("layer")).mean(("layer", "head"))
+    assert float(left.sel(scaling="calibrated")) < 0.05 * float(left.sel(scaling="original"))
+
+
+def test_the_rule_from_one_size_is_that_of_the_theory():
+    """On rows that do not depend on the size: independent logits, of which more are drawn."""
+    rng = np.random.default_rng(0)
+    logits = 2 * rng.standard_normal((2, 64, 300))
+    found = responses_of(torch.tensor(logits), torch.ones(300, dtype=torch.bool)).mean(1).numpy()
+    slope, response = (
+        local_slope(logits).mean(-1),
+        np.stack([row_entropy(m * logits).mean(-1) for m in MULTIPLIERS], -1),
+    )
+    np.testing.assert_allclose(found[:, -1], slope, atol=1e-9)
+    np.testing.assert_allclose(found[:, :-1], response, atol=1e-9)
+    rule = FromOneSize({"layer": found[:, :-1]}, {"layer": found[:, -1]}, {"layer": 300.0})
+    for tokens in (200, 1200):
+        wanted = one_size_multiplier(logits, tokens / 300)
+        np.testing.assert_allclose(rule.factor("layer", tokens, 300), wanted, rtol=2e-3)
+    assert (rule.factor("layer", 300, 300) == 1).all()
+    beyond, (few,) = rule.factor("layer", 3, 300), found[:1, 30] * np.log(3) / np.log(300)
+    assert few < np.log(3) < found[0, 30] and bool((beyond > SMALLEST).all()), "H/log N where H is out of reach"
+
+
+def test_text_does_not_grow_with_the_picture():
+    """Ten keys of text beside the image's: their slope is that of adding image keys alone, which brute force tells."""
+    logits = 2 * torch.randn(4, 50, 310, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    logits[..., :10] += 3
+    grows = torch.arange(310) >= 10
+    found = responses_of(logits, grows)[..., -1]
+    entropy = torch.distributions.Categorical(logits=logits).entropy()
+    without = [
+        torch.distributions.Categorical(logits=logits[..., torch.arange(310) != j]).entropy() for j in range(10, 310)
+    ]
+    torch.testing.assert_close(found, sum(entropy - one for one in without))
+    assert abs(found.mean() - responses_of(logits, torch.ones(310, dtype=torch.bool))[..., -1].mean()) > 0.05
+
+
+def test_predicted_works_at_a_size_that_was_not_measured_and_is_judged_on_other_prompts(pipe, calibration):
+    ds = calibration.dataset
+    assert ds.held_out.dims == ("rule", "size")
+    assert json.loads(ds.attrs["judged"]) == {"prompts": SAMPLING["prompts"], "samples": 2, "seed": 2}
+    assert bool((ds.held_out.sel(rule="calibrated") > 0.9).all())
+    assert bool((ds.held_out.sel(rule="predicted") > ds.held_out.sel(rule="invariant")).all())
+    rules, keep = ("original", "sqrt_log", calibration.predicted), ("layer", "head")
+    found = entropylab.measure(pipe, [64, 144], scaling=rules, layers="self", keep=keep, **SAMPLING).entropy
+    drift = abs(found - found.sel(size="64x64", scaling="original")).sel(size="144x144").mean(("layer", "head"))
+    assert float(drift.sel(scaling="predicted")) < 0.4 * float(drift.sel(scaling="original"))
+    assert float(drift.sel(scaling="sqrt_log")) > 0.4 * float(drift.sel(scaling="original"))
+
+
+def test_prompts_are_kept_back_where_there_are_several(pipe):
+    texts = [f"picture {number}" for number in range(5)]
+    made, judged = split_prompts(pipe, {"prompts": texts, "seed": 7})
+    assert (made["prompts"], made["samples"], made["seed"]) == (texts[:4], 4, 7)
+    assert judged == {"prompts": texts[4:], "samples": 1, "seed": 11}
+    made, judged = split_prompts(pipe, {"prompts": texts, "samples": 2})
+    assert (made["prompts"], judged["prompts"], judged["seed"]) == (texts[:2], texts[2:4], 2)
+
+
+def test_frames_have_multipliers_by_the_pictures_area():
+    rule = ByLayer({"t": np.log([16.0, 64.0])}, {"t": np.log([[1.0], [2.0]])}, still=("t",))
+    assert rule.factor("t", 16, 16, growth=4.0).item() == pytest.approx(2)
+    assert rule.factor("t", 16, 16, growth=2.0).item() == pytest.approx(2**0.5)
+    with pytest.raises(EntropyLabError, match="covers 16 to 64 .* Got 144"):
+        rule.factor("t", 16, 16, growth=9.0)
 
 
 def test_a_model_without_self_attention_is_refused_after_one_step():
     pipe = MixedPipe("joint_1", "joint_2")
-    with pytest.raises(EntropyLabError, match="MixedPipe has none: its 2 layers are of kind joint"):
-        entropylab.calibrate(pipe, [64], **FEW)
+    with pytest.raises(EntropyLabError, match="kind self, and MixedPipe has none: its 2 layers are of kind joint"):
+        entropylab.calibrate(pipe, [64], kinds="self", **FEW)
     assert pipe.forwards == 1
 
 
@@ -200,5 +284,6 @@ def test_families_whose_layers_only_show_their_kind_when_they_run(name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EntropyLabWarning)
         found = entropylab.calibrate(pipe, [family.size], train_size=family.size, iterations=1, **options)
-    assert set(found.dataset.kind.values) == {"self"}
-    assert json.loads(found.dataset.attrs["uncalibrated"])
+    joint = name.startswith("Stable")
+    assert set(found.dataset.kind.values) == ({"self", "joint"} if joint else {"self"})
+    assert bool(json.loads(found.dataset.attrs["uncalibrated"])) is not joint

@@ -13,6 +13,7 @@ from entropylab.pipelines import tokens_at
 from entropylab.scaling import RULES
 from entropylab.scaling.rules import sqrt_log
 
+from .attention import PlainAttention
 from .sampling import sample
 from .state import state_of_pipeline
 
@@ -22,6 +23,71 @@ def test_sqrt_log_is_the_papers_formula():
     assert sqrt_log(1024, 4096) == pytest.approx((math.log(1024) / math.log(4096)) ** 0.5)
     assert sqrt_log(1024, 4096) < 1 < sqrt_log(9216, 4096)
     assert sqrt_log(1024, 4096) != pytest.approx((math.log(4096) / 1024) ** 0.5)
+
+
+def test_published_temperatures():
+    factor = {name: rule(4096, 1024) for name, rule in RULES.items()}
+    assert factor["original"] == 1
+    assert factor["scalable_softmax"] == pytest.approx(math.log(4096) / math.log(1024))
+    assert factor["proportional"] == factor["sqrt_log"] == pytest.approx(factor["scalable_softmax"] ** 0.5)
+    assert factor["yarn"] == pytest.approx((0.1 * math.log(4) + 1) ** 2)
+    assert factor["yarn"] != pytest.approx(0.1 * math.log(4) + 1), "both queries and keys are multiplied"
+    assert RULES["yarn"](256, 1024) == 1 > RULES["scalable_softmax"](256, 1024)
+    assert all(rule(1024, 1024) == 1 for rule in RULES.values())
+
+
+def test_one_call_compares_all_rules(random_pipe):
+    options = {"prompts": ["a red car"], "steps": 1, "layers": "self", "keep": ("layer",), "progress": False}
+    ds = entropylab.measure(random_pipe, [64, 96], scaling=tuple(RULES), **options)
+    assert ds.scaling.values.tolist() == list(RULES)
+    moved = (ds.entropy - ds.entropy.sel(scaling="original")).sel(size="96x96").mean("layer")
+    moved = {name: float(moved.sel(scaling=name)) for name in RULES}
+    assert moved["original"] == 0 > moved["sqrt_log"] == moved["proportional"] > moved["scalable_softmax"]
+    assert moved["yarn"] < moved["sqrt_log"], "0.1 ln s + 1, squared, is more at N = 2.25 T"
+    assert float(abs(ds.entropy - ds.entropy.sel(scaling="original")).sel(size="64x64").max()) == 0
+    for name in ("scalable_softmax", "proportional"):
+        with pytest.raises(EntropyLabError, match=f"rule '{name}' needs at least 2 tokens"):
+            entropylab.measure(random_pipe, [8], scaling=name, **options)
+
+
+def test_a_rule_that_sees_the_timestep(random_pipe):
+    """It is asked once a layer and step, others once a layer."""
+    seen = []
+
+    def fading(tokens, train_tokens, *, timestep):
+        seen.append(timestep)
+        return 1 + 0.5 * timestep / 1000
+
+    random_pipe.scheduler.set_timesteps(3)
+    times = random_pipe.scheduler.timesteps.tolist()
+    with entropylab.record(random_pipe, layers="self") as plain:
+        sample(random_pipe)
+    with entropylab.rescale(random_pipe, fading) as handle, entropylab.record(random_pipe, layers="self") as rec:
+        seen.clear()  # it was tried beforehand
+        sample(random_pipe)
+    assert [float(time) for time in seen] == [time for time in times for _ in range(7)]
+    assert all(time.ndim == 0 for time in seen)
+    assert list(handle.multipliers.values()) == pytest.approx([1 + 0.5 * times[-1] / 1000] * 7)
+    first = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1"
+    ratio = (rec.dataset.sigma2.values / plain.dataset.sigma2.values)[0, 0, :, :, 0, 0, :2]
+    torch.testing.assert_close(torch.tensor(ratio), torch.full(ratio.shape, (1 + 0.5 * times[0] / 1000) ** 2))
+    assert rec.dataset.multiplier.sel(layer=first).isnull().all(), "it changed meanwhile"
+    counted = []
+    with entropylab.rescale(random_pipe, lambda n, t: counted.append(n) or 1.1):
+        counted.clear()
+        sample(random_pipe)
+    assert len(counted) == 7
+
+
+def test_a_rule_that_asks_for_a_timestep_where_there_is_none():
+    class Timeless(PlainAttention):
+        def forward(self, sample):
+            return super().forward(sample.flatten(2).mT)
+
+    layer = Timeless(16)
+    with pytest.raises(EntropyLabError, match="asks for the timestep, and the denoiser was handed none"):
+        with entropylab.rescale(layer, lambda n, t, timestep: 1.0, train_size=8):
+            layer(torch.randn(1, 16, 4, 4))
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,9 @@ take beside its arguments."""
 HOLDING = (staticmethod, partial)
 """Types of what may hold a function that is seen."""
 
+CALLED = (FunctionType, MethodType, staticmethod, classmethod)
+"""Types of what is a function, or made of one."""
+
 changed = Shared()
 """Modules, classes, functions and instances that hold substitutes."""
 
@@ -62,7 +65,7 @@ def holders(roots: Mapping[str, nn.Module]) -> Iterator[Any]:
             met.add(id(holder))
             if not isinstance(holder, type):
                 yield holder
-            for value in list(vars(holder).values()):
+            for value in [each for each in vars(holder).values() if isinstance(each, CALLED)]:
                 yield from functions_in(value, met)
 
 
@@ -79,8 +82,7 @@ def own_classes(cls: type) -> list[type]:
 
 def functions_in(value: Any, met: set[int]) -> Iterator[FunctionType]:
     """The function that a value is, and those in its defaults and closure; each is met once."""
-    if isinstance(value, staticmethod | classmethod | MethodType):
-        value = value.__func__
+    value = getattr(value, "__func__", value) if isinstance(value, CALLED) else value
     if not isinstance(value, FunctionType) or id(value) in met or value.__module__.partition(".")[0] == "torch":
         return
     met.add(id(value))
@@ -115,14 +117,27 @@ def held(holder: Any) -> Iterator[tuple[Any, str, Any]]:
         yield from ((cell, "cell_contents", found) for cell in cells_of(holder) if (found := stood_in(content(cell))))
         return
     names = vars(holder)
-    for name, value in list(names.items()):
-        is_compiled = type(value) is FunctionType and value.__dict__  # which says what it was made of
-        if not (id(value) in substitutes or type(value) in HOLDING or name in WRAPPERS or is_compiled):
-            continue
+    for name, value in interesting(names):
         if (substitute := stood_in(value)) is not None:
             yield holder, name, staticmethod(substitute) if isinstance(holder, type) else substitute
         elif name in WRAPPERS and (inner := stood_in(names.get(WRAPPERS[name][0]))) is not None:
             yield holder, name, without(inner, WRAPPERS[name][1])
+
+
+def interesting(names: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Those of some names that may lead to a function that is seen; of most classes and instances none do."""
+    values = names.values()
+    is_free = substitutes.keys().isdisjoint(map(id, values)) and WRAPPERS.keys().isdisjoint(names)
+    if is_free and {FunctionType, *HOLDING}.isdisjoint(map(type, values)):
+        return []
+    return [
+        (name, value)
+        for name, value in names.items()
+        if id(value) in substitutes
+        or type(value) in HOLDING
+        or name in WRAPPERS
+        or (type(value) is FunctionType and value.__dict__)  # a compiled one says there what it was made of
+    ]
 
 
 def without(function: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., Any]:

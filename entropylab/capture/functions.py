@@ -249,8 +249,8 @@ class SeenScores:
         factor = self.factor = ask(call)
         if isinstance(factor, Tensor):
             begun = sum(len(part) for part, _, _ in self.slices)
-            head = torch.arange(begun, begun + len(query), device=query.device) % self.module.heads
-            return per_head(query, factor[head.cpu()])
+            head = torch.arange(begun, begun + len(query), device=factor.device) % self.module.heads
+            return per_head(query, factor[head])
         return query if factor == 1.0 else query * factor
 
     def show(self, frame: Frame) -> None:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache, partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -164,12 +165,9 @@ def new_place(module: nn.Module) -> Place:
 
 def hook(place: Place, module: nn.Module) -> None:
     """Hook a module. It stays so if it attends; else the hooks fall away once it has run."""
-    before, after = partial(enter, place), partial(leave, place)
-    for each in (before, after):
-        setattr(each, MARK, True)
     place.handles = [
-        module.register_forward_pre_hook(before, with_kwargs=True),
-        module.register_forward_hook(after, always_call=True),
+        module.register_forward_pre_hook(MethodType(enter, place), with_kwargs=True),
+        module.register_forward_hook(MethodType(leave, place), always_call=True),
     ]
 
 
@@ -224,6 +222,10 @@ def leave(place: Place, module: nn.Module, args: tuple, output: Any) -> None:
         ended(frame, module, output)
     if place.roots:
         end_root(frame, module, output)
+
+
+for ours in (enter, leave):
+    setattr(ours, MARK, True)
 
 
 def ended(frame: Frame, module: nn.Module, output: Any) -> None:

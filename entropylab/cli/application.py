@@ -113,7 +113,7 @@ Model = Annotated[
     str | None,
     typer.Argument(
         metavar="MODEL",
-        help="Hub id, folder, or preset (sd21, ldm256, emoji-dit) of a pipeline; the embedded U-Net if left out.",
+        help="Hub id, folder, or preset (sd21, ldm256, emoji-joint) of a pipeline; the embedded U-Net if left out.",
     ),
 ]
 Sizes = Annotated[
@@ -130,7 +130,8 @@ Scaling = Annotated[
     typer.Option(
         "--scaling",
         metavar="RULE,...",
-        help="Rules for the softmax scale: original (as trained), sqrt_log (times sqrt(log N / log T)), or a number.",
+        help="Rules for the softmax scale: original (as trained), sqrt_log (times sqrt(log N / log T)), "
+        "scalable_softmax (log N / log T), yarn, proportional, or a number.",
     ),
 ]
 TrainSize = Annotated[

@@ -59,7 +59,7 @@ def generate(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Hub id, folder, or preset (sd21, ldm256, emoji-dit); the embedded U-Net if left out.",
+            help="Hub id, folder, or preset (sd21, ldm256, emoji-joint); the embedded U-Net if left out.",
         ),
     ] = None,
     scaling: Scaling = ["original"],  # noqa: B006

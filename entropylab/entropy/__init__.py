@@ -1,13 +1,15 @@
 """Statistics of softmax attention rows, without ever storing a map. Knows tensors, and nothing of models."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
+from .beyond import beyond
 from .choice import BACKENDS, answer
-from .rows import STATISTICS, RowStatistics, check_rows
+from .rows import BEYOND, STATISTICS, RowStatistics, check_rows
 
-__all__ = ["BACKENDS", "STATISTICS", "RowStatistics", "row_statistics"]
+__all__ = ["BACKENDS", "BEYOND", "STATISTICS", "RowStatistics", "row_statistics"]
 
 
 def row_statistics(
@@ -30,10 +32,11 @@ def row_statistics(
             False, or by an additive mask of -9999 or less, is not one of a row's N keys.
         is_causal: query i attends to keys 0..i only, beside what ``mask`` says.
         statistics: some of "entropy", "lse", "mean", "variance" (which `entropylab.measure` calls sigma2), "third",
-            "fourth" and "sensitivity".
+            "fourth" and "sensitivity"; and, which take much longer, "gaussian", "slope" and "rarefied".
         backend: "triton" (the fused kernel, on CUDA), "native" (the same in C, on the CPU, compiled at first use),
             "sdpa" (the attention identity), "reference" (chunks of the plain softmax), or "auto": the first of these
-            that can answer.
+            that can answer. "slope" and "rarefied" are always of chunks of the plain softmax, "gaussian" of whichever
+            gives the variance first.
 
     Returns:
         RowStatistics of tensors (..., heads, queries), float32 (float64 for float64 input). Entropy and LSE in nats.
@@ -50,4 +53,8 @@ def row_statistics(
         tensor([[4.6052, 4.6052, 4.6052, 4.6052, 4.6052]])
     """
     rows = check_rows(q, k, scale, mask, is_causal, statistics)
-    return answer(rows, backend)
+    streaming = tuple(name for name in rows.statistics if name not in BEYOND)
+    more = tuple(name for name in rows.statistics if name in BEYOND)
+    found = answer(replace(rows, statistics=streaming), backend) if streaming else RowStatistics(rows.keys())
+    values = beyond(rows, more)
+    return replace(found, **{name: values[name] for name in more})

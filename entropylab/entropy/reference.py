@@ -1,5 +1,7 @@
 """The definition: a plain softmax over chunks of rows. Slow, works everywhere, float64 for float64 input."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -14,32 +16,31 @@ LARGER_ON_A_DEVICE = 32
 
 def row_statistics(rows: Rows) -> RowStatistics:
     """Every statistic of ``rows``, a chunk of query rows at a time, so that no whole map exists."""
+    # Small results kept between large temporaries would let the heap grow to several maps: room for all, first.
+    found = {name: rows.q.new_empty(rows.q.shape[:-1], dtype=rows.dtype) for name in rows.statistics}
+    for chunk, logits in by_chunks(rows):
+        known = attention_statistics(logits) if rows.wants("entropy", "lse", "sensitivity") else {}
+        if rows.wants("mean", "variance", "third", "fourth"):
+            known |= cumulants(logits)
+        for name in rows.statistics:
+            found[name][..., chunk] = known[name]
+    return RowStatistics(keys=rows.keys(), **found)
+
+
+def by_chunks(rows: Rows) -> Iterator[tuple[slice, Tensor]]:
+    """Some query rows, and their logits (..., heads, those rows, keys), -inf where a key is left out; then the next."""
     queries, keys = rows.q.shape[-2], rows.own_k.shape[-2]
     maps = rows.q.shape[:-2].numel()
     elements = CHUNK_ELEMENTS * (1 if rows.q.device.type == "cpu" else LARGER_ON_A_DEVICE)
     step = max(1, min(elements // (maps * keys), -(-queries // 4)))
-    k = rows.shared_out(rows.own_k.to(rows.dtype))
-    # Small results kept between large temporaries would let the heap grow to several maps: room for all, first.
-    found = {name: rows.q.new_empty(rows.q.shape[:-1], dtype=rows.dtype) for name in rows.statistics}
+    k = rows.shared_out(rows.own_k.to(rows.dtype)).transpose(-1, -2)
     for start in range(0, queries, step):
         stop = min(start + step, queries)
-        for name, chunk in chunk_statistics(rows, k, start, stop).items():
-            found[name][..., start:stop] = chunk
-    return RowStatistics(keys=rows.keys(), **found)
-
-
-def chunk_statistics(rows: Rows, k: Tensor, start: int, stop: int) -> dict[str, Tensor]:
-    """The statistics asked for, of queries ``start:stop``: each (..., heads, stop - start)."""
-    logits = rows.q[..., start:stop, :].to(rows.dtype) @ k.transpose(-1, -2) * rows.scale
-    if rows.mask is not None and rows.mask.dtype != torch.bool:
-        logits = logits + rows_of(rows.mask, start, stop).to(rows.dtype)
-    blocked = rows.blocked(start, stop)
-    if blocked is not None:
-        logits = logits.masked_fill(blocked, -torch.inf)
-    found = attention_statistics(logits) if rows.wants("entropy", "lse", "sensitivity") else {}
-    if rows.wants("mean", "variance", "third", "fourth"):
-        found |= cumulants(logits)
-    return {name: found[name] for name in rows.statistics}
+        logits = rows.q[..., start:stop, :].to(rows.dtype) @ k * rows.scale
+        if rows.mask is not None and rows.mask.dtype != torch.bool:
+            logits = logits + rows_of(rows.mask, start, stop).to(rows.dtype)
+        blocked = rows.blocked(start, stop)
+        yield slice(start, stop), logits if blocked is None else logits.masked_fill(blocked, -torch.inf)
 
 
 def attention_statistics(logits: Tensor) -> dict[str, Tensor]:

@@ -10,6 +10,9 @@ from ..errors import EntropyLabError, names_of
 
 STATISTICS = ("entropy", "lse", "mean", "variance", "third", "fourth", "sensitivity")
 
+BEYOND = ("gaussian", "slope", "rarefied")
+"""Statistics that no sum of one pass over the keys gives; see ``beyond.py``."""
+
 LARGEST_MASK = -9999.0
 """An additive mask at or below this leaves the key out: models write -10000, finfo.min or -inf and mean the same."""
 
@@ -17,6 +20,8 @@ LARGEST_MASK = -9999.0
 @dataclass(frozen=True)
 class RowStatistics:
     """Statistics of the rows of a softmax map; each a tensor ``(..., heads, queries)``, or None if not asked for.
+
+    ``rarefied`` alone is (..., heads, queries, 4).
 
     Float32, or float64 for float64 input. Rows that the mask leaves no key are NaN, with ``keys`` 0.
 
@@ -28,6 +33,10 @@ class RowStatistics:
         third: third cumulant of the logits over the keys, k3 [nats^3].
         fourth: fourth cumulant of the logits over the keys, k4 [nats^4] (excess: 0 for a Gaussian).
         sensitivity: Var_A[s], the attention-weighted variance of the logits [nats^2]; dH/d log(scale) = -sensitivity.
+        gaussian: h(sigma, N), the entropy that N Gaussian logits of the row's variance would have on average [nats].
+        slope: dH/dlog N from this row alone, by leaving out each key in turn; 1 for uniform attention, NaN of one key.
+        rarefied: mean entropy among a random half, quarter, eighth and sixteenth of the row's keys [nats]; NaN where
+            that is less than a key.
         keys: how many keys the mask leaves to the row, N.
     """
 
@@ -39,6 +48,9 @@ class RowStatistics:
     third: Tensor | None = None
     fourth: Tensor | None = None
     sensitivity: Tensor | None = None
+    gaussian: Tensor | None = None
+    slope: Tensor | None = None
+    rarefied: Tensor | None = None
 
     def __getitem__(self, name: str) -> Tensor:
         value = getattr(self, name, None)
@@ -149,9 +161,9 @@ def check_rows(
         raise EntropyLabError(f"scale must be a finite number >= 0. Got {scale}.")
     check_mask(mask, (*q.shape[:-1], k.shape[-2]))
     names = names_of(statistics)
-    unknown = [name for name in names if name not in STATISTICS]
-    if unknown or not names:
-        raise EntropyLabError(f"statistics must be some of {', '.join(STATISTICS)}. Got {statistics!r}.")
+    known = (*STATISTICS, *BEYOND)
+    if not names or not set(names) <= set(known):
+        raise EntropyLabError(f"statistics must be some of {', '.join(known)}. Got {statistics!r}.")
     return Rows(q, k, scale, mask, is_causal, names)
 
 

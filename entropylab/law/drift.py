@@ -57,6 +57,9 @@ def drift(ds: xr.Dataset, train_size: AnySize | None = None, *, kind: Kinds = "s
       layers that drift opposite ways can't hide);
     - ``fraction_removed`` of the drift under "original" at the same size: 0 nothing, 1 all, above 1 too much, below 0
       worse; NaN where there was no drift. ``absolute_fraction_removed`` is the same of ``absolute_drift``;
+    - ``predicted_fraction``, what a rule should remove by ``sensitivity`` at the training size, to first order: Var_A
+      log m / drift, m its multiplier; near T that is `entropylab.law.theory.fraction_removed`. Only where
+      ``sensitivity`` was measured, and layers are kept apart;
     - ``drift_error``, ``fraction_removed_error``: standard errors over samples, which are paired by their seeds; NaN
       without samples.
 
@@ -75,10 +78,19 @@ def drift(ds: xr.Dataset, train_size: AnySize | None = None, *, kind: Kinds = "s
     layers = np.flatnonzero(mask.any("head") if "head" in mask.dims else mask)
     known = ("size", "scaling", "sample", "layer")
     entropy, logs = (averaged(v, mask, known).isel(layer=layers) for v in (part["entropy"], log_tokens(part)))
+    removable = None
+    if "sensitivity" in part and "multiplier" in part.coords:
+        variance = averaged(part["sensitivity"], mask, ("size", "scaling", "layer")).sel(scaling="original", size=label)
+        factors = part["multiplier"].reset_coords(drop=True)
+        removable = (variance.reset_coords(drop=True) * np.log(factors)).isel(layer=layers)
     # Layers, sizes and their mean can be set together once they have no coordinates but those of their dims.
     entropy, logs = (v.drop_vars([name for name in v.coords if name not in v.dims]) for v in (entropy, logs))
     by_layer = drifts(entropy, logs, label)
-    mean = drifts(entropy.mean("layer"), logs.mean("layer"), label).expand_dims(layer=[MEAN])
+    mean = drifts(entropy.mean("layer"), logs.mean("layer"), label)
+    if removable is not None:
+        by_layer["predicted_fraction"] = removable / moved_as_is(by_layer)
+        mean["predicted_fraction"] = removable.mean("layer") / moved_as_is(mean)
+    mean = mean.expand_dims(layer=[MEAN])
     mean["absolute_drift"] = by_layer["absolute_drift"].mean("layer").expand_dims(layer=[MEAN])
     joined = xr.concat([by_layer, mean], "layer")
     before = joined["absolute_drift"].sel(scaling="original")
@@ -93,8 +105,14 @@ def drift(ds: xr.Dataset, train_size: AnySize | None = None, *, kind: Kinds = "s
 COLUMNS = (
     *("layer", "block", "scaling", "size", "height", "width", "tokens", "train_tokens"),
     *("entropy", "normalised_entropy", "reference", "drift", "drift_error", "absolute_drift"),
-    *("fraction_removed", "fraction_removed_error", "absolute_fraction_removed"),
+    *("fraction_removed", "fraction_removed_error", "absolute_fraction_removed", "predicted_fraction"),
 )
+
+
+def moved_as_is(drifted: xr.Dataset) -> xr.DataArray:
+    """The drift under "original" at every size; NaN where there is none."""
+    drift = drifted["drift"].sel(scaling="original", drop=True)
+    return drift.where(drift != 0)
 
 
 def drifts(entropy: xr.DataArray, logs: xr.DataArray, label: str) -> xr.Dataset:

@@ -81,28 +81,29 @@ def gaussian_entropy(sigma: ArrayLike, tokens: ArrayLike) -> Array:
         here = (tokens == number) & (sigma >= 0) & np.isfinite(sigma)
         values, places = np.unique(sigma[here], return_inverse=True)
         if len(values) <= 100:
-            result[here] = np.array([_gaussian(value, number) for value in values])[places]
+            result[here] = np.array([gaussian_of(value, number) for value in values])[places]
             continue
         from scipy.interpolate import CubicSpline  # takes longer to import than all that is used otherwise
 
         grid = np.linspace(values[0], values[-1], 1 + max(30, int(np.ceil((values[-1] - values[0]) / 0.05))))
-        result[here] = CubicSpline(grid, [_gaussian(value, number) for value in grid])(values)[places]
+        result[here] = CubicSpline(grid, [gaussian_of(value, number) for value in grid])(values)[places]
     return result
 
 
-def _gaussian(sigma: float, tokens: float) -> float:
-    """H of one sigma and N."""
+def gaussian_of(sigma: float, tokens: ArrayLike) -> Array:
+    """`gaussian_entropy` of one sigma and one N, or several, for which the larger part of the work is done once."""
+    tokens = np.asarray(tokens, float)
     width = 0.2
-    u = np.arange(-9 * sigma - np.log(tokens) - 40, 9 * sigma + 5, width)
+    u = np.arange(-9 * sigma - np.log(tokens.max()) - 40, 9 * sigma + 5, width)
     step = min(0.2, width / sigma) if sigma else 0.2
     g = np.arange(-9, 9 + step, step)
     density = np.exp(-(g**2) / 2) * step / np.sqrt(2 * np.pi)
     energy = np.exp(np.minimum(u[:, None] + sigma * g, 700))
     log_phi = np.log1p(-np.minimum(-np.expm1(-energy) @ density, 1 - 1e-16))
     moved = (energy * np.exp(-energy)) @ (density * g)  # minus dphi/dsigma
-    free = np.exp(-np.exp(u)) - np.exp(tokens * log_phi)
-    slope = tokens * np.exp((tokens - 1) * log_phi) * moved
-    return float((free - sigma * slope).sum() * width)
+    free = np.exp(-np.exp(np.minimum(u, 700))) - np.exp(tokens[..., None] * log_phi)
+    slope = tokens[..., None] * np.exp((tokens[..., None] - 1) * log_phi) * moved
+    return np.asarray((free - sigma * slope).sum(-1) * width)
 
 
 def row_entropy(logits: ArrayLike) -> Array:

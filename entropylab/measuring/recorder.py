@@ -18,7 +18,7 @@ from ..capture.roles import Roles
 from ..dataset import describe
 from ..errors import EntropyLabError, counted, names_of
 from ..pipelines.sight import Sight
-from ..scaling import rule_at_work
+from ..scaling import folded_at_work, rule_at_work
 from ..sizes import KnownSize, Packed, Size
 from .cells import Cells, LayerLabel
 from .layout import dataset_of
@@ -335,7 +335,8 @@ class Recorder:
         """Enter what is known of a call into the run, and its labels into the Dataset."""
         known.run, known.rescaled = self.run, call.rescaled
         if self.run is not None:
-            self.run.add_multiplier(call.layer, call.rescaled)
+            folded = folded_at_work(self.sight.roots.values())
+            self.run.add_multiplier(call.layer, folded.get(call.layer, call.rescaled))
         for part in self.reduction.parts(call):
             path = known.path(call, part)
             if path not in self.cells.layers:

@@ -36,7 +36,11 @@ def record(
     Args:
         pipe: a diffusers pipeline, or any torch.nn.Module.
         statistics: what to measure, each averaged over query rows: "entropy", "lse", "mean" [nats], "sigma2",
-            "sensitivity" [nats^2], "third" [nats^3], "fourth" [nats^4].
+            "sensitivity" [nats^2], "third" [nats^3], "fourth" [nats^4]; and, of as many query rows as ``rows`` says or
+            256, "slope", dH/dlog N of a row by leaving out each key, and "rarefied" [nats], its entropy among a random
+            half, quarter, eighth and sixteenth of its keys, as ``rarefied_half``, ... (NaN where that is less than a
+            key; in joint attention, of the image's keys beside all others). "gaussian" [nats] is the entropy that
+            Gaussian logits of each row's variance would have. Nothing in these three is fitted.
         rows: look at this many query rows only, a fixed random subset, the same in every run, and add the standard
             errors ``entropy_se``, ... of the means over rows (averaged like them, which overstates the error of an
             average over heads or steps); None for all.

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from ..capture import AttentionCall
 from ..capture.roles import PARTS, Tokens
-from ..entropy.rows import STATISTICS
-from ..entropy.sums import BETWEEN, COUNTS, OF_PART, KeyParts, head_sums, sums_of_several
+from ..entropy.beyond import COLUMNS, sums_beyond, values_of
+from ..entropy.rows import BEYOND, STATISTICS, Rows
+from ..entropy.sums import BETWEEN, COUNTS, NUMBERS, OF_PART, KeyParts, head_sums, sums_of_several
 from ..errors import EntropyLabError, names_of
-from .asked import Where, rows_at, some_rows
+from .asked import Asked, Where, rows_at, some_rows
 
 ROW_STATISTICS = {
     "entropy": "entropy",
@@ -29,10 +30,14 @@ ROW_STATISTICS = {
 def check_statistics(statistics: Any) -> tuple[str, ...]:
     """``statistics`` as a tuple of known names, or an EntropyLabError."""
     names = names_of(statistics)
-    unknown = [name for name in names if name not in ROW_STATISTICS]
-    if unknown or not names or len(set(names)) < len(names):
-        raise EntropyLabError(f"statistics must be some of {', '.join(ROW_STATISTICS)}, each once. Got {statistics!r}.")
+    known = (*ROW_STATISTICS, *BEYOND)
+    if not names or not set(names) <= set(known) or len(set(names)) < len(names):
+        raise EntropyLabError(f"statistics must be some of {', '.join(known)}, each once. Got {statistics!r}.")
     return names
+
+
+SAMPLED_ROWS = 256
+"""How many query rows the statistics "slope" and "rarefied" are of, where ``rows`` does not say."""
 
 
 SPLIT = (
@@ -54,16 +59,18 @@ class Sums(NamedTuple):
     """What is left of some query rows of a call.
 
     Attributes:
-        sums: (batch, heads, ``entropy.sums.NUMBERS``), on the device of the call.
+        sums: (batch, heads, ``entropy.sums.NUMBERS`` and what `sums_beyond` adds), on the device of the call.
         fraction: how many rows there are for one that was looked at.
         parts: what the parts of the keys are, if they were told apart.
         entropy: of every row, (batch, heads, rows), where maps are kept.
+        where: which of these rows were asked for, boolean (batch, rows); None if all.
     """
 
     sums: Tensor
     fraction: float
     parts: tuple[str, ...] = ()
     entropy: Tensor | None = None
+    where: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -82,13 +89,20 @@ class Reduction:
     def names(self) -> tuple[str, ...]:
         """What the entries of a reduced call are, in order; those of ``SPLIT`` only where attention is joint."""
         spread = ("entropy_std",) if "entropy" in self.statistics else ()
-        errors = () if self.rows is None else tuple(f"{name}_se" for name in self.statistics)
-        return ("rows", "rows_empty", "tokens", *self.statistics, *spread, *errors, "rows_bad", *SPLIT)
+        values = values_of(self.statistics)
+        errors = () if self.rows is None else tuple(f"{name}_se" for name in values)
+        return ("rows", "rows_empty", "tokens", *values, *spread, *errors, "rows_bad", *SPLIT)
 
     @cached_property
     def fields(self) -> tuple[str, ...]:
-        """The statistics as ``row_statistics`` calls them."""
-        return tuple(ROW_STATISTICS[name] for name in self.statistics)
+        """The statistics that one pass sums, as ``row_statistics`` calls them; entropy in any case."""
+        streaming = tuple(ROW_STATISTICS[name] for name in self.statistics if name in ROW_STATISTICS)
+        return streaming if not self.beyond or "entropy" in streaming else (*streaming, "entropy")
+
+    @cached_property
+    def beyond(self) -> tuple[str, ...]:
+        """The statistics that no pass sums; "gaussian" first."""
+        return tuple(name for name in BEYOND if name in self.statistics)
 
     def is_plain(self, call: AttentionCall) -> bool:
         """Whether all there is to a call is its queries and keys, every one of which counts, for one thing."""
@@ -105,7 +119,8 @@ class Reduction:
         if roles is None or roles.queries.codes is None:
             return {"": self.over_rows(call, slice(None))}
         places = {part: roles.queries.standing_for(part) for part in roles.queries.parts}
-        several = self.over_several(call, list(places.values())) if call.query.is_cuda and self.rows is None else None
+        is_quick = call.query.is_cuda and self.rows is None and not self.beyond
+        several = self.over_several(call, list(places.values())) if is_quick else None
         if several is not None:
             return dict(zip(places, several, strict=True))
         return {part: self.over_rows(call, where) for part, where in places.items()}
@@ -116,7 +131,20 @@ class Reduction:
 
     def of_plain(self, call: AttentionCall) -> Tensor:
         """The sums over the query rows of a plain call."""
-        return head_sums(call.query, call.key, call.scale, None, False, self.fields)
+        sums = head_sums(call.query, call.key, call.scale, None, False, self.fields)
+        return self.with_beyond(sums, call, rows_at(call, slice(None))) if self.beyond else sums
+
+    def with_beyond(self, sums: Tensor, call: AttentionCall, asked: Asked) -> Tensor:
+        """The sums of rows, and those of the statistics that no pass over the keys gives behind them."""
+        keys = joint_keys(call)
+        image = None if keys is None or keys.codes is None else keys.codes == PARTS.index("image")
+        few = some_rows(asked, SAMPLED_ROWS) if self.rows is None else asked
+        found = [sums]
+        for names, some in ((BEYOND[:1], asked), (BEYOND[1:], few)):
+            if wanted := tuple(name for name in names if name in self.beyond):
+                rows = Rows(some.query, call.key, call.scale, some.mask, some.is_causal, ())
+                found.append(sums_beyond(rows, wanted, some.counted, image))
+        return torch.cat(found, -1)
 
     def over_several(self, call: AttentionCall, places: list[Where]) -> list[Sums] | None:
         """As ``over_rows`` at each place, every row looked at but once; None where a GPU can't."""
@@ -141,26 +169,34 @@ class Reduction:
             asked.counted,
             None if keys is None else key_parts(keys),
         )
+        sums = self.with_beyond(sums, call, asked) if self.beyond else sums
         return Sums(sums, asked.fraction, () if keys is None else keys.parts)
 
     def entries(self, sums: Tensor, parts: tuple[str, ...], fraction: float) -> Tensor:
-        """What the sums (n, ``NUMBERS``) of n heads say: (entries, n)."""
+        """What the sums (n, `Sums.sums`) of n heads say: (entries, n)."""
         numbers = sums.T
         valid, empty, bad, keys = numbers[: len(COUNTS)]
-        places = [len(COUNTS) + STATISTICS.index(name) for name in self.fields]
-        means = torch.stack([numbers[place] for place in places]) / valid
-        found = [torch.stack([valid, empty, keys / (valid + bad)]), means]
-        if "entropy" in self.statistics or self.rows is not None:
-            squares = torch.stack([numbers[place + len(STATISTICS)] for place in places]) / valid
-            deviation = (squares - means.square()).clamp(min=0).sqrt()
-            if "entropy" in self.statistics:
-                found.append(deviation[self.statistics.index("entropy")][None])
-            if self.rows is not None:
-                found.append(deviation * standard_error(valid, fraction))
-        found.append(bad[None])
-        if parts:
-            found.append(self.split(numbers, parts))
-        return torch.cat(found)
+        means, errors, deviations = {}, {}, {}
+        for name in self.fields:
+            place = len(COUNTS) + STATISTICS.index(name)
+            means[name] = numbers[place] / valid
+            squares = numbers[place + len(STATISTICS)] / valid
+            deviations[name] = (squares - means[name].square()).clamp(min=0).sqrt()
+            errors[name] = deviations[name] * standard_error(valid, fraction)
+        for index, name in enumerate(values_of(self.beyond)):
+            rows, total, squares, entropy = numbers[NUMBERS + index * COLUMNS :][:COLUMNS]
+            means[name] = total / rows
+            errors[name] = (squares / rows - means[name].square()).clamp(min=0).sqrt() * standard_error(rows, fraction)
+            if name.startswith("rarefied"):  # what thinning took from the rows looked at, taken from all rows
+                means[name] += means["entropy"] - entropy / rows
+        names = [ROW_STATISTICS.get(name, name) for name in values_of(self.statistics)]
+        found = [valid, empty, keys / (valid + bad), *(means[name] for name in names)]
+        if "entropy" in self.statistics:
+            found.append(deviations["entropy"])
+        if self.rows is not None:
+            found += [errors[name] for name in names]
+        entries = torch.stack([*found, bad])
+        return torch.cat([entries, self.split(numbers, parts)]) if parts else entries
 
     def split(self, numbers: Tensor, parts: tuple[str, ...]) -> Tensor:
         """The entries ``SPLIT`` from the sums (``NUMBERS``, n): (entries, n), NaN where the keys have no such part."""

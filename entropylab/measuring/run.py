@@ -89,8 +89,11 @@ class Run:
             self.scaling += THEN + rule
 
     def add_multiplier(self, layer: str, factor: float | Tensor) -> None:
-        """Take the factor on the softmax scale of a layer's call."""
-        mean = float(factor.mean()) if isinstance(factor, Tensor) else factor
+        """Take the factor on the softmax scale of a layer's call; one that is on a GPU changes with time."""
+        if isinstance(factor, Tensor):
+            mean = float(factor.mean()) if factor.device.type == "cpu" else np.nan
+        else:
+            mean = factor
         self.multipliers[layer] = mean if self.multipliers.get(layer, mean) == mean else np.nan
 
     def add_step(self, calls: Sequence[DenoiserCall], combined: Any, sample: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import EntropyLabError, one_line
 from ..files import as_path
-from .prompts import EMBEDDED, FOLDER, TRANSFORMER_FOLDER
+from .prompts import EMBEDDED, FOLDER, JOINT_FOLDER
 
 __all__ = ["PRESETS", "Preset", "load"]
 
@@ -49,10 +49,10 @@ def load(model: str | Path | None = None, *, dtype: Any = None, device: Any = No
     """Load a pipeline: an embedded one, a preset of the paper, a hub id, or a folder.
 
     Args:
-        model: None for the embedded text-to-image pipeline (a U-Net, trained at 64x64 pixels on emoji); "emoji-dit"
-            for the second embedded one (a diffusion transformer, trained on the same pictures, whose prompts are the
-            names of its classes: ``pipe.labels``); "sd21" or "ldm256" for the paper's models; any diffusers hub id;
-            or a folder that ``save_pretrained`` wrote.
+        model: None for the embedded text-to-image pipeline (a U-Net, trained at 64x64 pixels on emoji); "emoji-joint"
+            for the second embedded one (a small transformer of FLUX's shape, trained on the same pictures, with joint
+            attention of image and text; from diffusers 0.32 on); "sd21" or "ldm256" for the paper's models; any
+            diffusers hub id; or a folder that ``save_pretrained`` wrote.
         dtype: a torch dtype or its name; by default float32 on a CPU and for the embedded pipelines, else float16
             (bfloat16 where the GPU prefers it).
         device: a torch device; by default the GPU if there is one.
@@ -68,8 +68,6 @@ def load(model: str | Path | None = None, *, dtype: Any = None, device: Any = No
         >>> pipe = entropylab.load()
         >>> type(pipe).__name__
         'StableDiffusionPipeline'
-        >>> type(entropylab.load("emoji-dit")).__name__
-        'LabelPipeline'
     """
     import torch
 
@@ -115,8 +113,13 @@ def resolve(model: str | Path) -> str | Path:
     name = str(model)
     if isinstance(model, Path) or os.path.exists(folder) or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise EntropyLabError(f"model must be a hub id or a folder. Got {name!r}, which is no folder.")
-    if name == EMBEDDED[TRANSFORMER_FOLDER]:
-        return TRANSFORMER_FOLDER
+    if name == EMBEDDED[JOINT_FOLDER]:
+        return JOINT_FOLDER
+    if name == "emoji-dit":
+        raise EntropyLabError(
+            "model 'emoji-dit', a transformer on classes, is embedded no more. 'emoji-joint' has taken its place: a "
+            "transformer with joint attention of image and text, which takes the same prompts."
+        )
     return PRESETS[name].model if name in PRESETS else name
 
 
@@ -132,7 +135,7 @@ def read(source: str | Path, dtype: Any) -> Any:
     options: dict[str, Any] = {"use_safetensors": True, keyword: dtype}
     try:
         borrowed = {}
-        if source == TRANSFORMER_FOLDER:
+        if source == JOINT_FOLDER:
             borrowed["vae"] = AutoencoderKL.from_pretrained(FOLDER / "vae", **options)
         with ExitStack() as stack:
             if source in EMBEDDED:
@@ -174,10 +177,6 @@ def pipeline_class(source: str | Path) -> Any:
     """The class that reads a pipeline: ours if a folder names it, else ``DiffusionPipeline``, which finds its own."""
     if isinstance(source, Path):
         index = json.loads((source / "model_index.json").read_text(encoding="utf-8"))
-        if index.get("_class_name") == "LabelPipeline":
-            from .transformer import LabelPipeline
-
-            return LabelPipeline
         if index.get("_class_name") == "JointPipeline":
             from .joint import JointPipeline
 

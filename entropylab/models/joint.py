@@ -1,5 +1,6 @@
 """A pipeline of FLUX's shape, small: image and text tokens attend to each other in one joint attention."""
 
+from inspect import signature
 from typing import Any
 
 import torch
@@ -8,6 +9,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 # Where diffusers finds a class of ours it looks for ModelMixin beside it, to know how the class is loaded.
 __all__ = ["JointPipeline", "ModelMixin"]
+
+if "true_cfg_scale" not in signature(FluxPipeline.__call__).parameters:
+    raise ImportError("the joint model needs diffusers 0.32 or newer: FluxPipeline of older ones has no guidance")
 
 
 class JointPipeline(FluxPipeline):

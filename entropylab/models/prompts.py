@@ -9,10 +9,10 @@ from ..errors import EntropyLabError
 FOLDER = Path(__file__).with_name("emoji")
 """The embedded pipeline: a folder in StableDiffusionPipeline format."""
 
-TRANSFORMER_FOLDER = FOLDER.with_name("emoji_dit")
-"""The second embedded pipeline: a folder in LabelPipeline format, without the autoencoder, which is the first's."""
+JOINT_FOLDER = FOLDER.with_name("emoji_joint")
+"""The second embedded pipeline: a folder in JointPipeline format, without the autoencoder, which is the first's."""
 
-EMBEDDED = {FOLDER: "embedded", TRANSFORMER_FOLDER: "emoji-dit"}
+EMBEDDED = {FOLDER: "embedded", JOINT_FOLDER: "emoji-joint"}
 """What the embedded pipelines are called, by folder."""
 
 SETTINGS = {"num_inference_steps": 20, "guidance_scale": 3.0}
@@ -29,7 +29,7 @@ def is_embedded(pipe: Any) -> bool:
 
 
 def embedded_prompts() -> list[str]:
-    """The forty prompts of the embedded pipelines' sample grids: captions, which are classes of the second."""
+    """The forty prompts of the embedded pipelines' sample grids: captions of pictures that both learned."""
     text = FOLDER.with_name("prompts.txt").read_text(encoding="utf-8")
     return [line for line in text.splitlines() if line]
 

@@ -1,6 +1,6 @@
 """The only room that knows diffusers: what denoises in a pipeline, what its layers are, which image it is sampling."""
 
-from .kinds import KINDS, grown_keys, is_without_image, kind_of, part_of, tokens_at
+from .kinds import KINDS, grown_keys, image_keys, is_without_image, kind_of, part_of, tokens_at
 from .resolution import check_sizes, default_size, train_size, vae_factor
 from .structure import Layer, accepts, block_of, check_attends, conditioners, denoisers, layers, layers_of
 
@@ -15,6 +15,7 @@ __all__ = [
     "default_size",
     "denoisers",
     "grown_keys",
+    "image_keys",
     "is_without_image",
     "kind_of",
     "layers",

@@ -11,6 +11,7 @@ Examples:
 from .law import deficit_vs_sigma2, law_residual, logit_distribution, phase, residual_vs_cumulants
 from .layers import by_layer, entropy_vs_step, heads
 from .maps import animate, entropy_map, entropy_maps
+from .predictions import entropy_predicted, predictions
 from .rules import stabilization, sweep
 from .samples import samples
 from .style import PAPER
@@ -24,12 +25,14 @@ __all__ = [
     "deficit_vs_tokens",
     "entropy_map",
     "entropy_maps",
+    "entropy_predicted",
     "entropy_vs_step",
     "entropy_vs_tokens",
     "heads",
     "law_residual",
     "logit_distribution",
     "phase",
+    "predictions",
     "residual_vs_cumulants",
     "samples",
     "stabilization",

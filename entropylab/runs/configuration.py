@@ -19,6 +19,9 @@ from ..sizes import Size, size_label
 PROBES = (16, 64, 77, 256, 1024, 4096, 9216)
 """Numbers of tokens at which a rule is asked for its factor, to tell it from another rule of the same name."""
 
+TIMES = (0.0, 0.3, 1.0, 300.0, 999.0)
+"""Timesteps at which a rule that sees them is asked."""
+
 JOINED = ("sizes", "scaling", "rules", "samples", "prompts", "seed", "unit_samples")
 """What may differ between runs that are joined: what makes a unit a unit of another sample, size or rule."""
 
@@ -70,14 +73,15 @@ def fingerprint(rule: NamedRule) -> str:
     if isinstance(rule.function, LayerRule):
         known: dict[str, Any] = dataclasses.asdict(rule.function) if dataclasses.is_dataclass(rule.function) else {}
         return sha(json.dumps(known, default=lambda value: np.asarray(value).tolist(), sort_keys=True))
-    factors = [probe(rule.function, tokens, trained) for tokens in PROBES for trained in PROBES]
+    times: list[dict[str, Any]] = [{"timestep": torch.tensor(time)} for time in TIMES] if rule.sees_time else [{}]
+    factors = [probe(rule.function, tokens, trained, more) for tokens in PROBES for trained in PROBES for more in times]
     return sha(json.dumps(factors))
 
 
-def probe(function: Any, tokens: int, trained: int) -> Any:
-    """What a rule says for some N and T."""
+def probe(function: Any, tokens: int, trained: int, more: Mapping[str, Any]) -> Any:
+    """What a rule says for some N and T, and a time if it sees that."""
     try:
-        return torch.as_tensor(function(tokens, trained), dtype=torch.float64).tolist()
+        return torch.as_tensor(function(tokens, trained, **more), dtype=torch.float64).tolist()
     except Exception as error:  # a rule may refuse what no layer has
         return type(error).__name__
 

@@ -1,9 +1,8 @@
 """How far a run is: a bar on a terminal or in a notebook, a line for each unit elsewhere, with the time left."""
 
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -20,7 +19,6 @@ class Progress:
         units: all units.
         shown: whether to tell anything.
         stream: where to.
-        clock: seconds that only go forward.
         spent: size -> seconds and pixels that this process has spent on finished units.
         by_name: all units by their names.
         finished: names of those that are finished, as far as it was told.
@@ -32,9 +30,7 @@ class Progress:
     units: Sequence[Unit]
     shown: bool = True
     stream: TextIO = field(default_factory=lambda: sys.stderr)
-    clock: Callable[[], float] = time.monotonic
     spent: dict[Size, tuple[float, int]] = field(default_factory=dict)
-    began: float = 0.0
     bar: Any = None
     by_name: dict[str, Unit] = field(init=False)
     finished: set[str] = field(default_factory=set)
@@ -65,7 +61,6 @@ class Progress:
 
     def begin(self, unit: Unit, finished: set[str]) -> None:
         """Work on a unit begins."""
-        self.began = self.clock()
         self.follow(finished)
         if self.shown and self.bar is None and (self.stream.isatty() or in_notebook()):
             layout = "{desc}: {percentage:3.0f}%|{bar}| {postfix}"
@@ -81,16 +76,14 @@ class Progress:
         if self.bar is not None:
             self.bar.update(pixels)
 
-    def end(self, unit: Unit, finished: set[str], workers: int = 1) -> float:
-        """A unit is finished; how long it took [s]."""
-        seconds = self.clock() - self.began
+    def end(self, unit: Unit, finished: set[str], seconds: float, workers: int = 1) -> None:
+        """A unit is finished that took so long [s], while so many were at work."""
         before, pixels = self.spent.get(unit.size, (0.0, 0))
         self.spent[unit.size] = (before + seconds, pixels + unit.pixels)
         if self.bar is not None:
             self.bar.set_postfix_str(self.left(unit.size, finished, workers))
         elif self.shown:
             print(self.line(unit, seconds, finished, workers), file=self.stream, flush=True)
-        return seconds
 
     def say(self, text: str) -> None:
         """Tell something else."""

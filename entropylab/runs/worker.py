@@ -2,10 +2,12 @@
 
 import json
 import os
+import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ import xarray as xr
 
 from ..errors import EntropyLabError
 from ..measuring.cells import Cells
+from ..measuring.plan import Plan
 from ..measuring.provenance import provenance
 from ..measuring.recorder import Recorder
 from ..measuring.recording import report_bad, report_unmeasured, watching
@@ -39,34 +42,84 @@ ALONE = (
 
 
 @dataclass
+class Job:
+    """What ``measure`` was asked for, checked, and the pipeline that does it.
+
+    Attributes:
+        recorder: measures the pipeline.
+        sizes: (height, width) [pixels].
+        train_size: as the caller gave it.
+        strict: whether an attention layer that could not be measured is an error.
+        attributes: where the numbers come from, beside the pipeline.
+    """
+
+    pipe: Any
+    plan: Plan
+    recorder: Recorder
+    sizes: list[Size]
+    rules: list[NamedRule]
+    train_size: Any
+    strict: bool
+    attributes: dict[str, Any]
+
+    @cached_property
+    def source(self) -> dict[str, str]:
+        """What the pipeline is, and where."""
+        return provenance(self.pipe)
+
+    def configuration(self, unit_samples: int | None) -> dict[str, Any]:
+        """Everything that decides the numbers.
+
+        Raises:
+            EntropyLabError: units can't have so many samples.
+        """
+        count, batch = len(self.plan.prompts), self.plan.batch_size
+        each = unit_samples or default_samples(count, batch)
+        if too_many(len(self.sizes) * len(self.rules), count, each):
+            raise EntropyLabError(
+                f"unit_samples must be so many that there are at most {MOST_UNITS} units. Got {each}."
+            )
+        if each % batch and each < count:
+            raise EntropyLabError(f"unit_samples must be a multiple of batch_size = {batch}. Got {each}.")
+        return configuration_of(self.pipe, self.plan, self.recorder, self.sizes, self.rules, self.train_size, each)
+
+    def measure(self, unit: Unit, record: dict[str, Any], bar: Any) -> xr.Dataset:
+        """Measure one unit of the run that has this record; ``bar`` is told of the pixels sampled."""
+        began, recorder = time.monotonic(), self.recorder
+        recorder.cells = Cells(recorder.reduction.names, recorder.keep)
+        rule = self.rules[unit.rule]
+        self.plan.sample(self.pipe, recorder, unit.size, rule, self.train_size, bar, unit.start, unit.stop)
+        check_scaling(unit, recorder.cells)
+        if self.strict:
+            report_unmeasured(recorder, strict=True)
+        if not recorder.cells.timesteps:
+            _ = recorder.dataset  # an EntropyLabError that says why it is empty
+        seeds = [self.plan.seed + place for place in range(unit.start, unit.stop)]
+        unmeasured = [f"{path}: {reason}" for path, reason in recorder.unmeasured.items()]
+        ds = to_dataset(recorder.cells, self.plan.prompts[unit.start : unit.stop], seeds, unmeasured, record)
+        recorder.cells = Cells(recorder.reduction.names, recorder.keep)
+        known = {"device": device_name(self.source["device"]), "versions": self.source["versions"]}
+        return ds.assign_attrs(**known, seconds=time.monotonic() - began)
+
+
+@dataclass
 class Worker:
     """One process at work on a run.
 
     Attributes:
-        sample: ``sample(unit, progress)`` samples a unit while ``recorder`` measures.
-        prompts: the prompt of every sample.
         place: which of several processes it is: one that speaks, and a share to begin with.
-        strict: whether an attention layer that could not be measured is an error.
+        told: whom it said that it waits for.
         queue: the units that it has not come to yet; None before it has looked.
         found: names of finished units that were found since it told of any.
     """
 
     run: RunFolder
-    recorder: Recorder
-    sample: Callable[[Unit, Progress], None]
+    job: Job
     progress: Progress
-    prompts: list[str]
     place: Place = field(default_factory=Place)
-    strict: bool = False
     told: set[str] = field(default_factory=set)
     queue: deque[Unit] | None = None
     found: set[str] = field(default_factory=set)
-    units: list[Unit] = field(init=False)
-    source: dict[str, str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.units, known = self.run.units, provenance(self.recorder.pipe)
-        self.source = {"device": device_name(known["device"]), "versions": known["versions"]}
 
     def work(self) -> None:
         """Measure until every unit is finished, by this process or another."""
@@ -76,21 +129,8 @@ class Worker:
                 if self.run.is_finished(unit):
                     continue
                 self.run.check_still_there()
-                try:
+                with leaving_what_is_finished(self.run, unit):
                     self.measure(unit)
-                except BaseException as error:
-                    self.tell_what_is_left(unit, error)
-                    raise
-
-    def tell_what_is_left(self, unit: Unit, error: BaseException) -> None:
-        """Hang on an error where what was finished before it is, unless that was removed."""
-        path = self.run.path
-        if os.path.exists(path / RECORD):
-            error.run = path  # type: ignore[attr-defined]
-            error.add_note(
-                f"While measuring {unit.label}. What was finished before is in {path}: the same command goes on from "
-                f"there, and entropylab.open({str(path)!r}) reads it."
-            )
 
     def next_unit(self) -> tuple[Unit, Lock] | None:
         """A unit to measure, locked; None when all are finished. Waits while others have the rest in hand.
@@ -99,7 +139,7 @@ class Worker:
         others had in hand: so a unit costs as much in a long run as in a short one.
         """
         locks = self.run.locks
-        self.queue = deque(self.shared_out(self.pending())) if self.queue is None else self.queue
+        self.queue = deque(shared_out(self.pending(), self.place)) if self.queue is None else self.queue
         while self.queue:
             unit = self.queue.popleft()
             if self.run.is_finished(unit):
@@ -115,11 +155,6 @@ class Worker:
                 return pending[0], lock
         return None
 
-    def shared_out(self, units: list[Unit]) -> list[Unit]:
-        """The units in the order in which this process takes them: its own share, then the others' shares."""
-        rank, world = self.place.rank, self.place.world
-        return [unit for turn in range(world) for unit in units[(rank + turn) % world :: world]]
-
     def tell_waiting(self, pending: list[Unit]) -> None:
         """Say, once for each, whom this process waits for."""
         holders = self.run.locks.holders()
@@ -133,35 +168,38 @@ class Worker:
         """The units that are not finished."""
         finished = self.run.finished()
         self.found |= finished
-        return [unit for unit in self.units if unit.name not in finished]
+        return [unit for unit in self.run.units if unit.name not in finished]
 
     def measure(self, unit: Unit) -> None:
         """Measure one unit and write it."""
         self.progress.begin(unit, self.found)
         self.found = set()
-        self.recorder.cells = Cells(self.recorder.reduction.names, self.recorder.keep)
-        self.sample(unit, self.progress)
-        check_scaling(unit, self.recorder.cells)
-        if self.strict:
-            report_unmeasured(self.recorder, strict=True)
-        if not self.recorder.cells.timesteps:
-            _ = self.recorder.dataset  # an EntropyLabError that says why it is empty
-        prompts, seeds = self.prompts[unit.start : unit.stop], self.seeds(unit)
-        ds = to_dataset(self.recorder.cells, prompts, seeds, self.unmeasured(), self.run.record)
-        seconds = self.progress.clock() - self.progress.began
-        ds.attrs |= {**self.source, "seconds": seconds}
-        self.recorder.cells = Cells(self.recorder.reduction.names, self.recorder.keep)
+        ds = self.job.measure(unit, self.run.record, self.progress)
         self.run.check_still_there()
         self.run.write(unit, ds)
-        self.progress.end(unit, {unit.name}, max(1, len(self.run.locks.holders())))
+        self.progress.end(unit, {unit.name}, ds.attrs["seconds"], max(1, len(self.run.locks.holders())))
 
-    def seeds(self, unit: Unit) -> list[int]:
-        """The unit's seeds."""
-        return [self.run.configuration["seed"] + place for place in range(unit.start, unit.stop)]
 
-    def unmeasured(self) -> list[str]:
-        """Layers that could not be measured, with the reasons."""
-        return [f"{path}: {reason}" for path, reason in self.recorder.unmeasured.items()]
+def shared_out(units: list[Unit], place: Place) -> list[Unit]:
+    """The units in the order in which a process takes them: its own share, then the others' shares."""
+    rank, world = place.rank, place.world
+    return [unit for turn in range(world) for unit in units[(rank + turn) % world :: world]]
+
+
+@contextmanager
+def leaving_what_is_finished(run: RunFolder, unit: Unit | None = None) -> Iterator[None]:
+    """Hang on an error where what was finished before it is, unless that was removed."""
+    try:
+        yield
+    except BaseException as error:
+        if os.path.exists(run.path / RECORD):
+            error.run = run.path  # type: ignore[attr-defined]
+            what = "" if unit is None else f"While measuring {unit.label}. "
+            error.add_note(
+                f"{what}What was finished before is in {run.path}: the same command goes on from there, and "
+                f"entropylab.open({str(run.path)!r}) reads it."
+            )
+        raise
 
 
 def check_scaling(unit: Unit, cells: Cells) -> None:
@@ -180,88 +218,42 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
 
 
-def measure_run(
-    plan: Any,
-    pipe: Any,
-    recorder: Recorder,
-    sizes: list[Size],
-    rules: list[NamedRule],
-    *,
-    train_size: Any,
-    out: Any,
-    overwrite: bool,
-    unit_samples: int | None,
-    progress: bool,
-    strict: bool,
-    attributes: dict[str, Any],
-) -> xr.Dataset:
+def measure_run(job: Job, out: Any, overwrite: bool, unit_samples: int | None, progress: bool) -> xr.Dataset:
     """What ``measure(..., out=...)`` does once its arguments are checked; the Dataset of the finished run."""
-    count = len(plan.prompts)
-    each = unit_samples or default_samples(count, plan.batch_size)
-    if too_many(len(sizes) * len(rules), count, each):
-        raise EntropyLabError(f"unit_samples must be so many that there are at most {MOST_UNITS} units. Got {each}.")
-    if each % plan.batch_size and each < count:
-        raise EntropyLabError(f"unit_samples must be a multiple of batch_size = {plan.batch_size}. Got {each}.")
-    source = provenance(pipe)
+    overwrite = overwrite and not is_restarted()
     with ExitStack() as stack:
-        overwrite = overwrite and not is_restarted()
-        place = stack.enter_context(placed(source["device"].startswith("cpu"), wait=overwrite))
-        run = started(
-            place,
-            lambda: configuration_of(pipe, plan, recorder, sizes, rules, train_size, each),
-            {**source, **attributes},
-            plan.prompts,
-            out,
-            overwrite,
-            unit_samples,
-        )
-
-        def sample(unit: Unit, shown: Progress) -> None:
-            plan.sample(pipe, recorder, unit.size, rules[unit.rule], train_size, shown, unit.start, unit.stop)
-
+        place = stack.enter_context(placed(job.source["device"].startswith("cpu"), wait=overwrite))
+        if overwrite and place.world > 1 and place.state is None:
+            raise EntropyLabError(
+                "overwrite needs processes that can wait for each other: start them with accelerate launch or "
+                "torchrun, or remove the folder first."
+            )
+        configuration, fresh = job.configuration(unit_samples), overwrite and place.is_main
+        with place.main_first():
+            path = check_folder(out, fresh)
+            attributes = {**job.source, **job.attributes}
+            run = begin(path, configuration, attributes, job.plan.prompts, overwrite=fresh, unit_samples=unit_samples)
         shown = Progress(run.units, progress and place.is_main)
         stack.callback(shown.close)
         if is_left_alone():
             shown.say(ALONE)
-        with watching(recorder, strict):
-            worker = Worker(run, recorder, sample, shown, plan.prompts, place, strict)
-            return finished(worker)
+        stack.enter_context(watching(job.recorder, job.strict))
+        return finished(run, Worker(run, job, shown, place).work, shown, place.is_main)
 
 
-def started(
-    place: Place,
-    configuration: Callable[[], dict[str, Any]],
-    attributes: dict[str, Any],
-    prompts: list[str],
-    out: Any,
-    overwrite: bool,
-    unit_samples: int | None,
-) -> RunFolder:
-    """The run's folder: the main process makes it, or clears it, before the others look."""
-    if overwrite and place.world > 1 and place.state is None:
-        raise EntropyLabError(
-            "overwrite needs processes that can wait for each other: start them with accelerate launch or torchrun, "
-            "or remove the folder first."
-        )
-    with place.main_first():
-        fresh = overwrite and place.is_main
-        path = check_folder(out, fresh)
-        return begin(path, configuration(), attributes, prompts, overwrite=fresh, unit_samples=unit_samples)
-
-
-def finished(worker: Worker) -> xr.Dataset:
+def finished(run: RunFolder, work: Callable[[], None], shown: Progress, is_main: bool = True) -> xr.Dataset:
     """Work until everything is finished and can be read; what is damaged is measured again."""
     while True:
-        worker.work()
-        merged = merge_run(worker.run)
+        work()
+        merged = merge_run(run)
         if not merged.missing:
-            if worker.place.is_main:
+            if is_main:
                 report_bad(merged.cells, stacklevel=4)
-            return dataset_of(merged, worker.run)
+            return dataset_of(merged, run)
         for unit, problem in merged.damaged.items():
-            worker.progress.say(f"measuring again: {problem}")
-            worker.run.set_aside(unit)
-            worker.progress.lose(unit)
+            shown.say(f"measuring again: {problem}")
+            run.set_aside(unit)
+            shown.lose(unit)
 
 
 def source_of(pipe: Any, prompts: Prompts) -> dict[str, Any]:

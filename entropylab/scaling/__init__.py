@@ -1,6 +1,6 @@
 """The scaling rules, and ``rescale``, which applies one while a pipeline samples."""
 
-from .rescaling import Rescaling, at_work, rescale, rescaled, rule_at_work
+from .rescaling import Rescaling, at_work, folded_at_work, rescale, rescaled, rule_at_work
 from .rules import (
     NEEDS_CALIBRATION,
     RULES,
@@ -22,6 +22,7 @@ __all__ = [
     "Rule",
     "at_work",
     "check_train_size",
+    "folded_at_work",
     "known_train_size",
     "named_rule",
     "parse_rules",

@@ -15,21 +15,27 @@ from ..errors import EntropyLabError, EntropyLabWarning, names_of, one_line
 from ..pipelines import KINDS
 from ..pipelines.sight import Sight, observed
 from ..sizes import Size
-from .rules import LayerRule, NamedRule, check_multiplier, check_train_size, named_rule, sqrt_log
+from .rules import LOGARITHMIC, LayerRule, NamedRule, check_multiplier, check_train_size, named_rule
 
 USUAL_KINDS = ("self", "joint")
 """Kinds of layers whose keys grow with the image."""
 
 
 class Rescaling:
-    """A rule at work on one pipeline: the multiplier of every self-attention layer, worked out once per layer and N."""
+    """A rule at work on one pipeline: the multiplier of every self-attention layer, worked out once per layer and N.
+
+    A rule that sees the time is asked anew in every forward.
+    """
 
     def __init__(self, pipe: Any, rule: NamedRule, train_size: Size | None, kinds: Sequence[str]) -> None:
         self.rule, self.train_size, self.kinds = rule, train_size, tuple(kinds)
         self.sight = Sight(pipe)
         self.trained = self.sight.latent_of(train_size)
         self.ran = self.matched = False
+        self.timestep: Any = None
         self.known: dict[tuple[str, int, Size | None], float | Tensor] = {}
+        self.last: dict[str, float | Tensor] = {}
+        self.folded: dict[str, float | Tensor] = {}
 
     def is_usual(self, train_size: Size | None) -> bool:
         """Whether it is what ``rescale(pipe, rule, train_size=train_size)`` does."""
@@ -41,9 +47,12 @@ class Rescaling:
         return self.sight.latent
 
     def on_forward(self, name: str, root: nn.Module, inputs: Inputs) -> None:
-        """Remember the latent size that the denoiser works at."""
+        """Remember the latent size that the denoiser works at, and the time for a rule that asks for it."""
         self.ran = True
         self.sight.on_forward(inputs)
+        if self.rule.sees_time:
+            self.known.clear()
+            self.timestep = inputs.timestep
 
     def on_attention(self, call: AttentionCall) -> float | Tensor | None:
         """The multiplier for one attention call; tokens of text among themselves are left alone."""
@@ -52,25 +61,28 @@ class Rescaling:
         self.matched = True
         key = (call.layer, call.key.shape[-2], self.latent)
         if key not in self.known:
-            self.known[key] = self.multiplier(call)
+            self.known[key] = self.last[call.layer] = self.multiplier(call)
         return self.known[key]
 
     def multipliers(self) -> dict[str, float]:
         """Layer path -> the factor last used there, mean over heads."""
-        return {layer: float(torch.as_tensor(factor).mean()) for (layer, _, _), factor in self.known.items()}
+        return {layer: float(torch.as_tensor(factor).mean()) for layer, factor in self.last.items()}
 
     def multiplier(self, call: AttentionCall) -> float | Tensor:
         """Ask the rule for a layer's N and T."""
         tokens = call.key.shape[-2]
         trained = self.train_tokens(call, tokens)
-        if self.rule.function is sqrt_log and min(tokens, trained) < 2 and tokens != trained:
-            raise EntropyLabError(
-                f"rule 'sqrt_log' needs at least 2 tokens, now and at the training size. Layer {call.layer} has "
-                f"N = {tokens} and T = {trained}."
-            )
-        if self.rule.function is sqrt_log and tokens == trained:
+        if self.rule.function in LOGARITHMIC and tokens == trained:
             return 1.0
-        found = check_multiplier(self.asked(call.layer, tokens, trained), f"rule {self.rule.name!r}")
+        if self.rule.function in LOGARITHMIC and min(tokens, trained) < 2:
+            raise EntropyLabError(
+                f"rule {self.rule.name!r} needs at least 2 tokens, now and at the training size. Layer {call.layer} "
+                f"has N = {tokens} and T = {trained}."
+            )
+        found = self.asked(call.layer, tokens, trained)
+        if self.rule.sees_time and isinstance(found, Tensor) and found.device.type != "cpu" and found.ndim < 2:
+            return found.float().expand(call.query.shape[1]) if found.ndim == 0 else found.float()
+        found = check_multiplier(found, f"rule {self.rule.name!r}")
         if isinstance(found, Tensor) and len(found) != call.query.shape[1]:
             raise EntropyLabError(
                 f"rule {self.rule.name!r} must give one multiplier per head: layer {call.layer} has "
@@ -87,8 +99,8 @@ class Rescaling:
         function = self.rule.function
         try:
             if isinstance(function, LayerRule):
-                return function.factor(layer, tokens, trained)
-            return function(tokens, trained)
+                return function.factor(layer, tokens, trained, self.growth)
+            return function(tokens, trained, **({"timestep": self.time()} if self.rule.sees_time else {}))
         except EntropyLabError:
             raise
         except Exception as problem:
@@ -96,6 +108,22 @@ class Rescaling:
                 f"rule {self.rule.name!r} fails for layer {layer} with N = {tokens}, T = {trained}: "
                 f"{type(problem).__name__}: {one_line(problem)}"
             ) from problem
+
+    @property
+    def growth(self) -> float:
+        """How much larger the picture's area is than at the training size; 1 if that is not known."""
+        here, there = self.latent, self.trained
+        return 1.0 if here is None or there is None else here[0] * here[1] / (there[0] * there[1])
+
+    def time(self) -> Tensor:
+        """The timestep of the forward that runs, of no dimension, where the denoiser was handed it: nothing waits.
+
+        Raises:
+            EntropyLabError: the denoiser was handed none.
+        """
+        if self.timestep is None:
+            raise EntropyLabError(f"rule {self.rule.name!r} asks for the timestep, and the denoiser was handed none.")
+        return torch.as_tensor(self.timestep).detach().flatten()[0].float()
 
     def train_tokens(self, call: AttentionCall, tokens: int) -> int:
         """T of the layer that makes ``call``."""
@@ -121,23 +149,30 @@ def rescaled(
     pipe: Any, rule: Any = "sqrt_log", train_size: Any = None, kinds: Sequence[str] | str = USUAL_KINDS
 ) -> Iterator[Rescaling]:
     """The context behind ``rescale`` and ``measure``; see ``rescale``."""
-    named = named_rule(rule)
-    trained = check_train_size(pipe, train_size) if named.needs_sizes and not named.is_original else None
-    if isinstance(named.function, LayerRule):
-        named.function.check(pipe)
-    rescaling = Rescaling(pipe, named, trained, check_kinds(kinds))
+    rescaling = new_rescaling(pipe, rule, train_size, kinds)
     sight = rescaling.sight
-    if at_work(sight.roots.values()) is not None:
-        raise EntropyLabError("pipe is rescaled already: end the other `rescale` (or `handle.remove()`) first.")
     working.append(rescaling)
     try:
         told = {"on_forward": rescaling.on_forward, "rescales": True}
         with observed(sight, sight, rescaling.on_attention, **told) as observer:
             yield rescaling
-            if not named.is_original:
-                warn_of_untouched(rescaling, observer, named, kinds)
+            warn_of_untouched(rescaling, observer)
     finally:
         working.remove(rescaling)
+
+
+def new_rescaling(pipe: Any, rule: Any, train_size: Any, kinds: Sequence[str] | str) -> Rescaling:
+    """A rule for one pipeline, everything checked."""
+    named = named_rule(rule)
+    trained = check_train_size(pipe, train_size) if named.needs_sizes and not named.is_original else None
+    kinds = check_kinds(kinds)
+    if isinstance(named.function, LayerRule):
+        named.function.check(pipe)
+        kinds = (named.function.kinds or kinds) if kinds == USUAL_KINDS else kinds
+    rescaling = Rescaling(pipe, named, trained, kinds)
+    if at_work(rescaling.sight.roots.values()) is not None:
+        raise EntropyLabError("pipe is rescaled already: end the other `rescale` (or `handle.remove()`) first.")
+    return rescaling
 
 
 def at_work(roots: Iterable[nn.Module]) -> Rescaling | None:
@@ -161,17 +196,25 @@ def rule_at_work(roots: Iterable[nn.Module]) -> str:
     return "original" if rescaling is None else rescaling.rule.name
 
 
-def warn_of_untouched(rescaling: Rescaling, observer: Observer, rule: NamedRule, kinds: Any) -> None:
+def folded_at_work(roots: Iterable[nn.Module]) -> dict[str, float | Tensor]:
+    """Layer path -> the factor that is folded into its weights now."""
+    rescaling = at_work(roots)
+    return {} if rescaling is None else rescaling.folded
+
+
+def warn_of_untouched(rescaling: Rescaling, observer: Observer) -> None:
     """Say so if nothing was rescaled, if layers ran whose attention can't be, or if their kinds are a guess."""
+    if rescaling.rule.is_original:
+        return
     said, unseen = [], observer.unseen
     if rescaling.ran and not rescaling.matched:
-        said.append(f"rescaled nothing: no layer of kind {kinds} ran.")
+        said.append(f"rescaled nothing: no layer of kind {rescaling.kinds} ran.")
     if unseen:
         said.append(f"could not rescale {', '.join(unseen)}")
     for name, reason in observer.untold.items():
         said.append(f"could not tell what the tokens of {name} stand for, and went by their numbers ({reason})")
     if said:
-        warnings.warn(f"rule {rule.name!r} {' It '.join(said)}", EntropyLabWarning, stacklevel=5)
+        warnings.warn(f"rule {rescaling.rule.name!r} {' It '.join(said)}", EntropyLabWarning, stacklevel=5)
 
 
 def check_kinds(kinds: Any) -> tuple[str, ...]:
@@ -192,12 +235,22 @@ class rescale:
         pipe: a diffusers pipeline, or a denoiser on its own.
         rule: "sqrt_log" (the paper's), "original", a number, or a callable (N, T) -> multiplier, where N is the
             number of keys of the layer now and T at the training size, or ``calibrate(...)``'s ``.calibrated`` or
-            ``.invariant``. A multiplier may be a tensor (heads,).
+            ``.predicted`` or ``.invariant``. A multiplier may be a tensor (heads,). Further rules by name:
+            "scalable_softmax", "yarn", "proportional" (see ``entropylab.scaling.RULES``). A callable with a parameter
+            ``timestep`` is also told the time, as the denoiser is: a tensor of no dimension on the denoiser's device.
+            Arithmetic with it makes no GPU wait; ``float(timestep)`` and ``math`` would, once in every step and layer.
         train_size: the size the pipeline was trained at [pixels], an int or (height, width); its config says, if None.
         kinds: kinds of layers to rescale, of "self", "joint" and "cross".
+        size: with ``fold``, the size that is sampled meanwhile [pixels], an int or (height, width).
+        fold: multiply the weights that make the queries instead (rows of ``to_q``, or the gain of the queries' norm).
+            Then nothing is done while the pipeline samples: it costs nothing, and works compiled and with any attention
+            backend. Two steps are made first, to find N and T of every layer and to prove the weights. At the end the
+            weights are what they were, bit for bit.
+        call: with ``fold``, ``call(pipe, size, prompts, generators)`` drives a pipeline whose signature is its own.
 
     Raises:
-        EntropyLabError: unknown rule, unusable multiplier, unknown training size, or ``pipe`` is rescaled already.
+        EntropyLabError: unknown rule, unusable multiplier, unknown training size, or ``pipe`` is rescaled already; with
+            ``fold``, weights that are quantised or shared, or can't be told apart by head, by name.
 
     Source: paper, Eq. 7.
 
@@ -216,8 +269,17 @@ class rescale:
         *,
         train_size: Any = None,
         kinds: Sequence[str] | str = USUAL_KINDS,
+        size: Any = None,
+        fold: bool = False,
+        call: Any = None,
     ) -> None:
-        self._context: Any = rescaled(pipe, rule, train_size, kinds)
+        if fold == (size is None) or (call is not None and not fold):
+            raise EntropyLabError(f"size= and call= go with fold=True. Got size={size!r}, fold={fold!r}.")
+        from .folding import folded
+
+        self._context: Any = (
+            folded(pipe, rule, train_size, kinds, size, call) if fold else rescaled(pipe, rule, train_size, kinds)
+        )
         self._rescaling = self._context.__enter__()
         handles.add(self)
 

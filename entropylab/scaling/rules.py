@@ -4,7 +4,7 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from .. import pipelines
 from ..errors import EntropyLabError
 from ..sizes import Size, as_pair, split
 
-Rule = Callable[[int, int], float]
+Rule = Callable[..., float]
+"""A function (N, T) -> multiplier; one that has a parameter ``timestep`` is also told the time, in every step."""
 
 
 def original(tokens: int, train_tokens: int) -> float:
@@ -27,28 +28,72 @@ def sqrt_log(tokens: int, train_tokens: int) -> float:
     return math.sqrt(math.log(tokens) / math.log(train_tokens))
 
 
+def proportional(tokens: int, train_tokens: int) -> float:
+    """Proportional attention of Lumina and I-Max: sqrt(log N / log T), the same formula as ``sqrt_log``.
+
+    In Lumina's code (Alpha-VLLM/Lumina-T2X, ``proportional_attn``) N are the picture's tokens; in that of I-Max
+    (PRIS-CV/I-Max; arXiv:2410.07536) N counts all keys of joint attention and T = 64^2 + 512, as here.
+    """
+    return sqrt_log(tokens, train_tokens)
+
+
+def scalable_softmax(tokens: int, train_tokens: int) -> float:
+    """Scalable softmax: log N / log T, the s log N of K. M. Nakanishi (arXiv:2501.19399) with s fixed by 1 at N = T."""
+    return math.log(tokens) / math.log(train_tokens)
+
+
+def yarn(tokens: int, train_tokens: int) -> float:
+    """YaRN's temperature (Peng et al., arXiv:2309.00071): (0.1 ln s + 1)^2 with s = N / T, and 1 below T.
+
+    The square is there because YaRN multiplies queries and keys. s is the ratio of context lengths; programs for
+    pictures that take it along each side apart, as DyPE's (arXiv:2510.20766), have sqrt(N / T) in its place.
+    """
+    return (0.1 * math.log(max(1.0, tokens / train_tokens)) + 1) ** 2
+
+
+LOGARITHMIC = (sqrt_log, proportional, scalable_softmax)
+"""Rules that divide by log T, and that are 0 for N = 1."""
+
+
 class LayerRule(ABC):
-    """A rule that knows the layers: its multipliers differ between them."""
+    """A rule that knows the layers: its multipliers differ between them.
+
+    Attributes:
+        kinds: kinds of layers that it is for, unless the caller names others; None for the usual ones.
+    """
+
+    kinds: tuple[str, ...] | None = None
 
     @abstractmethod
     def check(self, pipe: Any) -> None:
         """Raise an EntropyLabError if the rule is not for this pipeline; before any sampling."""
 
     @abstractmethod
-    def factor(self, layer: str, tokens: int, train_tokens: int) -> float | Tensor:
-        """The multiplier of one layer, or one per head (heads,)."""
+    def factor(self, layer: str, tokens: int, train_tokens: int, growth: float = 1.0) -> float | Tensor:
+        """The multiplier of one layer, or one per head (heads,); the picture's area is ``growth`` times T's."""
 
 
-NEEDS_CALIBRATION = ("invariant", "calibrated")
+NEEDS_CALIBRATION = ("invariant", "calibrated", "predicted")
 
 
 @dataclass(frozen=True)
 class NamedRule:
-    """A rule and the name that results carry."""
+    """A rule and the name that results carry.
+
+    Attributes:
+        name: the name.
+        function: the rule.
+        needs_sizes: whether it asks for N and T.
+        sees_time: whether it asks for the timestep too, by its signature.
+    """
 
     name: str
     function: Rule | LayerRule
     needs_sizes: bool = True
+    sees_time: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sees_time", sees_time(self.function))
 
     @property
     def is_original(self) -> bool:
@@ -56,8 +101,22 @@ class NamedRule:
         return self.function is original
 
 
-RULES: dict[str, Rule] = {"original": original, "sqrt_log": sqrt_log}
+RULES: dict[str, Rule] = {
+    "original": original,
+    "sqrt_log": sqrt_log,
+    "scalable_softmax": scalable_softmax,
+    "yarn": yarn,
+    "proportional": proportional,
+}
 """Rules by name. Add your own: ``RULES["mine"] = lambda N, T: ...``."""
+
+
+def sees_time(rule: Any) -> bool:
+    """Whether a rule has a parameter ``timestep``."""
+    try:
+        return not isinstance(rule, LayerRule) and "timestep" in inspect.signature(rule).parameters
+    except (TypeError, ValueError):  # functions of C may have no signature
+        return False
 
 
 def named_rule(rule: Any) -> NamedRule:
@@ -102,9 +161,13 @@ PROBED = ((256, 256), (1024, 256), (64, 256))
 
 
 def check_rule(rule: Any, name: str) -> None:
-    """Raise an EntropyLabError if a function can't be called as rule(N, T), or never gives a multiplier."""
+    """Raise an EntropyLabError if a function can't be called as rule(N, T), or never gives a multiplier.
+
+    A rule that sees the time is called as rule(N, T, timestep=).
+    """
+    more = {"timestep": torch.tensor(500.0)} if sees_time(rule) else {}
     try:
-        inspect.signature(rule).bind(*PROBED[0])
+        inspect.signature(rule).bind(*PROBED[0], **more)
     except TypeError as error:
         raise EntropyLabError(
             f"scaling must be a callable (N, T) -> multiplier. Got {name!r}, which can't be called with two numbers: "
@@ -115,7 +178,7 @@ def check_rule(rule: Any, name: str) -> None:
     problem = None
     for tokens, train_tokens in PROBED:
         try:
-            check_multiplier(rule(tokens, train_tokens), f"rule {name!r}")
+            check_multiplier(rule(tokens, train_tokens, **more), f"rule {name!r}")
             return
         except Exception as error:  # a rule may refuse what no layer has, but not everything
             problem = problem or error

@@ -257,7 +257,7 @@ def test_pictures_are_those_of_the_pipeline(folder: Path) -> None:
 def test_two_models_side_by_side(ds: xr.Dataset, tmp_path: Path, undrawn: None, figures: list[Figure]) -> None:
     ds = ds.isel(size=[0, 2, 4], step=[0], branch=[0])
     other = ds.assign(entropy=0.9 * ds["entropy"]).assign_attrs(model="other")
-    two_models.draw({"embedded": ds, "emoji-dit": other}, tmp_path)
-    assert set(pd.read_csv(tmp_path / "two_models.csv")["run"]) == {"embedded", "emoji-dit"}
+    two_models.draw({"embedded": ds, "emoji-joint": other}, tmp_path)
+    assert set(pd.read_csv(tmp_path / "two_models.csv")["run"]) == {"embedded", "emoji-joint"}
     assert len(figures[0].axes) == 3
-    assert "emoji-dit" in (tmp_path / "two_models.html").read_text(encoding="utf-8")
+    assert "emoji-joint" in (tmp_path / "two_models.html").read_text(encoding="utf-8")

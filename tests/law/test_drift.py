@@ -7,6 +7,7 @@ from scipy import stats
 
 from entropylab.errors import EntropyLabError
 from entropylab.law.drift import MEAN, drift, training_size
+from entropylab.law.theory import fraction_removed
 
 from ..datasets import BOTH, own_log_tokens, own_mean, synthetic, under_both
 
@@ -59,6 +60,28 @@ def test_too_much_is_more_than_one_and_opposite_drifts_do_not_cancel() -> None:
     row = mirrored.set_index(["layer", "scaling", "size"]).loc[(MEAN, "original", "32x32")]
     assert row["drift"] == pytest.approx(0, abs=1e-5)
     assert row["absolute_drift"] > 1
+
+
+def test_what_a_rule_should_remove_by_the_sensitivity_at_the_training_size() -> None:
+    ds = under_both()
+    factor = np.sqrt(np.log(ds["tokens"]) / np.log(ds["train_tokens"]))
+    multiplier = xr.concat([xr.ones_like(factor), factor], "scaling").transpose("size", "scaling", "layer")
+    ds = ds.assign_coords(multiplier=multiplier.drop_vars(["tokens", "train_tokens"], errors="ignore"))
+    ds["sensitivity"] = 0.5 * ds["sigma2"]
+    rows = drift(ds).set_index(["layer", "scaling", "size"])
+    for layer in (str(ds["layer"].values[0]), MEAN):
+        row, before = (rows.loc[(layer, scaling, "128x128")] for scaling in BOTH[::-1])
+        chosen = ds["kind"].values == "self" if layer == MEAN else ds["layer"].values == layer
+        variance = ds["sensitivity"].isel(size=2, scaling=0, layer=chosen).mean("head")
+        log_m = np.log(ds["multiplier"].isel(size=4, scaling=1, layer=chosen))
+        wanted = float((variance * log_m).mean()) / before["drift"]
+        assert row["predicted_fraction"] == pytest.approx(wanted, rel=1e-5)
+        assert before["predicted_fraction"] == 0
+    row = rows.loc[(str(ds["layer"].values[0]), "sqrt_log", "96x64")]
+    law = fraction_removed(0.4, row["train_tokens"], 1.0)  # sigma^2 of the block is 0.8, the slope 1
+    assert row["predicted_fraction"] == pytest.approx(law, abs=0.02)
+    assert np.isnan(rows.loc[(MEAN, "sqrt_log", "64x64")]["predicted_fraction"])
+    assert "predicted_fraction" not in drift(ds.drop_vars("sensitivity"))
 
 
 def test_rows_are_in_the_order_of_the_layers() -> None:

@@ -67,6 +67,17 @@ def test_every_row_is_where_float64_maps_have_it(random_pipe):
         np.testing.assert_allclose(entropy.x[[0, -1]], [32 / height, 96 - 32 / height])
 
 
+def test_statistics_are_those_without_maps():
+    family, found = BY_NAME["FLUX.1"], []
+    for maps in (False, True):
+        pipe = family.build()
+        with entropylab.record(pipe, maps=maps, statistics=("sigma2", "lse", "gaussian")) as rec:
+            family.sample(pipe)
+        found.append(rec.dataset)
+    xr.testing.assert_allclose(*found, atol=2e-5, rtol=1e-4)
+    assert rec.maps["96x128/6x8"].entropy.notnull().all()
+
+
 def moved(family, at):
     """The maps of a family whose denoiser is handed another latent pixel at one place, (..., y, x) of the picture."""
     pipe = family.build()
@@ -131,6 +142,7 @@ def test_what_is_held_does_not_grow_with_steps_and_heads(random_pipe):
 
     def seen(pipe, step, time, arguments):
         held.append(sum(each.sums.numel() for each in rec.run.maps.held.values()))
+        assert rec.maps["64x64/16x16"].entropy.notnull().all(), "they can be looked at before the end"
         return arguments
 
     with entropylab.record(random_pipe, maps=True) as rec:

@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from safetensors.torch import load_file, save_file
 
 import entropylab
 from entropylab import EntropyLabError
 from entropylab.models.prompts import FOLDER, captions, embedded_prompts
-from recipes.emoji import rename_for_older_readers
 
 
 def test_embedded_pipeline_is_small_and_in_standard_form():
@@ -34,15 +32,6 @@ def test_from_pretrained_reads_it_without_a_warning(caplog):
     assert {pipe.unet.dtype, pipe.vae.dtype, pipe.text_encoder.dtype} == {torch.float32}
 
 
-def test_text_encoder_has_the_names_that_every_transformers_knows(tmp_path):
-    shipped = load_file(FOLDER / "text_encoder" / "model.safetensors")
-    assert all(name.startswith("text_model.") for name in shipped)
-    new_names = {name.removeprefix("text_model."): value for name, value in shipped.items()}
-    save_file(new_names, tmp_path / "model.safetensors")
-    rename_for_older_readers(tmp_path / "model.safetensors")
-    assert load_file(tmp_path / "model.safetensors").keys() == shipped.keys()
-
-
 def test_load_gives_one_dtype_and_device(embedded):
     parts = (embedded.unet, embedded.vae, embedded.text_encoder)
     assert {part.dtype for part in parts} == {torch.float32}
@@ -51,14 +40,10 @@ def test_load_gives_one_dtype_and_device(embedded):
     assert {part.dtype for part in (double.unet, double.vae, double.text_encoder)} == {torch.float64}
 
 
-def test_every_level_has_self_and_cross_attention(embedded):
+def test_the_two_finer_levels_have_self_and_cross_attention_down_and_up(embedded):
     found = entropylab.layers(embedded)
     levels = {layer.path.rsplit(".attentions", 1)[0] for layer in found}
-    assert levels == {
-        *(f"unet.down_blocks.{level}" for level in range(3)),
-        "unet.mid_block",
-        *(f"unet.up_blocks.{level}" for level in range(3)),
-    }
+    assert levels == {f"unet.{block}" for block in ("down_blocks.0", "down_blocks.1", "up_blocks.1", "up_blocks.2")}
     for level in levels:
         assert {layer.kind for layer in found if layer.path.startswith(level)} == {"self", "cross"}
     assert {layer.heads for layer in found} == {4}
@@ -71,7 +56,7 @@ def test_it_samples_from_half_to_three_times_its_training_size(embedded, size):
 
 
 def test_it_draws_what_the_prompt_says(embedded):
-    """A red heart is red where a blue heart is blue, on white, at the training size."""
+    """A red heart is red where a blue heart is blue, on a background that is neither."""
     generators = [torch.Generator().manual_seed(seed) for seed in (0, 0)]
     images = embedded(
         ["a red heart", "a blue heart"], num_inference_steps=15, guidance_scale=3.0, generator=generators,
@@ -80,7 +65,8 @@ def test_it_draws_what_the_prompt_says(embedded):
     red, blue = (image[24:40, 24:40].mean(axis=(0, 1)) for image in images)
     assert red[0] > red[2] + 0.3
     assert blue[2] > blue[0] + 0.3
-    assert images[:, :2, :2].min() > 0.85
+    corners = images[:, :2, :2].mean((1, 2))
+    assert (corners.max(-1) - corners.min(-1)).max() < 0.3
 
 
 def test_prompts_are_captions_of_the_training_set():
@@ -90,6 +76,7 @@ def test_prompts_are_captions_of_the_training_set():
 
 
 BAD = [
+    ({"model": "emoji-dit"}, "model 'emoji-dit'.*'emoji-joint' has taken its place"),
     ({"model": ""}, "model must be a hub id, a folder, or None"),
     ({"model": 3}, "model must be a hub id, a folder, or None"),
     ({"model": "/no/such/folder"}, "which is no folder"),

@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import entropylab
 from entropylab import pipelines
 from entropylab.errors import EntropyLabWarning
+from entropylab.measuring.recording import DEFAULT_STATISTICS
 
 from ..zoo import BY_NAME, Family
 from .gpu import GPUs
@@ -46,7 +47,11 @@ class Finding:
     @property
     def error(self) -> float:
         """Largest difference of an entropy from the CPU's [nats]; infinite where one of them is NaN alone."""
-        ours, theirs = (dataset.entropy.values for dataset in (self.dataset, self.wanted))
+        return self.error_of("entropy")
+
+    def error_of(self, name: str) -> float:
+        """The same of another variable."""
+        ours, theirs = (dataset[name].values for dataset in (self.dataset, self.wanted))
         if ours.shape != theirs.shape or (np.isnan(ours) != np.isnan(theirs)).any():
             return np.inf
         return float(np.nanmax(np.abs(ours - theirs)))
@@ -73,18 +78,24 @@ class Finding:
         return self.recorded.places("launch", self.recorded.launches)
 
 
-def examine(family: Family, place: str, kernel: bool = True, maps: bool = False) -> Finding:
+def examine(
+    family: Family,
+    place: str,
+    kernel: bool = True,
+    statistics: tuple[str, ...] = DEFAULT_STATISTICS,
+    maps: bool = False,
+) -> Finding:
     """Sample from a family of the zoo, on the CPU and at a place among pretended GPUs."""
     pipe = family.build()
     with pretended(kernel) as gpus, on_gpus(pipe, place), unwarned():
-        with entropylab.record(pipe, maps=maps) as recorder:
+        with entropylab.record(pipe, statistics=statistics, maps=maps) as recorder:
             first = family.sample(pipe)
             second, recorded = followed(gpus, family, pipe)
         third, plain = followed(gpus, family, pipe)
         dataset = recorder.dataset
     images = [on_host(each) for each in (first, second, third)]
     identical = all(torch.equal(images[-1], each) for each in images)
-    return Finding(identical, dataset, on_cpu(family.name), plain, recorded)
+    return Finding(identical, dataset, on_cpu(family.name, statistics), plain, recorded)
 
 
 def followed(gpus: GPUs, family: Family, pipe: Any) -> tuple[Any, Log]:
@@ -103,11 +114,11 @@ def unwarned() -> Iterator[None]:
 
 
 @cache
-def on_cpu(name: str) -> xr.Dataset:
+def on_cpu(name: str, statistics: tuple[str, ...] = DEFAULT_STATISTICS) -> xr.Dataset:
     """What is recorded of two samplings on the CPU; the model attends there as pretended GPUs do it."""
     family = BY_NAME[name]
     pipe = family.build()
-    with unwarned(), entropylab.record(pipe) as recorder, sdpa_kernel(SDPBackend.MATH):
+    with unwarned(), entropylab.record(pipe, statistics=statistics) as recorder, sdpa_kernel(SDPBackend.MATH):
         family.sample(pipe)
         family.sample(pipe)
     return recorder.dataset

@@ -1,5 +1,7 @@
 """Results are read once their own GPU has delivered them, and CUDA is left alone where nothing is on a GPU."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,8 @@ from entropylab.measuring import run
 from entropylab.pipelines.guidance import Branch, Texts, evidence
 
 from ..zoo import BY_NAME
-from .examining import on_cpu
-from .placing import on_gpus, pretended
+from .examining import followed, on_cpu
+from .placing import on_gpus, on_host, pretended
 
 FAMILY = BY_NAME["FLUX.1"]
 
@@ -88,3 +90,21 @@ def test_cuda_is_left_alone_by_what_runs_on_the_cpu(monkeypatch) -> None:
     with entropylab.record(pipe) as recorder:
         FAMILY.sample(pipe)
     assert recorder.dataset.sizes["step"] == 2
+
+
+@pytest.mark.parametrize(("rule", "waits"), [("arithmetic", False), ("float", True)])
+def test_nothing_waits_for_the_timestep_but_a_rule_that_wants_a_number(rule, waits) -> None:
+    def fading(tokens, train_tokens, timestep):
+        return 1 + (timestep if rule == "arithmetic" else float(timestep)) / 1000
+
+    family, found = BY_NAME["FLUX.1"], {}
+    for place in ("cpu", "cuda:1"):
+        pipe = family.build()
+        with pretended() as gpus, on_gpus(pipe, place) if place != "cpu" else nullcontext():
+            _, plain = followed(gpus, family, pipe)
+            with entropylab.rescale(pipe, fading, train_size=64), entropylab.record(pipe):
+                family.sample(pipe)
+                image, rescaled = followed(gpus, family, pipe)
+            found[place] = on_host(image) if place != "cpu" else image
+    assert bool((rescaled.while_sampling.waits - plain.while_sampling.waits).total()) is waits
+    torch.testing.assert_close(found["cuda:1"], found["cpu"], atol=1e-4, rtol=1e-4)

@@ -1,5 +1,6 @@
 """Families of the zoo on pretended GPUs: on the second one, while the first is current, and spread over both."""
 
+import numpy as np
 import pytest
 
 from entropylab.measuring import steps
@@ -59,6 +60,17 @@ def test_by_attention_where_our_kernel_does_not_run(name) -> None:
     assert finding.identical
     assert finding.error < 2e-5
     assert not finding.waits
+
+
+@pytest.mark.parametrize("name", ["FLUX.1", "PixArt-Sigma"])
+def test_statistics_that_no_pass_sums(name) -> None:
+    values = ("gaussian", "slope", "rarefied_half")
+    finding = examine(BY_NAME[name], "cuda:1", statistics=("entropy", "gaussian", "slope", "rarefied"))
+    assert finding.identical
+    assert not finding.waits
+    for value in values:
+        assert np.isfinite(finding.dataset[value]).any()
+        assert finding.error_of(value) < 1e-4, value
 
 
 @pytest.mark.parametrize(("name", "place"), [("FLUX.1", "both"), ("Stable Diffusion 1", "cuda:1")])

@@ -129,5 +129,5 @@ def test_methods_that_are_none(random_pipe, scaling, message):
 def test_multidiffusion_needs_the_parts_of_stable_diffusion():
     import entropylab
 
-    with pytest.raises(EntropyLabError, match="needs the parts of a StableDiffusionPipeline.*text_encoder"):
-        check_methods(entropylab.load("emoji-dit", device="cpu"), ["multidiffusion"], None)
+    with pytest.raises(EntropyLabError, match="needs the parts of a StableDiffusionPipeline.*no unet"):
+        check_methods(entropylab.load("emoji-joint", device="cpu"), ["multidiffusion"], None)

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 
 from recipes.brake import Brake, attended_variance, logit_variance
-from recipes.loop import Loop, cosine
+from recipes.loop import Loop, cosine, trapezoid
 from recipes.pictures import background, variants
 
 
@@ -165,3 +165,10 @@ def test_learning_rate_warms_up_and_falls_to_zero_at_the_planned_end():
     assert max(rates) < 1 and rates[-1] == pytest.approx(0, abs=1e-6)
     assert np.all(np.diff(rates[150:]) < 0)
     assert cosine(500, 2000, 1.0) > cosine(500, 1000, 1.0)  # a longer plan, when a run goes on
+
+
+def test_the_other_rate_warms_up_stays_and_ends_near_zero():
+    rates = [trapezoid(step, 1000, 1.0) for step in range(1, 1001)]
+    assert rates[0] < rates[100] < rates[200] == 1.0 == rates[699]
+    assert np.all(np.diff(rates[701:]) < 0)
+    assert rates[-1] == pytest.approx(1 / 300)

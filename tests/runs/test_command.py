@@ -156,20 +156,19 @@ def test_what_ends_a_run_says_what_is_kept(
     assert result.stderr.splitlines() == [first, kept]
 
 
-def told(terminal: bool) -> tuple[Progress, io.StringIO, list[float]]:
-    """Progress that writes into a buffer, by a clock that is set by hand."""
-    stream, clock = io.StringIO(), [0.0]
+def told(terminal: bool) -> tuple[Progress, io.StringIO]:
+    """Progress that writes into a buffer."""
+    stream = io.StringIO()
     stream.isatty = lambda: terminal  # type: ignore[method-assign]
     units = cut([(32, 32), (64, 64)], ["original"], 8, 4)
-    return Progress(units, stream=stream, clock=lambda: clock[0]), stream, clock
+    return Progress(units, stream=stream), stream
 
 
 def test_time_left_at_a_size_and_in_all() -> None:
-    progress, stream, clock = told(terminal=False)
+    progress, stream = told(terminal=False)
     first = progress.units[0]
     progress.begin(first, set())
-    clock[0] = 60
-    assert progress.end(first, {first.name}) == 60
+    progress.end(first, {first.name}, 60)
     line = stream.getvalue()
     assert "32x32 original, samples 0 to 3: 60.0 s; 1 of 2 units at this size, 1 of 4 in all" in line
     assert "0:01:00 left at this size, 0:09:00 in all" in line
@@ -177,11 +176,10 @@ def test_time_left_at_a_size_and_in_all() -> None:
 
 
 def test_on_a_terminal_there_is_a_bar() -> None:
-    progress, stream, clock = told(terminal=True)
+    progress, stream = told(terminal=True)
     first = progress.units[0]
     progress.begin(first, set())
-    clock[0] = 60
-    progress.end(first, {first.name})
+    progress.end(first, {first.name}, 60)
     progress.close()
     assert "32x32 original:   0%" in stream.getvalue()
     assert "\n" not in stream.getvalue().strip()

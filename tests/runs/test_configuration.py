@@ -58,6 +58,8 @@ def test_rules_are_told_apart_by_what_they_give() -> None:
     assert fingerprint(NamedRule("sqrt_log", lambda n, t: 1.0)) != "sqrt_log"
     assert fingerprint(NamedRule("strict", lambda n, t: 1 / 0))
     assert fingerprint(NamedRule("by layer", ByLayer())) != fingerprint(mine(1.0))
+    fading = [NamedRule("timed", lambda n, t, timestep, power=power: 1 + timestep**power) for power in (1, 2)]
+    assert fingerprint(fading[0]) == fingerprint(fading[0]) != fingerprint(fading[1])
 
 
 def test_differences_are_shown_one_by_one() -> None:

@@ -7,13 +7,9 @@ from pathlib import Path
 import pytest
 
 import entropylab
-from entropylab.measuring.recorder import Recorder
-from entropylab.measuring.reduce import Reduction
 from entropylab.runs.folder import read_record
 from entropylab.runs.place import PLACES, Place, by_environment, is_left_alone, own_device, placed
-from entropylab.runs.progress import Progress
-from entropylab.runs.worker import Worker
-from entropylab.runs.worker import started as started_run
+from entropylab.runs.worker import shared_out
 
 from . import faults, stub
 from .processes import launch, start
@@ -76,10 +72,8 @@ def test_processes_begin_with_a_share_each_and_then_fill_what_is_missing(tmp_pat
     out = tmp_path / "run"
     stub.measure(out)
     run = read_record(out)
-    worker = Worker(run, Recorder(stub.Stub(), Reduction(("entropy",))), lambda *_: None, Progress(run.units), [])
     for rank in range(3):
-        worker.place = Place(rank, 3)
-        shared = worker.shared_out(run.units)
+        shared = shared_out(run.units, Place(rank, 3))
         assert shared[: len(run.units[rank::3])] == run.units[rank::3]
         assert sorted(shared, key=run.units.index) == run.units
 
@@ -93,9 +87,11 @@ def test_a_finished_unit_is_not_replaced_by_a_process_that_comes_late(tmp_path: 
     assert run.file(run.units[0]).read_bytes() == before
 
 
-def test_overwriting_needs_processes_that_can_wait(tmp_path: Path) -> None:
+def test_overwriting_needs_processes_that_can_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    monkeypatch.setenv("SLURM_NTASKS", "4")
     with pytest.raises(entropylab.EntropyLabError, match="overwrite needs processes that can wait"):
-        started_run(Place(1, 4), dict, {}, [], tmp_path / "run", True, None)
+        stub.measure(tmp_path / "run", overwrite=True)
 
 
 def test_places(monkeypatch: pytest.MonkeyPatch) -> None:

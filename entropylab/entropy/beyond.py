@@ -1,0 +1,199 @@
+"""Statistics that no sum of one pass over the keys gives: of Gaussian rows, and of rows with fewer keys.
+
+``gaussian`` is the entropy that N Gaussian logits of the row's variance would have. ``slope`` is dH/dlog N from the row
+alone, by leaving out each key in turn, and ``rarefied`` its mean entropy among random parts of its keys; both take the
+row's logits, in chunks of rows. Sources: see `law.theory`, whose functions say the same of arrays.
+"""
+
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ..gaussian import table
+from .choice import answer
+from .reference import attention_statistics, by_chunks
+from .rows import Rows
+
+PARTITIONS = {"half": 2, "quarter": 4, "eighth": 8, "sixteenth": 16}
+"""Parts of a row's keys among which it is rarefied -> how many such parts all keys make."""
+
+DRAWS = 4
+"""Random partitions of the keys; every key is in one part of each, which is worth more than as many random parts."""
+
+MOST = max(PARTITIONS.values())
+COLUMNS = 4
+"""Of each value, `sums_beyond` leaves: rows, the sums of the value and of its square, and of the rows' entropy."""
+
+Sums = tuple[Tensor, Tensor, Tensor]
+"""The largest logit m of some keys, and the sums of exp(s - m) and of exp(s - m) (s - m): their entropy follows."""
+
+
+def values_of(statistics: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of the values that statistics of `BEYOND` have: one each, of "rarefied" one for each part."""
+    rarefied = tuple(f"rarefied_{part}" for part in PARTITIONS)
+    return tuple(name for each in statistics for name in (rarefied if each == "rarefied" else (each,)))
+
+
+def sums_beyond(
+    rows: Rows, statistics: tuple[str, ...], counted: Tensor | None = None, grows: Tensor | None = None
+) -> Tensor:
+    """Sums over the rows of each head, in which a value that is not finite does not count, without waiting.
+
+    Args:
+        rows: q (batch, heads, queries, d) and so on; its own statistics are not looked at.
+        statistics: names of `BEYOND`.
+        counted: which rows count, boolean, broadcastable to (batch, heads, queries); None if all do.
+        grows: as of `beyond`.
+
+    Returns:
+        float64 (batch, heads, `COLUMNS` of each of `values_of` the statistics).
+    """
+    found = beyond(rows, statistics, grows)
+    entropy = found.get("entropy")
+    columns = []
+    for name in statistics:
+        for value in found[name].unbind(-1) if name == "rarefied" else (found[name],):
+            good = value.isfinite() if counted is None else value.isfinite() & counted
+            value = value.double().masked_fill(~good, 0)
+            own = value if entropy is None else entropy.double().masked_fill(~good, 0)
+            columns += [good.double().sum(-1), value.sum(-1), value.square().sum(-1), own.sum(-1)]
+    return torch.stack(columns, -1)
+
+
+def beyond(rows: Rows, statistics: tuple[str, ...], grows: Tensor | None = None) -> dict[str, Tensor]:
+    """Statistics of `BEYOND` of every row: (..., heads, queries), of "rarefied" (..., heads, queries, parts).
+
+    NaN for rows without keys; slope for those with a single key, and rarefied for those with fewer keys than parts.
+    With "rarefied" comes the "entropy" of the same rows.
+
+    Args:
+        rows: what is asked; its own statistics are not looked at.
+        statistics: which of `BEYOND`.
+        grows: boolean (batch, keys): the keys whose number grows with N, if not all do. Then only these are left out,
+            and slope is still that against log of all keys.
+    """
+    found = {}
+    if "gaussian" in statistics:
+        whole = answer(replace(rows, statistics=("variance",)))
+        found["gaussian"] = gaussian_entropy(whole["variance"], whole.keys)
+    if "slope" in statistics or "rarefied" in statistics:
+        shape, room = rows.q.shape[:-1], {"slope": (), "rarefied": (len(PARTITIONS),), "entropy": ()}
+        names = [name for name in room if name in statistics or (name == "entropy" and "rarefied" in statistics)]
+        found |= {name: rows.q.new_empty((*shape, *room[name]), dtype=rows.dtype) for name in names}
+        grows = None if grows is None else grows[:, None, None]
+        is_plain = rows.mask is None and not rows.is_causal and grows is None
+        for chunk, logits in by_chunks(rows):
+            if "slope" in found:
+                found["slope"][..., chunk] = slope(logits, grows)
+            if "rarefied" in found:
+                found["rarefied"][..., chunk, :] = rarefied(logits, is_plain, grows)
+                found["entropy"][..., chunk] = attention_statistics(logits)["entropy"]
+    return found
+
+
+def gaussian_entropy(variance: Tensor, keys: Tensor) -> Tensor:
+    """Entropy [nats] that N Gaussian logits of a measured variance have on average, as `gaussian` says of arrays."""
+    entropy, tokens, sigmas = table_on(variance.device)
+    sigma = variance.nan_to_num(0, 0, 0).clamp(min=0).sqrt()
+    across = sigma.log1p() * ((len(sigmas) - 1) / sigmas[-1].log1p())
+    right = across.long().clamp(max=len(sigmas) - 2)
+    across = (across - right).clamp(max=1)
+    log_keys, knots = keys.clamp(min=1).to(variance.dtype).log(), tokens.log()
+    up = (torch.bucketize(log_keys, knots, right=True) - 1).clamp(max=len(tokens) - 2)
+    along = ((log_keys - knots[up]) / (knots[up + 1] - knots[up])).clamp(max=1)
+    below, above = (entropy[row, right] * (1 - across) + entropy[row, right + 1] * across for row in (up, up + 1))
+    found = (below + (above - below) * along) * (sigmas[-1] / sigma).clamp(max=1)
+    return found.masked_fill((keys == 0) | ~variance.isfinite(), torch.nan)
+
+
+@lru_cache(maxsize=16)
+def table_on(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The table of Gaussian entropies (tokens, sigma), its tokens and its sigmas."""
+    known = table()
+    return tuple(  # type: ignore[return-value]
+        torch.from_numpy(known[name]).to(device, non_blocking=True) for name in ("entropy", "tokens", "sigma")
+    )
+
+
+def slope(logits: Tensor, grows: Tensor | None = None) -> Tensor:
+    """dH/dlog N of rows (..., keys), -inf where a key is left out: the sum over keys of H less H without the key.
+
+    That is -A (H + log A) / (1 - A) - log(1 - A) of a key of weight A, written so that nothing large is subtracted. Of
+    the largest weight, which alone can be near 1, H without it is computed from the other keys.
+    """
+    top = logits.argmax(-1, keepdim=True)
+    shifted = logits - logits.gather(-1, top)
+    weight = shifted.exp()
+    total = weight.sum(-1, keepdim=True)
+    share = weight / total
+    log_share = (shifted - total.log()).masked_fill(weight == 0, 0)
+    entropy = -(share * log_share).sum(-1, keepdim=True)
+    falls = -share * (entropy + log_share) / (1 - share) - torch.log1p(-share)
+    others = attention_statistics(logits.scatter(-1, top, -torch.inf))["entropy"]
+    falls = falls.scatter(-1, top, entropy - others[..., None])
+    if grows is None:
+        return falls.sum(-1)
+    left = logits != -torch.inf
+    return falls.masked_fill(~grows, 0).sum(-1) * left.sum(-1) / (left & grows).sum(-1)
+
+
+def rarefied(logits: Tensor, is_plain: bool = False, grows: Tensor | None = None) -> Tensor:
+    """Mean entropy [nats] of rows (..., keys) among random parts of their keys: (..., parts), as in `PARTITIONS`.
+
+    Where N is no multiple of the number of parts, some have a key more than others. ``is_plain`` says that no key is
+    left out of any row, which saves ranking the keys of each row by themselves.
+    """
+    thinned = logits if grows is None else logits.masked_fill(~grows, -torch.inf)
+    rest = None if grows is None else sums_over_keys(logits.masked_fill(grows, -torch.inf)[..., None])
+    total = logits.new_zeros((*logits.shape[:-1], len(PARTITIONS)))
+    for priority in priorities(logits.shape[-1], logits.device):
+        if is_plain:
+            shuffled = thinned[..., priority.argsort()]
+        else:  # the k-th of a row's own keys is in part k modulo their number, whichever are left out
+            ranked = torch.where(thinned == -torch.inf, 2, priority).argsort(-1)
+            shuffled = thinned.gather(-1, ranked)
+        padded = pad(shuffled, (0, -shuffled.shape[-1] % MOST), value=-torch.inf)
+        parts = sums_over_keys(padded.unflatten(-1, (-1, MOST)))
+        for place in reversed(range(len(PARTITIONS))):
+            total[..., place] += entropy_of(parts if rest is None else merged(parts, rest)).mean(-1)
+            first, second = zip(*(each.chunk(2, -1) for each in parts), strict=True)
+            parts = merged(first, second)
+    left = (thinned != -torch.inf).sum(-1)
+    too_few = torch.stack([left < number for number in PARTITIONS.values()], -1)
+    return (total / DRAWS).masked_fill(too_few, torch.nan)
+
+
+@lru_cache(maxsize=64)
+def priorities(keys: int, device: torch.device) -> Tensor:
+    """Random numbers below 1 (draws, keys), the same ones whenever there are as many keys."""
+    generator = torch.Generator().manual_seed(keys)
+    return torch.rand(DRAWS, keys, generator=generator).to(device, non_blocking=True)
+
+
+def sums_over_keys(logits: Tensor) -> Sums:
+    """The sums over the last dimension but one."""
+    most = logits.amax(-2, keepdim=True)
+    shifted = logits - most.masked_fill(most == -torch.inf, 0)
+    weight = shifted.exp()
+    return most[..., 0, :], weight.sum(-2), (weight * shifted.masked_fill(weight == 0, 0)).sum(-2)
+
+
+def merged(first: Sums, second: Sums) -> Sums:
+    """The sums over the keys of both."""
+    most = torch.maximum(first[0], second[0])
+    level = most.masked_fill(most == -torch.inf, 0)
+    weight, moment = torch.zeros_like(most), torch.zeros_like(most)
+    for own, total, along in (first, second):
+        move = own - level
+        scale = move.exp()
+        weight = weight + scale * total
+        moment = moment + scale * (along + move.masked_fill(scale == 0, 0) * total)
+    return most, weight, moment
+
+
+def entropy_of(sums: Sums) -> Tensor:
+    """The entropy [nats] of keys whose sums are known."""
+    return sums[1].log() - sums[2] / sums[1]

@@ -1,0 +1,295 @@
+"""Long runs on a Ray cluster: workers load the pipeline once; one process hands out units and writes what comes back.
+
+That process, the driver, alone uses the run's folder: it locks a unit, as any process that measures there does, hands
+it to a worker, and writes the Dataset that it gets. So nodes need no shared folder, and the unit that a lost worker had
+in hand is handed to another.
+"""
+
+import inspect
+import logging
+import os
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from ..bars import quiet
+from ..errors import EntropyLabError, EntropyLabWarning, check_positive, one_line
+from ..files import as_path
+from ..measuring.provenance import command
+from ..measuring.recording import report_unmeasured, report_untold, watching
+from ..models import load
+from ..prompts import read_prompts
+from .beginning import begin, check_folder
+from .configuration import differences
+from .folder import RunFolder
+from .locks import Lock
+from .progress import Progress
+from .units import Unit
+from .worker import finished, leaving_what_is_finished
+
+LOOK = 2.0
+"""How often the driver looks for nodes that joined, and for units that other processes gave back [s]."""
+
+RESOURCES = {"num_gpus": "GPU", "num_cpus": "CPU"}
+"""What a worker may take of a cluster, and what a cluster calls it."""
+
+STARTED_HERE = {"RAY_raylet_start_wait_time_s": "300", "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+"""A cluster started here has patience on a busy machine, computes with usual priority, and reports to nobody."""
+
+
+class Measurer:
+    """A worker: an actor of Ray that loads the pipeline once and keeps it."""
+
+    def prepare(self, loader: Callable[[], Any], request: Any, unit_samples: int | None) -> tuple[Any, ...]:
+        """Load the pipeline; what decides the numbers, where they come from, and the prompt of every sample."""
+        self.open, pipe = ExitStack(), loader()
+        self.open.enter_context(quiet(pipe))
+        self.job = request.job(pipe, long=True)
+        self.open.enter_context(watching(self.job.recorder))
+        return self.job.configuration(unit_samples), {**self.job.source, **self.job.attributes}, self.job.plan.prompts
+
+    def measure(self, unit: Unit, record: dict[str, Any]) -> tuple[xr.Dataset, list[str]]:
+        """A unit, measured, and what to warn of."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            ds = self.job.measure(unit, record, Progress((), shown=False))
+            report_unmeasured(self.job.recorder, strict=False)
+            report_untold(self.job.recorder)
+        return ds, [str(each.message) for each in caught if issubclass(each.category, EntropyLabWarning)]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker is asked to do: to measure a unit, whose lock the driver has, or first of all to get ready."""
+
+    worker: Any
+    unit: Unit | None = None
+    lock: Lock | None = None
+
+
+@dataclass
+class Pool:
+    """The workers of a run, as the driver sees them.
+
+    Attributes:
+        sent: the arguments of ``Measurer.prepare``, in the memory of the cluster.
+        resources: what a worker takes of the cluster.
+        queue: the units that nobody has in hand.
+        idle: workers that are ready and have nothing to do.
+        tasks: what all others do, by what they will answer.
+        known: what the first worker answered that was ready.
+        warned: what was warned of already.
+        room: for how many workers there is room.
+        looked: when that was looked at [s].
+    """
+
+    ray: Any
+    sent: list[Any]
+    resources: Mapping[str, float]
+    shown: Progress
+    queue: deque[Unit] = field(default_factory=deque)
+    idle: list[Any] = field(default_factory=list)
+    tasks: dict[Any, Task] = field(default_factory=dict)
+    known: tuple[Any, ...] = ()
+    warned: set[str] = field(default_factory=set)
+    room: int = 0
+    looked: float = float("-inf")
+
+    @property
+    def in_hand(self) -> int:
+        """How many units are being measured."""
+        return sum(task.unit is not None for task in self.tasks.values())
+
+    def work(self, run: RunFolder) -> None:
+        """Measure until every unit is finished."""
+        done, record = run.finished(), self.ray.put(run.record)
+        self.queue = deque(unit for unit in run.units if unit.name not in done)
+        with leaving_what_is_finished(run):
+            while self.queue or self.in_hand:
+                self.grow(len(self.queue) + self.in_hand)
+                done |= self.hand_out(run, record)
+                for task, (ds, messages) in self.answers():
+                    with task.lock:
+                        done |= self.hand_out(run, record)  # nobody waits until this unit is written
+                        run.check_still_there()
+                        self.shown.begin(task.unit, done)
+                        run.write(task.unit, ds)
+                    done = {task.unit.name}
+                    self.shown.end(task.unit, done, ds.attrs["seconds"], max(1, self.in_hand))
+                    for message in set(messages) - self.warned:
+                        self.warned.add(message)
+                        warnings.warn(message, EntropyLabWarning, stacklevel=6)
+
+    def grow(self, units: int) -> None:
+        """Start workers, as many as there is room for and one that waits for a node to join; no more than units."""
+        if time.monotonic() - self.looked > LOOK:
+            there, self.looked = self.ray.cluster_resources(), time.monotonic()
+            self.room = int(min(there.get(RESOURCES[name], 0) // each for name, each in self.resources.items()))
+        for _ in range(min(self.room + 1, units) - len(self.idle) - len(self.tasks)):
+            worker = self.ray.remote(Measurer).options(**{"num_cpus": 0, **self.resources}).remote()
+            self.tasks[worker.prepare.remote(*self.sent)] = Task(worker)
+
+    def hand_out(self, run: RunFolder, record: Any) -> set[str]:
+        """Hand units to workers that have nothing to do; names of those that another process has finished."""
+        done = set()
+        for _ in range(len(self.queue) if self.idle else 0):
+            unit = self.queue.popleft()
+            if run.is_finished(unit):
+                done.add(unit.name)
+            elif not self.idle or (lock := run.locks.take(unit.name)) is None:
+                self.queue.append(unit)
+            else:
+                worker = self.idle.pop()
+                self.tasks[worker.measure.remote(unit, record)] = Task(worker, unit, lock)
+        return done
+
+    def answers(self) -> Iterator[tuple[Any, Any]]:
+        """What workers have measured, as soon as there is any, if it is not for a while.
+
+        Raises:
+            EntropyLabError: a worker that loaded another pipeline than the first, or that can't be started.
+            Exception: whatever the pipeline raised.
+        """
+        if not self.tasks:
+            time.sleep(LOOK)
+            return
+        for answer in self.ray.wait([*self.tasks], timeout=LOOK)[0]:
+            task = self.tasks.pop(answer)
+            try:
+                found = self.ray.get(answer)
+            except self.ray.exceptions.RayError as error:
+                self.lose(task, error)
+                continue
+            self.idle.append(task.worker)
+            if task.unit is not None:
+                yield task, found
+                continue
+            self.known = self.known or found
+            if changed := differences(self.known[0], found[0]):
+                raise EntropyLabError(f"every worker must load the same pipeline. {'; '.join(changed)}.")
+
+    def lose(self, task: Task, error: Any) -> None:
+        """Give the unit of a worker that was lost to another; an error of the pipeline or of ours is raised."""
+        self.end(task)
+        label = "" if task.unit is None else task.unit.label
+        if isinstance(error, self.ray.exceptions.RayTaskError):
+            if label:
+                error.cause.add_note(f"While a worker was measuring {label}.")
+            raise error.cause from error
+        if getattr(error, "actor_init_failed", False):
+            raise EntropyLabError(f"a worker of the cluster can't be started: {one_line(error)}") from error
+        if task.unit is not None:
+            self.queue.appendleft(task.unit)
+        self.shown.say(f"a worker was lost{label and f'; measuring again: {label}'} ({one_line(error, 300)})")
+
+    def end(self, task: Task) -> None:
+        """End a worker, and give back what it had in hand."""
+        if task.lock is not None:
+            task.lock.release()
+        with suppress(Exception):  # it may have ended, or the cluster
+            self.ray.kill(task.worker)
+
+    def close(self) -> None:
+        """End all workers."""
+        for task in (*self.tasks.values(), *map(Task, self.idle)):
+            self.end(task)
+
+
+def measure_by(
+    engine: Any,
+    address: str | None,
+    resources: Mapping[str, float] | None,
+    pipe: Any,
+    request: Any,
+    out: Any,
+    overwrite: bool,
+    unit_samples: int | None,
+    progress: bool,
+) -> xr.Dataset:
+    """What ``measure(..., out=..., engine=...)`` does; the Dataset of the finished run."""
+    if engine != "ray":
+        raise EntropyLabError(f"engine must be 'ray', or None for this process. Got {engine!r}.")
+    loader, path = loader_of(pipe), check_folder(as_path(out, "out", "folder"))
+    if resources is not None:
+        check_resources(resources)
+    if isinstance(request.prompts, str | Path):
+        known = {"column": request.column, "samples": request.samples, "seed": request.seed}
+        request = replace(request, prompts=read_prompts(request.prompts, **known))
+    sent = (loader, request, unit_samples)
+    with ExitStack() as stack:
+        ray = stack.enter_context(cluster(address, sent))
+        each = resources or ({"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1})
+        pool = Pool(ray, [ray.put(part) for part in sent], each, Progress((), progress))
+        stack.callback(pool.close)
+        while not pool.known:
+            pool.grow(1)
+            list(pool.answers())
+        configuration, attributes, prompts = pool.known
+        attributes |= {"command": command()}
+        check_folder(path, overwrite)
+        run = begin(path, configuration, attributes, prompts, overwrite=overwrite, unit_samples=unit_samples)
+        pool.shown = Progress(run.units, progress)
+        stack.callback(pool.shown.close)
+        return finished(run, partial(pool.work, run), pool.shown)
+
+
+def loader_of(pipe: Any) -> Callable[[], Any]:
+    """What loads the pipeline on a worker.
+
+    Raises:
+        EntropyLabError: a pipeline that is loaded already.
+    """
+    if pipe is None or isinstance(pipe, str | Path):
+        return partial(load, os.path.abspath(pipe) if pipe is not None and os.path.isdir(pipe) else pipe)
+    if inspect.isroutine(pipe) or isinstance(pipe, partial | type):
+        return pipe
+    raise EntropyLabError(
+        "engine: every worker loads the pipeline itself, and one that is loaded already can't be sent. Pass its hub "
+        f"id, a folder that all nodes see, or a function without arguments that loads it. Got a {type(pipe).__name__}."
+    )
+
+
+def check_resources(resources: Any) -> None:
+    """Raise an EntropyLabError unless what a worker takes is a positive number of GPUs or CPUs, or of both."""
+    if not isinstance(resources, Mapping) or not resources or not resources.keys() <= RESOURCES.keys():
+        raise EntropyLabError(f"resources must be a dict of {' and '.join(RESOURCES)}. Got {resources!r}.")
+    for name, value in resources.items():
+        check_positive(f"resources[{name!r}]", value, RESOURCES[name])
+
+
+@contextmanager
+def cluster(address: str | None, sent: Any) -> Iterator[Any]:
+    """The module ``ray``, connected to a cluster to which ``sent`` can be sent; left as it was found."""
+    try:
+        import ray
+    except ImportError:
+        raise EntropyLabError("engine 'ray' needs Ray, which is not here: pip install 'entropylab[ray]'.") from None
+    try:
+        ray.cloudpickle.dumps(sent)
+    except Exception as error:
+        raise EntropyLabError(
+            "engine: what loads the pipeline, `call` and rules must be such that they can be sent to a worker, as "
+            f"functions of a module can. {one_line(error, 200)}"
+        ) from error
+    if ray.is_initialized():
+        yield ray
+        return
+    for name, value in STARTED_HERE.items():
+        os.environ.setdefault(name, value)
+    try:
+        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:
+        where = f"address must be that of a Ray cluster. Got {address!r}" if address else "no cluster could be started"
+        raise EntropyLabError(f"engine 'ray': {where}: {one_line(error, 300)}") from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()

@@ -1,0 +1,171 @@
+"""Rules that were measured on one model: their multipliers differ by layer and head."""
+
+import math
+import warnings
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .. import pipelines
+from ..checkpoints import magnitudes
+from ..errors import EntropyLabError, EntropyLabWarning, counted
+from .rules import LayerRule
+
+Array = NDArray[Any]
+
+MULTIPLIERS: Array = np.geomspace(0.1, 10, 61)
+"""Multipliers of the softmax scale at which the entropy of rows is computed; 1 is in the middle."""
+
+SMALLEST, LARGEST = float(MULTIPLIERS[0]), float(MULTIPLIERS[-1])
+"""Multipliers are kept between these: attention can't be spread beyond uniform (multiplier 0), nor frozen harder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfOneModel(LayerRule):
+    """A rule that was measured on one model.
+
+    Attributes:
+        weights: layer path -> ``magnitudes`` of the model that was calibrated; nothing if they are not known.
+        others: layers of the model that are left alone: they are of another kind, or were not measured.
+        kinds: kinds of layers that were calibrated; None for the usual ones.
+    """
+
+    weights: dict[str, float] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
+    kinds: tuple[str, ...] | None = None
+
+    @property
+    @abstractmethod
+    def heads(self) -> dict[str, int]:
+        """Layer path -> how many heads the layer has."""
+
+    def check(self, pipe: Any) -> None:
+        """The calibration must know every self-attention layer of the pipeline, with as many heads."""
+        for layer in pipelines.layers(pipe):
+            known = layer.kind != "self" or layer.path in self.others
+            if not known and self.heads.get(layer.path) != layer.heads:
+                raise EntropyLabError(
+                    f"the calibration is of another model: {type(pipe).__name__} has layer {layer.path} with "
+                    f"{layer.heads} heads, the calibration {self.heads.get(layer.path) or 'no such layer'}."
+                )
+        now = magnitudes(pipe) if self.weights else {}
+        others = [path for path in now if not math.isclose(now[path], self.weights.get(path, now[path]), rel_tol=2e-3)]
+        if others:
+            message = f"the calibration is of other weights: {len(others)} of {len(now)} layers differ, as {others[0]}."
+            warnings.warn(message, EntropyLabWarning, stacklevel=7)
+
+    def factor(self, layer: str, tokens: int, train_tokens: int, growth: float = 1.0) -> Tensor:
+        """One multiplier per head (heads,); 1 for a layer that is left alone."""
+        if layer in self.others:
+            return torch.ones((), dtype=torch.float64)
+        if layer not in self.heads:
+            raise EntropyLabError(
+                f"the calibration is of another model: it has no layer {layer!r}, but "
+                f"{counted(len(self.heads), 'layer')} such as {next(iter(self.heads), 'none')}."
+            )
+        return torch.tensor(self.by_head(layer, tokens, train_tokens, growth), dtype=torch.float64)
+
+    @abstractmethod
+    def by_head(self, layer: str, tokens: int, train_tokens: int, growth: float) -> Array:
+        """The multipliers of a layer that is known (heads,)."""
+
+
+@dataclass(frozen=True)
+class ByLayer(OfOneModel):
+    """Multipliers by layer, head and number of tokens; between calibrated sizes interpolated in log N.
+
+    Attributes:
+        tokens: layer path -> log N of the calibrated sizes, ascending (sizes, ); of layers that have as many keys at
+            every size (frames of a video, windows) log of T times the growth of the picture's area.
+        factors: layer path -> log multipliers (sizes, heads).
+        still: the layers that have as many keys at every size.
+    """
+
+    tokens: dict[str, Array]
+    factors: dict[str, Array]
+    still: tuple[str, ...] = ()
+
+    @property
+    def heads(self) -> dict[str, int]:
+        """Layer path -> how many heads the layer has."""
+        return {layer: table.shape[1] for layer, table in self.factors.items()}
+
+    def by_head(self, layer: str, tokens: int, train_tokens: int, growth: float) -> Array:
+        """The multipliers of a layer that is known (heads,)."""
+        known, here = self.tokens[layer], np.log(train_tokens * growth if layer in self.still else tokens)
+        if not known[0] - 1e-9 <= here <= known[-1] + 1e-9:
+            raise EntropyLabError(
+                f"the calibration covers {np.exp(known[0]):.0f} to {np.exp(known[-1]):.0f} tokens of layer {layer}. "
+                f"Got {np.exp(here):.0f}: calibrate at a size that has as many."
+            )
+        return np.exp([np.interp(here, known, head) for head in self.factors[layer].T])
+
+
+@dataclass(frozen=True)
+class AtOneSize(OfOneModel):
+    """Multipliers at one size, while they are sought: layer path -> one for each head (heads,)."""
+
+    factors: dict[str, Array]
+
+    @property
+    def heads(self) -> dict[str, int]:
+        """Layer path -> how many heads the layer has."""
+        return {layer: len(values) for layer, values in self.factors.items()}
+
+    def by_head(self, layer: str, tokens: int, train_tokens: int, growth: float) -> Array:
+        """The multipliers of a layer that is known (heads,)."""
+        return self.factors[layer]
+
+
+@dataclass(frozen=True)
+class FromOneSize(OfOneModel):
+    """Multipliers at any N from the rows at the training size: H(m; rows at T) = H_T - slope log(N/T), head by head.
+
+    N and T are here the keys that grow with the picture. Where that asks for more than uniform attention, H_T gives way
+    to H_T log N / log T, as in ``calibrate``.
+
+    Attributes:
+        responses: layer path -> H(m) [nats] of the rows at T at each of ``MULTIPLIERS`` (heads, multipliers).
+        slopes: layer path -> dH/dlog N at T (heads,).
+        growing: layer path -> how many of the keys grow with the picture, at T.
+
+    Source: ``entropylab.law.theory.one_size_multiplier``.
+    """
+
+    responses: dict[str, Array]
+    slopes: dict[str, Array]
+    growing: dict[str, float]
+
+    @property
+    def heads(self) -> dict[str, int]:
+        """Layer path -> how many heads the layer has."""
+        return {layer: len(slopes) for layer, slopes in self.slopes.items()}
+
+    def by_head(self, layer: str, tokens: int, train_tokens: int, growth: float) -> Array:
+        """The multipliers of a layer that is known (heads,)."""
+        if tokens == train_tokens:
+            return np.ones(self.heads[layer])
+        response, grown = self.responses[layer], self.growing[layer]
+        moved = self.slopes[layer] * np.log((tokens - train_tokens + grown) / grown)
+        entropy = response[:, len(MULTIPLIERS) // 2]
+        aims = aim_of(entropy, response[:, 0] + moved, tokens, train_tokens)
+        return np.exp(multipliers_for(response, aims - moved))
+
+
+def aim_of(trained: Array, largest: Array, tokens: Array | int, train_tokens: Array | int) -> Array:
+    """The entropy to bring about [nats]: H_T, or H_T log N / log T where that is more than the ``largest`` in reach."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(trained <= largest, trained, trained * np.log(tokens) / np.log(train_tokens))
+
+
+def multipliers_for(response: Array, entropy: Array) -> Array:
+    """Log multipliers (...) at which rows with H(m) ``response`` (..., multipliers) have this ``entropy`` (...)."""
+    found = np.full(entropy.shape, np.nan)
+    for place in np.ndindex(entropy.shape):
+        found[place] = np.interp(entropy[place], response[place][::-1], np.log(MULTIPLIERS[::-1]))
+    return found

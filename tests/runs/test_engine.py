@@ -1,0 +1,138 @@
+"""Runs on a Ray cluster: the same numbers as without, whoever is lost meanwhile; what can't be sent is refused."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import entropylab
+from entropylab import EntropyLabError
+from entropylab.runs.engine import STARTED_HERE
+
+from ..command_line import run as command
+from . import faults
+from .short import files
+from .stub import PROMPTS, Stub, measure
+
+LOCK = threading.Lock()
+SHORT: dict[str, Any] = {"scaling": "original", "sizes": [32]}
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    """A cluster of two CPUs."""
+    found = pytest.importorskip("ray")
+    os.environ.update(STARTED_HERE)
+    found.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield found
+    found.shutdown()
+
+
+ONE = {"num_cpus": 2}
+"""The cluster has room for one such worker."""
+
+
+def drive(pipe: Any, size: Any, prompts: list[str], generators: Any, first: Any, do: Any) -> None:
+    """Sample the stub; on the worker that makes the file ``first``, do something else before its third batch."""
+    if pipe.calls == 2 and not os.path.exists(first):
+        Path(first).touch()
+        do()
+    pipe(prompts, *size, generators)
+
+
+@pytest.mark.ray
+def test_the_command_gives_what_one_process_gives(ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entropylab, "load", lambda *_, **__: Stub(), raising=False)
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    words = ["measure", "--sizes", 32, "--steps", 2, "--batch-size", 2, "--prompts", tmp_path / "prompts.txt", "--out"]
+    for out, more in (("alone", []), ("cluster", ["--engine", "ray", "--resources", "num_cpus=1"])):
+        done = command(*words, tmp_path / out, *more)
+        assert done.exit_code == 0, done.output
+        assert "4 of 4 in all; 0:00:0" in done.stderr
+    alone, found = (entropylab.open(tmp_path / out) for out in ("alone", "cluster"))
+    faults.check(found, alone)
+    with pytest.raises(AssertionError, match="differs"):
+        faults.check(found + 1e-7, alone)
+    different = {name for name in alone.attrs if str(alone.attrs[name]) != str(found.attrs[name])}
+    assert different <= {"command"}
+
+
+@pytest.mark.ray
+def test_a_worker_that_is_killed_loses_nothing(ray: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    call = partial(drive, first=tmp_path / "killed", do=die)
+    found = measure(tmp_path / "run", Stub, engine="ray", resources=ONE, call=call, progress=True)
+    assert (tmp_path / "killed").exists()
+    assert capfd.readouterr().err.count("a worker was lost; measuring again: 32x") == 1
+    faults.check(found, measure(tmp_path / "alone", call=call))
+    assert list((tmp_path / "run" / "locks").iterdir()) == []
+
+
+@pytest.mark.ray
+def test_what_ends_a_run_leaves_what_is_finished(ray: Any, tmp_path: Path) -> None:
+    def interrupt(driver: int) -> None:
+        os.kill(driver, signal.SIGINT)
+        signal.pause()
+
+    def fail() -> None:
+        raise RuntimeError("out of patience")
+
+    run = tmp_path / "run"
+    for error, do in ((KeyboardInterrupt, partial(interrupt, os.getpid())), (RuntimeError, fail)):
+        call = partial(drive, first=tmp_path / error.__name__, do=do)
+        with pytest.raises(error) as caught:
+            measure(run, Stub, engine="ray", resources=ONE, call=call)
+        assert any(f"finished before is in {run}" in note for note in caught.value.__notes__)
+        assert list((run / "locks").iterdir()) == []
+    kept = {path: path.stat().st_mtime_ns for path in files(run)}
+    assert 2 <= len(kept) < 16
+    found = measure(run, call=call)  # this process alone goes on with what the cluster began
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    faults.check(found, measure(tmp_path / "alone", call=call))
+
+
+@pytest.mark.ray
+def test_workers_that_load_different_pipelines(ray: Any, tmp_path: Path) -> None:
+    def load() -> Stub:
+        pipe = Stub()
+        if (tmp_path / "first").exists():
+            pipe.unet.attn1.to_q.weight.data[0, 0] += 1
+        (tmp_path / "first").touch()
+        return pipe
+
+    def wait(*arguments: Any) -> None:
+        signal.pause()
+
+    with pytest.raises(EntropyLabError, match="every worker must load the same pipeline. weights: "):
+        measure(tmp_path / "run", load, engine="ray", call=wait)
+
+
+@pytest.mark.parametrize(
+    ("pipe", "options", "message"),
+    [
+        (Stub(), {}, "one that is loaded already can't be sent. Pass its hub id, a folder .* Got a Stub"),
+        (lambda lock=LOCK: Stub(), {}, "can be sent to a worker.* cannot pickle '_thread.lock'"),
+        (Stub, {"engine": "dask"}, "engine must be 'ray', or None for this process. Got 'dask'"),
+        (Stub, {"resources": {"gpus": 1}}, "resources must be a dict of num_gpus and num_cpus. Got {'gpus': 1}"),
+        (Stub, {"resources": {"num_gpus": 0}}, r"resources\['num_gpus'\] must be a positive number \[GPU\]. Got 0"),
+        (Stub, {"out": None}, "engine are for a long run: pass out=, a folder"),
+        (Stub(), {"engine": None, "address": "auto"}, "address and resources are for an engine"),
+    ],
+)
+def test_refusals(pipe: Any, options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(EntropyLabError, match=message):
+        measure(**{"out": tmp_path / "run", "pipe": pipe, "engine": "ray", **SHORT, **options})
+
+
+def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(EntropyLabError, match=r"needs Ray, which is not here: pip install 'entropylab\[ray\]'"):
+        measure(tmp_path / "run", Stub, engine="ray")
