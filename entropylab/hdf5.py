@@ -81,6 +81,7 @@ def look_into(group: h5py.Group, read: bool, depth: int = 0) -> None:
     for name in group:
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
             raise ValueError(f"{name!r} is a link, perhaps to another file, and is not followed")
+    for name in group:
         inner = group[name]
         if isinstance(inner, h5py.Group):
             look_into(inner, read, depth + 1)

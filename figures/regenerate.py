@@ -25,6 +25,7 @@ import gaussian_ablation
 import law_checks
 import layers
 import logits
+import maps
 import prompts
 import rules
 import samples
@@ -34,8 +35,8 @@ import two_models
 from entropylab import EntropyLabError
 from entropylab.models.prompts import is_embedded
 
-Measure = Callable[[shared.Source], xr.Dataset]
-Draw = Callable[[xr.Dataset, Path], None]
+Measure = Callable[[shared.Source], xr.Dataset | xr.DataTree]
+Draw = Callable[[Any, Path], None]
 
 PARTS: dict[str, tuple[str, Measure, Sequence[Draw]]] = {
     "measurement.nc": ("measuring every size under every rule", figure6.measure, (figure6.draw,)),
@@ -45,6 +46,7 @@ PARTS: dict[str, tuple[str, Measure, Sequence[Draw]]] = {
     "pictures.nc": ("sampling pictures", samples.measure, (samples.draw,)),
     "law.nc": ("measuring cumulants", law_checks.measure, (law_checks.draw, layers.draw)),
     "logits.nc": ("sampling logits", logits.measure, (logits.draw,)),
+    "maps.nc": ("mapping where attention looks widely", maps.measure, (maps.draw,)),
     "gaussian_ablation.nc": ("simulating attention", gaussian_ablation.measure, (gaussian_ablation.draw,)),
 }
 """File -> what is done for it, how it is measured, and what is drawn from it."""

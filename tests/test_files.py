@@ -94,6 +94,14 @@ def soft_link_out(file: h5py.File, secret: Path) -> None:
     file["seed"] = h5py.SoftLink("/group/out")
 
 
+def link_in_a_group(file: h5py.File, secret: Path) -> None:
+    file.create_group("group/inner")["seed"] = h5py.ExternalLink(str(secret), "seed")
+
+
+def endless(file: h5py.File, secret: Path) -> None:
+    file.create_group("group")["again"] = file
+
+
 def virtual(file: h5py.File, secret: Path) -> None:
     del file["seed"]
     layout = h5py.VirtualLayout((2,), "i8")
@@ -112,6 +120,8 @@ def sparse(file: h5py.File, secret: Path) -> None:
         (external, "'seed' are kept in other files"),
         (external_link, "'seed' is a link"),
         (soft_link_out, "'seed' is a link"),
+        (link_in_a_group, "'seed' is a link"),
+        (endless, "its groups are in each other"),
         (virtual, "'seed' are kept in other files"),
         (sparse, "'huge' claims 200 GB"),
     ],

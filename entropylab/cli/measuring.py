@@ -94,6 +94,12 @@ def measure(
         Path,
         typer.Option(parser=named_path, metavar="FILE.nc", help="File to write, or a folder for a long run: RUN/."),
     ] = Path("entropy.nc"),
+    maps: Annotated[
+        Path | None,
+        typer.Option(
+            parser=named_path, metavar="FILE.nc", help="Write entropy maps too, where in the picture attention looks."
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     engine: Annotated[
         str | None,
@@ -126,11 +132,16 @@ def measure(
 
         check_folder(out)
         device = device if engine else own_device(device)
+    if maps is not None:
+        if long or maps == out:
+            raise EntropyLabError(f"maps must be a file beside out, which is a file too. Got {maps} and {out}.")
+        check_writable(maps, overwrite)
     from ..measuring.reduce import check_statistics
     from ..scaling import parse_rules
 
     rules, names = parse_rules(scaling), check_statistics(split(statistics))
-    further: dict[str, Any] = {"out": out, "overwrite": overwrite} if long else {}
+    further: dict[str, Any] = {"out": out} if long else {"maps": maps} if maps is not None else {}
+    further |= {"overwrite": overwrite} if further else {}
     load = partial(entropylab.load, model, dtype=dtype, device=device)
     others = {"engine": engine, "address": address, "resources": resources_of(resources, engine, device)}
     further |= {name: value for name, value in others.items() if value is not None}
@@ -152,6 +163,8 @@ def measure(
     )
     if not long:
         entropylab.save(ds, out, overwrite=overwrite)
+    if maps is not None:
+        say(f"wrote {maps}")
     if not long or is_first():
         say(f"wrote {out}; next: entropylab fit {out}")
 

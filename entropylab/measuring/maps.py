@@ -3,6 +3,7 @@
 import json
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from ..pipelines import part_of
 from ..pipelines.grids import Grid, grid_of
 from ..pipelines.guidance import agreed
 from ..pipelines.sight import Sight
-from .asked import rows_at
+from .asked import Where, rows_at
 from .cells import UNCOUNTED, Cells
 from .delivery import departures, landed, sent
 from .layout import LABELS, label_of
@@ -36,27 +37,23 @@ class RowReduction(Reduction):
         """No call takes the short way."""
         return False
 
-    def __call__(self, call: AttentionCall) -> dict[str, Sums]:
-        """Reduce a call on its device, without waiting for it: what its query rows stand for -> what is left of them.
+    def over_several(self, call: AttentionCall, places: list[Where]) -> None:
+        """Rows of each part are looked at by themselves."""
 
-        Rows of the image come in their order, without others between them. Other rows that stand elsewhere for each
-        image keep their place among all rows.
-        """
-        return {part: self.of_part(call, part) for part in self.parts(call)}
-
-    def of_part(self, call: AttentionCall, part: str) -> Sums:
-        """The sums over the query rows that stand for a part, and the entropy of each: (batch, heads, rows)."""
-        where = (
-            slice(None) if call.roles is None or not part else call.roles.queries.standing_for(part, call.query.device)
-        )
+    def over_rows(self, call: AttentionCall, where: Where) -> Sums:
+        """Sums over the query rows that stand somewhere, and the entropy of each: (batch, heads, rows)."""
         asked, keys = rows_at(call, where), joint_keys(call)
         given = (asked.query, call.key, call.scale, asked.mask, asked.is_causal, self.fields, asked.counted)
         sums, entropy = sums_and_entropy(*given, None if keys is None else key_parts(keys, call.key.device))
-        if isinstance(where, Tensor) and part == "image" and call.roles is not None:
-            count = call.roles.queries.count(part, where.shape[1])
-            order = (~where).to(torch.int8).argsort(dim=1, stable=True)[:, None, :count]
-            entropy = entropy.gather(-1, order.expand(*entropy.shape[:2], count))
-        return Sums(sums, asked.fraction, () if keys is None else keys.parts, entropy)
+        sums = self.with_beyond(sums, call, asked) if self.beyond else sums
+        apart = where if isinstance(where, Tensor) else None
+        return Sums(sums, asked.fraction, () if keys is None else keys.parts, entropy, apart)
+
+
+def together(entropy: Tensor, where: Tensor, count: int) -> Tensor:
+    """The ``count`` rows of (batch, heads, all rows) that stand ``where`` (batch, all rows), in their order."""
+    order = (~where).to(torch.int8).argsort(dim=1, stable=True)[:, None, :count]
+    return entropy.gather(-1, order.expand(*entropy.shape[:2], count))
 
 
 class Piece(NamedTuple):
@@ -73,7 +70,7 @@ class Piece(NamedTuple):
         return self.seen.shape[0], self.heads, self.rows
 
     def arranged(self, values: np.ndarray, batch: int) -> np.ndarray:
-        """Values (batch of the call, heads, rows) as (``batch`` images, heads, *grid); NaN for images left out."""
+        """Values (batch of the call, heads, rows) as (``batch`` images, heads, *grid); 0 for images left out."""
         images = self.seen.images if self.seen.place is not None else len(values)
         apart = values.reshape(images if len(values) % images == 0 else len(values), -1, self.heads, self.rows)
         found = self.place.arranged(apart) if isinstance(self.place, Grid) else apart[:, 0]
@@ -93,7 +90,7 @@ class Held(NamedTuple):
 
     def arranged(self, batch: int) -> Iterator[tuple[tuple[str, Place], np.ndarray]]:
         """Layer path and place, and its sums and counts: (2, ``batch`` images, heads, *grid)."""
-        flat, first = torch.stack([self.sums, self.counts]).double().cpu().numpy(), 0
+        flat, first = torch.stack([self.sums, self.counts]).cpu().double().numpy(), 0
         singles: dict[tuple[str, Place], list[np.ndarray]] = {}
         for piece in self.pieces:
             last = first + int(np.prod(piece.shape))
@@ -116,7 +113,7 @@ class RunMaps:
         departed: when what steps gave had left for the host.
     """
 
-    held: dict[Hashable, Held] = field(default_factory=dict)
+    held: dict[tuple[Any, ...], Held] = field(default_factory=dict)
     steps: list[Hashable] = field(default_factory=list)
     departed: list[torch.cuda.Event] = field(default_factory=list)
 
@@ -154,6 +151,8 @@ class Maps:
         entropy = found.entropy
         if entropy is None:
             return
+        if found.where is not None and part == "image" and call.roles is not None:
+            entropy = together(entropy, found.where, call.roles.queries.count(part, entropy.shape[-1]))
         key = (seen, part, entropy.shape, sight.latent, None if call.inputs is None else call.inputs.shapes)
         if key not in self.places:
             self.places[key] = self.piece_of(seen, entropy.shape, call, part, sight)
@@ -170,17 +169,20 @@ class Maps:
         """What rows (batch, heads, rows) are; None, and they are named, if they have no place."""
         batch, heads, rows = shape
         stands_for = part_of(call, part)
-        places = batch // seen.images if seen.place is not None and batch % seen.images == 0 else 1
-        place: Place = "what its rows stand for is not known"
+        places = max(1, batch // seen.images) if seen.place is not None and batch % seen.images == 0 else 1
+        place: Place | None = None
+        why = "what its rows stand for is not known"
         if stands_for in ("image", "all"):
             config = getattr(sight.roots.get(call.layer.partition(".")[0]), "config", None)
-            place = grid_of(call, config, sight.latent, "num_frames" in sight.asked, rows, max(places, 1))
-        elif stands_for != "unknown" and places == 1:
-            return Piece(seen, heads if "head" in self.keep else 1, rows, f"{stands_for}_{rows}")
-        if isinstance(place, Grid):
-            return Piece(seen, heads if "head" in self.keep else 1, rows, place)
-        self.unplaced[seen.path] = place
-        return None
+            found = grid_of(call, config, sight.latent, "num_frames" in sight.asked, rows, places)
+            place, why = (found, "") if isinstance(found, Grid) else (None, found)
+        elif stands_for != "unknown":
+            place = f"{stands_for}_{rows}" if places == 1 else None
+            why = f"{rows} rows of {stands_for} are at {places} places of each image"
+        if place is None:
+            self.unplaced[seen.path] = why
+            return None
+        return Piece(seen, heads if "head" in self.keep else 1, rows, place)
 
     def add_step(self, run: Run, calls: list[DenoiserCall]) -> None:
         """Take the step that a run has just been given: it is added to those that are like it."""
@@ -213,6 +215,7 @@ class Maps:
         found: dict[tuple[str, Place], dict[tuple[str, int], np.ndarray]] = {}
         named = agreed([step.evidence.names() for step in run.steps])
         is_whole = all(len(views) == 1 for views in run.views())
+        anew = set() if "step" in self.keep else self.begun_anew(run)
         for (when, number, _, _), held in run.maps.held.items():
             members = [index for index, each in enumerate(run.maps.steps) if each == when]
             step, names = run.steps[members[0]], named[members[0]]
@@ -225,16 +228,31 @@ class Maps:
             counts = [branches_in(forward.batch, step.samples) for forward in step.forwards]
             own = names[sum(counts[:number]) :][: counts[number]]
             for key, values in held.arranged(step.forwards[number].batch):
+                if key[0] in anew:
+                    self.unplaced[key[0]] = (
+                        "its picture is sampled in parts, one after the other, unless steps are kept"
+                    )
+                    continue
                 if not values[1].any():  # a mask left no key to any row
                     continue
                 shape = (2, counts[number], -1, *values.shape[2:])
                 for index, name in enumerate(own):
                     at = (name if "branch" in self.keep else "mean", members[0] if "step" in self.keep else 0)
-                    one = values.reshape(shape)[:, index]
+                    one = values.reshape(shape)[:, index].astype(np.float32)
                     before = found.setdefault(key, {}).get(at)
                     found[key][at] = one if before is None else before + one
         samples = max((one.shape[1] for each in found.values() for one in each.values()), default=0)
         return Finished(samples, found, run.timesteps(), list(run.prompts), list(run.seeds))
+
+    def begun_anew(self, run: Run) -> set[str]:
+        """Layers for which the timesteps begin anew within a run: what was denoised before was something else."""
+        times = run.timesteps()
+        ran: dict[str, list[float]] = {}
+        for when, time in zip(run.maps.steps, times, strict=False):
+            paths = (piece.seen.path for key, held in run.maps.held.items() if key[0] == when for piece in held.pieces)
+            for path in dict.fromkeys(paths):
+                ran.setdefault(path, []).append(time)
+        return {path for path, own in ran.items() if own[0] in [time for time, _ in groupby(own)][1:]}
 
     def copy(self) -> "Maps":
         """The same, to which runs can be added."""

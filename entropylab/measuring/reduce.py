@@ -63,12 +63,14 @@ class Sums(NamedTuple):
         fraction: how many rows there are for one that was looked at.
         parts: what the parts of the keys are, if they were told apart.
         entropy: of every row, (batch, heads, rows), where maps are kept.
+        where: which of these rows were asked for, boolean (batch, rows); None if all.
     """
 
     sums: Tensor
     fraction: float
     parts: tuple[str, ...] = ()
     entropy: Tensor | None = None
+    where: Tensor | None = None
 
 
 @dataclass(frozen=True)

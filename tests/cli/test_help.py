@@ -17,6 +17,7 @@ from ..command_line import run
         ("report", ["HTML", "no network", "side by side", "--name"]),
         ("layers", ["self", "heads", "entropylab layers"]),
         ("generate", ["pixels", "PNG", "sqrt_log", "HEIGHTxWIDTH"]),
+        ("map", ["log N", "sizes down, rules across", "--layers"]),
     ],
 )
 def test_help_explains_with_units_and_examples(command: str, words: list[str]) -> None:
@@ -30,7 +31,7 @@ def test_help_explains_with_units_and_examples(command: str, words: list[str]) -
 
 def test_help_lists_every_command() -> None:
     text = run("--help").stdout
-    for command in ("measure", "fit", "check", "report", "layers", "generate"):
+    for command in ("measure", "fit", "check", "report", "layers", "generate", "map"):
         assert f"\n  {command} " in text
     assert run().exit_code in (0, 2)
     assert "Usage:" in run().output

@@ -40,6 +40,16 @@ def test_measure_hands_every_option_on(calls: dict[str, Any], tmp_path: Path) ->
     assert f"entropylab fit {out}" in result.stdout
 
 
+def test_maps_go_to_a_file_beside_the_measurement(calls: dict[str, Any], tmp_path: Path) -> None:
+    out, maps = tmp_path / "a.nc", tmp_path / "maps.nc"
+    assert run("measure", "--sizes", 64, "--out", out, "--maps", maps, "--overwrite").exit_code == 0
+    assert calls["measure"]["maps"] == maps and calls["measure"]["overwrite"] is True
+    for beside in (maps, tmp_path / "run"):
+        refused(run("measure", "--sizes", 64, "--out", beside, "--maps", maps), "maps must be a file beside out")
+    maps.touch()
+    refused(run("measure", "--sizes", 64, "--out", out, "--maps", maps), "maps.nc exists already")
+
+
 def test_measure_leaves_to_the_library_what_is_not_given(calls: dict[str, Any], tmp_path: Path) -> None:
     assert run("measure", "--sizes", 64, "--out", tmp_path / "a.nc").exit_code == 0
     assert calls["load"] == {"model": None, "dtype": None, "device": None}

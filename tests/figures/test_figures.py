@@ -30,8 +30,11 @@ from ..conftest import new_random_pipeline
 from ..datasets import BOTH, SIZES, synthetic
 from .conftest import run_small
 
-NAMES = ("figure5", "gaussian_ablation", "law", "logits", "measurement", "pictures", "rules", "sweep")
-DRAWN = ("figure5", "figure6", "gaussian_ablation", "law_checks", "layers", "logits", "rules", "samples_96x64", "sweep")
+NAMES = ("figure5", "gaussian_ablation", "law", "logits", "maps", "measurement", "pictures", "rules", "sweep")
+DRAWN = (
+    *("figure5", "figure6", "gaussian_ablation", "law_checks", "layers", "logits", "maps", "rules"),
+    *("samples_96x64", "sweep"),
+)
 
 
 def whole(*names: str) -> set[str]:

@@ -1,5 +1,7 @@
 """Entropy maps: rows in their places in the picture, with the Dataset's means, and pictures that stay as they are."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -63,6 +65,17 @@ def test_every_row_is_where_float64_maps_have_it(random_pipe):
             assert np.abs(ours - rows[..., ::-1]).max() > 1e-2, "a mirrored map must not pass"
         np.testing.assert_allclose(np.diff(entropy.y), 64 / height)
         np.testing.assert_allclose(entropy.x[[0, -1]], [32 / height, 96 - 32 / height])
+
+
+def test_statistics_are_those_without_maps():
+    family, found = BY_NAME["FLUX.1"], []
+    for maps in (False, True):
+        pipe = family.build()
+        with entropylab.record(pipe, maps=maps, statistics=("sigma2", "lse", "gaussian")) as rec:
+            family.sample(pipe)
+        found.append(rec.dataset)
+    xr.testing.assert_allclose(*found, atol=2e-5, rtol=1e-4)
+    assert rec.maps["96x128/6x8"].entropy.notnull().all()
 
 
 def moved(family, at):
@@ -129,6 +142,7 @@ def test_what_is_held_does_not_grow_with_steps_and_heads(random_pipe):
 
     def seen(pipe, step, time, arguments):
         held.append(sum(each.sums.numel() for each in rec.run.maps.held.values()))
+        assert rec.maps["64x64/16x16"].entropy.notnull().all(), "they can be looked at before the end"
         return arguments
 
     with entropylab.record(random_pipe, maps=True) as rec:
@@ -153,6 +167,29 @@ def test_saved_and_opened_again(random_pipe, tmp_path):
     assert entropylab.open(tmp_path / "again.nc").identical(maps)
     with pytest.raises(EntropyLabError, match="exists already"):
         entropylab.measure(random_pipe, [64], maps=path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("AnyFlow FAR", "sampled in parts, one after the other"),
+        ("MultiDiffusion Panorama", "several views of the picture"),
+        ("Kandinsky 5 video, sparse", "stand in blocks, not line by line"),
+        ("Stable Audio", "latent size of the picture is not known"),
+    ],
+)
+def test_what_has_no_known_place_is_named(name, why):
+    pipe = BY_NAME[name].build()
+    with pytest.warns(EntropyLabWarning, match=f"got no map: .*{why}"), entropylab.record(pipe, maps=True) as rec:
+        BY_NAME[name].sample(pipe)
+    placed = {
+        str(layer)
+        for size in rec.maps.children.values()
+        for group in size.children.values()
+        for layer in group.layer.values
+    }
+    named = {line.partition(": ")[0] for line in json.loads(rec.maps.attrs["unplaced"])}
+    assert placed | named == set(rec.dataset.layer.values) and named - placed
 
 
 class Parts(test_windows.Net):

@@ -1,0 +1,73 @@
+"""Where attention looks widely: a picture at the training size, at twice the size, and there with the paper's factor.
+
+python figures/maps.py [--out DIR] [--run maps.nc]
+"""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+
+import entropylab
+import shared
+from entropylab.models.prompts import default_settings
+
+PANELS = ((1, "original"), (2, "original"), (2, "sqrt_log"))
+"""Sizes in training sizes, and rules."""
+
+PICTURES = 2
+"""Prompts, each with its own seed."""
+
+
+def measure(source: shared.Source) -> xr.DataTree:
+    """Entropy maps, and beside those of each size the pictures: uint8 with dims (scaling, sample, row, column, rgb)."""
+    prompts = shared.mixed_prompts()[: min(PICTURES, source.samples or PICTURES)]
+    settings = default_settings(source.pipe) | ({"num_inference_steps": source.steps} if source.steps else {})
+    pictures: dict[str, dict[str, np.ndarray]] = {}
+    with entropylab.record(source.pipe, maps=True) as rec:
+        for side, rule in PANELS:
+            height, width = (side * each for each in source.trained)
+            seeds = [torch.Generator("cpu").manual_seed(seed) for seed in range(len(prompts))]
+            with entropylab.rescale(source.pipe, rule):
+                call = {"height": height, "width": width, "generator": seeds, "output_type": "np"}
+                images = source.pipe(prompts, **call, **settings).images
+            pictures.setdefault(f"{height}x{width}", {})[rule] = np.round(255 * images).astype(np.uint8)
+    maps = rec.maps
+    for size, found in pictures.items():
+        data = {"pictures": (("scaling", "sample", "row", "column", "rgb"), np.stack(list(found.values())))}
+        maps[f"{size}/pictures"] = xr.DataTree(xr.Dataset(data, {"scaling": list(found)}))
+    return maps
+
+
+def draw(maps: xr.DataTree, out: Path) -> None:
+    """Pictures and their maps on one scale; the table has the means of the maps that are drawn."""
+    shown = [(size, rule) for size in maps.children for rule in maps[size]["pictures"].scaling.values]
+    count = maps[shown[0][0]]["pictures"].sizes["sample"]
+    with plt.rc_context(entropylab.plot.PAPER):
+        shape = {"figsize": (7.2, 4.4 * count), "layout": "constrained", "squeeze": False}
+        figure, axes = plt.subplots(2 * count, len(shown), **shape)
+        drawn, rows = [], []
+        for (size, rule), column in zip(shown, axes.T, strict=True):
+            for sample in range(count):
+                picture = maps[size]["pictures"].pictures.sel(scaling=rule).values[sample]
+                above, below = column[2 * sample : 2 * sample + 2]
+                above.imshow(picture)
+                above.set_axis_off()
+                chosen = {"size": size, "scaling": rule, "sample": sample}
+                entropylab.plot.entropy_map(maps, picture, below, colorbar=False, **chosen)
+                drawn.append(below.images[-1])
+                rows.append({**chosen, "entropy": float(drawn[-1].get_array().mean())})
+                below.set_xlabel(f"mean {rows[-1]['entropy']:.2f} nats")
+            column[0].set_title(f"{size}, {rule}")
+        lowest, highest = zip(*(each.get_clim() for each in drawn), strict=True)
+        for each in drawn:
+            each.set_clim(min(lowest), max(highest))
+        figure.colorbar(drawn[0], ax=axes, label="attention entropy [nats]", shrink=0.5)
+        shared.write(figure, out, "maps", pd.DataFrame(rows))
+
+
+if __name__ == "__main__":
+    shared.command(__doc__, measure, draw)
