@@ -36,7 +36,7 @@ def entropy_given_variance(sigma2: ArrayLike, tokens: ArrayLike) -> NDArray[Any]
         axes = np.log(known["tokens"].astype(float)), np.log1p(known["sigma"].astype(float))
         places = np.log(tokens), np.log1p(sigma)
         inside = [np.clip(place, axis[0], axis[-1]) for place, axis in zip(places, axes, strict=True)]
-        between = RegularGridInterpolator(axes, known["entropy"].astype(float))
+        between = RegularGridInterpolator(axes, known["entropy"].astype(float), bounds_error=False)  # but for NaN
         found = between(np.stack(inside, -1)).reshape(sigma2.shape)
         found = found * np.minimum(1, known["sigma"][-1] / sigma)
     return np.where(log_tokens >= 0, found, np.nan)

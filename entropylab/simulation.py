@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .dataset import ATTRIBUTE, describe
-from .entropy import row_statistics
+from .entropy import BEYOND, row_statistics
+from .entropy.beyond import values_of
 from .errors import EntropyLabError, check_count, check_int
 from .sizes import size_label
 
@@ -175,7 +176,7 @@ def simulate_dataset(
         train_tokens: T; the second of ``tokens``, or the only one, if None.
         scaling: "original", "sqrt_log" (the factor sqrt(log N / log T)), or numbers as text, the factor itself.
         samples: pictures.
-        statistics: which of "entropy", "sigma2", "third", "fourth".
+        statistics: which of "entropy", "sigma2", "third", "fourth", "gaussian", "slope" and "rarefied".
         settings: of `entropylab.simulate`: departure, shape, heads, queries, alike, seed.
 
     Returns:
@@ -193,7 +194,7 @@ def simulate_dataset(
         True
     """
     sigmas = [float(value) for value in np.atleast_1d(sigma)]
-    check_listing("statistics", statistics, FIELDS)
+    check_listing("statistics", statistics, (*FIELDS, *BEYOND))
     if not isinstance(tokens, list | tuple | np.ndarray) or not len(tokens) or len(set(tokens)) < len(tokens):
         raise EntropyLabError(f"tokens must be different numbers of keys, at least one. Got {tokens!r}.")
     trained = check_count("train_tokens", train_tokens, tokens[min(1, len(tokens) - 1)])
@@ -215,7 +216,7 @@ def simulate_dataset(
     )  # (size, layer, statistic, scaling, sample, head)
     data = {
         name: (DIMENSIONS, np.moveaxis(cells[:, :, index], 1, 3).astype(np.float32))
-        for index, name in enumerate(statistics)
+        for index, name in enumerate(values_of(tuple(statistics)))
     }
     layers = [f"sigma {value:g}" for value in sigmas]
     shapes = [grid(number) for number in tokens]
@@ -239,13 +240,14 @@ def simulate_dataset(
 
 def measured(simulated: Simulated, factors: Sequence[float], statistics: Sequence[str]) -> np.ndarray:
     """Means over query rows: (statistic, scaling, sample, head)."""
-    fields = tuple(FIELDS[name] for name in statistics)
+    fields = tuple(FIELDS.get(name, name) for name in statistics)
     found = []
     for factor in factors:
         rows = row_statistics(
             simulated.q, simulated.k, scale=simulated.scale * float(factor), statistics=fields, backend="reference"
         )
-        found.append([rows[field].double().mean(-1).numpy() for field in fields])
+        values = [rows[field].unbind(-1) if field == "rarefied" else (rows[field],) for field in fields]
+        found.append([value.double().mean(-1).numpy() for several in values for value in several])
     return np.swapaxes(np.array(found), 0, 1)
 
 

@@ -52,7 +52,7 @@ def table(ds: xr.Dataset) -> pd.DataFrame:
     if not {"distribution", "departure"} <= set(ds.dims):
         raise entropylab.EntropyLabError(f"run must be simulated, as gaussian_ablation.nc. Got dims {list(ds.dims)}.")
     names = ["size", "tokens", "sigma2", "entropy", "correction"]
-    names += [f"{name}_residual{end}" for name in ("law", "series", "finite") for end in ("", "_error")]
+    names += [f"{name}_residual{end}" for name in ("law", "series", "gaussian") for end in ("", "_error")]
     parts = []
     for name in ds["distribution"].values:
         for departure in ds["departure"].values:

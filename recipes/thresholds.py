@@ -1,4 +1,4 @@
-"""Past which values the law log N - sigma^2/2 is off, found by simulation: `entropylab.law.theory.THRESHOLDS`."""
+"""From which skewness and kurtosis on the law log N - sigma^2/2 is off: `entropylab.law.theory.SKEWED`."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from entropylab.law.theory import TOLERANCE, Thresholds, finite_entropy, row_entropy
+from entropylab.law.theory import TOLERANCE, row_entropy
 
 Array = NDArray[Any]
 
@@ -14,31 +14,14 @@ CELLS = 2**20
 """Logits that are drawn for every number of keys."""
 
 
-def simulated_thresholds(seed: int = 0, cells: int = CELLS) -> Thresholds:
-    """The thresholds from simulated rows of independent logits, ``cells`` of them for every N and shape.
+def simulated_threshold(seed: int = 0, cells: int = CELLS) -> float:
+    """The threshold from simulated rows of 4096 independent logits, ``cells`` logits for every distribution.
 
-    Takes some seconds. Each curve is followed along sigma until the law, or the finite-N value, is off by more than
-    `TOLERANCE`; the threshold is the smallest value met there: over 16 to 4096 Gaussian keys for ``small_n`` and
-    ``near_freezing``, over distributions that are not Gaussian, with 4096 keys, for ``skewed``. So a row past a
-    threshold may still be on the law; one that is off it is past one of them.
+    Takes some seconds. Each curve is followed along sigma until the law is off by more than `TOLERANCE`; the threshold
+    is the smallest value met there over distributions that are not Gaussian. So a row past it may still be on the law.
     """
     rng = np.random.default_rng(seed)
-    sizes = [gaussian_crossings(rng, tokens, cells) for tokens in (16, 64, 256, 1024, 4096)]
-    shapes = [skewed_crossing(draws) for draws in distributions(rng, 4096, cells)]
-    term, ratio = (min(values) for values in zip(*sizes, strict=True))
-    return Thresholds(min(shapes), term, ratio)
-
-
-def gaussian_crossings(rng: np.random.Generator, tokens: int, cells: int = CELLS) -> tuple[float, float]:
-    """The finite-N term at which the law leaves the tolerance; sigma^2/(2 log N) at which the finite-N value does."""
-    ratios = np.linspace(0.12, 0.45, 10)
-    draws = rng.standard_normal((cells // tokens, tokens))
-    found = [measured(np.sqrt(2 * ratio * np.log(tokens)) * draws) for ratio in ratios]
-    entropy, sigma2 = (np.array([row[name] for row in found]) for name in ("entropy", "sigma2"))
-    law = entropy - np.log(tokens) + sigma2 / 2
-    finite = entropy - finite_entropy(sigma2, tokens)
-    terms = finite_entropy(sigma2, tokens) - np.log(tokens) + sigma2 / 2
-    return crossing(terms, law), crossing(sigma2 / 2 / np.log(tokens), finite)
+    return min(skewed_crossing(draws) for draws in distributions(rng, 4096, cells))
 
 
 def distributions(rng: np.random.Generator, tokens: int, cells: int) -> Iterator[Array]:
@@ -88,4 +71,4 @@ def measured(logits: Array) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(simulated_thresholds())
+    print(simulated_threshold())

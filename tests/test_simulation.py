@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 import entropylab
 from entropylab import EntropyLabError, logit_sample, plot, row_statistics, simulate, simulate_dataset
+from entropylab.gaussian import entropy_given_variance
 from entropylab.law import fit
 from entropylab.law.check import check
 from entropylab.law.drift import drift
-from entropylab.law.theory import finite_entropy
 from entropylab.measuring.logits import sampled_logits, standardised
 from entropylab.simulation import DISTRIBUTIONS, grid
 
@@ -40,12 +40,12 @@ def test_sigma_is_what_was_asked_for(distribution: str, alike: bool) -> None:
     assert spread < widest if alike else spread > 0.1, "rows differ in sigma where they are not to be alike"
 
 
-def test_gaussian_tokens_obey_the_law_and_its_finite_term() -> None:
+def test_gaussian_tokens_obey_the_law_of_finite_n() -> None:
     made = simulate(256, 32, 1.4, heads=16, samples=4)
     own = means(made)
     law = np.log(256) - own["variance"] / 2
-    assert own["entropy"] == pytest.approx(float(finite_entropy(own["variance"], 256)), abs=0.01)
-    assert abs(own["entropy"] - law) > 0.02, "without the finite-N term it is off"
+    assert own["entropy"] == pytest.approx(float(entropy_given_variance(own["variance"], 256)), abs=0.01)
+    assert abs(own["entropy"] - law) > 0.02, "the limit itself is off"
     tailed = means(simulate(256, 32, 1.4, "student_t", heads=16, samples=4))
     assert abs(tailed["entropy"] - np.log(256) + tailed["variance"] / 2) > 0.1, "and heavy tails leave the law"
 
@@ -72,7 +72,7 @@ def test_departure_leads_from_the_law_or_the_series_away(distribution: str) -> N
     for much in (0.0, 0.5, 1.0):
         made = simulate(2048, 32, 1.2, distribution, departure=much, heads=4, samples=2, queries=64)
         own = means(made)
-        off[much] = abs(own["entropy"] - float(finite_entropy(own["variance"], 2048)))
+        off[much] = abs(own["entropy"] - float(entropy_given_variance(own["variance"], 2048)))
     assert off[0.0] < 0.01
     if distribution == "low_rank":
         assert off[1.0] < 0.06, "of low rank, and Gaussian still"

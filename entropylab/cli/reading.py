@@ -19,10 +19,11 @@ TOLERANCE = 0.1
 WRITTEN = "What `entropylab measure` wrote: a file or a folder."
 Run = Annotated[Path, typer.Argument(metavar="RUN", help=WRITTEN)]
 Kind = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="KIND",
-        help="self, cross, joint, temporal; or image, the image rows of joint layers among keys of the image.",
+        help="self, cross, joint, temporal; or image, the image rows of joint layers among keys of the image. If "
+        "left out self, or what the model has instead.",
     ),
 ]
 Scaling = Annotated[
@@ -62,7 +63,7 @@ def fit(
         str | None,
         typer.Option(metavar="NAME,...", help="A line for each of layer, head, step, branch, or of several of them."),
     ] = None,
-    kind: Kind = "self",
+    kind: Kind = None,
     scaling: Scaling = None,
 ) -> None:
     """``entropylab fit``."""
@@ -83,7 +84,7 @@ def check(
     by: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="A row for each of layer, head, size, or of several of them.")
     ] = None,
-    kind: Kind = "self",
+    kind: Kind = None,
     scaling: Scaling = None,
     tolerance: Tolerance = TOLERANCE,
     out: Annotated[

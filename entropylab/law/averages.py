@@ -12,8 +12,12 @@ import xarray as xr
 from ..errors import EntropyLabError, names_of
 from ..errors import counted as in_words
 
-Kinds = str | Sequence[str]
-"""Kinds of layers: "self", "cross", "joint", "temporal", or several; or "image", the image's part of joint layers."""
+Kinds = str | Sequence[str] | None
+"""Kinds of layers: "self", "cross", "joint", "temporal", or several; or "image", the image's part of joint layers.
+
+None is the first of `CHOSEN` that the Dataset has."""
+
+CHOSEN = ("self", "joint", "temporal", "cross")
 
 IMAGE, KEYS = "image", "keys"
 """What is asked for as a kind of layers, and the attribute that says that a Dataset is of it."""
@@ -48,12 +52,20 @@ def check(ds: xr.Dataset) -> xr.Dataset:
     return ds
 
 
-def of_kind(ds: xr.Dataset, kind: Kinds = "self") -> xr.Dataset:
+def kind_in(ds: xr.Dataset, kind: Kinds = None) -> str | Sequence[str]:
+    """The kinds asked for; if none is, the first of `CHOSEN` that the Dataset has."""
+    if kind is not None:
+        return kind
+    have = set(np.atleast_1d(check(ds)["kind"].values).astype(str).tolist())
+    return next((name for name in CHOSEN if name in have), CHOSEN[0])
+
+
+def of_kind(ds: xr.Dataset, kind: Kinds = None) -> xr.Dataset:
     """The layers of these kinds, along a dim ``layer`` even if only one is left.
 
     "image" is no kind of its own: the image rows of joint layers, among the keys of the image alone.
     """
-    ds = check(ds)
+    ds, kind = check(ds), kind_in(ds, kind)
     if "layer" not in ds.dims:
         names = [name for name in ("tokens", "kind", "block", "train_tokens") if name in ds.coords]
         ds = ds.expand_dims("layer").assign_coords({name: ds[name].expand_dims("layer", -1) for name in names})
@@ -132,6 +144,25 @@ def under(ds: xr.Dataset, scaling: str | None) -> tuple[xr.Dataset, str]:
     if name not in have:
         raise EntropyLabError(f"scaling must be one of those measured: {', '.join(have)}. Got {name!r}.")
     return (ds.isel(scaling=have.index(name), drop=True) if "scaling" in ds.dims else ds), name
+
+
+def along_tokens(values: xr.DataArray, x: xr.DataArray) -> xr.DataArray:
+    """Mean over log N, by trapezoids between sizes: of local slopes the slope from the smallest size to the largest.
+
+    Args:
+        values: with a dim ``size``; NaN does not count.
+        x: log N, like it.
+    """
+
+    def mean(y: np.ndarray, at: np.ndarray) -> float:
+        order = np.argsort(at)
+        order = order[np.isfinite(y[order])]
+        y, at = y[order], at[order]
+        width = at[-1] - at[0] if len(at) else 0
+        return float(((y[1:] + y[:-1]) / 2 * np.diff(at)).sum() / width) if width > 1e-6 else np.nan
+
+    dims = [["size"], ["size"]]
+    return xr.apply_ufunc(mean, values, x.broadcast_like(values), input_core_dims=dims, vectorize=True)
 
 
 def finite(values: xr.DataArray) -> xr.DataArray:

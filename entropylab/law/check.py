@@ -12,12 +12,15 @@ import pandas as pd
 import xarray as xr
 
 from ..errors import EntropyLabError, check_positive
+from ..gaussian import entropy_given_variance
 from .averages import (
     Kinds,
     about,
+    along_tokens,
     averaged,
     counted,
     finite,
+    kind_in,
     log_tokens,
     of_kind,
     over_samples,
@@ -25,11 +28,19 @@ from .averages import (
     under,
     words_of,
 )
-from .names import FLAGS, RESIDUALS, described, names_by_layer, page, text_table
-from .theory import THRESHOLDS, TOLERANCE, finite_entropy, finite_term
+from .names import BIASED, FLAGS, RESIDUALS, described, names_by_layer, page, text_table
+from .theory import SKEWED, TOLERANCE, finite_term
 
 MEANS = ("tokens", "entropy", "deficit", "half_sigma2")
-WORDS = {"law": "law off by:", "third_order": "with k3:", "series": "with k3 and k4:"}
+WORDS = {
+    "law": "law off by:",
+    "third_order": "with k3:",
+    "series": "with k3 and k4:",
+    "gaussian": "Gaussian rows off by:",
+    "rarefied": "fewer keys off by:",
+}
+PARTS = {"half": 2, "quarter": 4, "eighth": 8, "sixteenth": 16}
+"""The parts of their keys among which the entropy of rows is measured, and how many of them all keys make."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -38,8 +49,10 @@ class Check:
 
     Attributes:
         dataset: with dims (size, layer, head), without head where it was averaged away: ``entropy``, ``law``,
-            ``finite``, ``third_order`` and ``series`` if measured, ``..._residual`` = entropy less each, with
-            ``..._residual_error`` over samples, ``freezing`` = sigma^2/(2 log N), and the flags as booleans.
+            ``gaussian``, ``third_order``, ``series`` and ``rarefied`` if measured, ``..._residual`` = entropy less
+            each, with ``..._residual_error`` over samples, ``freezing`` = sigma^2/(2 log N), and the flags as booleans.
+            With dim layer ``..._bias``, the mean residual over heads and sizes, and ``..._bias_error``; the ``slope``
+            of entropy against log N, and ``predicted_slope`` if "slope" was measured.
     """
 
     dataset: xr.Dataset
@@ -74,7 +87,8 @@ class Check:
         dims = [dim for dim in ("layer", "head", "size") if dim in self.dataset.dims]
         frame = self.dataset.assign(flags=self.flags).to_dataframe(dim_order=dims).reset_index()
         coords = [str(name) for name in self.dataset.coords if name not in dims and name in frame]
-        names = [*dims, *coords, *(str(name) for name in self.dataset.data_vars), "flags"]
+        own = [str(name) for name, value in self.dataset.data_vars.items() if set(value.dims) == set(dims)]
+        names = [*dims, *coords, *own, "flags"]
         return frame[names].dropna(subset="entropy", ignore_index=True)
 
     def grouped(self, by: str | Sequence[str] = "layer") -> pd.DataFrame:
@@ -109,9 +123,12 @@ class Check:
         """A row for every layer: how far off the law and its refinements are, and the flags.
 
         Columns ``..._off`` are means over heads and sizes of the absolute residual [nats], so that heads can't hide
-        each other (``finite_off`` over those where it is defined); ``law_worst`` is the largest. ``explained`` is the
+        each other; ``law_worst`` is the largest. ``explained`` is the
         part of ``law_off`` that the series takes away: 1 all of it, 0 none, below 0 it makes the law worse. Flags are
-        the fraction of heads and sizes that they are up in; ``tokens`` the smallest and the largest N.
+        the fraction of heads and sizes that they are up in; ``tokens`` the smallest and the largest N. ``..._bias`` is
+        the mean over heads and sizes of entropy less the law, Gaussian rows and fewer keys [nats], and ``..._z`` the
+        same in standard errors over samples; ``slope`` is that of entropy against log N, and ``predicted_slope`` what
+        rows foresee by leaving out keys.
         """
         frame = self._layers()
         names = frame["layer"]
@@ -124,6 +141,13 @@ class Check:
         if self.has_series:
             place = frame.columns.get_loc("law_worst") + 1
             frame.insert(place, "explained", 1 - frame["series_off"] / frame["law_off"].where(frame["law_off"] > 0))
+        for name in ("slope", "predicted_slope"):
+            if name in self.dataset:
+                frame[name] = self[name].values
+        for name in BIASED:
+            if f"{name}_bias" in self.dataset:
+                bias, error = self[f"{name}_bias"], self[f"{name}_bias_error"]
+                frame[f"{name}_bias"], frame[f"{name}_z"] = bias.values, (bias / error.where(error > 0)).values
         return frame
 
     def _layers(self) -> pd.DataFrame:
@@ -168,8 +192,11 @@ class Check:
     def summary(self) -> str:
         """The check as text to read."""
         layers = self.layers()
-        rows = text_table(layers.rename(columns=FLAGS), "{:.3g}")
-        return f"{self._about()}\n\n{self._lines(layers)}\n\n{rows}"
+        last = [name for name in layers if name.endswith(("slope", "_bias", "_z"))]
+        rows = text_table(layers.drop(columns=last).rename(columns=FLAGS), "{:.3g}")
+        more = text_table(layers[["layer", *last]].rename(columns=lambda name: name.replace("_bias", "")), "{:.3g}")
+        note = "H less each prediction, mean over heads and sizes [nats]; _z the same in standard errors over samples"
+        return f"{self._about()}\n\n{self._lines(layers)}\n\n{rows}\n\n{note}\n{more}"
 
     def __repr__(self) -> str:
         return f"Check({self.dataset.attrs['layers']} layers, law: {off_in_words(self.layers(), 'law')})"
@@ -190,12 +217,6 @@ class Check:
         free = known & (self.flags == "")
         off = {name: abs(self[f"{name}_residual"]) for name in RESIDUALS if name in self.dataset}
         lines = [f"{words:<24}{off_in_words(layers, name)}" for name, words in WORDS.items() if name in off]
-        words, defined = "nowhere defined, e^sigma^2 > N", self["finite"].notnull()
-        if defined.any():
-            finite, law = (off[name].where(defined).mean().item() for name in ("finite", "law"))
-            rows = f"{int(defined.sum())} of {int(known.sum())} rows"
-            words = f"{finite:.3f} nats, mean over the {rows} with e^sigma^2 < N; law there {law:.3f}"
-        lines.append(f"{'with finite N:':<24}{words}")
         if self.has_series:
             parts = []
             for chosen, words in ((known, "all rows"), (~self["near_freezing"], "rows not near freezing")):
@@ -260,7 +281,7 @@ def first_within(off: np.ndarray, tokens: np.ndarray, tolerance: float) -> int |
     return int(later[0]) if len(later) else None
 
 
-def check(ds: xr.Dataset, *, kind: Kinds = "self", scaling: str | None = None) -> Check:
+def check(ds: xr.Dataset, *, kind: Kinds = None, scaling: str | None = None) -> Check:
     """Entropy beside the law, with nothing fitted, for every size, layer and head; and what explains the difference.
 
     All in nats, each with its residual (measured entropy less it):
@@ -269,18 +290,19 @@ def check(ds: xr.Dataset, *, kind: Kinds = "self", scaling: str | None = None) -
     - ``third_order``: also - k3/3; ``series``: also - k4/8. Entropy is log N - sum over n of k_n (n-1)/n!, for logits
       of any distribution, of which the law is the first term. Only if "third" and "fourth" were measured; the series
       helps where its terms shrink, and past sigma^2 of about 2 they mostly do not;
-    - ``finite``: the law for N independent Gaussian keys; NaN past e^sigma^2 = N.
+    - ``gaussian``: what N Gaussian logits of that variance have, at any sigma and N. Of each row, if the statistic
+      "gaussian" was measured; else of the mean sigma^2 of each cell of the Dataset, which where rows differ much can be
+      several tenths of a nat off;
+    - ``rarefied``, if that was measured: at each size the entropy of the rows at the largest size among as few of their
+      keys, down to a sixteenth of them, between two parts by a straight line in log N.
 
     A Dataset holds means over query rows. Law and series are linear in the cumulants, so that the mean over rows of the
-    law is the law of the means, exactly; only ``finite`` is not, and where rows differ much in sigma^2 it is too low.
-    Means over branches, samples and steps are taken after it is computed, where the Dataset has them.
+    law is the law of the means, exactly.
 
-    Rows of the result are flagged by thresholds from simulation (``recipes/thresholds.py``), past which the law can be
-    off by 0.1 nats:
+    Rows of the result are flagged where the law can be off by 0.1 nats:
 
-    - ``skewed``: |k3|/3 + |k4|/8 > 0.05 nats; the logits are not Gaussian;
-    - ``small_n``: the finite-N term > 0.16 nats; too few keys for this sigma^2;
-    - ``near_freezing``: sigma^2 / (2 log N) > 0.22; few keys carry the rows, and the finite-N term fails as well.
+    - ``skewed``: |k3|/3 + |k4|/8 > 0.05 nats, by simulation (``recipes/thresholds.py``); the logits are not Gaussian;
+    - ``near_freezing``: ``gaussian`` is off the law by more than 0.1 nats: few keys carry the rows.
 
     A row that is flagged may still be on the law. One that is not was within it in simulation, where keys are
     independent and rows alike; those of a model are neither.
@@ -304,8 +326,9 @@ def check(ds: xr.Dataset, *, kind: Kinds = "self", scaling: str | None = None) -
         >>> [round(off, 1) for off in found.layers().law_off]  # nats that the law is off by, for each sigma
         [0.0, 1.5]
         >>> found.flags.sel(size="8x8", layer="sigma 3", head=0).item()
-        'skewed, small N, near freezing'
+        'skewed, near freezing'
     """
+    kind = kind_in(ds, kind)
     part, name = under(of_kind(ds, kind), scaling)
     if "sigma2" not in part:
         raise EntropyLabError(f"ds must hold sigma2, which the law is computed from. Got {sorted(map(str, part))}.")
@@ -342,31 +365,41 @@ def compared(part: xr.Dataset, mask: xr.DataArray, keep: Sequence[str]) -> xr.Da
     data["freezing"] = data["half_sigma2"] / x.where(x > 0)
     for key in RESIDUALS:
         if key in cells:
-            data[key] = means[key].where(np.isfinite(means[key]))
-            data[f"{key}_residual"] = means["entropy"] - data[key]
+            data[f"{key}_residual"] = means["entropy"] - means[key]
             data[f"{key}_residual_error"] = residual_error(part, cells, key, mask, keep)
+            data[f"{key}_bias"] = averaged(cells["entropy"] - cells[key], mask, ("layer",))
+            data[f"{key}_bias_error"] = residual_error(part, cells, key, mask, ("layer",))
     if "series" in data:
         data["correction"] = -means["third"] / 3 - means["fourth"] / 8
-    data["finite_term"] = data["finite"] - data["law"]
-    up = {
-        "small_n": ~(data["finite_term"] <= THRESHOLDS.small_n),
-        "near_freezing": ~(data["freezing"] <= THRESHOLDS.near_freezing),
-    }
+    data["gaussian_term"] = data["gaussian"] - data["law"]
+    up = {"near_freezing": abs(data["gaussian_term"]) > TOLERANCE}
     if "series" in data:
-        up["skewed"] = abs(means["third"]) / 3 + abs(means["fourth"]) / 8 > THRESHOLDS.skewed
+        up["skewed"] = abs(means["third"]) / 3 + abs(means["fourth"]) / 8 > SKEWED
     data |= {flag: up[flag].where(mask, False) for flag in FLAGS if flag in up}
-    return xr.Dataset({key: value.transpose(*keep, ...) for key, value in data.items()})
+    return xr.Dataset(data | slopes(part, mask)).transpose(*keep, ..., missing_dims="ignore")
+
+
+def slopes(part: xr.Dataset, mask: xr.DataArray) -> dict[str, xr.DataArray]:
+    """The slope of entropy against log N of every layer, and that which its rows foresee if they were asked."""
+    x, y = (averaged(values, mask, ("size", "layer")) for values in (part["log_tokens"], part["entropy"]))
+    x = x.where(y.notnull())
+    far = x - x.mean("size")
+    squares = (far**2).sum("size")
+    found = {"slope": (far * y).sum("size") / squares.where(squares > 1e-9)}
+    if "slope" in part:
+        found["predicted_slope"] = along_tokens(averaged(part["slope"], mask, ("size", "layer")), x)
+    return found if found["slope"].notnull().any() else {}
 
 
 def predictions(part: xr.Dataset) -> dict[str, xr.DataArray]:
-    """What was measured and what is predicted from it, cell by cell; infinite where nothing can be said."""
+    """What was measured and what is predicted from it, cell by cell."""
     names = [name for name in ("entropy", "sigma2", "third", "fourth") if name in part]
     found = {name: part[name].astype("float64") for name in names}
-    known = np.isfinite(found["sigma2"])
     found["law"] = part["log_tokens"] - found["sigma2"] / 2
-    finite = xr.apply_ufunc(finite_entropy, found["sigma2"], part["tokens"].astype("float64"))
-    # A mean that leaves out what is past validity would be one of the tame rows only.
-    found["finite"] = finite.where(np.isfinite(finite) | ~known, np.inf)
+    of_cells = xr.apply_ufunc(entropy_given_variance, found["sigma2"], part["tokens"].astype("float64"))
+    found["gaussian"] = part["gaussian"].astype("float64") if "gaussian" in part else of_cells
+    if "rarefied_half" in part and part.sizes["size"] > 1:
+        found["rarefied"] = rarefied(part)
     if "third" in found:
         found["third_order"] = found["law"] - found["third"] / 3
         if "fourth" in found:
@@ -374,14 +407,38 @@ def predictions(part: xr.Dataset) -> dict[str, xr.DataArray]:
     return found
 
 
+def rarefied(part: xr.Dataset) -> xr.DataArray:
+    """At each size the entropy of the rows at the largest size among as few of their keys [nats], cell by cell.
+
+    NaN at the largest size itself, and below a sixteenth of its keys. In joint attention only the image's keys grow.
+    """
+    x = part["log_tokens"]
+    most = x.max("size")
+    whole = part.isel(size=x.fillna(-np.inf).argmax("size"))
+    number = xr.apply_ufunc(np.exp, most)
+    image = whole["keys_image"] if "keys_image" in whole else most * np.nan
+    found = whole["entropy"] * np.nan
+    above, high = most, whole["entropy"]
+    for name, parts in PARTS.items():
+        left = (number - image * (1 - 1 / parts)).where(finite(image), number / parts)
+        below, low = xr.apply_ufunc(np.log, left), whole[f"rarefied_{name}"]
+        share = (x - below) / (above - below)
+        inside = (share > -1e-6) & (share <= 1 + 1e-6) & (x < most - 1e-6)
+        found = xr.where(inside, low + share * (high - low), found)
+        above, high = below, low
+    return found.astype("float64")
+
+
 def residual_error(
     part: xr.Dataset, cells: dict[str, xr.DataArray], key: str, mask: xr.DataArray, keep: Sequence[str]
 ) -> xr.DataArray:
     """Standard error over samples of a residual: of its own values, or the largest that those of its terms allow."""
-    residual = averaged(cells["entropy"] - cells[key].where(np.isfinite(cells[key])), mask, (*keep, "sample"))
+    residual = averaged(cells["entropy"] - cells[key], mask, (*keep, "sample"))
     if "sample" in residual.dims:
         return over_samples(part, residual, mask, keep)
     weights = {"entropy": 1.0, "sigma2": 0.5, "third": 1 / 3, "fourth": 1 / 8}
     used = list(weights)[: {"law": 2, "third_order": 3, "series": 4}.get(key, 0)]
+    if key == "gaussian":
+        weights, used = {"entropy": 1.0, "gaussian": 1.0}, ["entropy", "gaussian"]
     parts = [weights[name] * over_samples(part, residual, mask, keep, name) for name in used]
     return sum(parts[1:], parts[0]) if parts else residual * np.nan

@@ -15,7 +15,7 @@ MEAN = "mean"
 """The name that the mean over layers has in tables, in the place of a layer's."""
 
 
-def training_size(ds: xr.Dataset, train_size: AnySize | None = None, *, kind: Kinds = "self") -> str:
+def training_size(ds: xr.Dataset, train_size: AnySize | None = None, *, kind: Kinds = None) -> str:
     """Label of the measured size that the model was trained at.
 
     Args:
@@ -47,7 +47,7 @@ def training_size(ds: xr.Dataset, train_size: AnySize | None = None, *, kind: Ki
     return labels[int(np.argmin(np.where(same, stretch, np.inf)))]
 
 
-def drift(ds: xr.Dataset, train_size: AnySize | None = None, *, kind: Kinds = "self") -> pd.DataFrame:
+def drift(ds: xr.Dataset, train_size: AnySize | None = None, *, kind: Kinds = None) -> pd.DataFrame:
     """Entropy against that of the training size under "original": a row for every layer, scaling and size.
 
     The rows of layer "mean" are of the mean over layers. Columns, entropies in nats:

@@ -18,8 +18,10 @@ from ..errors import EntropyLabError
 from .averages import (
     Kinds,
     about,
+    along_tokens,
     averaged,
     counted,
+    kind_in,
     log_tokens,
     of_kind,
     over_samples,
@@ -29,7 +31,7 @@ from .averages import (
     with_known_samples,
     words_of,
 )
-from .lines import bounded, smoothed, straight_line, theil_sen
+from .lines import bounded, curvature, smoothed, straight_line, theil_sen
 from .names import LONG_NAMES, described, names_by_layer, page, text_table
 
 GROUPS = ("layer", "head", "step", "branch")
@@ -41,7 +43,10 @@ UNKNOWN = "unknown"
 ERRORS = {"clustered": CLUSTERED, "bounded": BOUNDED, "ordinary": ORDINARY}
 """How errors are found: the word that asks for it, and what a `Fit` says of itself."""
 
-SHORT = ("slope", "slope_error", "slope_p", "intercept", "intercept_error", "r_squared", "deficit", "half_sigma2")
+SHORT = (
+    *("slope", "slope_error", "slope_p", "predicted_slope", "curvature", "curvature_p"),
+    *("intercept", "intercept_error", "r_squared", "deficit", "half_sigma2"),
+)
 """What a table of lines shows of each."""
 
 
@@ -202,6 +207,13 @@ class Fit:
         t, p = self.slope_test
         if math.isfinite(p):
             rows[0] += f"   slope 1? t = {t:.2f}, p = {p:.2g} ({self['degrees_of_freedom']:.0f} degrees of freedom)"
+        bend, error, p = (self[f"curvature{end}"] for end in ("", "_error", "_p"))
+        if math.isfinite(p):
+            rows.append(f"straight? its slope changes by {bend:.4f} ± {error:.4f} for each 1 of log N, p = {p:.2g}")
+        if "predicted_slope" in self.dataset:
+            rows.append(
+                f"foreseen  {self['predicted_slope']: .4f}   slope, by leaving out keys at each size; not fitted"
+            )
         rows.append(f"R^2       {self.r_squared: .6f}   largest residual {abs(self.residuals).max().item():.4f} nats")
         rows.append(f"deficit   {self.overall('deficit'): .4f} nats, mean over sizes; its slope {1 - self.slope:.4f}")
         if "half_sigma2" in self.dataset:
@@ -229,7 +241,7 @@ def fit(
     ds: xr.Dataset,
     by: str | Sequence[str] | None = None,
     *,
-    kind: Kinds = "self",
+    kind: Kinds = None,
     scaling: str | None = None,
     method: str = "least_squares",
     errors: str = "auto",
@@ -256,7 +268,8 @@ def fit(
         by: None for the mean over heads, then layers, against the mean over layers of log N; or any of "layer", "head",
             "step", "branch", or a tuple of them: a line for each combination.
         kind: which layers: "self", "cross", "joint" (image and text rows, among all their keys), "temporal", or
-            several; or "image": the image rows of joint layers among the image's own keys, which alone grow with it.
+            several; or "image": the image rows of joint layers among the image's own keys, which alone grow with it. By
+            default "self", or if the model has none "joint", "temporal" or "cross"; the summary says which.
         scaling: which scaling; by default the only one, or "original" of several.
         method: "least_squares"; "weighted", each size by its number of samples over their variance, where sizes had
             different numbers of samples or small sizes are noisy: the variances are smoothed along N, for three
@@ -267,7 +280,9 @@ def fit(
         seed: as ``resamples``.
 
     Returns:
-        `Fit`.
+        `Fit`. With the statistic "slope" measured, ``predicted_slope`` stands beside the slope: the mean over log N of
+        what rows themselves foresee by leaving out keys, ``local_slope``, in which nothing is fitted. ``curvature`` is
+        how much the slope changes with log N, and ``curvature_p`` a test of whether the line is straight at all.
 
     Raises:
         EntropyLabError: not such a Dataset; no such layer, scaling, group, method or errors; fewer than two different
@@ -291,6 +306,7 @@ def fit(
             "whose 95% intervals held the truth in 74% of measurements with three samples, is no longer offered, and "
             f"'clustered' takes its place. Got errors={errors!r}, resamples={resamples!r}, seed={seed!r}."
         )
+    kind = kind_in(ds, kind)
     part, scaling = under(of_kind(ds, kind), scaling)
     part = with_known_samples(part)
     have = [name for name in GROUPS if name in part["entropy"].dims]
@@ -310,6 +326,8 @@ def fit(
             f"ds must hold at least two sizes with different N in its {kind} layers{weighted}. Got {sizes}."
         )
     data = points_of(part, x, y, spread, mask, keep).assign({key: (groups, value) for key, value in line.items()})
+    if "local_slope" in data:
+        data["predicted_slope"] = along_tokens(data["local_slope"], data["log_tokens"])
     data["fitted"] = data["intercept"] + data["slope"] * data["log_tokens"]
     data["residual"] = data["entropy"] - data["fitted"]
     total = ((data["entropy"] - data["entropy"].mean("size")) ** 2).sum("size")
@@ -359,13 +377,15 @@ def line_of(
     one = y.isel(sample=[0])
     n, error = (value.broadcast_like(one).transpose(*y.dims).values for value in (number, spread))
     xs, ys = x.broadcast_like(y).transpose(*y.dims).values, y.values
+    straight = curvature(xs, ys, *((error, samples_of(part)) if way == "bounded" else ()))
     if method == "theil_sen":
-        return theil_sen(xs, ys)
+        return theil_sen(xs, ys) | straight
     weights = None
     if method == "weighted":
         weights = n / smoothed(xs[..., 0], (error**2 * n)[..., 0], n[..., 0])[..., None]
         ys = np.where(np.isfinite(weights), ys, np.nan)
-    return bounded(xs, ys, error, samples_of(part), weights) if way == "bounded" else straight_line(xs, ys, weights)
+    line = bounded(xs, ys, error, samples_of(part), weights) if way == "bounded" else straight_line(xs, ys, weights)
+    return line | straight
 
 
 def points_of(
@@ -383,5 +403,7 @@ def points_of(
         data["freezing"] = data["half_sigma2"] / x.where(x > 0)
     if len(terms) == 3:
         data["series"] = data["law"] - terms["third"] / 3 - terms["fourth"] / 8
+    if "slope" in part:
+        data["local_slope"] = averaged(part["slope"], mask, keep)
     own = ("tokens", "sample", "samples", "prompt", "seed")
     return xr.Dataset({n: value.drop_vars(own, errors="ignore").transpose(*keep, ...) for n, value in data.items()})

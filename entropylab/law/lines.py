@@ -59,6 +59,42 @@ def least_squares(x: Array, y: Array, weights: Array | None = None) -> tuple[Arr
     return use, dx, dy - slope[..., None, None] * dx, (slope, center, level, sxx, total)
 
 
+def curvature(x: Array, y: Array, spread: Array | None = None, number: float = np.nan) -> dict[str, Array]:
+    """Is the line straight? How much its slope changes with x, by a parabola; shapes and errors as of `straight_line`.
+
+    The test of a slope can't see it, nor can R^2: a line whose slope goes from 0.6 to 0.8 has an R^2 of 0.996.
+
+    Args:
+        x: (..., points, clusters).
+        y: (..., points, clusters).
+        spread: standard errors of the points over clusters, with one cluster, where errors are to be the largest that
+            these allow; see `bounded`.
+        number: with ``spread``, how many clusters stand behind the points.
+    """
+    known = np.isfinite(y) & np.isfinite(x)
+    use, _, bend, _ = least_squares(x, np.where(known, x, np.nan) ** 2)
+    left = least_squares(x, y)[2]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        total = (use * bend**2).sum((-2, -1))
+        total = np.where(total > 1e-9 * use.sum((-2, -1)), total, np.nan)
+        value = (use * bend * left).sum((-2, -1)) / total
+        left = left - value[..., None, None] * bend
+        points, clusters = ((use > 0).any(axis).sum(-1).astype(float) for axis in (-1, -2))
+        if y.shape[-1] > 1:
+            dof = np.where(clusters > 1, clusters - 1, np.nan)
+            own = (use * bend * left).sum(-2) / total[..., None]
+            error = np.sqrt((own**2).sum(-1) * clusters / dof)
+        else:
+            dof = np.where(points > 3, points - 3, np.nan)
+            error = np.sqrt((use * left**2).sum((-2, -1)) / dof / total)
+            if spread is not None:
+                error = abs(np.where(use > 0, bend * spread, 0)).sum((-2, -1)) / total
+                dof = np.full(error.shape, number - 1 if number > 1 else np.nan)
+        t = value / error
+    value, error = 2 * value, 2 * error  # the slope of a x^2 is 2 a x
+    return {"curvature": value, "curvature_error": error, "curvature_t": t, "curvature_p": 2 * stdtr(dof, -abs(t))}
+
+
 def bounded(x: Array, y: Array, spread: Array, number: float, weights: Array | None = None) -> dict[str, Array]:
     """The line of `straight_line` with one cluster, and the largest errors that it can have.
 

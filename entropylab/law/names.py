@@ -10,12 +10,16 @@ RESIDUALS = {
     "law": "the law's prediction",
     "third_order": "the series to third order",
     "series": "the series to fourth order",
-    "finite": "the law for N independent Gaussian keys",
+    "gaussian": "that of Gaussian rows of the same N and sigma",
+    "rarefied": "that among fewer keys at the largest size",
 }
 """Predictions of entropy in which nothing is fitted, and their words."""
 
-FLAGS = {"skewed": "skewed", "small_n": "small N", "near_freezing": "near freezing"}
+FLAGS = {"skewed": "skewed", "near_freezing": "near freezing"}
 """What is flagged, and its words."""
+
+BIASED = {"law": "law", "gaussian": "Gaussian rows", "rarefied": "fewer keys"}
+"""Predictions whose mean difference from entropy is shown with its sign, and their words in a heading."""
 
 LONG_NAMES = {
     "slope": "slope of entropy against log N",
@@ -48,17 +52,25 @@ LONG_NAMES = {
     "third": "measured third cumulant k3 [nats^3]",
     "fourth": "measured fourth cumulant k4 [nats^4]",
     "third_order": "the series to third order, log N - k2/2 - k3/3 [nats]",
-    "finite": "the law for N independent Gaussian keys [nats]",
-    "finite_term": "what finite N adds to the law, keys independent and Gaussian [nats]",
+    "gaussian": "entropy of Gaussian rows of the same N and sigma [nats]",
+    "gaussian_term": "what Gaussian rows of the same N and sigma are off the law by [nats]",
+    "rarefied": "entropy among fewer keys of the rows at the largest size [nats]",
+    "local_slope": "slope dH/dlog N that rows themselves foresee, at one size",
+    "predicted_slope": "mean over log N of the slope that rows themselves foresee",
+    "curvature": "change of the slope with log N",
+    "curvature_error": "standard error of the change of the slope",
+    "curvature_t": "t of the hypothesis that the line is straight",
+    "curvature_p": "two-sided p of the hypothesis that the line is straight",
     "correction": "what third and fourth cumulant add to the law, - k3/3 - k4/8 [nats]",
     "skewed": "past the threshold on |k3|/3 + |k4|/8",
-    "small_n": "past the threshold on the finite-N term",
-    "near_freezing": "past the threshold on sigma^2 / (2 log N)",
+    "near_freezing": "Gaussian rows would be off the law by more than 0.1 nats",
     **{f"{name}_residual": f"entropy less {words} [nats]" for name, words in RESIDUALS.items()},
     **{
         f"{name}_residual_error": f"standard error over samples of the entropy less {words} [nats]"
         for name, words in RESIDUALS.items()
     },
+    **{f"{name}_bias": f"entropy less {words}, mean over heads and sizes [nats]" for name, words in RESIDUALS.items()},
+    **{f"{name}_bias_error": f"standard error over samples of {name}_bias [nats]" for name in RESIDUALS},
 }
 """Every variable that a `Fit` or a `Check` can hold, with its unit if it has one."""
 
@@ -79,6 +91,10 @@ HEADINGS = {
     "slope": "slope",
     "slope_error": "± slope",
     "slope_p": "p (slope 1)",
+    "predicted_slope": "slope foreseen",
+    "local_slope": "slope foreseen",
+    "curvature": "slope changes by",
+    "curvature_p": "p (straight)",
     "intercept": "intercept",
     "intercept_error": "± intercept",
     "r_squared": "R²",
@@ -88,9 +104,12 @@ HEADINGS = {
     "law_off": "law off by",
     "third_order_off": "with k3",
     "series_off": "with k3, k4",
-    "finite_off": "with finite N",
+    "gaussian_off": "Gaussian rows off by",
+    "rarefied_off": "fewer keys off by",
     "law_worst": "worst",
     "explained": "explained",
+    **{f"{name}_bias": f"H − {words}" for name, words in BIASED.items()},
+    **{f"{name}_z": "in errors" for name in BIASED},
     **FLAGS,
 }
 """What a notebook shows of a table, and the heading of each column."""
@@ -98,6 +117,8 @@ HEADINGS = {
 FORMATS = {
     **dict.fromkeys(("explained", *FLAGS), "{:.0%}"),
     "slope_p": "{:.2g}",
+    "curvature_p": "{:.2g}",
+    **{f"{name}_z": "{:.1f}" for name in BIASED},
     "tokens": "{:.0f}",
 }
 """How numbers of a column are written in a notebook; all others with four decimals."""

@@ -5,11 +5,12 @@ the last axis but one and keys along the last, -inf where the mask leaves a key 
 Knows nothing of Datasets, tensors or models.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from ..gaussian import entropy_given_variance, table
 
 Array = NDArray[Any]
 
@@ -17,23 +18,9 @@ TOLERANCE = 0.1
 """What the law may be off by [nats] before a threshold counts as passed."""
 
 
-@dataclass(frozen=True)
-class Thresholds:
-    """Past which values the law log N - sigma^2/2 can be off by more than `TOLERANCE`.
-
-    Attributes:
-        skewed: of |k3|/3 + |k4|/8 [nats]: logits that are not Gaussian.
-        small_n: of the finite-N term [nats]: too few keys for this sigma^2.
-        near_freezing: of sigma^2 / (2 log N): few keys carry the row, and the finite-N term fails as well.
-    """
-
-    skewed: float
-    small_n: float
-    near_freezing: float
-
-
-THRESHOLDS = Thresholds(skewed=0.05, small_n=0.16, near_freezing=0.22)
-"""The least that the simulation in ``recipes/thresholds.py`` finds with any of eight seeds, rounded down."""
+SKEWED = 0.05
+"""Of |k3|/3 + |k4|/8 [nats], past which logits are so far from Gaussian that the law can be off by `TOLERANCE`: the
+least that the simulation in ``recipes/thresholds.py`` finds with any of eight seeds, rounded down."""
 
 
 def finite_term(sigma2: ArrayLike, tokens: ArrayLike) -> Array:
@@ -46,17 +33,19 @@ def finite_term(sigma2: ArrayLike, tokens: ArrayLike) -> Array:
         return ((2 * s2 - 1) * np.exp(s2) + 1) / (2 * np.asarray(tokens, float))
 
 
-def finite_entropy(sigma2: ArrayLike, tokens: ArrayLike) -> Array:
-    """Entropy [nats] that N independent Gaussian logits have on average, given the variance measured over those N.
+def largest_sigma2(tokens: ArrayLike, tolerance: float = TOLERANCE) -> Array:
+    """The measured sigma^2 up to which N Gaussian logits keep to the law log N - sigma^2/2 within ``tolerance`` [nats].
 
-    log N - s2/2 + `finite_term`, with s2 = N/(N-1) sigma^2, because measured variance is (N-1)/N of that which logits
-    were drawn with. NaN past e^s2 = N, where the expansion has no meaning, and for a single key.
+    Past it few keys carry the row. It is 0.49 log N for N = 16 and 0.64 log N for N = 4096: no fixed share of freezing,
+    2 log N.
     """
-    number = np.asarray(tokens, float)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        s2 = np.asarray(sigma2, float) * number / np.where(number > 1, number - 1, np.nan)
-        value = np.log(number) - s2 / 2 + finite_term(s2, number)
-        return np.where(s2 < np.log(number), value, np.nan)
+    sigma2 = table()["sigma"].astype(float) ** 2
+    number = np.asarray(tokens, float)[..., None]
+    off = abs(entropy_given_variance(sigma2, number) - np.log(number) + sigma2 / 2)
+    past = (off > tolerance).argmax(-1)[..., None]
+    high, low = (np.take_along_axis(off, place, -1) for place in (past, past - 1))
+    share = (tolerance - low) / (high - low)
+    return (sigma2[past - 1] + share * (sigma2[past] - sigma2[past - 1]))[..., 0]
 
 
 def gaussian_entropy(sigma: ArrayLike, tokens: ArrayLike) -> Array:

@@ -176,27 +176,35 @@ class Reduction:
         """What the sums (n, `Sums.sums`) of n heads say: (entries, n)."""
         numbers = sums.T
         valid, empty, bad, keys = numbers[: len(COUNTS)]
-        means, errors, deviations = {}, {}, {}
-        for name in self.fields:
-            place = len(COUNTS) + STATISTICS.index(name)
-            means[name] = numbers[place] / valid
-            squares = numbers[place + len(STATISTICS)] / valid
-            deviations[name] = (squares - means[name].square()).clamp(min=0).sqrt()
-            errors[name] = deviations[name] * standard_error(valid, fraction)
-        for index, name in enumerate(values_of(self.beyond)):
-            rows, total, squares, entropy = numbers[NUMBERS + index * COLUMNS :][:COLUMNS]
-            means[name] = total / rows
-            errors[name] = (squares / rows - means[name].square()).clamp(min=0).sqrt() * standard_error(rows, fraction)
-            if name.startswith("rarefied"):  # what thinning took from the rows looked at, taken from all rows
-                means[name] += means["entropy"] - entropy / rows
-        names = [ROW_STATISTICS.get(name, name) for name in values_of(self.statistics)]
-        found = [valid, empty, keys / (valid + bad), *(means[name] for name in names)]
-        if "entropy" in self.statistics:
-            found.append(deviations["entropy"])
-        if self.rows is not None:
-            found += [errors[name] for name in names]
-        entries = torch.stack([*found, bad])
-        return torch.cat([entries, self.split(numbers, parts)]) if parts else entries
+        places = [len(COUNTS) + STATISTICS.index(name) for name in self.fields]
+        means = torch.stack([numbers[place] for place in places]) / valid
+        squares = torch.stack([numbers[place + len(STATISTICS)] for place in places]) / valid
+        deviation = (squares - means.square()).clamp(min=0).sqrt()
+        spread = deviation[self.fields.index("entropy")][None] if "entropy" in self.statistics else deviation[:0]
+        errors = deviation if self.rows is None else deviation * standard_error(valid, fraction)
+        if self.beyond:
+            own, own_errors = self.means_beyond(numbers, means[self.fields.index("entropy")], fraction)
+            names = (*self.fields, *values_of(self.beyond))
+            order = [names.index(ROW_STATISTICS.get(name, name)) for name in values_of(self.statistics)]
+            means, errors = torch.cat([means, own])[order], torch.cat([errors, own_errors])[order]
+        errors = errors[:0] if self.rows is None else errors
+        found = [torch.stack([valid, empty, keys / (valid + bad)]), means, spread, errors, bad[None]]
+        if parts:
+            found.append(self.split(numbers, parts))
+        return torch.cat(found)
+
+    def means_beyond(self, numbers: Tensor, entropy: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
+        """Means of the statistics that no pass sums, and their standard errors: (values, n) each.
+
+        What thinning the keys takes from the rows that were looked at is taken from the mean ``entropy`` of all rows,
+        which is known better than that of these.
+        """
+        names = values_of(self.beyond)
+        rows, total, squares, own = numbers[NUMBERS:].unflatten(0, (len(names), COLUMNS)).unbind(1)
+        means = total / rows
+        deviation = (squares / rows - means.square()).clamp(min=0).sqrt()
+        thinned = torch.tensor([name.startswith("rarefied") for name in names])[:, None]
+        return torch.where(thinned, means + entropy - own / rows, means), deviation * standard_error(rows, fraction)
 
     def split(self, numbers: Tensor, parts: tuple[str, ...]) -> Tensor:
         """The entries ``SPLIT`` from the sums (``NUMBERS``, n): (entries, n), NaN where the keys have no such part."""

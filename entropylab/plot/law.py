@@ -15,7 +15,7 @@ from ..law.averages import Kinds
 from ..law.averages import check as check_dataset
 from ..law.check import check
 from ..law.names import RESIDUALS
-from ..law.theory import THRESHOLDS
+from ..law.theory import TOLERANCE, largest_sigma2
 from .style import BLACK, BLUE, COLORS, GREY, MORE_MARKERS, ORANGE, VERMILLION, axes_of, legend, name_layers
 
 WIDE = 3.0
@@ -27,7 +27,7 @@ def law_residual(
     ax: Axes | None = None,
     *,
     name: str = "law",
-    kind: Kinds = "self",
+    kind: Kinds = None,
     scaling: str | None = None,
     heads: bool = True,
 ) -> Axes:
@@ -38,8 +38,9 @@ def law_residual(
     Args:
         ds: a Dataset from `entropylab.measure` with sigma2 ("third" and "fourth" for the series).
         ax: Axes to draw on; the current ones by default.
-        name: which prediction: "law", "third_order", "series" or "finite" (see `entropylab.check`).
-        kind: which layers: "self", "cross", "joint", or several.
+        name: which prediction: "law", "third_order", "series", "gaussian" or "rarefied" (see
+            `entropylab.check`).
+        kind: which layers: "self", "cross", "joint", or several; by default "self", or what the model has instead.
         scaling: which scaling; by default the only one, or "original" of several.
         heads: draw the single heads.
 
@@ -83,7 +84,7 @@ def law_residual(
 
 
 def residuals(
-    ds: xr.Dataset, *, name: str = "law", kind: Kinds = "self", scaling: str | None = None
+    ds: xr.Dataset, *, name: str = "law", kind: Kinds = None, scaling: str | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What `law_residual` draws: ``residual`` and its ``error`` [nats] by layer and size, and by head as well.
 
@@ -105,7 +106,7 @@ def residuals(
 
 
 def residual_vs_cumulants(
-    ds: xr.Dataset, ax: Axes | None = None, *, kind: Kinds = "self", scaling: str | None = None
+    ds: xr.Dataset, ax: Axes | None = None, *, kind: Kinds = None, scaling: str | None = None
 ) -> Axes:
     """What the law is off by against what measured skewness and kurtosis say, a point for every layer, head and size.
 
@@ -144,11 +145,11 @@ def residual_vs_cumulants(
     return ax
 
 
-def phase(ds: xr.Dataset, ax: Axes | None = None, *, kind: Kinds = "self", scaling: str | None = None) -> Axes:
+def phase(ds: xr.Dataset, ax: Axes | None = None, *, kind: Kinds = None, scaling: str | None = None) -> Axes:
     """Measured sigma^2 against log N, a point for every layer, head and size, with the line of freezing.
 
     Past sigma^2 = 2 log N the condensation of the random energy model: single keys carry the rows. From the lower line
-    on, the threshold of `entropylab.check`, the law can be off by 0.1 nats. Layers are coloured in their order.
+    on even Gaussian rows are off the law by more than 0.1 nats. Layers are coloured in their order.
 
     Arguments, errors and return value as of `law_residual`.
 
@@ -164,8 +165,9 @@ def phase(ds: xr.Dataset, ax: Axes | None = None, *, kind: Kinds = "self", scali
     points = ax.scatter(x, y, c=rows["layer"].map(order), s=8, cmap="viridis", zorder=3, label="layers and heads")
     line = np.linspace(0, 1.05 * x.max(), 50)
     ax.plot(line, 2 * line, "-", color=VERMILLION, label="freezing, σ² = 2 log N")
-    ratio = THRESHOLDS.near_freezing
-    ax.plot(line, 2 * ratio * line, "--", color=ORANGE, label=f"near it, σ² = {2 * ratio:.2g} log N")
+    from_two = line[line >= np.log(2)]
+    near = largest_sigma2(np.exp(from_two))
+    ax.plot(from_two, near, "--", color=ORANGE, label=f"near it, Gaussian rows {TOLERANCE:g} nats off the law")
     known = y[y > 0]
     if len(known):
         ax.set_yscale("log")
@@ -180,7 +182,7 @@ def phase(ds: xr.Dataset, ax: Axes | None = None, *, kind: Kinds = "self", scali
 
 
 def deficit_vs_sigma2(
-    ds: xr.Dataset, ax: Axes | None = None, *, kind: Kinds = "self", scaling: str | None = None
+    ds: xr.Dataset, ax: Axes | None = None, *, kind: Kinds = None, scaling: str | None = None
 ) -> Axes:
     """The deficit log N - H against measured sigma^2/2, a point for every layer, head and size; under the law equal.
 

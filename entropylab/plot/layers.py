@@ -30,7 +30,7 @@ def entropy_vs_step(
     ax: Axes | None = None,
     *,
     size: AnySize | None = None,
-    kind: Kinds = "self",
+    kind: Kinds = None,
     scaling: str | None = None,
     normalised: bool = False,
 ) -> Axes:
@@ -40,7 +40,7 @@ def entropy_vs_step(
         ds: a Dataset from `entropylab.measure` whose steps were kept.
         ax: Axes to draw on; the current ones by default.
         size: which size; the only one, or the training size, by default.
-        kind: which layers: "self", "cross", "joint", or several.
+        kind: which layers: "self", "cross", "joint", or several; by default "self", or what the model has instead.
         scaling: which scaling; by default the only one, or "original" of several.
         normalised: draw entropy / log N, which lies between 0 and 1 in every layer.
 
@@ -90,7 +90,7 @@ def heads(
     *,
     name: str = "normalised_entropy",
     size: AnySize | None = None,
-    kind: Kinds = "self",
+    kind: Kinds = None,
     scaling: str | None = None,
 ) -> Axes:
     """A map of layers, in the order in which data meet them, and heads.
@@ -101,7 +101,7 @@ def heads(
         name: "normalised_entropy" (H / log N), or a variable of `entropylab.check`: "deficit", "sigma2", "freezing",
             "law_residual", ...; those that change sign are coloured about 0.
         size: which size; the only one, or the training size, by default.
-        kind: which layers: "self", "cross", "joint", or several.
+        kind: which layers: "self", "cross", "joint", or several; by default "self", or what the model has instead.
         scaling: which scaling; by default the only one, or "original" of several.
 
     Returns:
@@ -145,7 +145,7 @@ def at_size(part: xr.Dataset, size: AnySize | None, kind: Kinds) -> tuple[xr.Dat
     return (part.isel(size=labels.index(label)) if "size" in part.dims else part), label
 
 
-def steps_table(ds: xr.Dataset, *, kind: Kinds = "self", scaling: str | None = None) -> pd.DataFrame:
+def steps_table(ds: xr.Dataset, *, kind: Kinds = None, scaling: str | None = None) -> pd.DataFrame:
     """Entropy and normalised entropy of every size, layer, head and step; means over branches and samples.
 
     Raises:
@@ -176,7 +176,7 @@ def by_layer(
     ax: Axes | None = None,
     *,
     name: str = "slope",
-    kind: Kinds = "self",
+    kind: Kinds = None,
     scaling: str | None = None,
 ) -> Axes:
     """A quantity of every layer of one or several runs, by its place from the first layer to the last.
@@ -187,7 +187,7 @@ def by_layer(
         runs: name -> a Dataset from `entropylab.measure` with at least two sizes.
         ax: Axes to draw on; the current ones by default.
         name: "slope", "deficit" or "half_sigma2".
-        kind: which layers: "self", "cross", "joint", or several.
+        kind: which layers: "self", "cross", "joint", or several; by default "self", or what the model has instead.
         scaling: which scaling; by default the only one, or "original" of several.
 
     Returns:
@@ -227,7 +227,7 @@ def by_layer(
     return ax
 
 
-def layer_lines(runs: Mapping[str, xr.Dataset], *, kind: Kinds = "self", scaling: str | None = None) -> pd.DataFrame:
+def layer_lines(runs: Mapping[str, xr.Dataset], *, kind: Kinds = None, scaling: str | None = None) -> pd.DataFrame:
     """What `by_layer` draws: a row for every run and layer.
 
     Columns ``run``, ``layer``, ``block``, ``place`` (0 the layer that data meet first, 1 the last), the line of the

@@ -9,7 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from ..errors import EntropyLabError
-from ..law.averages import Kinds, of_kind
+from ..law.averages import Kinds, kind_in, kinds_of, of_kind
 from ..law.drift import MEAN, drift, training_size
 from ..sizes import AnySize, size_label
 from .style import (
@@ -37,7 +37,7 @@ def stabilization(
     sizes: tuple[AnySize, AnySize] | None = None,
     scaling: Sequence[str] | None = None,
     train_size: AnySize | None = None,
-    kind: Kinds = "self",
+    kind: Kinds = None,
 ) -> Axes:
     """Entropy of each layer, in the order in which data meet them, at two sizes and under every scaling.
 
@@ -50,7 +50,7 @@ def stabilization(
         sizes: a lower and a higher size; by default those with the fewest and with the most tokens.
         scaling: which scalings beside "original"; by default all.
         train_size: the training size, if the Dataset does not say.
-        kind: which layers: "self", "cross", "joint", or several.
+        kind: which layers: "self", "cross", "joint", or several; by default "self", or what the model has instead.
 
     Raises:
         EntropyLabError: as `entropylab.law.drift.drift`; a size or scaling that was not measured.
@@ -79,7 +79,7 @@ def stabilization(
             ax.plot(range(len(part)), part["entropy"], mfc=fill, label=text, **style)
     name_layers(ax, reference)
     ax.set_ylabel(label(ds["entropy"], "attention entropy"))
-    kinds = kind if isinstance(kind, str) else " and ".join(kind)
+    kinds = " and ".join(kinds_of(kind_in(ds, kind)))
     ax.set_xlabel(f"{kinds}-attention layer, in the order in which data meet them")
     legend(ax)
     return ax

@@ -18,7 +18,7 @@ def entropy_vs_tokens(
     ds: xr.Dataset,
     ax: Axes | None = None,
     *,
-    kind: Kinds = "self",
+    kind: Kinds = None,
     scaling: str | None = None,
     layers: bool = True,
     law: bool = True,
@@ -31,7 +31,7 @@ def entropy_vs_tokens(
     Args:
         ds: a Dataset from `entropylab.measure` with at least two sizes.
         ax: Axes to draw on; the current ones by default.
-        kind: which layers: "self", "cross", "joint", or several.
+        kind: which layers: "self", "cross", "joint", or several; by default "self", or what the model has instead.
         scaling: which scaling; by default the only one, or "original" of several.
         layers: draw the single layers.
         law: draw the law's prediction, if sigma^2 was measured.
@@ -60,7 +60,7 @@ def entropy_vs_tokens(
 
 
 def deficit_vs_tokens(
-    ds: xr.Dataset, ax: Axes | None = None, *, kind: Kinds = "self", scaling: str | None = None, layers: bool = True
+    ds: xr.Dataset, ax: Axes | None = None, *, kind: Kinds = None, scaling: str | None = None, layers: bool = True
 ) -> Axes:
     """The deficit log N - H against log N, with measured sigma^2/2 beside it: under the law the two are one level line.
 
@@ -79,7 +79,7 @@ def deficit_vs_tokens(
     return finish(ax, ds, rows, "deficit", layers, "half_sigma2", "deficit log N − H [nats]")
 
 
-def table(ds: xr.Dataset, *, kind: Kinds = "self", scaling: str | None = None) -> pd.DataFrame:
+def table(ds: xr.Dataset, *, kind: Kinds = None, scaling: str | None = None) -> pd.DataFrame:
     """Everything that the figures of this file show: a row for every layer and size, the mean over layers first.
 
     Entropies, deficits and log N in nats; the line that was fitted to each layer is repeated in its rows.

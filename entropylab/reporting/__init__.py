@@ -21,7 +21,7 @@ from scipy.stats import ttest_ind_from_stats
 
 from ..errors import EntropyLabError, check_positive, counted
 from ..law import samples_of
-from ..law.theory import THRESHOLDS, TOLERANCE
+from ..law.theory import SKEWED, TOLERANCE
 from . import tables, words
 from .files import targets, write
 from .pictures import pictures_of
@@ -119,7 +119,7 @@ def environment(finalize: Callable[[object], object]) -> Environment:
     made.tests["nan"] = lambda value: bool(np.isnan(value))
     named = ("stacked", "beside", "in_short", "line_numbers", "check_numbers", "provenance", "is_subset", "loaded")
     made.globals |= {name: getattr(tables, name) for name in named}
-    made.globals |= {"exp": np.exp, "thresholds": THRESHOLDS, "near": THRESHOLDS.near_freezing}
+    made.globals |= {"exp": np.exp, "skewed": SKEWED}
     return made
 
 

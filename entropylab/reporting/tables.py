@@ -19,7 +19,7 @@ LABELS = ("run", "layer", "scaling", "size")
 
 COUNTS = ("tokens", "tokens_min", "tokens_max", "tokens_law", "tokens_level", "tokens_gaussian", "keys_image", "count")
 SHARES = (
-    *("share", "mass_image", "skewed", "small_n", "near_freezing"),
+    *("share", "mass_image", "skewed", "near_freezing"),
     *("fraction_removed", "fraction_removed_error", "absolute_fraction_removed"),
 )
 

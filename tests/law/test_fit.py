@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from entropylab import simulate_dataset
 from entropylab.errors import EntropyLabError
 from entropylab.law import BOUNDED, CLUSTERED, fit
 from entropylab.law.averages import log_tokens
@@ -213,3 +214,29 @@ def test_prediction() -> None:
     assert fit(synthetic(), by="layer").predict([100, 200]).dims == ("layer", "tokens")
     with pytest.raises(EntropyLabError, match="tokens must be a positive number"):
         result.predict(0)
+
+
+def test_the_slope_that_rows_foresee_stands_beside_the_slope() -> None:
+    """Of Gaussian rows of sigma 3 the slope is far from 1, entropy is convex in log N, and rows know both."""
+    statistics = ("entropy", "sigma2", "slope")
+    ds = simulate_dataset((64, 128, 256, 512), sigma=(0.0, 3.0), samples=12, statistics=statistics, heads=8, queries=32)
+    result = fit(ds, by="layer")
+    np.testing.assert_allclose(result.slope, result["predicted_slope"], atol=0.03)
+    assert float(result.slope[0]) == pytest.approx(1, abs=1e-3) and float(result.slope[1]) < 0.85
+    local = result["local_slope"].sel(layer="sigma 3")
+    assert (np.diff(local) > 0).all()
+    assert float(result["curvature"][1]) > 0
+    assert "predicted_slope" in result.summary() and "curvature_p" in result.summary()
+    one = fit(ds.isel(layer=[1]))
+    assert f"foreseen   {one['predicted_slope']:.4f}" in one.summary() and "straight?" in one.summary()
+    assert "predicted_slope" not in fit(ds.drop_vars("slope")).dataset
+
+
+def test_the_kind_that_is_there_is_taken_and_said() -> None:
+    ds = synthetic(samples=2, steps=1)
+    joint = ds.assign_coords(kind=("layer", np.where(ds["kind"] == "self", "joint", "cross")))
+    assert fit(joint).slope == fit(joint, kind="joint").slope == fit(ds).slope
+    assert "5 joint layers" in fit(joint).summary() and "5 self layers" in fit(ds).summary()
+    only = ds.isel(layer=ds["kind"].values == "cross")
+    with pytest.raises(EntropyLabError, match="in its cross layers"):
+        fit(only)

@@ -10,7 +10,7 @@ from scipy.special import polygamma
 
 from entropylab import EntropyLabError
 from entropylab.law import BOUNDED, CLUSTERED, ORDINARY, UNKNOWN, fit
-from entropylab.law.lines import straight_line, theil_sen
+from entropylab.law.lines import curvature, straight_line, theil_sen
 
 from ..datasets import NOISY, SIZES, norris, own_log_tokens, own_mean, replicates, synthetic
 
@@ -274,3 +274,45 @@ def test_which_errors_are_taken() -> None:
 def test_the_bootstrap_is_gone_and_that_is_said(options: dict) -> None:
     with pytest.raises(EntropyLabError, match="no longer offered, and 'clustered' takes its place. Got"):
         fit(synthetic(), **options)
+
+
+# Is it straight?
+
+
+def test_curvature_of_a_parabola_and_of_a_line() -> None:
+    x = np.log([16, 64, 256, 1024.0])[:, None]
+    bent = curvature(x, 0.3 + 0.5 * x + 0.02 * x**2)
+    assert bent["curvature"] == pytest.approx(0.04)
+    assert curvature(x, 0.3 + 0.5 * x)["curvature"] == pytest.approx(0, abs=1e-9)
+    assert np.isnan(curvature(x[:2], x[:2])["curvature"]), "two points are always on a line"
+    assert np.isnan(curvature(x[:3], x[:3] ** 2)["curvature_p"]) and curvature(x[:3], x[:3] ** 2)["curvature"] == 2
+
+
+def test_ordinary_errors_of_curvature_are_those_of_least_squares() -> None:
+    rng = np.random.default_rng(0)
+    x = np.log([16, 40, 64, 256, 512, 1024.0])
+    y = x + 0.1 * rng.standard_normal(6)
+    coefficients, covariance = np.polyfit(x, y, 2, cov=True)
+    found = curvature(x[:, None], y[:, None])
+    assert found["curvature"] == pytest.approx(2 * coefficients[0])
+    assert found["curvature_error"] == pytest.approx(2 * covariance[0, 0] ** 0.5)
+    t = coefficients[0] / covariance[0, 0] ** 0.5
+    assert found["curvature_p"] == pytest.approx(2 * stats.t.sf(abs(t), 3))
+
+
+def test_a_straight_line_is_said_to_be_bent_as_rarely_as_p_says() -> None:
+    x, y = replicates(clusters=4, number=2000)
+    p = curvature(x, y)["curvature_p"]
+    assert 0.03 < (p < 0.05).mean() < 0.07
+    own = np.array([np.polyfit(x[0, :, 0], y[0, :, sample], 2)[0] for sample in range(4)])
+    assert curvature(x, y)["curvature"][0] == pytest.approx(2 * own.mean())
+    assert curvature(x, y)["curvature_error"][0] == pytest.approx(2 * stats.sem(own))
+    assert (curvature(x, y + 0.05 * x**2)["curvature_p"] < 0.05).mean() > 0.8, "and a bent one is found"
+
+
+def test_curvature_of_samples_that_were_averaged_is_bounded() -> None:
+    apart = fit(synthetic(**NOISY))
+    ds = fit(synthetic(**NOISY, average=("sample",)))
+    assert ds.errors == BOUNDED
+    assert ds["curvature"] == pytest.approx(apart["curvature"], abs=1e-5)
+    assert ds["curvature_error"] >= apart["curvature_error"]

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
 
+from entropylab.gaussian import entropy_given_variance
 from entropylab.law import theory
 
 
@@ -53,19 +54,23 @@ def test_gaussian_keys_need_as_many_as_the_finite_term_says() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(sigma2=st.floats(0, 3), tokens=st.integers(64, 10**6))
-def test_the_finite_law(sigma2: float, tokens: int) -> None:
-    value = float(theory.finite_entropy(sigma2, tokens))
-    law = np.log(tokens) - sigma2 / 2
-    assert value >= law - sigma2 / tokens
-    assert value - law == pytest.approx(float(theory.finite_term(sigma2, tokens)), rel=0.3, abs=0.02)
+@given(sigma2=st.floats(0, 3), tokens=st.integers(1000, 10**6))
+def test_the_finite_term_is_what_gaussian_rows_are_off_the_law_by(sigma2: float, tokens: int) -> None:
+    value = float(entropy_given_variance(sigma2, tokens)) - np.log(tokens) + sigma2 / 2
+    assert value == pytest.approx(float(theory.finite_term(sigma2, tokens)), rel=0.3, abs=0.005)
     assert theory.finite_term(0.0, tokens) == 0
-
-
-def test_the_finite_law_has_an_end() -> None:
-    assert np.isnan(theory.finite_entropy(8.0, 1000))
-    assert np.isnan(theory.finite_entropy(0.0, 1))
     assert np.isinf(theory.finite_term(1e4, 10))
+
+
+@pytest.mark.parametrize("tokens", [16, 256, 4096])
+def test_up_to_the_largest_sigma2_gaussian_rows_are_on_the_law(tokens: int) -> None:
+    limit = float(theory.largest_sigma2(tokens))
+    draws = drawn(1.0, tokens, 2**21 // tokens)
+    draws = (draws - draws.mean(-1, keepdims=True)) / draws.std(-1, keepdims=True)
+    law = np.log(tokens) - limit / 2
+    assert theory.row_entropy(limit**0.5 * draws).mean() - law == pytest.approx(0.1, abs=0.02)
+    np.testing.assert_allclose(theory.largest_sigma2([tokens] * 2), limit)
+    assert float(theory.largest_sigma2(tokens, 0.01)) < 0.8 * limit
 
 
 # Gaussian rows at any sigma and N.
@@ -86,7 +91,8 @@ def test_gaussian_entropy_at_its_ends() -> None:
     assert theory.gaussian_entropy(3.0, 1) == pytest.approx(0, abs=1e-10), "one key has no entropy"
     assert theory.gaussian_entropy(2.0, 4) == pytest.approx(0.771, abs=5e-4)
     large = theory.gaussian_entropy(0.7, 10**6)
-    assert large == pytest.approx(theory.finite_entropy(0.49 * (1 - 1e-6), 10**6), abs=1e-7), "and the law is its limit"
+    law = np.log(10**6) - 0.245
+    assert large == pytest.approx(law + theory.finite_term(0.49, 10**6), abs=1e-7), "and the law is its limit"
     assert np.isnan(theory.gaussian_entropy([-1.0, np.nan], 4)).all() and np.isnan(theory.gaussian_entropy(1.0, 0))
 
 

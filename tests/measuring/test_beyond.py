@@ -28,7 +28,7 @@ def tokens(*shape, seed=0):
 
 
 def recorded(*given, **options):
-    with entropylab.record(layer := Plain(), statistics=ASKED, **options) as rec:
+    with entropylab.record(layer := Plain(), statistics=ASKED[::-1], **options) as rec:
         layer(*given)
     return rec.dataset.squeeze(("size", "scaling", "branch", "step", "layer"))
 

@@ -8,6 +8,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from entropylab import EntropyLabError, check, plot
+from entropylab.gaussian import entropy_given_variance
 from entropylab.law.averages import log_tokens
 from entropylab.law.names import layer_names
 from entropylab.plot.law import BINS, REACH, residuals
@@ -25,7 +26,7 @@ def ds() -> xr.Dataset:
 # The residual of the law.
 
 
-@pytest.mark.parametrize("name", ["law", "third_order", "series", "finite"])
+@pytest.mark.parametrize("name", ["law", "third_order", "series", "gaussian"])
 def test_residuals_of_every_layer_and_size(ds, ax, name: str) -> None:
     assert plot.law_residual(ds, ax, name=name) is ax
     found = check(ds.mean("head", keep_attrs=True))
@@ -107,7 +108,9 @@ def test_phases_and_the_line_of_freezing(ds, ax) -> None:
     (line,) = [line for line in ax.get_lines() if line.get_label().startswith("freezing")]
     np.testing.assert_allclose(line.get_ydata(), 2 * line.get_xdata())
     (near,) = [line for line in ax.get_lines() if line.get_label().startswith("near")]
-    np.testing.assert_allclose(near.get_ydata(), 0.44 * near.get_xdata())
+    tokens = np.exp(near.get_xdata())
+    off = entropy_given_variance(near.get_ydata(), tokens) - np.log(tokens) + near.get_ydata() / 2
+    np.testing.assert_allclose(off, 0.1, atol=0.01)
     assert len(set(ax.collections[0].get_array())) == 5, "a colour for each layer"
     assert ax.get_yscale() == "log"
 
@@ -216,7 +219,7 @@ def test_what_are_no_logits(ax, logits) -> None:
             "law_residual",
             {"name": "fourth"},
             None,
-            "name must be one of law, third_order, series, finite. Got 'fourth'",
+            "name must be one of law, third_order, series, gaussian, rarefied. Got 'fourth'",
         ),
         ("law_residual", {"name": "series"}, "fourth", "'series_residual?' is not in this check|'series' is not"),
         ("residual_vs_cumulants", {}, "third", "'series' is not in this check"),

@@ -1,19 +1,18 @@
-"""The thresholds of the law's flags come from simulation."""
+"""The threshold of a flag of the law's comes from simulation, and the table of Gaussian rows from its recipe."""
 
 import numpy as np
 import pytest
 
-from entropylab.law.theory import THRESHOLDS
-from recipes.thresholds import crossing, gaussian_crossings, simulated_thresholds
+from entropylab.gaussian import table
+from entropylab.law.theory import SKEWED
+from recipes.gaussian import MANY, SIGMAS, of_many
+from recipes.thresholds import crossing, simulated_threshold
 
 
-def test_thresholds_come_from_simulation() -> None:
-    """Of few rows, because the whole simulation takes some seconds; rows of many keys are left out of ``small_n``."""
-    found = simulated_thresholds(seed=3, cells=2**17)
-    assert 0.7 * found.skewed <= THRESHOLDS.skewed <= found.skewed
-    assert 0.7 * found.near_freezing <= THRESHOLDS.near_freezing <= found.near_freezing
-    term, _ = gaussian_crossings(np.random.default_rng(0), 64, cells=2**18)
-    assert 0.7 * term <= THRESHOLDS.small_n <= term
+def test_the_threshold_comes_from_simulation() -> None:
+    """Of few rows, because the whole simulation takes some seconds."""
+    found = simulated_threshold(seed=3, cells=2**17)
+    assert 0.7 * found <= SKEWED <= found
 
 
 def test_crossings() -> None:
@@ -22,6 +21,10 @@ def test_crossings() -> None:
     assert crossing(where, np.array([0.0, 0.05, -0.15])) == pytest.approx(1.5)
     assert crossing(where, np.zeros(3)) == np.inf
     assert crossing(where, np.array([0.0, np.nan, 0.0])) == 0.0
-    term, ratio = gaussian_crossings(np.random.default_rng(0), 64, cells=2**17)
-    assert 0.1 < term < 0.3
-    assert 0.2 < ratio < 0.3
+
+
+def test_the_table_comes_from_its_recipe() -> None:
+    known, sigmas, places = table(), SIGMAS[::40], slice(3, None, 25)
+    rows = known["entropy"][7:][places, ::40]
+    np.testing.assert_allclose(rows, of_many(MANY[places], sigmas), atol=1e-4)
+    np.testing.assert_allclose(known["tokens"], [*range(1, 8), *MANY])
