@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-import entropylab
 from entropylab import EntropyLabError
 from entropylab.checkpoints import digest_of_weights, magnitudes
 
@@ -156,7 +155,3 @@ def test_the_strength_of_adapters_counts() -> None:
     assert weak != strong
     pipes[1.0].unet.adapted.scaling |= {"style": 0.5, "unused": 4.0}
     assert digest_of_weights(pipes[1.0]) == weak
-
-
-def test_the_embedded_pipeline_has_one_digest() -> None:
-    assert digest_of_weights(entropylab.load()) == digest_of_weights(entropylab.load())

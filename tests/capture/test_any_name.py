@@ -1,5 +1,7 @@
 """Attention by hand in modules of any name: a softmax whose result multiplies values; other softmaxes are let be."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -288,24 +290,20 @@ def test_harmless_softmaxes_are_neither_measured_nor_named(use):
     assert agree(rec, net.attn.attn.logits)
 
 
-def test_attention_by_hand_of_any_name_can_not_be_rescaled_and_says_so():
-    net = net_of(Operators)
+@pytest.mark.parametrize("attn", [Method, Operators])
+def test_it_can_not_be_rescaled_and_says_so(attn):
+    net = net_of(attn)
     plain = run(net)
     with pytest.warns(EntropyLabWarning, match="rescale"), entropylab.rescale(net, 1.5, train_size=8):
         assert torch.equal(run(net), plain)
 
 
-def test_in_training_gradients_are_the_same():
-    net = net_of(Method), net_of(Operators)
-    for each in net:
-        each.train()
-        grads = []
-        for watched in (False, True):
-            each.zero_grad()
-            if watched:
-                with entropylab.record(each):
-                    each(normal(2, TOKENS, WIDTH), torch.tensor(2.0)).square().sum().backward()
-            else:
-                each(normal(2, TOKENS, WIDTH), torch.tensor(2.0)).square().sum().backward()
-            grads.append([part.grad.clone() for part in each.parameters()])
-        assert all(torch.equal(one, other) for one, other in zip(*grads, strict=True))
+@pytest.mark.parametrize("attn", [Method, Operators])
+def test_in_training_gradients_are_the_same(attn):
+    net, grads = net_of(attn).train(), []
+    for watch in (nullcontext, lambda: entropylab.record(net)):
+        net.zero_grad()
+        with watch():
+            net(normal(2, TOKENS, WIDTH), torch.tensor(2.0)).square().sum().backward()
+        grads.append([part.grad.clone() for part in net.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*grads, strict=True))

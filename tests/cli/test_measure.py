@@ -14,10 +14,8 @@ from ..command_line import refused, run
 def test_measure_hands_every_option_on(calls: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a cat\n\n  ein Bär \n", encoding="utf-8")
     words = "--sizes 64 --samples 3 --steps 5 --guidance 2.5 --seed 9 --scaling original,sqrt_log,0.9 --rows 256 "
-    words += (
-        "--statistics entropy,lse --statistics third --batch-size 4 --device cpu --dtype float16 --overwrite --quiet "
-        "--train-size 512"
-    )
+    words += "--statistics entropy,lse --statistics third --batch-size 4 --device cpu --dtype float16 --overwrite "
+    words += "--quiet --train-size 512"
     out = tmp_path / "a.nc"
     result = run("measure", "m", *words.split(), "--prompts", tmp_path / "prompts.txt", "--out", out)
     assert result.exit_code == 0, result.output
@@ -73,31 +71,17 @@ def test_the_output_is_checked_before_the_model_is_loaded(calls: dict[str, Any],
     assert "measure" in calls
 
 
-@pytest.mark.parametrize("content", [b"", b"\n  \n", b"\xff\xfe\x00bad", None])
-def test_prompts_are_checked_before_the_model_is_loaded(
-    content: bytes | None, calls: dict[str, Any], tmp_path: Path
-) -> None:
-    if content is not None:
-        (tmp_path / "prompts.txt").write_bytes(content)
-    words = ("--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "a.nc")
-    refused(run("measure", "--sizes", 64, *words), "prompts")
-    assert calls == {}
-
-
-@pytest.mark.parametrize("words", ["--samples 0", "--steps -1", "--rows 0", "--batch-size 0", "--seed x"])
-def test_numbers_out_of_range_are_usage_errors(words: str, calls: dict[str, Any], tmp_path: Path) -> None:
-    result = run("measure", "--sizes", 64, *words.split(), "--out", tmp_path / "a.nc")
-    assert result.exit_code == 2
-    assert words.split()[0] in result.stderr
-    assert "Traceback" not in result.output
-    assert calls == {}
-
-
-@pytest.mark.parametrize(
-    "words", ["--scaling sqrt_lg", "--scaling original,-1", "--scaling nan", "--statistics wisdom"]
-)
-def test_names_are_checked_before_the_model_is_loaded(words: str, calls: dict[str, Any], tmp_path: Path) -> None:
-    refused(run("measure", "--sizes", 64, *words.split(), "--out", tmp_path / "a.nc"), words.split()[0].strip("-"))
+def test_words_are_checked_before_the_model_is_loaded(calls: dict[str, Any], tmp_path: Path) -> None:
+    prompts, rest = tmp_path / "prompts.txt", ("--sizes", 64, "--out", tmp_path / "a.nc")
+    refused(run("measure", *rest, "--prompts", prompts), "prompts")
+    prompts.write_bytes(b"\n  \n")
+    refused(run("measure", *rest, "--prompts", prompts), "prompts")
+    for words in ("--scaling sqrt_lg", "--scaling original,-1", "--scaling nan", "--statistics wisdom"):
+        refused(run("measure", *rest, *words.split()), words.split()[0].strip("-"))
+    for words in ("--samples 0", "--steps -1", "--rows 0", "--batch-size 0", "--seed x"):
+        result = run("measure", *rest, *words.split())
+        assert result.exit_code == 2 and "Traceback" not in result.output
+        assert words.split()[0] in result.stderr
     assert calls == {}
 
 

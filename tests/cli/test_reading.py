@@ -15,23 +15,23 @@ from ..datasets import synthetic
 
 
 @pytest.mark.parametrize(
-    "words",
-    ["--sizes 32 64 96x128", "--sizes 32 --sizes 64 --sizes 96x128", "--sizes 32,64,96x128", "--sizes=32 64,96X128"],
+    ("words", "model"),
+    [
+        ("--sizes 32 64 96x128", None),
+        ("--sizes 32 --sizes 64 --sizes 96x128", None),
+        ("--sizes=32 64,96X128", None),
+        ("org/model --sizes 32 64 96x128", "org/model"),
+        ("--sizes 32,64,96x128 org/model", "org/model"),
+        ("--sizes 32 64 96x128 -- org/model", "org/model"),
+    ],
 )
-def test_sizes_can_be_given_in_every_way(words: str, calls: dict[str, Any], tmp_path: Path) -> None:
-    result = run("measure", *words.split(), "--samples", 2, "--out", tmp_path / "a.nc")
+def test_sizes_in_every_way_and_a_model_before_or_after_them(
+    words: str, model: str | None, calls: dict[str, Any], tmp_path: Path
+) -> None:
+    result = run("measure", "--out", tmp_path / "a.nc", "--samples", 2, *words.split())
     assert result.exit_code == 0, result.output
-    assert calls["measure"]["sizes"] == [32, 64, (96, 128)]
-    assert calls["measure"]["samples"] == 2
-    assert calls["load"]["model"] is None
-
-
-@pytest.mark.parametrize("words", ["org/model --sizes 32 64", "--sizes 32 64 org/model", "--sizes 32 64 -- org/model"])
-def test_a_model_may_stand_before_or_after_the_sizes(words: str, calls: dict[str, Any], tmp_path: Path) -> None:
-    options = ["--out", tmp_path / "a.nc"]
-    assert run("measure", *options, *words.split()).exit_code == 0
-    assert calls["load"]["model"] == "org/model"
-    assert calls["measure"]["sizes"] == [32, 64]
+    assert (calls["measure"]["sizes"], calls["measure"]["samples"]) == ([32, 64, (96, 128)], 2)
+    assert calls["load"]["model"] == model
 
 
 def test_only_what_looks_like_a_size_is_taken_for_one() -> None:
@@ -42,20 +42,17 @@ def test_only_what_looks_like_a_size_is_taken_for_one() -> None:
     assert repeat_sizes(["--sizes", "1", "--", "2"]) == ["--sizes", "1", "--", "2"]
 
 
-@pytest.mark.parametrize("size", ["64.5", "0", "-64", "96x", "x96", "96x0", "1x2x3", "abc", "", "32,,64", "1e3", "nan"])
-def test_sizes_that_are_none(size: str, calls: dict[str, Any], tmp_path: Path) -> None:
-    refused(run("measure", "--sizes", size, "--out", tmp_path / "a.nc"), "sizes", repr(size))
-    refused(run("measure", "--sizes", 32, f"--sizes={size}", "--out", tmp_path / "a.nc"), "sizes")
+def test_sizes_that_are_none(calls: dict[str, Any], tmp_path: Path) -> None:
+    for size in ("64.5", "0", "-64", "96x", "x96", "96x0", "1x2x3", "abc", "", "32,,64", "1e3", "nan"):
+        refused(run("measure", "--sizes", size, "--out", tmp_path / "a.nc"), "sizes", repr(size))
+    refused(run("measure", "--sizes", 32, "--sizes=0", "--out", tmp_path / "a.nc"), "sizes")
     assert calls == {}
 
 
-@pytest.mark.parametrize("words", ["64 64", "64 64x64", "64x96,64x96"])
-def test_sizes_given_twice(words: str) -> None:
-    with pytest.raises(EntropyLabError, match="more than once"):
-        parse_sizes(words.split())
-
-
-def test_height_and_width_are_not_swapped() -> None:
+def test_sizes_given_twice_and_sizes_that_are_turned() -> None:
+    for words in ("64 64", "64 64x64", "64x96,64x96"):
+        with pytest.raises(EntropyLabError, match="more than once"):
+            parse_sizes(words.split())
     assert parse_sizes(["96x128", "128x96"]) == [(96, 128), (128, 96)]
 
 

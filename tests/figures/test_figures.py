@@ -70,14 +70,9 @@ def test_everything_is_written(folder: Path) -> None:
     assert entropylab.Calibration.open(folder / "calibration.nc").dataset["size"].values.tolist() == ["96x64", "96x96"]
 
 
-def test_another_run_gives_the_same_tables_and_another_model_others(
-    folder: Path, tmp_path: Path, unpainted: None
-) -> None:
-    run_small(tmp_path / "same")
-    run_small(tmp_path / "other", sharpness=2)
-    same, other = files(tmp_path / "same", ".csv"), files(tmp_path / "other", ".csv")
-    assert files(folder, ".csv") == same
-    assert [name for name in same if same[name] == other[name]] == ["gaussian_ablation.csv"], "there is no model in it"
+def test_another_run_gives_the_same_tables(folder: Path, tmp_path: Path, unpainted: None) -> None:
+    run_small(tmp_path)
+    assert files(folder, ".csv") == files(tmp_path, ".csv")
 
 
 def test_a_folder_can_be_drawn_again_byte_by_byte(folder: Path, tmp_path: Path) -> None:
@@ -86,7 +81,8 @@ def test_a_folder_can_be_drawn_again_byte_by_byte(folder: Path, tmp_path: Path) 
     assert files(tmp_path, *kinds) == files(folder, *kinds)
     other = entropylab.open(folder / "law.nc")
     law_checks.draw(other.assign(entropy=other["entropy"] + 0.01), tmp_path / "..")
-    assert files(tmp_path / "..", *kinds)["law_checks.png"] != files(folder, *kinds)["law_checks.png"]
+    for name in ("law_checks.png", "law_checks.csv"):
+        assert files(tmp_path / "..", *kinds)[name] != files(folder, *kinds)[name]
 
 
 def test_a_script_runs_on_its_own(folder: Path, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def held(line: dict[str, np.ndarray], truth: float = 1.0, name: str = "slope") -
 
 
 @pytest.mark.parametrize("line", [straight_line, theil_sen])
-@pytest.mark.parametrize("clusters", [3, 4, 8])
+@pytest.mark.parametrize("clusters", [3, 8])
 def test_intervals_hold_the_truth_as_often_as_they_say(line, clusters: int) -> None:
     x, y = replicates(clusters, 1000)
     found = line(x, y)

@@ -76,8 +76,7 @@ def test_up_to_the_largest_sigma2_gaussian_rows_are_on_the_law(tokens: int) -> N
 # Gaussian rows at any sigma and N.
 
 
-@pytest.mark.parametrize("tokens", [2, 4, 64, 1024])
-@pytest.mark.parametrize("sigma", [0.5, 2.0, 6.0])
+@pytest.mark.parametrize(("tokens", "sigma"), [(2, 2.0), (4, 0.5), (64, 2.0), (1024, 0.5), (1024, 6.0)])
 def test_gaussian_entropy_is_that_of_simulated_rows(tokens: int, sigma: float) -> None:
     found = theory.row_entropy(drawn(sigma, tokens, 2**19 // tokens))
     error = found.std() / len(found) ** 0.5

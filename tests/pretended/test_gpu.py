@@ -23,15 +23,13 @@ def test_computes_where_it_says(gpus: GPUs) -> None:
     assert isinstance(found, GPUTensor) and found.device == torch.device("cuda:1") and found.is_cuda
     assert torch.equal(found.cpu(), (numbers("cpu", 2, 3) @ numbers("cpu", 2, 3).T).softmax(-1))
     assert torch.zeros(2, device="cuda").device == torch.device("cuda:0")
-
-
-def test_views_share_their_memory(gpus: GPUs) -> None:
-    one = torch.zeros(2, 2, device="cuda:0")
     one[:, 1].add_(1)
-    assert one.cpu().tolist() == [[0, 1], [0, 1]]
+    assert one.cpu().tolist() == [[0, 2, 2], [3, 5, 5]], "views share their memory"
+    assert (numbers("cuda:1", 3) * torch.tensor(2.0)).cpu().tolist() == [0, 2, 4], "numbers of the host may join"
+    with pytest.raises(RuntimeError, match="on the same device"):
+        numbers("cpu", 3) * torch.tensor(2.0).to("cuda:1")
 
 
-@pytest.mark.parametrize("mixed", ["cuda:0", "cpu"])
 @pytest.mark.parametrize(
     "operation",
     [
@@ -41,17 +39,12 @@ def test_views_share_their_memory(gpus: GPUs) -> None:
         lambda one, other: torch.where(one > 1, one, other),
     ],
 )
-def test_two_devices_are_an_error(gpus: GPUs, mixed: str, operation) -> None:
-    one, other = numbers("cuda:1", 2, 3), numbers(mixed, 2, 3)
+def test_two_devices_are_an_error(gpus: GPUs, operation) -> None:
+    one = numbers("cuda:1", 2, 3)
     operation(one, one.clone())
-    with pytest.raises(RuntimeError, match="on the same device, but found at least two"):
-        operation(one, other)
-
-
-def test_single_numbers_of_the_host_may_join(gpus: GPUs) -> None:
-    assert (numbers("cuda:1", 3) * torch.tensor(2.0)).cpu().tolist() == [0, 2, 4]
-    with pytest.raises(RuntimeError, match="on the same device"):
-        numbers("cpu", 3) * torch.tensor(2.0).to("cuda:1")
+    for mixed in ("cuda:0", "cpu"):
+        with pytest.raises(RuntimeError, match="on the same device, but found at least two"):
+            operation(one, numbers(mixed, 2, 3))
 
 
 @pytest.mark.parametrize(

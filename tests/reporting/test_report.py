@@ -118,7 +118,7 @@ MISSING = {
 
 @pytest.fixture(scope="module")
 def whole() -> xr.Dataset:
-    return with_sigma2(1, samples=3, steps=2)
+    return with_sigma2(1, samples=3, steps=2, sizes=[(side, side) for side in (32, 48, 64, 96)])
 
 
 @pytest.mark.parametrize(("words", "change"), MISSING.items())

@@ -63,13 +63,9 @@ def motif_modules() -> dict[str, Any]:
     from diffusers.guiders import ClassifierFreeGuidance
 
     sizes = {
-        "base_dim": 4,
-        "z_dim": 4,
-        "dim_mult": [1, 1, 1, 1],
-        "num_res_blocks": 1,
-        "latents_mean": [0.0] * 4,
+        "base_dim": 4, "z_dim": 4, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1, "latents_mean": [0.0] * 4,
         "latents_std": [1.0] * 4,
-    }
+    }  # fmt: skip
     return {"vae": tiny("AutoencoderKLWan", sizes), "guider": ClassifierFreeGuidance(guidance_scale=6.0)}
 
 
@@ -91,12 +87,8 @@ def ideogram_modules() -> dict[str, Any]:
     unconditional = tiny("Ideogram4Transformer2DModel", IDEOGRAM4, seed=1)
     shared = {"hidden_size": 16, "intermediate_size": 16}
     heads = {
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "num_hidden_layers": 36,
-        "vocab_size": 64,
-    }
+        "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8, "num_hidden_layers": 36, "vocab_size": 64,
+    }  # fmt: skip
     rope = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}}
     vision = shared | {"depth": 1, "num_heads": 2, "out_hidden_size": 16, "deepstack_visual_indexes": [0]}
     encoder = Qwen3VLModel(Qwen3VLConfig(text_config=shared | heads | rope, vision_config=vision)).eval()

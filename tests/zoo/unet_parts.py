@@ -59,15 +59,10 @@ def unet(**settings: Any) -> Any:
     from diffusers import UNet2DConditionModel
 
     usual = {
-        "sample_size": 8,
-        "layers_per_block": 1,
-        "block_out_channels": (16, 32),
-        "down_block_types": ("CrossAttnDownBlock2D",) * 2,
-        "up_block_types": ("CrossAttnUpBlock2D",) * 2,
-        "cross_attention_dim": WIDTH,
-        "attention_head_dim": 2,
-        "norm_num_groups": 8,
-    }
+        "sample_size": 8, "layers_per_block": 1, "block_out_channels": (16, 32),
+        "down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+        "cross_attention_dim": WIDTH, "attention_head_dim": 2, "norm_num_groups": 8,
+    }  # fmt: skip
     return new(UNet2DConditionModel, **usual | settings)
 
 
@@ -76,12 +71,9 @@ def vae(levels: int = 4) -> Any:
     from diffusers import AutoencoderKL
 
     return new(
-        AutoencoderKL,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=(8,) * levels,
-        norm_num_groups=4,
-    )
+        AutoencoderKL, down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=(8,) * levels, norm_num_groups=4,
+    )  # fmt: skip
 
 
 def tokenizer() -> Any:

@@ -23,16 +23,10 @@ def cascade(**settings: Any) -> Any:
     from diffusers.models.unets.unet_stable_cascade import StableCascadeUNet
 
     usual = {
-        "in_channels": 4,
-        "out_channels": 4,
-        "timestep_ratio_embedding_dim": 8,
-        "conditioning_dim": 32,
-        "block_out_channels": (32, 32),
-        "num_attention_heads": (2, 2),
-        "down_num_layers_per_block": (1, 1),
-        "up_num_layers_per_block": (1, 1),
-        "clip_text_pooled_in_channels": WIDTH,
-    }
+        "in_channels": 4, "out_channels": 4, "timestep_ratio_embedding_dim": 8, "conditioning_dim": 32,
+        "block_out_channels": (32, 32), "num_attention_heads": (2, 2), "down_num_layers_per_block": (1, 1),
+        "up_num_layers_per_block": (1, 1), "clip_text_pooled_in_channels": WIDTH,
+    }  # fmt: skip
     return new(StableCascadeUNet, **usual | settings)
 
 
@@ -56,13 +50,10 @@ def build_cascade_decoder() -> Any:
 
     blocks = ("SDCascadeResBlock", "SDCascadeTimestepBlock")
     decoder = cascade(
-        patch_size=2,
-        block_out_channels=(16, 32),
-        num_attention_heads=(-1, 2),
-        block_types_per_layer=(blocks, (*blocks, "SDCascadeAttnBlock")),
-        timestep_conditioning_type=("sca",),
+        patch_size=2, block_out_channels=(16, 32), num_attention_heads=(-1, 2),
+        block_types_per_layer=(blocks, (*blocks, "SDCascadeAttnBlock")), timestep_conditioning_type=("sca",),
         effnet_in_channels=4,
-    )
+    )  # fmt: skip
     parts = {"tokenizer": None, "text_encoder": None, "vqgan": None, "scheduler": DDPMWuerstchenScheduler()}
     return ready(StableCascadeDecoderPipeline(decoder, **parts))
 

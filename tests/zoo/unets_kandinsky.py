@@ -31,14 +31,9 @@ def movq() -> Any:
     from diffusers import VQModel
 
     return new(
-        VQModel,
-        block_out_channels=(8, 8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        latent_channels=4,
-        num_vq_embeddings=8,
-        norm_num_groups=4,
-    )
+        VQModel, block_out_channels=(8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3, latent_channels=4, num_vq_embeddings=8, norm_num_groups=4,
+    )  # fmt: skip
 
 
 def build_kandinsky() -> Any:

@@ -91,16 +91,10 @@ def build_audioldm2() -> Any:
     from transformers import GPT2Config, GPT2Model, SpeechT5HifiGan, SpeechT5HifiGanConfig, T5Config, T5EncoderModel
 
     model = new(
-        AudioLDM2UNet2DConditionModel,
-        sample_size=8,
-        layers_per_block=1,
-        block_out_channels=(16, 32),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=((None, WIDTH, 24),) * 2,
-        attention_head_dim=2,
-        norm_num_groups=8,
-    )
+        AudioLDM2UNet2DConditionModel, sample_size=8, layers_per_block=1, block_out_channels=(16, 32),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=((None, WIDTH, 24),) * 2, attention_head_dim=2, norm_num_groups=8,
+    )  # fmt: skip
     parts = dict.fromkeys(("text_encoder", "projection_model", "tokenizer", "tokenizer_2", "feature_extractor"))
     sound = SpeechT5HifiGanConfig(model_in_dim=96, upsample_initial_channel=32, sampling_rate=16000)
     return ready(
@@ -183,19 +177,12 @@ def build_dreamlite() -> Any:
     from diffusers import AutoencoderTiny, DreamLitePipeline, DreamLiteUNetModel, FlowMatchEulerDiscreteScheduler
 
     model = new(
-        DreamLiteUNetModel,
-        sample_size=8,
-        layers_per_block=1,
-        block_out_channels=(16, 32),
+        DreamLiteUNetModel, sample_size=8, layers_per_block=1, block_out_channels=(16, 32),
         down_block_types=("DreamLiteCrossAttnNoSelfAttnDownBlock2D", "DreamLiteCrossAttnDownBlock2D"),
         up_block_types=("DreamLiteCrossAttnUpBlock2D", "DreamLiteCrossAttnNoSelfAttnUpBlock2D"),
-        cross_attention_dim=128,
-        attention_head_dim=(2, 4),
-        norm_num_groups=8,
-        addition_embed_type="time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=16,
-    )
+        cross_attention_dim=128, attention_head_dim=(2, 4), norm_num_groups=8, addition_embed_type="time",
+        addition_time_embed_dim=8, projection_class_embeddings_input_dim=16,
+    )  # fmt: skip
     levels = {"encoder_block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4}
     pictures = new(AutoencoderTiny, **levels, num_encoder_blocks=(1,) * 4, num_decoder_blocks=(1,) * 4)
     scheduler = FlowMatchEulerDiscreteScheduler()

@@ -14,12 +14,9 @@ def build_animatediff() -> Any:
     from diffusers import AnimateDiffPipeline, MotionAdapter
 
     motion = new(
-        MotionAdapter,
-        block_out_channels=(16, 32),
-        motion_layers_per_block=1,
-        motion_num_attention_heads=2,
+        MotionAdapter, block_out_channels=(16, 32), motion_layers_per_block=1, motion_num_attention_heads=2,
         motion_norm_num_groups=8,
-    )
+    )  # fmt: skip
     return ready(AnimateDiffPipeline(**PARTS, unet=unet(), motion_adapter=motion, scheduler=ddim()))
 
 
@@ -33,16 +30,10 @@ def build_text_to_video() -> Any:
     from diffusers import TextToVideoSDPipeline, UNet3DConditionModel
 
     model = new(
-        UNet3DConditionModel,
-        sample_size=8,
-        layers_per_block=1,
-        block_out_channels=(16, 32),
-        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
-        up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
-        cross_attention_dim=WIDTH,
-        attention_head_dim=8,
-        norm_num_groups=8,
-    )
+        UNet3DConditionModel, sample_size=8, layers_per_block=1, block_out_channels=(16, 32),
+        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"), up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
+        cross_attention_dim=WIDTH, attention_head_dim=8, norm_num_groups=8,
+    )  # fmt: skip
     return ready(TextToVideoSDPipeline(**PARTS, unet=model, scheduler=ddim()))
 
 
