@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -22,9 +23,6 @@ from entropylab.runs.folder import RECORD, read_record
 
 from .faults import check
 from .stub import PROMPTS, Stub, measure
-
-LONGEST = 6.0
-"""Kills are at most this far apart [s]."""
 
 
 def slow() -> Stub:
@@ -45,13 +43,18 @@ def units(out: Path) -> dict[str, int]:
 
 
 def workers() -> list[psutil.Process]:
-    """The processes of the cluster that measure, or load the pipeline."""
-    found = psutil.process_iter(["cmdline"])
-    return [process for process in found if "ray::Measurer" in " ".join(process.info["cmdline"] or ())]
+    """The processes of this cluster that measure, or load the pipeline."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            found += [process] if "ray::Measurer" in " ".join(process.cmdline()) else []
+    return found
 
 
-def torment(folder: Path, times: int, seed: int) -> tuple[Counter[str], int]:
-    """Kill so many processes; how many of each kind, and how many runs were finished in spite of it."""
+def torment(folder: Path, times: int, seed: int, longest: float) -> tuple[Counter[str], int]:
+    """Kill so many processes, at most ``longest`` seconds apart; how many of each kind, and how many runs were
+    finished in spite of it, one at least.
+    """
     os.environ.update({**STARTED_HERE, "OMP_NUM_THREADS": "1"})
     from ray.cluster_utils import Cluster
 
@@ -60,17 +63,18 @@ def torment(folder: Path, times: int, seed: int) -> tuple[Counter[str], int]:
     cluster.add_node(num_cpus=1, include_dashboard=False)
     node = cluster.add_node(num_cpus=1)
     driver, out, known, log = None, folder / "run0", {}, folder / "log"
-    while sum(kills.values()) < times or known or driver is not None:
+    while sum(kills.values()) < times or known or driver is not None or not runs:
         if driver is None:
             command = [sys.executable, "-m", __spec__.name, "--drive", str(out), cluster.address]
             with open(log, "w") as said:
                 driver = subprocess.Popen(command, stderr=said)
-        time.sleep(moments.uniform(0, LONGEST))
+        time.sleep(moments.uniform(0, longest))
         kind = moments.choice(["worker"] * 5 + ["driver", "node"])
-        if sum(kills.values()) >= times or driver.poll() is not None or (kind == "worker" and not workers()):
+        measuring = workers()
+        if sum(kills.values()) >= times or driver.poll() is not None or (kind == "worker" and not measuring):
             kind = "nobody"
         elif kind == "worker":
-            moments.choice(workers()).kill()
+            moments.choice(measuring).kill()
         elif kind == "driver":
             driver.kill()
         else:
@@ -106,13 +110,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--longest", type=float, default=6, help="seconds between kills")
     parser.add_argument("--drive", nargs=2, metavar=("OUT", "ADDRESS"))
     arguments = parser.parse_args()
     if arguments.drive:
         drive(*arguments.drive)
         return
     with tempfile.TemporaryDirectory() as folder:
-        kills, runs = torment(Path(folder), arguments.times, arguments.seed)
+        kills, runs = torment(Path(folder), arguments.times, arguments.seed, arguments.longest)
         print(f"{dict(kills)} killed, {runs} runs finished: nothing lost, every result as of one process")
 
 
