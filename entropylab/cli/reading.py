@@ -74,7 +74,7 @@ def fit(
 @app.command(
     short_help="Put the law to the test, with nothing fitted.",
     help="Compare measured entropy with log N - sigma^2/2 from measured sigma^2, with nothing fitted, layer by "
-    "layer in nats: what the law is off by, what skewness, kurtosis and finite N explain of it, how near freezing "
+    "layer in nats: what the law is off by, what skewness and kurtosis explain of it, Gaussian rows, how near freezing "
     "the layers are, and from which N on the law holds.",
     epilog="\b\nExamples:\n  entropylab check entropy.nc\n  entropylab check entropy.nc --by layer,head "
     "--out heads.csv\n  entropylab check entropy.nc --tolerance 0.05",
