@@ -24,7 +24,7 @@ CURVES: dict[str, tuple[str, dict[str, Any]]] = {
 """Column of `predictions` -> its name in a legend, and how it is drawn."""
 
 
-def predictions(ds: xr.Dataset, *, kind: Kinds = "self", scaling: str | None = None) -> pd.DataFrame:
+def predictions(ds: xr.Dataset, *, kind: Kinds = None, scaling: str | None = None) -> pd.DataFrame:
     """Measured and predicted entropy [nats], a row for each T and N; layers with equal T are averaged.
 
     Columns: ``train_tokens`` T, ``log_tokens``, ``size`` (of what was measured; missing in rows that were not),
@@ -91,7 +91,7 @@ def entropy_predicted(
     *,
     trained: float | None = None,
     deficit: bool = False,
-    kind: Kinds = "self",
+    kind: Kinds = None,
     scaling: str | None = None,
 ) -> Axes:
     """Measured entropy of the layers with T training tokens against log N, beside predictions without a fitted number.
@@ -106,7 +106,7 @@ def entropy_predicted(
         ax: Axes to draw on; the current ones by default.
         trained: T; by default the largest.
         deficit: draw log N less each, which shows differences that entropy hides.
-        kind: which layers: "self", "cross", "joint", or several.
+        kind: which layers: "self", "cross", "joint", or several; by default those that the model has.
         scaling: which scaling; by default the only one, or "original" of several.
 
     Returns:
