@@ -28,7 +28,7 @@ def ray() -> Iterator[Any]:
     """A cluster of two CPUs."""
     found = pytest.importorskip("ray")
     os.environ.update(STARTED_HERE)
-    found.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    found.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield found
     found.shutdown()
 
