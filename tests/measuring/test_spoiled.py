@@ -35,9 +35,10 @@ def reduced(call: AttentionCall, **options: object) -> dict[str, torch.Tensor]:
     return dict(zip(reduction.names, values, strict=False))
 
 
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("rows", [None, 6])
+@pytest.mark.parametrize(
+    ("bad", "masked", "rows"),
+    [(torch.nan, False, None), (torch.nan, True, 6), (torch.inf, True, None), (-torch.inf, False, 6)],
+)
 def test_a_bad_query_spoils_its_row_alone(bad: float, masked: bool, rows: int | None) -> None:
     query, key = tensors()
     mask = torch.ones(7, 5, dtype=torch.bool).tril(3) if masked else None
@@ -61,17 +62,6 @@ def test_a_bad_query_spoils_its_row_alone(bad: float, masked: bool, rows: int | 
         part = mask[left] if mask is not None else None
         expected = reduced(attention(query[:, :, left], key, part))["entropy"][1, 0]
         torch.testing.assert_close(found["entropy"][1, 0], expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_a_bad_key_spoils_every_row_of_its_head_and_of_those_that_share_it(bad: float) -> None:
-    query, key = tensors(heads=4, key_heads=2)
-    key[2, 1, 4, 0] = bad
-    found = reduced(attention(query, key))
-    assert found["rows_bad"].tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 7, 7]]
-    assert found["rows"].tolist() == [[7, 7, 7, 7], [7, 7, 7, 7], [7, 7, 0, 0]]
-    assert found["entropy"].isnan().tolist() == [[False] * 4, [False] * 4, [False, False, True, True]]
-    assert found["tokens"].eq(5).all()
 
 
 def test_bad_rows_are_counted_by_layer_and_named_in_the_result() -> None:
