@@ -173,8 +173,8 @@ def compare(
             samples=len(known),
             samples_left_out=left_out(part, other_part, "sample", len(known)),
             layers_left_out=left_out(part, other_part, "layer", len(places)),
-            **about(part, name, ""),
-            **about(other_part, other_name, "other_"),
+            **about(part, name, "", first),
+            **about(other_part, other_name, "other_", second),
         )
     )
 
@@ -203,10 +203,10 @@ def entropy_of(part: xr.Dataset, names: list[str]) -> xr.DataArray:
     keys = []
     for key in columns:  # one that comes again is paired with the other's that comes again
         met[key] = met.get(key, 0) + 1
-        keys.append((*key, met[key]))
+        keys.append(", ".join(map(str, (*key, met[key]) if met[key] > 1 else key)))
     own = {str(dim): entropy[dim].values for dim in entropy.dims if dim in entropy.coords}
     plain = xr.DataArray(entropy.values, dims=entropy.dims, coords=own)
-    return plain.assign_coords(sample=pd.Index(keys, tupleize_cols=False))
+    return plain.assign_coords(sample=keys)
 
 
 def paired(first: xr.DataArray, second: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
@@ -231,8 +231,7 @@ def paired(first: xr.DataArray, second: xr.DataArray) -> tuple[xr.DataArray, xr.
             first, second = (
                 one.isel({dim: [one[dim].values.tolist().index(label) for label in common]}) for one in (first, second)
             )
-    plain = second.transpose(*first.dims)
-    return first.drop_vars("sample"), plain.drop_vars("sample")
+    return first.drop_vars("sample"), second.transpose(*first.dims).drop_vars("sample")
 
 
 def tested(difference: xr.DataArray) -> dict[str, xr.DataArray]:
@@ -251,7 +250,8 @@ def left_out(part: xr.Dataset, other: xr.Dataset, dim: str, used: int) -> int:
     return part.sizes[dim] + other.sizes[dim] - 2 * used
 
 
-def about(part: xr.Dataset, scaling: str, which: str) -> dict[str, str]:
+def about(part: xr.Dataset, scaling: str, which: str, used: xr.DataArray) -> dict[str, str]:
     """The model, scaling and sizes of a side."""
-    sizes = ", ".join(part["size"].values.astype(str))
+    labels = used["size"] if "size" in used.coords else part["size"]
+    sizes = ", ".join(labels.values.astype(str))
     return {f"{which}model": str(part.attrs.get("model", "")), f"{which}scaling": scaling, f"{which}sizes": sizes}

@@ -72,6 +72,11 @@ def test_two_rules_and_two_sizes_of_one_dataset() -> None:
     found = compare(both, both, size=64, other_size=(128, 128))
     np.testing.assert_allclose(found["difference"], np.log(4), rtol=1e-4)
     assert (found.dataset.attrs["sizes"], found.dataset.attrs["other_sizes"]) == ("64x64", "128x128")
+    chosen = [both.sel(scaling=rule, size="128x128") for rule in ("original", "sqrt_log")]
+    found = compare(chosen[0], chosen[1].mean("head", keep_attrs=True))
+    np.testing.assert_allclose(found["difference"], -0.3 * np.log(4), rtol=1e-4)
+    found = compare(both.isel(size=[0, 1, 3]), both.isel(size=[3, 0]))
+    assert found.dataset.attrs["sizes"] == found.dataset.attrs["other_sizes"] == "32x32, 96x96"
     same = compare(both, both)
     assert (same["difference"] == 0).all() and (same["difference_holm"] == 1).all()
 
