@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .calibration import Calibration, calibrate
     from .entropy import row_statistics
     from .law.check import check
+    from .law.compare import compare
     from .law.fit import fit
     from .measurement import measure
     from .measuring.logits import logit_sample
@@ -36,6 +37,7 @@ _HOMES = {
     "Calibration": "calibration",
     "calibrate": "calibration",
     "check": "law.check",
+    "compare": "law.compare",
     "evaluate": "quality.evaluation",
     "fit": "law.fit",
     "layers": "pipelines",
@@ -59,6 +61,7 @@ __all__ = [
     "EntropyLabWarning",
     "calibrate",
     "check",
+    "compare",
     "evaluate",
     "fit",
     "layers",

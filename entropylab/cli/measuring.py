@@ -87,6 +87,21 @@ def measure(
         int | None,
         typer.Option(min=1, metavar="N", help="Measure a random subset of this many query rows; all if left out."),
     ] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME,...", help="Kinds (self, cross, joint) or patterns of layer paths."),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="What to keep apart of branch, sample, step, layer, head; the rest is averaged. All if left out, in a "
+            "long run all but sample.",
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="End with an error if a layer ran that could not be measured.")
+    ] = False,
     train_size: TrainSize = None,
     dtype: Dtype = None,
     device: Device = None,
@@ -136,6 +151,7 @@ def measure(
         if long or maps == out:
             raise EntropyLabError(f"maps must be a file beside out, which is a file too. Got {maps} and {out}.")
         check_writable(maps, overwrite)
+    from ..measuring.cells import check_keep
     from ..measuring.reduce import check_statistics
     from ..scaling import parse_rules
 
@@ -143,7 +159,9 @@ def measure(
     further: dict[str, Any] = {"out": out} if long else {"maps": maps} if maps is not None else {}
     further |= {"overwrite": overwrite} if further else {}
     load = partial(entropylab.load, model, dtype=dtype, device=device)
-    others = {"engine": engine, "address": address, "resources": resources_of(resources, engine, device)}
+    others: dict[str, Any] = {"engine": engine, "address": address}
+    others |= {"resources": resources_of(resources, engine, device), "strict": strict or None}
+    others |= {"layers": tuple(split(layers)) if layers else None, "keep": check_keep(split(keep)) if keep else None}
     further |= {name: value for name, value in others.items() if value is not None}
     ds = entropylab.measure(
         load if engine else load(),

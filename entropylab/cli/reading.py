@@ -1,4 +1,4 @@
-"""Commands that read what was measured: ``entropylab fit``, ``check``, ``report``."""
+"""Commands that read what was measured: ``entropylab fit``, ``check``, ``compare``, ``report``."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +11,7 @@ from ..errors import EntropyLabError
 from ..files import check_writable, write_whole
 from ..sizes import split
 from .application import Overwrite, app
-from .words import named_path, say
+from .words import named_path, one_size, say
 
 TOLERANCE = 0.1
 """What the law may be off by [nats], as in `entropylab.law.theory`, whose file takes long to import."""
@@ -109,6 +109,44 @@ def check(
     say("\n\n".join([*parts, f"smallest N, the law within {tolerance:g} nats:\n{small}"]))
     if out is not None:
         write_whole(out, table.to_csv(index=False, float_format="%.6f", lineterminator="\n").encode())
+        say(f"wrote {out}")
+
+
+@app.command(
+    short_help="Say what another model, rule or size changes, layer by layer.",
+    help="Compare the entropy [nats] of two measurements layer by layer, OTHER less RUN, paired by prompt, seed, layer "
+    "and head: LoRA against base, float8 against bfloat16; two rules or sizes, which may be of the same file. Errors "
+    "are those of the mean over pairs of samples; p is corrected for the number of layers (Holm).",
+    epilog="\b\nExamples:\n  entropylab compare base.nc lora.nc\n"
+    "  entropylab compare both.nc both.nc --scaling original --other-scaling sqrt_log --size 128 --out layers.csv",
+)
+def compare(
+    run: Run,
+    other: Annotated[Path, typer.Argument(metavar="OTHER", help="Another, or the same with another rule or size.")],
+    kind: Kind = None,
+    scaling: Scaling = None,
+    other_scaling: Annotated[
+        str | None, typer.Option(metavar="RULE", help="Which rule of OTHER; that of --scaling if left out.")
+    ] = None,
+    size: Annotated[str | None, typer.Option(metavar="SIZE", help="Which size; all of both if left out.")] = None,
+    other_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Which size of OTHER; that of --size if left out.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=named_path, metavar="FILE.csv", help="Write a CSV, a row for every layer.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """``entropylab compare``."""
+    sizes = {"size": one_size("size", size), "other_size": one_size("other-size", other_size)}
+    if out is not None:
+        check_writable(out, overwrite)
+    found = entropylab.compare(
+        opened(run), opened(other), kind=kind, scaling=scaling, other_scaling=other_scaling, **sizes
+    )
+    say(found.summary())
+    if out is not None:
+        write_whole(out, found.to_frame().to_csv(index=False, float_format="%.6g", lineterminator="\n").encode())
         say(f"wrote {out}")
 
 

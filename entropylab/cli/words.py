@@ -71,11 +71,16 @@ def prompts_of(path: Path | None, column: str | None, samples: int | None, seed:
 
 def trained_at(text: str | None) -> Size | None:
     """The size of ``--train-size``, or None."""
+    return one_size("train-size", text)
+
+
+def one_size(name: str, text: str | None) -> Size | None:
+    """The size of an option that takes one, or None."""
     if text is None:
         return None
     size, *more = parse_sizes([text])
     if more:
-        raise EntropyLabError(f"train-size must be one size. Got {text!r}.")
+        raise EntropyLabError(f"{name} must be one size. Got {text!r}.")
     return as_pair(size)
 
 

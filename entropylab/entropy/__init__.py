@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from .beyond import beyond
@@ -36,10 +37,12 @@ def row_statistics(
         backend: "triton" (the fused kernel, on CUDA), "native" (the same in C, on the CPU, compiled at first use),
             "sdpa" (the attention identity), "reference" (chunks of the plain softmax), or "auto": the first of these
             that can answer. "slope" and "rarefied" are always of chunks of the plain softmax, "gaussian" of whichever
-            gives the variance first.
+            gives the variance first. "auto" is "reference" where gradients are on and an input requires one.
 
     Returns:
         RowStatistics of tensors (..., heads, queries), float32 (float64 for float64 input). Entropy and LSE in nats.
+        Those of "reference" have gradients, in memory of O(N): each chunk is computed again on the way back. The other
+        backends give none, nor do "gaussian", "slope" and "rarefied". Rows without keys are NaN and pass nothing on.
 
     Raises:
         EntropyLabError: arguments that do not fit, or a backend that can't do what is asked.
@@ -51,10 +54,23 @@ def row_statistics(
         >>> q, k = torch.zeros(1, 5, 8), torch.randn(1, 100, 8)
         >>> entropylab.row_statistics(q, k).entropy  # zero queries attend uniformly: log 100
         tensor([[4.6052, 4.6052, 4.6052, 4.6052, 4.6052]])
+        >>> k = k.requires_grad_()
+        >>> (-entropylab.row_statistics(torch.randn(1, 5, 8), k).entropy.mean()).backward()  # against collapse
+        >>> k.grad.shape
+        torch.Size([1, 100, 8])
     """
     rows = check_rows(q, k, scale, mask, is_causal, statistics)
     streaming = tuple(name for name in rows.statistics if name not in BEYOND)
     more = tuple(name for name in rows.statistics if name in BEYOND)
-    found = answer(replace(rows, statistics=streaming), backend) if streaming else RowStatistics(rows.keys())
-    values = beyond(rows, more)
+    asked = replace(rows, statistics=streaming)
+    if not streaming:
+        found = RowStatistics(rows.keys())
+    elif rows.want_gradients() and backend in ("auto", "reference"):
+        with torch.autocast(q.device.type, enabled=False):
+            found = answer(asked, "reference")
+    else:
+        with torch.no_grad():
+            found = answer(asked, backend)
+    with torch.no_grad():
+        values = beyond(rows, more)
     return replace(found, **{name: values[name] for name in more})

@@ -101,6 +101,11 @@ class Rows:
         """Whether any of ``names`` is asked for."""
         return any(name in self.statistics for name in names)
 
+    def want_gradients(self) -> bool:
+        """Whether somebody may ask for gradients of the statistics."""
+        inputs = (self.q, self.own_k, self.mask)
+        return torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in inputs)
+
     def blocked(self, start: int = 0, stop: int | None = None) -> Tensor | None:
         """Where queries ``start:stop`` may not attend: boolean, broadcastable to (..., heads, rows, keys)."""
         stop = self.q.shape[-2] if stop is None else stop

@@ -8,7 +8,7 @@ import warnings
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import polygamma, stdtr, stdtrit
 
 Array = NDArray[Any]
@@ -178,6 +178,18 @@ def median_line(x: Array, y: Array) -> tuple[Array, Array, Array]:
         slope, center = np.nanmedian(slopes, -1), np.nanmedian(x, -1)
         level = np.nanmedian(y - slope[..., None] * (x - center[..., None]), -1)
     return slope, center, level
+
+
+def holm(p: ArrayLike) -> Array:
+    """P of several tests, corrected for their number by Holm's method; NaN is no test.
+
+    Source: S. Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6 (1979).
+    """
+    p = np.asarray(p, float)
+    order, number = np.argsort(p), np.isfinite(p).sum()
+    corrected = np.empty_like(p)
+    corrected[order] = np.maximum.accumulate(p[order] * np.maximum(number - np.arange(len(p)), 1)).clip(max=1)
+    return corrected
 
 
 def line(

@@ -21,6 +21,16 @@ FLAGS = {"skewed": "skewed", "near_freezing": "near freezing"}
 BIASED = {"law": "law", "gaussian": "Gaussian rows", "rarefied": "fewer keys"}
 """Predictions whose mean difference from entropy is shown with its sign, and their words in a heading."""
 
+DIFFERENCE = {
+    "": "entropy of the other less the first [nats]",
+    "_error": "standard error of the difference over pairs of samples [nats]",
+    "_low": "difference, lower end of the 95% interval [nats]",
+    "_high": "difference, upper end of the 95% interval [nats]",
+    "_p": "two-sided p of no difference",
+    "_holm": "two-sided p of no difference in any layer, corrected for their number",
+}
+"""What is known of a difference, and its words."""
+
 LONG_NAMES = {
     "slope": "slope of entropy against log N",
     "slope_error": "standard error of the slope",
@@ -62,6 +72,10 @@ LONG_NAMES = {
     "curvature_t": "t of the hypothesis that the line is straight",
     "curvature_p": "two-sided p of the hypothesis that the line is straight",
     "correction": "what third and fourth cumulant add to the law, - k3/3 - k4/8 [nats]",
+    "other_entropy": "attention entropy of the other [nats]",
+    **{f"difference{end}": words for end, words in DIFFERENCE.items()},
+    **{f"mean_difference{end}": f"mean layer: {words}" for end, words in DIFFERENCE.items()},
+    "unpaired_error": "standard error that the difference would have between different samples [nats]",
     "skewed": "past the threshold on |k3|/3 + |k4|/8",
     "near_freezing": "Gaussian rows would be off the law by more than 0.1 nats",
     **{f"{name}_residual": f"entropy less {words} [nats]" for name, words in RESIDUALS.items()},
@@ -98,6 +112,11 @@ HEADINGS = {
     "intercept": "intercept",
     "intercept_error": "± intercept",
     "r_squared": "R²",
+    "other_entropy": "H, other",
+    "difference": "other − H",
+    "difference_error": "± other − H",
+    "difference_holm": "p (Holm)",
+    "unpaired_error": "± if not paired",
     "deficit": "D = log N − H",
     "half_sigma2": "σ²/2",
     "freezing": "σ²/(2 log N)",
@@ -118,6 +137,7 @@ FORMATS = {
     **dict.fromkeys(("explained", *FLAGS), "{:.0%}"),
     "slope_p": "{:.2g}",
     "curvature_p": "{:.2g}",
+    "difference_holm": "{:.2g}",
     **{f"{name}_z": "{:.1f}" for name in BIASED},
     "tokens": "{:.0f}",
 }

@@ -8,6 +8,7 @@ Examples:
     ...     figure.savefig("figure5.pdf")
 """
 
+from .comparison import compare
 from .law import deficit_vs_sigma2, law_residual, logit_distribution, phase, residual_vs_cumulants
 from .layers import by_layer, entropy_vs_step, heads
 from .maps import animate, entropy_map, entropy_maps
@@ -21,6 +22,7 @@ __all__ = [
     "PAPER",
     "animate",
     "by_layer",
+    "compare",
     "deficit_vs_sigma2",
     "deficit_vs_tokens",
     "entropy_map",

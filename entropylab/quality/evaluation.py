@@ -296,11 +296,17 @@ class Judge:
         return found
 
 
-def new_judge(metrics: Any, embedded: bool, reference: Any, features: Any, clip: Any, device: torch.device) -> Judge:
-    """The models that the metrics need, read before any sampling; those of the hub are put on ``device``."""
+def check_metrics(metrics: Any) -> tuple[str, ...]:
+    """Names of metrics, if all are known."""
     names = names_of(metrics)
     if not names or any(name not in FIGURES for name in names):
         raise EntropyLabError(f"metrics must be some of {', '.join(FIGURES)}. Got {metrics!r}.")
+    return names
+
+
+def new_judge(metrics: Any, embedded: bool, reference: Any, features: Any, clip: Any, device: torch.device) -> Judge:
+    """The models that the metrics need, read before any sampling; those of the hub are put on ``device``."""
+    names = check_metrics(metrics)
     if "fid" in names and find_spec("torchmetrics") is None:
         raise EntropyLabError("metric 'fid' needs torchmetrics, which is not here: pip install 'entropylab[quality]'.")
     found = features_of(features, embedded, device) if {"fid", "diversity"} & set(names) else None

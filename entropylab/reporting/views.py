@@ -15,6 +15,7 @@ from ..law.averages import averaged, counted, image_part, image_rows, log_tokens
 from ..law.averages import check as check_layers
 from ..law.check import check
 from ..law.drift import drift, training_size
+from ..law.lines import holm
 from ..law.names import layer_names
 
 
@@ -94,8 +95,7 @@ class View:
             self.points = self.line.points().sort_values("tokens", kind="stable")
         if by_layer is not None:
             frame = by_layer.to_frame().replace({"layer": names})
-            p = frame["slope_p"].dropna().sort_values()
-            self.lines = frame.assign(p=(p * np.arange(len(p), 0, -1)).cummax().clip(upper=1))
+            self.lines = frame.assign(p=holm(frame["slope_p"]))
 
     def _check(self, names: dict[str, str]) -> None:
         """The law with nothing fitted."""

@@ -10,7 +10,7 @@ from ..command_line import refused, run
 
 def test_fit_prints_the_summary(monkeypatch: pytest.MonkeyPatch, calls: dict[str, Any]) -> None:
     monkeypatch.setattr("entropylab.law.averages.check", lambda ds: ds)
-    options = {"by": None, "kind": "self", "scaling": None}
+    options = {"by": None, "kind": None, "scaling": None}
     assert run("fit", "a.nc").stdout == f"slope 0.96 of <a.nc> with {options}\n"
     options = {"by": ["layer", "head"], "kind": "image", "scaling": "sqrt_log"}
     words = ("--by", "layer,head", "--kind", "image", "--scaling", "sqrt_log")

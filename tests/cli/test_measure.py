@@ -38,6 +38,17 @@ def test_measure_hands_every_option_on(calls: dict[str, Any], tmp_path: Path) ->
     assert f"entropylab fit {out}" in result.stdout
 
 
+def test_layers_keep_and_strict(calls: dict[str, Any], tmp_path: Path) -> None:
+    words = "--layers self,*attn2 --layers joint --keep layer,sample --strict"
+    assert run("measure", "--sizes", 64, "--out", tmp_path / "a.nc", *words.split()).exit_code == 0
+    given = calls.pop("measure")
+    assert given["layers"] == ("self", "*attn2", "joint")
+    assert (given["keep"], given["strict"]) == (("sample", "layer"), True)
+    calls.clear()
+    refused(run("measure", "--sizes", 64, "--out", tmp_path / "a.nc", "--keep", "wisdom"), "keep must be some of")
+    assert calls == {}
+
+
 def test_maps_go_to_a_file_beside_the_measurement(calls: dict[str, Any], tmp_path: Path) -> None:
     out, maps = tmp_path / "a.nc", tmp_path / "maps.nc"
     assert run("measure", "--sizes", 64, "--out", out, "--maps", maps, "--overwrite").exit_code == 0

@@ -1,0 +1,257 @@
+"""Two measurements beside each other: what another model, rule, precision or size changes of entropy, layer by layer.
+
+Knows Datasets, and nothing of tensors or models. Both were sampled from the same prompts and seeds, so every sample is
+its own control: what samples differ by among themselves drops out of the difference.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from scipy.special import stdtr, stdtrit
+
+from ..errors import EntropyLabError
+from ..errors import counted as in_words
+from ..sizes import AnySize, size_label
+from .averages import Kinds, averaged, counted, finite, kind_in, kinds_of, of_kind, standard_error, under
+from .lines import holm
+from .names import described, names_by_layer, page, text_table
+
+NOTE = "H of the other less H, in nats; 95% intervals over pairs of samples; p of no difference, corrected by Holm"
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Comparison:
+    """How the entropy of every layer differs between two measurements, sample by sample; in nats.
+
+    Attributes:
+        dataset: with dim layer: ``entropy`` and ``other_entropy``, means over sizes and heads; ``difference``, the
+            other less the first, ``difference_error``, over pairs of samples, ``difference_low`` and
+            ``difference_high``, the 95% interval, ``difference_p`` of no difference, and ``difference_holm``, the same
+            corrected for the number of layers; ``unpaired_error``, what the error would be of different samples.
+            Without a dim ``mean_difference``, ``mean_difference_error``, ..., of the mean over layers.
+    """
+
+    dataset: xr.Dataset
+
+    def __getitem__(self, name: str) -> xr.DataArray:
+        if name not in self.dataset:
+            raise EntropyLabError(f"{name!r} is not in this comparison. Got {list(self.dataset)}.")
+        return self.dataset[name]
+
+    def to_dataset(self) -> xr.Dataset:
+        """Everything in this comparison, as a Dataset of its own."""
+        return self.dataset.copy(deep=True)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for every layer, in order."""
+        own = [str(name) for name, value in self.dataset.data_vars.items() if value.dims]
+        coords = [name for name in ("block", "part") if name in self.dataset.coords]
+        return self.dataset[own].to_dataframe().reset_index()[["layer", *coords, *own]]
+
+    def summary(self) -> str:
+        """The comparison as text to read."""
+        rows = self.to_frame().drop(columns=["block", "part"], errors="ignore")
+        return f"{NOTE}\n{self._about()}\n\n{self._lines()}\n\n{text_table(rows, '{:.4g}')}"
+
+    def __repr__(self) -> str:
+        return f"Comparison({self.dataset.sizes['layer']} layers, {self._mean()})"
+
+    def _repr_html_(self) -> str:
+        about = f"{'. '.join(self._about().splitlines())}. {NOTE}."
+        return page(about, self._lines(), self.to_frame(), names_by_layer(self.dataset))
+
+    def _about(self) -> str:
+        """What was compared."""
+        a = self.dataset.attrs
+        first, other = (
+            f"{a[f'{which}model'] or 'model'} (scaling {a[f'{which}scaling']}, {a[f'{which}sizes']})"
+            for which in ("", "other_")
+        )
+        left = [in_words(a[f"{what}s_left_out"], what) for what in ("layer", "sample") if a[f"{what}s_left_out"]]
+        alone = f"; left out, for only one has them: {', '.join(left)}" if left else ""
+        return (
+            f"{other} less {first}\n"
+            f"{in_words(self.dataset.sizes['layer'], a['kind'] + ' layer')}, {in_words(a['samples'], 'pair')}{alone}"
+        )
+
+    def _mean(self) -> str:
+        """The mean over layers, in words."""
+        value, error = (self[name].item() for name in ("mean_difference", "mean_difference_error"))
+        known = f" ± {error:.4f}" if np.isfinite(error) else ""
+        return f"H differs by {value:+.4f}{known} nats in the mean layer"
+
+    def _lines(self) -> str:
+        """The mean layer, how many layers differ, and what pairs are worth."""
+        data = self.dataset
+        if data.attrs["samples"] < 2:
+            return f"{self._mean()}\none pair of samples has no error"
+        differ = int((data["difference_holm"] < 0.05).sum())
+        ratio = (data["unpaired_error"] / data["difference_error"].where(data["difference_error"] > 0)).median().item()
+        worth = f"\npairs make errors {ratio:.2g} times smaller than different samples would" if ratio > 1 else ""
+        p = data["mean_difference_p"].item()
+        return (
+            f"{self._mean()}, p {p:.2g}\n"
+            f"{differ} of {in_words(data.sizes['layer'], 'layer')} differ at p < 0.05 for all of them{worth}"
+        )
+
+
+def compare(
+    ds: xr.Dataset,
+    other: xr.Dataset,
+    *,
+    kind: Kinds = None,
+    scaling: str | None = None,
+    other_scaling: str | None = None,
+    size: AnySize | None = None,
+    other_size: AnySize | None = None,
+) -> Comparison:
+    """How the entropy of ``other`` differs from that of ``ds``: LoRA against base, float8 against bfloat16, two rules,
+    two sizes.
+
+    Samples of the same prompt and seed are pairs, and so are layers of the same path, heads and guidance branches of
+    the same name, and sizes. Steps are averaged. Samples are independent, not layers, heads or steps: errors are those
+    of the mean of the samples' own differences, by Student's t.
+
+    Args:
+        ds: a Dataset from `entropylab.measure` whose samples were kept apart.
+        other: another one, or the same one with another scaling or size.
+        kind: which layers, as for `entropylab.fit`.
+        scaling: which scaling of ds; by default the only one, or "original" of several.
+        other_scaling: which scaling of other; ``scaling`` by default.
+        size: which size of ds; by default all that both have, or the only one of each.
+        other_size: which size of other; ``size`` by default.
+
+    Returns:
+        `Comparison`; errors are NaN for one pair of samples.
+
+    Raises:
+        EntropyLabError: not such Datasets; samples were averaged; no sample, layer, head, branch or size is in both.
+
+    Examples:
+        >>> found = entropylab.compare(ds, ds, scaling="original", other_scaling="sqrt_log", size=96)
+        >>> found["difference"].dims
+        ('layer',)
+        >>> print(found.summary())
+        H of the other less H, in nats; ...
+    """
+    kind = kind_in(ds, kind)
+    other_scaling = scaling if other_scaling is None else other_scaling
+    other_size = size if other_size is None else other_size
+    part, name = one_side(ds, kind, scaling, size)
+    other_part, other_name = one_side(other, kind, other_scaling, other_size)
+    names = [each for each in ("prompt", "seed") if each in part.coords and each in other_part.coords] or ["sample"]
+    first, second = paired(entropy_of(part, names), entropy_of(other_part, names))
+    mask = counted(first) & counted(second)
+    heads = [dim for dim in mask.dims if dim != "layer"]
+    places = np.flatnonzero(mask.any(heads))
+    if not len(places):
+        raise EntropyLabError("ds and other must share a head whose entropy is finite in both. Got none.")
+    mean, other_mean = (
+        averaged(each, mask, ("size", "sample", "layer")).mean("size", skipna=False).isel(layer=places)
+        for each in (first, second)
+    )
+    known = np.flatnonzero(finite(mean + other_mean).all("layer"))
+    if not len(known):
+        raise EntropyLabError("ds and other must share a sample that was measured at every size. Got none.")
+    mean, other_mean = mean.isel(sample=known), other_mean.isel(sample=known)
+    data = {"entropy": mean.mean("sample"), "other_entropy": other_mean.mean("sample")}
+    data |= {f"difference{what}": value for what, value in tested(other_mean - mean).items()}
+    data["difference_holm"] = data["difference_p"].copy(data=holm(data["difference_p"].values))
+    data["unpaired_error"] = (standard_error(mean) ** 2 + standard_error(other_mean) ** 2) ** 0.5
+    overall = tested((other_mean - mean).mean("layer"))
+    data |= {f"mean_difference{what}": value for what, value in overall.items()}
+    result = described(xr.Dataset(data).drop_vars("layer"))
+    rows = np.flatnonzero(np.isin(part["layer"].values, mean["layer"].values))
+    own = [name for name in ("layer", "block", "part") if name in part.coords]
+    result = result.assign_coords({name: ("layer", part[name].values[rows]) for name in own})
+    return Comparison(
+        result.assign_attrs(
+            kind=", ".join(kinds_of(kind)),
+            samples=len(known),
+            samples_left_out=left_out(part, other_part, "sample", len(known)),
+            layers_left_out=left_out(part, other_part, "layer", len(places)),
+            **about(part, name, "", first),
+            **about(other_part, other_name, "other_", second),
+        )
+    )
+
+
+def one_side(ds: xr.Dataset, kind: Kinds, scaling: str | None, size: AnySize | None) -> tuple[xr.Dataset, str]:
+    """What is compared of a Dataset, with dims size and sample, and the name of its scaling."""
+    part, name = under(of_kind(ds, kind), scaling)
+    if "sample" not in part["entropy"].dims:
+        raise EntropyLabError(
+            "ds and other must keep samples apart, which are paired: keep=('sample', ...). "
+            f"Got dims {', '.join(map(str, part['entropy'].dims))}."
+        )
+    part = part if "size" in part["entropy"].dims else part.expand_dims("size")
+    labels = part["size"].values.astype(str).tolist()
+    if size is not None and size_label(size) not in labels:
+        raise EntropyLabError(f"size must be one of those measured, {labels}. Got {size!r}.")
+    return (part if size is None else part.isel(size=[labels.index(size_label(size))])), name
+
+
+def entropy_of(part: xr.Dataset, names: list[str]) -> xr.DataArray:
+    """Entropy (size, sample, layer, ...), averaged over steps, its samples called by their ``names``."""
+    entropy = part["entropy"].astype("float64")
+    entropy = entropy.mean("step") if "step" in entropy.dims else entropy
+    columns = zip(*(part[name].values.tolist() for name in names), strict=True)
+    met: dict[tuple[Any, ...], int] = {}
+    keys = []
+    for key in columns:  # one that comes again is paired with the other's that comes again
+        met[key] = met.get(key, 0) + 1
+        keys.append(", ".join(map(str, (*key, met[key]) if met[key] > 1 else key)))
+    own = {str(dim): entropy[dim].values for dim in entropy.dims if dim in entropy.coords}
+    plain = xr.DataArray(entropy.values, dims=entropy.dims, coords=own)
+    return plain.assign_coords(sample=keys)
+
+
+def paired(first: xr.DataArray, second: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
+    """Both, of what both have: the same samples, layers, heads, branches and sizes in the same order.
+
+    A size of each alone is paired with the other's; a dim that only one has is averaged.
+    """
+    if first.sizes["size"] == second.sizes["size"] == 1:
+        first, second = first.drop_vars("size"), second.drop_vars("size")
+    first, second = (
+        one.mean([dim for dim in one.dims if dim not in other.dims])
+        for one, other in ((first, second), (second, first))
+    )
+    for dim in first.dims:
+        if dim in first.coords:
+            have = set(second[dim].values.tolist())
+            common = [label for label in first[dim].values.tolist() if label in have]
+            if not common:
+                what = "sample of the same prompt and seed" if dim == "sample" else str(dim)
+                shown = " and ".join(str(one[dim].values.tolist()[:3]) for one in (first, second))
+                raise EntropyLabError(f"ds and other must share a {what}. Got {shown}.")
+            first, second = (
+                one.isel({dim: [one[dim].values.tolist().index(label) for label in common]}) for one in (first, second)
+            )
+    return first.drop_vars("sample"), second.transpose(*first.dims).drop_vars("sample")
+
+
+def tested(difference: xr.DataArray) -> dict[str, xr.DataArray]:
+    """Mean over samples, its standard error, 95% interval and two-sided p of no difference, by Student's t."""
+    dof = difference.sizes["sample"] - 1
+    mean, error = difference.mean("sample"), standard_error(difference)
+    reach = stdtrit(dof, 0.975) * error if dof else error
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = abs(mean / error).where(mean != 0, 0 * error)  # what is the same in all samples does not differ
+    p = xr.apply_ufunc(lambda t: 2 * stdtr(dof, -t), t) if dof else error
+    return {"": mean, "_error": error, "_low": mean - reach, "_high": mean + reach, "_p": p}
+
+
+def left_out(part: xr.Dataset, other: xr.Dataset, dim: str, used: int) -> int:
+    """How many of either are in no pair."""
+    return part.sizes[dim] + other.sizes[dim] - 2 * used
+
+
+def about(part: xr.Dataset, scaling: str, which: str, used: xr.DataArray) -> dict[str, str]:
+    """The model, scaling and sizes of a side."""
+    labels = used["size"] if "size" in used.coords else part["size"]
+    sizes = ", ".join(labels.values.astype(str))
+    return {f"{which}model": str(part.attrs.get("model", "")), f"{which}scaling": scaling, f"{which}sizes": sizes}

@@ -1,0 +1,130 @@
+"""``entropylab calibrate``, ``evaluate`` and ``compare``: what they hand to the library, say and write."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import entropylab
+from entropylab.dataset import ATTRIBUTE
+
+from ..command_line import refused, run
+from ..datasets import under_both
+
+
+@pytest.fixture
+def judged(calls: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """`calibrate` and `evaluate` write down what they were called with, and give a little of what they would."""
+
+    def calibrate(pipe: Any, sizes: Any, **options: Any) -> entropylab.Calibration:
+        calls["calibrate"] = {"sizes": sizes, **options}
+        removed = xr.DataArray(np.full((1, 1), 0.875), {"rule": ["calibrated"], "size": ["64x64"]}, ("rule", "size"))
+        one = xr.DataArray(np.ones((1, 1, 1)), dims=("size", "layer", "head"))
+        return entropylab.Calibration(xr.Dataset({"held_out": removed, "calibrated": one}, attrs={ATTRIBUTE: "0"}))
+
+    def evaluate(pipe: Any, sizes: Any, scaling: Any, **options: Any) -> xr.Dataset:
+        calls["evaluate"] = {"sizes": sizes, "scaling": scaling, **options}
+        both = {"size": ["64x64"], "scaling": ["original", "resize"]}
+        values = {name: xr.DataArray([[1.5, 2.5]], both, tuple(both)) for name in ("fid", "fid_error")}
+        return xr.Dataset(values, attrs={ATTRIBUTE: "0"})
+
+    monkeypatch.setattr(entropylab, "calibrate", calibrate, raising=False)
+    monkeypatch.setattr(entropylab, "evaluate", evaluate, raising=False)
+    monkeypatch.setattr("entropylab.calibration.save", lambda ds, path, overwrite: calls.update(wrote=path))
+    return calls
+
+
+def test_calibrate_hands_every_option_on(judged: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\n", encoding="utf-8")
+    words = "--sizes 32 64x96 --samples 1 --steps 5 --guidance 2.5 --seed 9 --rows 64 --iterations 3 --tolerance 0.02 "
+    words += "--kinds self,temporal --no-held-out --batch-size 2 --train-size 64 --device cpu --dtype float16 --quiet"
+    out = tmp_path / "calibration.nc"
+    result = run("calibrate", "m", *words.split(), "--prompts", tmp_path / "prompts.txt", "--out", out)
+    assert result.exit_code == 0, result.output
+    given = judged["calibrate"]
+    assert sorted(given.pop("prompts")) == ["a cat", "a dog"], "one to calibrate with, one to judge"
+    assert given == {
+        "sizes": [32, (64, 96)],
+        "samples": 1,
+        "steps": 5,
+        "guidance_scale": 2.5,
+        "seed": 9,
+        "rows": 64,
+        "iterations": 3,
+        "tolerance": 0.02,
+        "kinds": ("self", "temporal"),
+        "held_out": False,
+        "batch_size": 2,
+        "train_size": (64, 64),
+        "progress": False,
+    }
+    assert judged["load"] == {"model": "m", "dtype": "float16", "device": "cpu"}
+    assert judged["wrote"] == out
+    assert "0.875" in result.stdout and f"wrote {out}" in result.stdout
+
+
+def test_evaluate_hands_every_option_on(judged: dict[str, Any], tmp_path: Path) -> None:
+    words = "--sizes 64 --scaling original,0.9,resize --samples 3 --steps 5 --guidance 2.5 --seed 9 --metrics fid,time "
+    words += "--features inception --clip org/clip --batch-size 2 --train-size 64 --resamples 10 --quiet"
+    out, real = tmp_path / "evaluation.nc", tmp_path / "real"
+    result = run("evaluate", "m", *words.split(), "--reference", real, "--pictures", tmp_path / "p", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert judged["evaluate"] == {
+        "sizes": [64],
+        "scaling": ("original", 0.9, "resize"),
+        "prompts": None,
+        "samples": 3,
+        "steps": 5,
+        "guidance_scale": 2.5,
+        "seed": 9,
+        "reference": real,
+        "metrics": ("fid", "time"),
+        "features": "inception",
+        "clip": "org/clip",
+        "batch_size": 2,
+        "train_size": (64, 64),
+        "pictures": tmp_path / "p",
+        "resamples": 10,
+        "progress": False,
+    }
+    assert judged["save"] == {"path": out, "overwrite": False}
+    assert result.stdout.split()[-4:] == ["resize", "2.5", "wrote", str(out)]
+    assert "fid_error" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("calibrate --sizes 64 --kinds wisdom", "kinds must be some of"),
+        ("calibrate --sizes 64 --train-size 32,64", "train-size must be one size"),
+        ("calibrate --sizes x", "sizes must be whole numbers"),
+        ("evaluate --sizes 64 --scaling resise", "Baselines are"),
+        ("evaluate --sizes 64 --metrics wisdom", "metrics must be some of"),
+        ("evaluate --sizes 64 --prompts none.txt", "none.txt"),
+    ],
+)
+def test_words_are_checked_before_the_model_is_loaded(
+    words: str, message: str, judged: dict[str, Any], tmp_path: Path
+) -> None:
+    refused(run(*words.split(), "--out", tmp_path / "a.nc"), message)
+    (tmp_path / "a.nc").touch()
+    refused(run(*words.split()[:1], "--sizes", 64, "--out", tmp_path / "a.nc"), "exists already")
+    assert judged == {}
+
+
+def test_compare_on_the_command_line(tmp_path: Path) -> None:
+    ds = under_both(steps=1, samples=3)
+    path, out = tmp_path / "both.nc", tmp_path / "layers.csv"
+    entropylab.save(ds, path)
+    words = ("--scaling", "original", "--other-scaling", "sqrt_log", "--size", 128)
+    result = run("compare", path, path, *words, "--out", out)
+    assert result.exit_code == 0, result.output
+    found = entropylab.compare(ds, ds, scaling="original", other_scaling="sqrt_log", size=128)
+    assert found.summary() in result.stdout
+    np.testing.assert_allclose(pd.read_csv(out)["difference"], found["difference"], rtol=1e-4)
+    refused(run("compare", path, path, *words, "--out", out), "exists already")
+    refused(run("compare", path, path, "--size", "64,32"), "size must be one size")
+    refused(run("compare", path, path, "--other-scaling", "yarn"), "scaling must be one of")
