@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import entropylab
+from entropylab.errors import EntropyLabWarning
 
 from ..joints import inputs, lengths, new_joint, wanted
 from ..maps import entropy_of, logits_of
@@ -249,3 +250,33 @@ def test_an_ip_adapter_that_comes_between_calls():
         zip(with_adapter.layer.values, with_adapter.kind.values, strict=True)
     )
     assert "unknown" not in ds.part.values
+
+
+def test_an_indicator_tells_text_from_image_in_one_sequence():
+    """Of Ideogram 4's 12 places for text, which stand before the image, prompts of 3 and 9 words fill the last."""
+    family = BY_NAME["Ideogram 4"]
+    pipe, words_of = family.build(), np.array([3, 9])
+    with entropylab.record(pipe) as rec:
+        family.sample(pipe)
+    ds = rec.dataset.sel(branch="cond")
+    joint = ds.isel(layer=ds.kind.values == "joint")
+    for part, keys in {"image": 48 + words_of, "text": 48 + words_of, "other": 12 - words_of}.items():
+        here = joint.isel(layer=joint.part.values == part)
+        assert here.sizes["layer"] == 2
+        assert (here["keys"].transpose(..., "sample") == keys).all()
+        assert (here.keys_image == (0 if part == "other" else 48)).all()
+
+
+def test_tokens_are_unknown_where_an_indicator_does_not_fit_them():
+    model = BY_NAME["Ideogram 4"].build().transformer
+    indicator = torch.tensor([[3] * 4 + [2] * 6] * 2)
+    ids = torch.arange(10).expand(2, 10)
+    given = {"hidden_states": torch.randn(2, 10, 16), "encoder_hidden_states": torch.randn(2, 10, 13 * 16)}
+    given |= {"timestep": torch.tensor([0.5, 0.5]), "position_ids": torch.stack([ids] * 3, -1)}
+    with torch.no_grad(), entropylab.record(model) as rec:
+        model(**given, segment_ids=torch.ones(2, 10), indicator=indicator)
+    assert set(rec.dataset.part.values) == {"image", "text"}
+    told = pytest.warns(EntropyLabWarning, match="could not be told")
+    with torch.no_grad(), told, entropylab.record(model) as rec:
+        model(**given, segment_ids=torch.ones(2, 10), indicator=indicator[:1])
+    assert set(rec.dataset.part.values) == {"unknown"}
