@@ -84,9 +84,12 @@ class Trace(TorchFunctionMode):
         tokens: what was read from codes, for those who read the same again.
     """
 
-    def __init__(self, sources: Mapping[str, Sequence[Source]], deciding: Sequence[Tensor] = ()) -> None:
+    def __init__(
+        self, sources: Mapping[str, Sequence[Source]], deciding: Sequence[Tensor] = (), known: Mapping | None = None
+    ) -> None:
+        """Begin with what has which colour, with what decides, and with codes of other tensors that are ``known``."""
         super().__init__()
-        self.codes = WeakIdKeyDictionary()
+        self.codes = WeakIdKeyDictionary(known)
         self.depth = 0
         self.may_compile = self.reads = False
         self.failure: str | None = None

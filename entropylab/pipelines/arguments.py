@@ -101,7 +101,8 @@ def inputs_of(root: nn.Module, args: tuple, kwargs: dict, latents: int | None = 
     timestep = next((given[name] for name in times if given.get(name) is not None), None)
     if timestep is None:
         sources = {}
-    return Inputs(image, listed, timestep, sources, tuple(names), tuple(shapes), deciding)
+    fills, takes = (given.get("kv_cache_mode") == mode for mode in ("extract", "cached"))
+    return Inputs(image, listed, timestep, sources, tuple(names), tuple(shapes), deciding, fills=fills, takes=takes)
 
 
 def tokens_of_image(image: Tensor, given: Mapping[str, Any], latents: int | None) -> dict[str, slice]:

@@ -280,3 +280,32 @@ def test_tokens_are_unknown_where_an_indicator_does_not_fit_them():
     with torch.no_grad(), told, entropylab.record(model) as rec:
         model(**given, segment_ids=torch.ones(2, 10), indicator=indicator[:1])
     assert set(rec.dataset.part.values) == {"unknown"}
+
+
+@pytest.mark.parametrize("name", ["Qwen-Image 2.1", "FLUX.2 klein, cached reference"])
+def test_keys_in_a_cache_stand_for_what_they_stood_for_when_they_were_put_there(name):
+    """Each layer's entry is of one part in all steps; alike when it is sampled again."""
+    family, found = BY_NAME[name], []
+    pipe = family.build()
+    for _ in range(2):
+        with entropylab.record(pipe) as rec:
+            family.sample(pipe)
+        found.append(rec.dataset)
+        image = rec.dataset.isel(layer=rec.dataset.part.values == "image")
+        assert (image.kind == "joint").all()
+        assert (image.keys_image == 48).all()
+        assert (image.rows == 48).all()
+    assert found[0].drop_attrs().equals(found[1].drop_attrs())
+
+
+def test_keys_in_a_cache_are_unknown_where_nobody_saw_it_filled():
+    family, given = BY_NAME["Qwen-Image 2.1"], []
+    pipe = family.build()
+    handle = pipe.transformer.register_forward_pre_hook(lambda _, args, kwargs: given.append(kwargs), with_kwargs=True)
+    family.sample(pipe)
+    handle.remove()
+    told = pytest.warns(EntropyLabWarning, match="could not be told")
+    with torch.no_grad(), told, entropylab.record(pipe.transformer) as rec:
+        pipe.transformer(**given[-1])
+    assert given[-1]["kv_cache_mode"] == "cached"
+    assert set(rec.dataset.part.values) == {"unknown"}

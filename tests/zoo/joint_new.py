@@ -141,6 +141,7 @@ FAMILIES: list[Family] = [
             | {"true_cfg_scale": 3.0}
         ),
         modules=lambda: {"processor": TemplateProcessor()},
+        unlike={"text": 11, "image": 48},
     ),
     joint(
         "Motif-Video", "MotifVideoPipeline", "MotifVideoTransformer3DModel", MOTIF,
