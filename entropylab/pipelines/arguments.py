@@ -35,6 +35,9 @@ NO_TOKENS = (
 PICTURES = ("image", "img", "ref", "pixel", "vae", "video", "siglip")
 """Beginnings of words in names of inputs, other than the image itself, that come from pictures."""
 
+PAST = ("latents_history", "latents_clean")
+"""Beginnings of names of inputs that hold what was made of a video before, a chunk of frames at a time."""
+
 INDICATED = {"image": 2, "text": 3}
 """What ``indicator`` says of a token where text and image are handed in one sequence, as Ideogram 4's is."""
 
@@ -159,6 +162,8 @@ def colour_of(path: str, tensor: Tensor) -> str | None:
     """What an input beside the image stands for: "text", "reference", or None if it is no tokens."""
     if not tensor.is_floating_point():
         return "text" if path.split(".")[0] == "input_ids" else None
+    if path.startswith(PAST):
+        return "reference"
     listed = path[-1:].isdigit()
     words = re.split(r"[._]", path)
     is_picture = any(word.startswith(PICTURES) for word in words)
