@@ -164,6 +164,8 @@ def colour_of(path: str, tensor: Tensor) -> str | None:
         return "text" if path.split(".")[0] == "input_ids" else None
     if path.startswith(PAST):
         return "reference"
+    if path == "clip_text_pooled":  # of Stable Cascade, which makes tokens of it
+        return "text"
     listed = path[-1:].isdigit()
     words = re.split(r"[._]", path)
     is_picture = any(word.startswith(PICTURES) for word in words)

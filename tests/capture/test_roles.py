@@ -309,3 +309,13 @@ def test_keys_in_a_cache_are_unknown_where_nobody_saw_it_filled():
         pipe.transformer(**given[-1])
     assert given[-1]["kv_cache_mode"] == "cached"
     assert set(rec.dataset.part.values) == {"unknown"}
+
+
+def test_the_pooled_text_of_stable_cascade_is_none_of_the_images_keys():
+    """9 x 6 places attend to themselves, 4 tokens of pooled text and 11 of text."""
+    family = BY_NAME["Stable Cascade prior"]
+    pipe = family.build()
+    with entropylab.record(pipe) as rec:
+        family.sample(pipe)
+    assert (rec.dataset["keys"] == 54 + 4 + 11).all()
+    assert (rec.dataset.keys_image == 54).all()
