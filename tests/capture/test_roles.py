@@ -319,3 +319,15 @@ def test_the_pooled_text_of_stable_cascade_is_none_of_the_images_keys():
         family.sample(pipe)
     assert (rec.dataset["keys"] == 54 + 4 + 11).all()
     assert (rec.dataset.keys_image == 54).all()
+
+
+def test_parts_are_unknown_where_more_keys_than_the_images_come_from_no_text():
+    """Of Kandinsky 2.1's 183 keys, 77 come from text and 10 from the embedding of a picture, which is no token."""
+    family = BY_NAME["Kandinsky 2.1"]
+    pipe = family.build()
+    with entropylab.record(pipe) as rec:
+        family.sample(pipe)
+    assert (rec.dataset["keys"] == 96 + 77 + 10).all()
+    assert set(rec.dataset.kind.values) == {"joint"}
+    assert set(rec.dataset.part.values) == {"unknown"}
+    assert "keys_image" not in rec.dataset
