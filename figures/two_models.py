@@ -22,7 +22,7 @@ KINDS = ("self", "joint")
 SIDES: tuple[shared.Sides, ...] = (shared.LOWER, (0.75, 0.75), (1, 1), (1.5, 1.5), shared.HIGHER)
 """Sizes as multiples of the training size: 32 to 128 pixels for both."""
 
-SAMPLES, STEPS = 2, 4
+SAMPLES, STEPS = 6, 4
 
 
 def measure(source: shared.Source) -> xr.Dataset:

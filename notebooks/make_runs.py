@@ -22,6 +22,7 @@ if __name__ == "__main__":
             layers="self", keep=("layer", "head"), unit_samples=4, out=RUNS / name,
         )  # fmt: skip
         shutil.rmtree(RUNS / name / "locks")
+        (RUNS / name / ".lock").unlink(missing_ok=True)
     for unit in sorted((RUNS / "machine-b" / "units").iterdir())[10:]:
         unit.unlink()
     CAPTIONS.unlink()

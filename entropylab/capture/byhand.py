@@ -153,6 +153,11 @@ class Scores(threading.local):
 scores = Scores()
 
 
+def forget_products() -> None:
+    """A forward begins: no softmax in it is of a product before it."""
+    scores.shapes.clear()
+
+
 def seen_product(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """``original``, one of ``PRODUCTS``; what it multiplies may be an attention map."""
 

@@ -18,7 +18,7 @@ from torch.compiler import is_dynamo_compiling
 
 from . import forwards
 from .bindings import bound_names
-from .byhand import hand_on, is_linear, see_softmaxes
+from .byhand import forget_products, hand_on, is_linear, see_softmaxes
 from .changes import MARK, Shared, Undo, owner_of_state, replaced, states, without_watchers
 from .compiled import compiled_parts, see_compile, written
 from .forwards import Forward, running
@@ -253,6 +253,7 @@ def begin_forward(place: Place, root: nn.Module, args: tuple, kwargs: dict) -> F
     here = session.here
     for observer in place.roots:
         session.leave(observer)
+    forget_products()
     begun: Forward | None = None
     here.blind = {each: why for each, why in (here.blind or {}).items() if not (each.ended or each in place.roots)}
     for observer, path in place.watchers:

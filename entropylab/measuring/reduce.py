@@ -137,7 +137,8 @@ class Reduction:
     def with_beyond(self, sums: Tensor, call: AttentionCall, asked: Asked) -> Tensor:
         """The sums of rows, and those of the statistics that no pass over the keys gives behind them."""
         keys = joint_keys(call)
-        image = None if keys is None or keys.codes is None else keys.codes == PARTS.index("image")
+        codes = None if keys is None else keys.codes_on(call.key.device)
+        image = None if codes is None else codes == PARTS.index("image")
         few = some_rows(asked, SAMPLED_ROWS) if self.rows is None else asked
         found = [sums]
         for names, some in ((BEYOND[:1], asked), (BEYOND[1:], few)):

@@ -111,7 +111,8 @@ def residual_vs_cumulants(
     """What the law is off by against what measured skewness and kurtosis say, a point for every layer, head and size.
 
     On the line through 0 third and fourth cumulant explain all of it: H - (log N - k2/2) = - k3/3 - k4/8.
-    The frame is that of the rows that are not near freezing; the legend says how many of the others lie outside.
+    Layers are coloured in their order; rows near freezing are crosses. Scales are linear up to 1 nat, and logarithmic
+    beyond, so that every row is in the frame.
 
     Arguments, errors and return value as of `law_residual`.
 
@@ -123,22 +124,18 @@ def residual_vs_cumulants(
     found["series"]
     rows = found.to_frame()
     cold = rows["near_freezing"].astype(bool)
-    frame = rows if cold.all() else rows[~cold]
-    reach = [1.15 * max(0.1, abs(frame[name]).max()) for name in ("correction", "law_residual")]
-    inside = (abs(rows["correction"]) <= reach[0]) & (abs(rows["law_residual"]) <= reach[1])
+    order = rows["layer"].map({layer: place for place, layer in enumerate(dict.fromkeys(rows["layer"]))})
     ax = axes_of(ax)
-    looks: tuple[dict[str, Any], ...] = (
-        {"marker": "o", "color": BLUE, "zorder": 3},
-        {"marker": "x", "color": GREY, "zorder": 2},
-    )
-    for chosen, words, style in zip((~cold, cold), ("other rows", "near freezing"), looks, strict=True):
-        part, out = rows[chosen], int((chosen & ~inside).sum())
+    look: dict[str, Any] = {"s": 9, "lw": 0.8, "cmap": "viridis", "vmin": 0, "vmax": max(1, order.max()), "zorder": 3}
+    for chosen, words, marker in ((~cold, "other rows", "o"), (cold, "near freezing", "x")):
+        part = rows[chosen]
         if len(part):
-            text = f"{words} ({len(part)}{f', {out} out of frame' if out else ''})"
-            ax.plot(part["correction"], part["law_residual"], ls="", ms=3, label=text, **style)
-    ax.axline((0, 0), slope=1, ls="--", color=BLACK, lw=0.8, zorder=1, label="all explained")
-    ax.set_xlim(-reach[0], reach[0])
-    ax.set_ylim(-reach[1], reach[1])
+            places, text = (part["correction"], part["law_residual"]), f"{words} ({len(part)})"
+            ax.scatter(*places, c=order[chosen], marker=marker, label=text, **look)
+    reach = np.array([-1, 1]) * max(1.0, *(abs(rows[name]).max() for name in ("correction", "law_residual")))
+    ax.plot(reach, reach, "--", color=BLACK, lw=0.8, marker="", zorder=1, label="all explained")
+    ax.set_xscale("symlog", linthresh=1)
+    ax.set_yscale("symlog", linthresh=1)
     ax.set_xlabel("− k3/3 − k4/8, measured [nats]")
     ax.set_ylabel("entropy less log N − σ²/2 [nats]")
     legend(ax)

@@ -34,9 +34,9 @@ def whole(judge, sampled):
 def test_each_defect_raises_its_measures(judge, whole, sampled, damage, names):
     broken = judge(damage(sampled[:COUNT]))
     for name in names:
-        assert np.mean(broken[name] > whole[name]) > 0.85
+        assert np.mean(broken[name] > whole[name]) > 0.75
     if damage is shifted:
-        assert broken["excess_agreement"].mean() < whole["excess_agreement"].mean() + 0.1
+        assert broken["excess_agreement"].mean() < whole["excess_agreement"].mean() + 0.05
     if damage is twice:
         assert broken["cut"].mean() < whole["cut"].mean() + 0.02
 

@@ -84,7 +84,7 @@ def test_the_reference_that_is_shipped():
         assert found.features.shape == (172 * DRAWN, DIMENSION)
         assert np.isfinite(found.features).all()
         assert found.measures["clip_score"].mean() > 0.85
-        assert found.measures["cut"].mean() < 0.01
+        assert found.measures["cut"].mean() < 0.05, "textures go on beyond the edge"
     assert embedded_reference((24, 40)).size == (40, 64), "the nearest in shape"
     assert embedded_reference((256, 256)).size == (128, 128)
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 2e6
