@@ -6,15 +6,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import one_line
 from .calls import AttentionCall
 from .inputs import Inputs
 from .roles import Layout, forget, layout_for, remember, roles_of
 from .tracing import Trace
+
+cached: "WeakKeyDictionary[nn.Module, WeakIdKeyDictionary]" = WeakKeyDictionary()
+"""Codes of the tensors that are left of those forwards of a root that filled a cache; see ``Trace``."""
 
 
 class Forward:
@@ -31,8 +36,12 @@ class Forward:
 
     def follow(self, inputs: Inputs) -> None:
         """Begin to follow the inputs; where that fails, for want of memory say, the forward goes unfollowed."""
+        known = cached.get(self.root)
+        if inputs.takes and not known:
+            self.layout.failure = "it attends to keys of an earlier forward, which was not followed"
+            return
         try:
-            trace = Trace(inputs.sources, inputs.deciding)
+            trace = Trace(inputs.sources, inputs.deciding, known if inputs.takes else None)
         except Exception as problem:
             self.layout.failure = one_line(problem, 300)
             return
@@ -40,13 +49,18 @@ class Forward:
         trace.__enter__()
 
     def end(self, whole: bool) -> None:
-        """The forward is over; if it ran to its end, what was traced is remembered, and so is that it failed."""
+        """The forward is over; if it ran to its end, what was traced is remembered, and so is that it failed.
+
+        A forward that fills a cache is followed anew each time, for what stands in the cache is told by that alone.
+        """
         if self.trace is not None:
             if not self.paused:
                 self.trace.__exit__(None, None, None)
             self.layout.failure, self.layout.reads = self.trace.failure, self.trace.reads
+            if self.inputs.fills:
+                cached.setdefault(self.root, WeakIdKeyDictionary()).update(self.trace.codes)
             self.trace = None
-        if whole and self.inputs.sources and not self.layout.whole:
+        if whole and self.inputs.sources and not self.layout.whole and not self.inputs.fills:
             remember(self.root, self.inputs.names, self.inputs.shapes, self.layout)
 
     def pause(self) -> None:

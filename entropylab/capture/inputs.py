@@ -22,6 +22,8 @@ class Inputs:
         shapes: their shapes, and the numbers among them.
         deciding: inputs whose values decide where tokens stand.
         prompt: what the pipeline made of its prompt, (samples, tokens, channels); None if it can't be told.
+        fills: whether the forward fills a cache of keys.
+        takes: whether it attends to keys in a cache that an earlier one has filled.
         images: which images of the batch that the denoiser was handed these are; None if all, or if nobody can tell.
     """
 
@@ -33,6 +35,8 @@ class Inputs:
     shapes: Hashable
     deciding: list[Tensor]
     prompt: Tensor | None = None
+    fills: bool = False
+    takes: bool = False
     images: slice | None = None
 
     @property

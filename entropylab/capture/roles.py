@@ -128,7 +128,11 @@ def roles_of(trace: Trace, query: Tensor, key: Tensor, otherwise: str) -> Roles 
             if name not in trace.tokens:  # layers share what is kept of the same tokens on their device
                 trace.tokens[name] = tokens_of(codes)
             found.append(trace.tokens[name])
-    return Roles(*found)
+    roles = Roles(*found)
+    more = roles.keys.count("image", key.shape[-2]) > roles.queries.count("image", query.shape[-2])
+    if otherwise == "image" and roles.kind == "joint" and roles.queries.parts == ("image",) and more:
+        return None  # not all keys without a colour are the image's
+    return roles
 
 
 def codes_of(trace: Trace, tokens: Tensor, otherwise: str) -> Tensor | None:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, reduce
 from operator import or_
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,7 +61,15 @@ BITS = {"image": 1, "text": TEXT, "reference": 4, "deciding": DECIDING}
 NONE = torch.zeros((), dtype=torch.uint8, device="cpu")
 """The codes of what depends on nothing."""
 
-Source = tuple[Tensor, slice]
+
+class Marked(NamedTuple):
+    """The tokens at which a tensor of numbers (batch, tokens), handed beside an input, holds ``value``."""
+
+    numbers: Tensor
+    value: int
+
+
+Source = tuple[Tensor, slice | Marked]
 """An input and which of its tokens (its second dimension from the right, all of it for ``slice(None)``)."""
 
 
@@ -76,9 +84,12 @@ class Trace(TorchFunctionMode):
         tokens: what was read from codes, for those who read the same again.
     """
 
-    def __init__(self, sources: Mapping[str, Sequence[Source]], deciding: Sequence[Tensor] = ()) -> None:
+    def __init__(
+        self, sources: Mapping[str, Sequence[Source]], deciding: Sequence[Tensor] = (), known: Mapping | None = None
+    ) -> None:
+        """Begin with what has which colour, with what decides, and with codes of other tensors that are ``known``."""
         super().__init__()
-        self.codes = WeakIdKeyDictionary()
+        self.codes = WeakIdKeyDictionary(known)
         self.depth = 0
         self.may_compile = self.reads = False
         self.failure: str | None = None
@@ -86,7 +97,11 @@ class Trace(TorchFunctionMode):
         for colour, inputs in {**sources, "deciding": [(tensor, slice(None)) for tensor in deciding]}.items():
             for tensor, tokens in inputs:
                 codes = self.of(tensor).clone()
-                (codes if tokens == slice(None) else codes[..., tokens, :]).bitwise_or_(BITS[colour])
+                if isinstance(tokens, Marked):
+                    self.reads = True
+                    codes[(tokens.numbers == tokens.value).cpu()] |= BITS[colour]
+                else:
+                    (codes if tokens == slice(None) else codes[..., tokens, :]).bitwise_or_(BITS[colour])
                 self.codes[tensor] = thin(codes)
 
     def __enter__(self) -> "Trace":

@@ -39,6 +39,7 @@ class Known:
         kind: kind of attention.
         is_chosen: whether they are to be measured.
         is_plain: whether all there is to them is queries and keys; see ``Reduction.is_plain``.
+        entries: what their rows stand for -> name of the entry that holds these, and its labels.
         run: the run that knows of them, under the rule that gave the factor ``rescaled``.
         seen: what they are in a forward, if they are plain.
     """
@@ -48,6 +49,7 @@ class Known:
     kind: str
     is_chosen: bool
     is_plain: bool
+    entries: dict[str, tuple[str, LayerLabel]]
     run: "Run | None" = None
     rescaled: Any = None
     seen: Seen | None = None
@@ -57,11 +59,6 @@ class Known:
         shapes, beside = self.looks
         here = (call.query.shape, call.key.shape, call.mask is None, call.is_causal, layout)
         return self.roles is call.roles and shapes == here and (self.roles is not None or beside == beside_of(call))
-
-    def path(self, call: AttentionCall, part: str) -> str:
-        """Name of a layer's call, or of the rows in it that stand for one thing."""
-        base = call.layer if call.occurrence == 0 else f"{call.layer}:{call.occurrence + 1}"
-        return f"{base}:{part}" if part else base
 
 
 def beside_of(call: AttentionCall) -> Beside | None:
@@ -298,7 +295,7 @@ class Recorder:
         forward = self.side or (self.calls[-1] if self.calls else None)
         known = self.known.get((call.layer, call.occurrence))
         if known is None or not known.is_of(call, self.layout):
-            known = self.known[call.layer, call.occurrence] = self.meet(call)
+            known = self.known[call.layer, call.occurrence] = self.meet(call, forward)
         if not known.is_chosen:
             return
         if forward is None:
@@ -316,20 +313,44 @@ class Recorder:
             forward.meet(call.query)
         for part, found in self.reduction(call).items():
             layer = f"{call.layer}:{part}" if part else call.layer
-            seen = forward.see(known.path(call, part), found, call, layer)
+            seen = forward.see(known.entries[part][0], found, call, layer)
             is_same = forward.inputs.timestep is not None and call.inputs is forward.inputs and seen.place is not None
             known.seen = seen if is_same else None
             if self.kept_maps is not None:
                 self.kept_maps.take(forward, seen, found, call, part, self.sight)
 
-    def meet(self, call: AttentionCall) -> "Known":
+    def meet(self, call: AttentionCall, forward: DenoiserCall | None) -> "Known":
         """What there is to know of a call that is seen for the first time, or looks different."""
         kind = pipelines.kind_of(call)
         is_chosen = self.is_chosen(call.layer, kind)
         if not is_chosen:
             self.passed_over.setdefault(call.layer, kind)
         looks = (call.query.shape, call.key.shape, call.mask is None, call.is_causal, self.layout), beside_of(call)
-        return Known(looks, call.roles, kind, is_chosen, self.reduction.is_plain(call))
+        taken = {seen.path for seen in forward.calls} if forward is not None else set()
+        parts = self.reduction.parts(call) if is_chosen else ()
+        entries = {part: self.entry_of(call, kind, part, taken) for part in parts}
+        return Known(looks, call.roles, kind, is_chosen, self.reduction.is_plain(call), entries)
+
+    def entry_of(self, call: AttentionCall, kind: str, part: str, taken: set[str]) -> tuple[str, LayerLabel]:
+        """Name and labels of the entry of a layer's call, or of the rows in it that stand for one thing.
+
+        Where the entry of that name stands for something else, as when a cache leaves out the calls before this one, it
+        is the layer's entry for the same that no other call of the forward has ``taken``, or a new one.
+        """
+        block = pipelines.block_of(call.layer)
+        if self.side is not None:
+            block = f"{call.layer.partition('.')[0]}.{block}"
+        label = LayerLabel(call.layer, block, kind, pipelines.part_of(call, part))
+        base = call.layer if call.occurrence == 0 else f"{call.layer}:{call.occurrence + 1}"
+        own = f"{base}:{part}" if part else base
+        alike = (path for path, other in self.cells.layers.items() if other == label)
+        for path in (own, *alike, f"{base}:{label.part}"):
+            stands_for = {label.part, self.cells.layers.get(path, label).part} - {"all", "unknown"}
+            if path not in taken and len(stands_for) < 2:
+                return path, label
+        raise EntropyLabError(
+            f"makes calls in other numbers or orders than before, so which is of {label.part} is lost"
+        )
 
     def enter(self, known: "Known", call: AttentionCall) -> None:
         """Enter what is known of a call into the run, and its labels into the Dataset."""
@@ -337,13 +358,8 @@ class Recorder:
         if self.run is not None:
             folded = folded_at_work(self.sight.roots.values())
             self.run.add_multiplier(call.layer, folded.get(call.layer, call.rescaled))
-        for part in self.reduction.parts(call):
-            path = known.path(call, part)
-            if path not in self.cells.layers:
-                block = pipelines.block_of(call.layer)
-                if self.side is not None:
-                    block = f"{call.layer.partition('.')[0]}.{block}"
-                self.cells.layers[path] = LayerLabel(call.layer, block, known.kind, pipelines.part_of(call, part))
+        for path, label in known.entries.values():
+            self.cells.layers.setdefault(path, label)
             if self.run is not None and path not in self.run.grown:
                 trained = self.sight.latent_of(self.trained)
                 self.run.grown[path] = pipelines.grown_keys(call, self.sight.latent, trained)

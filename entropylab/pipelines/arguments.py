@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..capture.inputs import Inputs
-from ..capture.tracing import Source
+from ..capture.tracing import Marked, Source
 
 TIMES = ("timestep", "timesteps", "timestep_ratio", "t", "r")
 """What the forward of a denoiser calls the time it is at; no text encoder or autoencoder takes one."""
@@ -34,6 +34,12 @@ NO_TOKENS = (
 
 PICTURES = ("image", "img", "ref", "pixel", "vae", "video", "siglip")
 """Beginnings of words in names of inputs, other than the image itself, that come from pictures."""
+
+PAST = ("latents_history", "latents_clean")
+"""Beginnings of names of inputs that hold what was made of a video before, a chunk of frames at a time."""
+
+INDICATED = {"image": 2, "text": 3}
+"""What ``indicator`` says of a token where text and image are handed in one sequence, as Ideogram 4's is."""
 
 
 def parameters_of(module: nn.Module) -> list[str]:
@@ -84,14 +90,13 @@ def inputs_of(root: nn.Module, args: tuple, kwargs: dict, latents: int | None = 
         shapes.append((path, tuple(leaf.shape)))
         if path.split(".")[0] == image_name:
             image.append(leaf)
-            more = latents is not None and leaf.ndim == 3 and leaf.shape[1] > latents
-            sources.setdefault("image", []).append((leaf, slice(0, latents) if more else slice(None)))
-            if more:
-                sources.setdefault("reference", []).append((leaf, slice(latents, None)))
+            for part, tokens in tokens_of_image(leaf, given, latents).items():
+                sources.setdefault(part, []).append((leaf, tokens))
         elif (colour := colour_of(path, leaf)) is not None:
             sources.setdefault(colour, []).append((leaf, slice(None)))
         if leaf.ndim and ("mask" in path or not leaf.is_floating_point()) and path not in TIMES:
             deciding.append(leaf)
+    sources = indicated(sources, given.get("indicator"))
     if convolves(root):
         sources.pop("image", None)
     listed = isinstance(given.get(image_name), list | tuple)
@@ -99,7 +104,29 @@ def inputs_of(root: nn.Module, args: tuple, kwargs: dict, latents: int | None = 
     timestep = next((given[name] for name in times if given.get(name) is not None), None)
     if timestep is None:
         sources = {}
-    return Inputs(image, listed, timestep, sources, tuple(names), tuple(shapes), deciding)
+    fills, takes = (given.get("kv_cache_mode") == mode for mode in ("extract", "cached"))
+    return Inputs(image, listed, timestep, sources, tuple(names), tuple(shapes), deciding, fills=fills, takes=takes)
+
+
+def tokens_of_image(image: Tensor, given: Mapping[str, Any], latents: int | None) -> dict[str, slice]:
+    """Which tokens of what is denoised are the image's, and which a reference's: these stand behind it unless said."""
+    ahead = given.get("num_ref_tokens") if given.get("kv_cache_mode") == "extract" else None
+    if image.ndim == 3 and ahead:
+        return {"image": slice(ahead, None), "reference": slice(0, ahead)}
+    if image.ndim == 3 and latents is not None and image.shape[1] > latents:
+        return {"image": slice(0, latents), "reference": slice(latents, None)}
+    return {"image": slice(None)}
+
+
+def indicated(sources: dict[str, list[Source]], indicator: Any) -> dict[str, list[Source]]:
+    """Where the image and the text stand by an ``indicator`` (batch, tokens); unknown if it has another shape."""
+    if not isinstance(indicator, Tensor):
+        return sources
+    return {
+        colour: [(tensor, Marked(indicator, value)) for tensor, _ in sources[colour]]
+        for colour, value in INDICATED.items()
+        if colour in sources
+    }
 
 
 def convolves(root: nn.Module) -> bool:
@@ -135,6 +162,10 @@ def colour_of(path: str, tensor: Tensor) -> str | None:
     """What an input beside the image stands for: "text", "reference", or None if it is no tokens."""
     if not tensor.is_floating_point():
         return "text" if path.split(".")[0] == "input_ids" else None
+    if path.startswith(PAST):
+        return "reference"
+    if path == "clip_text_pooled":  # of Stable Cascade, which makes tokens of it
+        return "text"
     listed = path[-1:].isdigit()
     words = re.split(r"[._]", path)
     is_picture = any(word.startswith(PICTURES) for word in words)

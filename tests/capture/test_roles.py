@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import entropylab
+from entropylab.errors import EntropyLabWarning
 
 from ..joints import inputs, lengths, new_joint, wanted
 from ..maps import entropy_of, logits_of
@@ -249,3 +250,84 @@ def test_an_ip_adapter_that_comes_between_calls():
         zip(with_adapter.layer.values, with_adapter.kind.values, strict=True)
     )
     assert "unknown" not in ds.part.values
+
+
+def test_an_indicator_tells_text_from_image_in_one_sequence():
+    """Of Ideogram 4's 12 places for text, which stand before the image, prompts of 3 and 9 words fill the last."""
+    family = BY_NAME["Ideogram 4"]
+    pipe, words_of = family.build(), np.array([3, 9])
+    with entropylab.record(pipe) as rec:
+        family.sample(pipe)
+    ds = rec.dataset.sel(branch="cond")
+    joint = ds.isel(layer=ds.kind.values == "joint")
+    for part, keys in {"image": 48 + words_of, "text": 48 + words_of, "other": 12 - words_of}.items():
+        here = joint.isel(layer=joint.part.values == part)
+        assert here.sizes["layer"] == 2
+        assert (here["keys"].transpose(..., "sample") == keys).all()
+        assert (here.keys_image == (0 if part == "other" else 48)).all()
+
+
+def test_tokens_are_unknown_where_an_indicator_does_not_fit_them():
+    model = BY_NAME["Ideogram 4"].build().transformer
+    indicator = torch.tensor([[3] * 4 + [2] * 6] * 2)
+    ids = torch.arange(10).expand(2, 10)
+    given = {"hidden_states": torch.randn(2, 10, 16), "encoder_hidden_states": torch.randn(2, 10, 13 * 16)}
+    given |= {"timestep": torch.tensor([0.5, 0.5]), "position_ids": torch.stack([ids] * 3, -1)}
+    with torch.no_grad(), entropylab.record(model) as rec:
+        model(**given, segment_ids=torch.ones(2, 10), indicator=indicator)
+    assert set(rec.dataset.part.values) == {"image", "text"}
+    told = pytest.warns(EntropyLabWarning, match="could not be told")
+    with torch.no_grad(), told, entropylab.record(model) as rec:
+        model(**given, segment_ids=torch.ones(2, 10), indicator=indicator[:1])
+    assert set(rec.dataset.part.values) == {"unknown"}
+
+
+@pytest.mark.parametrize("name", ["Qwen-Image 2.1", "FLUX.2 klein, cached reference"])
+def test_keys_in_a_cache_stand_for_what_they_stood_for_when_they_were_put_there(name):
+    """Each layer's entry is of one part in all steps; alike when it is sampled again."""
+    family, found = BY_NAME[name], []
+    pipe = family.build()
+    for _ in range(2):
+        with entropylab.record(pipe) as rec:
+            family.sample(pipe)
+        found.append(rec.dataset)
+        image = rec.dataset.isel(layer=rec.dataset.part.values == "image")
+        assert (image.kind == "joint").all()
+        assert (image.keys_image == 48).all()
+        assert (image.rows == 48).all()
+    assert found[0].drop_attrs().equals(found[1].drop_attrs())
+
+
+def test_keys_in_a_cache_are_unknown_where_nobody_saw_it_filled():
+    family, given = BY_NAME["Qwen-Image 2.1"], []
+    pipe = family.build()
+    handle = pipe.transformer.register_forward_pre_hook(lambda _, args, kwargs: given.append(kwargs), with_kwargs=True)
+    family.sample(pipe)
+    handle.remove()
+    told = pytest.warns(EntropyLabWarning, match="could not be told")
+    with torch.no_grad(), told, entropylab.record(pipe.transformer) as rec:
+        pipe.transformer(**given[-1])
+    assert given[-1]["kv_cache_mode"] == "cached"
+    assert set(rec.dataset.part.values) == {"unknown"}
+
+
+def test_the_pooled_text_of_stable_cascade_is_none_of_the_images_keys():
+    """9 x 6 places attend to themselves, 4 tokens of pooled text and 11 of text."""
+    family = BY_NAME["Stable Cascade prior"]
+    pipe = family.build()
+    with entropylab.record(pipe) as rec:
+        family.sample(pipe)
+    assert (rec.dataset["keys"] == 54 + 4 + 11).all()
+    assert (rec.dataset.keys_image == 54).all()
+
+
+def test_parts_are_unknown_where_more_keys_than_the_images_come_from_no_text():
+    """Of Kandinsky 2.1's 183 keys, 77 come from text and 10 from the embedding of a picture, which is no token."""
+    family = BY_NAME["Kandinsky 2.1"]
+    pipe = family.build()
+    with entropylab.record(pipe) as rec:
+        family.sample(pipe)
+    assert (rec.dataset["keys"] == 96 + 77 + 10).all()
+    assert set(rec.dataset.kind.values) == {"joint"}
+    assert set(rec.dataset.part.values) == {"unknown"}
+    assert "keys_image" not in rec.dataset

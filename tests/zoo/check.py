@@ -87,7 +87,12 @@ def compared(family: Family, dataset: xr.Dataset, seen: Sight) -> tuple[dict[str
     for layer in dataset.layer.values:
         call = call_of(dataset, layer)
         part = str(dataset.part.sel(layer=layer).item()) if call != layer else None
-        wanted = list(expected(family, seen.calls.get(call, []), part))
+        calls = seen.calls.get(call, [])
+        if family.unlike is not None:
+            rows, module = family.unlike[str(dataset.part.sel(layer=layer).item())], call.partition(":")[0]
+            of_module = (each for path, each in seen.calls.items() if path.partition(":")[0] == module)
+            calls = [one for each in of_module for one in each if one.entropy.shape[-1] == rows]
+        wanted = list(expected(family, calls, part))
         if not wanted:
             unchecked.append(str(layer))
             continue

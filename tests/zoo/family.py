@@ -25,6 +25,8 @@ class Family:
             and whether they stand "first" or "last"; None elsewhere, or where it differs by sample.
         parts: of families in which other tokens join them: what some of them stand for -> first and last + 1,
             as a slice counts.
+        unlike: of families whose layers make a call for each part, and leave some out where they are cached: what query
+            rows stand for -> how many a call has.
         asked: whether ``size`` is what ``sample`` asks for; else the pipeline has no such setting.
         comparable: whether what is reported of a step is what the denoiser's calls in it give, one by one.
     """
@@ -37,6 +39,7 @@ class Family:
     branches: tuple[str, ...] = ("cond", "uncond")
     text: tuple[int, str] | None = None
     parts: Mapping[str, tuple[int, int | None]] | None = None
+    unlike: Mapping[str, int] | None = None
     asked: bool = True
     comparable: bool = True
 

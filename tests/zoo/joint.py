@@ -111,6 +111,7 @@ FAMILIES: list[Family] = [
     joint(
         "FLUX.2 klein, cached reference", "Flux2KleinKVPipeline", "Flux2Transformer2DModel", KLEIN,
         lambda: {"prompt_embeds": words(1, 10), "image": photo(64, 80)}, branches=("cond",), modules=flux2_vae,
+        text=(10, "first"),
     ),
     joint(
         "Chroma", "ChromaPipeline", "ChromaTransformer2DModel", CHROMA,

@@ -141,6 +141,7 @@ FAMILIES: list[Family] = [
             | {"true_cfg_scale": 3.0}
         ),
         modules=lambda: {"processor": TemplateProcessor()},
+        unlike={"text": 11, "image": 48},
     ),
     joint(
         "Motif-Video", "MotifVideoPipeline", "MotifVideoTransformer3DModel", MOTIF,
@@ -149,7 +150,7 @@ FAMILIES: list[Family] = [
     ),
     joint(
         "Ideogram 4", "Ideogram4Pipeline", "Ideogram4Transformer2DModel", IDEOGRAM4, ideogram_call,
-        modules=ideogram_modules,
+        modules=ideogram_modules, parts={"image": (12, None)},
     ),
     joint(
         "Kandinsky 5 image", "Kandinsky5T2IPipeline", "Kandinsky5Transformer3DModel", KANDINSKY5, kandinsky5_call,

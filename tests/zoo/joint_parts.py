@@ -119,6 +119,7 @@ def joint(
     branches: tuple[str, ...] = BOTH,
     text: tuple[int, str] | None = None,
     parts: dict[str, tuple[int, int | None]] | None = None,
+    unlike: dict[str, int] | None = None,
     comparable: bool = True,
     scheduler: Callable[[], Any] = flow_matching,
     modules: Callable[[], dict[str, Any]] = dict,
@@ -135,7 +136,7 @@ def joint(
     def sample(pipe: Any) -> torch.Tensor:
         return two_steps(pipe, *size, **call())
 
-    return Family(name, pipeline, build, sample, size, branches, text, parts, comparable=comparable)
+    return Family(name, pipeline, build, sample, size, branches, text, parts, unlike, comparable=comparable)
 
 
 def pooled_call(prompts: int = 1, **more: Any) -> dict[str, Any]:

@@ -141,7 +141,10 @@ FAMILIES = [
         "AnyFlow FAR", "AnyFlowFARPipeline", partial(build, "AnyFlowFARPipeline", anyflow, **FAR),
         sample_anyflow_far, (64, 96), comparable=False,
     ),
-    Family("Helios", "HeliosPipeline", build_helios, partial(sample_one, **CHUNKS), (64, 96)),
+    Family(
+        "Helios", "HeliosPipeline", build_helios, partial(sample_one, **CHUNKS), (64, 96),
+        parts={"reference": (0, 56), "image": (56, None)},
+    ),
     Family("SkyReels-V2", "SkyReelsV2Pipeline", partial(build, "SkyReelsV2Pipeline", **SKYREELS), sample_wan, (64, 96)),
     # Every frame has a noise level, and a copy of the scheduler, of its own.
     Family(
