@@ -33,6 +33,14 @@ def ray() -> Iterator[Any]:
     found.shutdown()
 
 
+@pytest.fixture
+def heeds_interrupts() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, also where a shell that began the tests in the background lets it be ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 ONE = {"num_cpus": 2}
 """The cluster has room for one such worker."""
 
@@ -76,7 +84,7 @@ def test_a_worker_that_is_killed_loses_nothing(ray: Any, tmp_path: Path, capfd: 
 
 
 @pytest.mark.ray
-def test_what_ends_a_run_leaves_what_is_finished(ray: Any, tmp_path: Path) -> None:
+def test_what_ends_a_run_leaves_what_is_finished(ray: Any, tmp_path: Path, heeds_interrupts: None) -> None:
     def interrupt(driver: int) -> None:
         os.kill(driver, signal.SIGINT)
         signal.pause()
