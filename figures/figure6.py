@@ -18,12 +18,13 @@ def measure(source: shared.Source) -> xr.Dataset:
     """Every size under every rule, from the same seeds and prompts."""
     calibration = source.calibrated()
     rules = [*shared.RULES, calibration.invariant, calibration.calibrated]
-    options = source.sampling() | {"samples": source.samples or shared.SAMPLES}
+    statistics = ("entropy", "sigma2", "sensitivity")
+    options = source.sampling() | {"samples": source.samples or shared.SAMPLES, "statistics": statistics}
     return entropylab.measure(source.pipe, source.sizes(), scaling=rules, **options)
 
 
 def draw(ds: xr.Dataset, out: Path) -> None:
-    """One panel, with the training size as reference; calibrated rules, which lie on it, are in the table only."""
+    """One panel, with the training size as reference and what it foresees; calibrated rules are in the table only."""
     rules = [str(rule) for rule in np.atleast_1d(ds["scaling"]) if rule not in ("invariant", "calibrated")]
     with plt.rc_context(entropylab.plot.PAPER):
         figure, ax = plt.subplots(figsize=(7.2, 3.8), layout="constrained")

@@ -29,6 +29,8 @@ from .style import (
     name_layers,
 )
 
+FORESEEN = "foreseen of the rules at the training size"
+
 
 def stabilization(
     ds: xr.Dataset,
@@ -42,7 +44,8 @@ def stabilization(
     """Entropy of each layer, in the order in which data meet them, at two sizes and under every scaling.
 
     The training size as the model is gives the reference. The legend says how much of the drift of the mean over layers
-    each rule removes; `entropylab.law.drift.drift` has the numbers, by layer too.
+    each rule removes; `entropylab.law.drift.drift` has the numbers, by layer too. Where ``sensitivity`` was measured,
+    crosses are what it foresees of each rule, from the training size alone (``predicted_fraction`` there).
 
     Args:
         ds: a Dataset from `entropylab.measure`, under "original" and other scalings, with the training size in it.
@@ -77,6 +80,12 @@ def stabilization(
             fill = "white" if rule == "original" else color
             text = f"{size}, {rule}{removed(rule, mean['fraction_removed'].iloc[0], len(rules) > 4)}"
             ax.plot(range(len(part)), part["entropy"], mfc=fill, label=text, **style)
+            if rule != "original" and "predicted_fraction" in part and part["predicted_fraction"].notna().any():
+                before = groups[size, "original"].query("layer != @MEAN")
+                foreseen = before["entropy"].values - part["predicted_fraction"].values * before["drift"].values
+                look = {"ls": "", "marker": "x", "color": BLACK, "ms": 5, "zorder": 4}
+                known = FORESEEN in [str(line.get_label()) for line in ax.get_lines()]
+                ax.plot(range(len(part)), foreseen, label="_" if known else FORESEEN, **look)
     name_layers(ax, reference)
     ax.set_ylabel(label(ds["entropy"], "attention entropy"))
     kinds = " and ".join(kinds_of(kind_in(ds, kind)))

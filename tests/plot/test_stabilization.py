@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 from matplotlib.figure import Figure
 
 from entropylab import plot
@@ -28,6 +29,20 @@ def test_stabilization_draws_every_layer_in_order(ds, ax) -> None:
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["down 0", "down 1", "mid", "up 0", "up 1"]
     assert ax.get_xlabel().startswith("self-attention layer")
     assert ax.get_ylabel() == "attention entropy of a row [nats]"
+
+
+def test_crosses_are_what_the_training_size_foresees(ds, ax) -> None:
+    factor = np.sqrt(np.log(ds["tokens"]) / np.log(ds["train_tokens"]))
+    multiplier = xr.concat([xr.ones_like(factor), factor], "scaling").transpose("size", "scaling", "layer")
+    ds = ds.assign_coords(multiplier=multiplier.drop_vars(["tokens", "train_tokens"], errors="ignore"))
+    ds = ds.assign(sensitivity=0.5 * ds["sigma2"])
+    plot.stabilization(ds, ax)
+    rows = drift(ds)
+    own = rows[(rows["size"] == "32x32") & (rows["layer"] != MEAN)]
+    before, after = (own[own["scaling"] == rule].reset_index() for rule in BOTH)
+    wanted = before["entropy"] - after["predicted_fraction"] * before["drift"]
+    np.testing.assert_allclose(lines(ax)["foreseen of the rules at the training size"].get_ydata(), wanted)
+    assert abs(wanted - before["entropy"]).min() > 1e-3, "which is not where entropy was"
 
 
 def test_lines_differ_without_colour(ds, ax) -> None:
