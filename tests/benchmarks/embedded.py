@@ -47,7 +47,7 @@ def calibrate(pipe: Any) -> None:
     """Two steps of Newton's at one size."""
     entropylab.calibrate(
         pipe, [CALIBRATED], prompts=PROMPTS, steps=STEPS, guidance_scale=3.0, iterations=2, tolerance=1e-9,
-        progress=False,
+        held_out=False, progress=False,
     )  # fmt: skip
 
 
