@@ -83,7 +83,7 @@ def stabilization(
             if rule != "original" and "predicted_fraction" in part and part["predicted_fraction"].notna().any():
                 before = groups[size, "original"].query("layer != @MEAN")
                 foreseen = before["entropy"].values - part["predicted_fraction"].values * before["drift"].values
-                look = {"ls": "", "marker": "x", "color": BLACK, "ms": 5, "zorder": 4}
+                look: dict[str, Any] = {"ls": "", "marker": "x", "color": BLACK, "ms": 5, "zorder": 4}
                 known = FORESEEN in [str(line.get_label()) for line in ax.get_lines()]
                 ax.plot(range(len(part)), foreseen, label="_" if known else FORESEEN, **look)
     name_layers(ax, reference)
