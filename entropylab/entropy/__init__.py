@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .beyond import beyond
-from .choice import BACKENDS, answer
+from .choice import BACKENDS, answer, choose
 from .rows import BEYOND, STATISTICS, RowStatistics, check_rows
 
 __all__ = ["BACKENDS", "BEYOND", "STATISTICS", "RowStatistics", "row_statistics"]
@@ -41,8 +41,9 @@ def row_statistics(
 
     Returns:
         RowStatistics of tensors (..., heads, queries), float32 (float64 for float64 input). Entropy and LSE in nats.
-        Those of "reference" have gradients, in memory of O(N): each chunk is computed again on the way back. The other
-        backends give none, nor do "gaussian", "slope" and "rarefied". Rows without keys are NaN and pass nothing on.
+        Those of "reference" have gradients, in memory of O(N): each chunk is computed again on the way back. "sdpa"
+        and "gaussian", "slope" and "rarefied" give none, and the kernels refuse. Rows without keys are NaN and pass
+        nothing on.
 
     Raises:
         EntropyLabError: arguments that do not fit, or a backend that can't do what is asked.
@@ -69,6 +70,8 @@ def row_statistics(
         with torch.autocast(q.device.type, enabled=False):
             found = answer(asked, "reference")
     else:
+        if rows.want_gradients():
+            choose(asked, backend)  # a kernel without gradients refuses, where they are wanted of it
         with torch.no_grad():
             found = answer(asked, backend)
     with torch.no_grad():
