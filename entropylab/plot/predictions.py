@@ -36,6 +36,10 @@ def predictions(ds: xr.Dataset, *, kind: Kinds = None, scaling: str | None = Non
 
     Raises:
         EntropyLabError: as `entropylab.fit`, or the number of training tokens is not known.
+
+    Examples:
+        >>> rows = entropylab.plot.predictions(ds)
+        >>> rows.to_csv("predictions.csv", index=False)
     """
     part, _ = under(of_kind(ds, kind), scaling)
     if "train_tokens" not in part.coords or part["train_tokens"].isnull().all():
