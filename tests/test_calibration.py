@@ -3,6 +3,7 @@
 import json
 import math
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import nn
 import entropylab
 from entropylab import EntropyLabError
 from entropylab.calibration import split_prompts
+from entropylab.entropy.rows import Rows
 from entropylab.errors import EntropyLabWarning
 from entropylab.law.theory import local_slope, one_size_multiplier, row_entropy
 from entropylab.measuring.responses import responses_of
@@ -205,11 +207,22 @@ def test_joint_layers_keep_the_entropy_of_their_image_rows():
     assert float(left.sel(scaling="calibrated")) < 0.05 * float(left.sel(scaling="original"))
 
 
+ALL = torch.ones(1, 400, dtype=torch.bool)
+
+
+def rows_of(logits: torch.Tensor) -> Rows:
+    """Rows with these logits (heads, rows, keys)."""
+    heads, _, keys = logits.shape
+    return Rows(
+        logits[None], torch.eye(keys, dtype=logits.dtype).expand(1, heads, -1, -1), 1.0, None, False, ("entropy",)
+    )
+
+
 def test_the_rule_from_one_size_is_that_of_the_theory():
     """On rows that do not depend on the size: independent logits, of which more are drawn."""
     rng = np.random.default_rng(0)
     logits = 2 * rng.standard_normal((2, 64, 300))
-    found = responses_of(torch.tensor(logits), torch.ones(300, dtype=torch.bool)).mean(1).numpy()
+    found = responses_of(rows_of(torch.tensor(logits)), ALL[:, :300])[0].mean(1).numpy()
     slope, response = (
         local_slope(logits).mean(-1),
         np.stack([row_entropy(m * logits).mean(-1) for m in MULTIPLIERS], -1),
@@ -230,13 +243,24 @@ def test_text_does_not_grow_with_the_picture():
     logits = 2 * torch.randn(4, 50, 310, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     logits[..., :10] += 3
     grows = torch.arange(310) >= 10
-    found = responses_of(logits, grows)[..., -1]
+    found = responses_of(rows_of(logits), grows[None])[0, ..., -1]
     entropy = torch.distributions.Categorical(logits=logits).entropy()
     without = [
         torch.distributions.Categorical(logits=logits[..., torch.arange(310) != j]).entropy() for j in range(10, 310)
     ]
     torch.testing.assert_close(found, sum(entropy - one for one in without))
-    assert abs(found.mean() - responses_of(logits, torch.ones(310, dtype=torch.bool))[..., -1].mean()) > 0.05
+    assert abs(found.mean() - responses_of(rows_of(logits), ALL[:, :310])[..., -1].mean()) > 0.05
+
+
+def test_a_multiplier_is_of_the_scale_and_not_of_what_a_mask_adds():
+    logits = torch.randn(2, 5, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    bias = torch.linspace(-3, 0, 40, dtype=torch.float64)
+    found = responses_of(replace(rows_of(logits), mask=bias), ALL[:, :40])[0]
+    for place in (0, 30, 60):
+        wanted = torch.distributions.Categorical(logits=MULTIPLIERS[place] * logits + bias).entropy()
+        torch.testing.assert_close(found[..., place], wanted)
+    both = torch.distributions.Categorical(logits=MULTIPLIERS[60] * (logits + bias)).entropy()
+    assert abs(found[..., 60] - both).max() > 0.01
 
 
 def test_predicted_works_at_a_size_that_was_not_measured_and_is_judged_on_other_prompts(pipe, calibration):

@@ -119,7 +119,16 @@ def table_on(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def slope(logits: Tensor, grows: Tensor | None = None) -> Tensor:
-    """dH/dlog N of rows (..., keys), -inf where a key is left out: the sum over keys of H less H without the key.
+    """dH/dlog N of rows (..., keys), -inf where a key is left out: the sum over keys of H less H without the key."""
+    falls = falls_of(logits)
+    if grows is None:
+        return falls.sum(-1)
+    left = logits != -torch.inf
+    return falls.masked_fill(~grows, 0).sum(-1) * left.sum(-1) / (left & grows).sum(-1)
+
+
+def falls_of(logits: Tensor) -> Tensor:
+    """H less H without a key, for each key of rows (..., keys); 0 where a key is left out.
 
     That is -A (H + log A) / (1 - A) - log(1 - A) of a key of weight A, written so that nothing large is subtracted. Of
     the largest weight, which alone can be near 1, H without it is computed from the other keys.
@@ -133,11 +142,7 @@ def slope(logits: Tensor, grows: Tensor | None = None) -> Tensor:
     entropy = -(share * log_share).sum(-1, keepdim=True)
     falls = -share * (entropy + log_share) / (1 - share) - torch.log1p(-share)
     others = attention_statistics(logits.scatter(-1, top, -torch.inf))["entropy"]
-    falls = falls.scatter(-1, top, entropy - others[..., None])
-    if grows is None:
-        return falls.sum(-1)
-    left = logits != -torch.inf
-    return falls.masked_fill(~grows, 0).sum(-1) * left.sum(-1) / (left & grows).sum(-1)
+    return falls.scatter(-1, top, entropy - others[..., None])
 
 
 def rarefied(logits: Tensor, is_plain: bool = False, grows: Tensor | None = None) -> Tensor:

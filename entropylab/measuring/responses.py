@@ -1,6 +1,7 @@
 """How the entropy of a layer's rows answers to the scale and to the number of keys, from a few rows at one size."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -8,6 +9,9 @@ import xarray as xr
 from torch import Tensor
 
 from ..capture import AttentionCall
+from ..entropy.beyond import falls_of
+from ..entropy.choice import answer
+from ..entropy.reference import by_chunks
 from ..entropy.rows import Rows
 from ..pipelines import image_keys, is_without_image, kind_of
 from ..scaling.calibrated import MULTIPLIERS
@@ -40,18 +44,13 @@ class Responses:
                 roles.keys.standing_for("image", call.query.device),
             )
         asked = some_rows(rows_at(call, queries), self.rows)
-        rows = Rows(asked.query, call.key, call.scale, asked.mask, asked.is_causal, ())
-        logits = rows.q.to(rows.dtype) @ rows.k.to(rows.dtype).transpose(-1, -2) * rows.scale
-        if rows.mask is not None and rows.mask.dtype != torch.bool:
-            logits = logits + rows.mask
-        if (blocked := rows.blocked()) is not None:
-            logits = logits.masked_fill(blocked, -torch.inf)
-        grows = torch.zeros(1, call.key.shape[-2], dtype=torch.bool, device=logits.device)
+        rows = Rows(asked.query, call.key, call.scale, asked.mask, asked.is_causal, ("entropy",))
+        grows = torch.zeros(1, call.key.shape[-2], dtype=torch.bool, device=call.key.device)
         if isinstance(keys, slice):
             grows[:, keys] = True
         else:
             grows = keys
-        found = responses_of(logits, grows[:, None, None])
+        found = responses_of(rows, grows)
         counts = found.isfinite().all(-1, keepdim=True)
         if asked.counted is not None:
             counts = counts & asked.counted[..., None]
@@ -80,30 +79,16 @@ class Responses:
         )
 
 
-def responses_of(logits: Tensor, grows: Tensor) -> Tensor:
-    """H(m) of every row at all ``MULTIPLIERS``, and its local slope in the last place: (..., rows, multipliers + 1).
+def responses_of(rows: Rows, grows: Tensor) -> Tensor:
+    """H(m) of every row at all ``MULTIPLIERS`` of the scale, and its local slope: (..., heads, rows, multipliers + 1).
 
-    The slope is that of leaving out one key of those that grow, as `entropylab.law.theory.local_slope`.
+    The slope, in the last place, is that of leaving out one key of those that grow, against the log of their number.
 
     Args:
-        logits: (..., rows, keys), -inf where the mask leaves a key out.
-        grows: boolean, broadcastable to it.
+        rows: what is asked of: q (batch, heads, rows, d) and so on.
+        grows: boolean (batch or 1, keys).
     """
-    found = [entropy_of(logits * m)[0] for m in MULTIPLIERS.tolist()]
-    entropy, weight = entropy_of(logits)
-    top = logits.argmax(-1, keepdim=True)
-    each = torch.special.xlogy(weight, weight)
-    without = (entropy[..., None] + each) / (1 - weight) + torch.log1p(-weight)
-    others = entropy_of(logits.scatter(-1, top, -torch.inf))[0]
-    without = without.scatter(-1, top, others[..., None])  # only this weight can be near 1
-    lost = torch.where(grows & logits.isfinite(), entropy[..., None] - without, 0).sum(-1)
-    return torch.stack([*found, lost], -1)
-
-
-def entropy_of(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Entropy of every row [nats], and its weights; NaN where the mask leaves no key."""
-    shifted = logits - logits.amax(-1, keepdim=True)
-    weight = shifted.exp()
-    total = weight.sum(-1)
-    mean = (weight * torch.where(weight > 0, shifted, 0)).sum(-1) / total
-    return total.log() - mean, weight / total[..., None]
+    found = [answer(replace(rows, scale=rows.scale * m))["entropy"] for m in MULTIPLIERS.tolist()]
+    still = ~grows[:, None, None]
+    slopes = [falls_of(logits).masked_fill(still, 0).sum(-1) for _, logits in by_chunks(rows)]
+    return torch.stack([*found, torch.cat(slopes, -1)], -1)
