@@ -22,6 +22,9 @@ LABELS = {False: "attention entropy [nats]", True: "entropy / log N, 1 is unifor
 ACROSS = ("size", "scaling", "branch", "sample", "step", "layer", "head", "frame")
 """What panels may differ in."""
 
+CROWDED = 30
+"""Letters above columns of panels, from which on they are turned."""
+
 COLOURS = "viridis"
 VEIL = ListedColormap(mpl.colormaps[COLOURS](np.arange(256)) * [1, 1, 1, 0.65])
 """The same over a picture, which shines through."""
@@ -137,7 +140,9 @@ def entropy_maps(
         top += tall + GAP
     ax.set(xlim=(0, len(across) * (1 + GAP) - GAP), ylim=(top - GAP, 0), aspect="equal")
     ax.set_yticks(middles, list(down.values()))
-    ax.set_xticks([0.5 + left * (1 + GAP) for left in range(len(across))], list(across.values()))
+    is_crowded = len(across) * max(map(len, across.values())) > CROWDED
+    turned: dict[str, Any] = {"rotation": 35, "ha": "left", "rotation_mode": "anchor"} if is_crowded else {}
+    ax.set_xticks([0.5 + left * (1 + GAP) for left in range(len(across))], list(across.values()), **turned)
     ax.tick_params(length=0, labeltop=True, labelbottom=False)
     ax.spines[:].set_visible(False)
     scale(ax, shown, normalised)
