@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 
 from ..errors import EntropyLabError
-from ..runs.listing import told
+from ..files import told
 from ..runs.locks import Locks
 from ..runs.place import by_environment
 from ..runs.progress import Progress
