@@ -104,15 +104,15 @@ class Worker:
     """One process at work on a run.
 
     Attributes:
-        run: the run's folder: a RunFolder, or an evaluation's PictureRun.
-        job: what measures a unit of it: a Job, or a PictureJob.
+        run: the run's folder.
+        job: what measures a unit of it.
         place: which of several processes it is: one that speaks, and a share to begin with.
         told: whom it said that it waits for.
         found: names of finished units that were found since it told of any.
     """
 
-    run: Any
-    job: Any
+    run: RunFolder
+    job: Job
     progress: Progress
     place: Place = field(default_factory=Place)
     told: set[str] = field(default_factory=set)
