@@ -2,6 +2,7 @@
 
 from base64 import b64encode
 from io import BytesIO
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,8 @@ class Explorer:
     Attributes:
         controls: widgets by what they choose, "layer" or "step" say; each has a ``value``.
         box: the widget with all of them, for a layout of your own.
-        ax: the Axes that are drawn on.
+        ax: the Axes of the map that was drawn last.
+        said: why there is no map of what the controls say, which then stands in its place; "" where there is one.
     """
 
     def __init__(self, maps: xr.DataTree, images: Any) -> None:
@@ -71,8 +73,8 @@ class Explorer:
                 self.controls[name] = control(options=options, value=first, description=name)
         self.controls["units"] = widgets.Dropdown(options=[("nats", False), ("H / log N", True)], description="units")
         self.controls["hold"] = widgets.Checkbox(description="hold colours")
-        self.said, self.image = widgets.Label(), widgets.Image(format="png", width=500)
-        self.box = widgets.HBox([widgets.VBox([*self.controls.values(), self.said]), self.image])
+        self.image = widgets.Image(format="png", width=500)
+        self.box = widgets.HBox([widgets.VBox([*self.controls.values()]), self.image])
         for each in self.controls.values():
             each.observe(self.show, names="value")
         self.show()
@@ -83,19 +85,21 @@ class Explorer:
         chosen |= {name: None for name in ("step", "head") if chosen.get(name) == "mean"}
         normalised, hold = chosen.pop("units"), chosen.pop("hold")
         picture = self.pictures.get((chosen["size"], chosen["scaling"], chosen["sample"]))
-        figure = Figure(figsize=(5, 4.2), layout="constrained")
+        figure, self.said = Figure(figsize=(5, 4.2), layout="constrained"), ""
         try:
             ax = entropy_map(self.maps, picture, figure.subplots(), normalised=normalised, **chosen)
+            shown: Any = ax.images[-1]
+            ax.set_xlabel(f"mean {shown.get_array().mean():.2f}{'' if normalised else ' nats'}")
+            if hold and normalised == self.normalised:
+                shown.set_clim(self.ax.images[-1].get_clim())
+            self.ax, self.normalised = ax, normalised
         except EntropyLabError as error:
-            self.said.value = str(error)
-            return
-        shown: Any = ax.images[-1]
-        ax.set_xlabel(f"mean {shown.get_array().mean():.2f}{'' if normalised else ' nats'}")
-        if hold and normalised == self.normalised:
-            shown.set_clim(self.ax.images[-1].get_clim())
-        self.ax, self.normalised, file = ax, normalised, BytesIO()
+            self.said = str(error)
+            figure.clear()
+            figure.text(0.5, 0.5, fill(self.said, 50), ha="center")
+        file = BytesIO()
         figure.savefig(file, format="png", dpi=120)
-        self.image.value, self.said.value = file.getvalue(), ""
+        self.image.value = file.getvalue()
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         """The widget, and the picture for where widgets are not shown."""
