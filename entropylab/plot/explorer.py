@@ -3,6 +3,7 @@
 from base64 import b64encode
 from io import BytesIO
 from textwrap import fill
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,7 @@ class Explorer:
             text = "explore needs ipywidgets, which is not here: pip install 'entropylab[notebook]'."
             raise EntropyLabError(text) from None
         self.ax: Any = None
+        self.lock = Lock()
         self.maps, self.normalised, choices = maps, None, choices_of(maps)
         self.pictures = {} if images is None else pictures_of(maps, images, list(choices["size"]))
         self.only = {name: next(iter(found)) for name, found in choices.items() if len(found) == 1}
@@ -80,7 +82,12 @@ class Explorer:
         self.show()
 
     def show(self, _: Any = None) -> None:
-        """Draw what the controls say, or say why that can't be."""
+        """Draw what the controls say, or say why that can't be; controls of JupyterLab call from several threads."""
+        with self.lock:
+            self.image.value = self.png()
+
+    def png(self) -> bytes:
+        """The picture as a file."""
         chosen = self.only | {name: control.value for name, control in self.controls.items()}
         chosen |= {name: None for name in ("step", "head") if chosen.get(name) == "mean"}
         normalised, hold = chosen.pop("units"), chosen.pop("hold")
@@ -99,7 +106,7 @@ class Explorer:
             figure.text(0.5, 0.5, fill(self.said, 50), ha="center")
         file = BytesIO()
         figure.savefig(file, format="png", dpi=120)
-        self.image.value = file.getvalue()
+        return file.getvalue()
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         """The widget, and the picture for where widgets are not shown."""

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import sys
+import threading
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,24 @@ def test_colours_are_held_on_request(maps):
     view.controls["step"].value = 2
     view.controls["hold"].value = False
     assert view.ax.images[-1].get_clim() == (drawn(view).min(), drawn(view).max())
+
+
+def test_controls_that_change_at_once_leave_the_picture_of_what_they_say_at_last(maps, monkeypatch):
+    view, changes = entropylab.explore(maps), []
+
+    def interrupted(*given: Any, **named: Any) -> Any:
+        if not changes:
+            changes.append(threading.Thread(target=setattr, args=(view.controls["head"], "value", 1)))
+            changes[0].start()
+            changes[0].join(1)  # it waits for its turn; else it would be over, and what it drew would be lost
+        return entropylab.plot.entropy_map(*given, **named)
+
+    monkeypatch.setattr("entropylab.plot.explorer.entropy_map", interrupted)
+    view.controls["step"].value = 2
+    changes[0].join()
+    shown = view.image.value
+    view.show()
+    assert shown == view.image.value
 
 
 def test_what_has_one_value_has_no_control(maps):
