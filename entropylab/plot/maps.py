@@ -241,16 +241,15 @@ def scale(ax: Axes, shown: Any, normalised: bool) -> None:
 
 def limits_of(panels: Sequence[Panel]) -> tuple[float, float]:
     """The lowest and the highest value of some maps."""
-    return min(float(np.nanmin(each.values)) for each in panels), max(float(np.nanmax(each.values)) for each in panels)
+    values = np.concatenate([each.values.ravel() for each in panels])
+    if np.isnan(values).all():
+        raise EntropyLabError("maps must have an entropy of what is chosen. Got nothing but NaN.")
+    return float(np.nanmin(values)), float(np.nanmax(values))
 
 
 def groups(maps: Any, layer: Any, size: AnySize | None) -> Iterator[xr.Dataset]:
     """The groups at one size that have layers of these kinds or patterns in the image, and of them those layers."""
-    if not isinstance(maps, xr.DataTree) or not maps.children:
-        raise EntropyLabError(
-            f"maps must be the xarray.DataTree of record(pipe, maps=True), with a map in it. Got {type(maps).__name__}."
-        )
-    label = pick("size", list(maps.children), None if size is None else size_label(size))
+    label = pick("size", list(check_maps(maps).children), None if size is None else size_label(size))
     patterns, count = names_of(layer), 0
     for group in maps[label].children.values():
         ds = group.to_dataset()
@@ -264,6 +263,15 @@ def groups(maps: Any, layer: Any, size: AnySize | None) -> Iterator[xr.Dataset]:
         raise EntropyLabError(
             f"layer must be kinds, or patterns of layer paths, that have maps at {label}. Got {layer!r}."
         )
+
+
+def check_maps(maps: Any) -> xr.DataTree:
+    """Entropy maps, if they are."""
+    if not isinstance(maps, xr.DataTree) or not maps.children:
+        raise EntropyLabError(
+            f"maps must be the xarray.DataTree of record(pipe, maps=True), with a map in it. Got {type(maps).__name__}."
+        )
+    return maps
 
 
 def pick(name: str, known: Sequence[Any], given: Any, otherwise: Any = None) -> Any:
