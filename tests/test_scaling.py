@@ -111,11 +111,10 @@ def test_training_tokens_of_sizes_that_are_not_square_or_do_not_divide_evenly():
     assert tokens_at(1000, (36, 64), (64, 65)) is None
 
 
-@pytest.mark.parametrize("size", [(32, 32), (96, 96), (40, 72)])
-def test_every_self_attention_layer_gets_its_own_factor(random_pipe, size):
+def test_every_self_attention_layer_gets_its_own_factor(random_pipe):
     handle = entropylab.rescale(random_pipe)
     with entropylab.record(random_pipe) as rec:
-        sample(random_pipe, size, steps=1)
+        sample(random_pipe, (40, 72), steps=1)
     handle.remove()
     ds = rec.dataset
     for layer in ds.layer.values:
@@ -171,14 +170,6 @@ def test_output_changes_with_every_processor_and_equally(random_pipe, prepare):
     torch.testing.assert_close(changed, usual, atol=1e-4, rtol=1e-4)
 
 
-def test_setting_attn_scale_is_the_no_op_that_we_are_not(random_pipe):
-    plain = sample(random_pipe, (96, 96))
-    for module in random_pipe.unet.modules():
-        if hasattr(module, "scale") and hasattr(module, "to_q"):
-            module.scale = module.scale * 2
-    assert torch.equal(plain, sample(random_pipe, (96, 96)))
-
-
 def test_one_multiplier_per_head(random_pipe):
     def by_head(tokens, train_tokens):
         return torch.tensor([1.0, 2.0] if train_tokens == 256 else [1.0, 2.0, 1.0, 1.0])
@@ -206,16 +197,6 @@ def test_one_multiplier_per_head_without_sdpa(random_pipe, prepare):
         random_pipe.unet.set_attention_slice(1)
     with entropylab.rescale(random_pipe, by_head), entropylab.record(random_pipe):
         torch.testing.assert_close(sample(random_pipe, steps=1), expected, atol=1e-4, rtol=1e-4)
-
-
-def test_a_handle_that_ends_before_a_recording_that_began_later(random_pipe):
-    random_pipe.unet.set_attn_processor(AttnProcessor())
-    handle = entropylab.rescale(random_pipe, 2.0)
-    with entropylab.record(random_pipe) as rec:
-        handle.remove()
-        sample(random_pipe, steps=1)
-    assert rec.unmeasured == {}
-    assert rec.dataset.sizes["layer"] == 14
 
 
 def test_cross_attention_only_when_asked(random_pipe):
@@ -350,23 +331,20 @@ def keyword(*, tokens, train_tokens):
 
 
 @pytest.mark.parametrize(
-    ("rule", "message"),
+    ("rule", "message", "way"),
     [
-        (two, "callable .N, T. -> multiplier. Got 'two', which can't be called with two numbers"),
-        (lambda: 1.1, "can't be called with two numbers"),
-        (lambda n, t, layer: 1.1, "can't be called with two numbers"),
-        (keyword, "can't be called with two numbers"),
-        (fails, "Got 'fails', which fails with N = 256, T = 256: KeyError"),
-        (never, "rule 'never' must give a finite multiplier > 0"),
-        (lambda n, t: "two", "must give a finite multiplier > 0"),
+        (two, "callable .N, T. -> multiplier. Got 'two', which can't be called with two numbers", "rescale"),
+        (lambda n, t, layer: 1.1, "can't be called with two numbers", "by name"),
+        (keyword, "can't be called with two numbers", "measure"),
+        (fails, "Got 'fails', which fails with N = 256, T = 256: KeyError", "measure"),
+        (never, "rule 'mine' must give a finite multiplier > 0", "by name"),
+        (lambda n, t: "two", "must give a finite multiplier > 0", "rescale"),
     ],
 )
-@pytest.mark.parametrize("way", ["rescale", "measure", "by name"])
 def test_a_rule_that_is_none_is_refused_before_any_sampling(random_pipe, monkeypatch, rule, message, way):
     monkeypatch.setattr(random_pipe.unet, "forward", None)
     if way == "by name":
         monkeypatch.setitem(RULES, "mine", rule)
-        message = message.replace("'two'", "'mine'").replace("'fails'", "'mine'").replace("'never'", "'mine'")
     with pytest.raises(EntropyLabError, match=message):
         if way == "measure":
             entropylab.measure(random_pipe, [64], scaling=rule, prompts=["a red car"], progress=False)

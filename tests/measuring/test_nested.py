@@ -35,7 +35,6 @@ def alone(work, *contexts):
 
 OPTIONS = {
     "the same": ({}, {}),
-    "some layers": ({"layers": "self"}, {}),
     "some rows, other statistics": (
         {"rows": 20},
         {"statistics": ["entropy", "sensitivity"], "keep": ("layer", "head")},
