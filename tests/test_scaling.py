@@ -90,20 +90,6 @@ def test_a_rule_that_asks_for_a_timestep_where_there_is_none():
             layer(torch.randn(1, 16, 4, 4))
 
 
-@pytest.mark.parametrize(
-    ("image", "trained", "tokens", "expected"),
-    [
-        (512, 512, (4096, 1024, 256, 64), (4096, 1024, 256, 64)),
-        (224, 512, (784, 196, 49, 16), (4096, 1024, 256, 64)),
-        (768, 512, (9216, 2304, 576, 144), (4096, 1024, 256, 64)),
-        (128, 256, (256, 64, 16, 4), (1024, 256, 64, 16)),
-    ],
-)
-def test_training_tokens_of_every_level(image, trained, tokens, expected):
-    here, there = (image // 8, image // 8), (trained // 8, trained // 8)
-    assert tuple(tokens_at(count, here, there) for count in tokens) == expected
-
-
 def test_training_tokens_of_sizes_that_are_not_square_or_do_not_divide_evenly():
     assert [tokens_at(n, (36, 64), (64, 64)) for n in (2304, 576, 144, 40)] == [4096, 1024, 256, 64]
     assert [tokens_at(n, (27, 45), (64, 64)) for n in (27 * 45, 14 * 23, 7 * 12, 4 * 6)] == [4096, 1024, 256, 64]
@@ -182,21 +168,6 @@ def test_one_multiplier_per_head(random_pipe):
     changed, unchanged = (each.dataset.sigma2.isel(scaling=0, drop=True) for each in (rec, plain))
     ratio = (changed / unchanged).sel(layer=first).mean(("branch", "sample")).values.ravel()[:2]
     assert ratio == pytest.approx([1.0, 4.0], rel=1e-4)
-
-
-@pytest.mark.parametrize("prepare", ["legacy", "sliced"])
-def test_one_multiplier_per_head_without_sdpa(random_pipe, prepare):
-    def by_head(tokens, train_tokens):
-        return torch.tensor([1.0, 2.0] if train_tokens == 256 else [1.0, 2.0, 1.5, 0.5])
-
-    with entropylab.rescale(random_pipe, by_head):
-        expected = sample(random_pipe, steps=1)
-    if prepare == "legacy":
-        random_pipe.unet.set_attn_processor(AttnProcessor())
-    else:
-        random_pipe.unet.set_attention_slice(1)
-    with entropylab.rescale(random_pipe, by_head), entropylab.record(random_pipe):
-        torch.testing.assert_close(sample(random_pipe, steps=1), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_cross_attention_only_when_asked(random_pipe):

@@ -9,7 +9,7 @@ import entropylab
 from entropylab.errors import EntropyLabError, EntropyLabWarning
 
 from ..maps import materialised
-from ..sampling import sample, slicing, use_legacy_processors
+from ..sampling import sample
 
 
 @pytest.mark.parametrize("size", [(64, 64), (72, 40)])
@@ -88,19 +88,6 @@ def test_several_calls_and_sizes_in_one_recording(random_pipe):
     assert ds.sizes["sample"] == 3
     assert bool(ds.entropy.sel(size="32x32").isel(sample=2).isnull().all())
     assert bool(ds.entropy.sel(size="64x64").isel(layer=0, head=0).notnull().all())
-
-
-@pytest.mark.parametrize("prepare", [use_legacy_processors, slicing(1), slicing("auto")])
-def test_legacy_and_sliced_processors_are_seen(random_pipe, prepare):
-    with entropylab.record(random_pipe) as usual:
-        sample(random_pipe, (32, 32), steps=1)
-    prepare(random_pipe)
-    plain = sample(random_pipe, (32, 32), steps=1)
-    with entropylab.record(random_pipe) as legacy:
-        watched = sample(random_pipe, (32, 32), steps=1)
-    assert torch.equal(plain, watched)
-    assert legacy.unmeasured == {}
-    np.testing.assert_allclose(legacy.dataset.entropy, usual.dataset.entropy, atol=1e-4)
 
 
 def test_a_layer_that_hides_its_attention_is_named(random_pipe):

@@ -101,17 +101,6 @@ def test_equal_samples_without_guidance_are_samples(pipe):
     np.testing.assert_allclose(ds.entropy.isel(sample=0), ds.entropy.isel(sample=1), atol=1e-6)
 
 
-def test_equal_samples_with_guidance_are_samples(pipe):
-    latents, texts = start(1).expand(2, -1, -1, -1), {name: text[:1].expand(2, -1, -1) for name, text in TEXTS.items()}
-
-    def predict(pipe, index, latents, timestep):
-        outputs = net(pipe, torch.cat([latents] * 2), timestep, torch.cat([texts["u"], texts["c"]])).chunk(2)
-        return guidance(4.0)(dict(zip("uc", outputs, strict=True)), index)
-
-    ds, _, _ = sampled(pipe, predict, latents)
-    assert (list(ds.branch.values), ds.sizes["sample"]) == (["uncond", "cond"], 2)
-
-
 @pytest.mark.parametrize(("order", "scale"), [("uc", 4.0), ("cu", 4.0), ("cu", 1.0)])
 def test_a_doubled_sample_that_is_stepped_whole(pipe, order, scale):
     """As DiT does: both halves of the latents are the same, and both are stepped."""

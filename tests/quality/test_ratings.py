@@ -267,18 +267,12 @@ def test_what_the_page_refuses(folders, tmp_path, page):
     cases = [
         ([one], {}, "two or more folders of different names"),
         ([one, tmp_path / "empty"], {}, "empty has none"),
-        ([one, tmp_path / "no"], {}, "no is none"),
         ([one, other], {}, "have none in common"),
         ([bomb, one], {}, "must be readable as pictures"),
-        (["x" * 300, one], {}, "pictures must be folders"),
         (["a\0b", one], {}, "pictures must be a name without NUL"),
         (folders, {"prompts": lines}, "a line for each of 3 pictures.*has 2"),
-        (folders, {"prompts": "a\0b"}, "prompts must be a name without NUL"),
         (folders, {"prompts": tmp_path / "latin.txt"}, "prompts must be a text file in UTF-8"),
-        (folders, {"prompts": "x" * 300}, "prompts must be a text file"),
         (folders, {"pairs": 0}, "pairs must be an int"),
-        (folders, {"seed": -1}, "seed must be an int"),
-        (folders, {"out": tmp_path / ("x" * 300)}, "can't be written"),
         (folders, {"out": tmp_path / "no" / "page.html"}, "no folder"),
         (folders, {"out": page}, "exists already"),
     ]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import xarray as xr
 from scipy.stats import ttest_ind
@@ -15,7 +14,6 @@ import entropylab
 from entropylab import check, fit, report
 from entropylab.law.averages import image_part
 from entropylab.reporting import slope_tests
-from entropylab.reporting.tables import beside, stacked
 from entropylab.reporting.views import runs_of
 
 from ..datasets import NOISY, synthetic, under_both
@@ -187,23 +185,6 @@ def test_heads_and_steps_at_the_training_size(ds: xr.Dataset) -> None:
     np.testing.assert_allclose(view.steps["change"], steps[-1] - steps[0], atol=1e-6)
 
 
-def test_tables() -> None:
-    class Some:
-        def __init__(self, label: str, frame: pd.DataFrame | None) -> None:
-            self.label, self.frame = label, frame
-
-    one = Some("a", pd.DataFrame({"layer": ["x"], "n": [1.0]}))
-    other, none = Some("b", pd.DataFrame({"layer": ["y"], "n": [np.nan], "share": [0.5]})), Some("c", None)
-    views: Any = [one, other, none]
-    table = stacked(views, "frame", {"layer": "layer", "n": "N", "share": "part", "absent": "M"})
-    assert table.index.tolist() == [("a", "x"), ("b", "y")]
-    assert table.to_dict("list") == {"N": ["1.000", "–"], "part": ["–", "50%"]}, "what no run has is left out"
-    assert stacked([views[0]], "frame", {"layer": "layer", "n": "N"}).index.tolist() == ["x"]
-    assert stacked([views[2]], "frame", {"n": "N"}).empty
-    table = beside(views[:2], lambda run: {"x": "1"} if run is one else {"x": "2", "y": "3"})
-    assert table.to_dict("index") == {"x": {"a": "1", "b": "2"}, "y": {"a": "–", "b": "3"}}
-
-
 def without(ds: xr.Dataset, names: Sequence[str] = ("entropy", "entropy_std", "sigma2"), **places: Any) -> xr.Dataset:
     """The same with no numbers at some places."""
     holed = ds.copy(deep=True)
@@ -244,12 +225,6 @@ def test_a_report_of_a_run_with_holes(holes: dict[str, Any], tmp_path: Path, und
 def test_figures_of_a_run_with_holes(tmp_path: Path) -> None:
     holed = without(under_both(steps=2, samples=2), layer=2, step=0)
     assert len(report(holed.isel(size=[0, 2, 4]), tmp_path / "report.html")) > 10
-
-
-def test_the_smallest_n_of_a_layer_that_ran_in_some_forwards_only_is_not_known() -> None:
-    found = check(without(under_both(), layer=2, step=0)).smallest()
-    assert found.drop(columns=["layer", "block", "size_law"]).iloc[1].isna().all()
-    assert found["tokens_max"].drop(1).notna().all()
 
 
 def test_the_image_part_of_joint_attention(flux: xr.Dataset) -> None:
