@@ -13,6 +13,7 @@ from torch import nn
 
 import entropylab
 from entropylab import EntropyLabError
+from entropylab.calibration import split_prompts
 from entropylab.entropy.rows import Rows
 from entropylab.errors import EntropyLabWarning
 from entropylab.law.theory import local_slope, one_size_multiplier, row_entropy
@@ -264,6 +265,15 @@ def test_predicted_works_at_a_size_that_was_not_measured_and_is_judged_on_other_
     drift = abs(found - found.sel(size="64x64", scaling="original")).sel(size="144x144").mean(("layer", "head"))
     assert float(drift.sel(scaling="predicted")) < 0.4 * float(drift.sel(scaling="original"))
     assert float(drift.sel(scaling="sqrt_log")) > 0.4 * float(drift.sel(scaling="original"))
+
+
+def test_prompts_are_kept_back_where_there_are_several(pipe):
+    texts = [f"picture {number}" for number in range(5)]
+    made, judged = split_prompts(pipe, {"prompts": texts, "seed": 7})
+    assert (made["prompts"], made["samples"], made["seed"]) == (texts[:4], 4, 7)
+    assert judged == {"prompts": texts[4:], "samples": 1, "seed": 11}
+    made, judged = split_prompts(pipe, {"prompts": texts, "samples": 2})
+    assert (made["prompts"], judged["prompts"], judged["seed"]) == (texts[:2], texts[2:4], 2)
 
 
 def test_frames_have_multipliers_by_the_pictures_area():

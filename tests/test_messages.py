@@ -6,14 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import entropylab
 from entropylab import EntropyLabError
+from entropylab.calibration import ByLayer
 from entropylab.measuring.logits import sampled_logits
+from entropylab.plot.layers import steps_table
+from entropylab.quality.evaluation import new_judge
+from entropylab.quality.features import features_of
+from entropylab.quality.saving import read_picture
 from entropylab.runs.folder import read_record
+from tests.datasets import synthetic
 
 
 def refuses(message: str, call: Callable[[], Any]) -> None:
@@ -24,6 +31,20 @@ def refuses(message: str, call: Callable[[], Any]) -> None:
     assert message in said, said
     assert "\n" not in said
     assert "Traceback" not in said
+
+
+def test_what_a_fit_can_not_be_asked() -> None:
+    ds = synthetic(samples=2, steps=1)
+    refuses("kind must be a kind of layers, or several. Got 3", lambda: entropylab.fit(ds, kind=3))  # type: ignore[arg-type]
+    refuses("kind must be a kind of layers, or several. Got []", lambda: entropylab.fit(ds, kind=[]))
+    refuses("by must be None, or some of layer, head, step, branch. Got 3", lambda: entropylab.fit(ds, by=3))  # type: ignore[arg-type]
+
+
+def test_layers_that_are_not_there() -> None:
+    rule = ByLayer({"unet.one": np.zeros(1)}, {"unet.one": np.zeros((1, 2))})
+    refuses("it has no layer 'unet.two', but 1 layer such as unet.one", lambda: rule.factor("unet.two", 64, 64))
+    averaged = synthetic().mean("step", keep_attrs=True)
+    refuses("ds must have a dim step, not averaged", lambda: steps_table(averaged))
 
 
 def test_what_a_calibration_can_not_be_asked(random_pipe: Any) -> None:
@@ -53,6 +74,26 @@ def test_a_pipeline_without_a_denoiser() -> None:
         "has no denoiser: none of its components ['vae'] is a module that takes a timestep",
         lambda: entropylab.layers(pipe),
     )
+
+
+def test_pictures_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"not a picture")
+    refuses(
+        "bad.png can't be read as a picture: cannot identify image file", lambda: read_picture(tmp_path / "bad.png")
+    )
+
+
+def test_what_judges_and_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    fid = pytest.importorskip("torchmetrics.image.fid")
+
+    def absent(**_: Any) -> None:
+        raise ModuleNotFoundError("no torch-fidelity")
+
+    monkeypatch.setattr(fid, "FrechetInceptionDistance", absent)
+    refuses("features 'inception' need the package torch-fidelity", lambda: features_of("inception", False))
+    monkeypatch.setattr("entropylab.quality.evaluation.find_spec", lambda name: None)
+    device = torch.device("cpu")
+    refuses("metric 'fid' needs torchmetrics", lambda: new_judge(("fid",), True, None, None, None, device))
 
 
 def test_a_run_of_another_format(tmp_path: Path) -> None:
