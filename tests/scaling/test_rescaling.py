@@ -13,9 +13,9 @@ from entropylab.pipelines import tokens_at
 from entropylab.scaling import RULES
 from entropylab.scaling.rules import sqrt_log
 
-from .attention import PlainAttention
-from .sampling import sample
-from .state import state_of_pipeline
+from ..attention import PlainAttention
+from ..sampling import sample
+from ..state import state_of_pipeline
 
 
 def test_sqrt_log_is_the_papers_formula():

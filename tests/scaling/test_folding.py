@@ -8,10 +8,10 @@ import entropylab
 from entropylab import EntropyLabError
 from entropylab.errors import EntropyLabWarning
 
-from .conftest import new_random_pipeline
-from .sampling import sample
-from .state import state_of_pipeline
-from .zoo import BY_NAME
+from ..conftest import new_random_pipeline
+from ..sampling import sample
+from ..state import state_of_pipeline
+from ..zoo import BY_NAME
 
 TO_Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 
