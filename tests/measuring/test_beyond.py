@@ -116,7 +116,7 @@ def test_pictures_stay_and_runs_and_files_keep_them(random_pipe, tmp_path):
     kept = entropylab.open(tmp_path / "ds.nc")
     for name in VALUES:
         np.testing.assert_array_equal(kept[name], rec.dataset[name], err_msg=name)
-    options = {"sizes": [32, 64], "samples": 2, "steps": 2, "layers": "self", "progress": False}
+    options = {"sizes": [32, 64], "samples": 2, "steps": 1, "layers": "self", "progress": False}
     options |= {"prompts": ["a red car", "a blue house"], "batch_size": 1}
     ds = entropylab.measure(random_pipe, statistics=ASKED, keep=["layer"], **options)
     run = entropylab.measure(random_pipe, statistics=ASKED, out=tmp_path / "run", unit_samples=1, **options)
