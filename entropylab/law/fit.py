@@ -31,7 +31,7 @@ from .averages import (
     with_known_samples,
     words_of,
 )
-from .lines import bounded, curvature, smoothed, straight_line, theil_sen
+from .lines import curvature, smoothed, straight_line, theil_sen
 from .names import LONG_NAMES, described, names_by_layer, page, text_table
 
 GROUPS = ("layer", "head", "step", "branch")
@@ -377,15 +377,15 @@ def line_of(
     one = y.isel(sample=[0])
     n, error = (value.broadcast_like(one).transpose(*y.dims).values for value in (number, spread))
     xs, ys = x.broadcast_like(y).transpose(*y.dims).values, y.values
-    straight = curvature(xs, ys, *((error, samples_of(part)) if way == "bounded" else ()))
+    bound = (error, samples_of(part)) if way == "bounded" else ()
+    straight = curvature(xs, ys, *bound)
     if method == "theil_sen":
         return theil_sen(xs, ys) | straight
     weights = None
     if method == "weighted":
         weights = n / smoothed(xs[..., 0], (error**2 * n)[..., 0], n[..., 0])[..., None]
         ys = np.where(np.isfinite(weights), ys, np.nan)
-    line = bounded(xs, ys, error, samples_of(part), weights) if way == "bounded" else straight_line(xs, ys, weights)
-    return line | straight
+    return straight_line(xs, ys, weights, *bound) | straight
 
 
 def points_of(

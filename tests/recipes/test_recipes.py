@@ -131,7 +131,7 @@ def loop_of(folder, steps: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tens
         return (model(inputs) - inputs @ target).square().mean(), {"seen": 1.0}
 
     loop.train(steps, loss_of_batch, every=3)
-    return model.weight.detach().clone(), loop.average.weights["weight"]
+    return model.weight.detach().clone(), loop.average.module.state_dict()["weight"]
 
 
 def test_a_run_that_goes_on_takes_the_steps_it_would_have_taken(tmp_path):
