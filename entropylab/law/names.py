@@ -65,7 +65,10 @@ LONG_NAMES = {
     "gaussian": "entropy of Gaussian rows of the same N and sigma [nats]",
     "gaussian_term": "what Gaussian rows of the same N and sigma are off the law by [nats]",
     "rarefied": "entropy among fewer keys of the rows at the largest size [nats]",
+    "unexplained": "share of rows whose entropy is more than two spreads from that of Gaussian rows",
     "local_slope": "slope dH/dlog N that rows themselves foresee, at one size",
+    "power": "power of log N that the scale must follow to keep H / log N, as rows themselves foresee",
+    "level_power": "power of log N that the scale must follow to keep H, as rows themselves foresee",
     "predicted_slope": "mean over log N of the slope that rows themselves foresee",
     "curvature": "change of the slope with log N",
     "curvature_error": "standard error of the change of the slope",
@@ -107,6 +110,9 @@ HEADINGS = {
     "slope_p": "p (slope 1)",
     "predicted_slope": "slope foreseen",
     "local_slope": "slope foreseen",
+    "unexplained": "rows not Gaussian",
+    "power": "power of log N for H / log N",
+    "level_power": "for H",
     "curvature": "slope changes by",
     "curvature_p": "p (straight)",
     "intercept": "intercept",
@@ -134,7 +140,8 @@ HEADINGS = {
 """What a notebook shows of a table, and the heading of each column."""
 
 FORMATS = {
-    **dict.fromkeys(("explained", *FLAGS), "{:.0%}"),
+    **dict.fromkeys(("explained", "unexplained", *FLAGS), "{:.0%}"),
+    **dict.fromkeys(("power", "level_power"), "{:.2f}"),
     "slope_p": "{:.2g}",
     "curvature_p": "{:.2g}",
     "difference_holm": "{:.2g}",

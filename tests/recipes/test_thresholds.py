@@ -5,7 +5,7 @@ import pytest
 
 from entropylab.gaussian import table
 from entropylab.law.theory import SKEWED
-from recipes.gaussian import MANY, SIGMAS, of_many
+from recipes.gaussian import MANY, SIGMAS, drawn_rows, of_few, of_many, simulated
 from recipes.thresholds import crossing, simulated_threshold
 
 
@@ -28,3 +28,10 @@ def test_the_table_comes_from_its_recipe() -> None:
     rows = known["entropy"][7:][places, ::40]
     np.testing.assert_allclose(rows, of_many(MANY[places], sigmas), atol=1e-4)
     np.testing.assert_allclose(known["tokens"], [*range(1, 8), *MANY])
+    few = of_few(4, sigmas, 50_000)
+    np.testing.assert_allclose(known["spread"][3, ::40], few[1], rtol=0.03, atol=1e-6)
+    for number in (8, 512, 4096):  # by keys one by one and in cells
+        mean, spread = simulated(*drawn_rows(number, 2000), sigmas[1:])
+        row = known["tokens"] == number
+        np.testing.assert_allclose(known["spread"][row, 40::40][0], spread, rtol=0.12)
+        assert (abs(known["entropy"][row, 40::40] - mean) < 0.004 + 4 * spread / 2000**0.5).all()
