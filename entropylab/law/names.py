@@ -51,6 +51,12 @@ NAMED = {
     "freezing": ("sigma^2 / (2 log N): the law fails well before 1", "σ²/(2 log N)"),
     "local_slope": ("slope dH/dlog N that rows themselves foresee, at one size", "slope foreseen"),
     "predicted_slope": ("mean over log N of the slope that rows themselves foresee", "slope foreseen"),
+    "unexplained": ("share of rows whose entropy is more than two spreads from that of Gaussian rows", "rows not Gaussian"),
+    "power": (
+        "power of log N that the scale must follow to keep H / log N, as rows themselves foresee",
+        "power of log N for H / log N",
+    ),
+    "level_power": ("power of log N that the scale must follow to keep H, as rows themselves foresee", "for H"),
     "curvature": ("change of the slope with log N", "slope changes by"),
     "curvature_p": ("two-sided p of the hypothesis that the line is straight", "p (straight)"),
     "other_entropy": ("attention entropy of the other [nats]", "H, other"),
@@ -120,7 +126,8 @@ HEADINGS = {
 """What a notebook shows of a table, and the heading of each column."""
 
 FORMATS = {
-    **dict.fromkeys(("explained", *FLAGS), "{:.0%}"),
+    **dict.fromkeys(("explained", "unexplained", *FLAGS), "{:.0%}"),
+    **dict.fromkeys(("power", "level_power"), "{:.2f}"),
     "slope_p": "{:.2g}",
     "curvature_p": "{:.2g}",
     "difference_holm": "{:.2g}",
