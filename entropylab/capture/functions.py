@@ -18,8 +18,7 @@ from .forwards import unfollowed_here
 from .handed import own_tokens
 from .masks import are_plain, in_its_own_way, read_mask
 from .session import Frame, fail, looked_at, session, unseen
-from .slices import call_or_slice, show_or_hold
-from .telling import ask, call_of, refuse, show
+from .telling import ask, call_of, call_or_slice, refuse, show, show_or_hold
 
 PROBES = (0.0, 1.0, -3.0, 30.0, -100.0)
 """Scores with which we ask whether a ``score_mod`` does anything but add."""
@@ -74,7 +73,9 @@ def seen_sdpa(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         except Exception as unreadable:
             fail(unreadable)
         else:
-            query, scale = shown(frame, call, query, scale, problem)
+            frame.is_seen()
+            if call is not None or problem is not None:
+                query, scale = shown(frame, call, query, scale, problem)
         here.quiet += 1
         try:
             is_plain = attn_mask is None and type(query) is type(key) is type(value) is Tensor
@@ -89,15 +90,14 @@ def seen_sdpa(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def shown(
-    frame: Frame, call: AttentionCall, query: Tensor, scale: float | None, problem: str | None = None
+    frame: Frame, call: AttentionCall | None, query: Tensor, scale: float | None, problem: str | None = None
 ) -> tuple[Tensor, float | None]:
     """Show a call as it is to be made, and say with which queries and scale (as the model gave it, if that stays).
 
-    One with a ``problem`` can be rescaled, and not be measured.
+    One with a ``problem`` can be rescaled, and not be measured. None is one that nobody has any use for.
     """
-    frame.is_seen()
-    if frame.watchers[0][0].rescales:  # those that rescale come first
-        factor = ask(call)
+    if call is not None and frame.watchers[0][0].rescales:  # those that rescale come first
+        factor = ask(frame, call)
         changes = isinstance(factor, Tensor) or factor != 1.0
         if isinstance(factor, Tensor):
             query = per_head(query, factor)
@@ -105,10 +105,12 @@ def shown(
             scale = call.scale * factor
         call = rescaled(call, factor) if changes and frame.has_onlookers else call
     try:
-        if problem is None:
+        if problem is not None:
+            refuse(problem)
+        elif call is not None and (frame.held or not call.known.is_whole):
             show_or_hold(frame, call)
         else:
-            refuse(problem)
+            show(frame, call)
     except Exception as failure:
         fail(failure, of_rescaling=False)
     return query, scale
@@ -130,17 +132,18 @@ def seen_flex(original: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         if (frame := looked_at()) is None:
             return original(query, key, value, score_mod, block_mask, scale, *rest, **more)
-        call = None
         try:
             check_readable(query, key)
             mask = flex_mask(query, key, score_mod, block_mask)
-            if mask is not None or (score_mod is None and block_mask is None):
-                own = query.shape[-1] ** -0.5 if scale is None else scale
-                call = call_or_slice(frame, query, key, mask, own, False)
+            is_mask = mask is not None or (score_mod is None and block_mask is None)
+            own = query.shape[-1] ** -0.5 if scale is None else scale
+            call = call_or_slice(frame, query, key, mask, own, False) if is_mask else None
         except Exception as problem:
             fail(problem)
-        if call is not None:
-            query, scale = shown(frame, call, query, scale)
+        else:
+            if is_mask:
+                frame.is_seen()
+                query, scale = shown(frame, call, query, scale)
         with unseen(), unfollowed_here() as trace:
             found = original(query, key, value, score_mod, block_mask, scale, *rest, **more)
         if trace is not None:
@@ -229,7 +232,7 @@ class SeenScores:
         except Exception as problem:
             fail(problem)
             return self.compute(query, key, attention_mask)
-        query = self.rescaled(query, call)
+        query = self.rescaled(frame, query, call)
         try:
             self.slices.append((query.detach(), key.detach(), attention_mask))
             if sum(len(part) for part, _, _ in self.slices) >= self.whole:
@@ -239,14 +242,14 @@ class SeenScores:
         with unseen():
             return self.compute(query, key, attention_mask)
 
-    def call_of_one(self, frame: Frame, query: Tensor, key: Tensor, mask: Tensor | None) -> AttentionCall:
+    def call_of_one(self, frame: Frame, query: Tensor, key: Tensor, mask: Tensor | None) -> Any:
         """The call of one image, as if all its heads were the first: what a rule is asked about."""
         one_query, one_key = (part[:1].expand(self.module.heads, *part.shape[1:])[None] for part in (query, key))
         return call_of(frame, one_query, one_key, mask, self.module.scale, False, counts=False)
 
-    def rescaled(self, query: Tensor, call: AttentionCall) -> Tensor:
+    def rescaled(self, frame: Frame, query: Tensor, call: AttentionCall) -> Tensor:
         """The queries times the factor that is asked for."""
-        factor = self.factor = ask(call)
+        factor = self.factor = ask(frame, call)
         if isinstance(factor, Tensor):
             begun = sum(len(part) for part, _, _ in self.slices)
             head = torch.arange(begun, begun + len(query), device=factor.device) % self.module.heads
@@ -261,5 +264,6 @@ class SeenScores:
         mask = None if masks[0] is None else torch.cat(masks)
         if mask is not None and mask.ndim == 3:
             mask = mask.unflatten(0, (-1, self.module.heads)) if len(mask) == query.shape[:2].numel() else mask[:, None]
-        show(frame, replace(call_of(frame, query, key, mask, self.module.scale, False), rescaled=self.factor))
+        call = call_of(frame, query, key, mask, self.module.scale, False)
+        show(frame, None if call is None else replace(call, rescaled=self.factor))
         frame.is_seen()

@@ -16,12 +16,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.compiler import is_dynamo_compiling
 
-from . import forwards
 from .bindings import bound_names
-from .byhand import forget_products, hand_on, is_linear, see_softmaxes
+from .byhand import hand_on, is_linear, see_softmaxes
 from .changes import MARK, Shared, Undo, owner_of_state, replaced, states, without_watchers
 from .compiled import compiled_parts, see_compile, written
-from .forwards import Forward, running
+from .forwards import begin_forward, end_root
 from .functions import SeenScores, see_functions
 from .multihead import see_multihead
 from .regions import write_out
@@ -35,12 +34,11 @@ from .session import (
     Place,
     ReadInputs,
     computes_again,
-    end_forward,
     fail,
-    reason_of,
+    running,
     session,
 )
-from .slices import finish
+from .telling import finish
 
 PROJECTIONS = ("q", "k", "v", "wq", "wk", "wv", "query", "key", "value")
 """Words in names of the parts of an attention layer."""
@@ -246,65 +244,3 @@ def ended(frame: Frame, module: nn.Module, output: Any) -> None:
                 observer.unseen.setdefault(path, f"{name}: {often}{why}")
     elif not (frame.attended or place.is_attention or place.roots or place.is_fast):
         place.unhook()
-
-
-def begin_forward(place: Place, root: nn.Module, args: tuple, kwargs: dict) -> Forward | None:
-    """A root begins a forward: the first observer to know of it reads its inputs, and follows them."""
-    here = session.here
-    for observer in place.roots:
-        session.leave(observer)
-    forget_products()
-    begun: Forward | None = None
-    here.blind = {each: why for each, why in (here.blind or {}).items() if not (each.ended or each in place.roots)}
-    for observer, path in place.watchers:
-        if observer not in place.roots or observer.read_inputs is None or observer.ended:
-            continue
-        try:
-            forward = running()
-            if forward is None or (begun is None and not is_part(root, forward.root)):
-                abandon()
-                forward = begun = forwards.here.forward = Forward(root, observer.read_inputs(root, args, kwargs))
-            if observer.on_forward is not None:
-                same = forward.root is root
-                with torch._C.DisableTorchFunction():
-                    inputs = forward.inputs if same else observer.read_inputs(root, args, kwargs)
-                    observer.on_forward(path, root, inputs)
-        except Exception as problem:
-            here.blind = {**(here.blind or {}), observer: reason_of(problem)}
-        except BaseException:
-            if begun is not None:
-                abandon()
-            raise
-    return begun
-
-
-def is_part(module: nn.Module, whole: nn.Module) -> bool:
-    """Whether a module is a part of another one."""
-    return module is not whole and any(part is module for part in whole.modules())
-
-
-def abandon() -> None:
-    """End a forward that seems to run in this thread: an exception ended it unseen."""
-    forward, forwards.here.forward = running(), None
-    if forward is not None:
-        forward.end(whole=False)
-
-
-def end_root(frame: Frame, root: nn.Module, output: Any) -> None:
-    """A root's forward has ended."""
-    here = session.here
-    try:
-        end_forward(frame, whole=output is not None)
-    except Exception as problem:
-        for observer, path in frame.watchers:
-            observer.lose(path, reason_of(problem))
-    for observer, path in frame.watchers:
-        if output is None or observer not in frame.place.roots or observer.ended:
-            continue
-        if here.blind and observer in here.blind:
-            observer.lose(path, here.blind[observer])
-        elif observer.on_output is not None:
-            try:
-                observer.on_output(path, root, output)
-            except Exception as problem:
-                observer.lose(path, reason_of(problem))
