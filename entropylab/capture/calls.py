@@ -84,11 +84,6 @@ class AttentionCall:
         """
         return None if self.beside is None else self.beside(self)[1]
 
-    @property
-    def roles_are_simple(self) -> bool:
-        """Whether its queries stand for one thing, and its keys too, as far as is known."""
-        return self.roles is None or (self.roles.queries.codes is None and self.roles.keys.codes is None)
-
 
 NOWHERE = nn.Identity()
 """The module of a call whose place is not known yet."""

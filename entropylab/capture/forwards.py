@@ -143,7 +143,8 @@ def begin_forward(place: Place, root: nn.Module, args: tuple, kwargs: dict) -> F
             continue
         try:
             forward = running()
-            if forward is None or (begun is None and not is_part(root, forward.root)):
+            is_part = forward is not None and root is not forward.root and root in set(forward.root.modules())
+            if forward is None or (begun is None and not is_part):
                 abandon()
                 forward = begun = here.forward = Forward(root, observer.read_inputs(root, args, kwargs))
             if observer.on_forward is not None:
@@ -158,11 +159,6 @@ def begin_forward(place: Place, root: nn.Module, args: tuple, kwargs: dict) -> F
                 abandon()
             raise
     return begun
-
-
-def is_part(module: nn.Module, whole: nn.Module) -> bool:
-    """Whether a module is a part of another one."""
-    return module is not whole and any(part is module for part in whole.modules())
 
 
 def abandon() -> None:

@@ -1,14 +1,18 @@
 """The ways in which attention is computed, each as it is but for being seen: SDPA, flex, and scores made by hand."""
 
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
+from torch.nn.attention.bias import CausalBias, CausalVariant
 
 from . import bindings
 from .byhand import PRODUCTS, seen_product, seen_softmax
@@ -16,12 +20,14 @@ from .calls import AttentionCall, check_readable, per_head, rescaled
 from .changes import Undo, replaced, together
 from .forwards import unfollowed_here
 from .handed import own_tokens
-from .masks import are_plain, in_its_own_way, read_mask
 from .session import Frame, fail, looked_at, session, unseen
 from .telling import ask, call_of, call_or_slice, refuse, show, show_or_hold
 
 PROBES = (0.0, 1.0, -3.0, 30.0, -100.0)
 """Scores with which we ask whether a ``score_mod`` does anything but add."""
+
+lock = threading.RLock()
+"""Held while SDPA itself is in its place."""
 
 
 def see_functions(functional: Any) -> Undo:
@@ -114,6 +120,51 @@ def shown(
     except Exception as failure:
         fail(failure, of_rescaling=False)
     return query, scale
+
+
+def read_mask(mask: Tensor | None, device: torch.device) -> tuple[Tensor | None, bool, str | None]:
+    """What a mask for SDPA means: as a plain tensor, or as causal, or a reason why nobody can tell.
+
+    A subclass without an answer of its own to PyTorch's functions means its values, as a parameter does.
+    """
+    if mask is None or not answers_itself(mask):
+        return mask, False, None
+    if type(mask) is not CausalBias:
+        return None, False, f"its mask is a {type(mask).__name__}, and only that class knows what it means"
+    queries, keys = mask.seq_len_q, mask.seq_len_kv
+    if queries == keys or mask.variant == CausalVariant.UPPER_LEFT:
+        return None, True, None
+    last = torch.arange(queries, device=device)[:, None] + (keys - queries)
+    return torch.arange(keys, device=device) <= last, False, None
+
+
+def answers_itself(tensor: Any) -> bool:
+    """Whether a tensor is of a subclass that decides what PyTorch's functions do with it."""
+    for own in type(tensor).__mro__:
+        if own is Tensor:
+            return False
+        if "__torch_function__" in vars(own):
+            return vars(own)["__torch_function__"] is not torch._C._disabled_torch_function_impl
+    return False
+
+
+def are_plain(*tensors: Any) -> bool:
+    """Whether no tensor is of a subclass that decides what PyTorch's functions do with it."""
+    for tensor in tensors:  # noqa: SIM110 - it is asked at every call, where a generator costs more
+        if tensor is not None and type(tensor) is not Tensor and answers_itself(tensor):
+            return False
+    return True
+
+
+@contextmanager
+def in_its_own_way(original: Any) -> Iterator[None]:
+    """Put SDPA itself back into ``torch.nn.functional`` for tensors of subclasses, which may look for it."""
+    with lock:
+        substitute, F.scaled_dot_product_attention = F.scaled_dot_product_attention, original
+        try:
+            yield
+        finally:
+            F.scaled_dot_product_attention = substitute
 
 
 def seen_flex(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -228,7 +279,10 @@ class SeenScores:
             return self.compute(query, key, attention_mask)
         try:
             self.begin(frame)
-            call = self.call_of_one(frame, query, key, attention_mask)
+            # that of one image, as if all its heads were the first: what a rule is asked about
+            heads = self.module.heads
+            one_query, one_key = (part[:1].expand(heads, *part.shape[1:])[None] for part in (query, key))
+            call: Any = call_of(frame, one_query, one_key, attention_mask, self.module.scale, False, counts=False)
         except Exception as problem:
             fail(problem)
             return self.compute(query, key, attention_mask)
@@ -241,11 +295,6 @@ class SeenScores:
             fail(problem, of_rescaling=False)
         with unseen():
             return self.compute(query, key, attention_mask)
-
-    def call_of_one(self, frame: Frame, query: Tensor, key: Tensor, mask: Tensor | None) -> Any:
-        """The call of one image, as if all its heads were the first: what a rule is asked about."""
-        one_query, one_key = (part[:1].expand(self.module.heads, *part.shape[1:])[None] for part in (query, key))
-        return call_of(frame, one_query, one_key, mask, self.module.scale, False, counts=False)
 
     def rescaled(self, frame: Frame, query: Tensor, call: AttentionCall) -> Tensor:
         """The queries times the factor that is asked for."""

@@ -52,13 +52,9 @@ functions, scores, compilers = Shared(), Shared(), Shared()
 
 def looks_like_attention(module: nn.Module) -> bool:
     """Whether a module is, by its class and its parts, an attention layer (rather than a block that holds some)."""
-    return isinstance(module, nn.MultiheadAttention) or (is_called_attention(module) and has_projections(module))
-
-
-def is_called_attention(module: nn.Module) -> bool:
-    """Whether a module's class, or one that it inherits from, is called attention."""
     scripted = str(getattr(module, "original_name", "")) if isinstance(module, torch.jit.ScriptModule) else ""
-    return names_attention(type(module), scripted)  # type: ignore[arg-type]
+    is_called_so = names_attention(type(module), scripted)  # type: ignore[arg-type]
+    return isinstance(module, nn.MultiheadAttention) or (is_called_so and has_projections(module))
 
 
 @lru_cache(maxsize=4096)
@@ -138,7 +134,10 @@ def watch_root(observer: Observer, stack: ExitStack, name: str, root: nn.Module)
         with session.lock:
             observer.watched.add(module)
             if module not in session.places:
-                session.places[module] = new_place(module)
+                is_script = isinstance(module, torch.jit.ScriptModule)
+                attends = any(looks_like_attention(part) for part in (module.modules() if is_script else (module,)))
+                is_skipped = module in session.stood_in_for
+                session.places[module] = Place(attends, isinstance(module, FAST), is_script, is_skipped)
             place = session.places[module]
             place.add(observer, path.replace("._orig_mod", ""), module is root)
             if not place.handles:
@@ -153,13 +152,6 @@ def is_watched(module: nn.Module) -> bool:
 def see_scores(module: Any) -> Undo:
     """Let a module's ``get_attention_scores`` be seen."""
     return replaced(module, "get_attention_scores", SeenScores(module))
-
-
-def new_place(module: nn.Module) -> Place:
-    """What is known of a module before it runs."""
-    is_script = isinstance(module, torch.jit.ScriptModule)
-    attends = any(looks_like_attention(part) for part in (module.modules() if is_script else (module,)))
-    return Place(attends, isinstance(module, FAST), is_script, module in session.stood_in_for)
 
 
 def hook(place: Place, module: nn.Module) -> None:

@@ -91,7 +91,7 @@ class Roles:
 
     @property
     def are_simple(self) -> bool:
-        """Whether either side stands for one thing."""
+        """Whether each side stands for one thing."""
         return self.queries.codes is None and self.keys.codes is None
 
 

@@ -67,12 +67,11 @@ class Observer:
     def fail(self, problem: Exception) -> None:
         """Note that something went wrong in looking: of the innermost module, or of every root where none runs."""
         reason, frame = reason_of(problem), session.here.frame
-        path = None if frame is None else frame.path_for(self)
-        if frame is None or path is None:
-            for root in self.roots:
-                self.lose(root, reason)
-        else:
+        watchers = frame.watchers if frame is not None and not self.ended else ()
+        paths = [path for observer, path in watchers if observer is self]
+        if frame is not None and paths:
             frame.is_seen()
+        for path in paths[:1] or self.roots:
             self.lose(path, reason)
 
 
@@ -184,10 +183,6 @@ class Frame:
         if call.roles is not None or context is not None:
             return context, None
         return context, own_keys(call.query, call.key, handed(self.args, self.kwargs))
-
-    def path_for(self, observer: Observer) -> str | None:
-        """By what path an observer knows the innermost of its modules that run; None if it watches none of them."""
-        return next((path for each, path in self.watchers if each is observer and not each.ended), None)
 
     def around(self) -> "Iterator[Frame]":
         """It, and the frames around it."""

@@ -255,7 +255,7 @@ class Recorder(Sight):
         forward = self.side or (self.calls[-1] if self.calls else None)
         if self not in call.known.by:
             kind = pipelines.kind_of(call)
-            if not self.is_chosen(call.layer, kind):
+            if self.patterns and not any(fnmatchcase(call.layer, each) or each == kind for each in self.patterns):
                 self.passed_over.setdefault(call.layer, kind)
                 return False
             taken = {seen.path for seen in forward.calls} if forward is not None else set()
@@ -263,7 +263,8 @@ class Recorder(Sight):
             call.known.by[self] = Known({part: self.entry_of(call, kind, part, taken) for part in parts})
         known = call.known.by[self]
         if forward is None:
-            self.check_known(call.layer)
+            if all(label.module != call.layer for label in self.cells.layers.values()):
+                raise EntropyLabError("ran outside of its denoiser's forward: call model(...), not model.forward(...)")
             return None
         if known.seen is not None and call.inputs is forward.inputs:
             forward.calls.append(known.seen)
@@ -319,15 +320,6 @@ class Recorder(Sight):
             if self.run is not None and path not in self.run.grown:
                 trained = self.latent_of(self.trained)
                 self.run.grown[path] = pipelines.grown_keys(call, self.latent, trained)
-
-    def check_known(self, layer: str) -> None:
-        """An EntropyLabError if a layer that was never measured runs while no denoiser does."""
-        if all(label.module != layer for label in self.cells.layers.values()):
-            raise EntropyLabError("ran outside of its denoiser's forward: call model(...), not model.forward(...)")
-
-    def is_chosen(self, layer: str, kind: str) -> bool:
-        """Whether a layer is to be measured."""
-        return not self.patterns or any(fnmatchcase(layer, p) or p == kind for p in self.patterns)
 
     def finish_step(self, combined: Any = None, sample: Any = None) -> None:
         """What the denoiser calls since the last step gave becomes one step."""

@@ -15,7 +15,7 @@ from ..entropy.reference import by_chunks
 from ..entropy.rows import Rows
 from ..pipelines import image_keys, is_without_image, kind_of
 from ..scaling.calibrated import MULTIPLIERS
-from .asked import Where, rows_at, some_rows
+from .reduce import Where, rows_at, some_rows
 
 
 class Responses:

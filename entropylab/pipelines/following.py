@@ -34,24 +34,12 @@ Events = list[tuple[Any, ...]]
 """What is told: methods of a listener, by name, and their arguments."""
 
 
-def before_call(given: dict[str, Any]) -> Events:
-    """The pipeline is about to sample."""
-    return [("on_parts",), ("on_call", given)]
-
-
-def before_timesteps(given: dict[str, Any]) -> Events:
-    """The scheduler is about to set its timesteps."""
-    return [("on_timesteps",)]
-
-
-def before_step(given: dict[str, Any]) -> Events:
-    """The scheduler is about to make a step."""
-    return [("on_step", given.get("model_output"), given.get("sample"))]
-
-
-def after_encoding(given: dict[str, Any], found: Any) -> Events:
-    """The pipeline has encoded a prompt."""
-    return [("on_encoded", given, found)]
+BEFORE: dict[str, Callable[[dict[str, Any]], Events]] = {
+    "__call__": lambda given: [("on_parts",), ("on_call", given)],
+    "set_timesteps": lambda given: [("on_timesteps",)],
+    "step": lambda given: [("on_step", given.get("model_output"), given.get("sample"))],
+}
+"""Method -> what it tells before it runs, of what it is given."""
 
 
 def after_latents(given: dict[str, Any], found: Any) -> Events:
@@ -66,9 +54,12 @@ def after_change(given: dict[str, Any], found: Any) -> Events:
     return [("on_parts",)] if isinstance(value, nn.Module) or hasattr(value, "set_timesteps") else []
 
 
-BEFORE = {"__call__": before_call, "set_timesteps": before_timesteps, "step": before_step}
-AFTER = {"encode_prompt": after_encoding, "prepare_latents": after_latents, "__setattr__": after_change}
-"""What methods tell before and after they run."""
+AFTER: dict[str, Callable[[dict[str, Any], Any], Events]] = {
+    "encode_prompt": lambda given, found: [("on_encoded", given, found)],
+    "prepare_latents": after_latents,
+    "__setattr__": after_change,
+}
+"""Method -> what it tells once it has run, of what it was given and what came of it."""
 
 OF_PIPELINES = ("__call__", *AFTER)
 OF_SCHEDULERS = ("set_timesteps", "step")
