@@ -214,7 +214,6 @@ class DenoiserCall:
             )
         return place.start, place.stop
 
-    @torch.no_grad()
     def end(self) -> None:
         """It has run to its end: what it gave is put side by side, and sent to the host."""
         calls = tuple(self.calls)

@@ -3,9 +3,8 @@
 import inspect
 import re
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -46,23 +45,26 @@ INDICATED = {"image": 2, "text": 3}
 """What ``indicator`` says of a token where text and image are handed in one sequence, as Ideogram 4's is."""
 
 
-@dataclass(frozen=True)
-class Reading:
+Look = tuple[Any, ...]
+"""What is seen of an argument: where it stands, shape and dtype if it is a tensor, else its value or its type."""
+
+
+class Reading(NamedTuple):
     """How arguments of a forward are read, as long as they look alike.
 
     Attributes:
-        image: where what is denoised stands.
+        image: what is denoised.
         time: the name of the time that it is at; None if there is none.
-        sources: colour -> where inputs of it stand, and which of their tokens have it.
-        deciding: where inputs stand whose values decide where tokens stand.
+        sources: colour -> the inputs that have it, and which of their tokens.
+        deciding: inputs whose values decide where tokens stand.
         names: which inputs there are.
         shapes: their shapes, and the numbers among them.
     """
 
-    image: tuple[str, ...]
+    image: list[Look]
     time: str | None
-    sources: Mapping[str, list[tuple[str, slice]]]
-    deciding: tuple[str, ...]
+    sources: Mapping[str, list[tuple[Look, slice]]]
+    deciding: list[Look]
     names: Hashable
     shapes: Hashable
 
@@ -100,83 +102,67 @@ def inputs_of(
     if given.get(image_name) is None:
         tensors = [name for name, value in given.items() if isinstance(value, Tensor)]
         image_name = [*(name for name in tensors if given[name].is_floating_point()), *tensors, image_name][0]
-    found: dict[str, Any] = {}
+    found: dict[Look, Any] = {}
     open_up(given, "", found)
-    looks = [
-        look(path, leaf) if type(leaf) is not Tensor else (path, leaf.shape, leaf.dtype) for path, leaf in found.items()
-    ]
-    reading = reading_of(tuple(looks), image_name, latents, convolves(root))
+    reading = reading_of(tuple(found), image_name, latents, convolves(root))
     sources: dict[str, list[Source]] = {
-        colour: [(found[path], tokens) for path, tokens in inputs] for colour, inputs in reading.sources.items()
+        colour: [(found[each], tokens) for each, tokens in inputs] for colour, inputs in reading.sources.items()
     }
     mode = given.get("kv_cache_mode")
     return Inputs(
-        [found[path] for path in reading.image],
+        [found[each] for each in reading.image],
         isinstance(given.get(image_name), list | tuple),
         None if reading.time is None else given[reading.time],
         indicated(sources, given.get("indicator")),
         reading.names,
         reading.shapes,
-        [found[path] for path in reading.deciding],
+        [found[each] for each in reading.deciding],
         prompt,
         fills=mode == "extract",
         takes=mode == "cached",
     )
 
 
-def open_up(given: Mapping[Any, Any], path: str, found: dict[str, Any]) -> None:
-    """Put everything inside nested arguments into ``found``, by its path."""
+def open_up(given: Mapping[Any, Any], path: str, found: dict[Look, Any]) -> None:
+    """Put everything inside nested arguments into ``found``."""
     for name, value in given.items():
-        own = f"{path}.{name}" if path else str(name)
-        if value is None or type(value) is Tensor or type(value) in SINGLE:
-            found[own] = value
-        elif isinstance(value, Mapping):
-            open_up(value, own, found)
-        elif isinstance(value, list | tuple):
-            open_up(dict(enumerate(value)), own, found)
+        own, kind = f"{path}.{name}" if path else str(name), type(value)
+        if value is None or kind in SINGLE:
+            found[own, kind if value is None or kind is float or own.startswith(TIMES) else value] = value
+        elif isinstance(value, Tensor):
+            found[own, value.shape, value.dtype] = value
+        elif isinstance(value, Mapping | list | tuple):
+            open_up(value if isinstance(value, Mapping) else dict(enumerate(value)), own, found)
         else:
-            found[own] = value
-
-
-def look(path: str, leaf: Any) -> tuple[Any, ...]:
-    """What is seen of an argument without its values, but for whole numbers and words."""
-    if isinstance(leaf, Tensor):
-        return path, leaf.shape, leaf.dtype
-    return path, leaf if isinstance(leaf, int | str) and not path.startswith(TIMES) else type(leaf)
+            found[own, kind] = value
 
 
 @lru_cache(maxsize=1024)
-def reading_of(looks: tuple[tuple[Any, ...], ...], image_name: str, latents: int | None, is_convolved: bool) -> Reading:
-    """How arguments of these looks are read; `look` says what these are."""
-    said = {own[0]: own[1] for own in looks if len(own) == 2}
-    tensors = [own for own in looks if len(own) == 3]
+def reading_of(looks: tuple[Look, ...], image_name: str, latents: int | None, is_convolved: bool) -> Reading:
+    """How arguments of these looks are read."""
+    said = {look[0]: look[1] for look in looks if len(look) == 2}
+    tensors = [look for look in looks if len(look) == 3]
     ahead = said.get("num_ref_tokens") if said.get("kv_cache_mode") == "extract" else None
-    image = tuple(path for path, _, _ in tensors if path.split(".")[0] == image_name)
-    sources: dict[str, list[tuple[str, slice]]] = {}
-    for path, shape, dtype in tensors:
-        if path in image:
+    image, deciding = [], []
+    sources: dict[str, list[tuple[Look, slice]]] = {}
+    for look in tensors:
+        path, shape, dtype = look
+        if path.split(".")[0] == image_name:
+            image.append(look)
             for part, tokens in tokens_of_image(shape, ahead, latents).items():
-                sources.setdefault(part, []).append((path, tokens))
+                sources.setdefault(part, []).append((look, tokens))
         elif (colour := colour_of(path, len(shape), dtype.is_floating_point)) is not None:
-            sources.setdefault(colour, []).append((path, slice(None)))
+            sources.setdefault(colour, []).append((look, slice(None)))
+        if shape and ("mask" in path or not dtype.is_floating_point) and path not in TIMES:
+            deciding.append(look)
     if is_convolved:
         sources.pop("image", None)
-    given = dict.fromkeys(own[0].split(".")[0] for own in looks if own[1] is not type(None))
-    time = next(
-        (name for name in (*TIMES, *(name for name in given if name.startswith("timestep"))) if name in given), None
-    )
-    return Reading(
-        image,
-        time,
-        sources if time is not None else {},
-        tuple(
-            path
-            for path, shape, dtype in tensors
-            if shape and ("mask" in path or not dtype.is_floating_point) and path not in TIMES
-        ),
-        tuple((path, len(shape)) for path, shape, _ in tensors),
-        tuple(own[:2] for own in looks if len(own) == 3 or not isinstance(own[1], type)),
-    )
+    given = dict.fromkeys(look[0].split(".")[0] for look in looks if look[1] is not type(None))
+    times = (*TIMES, *(name for name in given if name.startswith("timestep")))
+    time = next((name for name in times if name in given), None)
+    names = tuple((path, len(shape)) for path, shape, _ in tensors)
+    shapes = tuple(look[:2] for look in looks if len(look) == 3 or not isinstance(look[1], type))
+    return Reading(image, time, {} if time is None else sources, deciding, names, shapes)
 
 
 def tokens_of_image(shape: torch.Size, ahead: int | None, latents: int | None) -> dict[str, slice]:
