@@ -45,11 +45,6 @@ class Values:
             found = torch.equal(self.kept, tensor.to(self.kept.device))
             if stamp is None:
                 return found
-            self.known = {other: alike for other, alike in self.known.items() if not is_gone(other)}
+            self.known = {other: alike for other, alike in self.known.items() if not other[0].expired()}  # type: ignore[index]
             self.known[stamp] = found
         return self.known[stamp]
-
-
-def is_gone(stamp: Any) -> bool:
-    """Whether the memory that a stamp is about was given back."""
-    return stamp[0].expired()

@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .calls import NOWHERE, AttentionCall, check_readable
-from .forwards import apart, running, unfollowed
-from .session import Frame, fail, looked_at, session, unseen
+from .calls import NOWHERE, AttentionCall, KnownCall, check_readable
+from .session import Frame, apart, fail, looked_at, running, session, unseen
 from .telling import show
 from .tracing import version_of
 
@@ -72,7 +71,7 @@ class Noted:
         return self.logits.ndim > 2 and self.is_last and not self.is_changed
 
 
-@unfollowed
+@apart
 def note(frame: Frame, logits: Tensor, dim: Any) -> None:
     """Let the innermost attention layer that runs note the logits, unless its attention was seen otherwise."""
     attends = next((each for each in frame.around() if each.place.is_attention), None)
@@ -97,8 +96,10 @@ def tell_of_logits(frame: Frame, logits: Tensor) -> None:
     call = call_of_logits(logits, heads_of(frame.module))
     if (forward := running()) is not None:
         place = ("by hand", frame.module)
-        call = replace(call, occurrence=forward.counts[place], inputs=forward.inputs)
+        number = forward.counts[place]
         forward.counts[place] += 1
+        known = forward.known.setdefault((place, number, logits.shape, frame.watchers), KnownCall())
+        call = replace(call, occurrence=number, inputs=forward.inputs, known=known)
     show(frame, replace(call, module=frame.module, beside=frame.beside))
     frame.is_seen(by_all=False)
 
@@ -209,7 +210,7 @@ def seen_softmax(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return softmax
 
 
-@unfollowed
+@apart
 def note_map(frame: Frame, logits: Tensor, dim: int, result: Tensor) -> None:
     """Let the innermost module that has parameters note a softmax, unless it is in a layer known to attend."""
     frames = list(frame.around())
@@ -260,8 +261,7 @@ def may_be_scores(logits: Tensor, keys: int) -> bool:
     )
 
 
-@torch.no_grad()
-@unfollowed
+@apart
 def see_product(frame: Frame, factors: list[Factor]) -> bool:
     """Tell of the softmax that one of the factors is the result of, if that is attention; whether there is one."""
     found = False

@@ -1,7 +1,8 @@
 """One attention call, as the model makes it, and as it is once its logits are rescaled."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,25 @@ from .roles import Roles
 
 Beside = tuple[int | None, int | None]
 """``context`` and ``own`` of an attention call."""
+
+
+@dataclass(eq=False, slots=True)
+class KnownCall:
+    """What is known of a layer's calls that look alike: of the same shapes, in forwards with inputs of the same shapes.
+
+    Attributes:
+        roles: what their tokens stand for, where that can be told.
+        by: what each observer keeps of them.
+        is_whole: whether they are no slices of a call.
+        refused: observers that have no use for them.
+        is_idle: whether that is all who look at them.
+    """
+
+    roles: Roles | None = None
+    by: dict[Any, Any] = field(default_factory=dict)
+    refused: set[Any] = field(default_factory=set)
+    is_whole: bool = False
+    is_idle: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -27,8 +47,8 @@ class AttentionCall:
         scale: the factor on the logits.
         is_causal: whether a causal mask applies as well.
         occurrence: how many calls that module made before this one in the same forward of its root.
-        roles: what the query rows and the keys stand for, where that can be told.
         inputs: what the root's forward was handed, where that is known.
+        known: what is known of calls that look like it; the same object for all of these.
         rescaled: what of it, or of the queries, is a rule's: one number, or one per head (heads,).
         beside: asks what the module was handed, for ``context`` and ``own``.
     """
@@ -41,10 +61,15 @@ class AttentionCall:
     scale: float
     is_causal: bool
     occurrence: int = 0
-    roles: Roles | None = None
     inputs: Inputs | None = None
+    known: KnownCall = field(default_factory=KnownCall)
     rescaled: float | Tensor = 1.0
     beside: "Callable[[AttentionCall], Beside] | None" = None
+
+    @property
+    def roles(self) -> Roles | None:
+        """What the query rows and the keys stand for, where that can be told."""
+        return self.known.roles
 
     @property
     def context(self) -> int | None:
@@ -58,11 +83,6 @@ class AttentionCall:
         They may be a slice of these tokens, or have sinks beside them; None if it can't be told.
         """
         return None if self.beside is None else self.beside(self)[1]
-
-    @property
-    def roles_are_simple(self) -> bool:
-        """Whether its queries stand for one thing, and its keys too, as far as is known."""
-        return self.roles is None or (self.roles.queries.codes is None and self.roles.keys.codes is None)
 
 
 NOWHERE = nn.Identity()

@@ -1,10 +1,8 @@
 """The forward of a root that runs in a thread: its inputs, and what the tokens in it stand for."""
 
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from functools import wraps
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,9 +11,11 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import one_line
-from .calls import AttentionCall
+from .byhand import forget_products
+from .calls import KnownCall
 from .inputs import Inputs
-from .roles import Layout, forget, layout_for, remember, roles_of
+from .roles import Layout, Roles, forget, layout_for, remember, roles_of
+from .session import Frame, Place, end_forward, reason_of, running, session
 from .tracing import Trace
 
 cached: "WeakKeyDictionary[nn.Module, WeakIdKeyDictionary]" = WeakKeyDictionary()
@@ -23,16 +23,30 @@ cached: "WeakKeyDictionary[nn.Module, WeakIdKeyDictionary]" = WeakKeyDictionary(
 
 
 class Forward:
-    """One forward of a root, in one thread: its inputs, and the roles of the tokens in it."""
+    """One forward of a root, in one thread.
+
+    Attributes:
+        root: the root.
+        inputs: what it was handed.
+        counts: how many calls each module has made in it.
+        layout: the roles of the tokens in it.
+        trace: what follows the inputs, where the roles are not known yet.
+        known: what is known of its calls, by what tells them apart.
+    """
 
     def __init__(self, root: nn.Module, inputs: Inputs) -> None:
         self.root, self.inputs = root, inputs
-        self.counts: Counter = Counter()
+        self.counts: defaultdict[Any, int] = defaultdict(int)
         self.layout: Layout = layout_for(root, inputs.names, inputs.shapes, inputs.deciding)
         self.trace: Trace | None = None
         self.paused = 0
         if inputs.sources and not self.layout.whole:
             self.follow(inputs)
+        self.known: dict[Hashable, KnownCall] = {} if self.trace is not None else self.known_before()
+
+    def known_before(self) -> dict[Hashable, KnownCall]:
+        """What is known of the calls of forwards that are laid out like this one."""
+        return session.known.setdefault((self.layout, self.inputs.shapes, str(self.inputs.images)), {})
 
     def follow(self, inputs: Inputs) -> None:
         """Begin to follow the inputs; where that fails, for want of memory say, the forward goes unfollowed."""
@@ -78,12 +92,28 @@ class Forward:
     def narrow(self, part: Inputs) -> None:
         """Only a part of the batch is computed."""
         self.inputs = self.inputs.narrowed(part)
+        if self.trace is None:
+            self.known = self.known_before()
 
     def placed(
-        self, call: AttentionCall, module: nn.Module, sides: tuple[Tensor, Tensor], counts: bool
-    ) -> AttentionCall:
-        """``call`` with its roles, read off its two ``sides``, and its number among the module's calls if it counts."""
-        place = (id(module), self.counts.get(module, 0))
+        self, frame: Frame, query: Tensor, key: Tensor, is_plain: bool, sides: tuple[Tensor, Tensor], counts: bool
+    ) -> tuple[int, KnownCall]:
+        """The number of a call among its module's, and what is known of calls that look like it.
+
+        Their roles are read off the two ``sides``; ``is_plain`` is whether there is no mask, nor a causal one.
+        """
+        number = self.counts[frame.module]
+        if counts:
+            self.counts[frame.module] = number + 1
+        look = (frame.module, number, query.shape, key.shape, is_plain, frame.watchers)
+        if look not in self.known:
+            self.known[look] = KnownCall(self.roles_at((id(frame.module), number), query, key, sides, counts))
+        return number, self.known[look]
+
+    def roles_at(
+        self, place: tuple[int, int], query: Tensor, key: Tensor, sides: tuple[Tensor, Tensor], counts: bool
+    ) -> Roles | None:
+        """What the tokens of a call stand for."""
         if self.trace is not None:
             otherwise = "other" if "image" in self.inputs.sources else "image"
             roles = None if self.paused else roles_of(self.trace, *sides, otherwise)
@@ -93,14 +123,69 @@ class Forward:
             roles = self.layout.calls.get(place)
             if self.layout.whole and self.layout.failure is None and place not in self.layout.calls:
                 forget(self.root)
-        if counts:
-            self.counts[module] = place[1] + 1
-        if roles is not None and not (roles.queries.codes is None and roles.keys.codes is None):
-            roles = roles.fitted(call.query, call.key, self.inputs.images)
+        if roles is not None and not roles.are_simple:
+            roles = roles.fitted(query, key, self.inputs.images)
             if roles is None:
                 forget(self.root)
-        call.occurrence, call.roles, call.inputs = place[1], roles, self.inputs
-        return call
+        return roles
+
+
+def begin_forward(place: Place, root: nn.Module, args: tuple, kwargs: dict) -> Forward | None:
+    """A root begins a forward: the first observer to know of it reads its inputs, and follows them."""
+    here = session.here
+    for observer in place.roots:
+        session.leave(observer)
+    forget_products()
+    begun: Forward | None = None
+    here.blind = {each: why for each, why in (here.blind or {}).items() if not (each.ended or each in place.roots)}
+    for observer, path in place.watchers:
+        if observer not in place.roots or observer.read_inputs is None or observer.ended:
+            continue
+        try:
+            forward = running()
+            is_part = forward is not None and root is not forward.root and root in set(forward.root.modules())
+            if forward is None or (begun is None and not is_part):
+                abandon()
+                forward = begun = here.forward = Forward(root, observer.read_inputs(root, args, kwargs))
+            if observer.on_forward is not None:
+                same = forward.root is root
+                with torch._C.DisableTorchFunction():
+                    inputs = forward.inputs if same else observer.read_inputs(root, args, kwargs)
+                    observer.on_forward(path, root, inputs)
+        except Exception as problem:
+            here.blind = {**(here.blind or {}), observer: reason_of(problem)}
+        except BaseException:
+            if begun is not None:
+                abandon()
+            raise
+    return begun
+
+
+def abandon() -> None:
+    """End a forward that seems to run in this thread: an exception ended it unseen."""
+    forward, session.here.forward = running(), None
+    if forward is not None:
+        forward.end(whole=False)
+
+
+def end_root(frame: Frame, root: nn.Module, output: Any) -> None:
+    """A root's forward has ended."""
+    here = session.here
+    try:
+        end_forward(frame, whole=output is not None)
+    except Exception as problem:
+        for observer, path in frame.watchers:
+            observer.lose(path, reason_of(problem))
+    for observer, path in frame.watchers:
+        if output is None or observer not in frame.place.roots or observer.ended:
+            continue
+        if here.blind and observer in here.blind:
+            observer.lose(path, here.blind[observer])
+        elif observer.on_output is not None:
+            try:
+                observer.on_output(path, root, output)
+            except Exception as problem:
+                observer.lose(path, reason_of(problem))
 
 
 @contextmanager
@@ -114,42 +199,3 @@ def unfollowed_here() -> Iterator[Trace | None]:
     finally:
         if forward is not None:
             forward.go_on()
-
-
-class Here(threading.local):
-    """The forward that runs in a thread."""
-
-    forward: Forward | None = None
-
-
-here = Here()
-
-
-def running() -> Forward | None:
-    """The forward that runs in this thread."""
-    return here.forward
-
-
-def unfollowed(function: Callable) -> Callable:
-    """Run ``function`` without tracing what it computes."""
-
-    @wraps(function)
-    def run(*args: Any) -> Any:
-        with torch._C.DisableTorchFunction():
-            return function(*args)
-
-    return run
-
-
-def apart(function: Callable) -> Callable:
-    """Run ``function`` without tracing what it computes, and without gradients."""
-
-    @wraps(function)
-    def run(*args: Any) -> Any:
-        with torch._C.DisableTorchFunction():
-            if not torch.is_grad_enabled():
-                return function(*args)
-            with torch.no_grad():
-                return function(*args)
-
-    return run

@@ -1,14 +1,18 @@
 """The ways in which attention is computed, each as it is but for being seen: SDPA, flex, and scores made by hand."""
 
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
+from torch.nn.attention.bias import CausalBias, CausalVariant
 
 from . import bindings
 from .byhand import PRODUCTS, seen_product, seen_softmax
@@ -16,13 +20,14 @@ from .calls import AttentionCall, check_readable, per_head, rescaled
 from .changes import Undo, replaced, together
 from .forwards import unfollowed_here
 from .handed import own_tokens
-from .masks import are_plain, in_its_own_way, read_mask
 from .session import Frame, fail, looked_at, session, unseen
-from .slices import call_or_slice, show_or_hold
-from .telling import ask, call_of, refuse, show
+from .telling import ask, call_of, call_or_slice, refuse, show, show_or_hold
 
 PROBES = (0.0, 1.0, -3.0, 30.0, -100.0)
 """Scores with which we ask whether a ``score_mod`` does anything but add."""
+
+lock = threading.RLock()
+"""Held while SDPA itself is in its place."""
 
 
 def see_functions(functional: Any) -> Undo:
@@ -74,7 +79,9 @@ def seen_sdpa(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         except Exception as unreadable:
             fail(unreadable)
         else:
-            query, scale = shown(frame, call, query, scale, problem)
+            frame.is_seen()
+            if call is not None or problem is not None:
+                query, scale = shown(frame, call, query, scale, problem)
         here.quiet += 1
         try:
             is_plain = attn_mask is None and type(query) is type(key) is type(value) is Tensor
@@ -89,15 +96,14 @@ def seen_sdpa(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def shown(
-    frame: Frame, call: AttentionCall, query: Tensor, scale: float | None, problem: str | None = None
+    frame: Frame, call: AttentionCall | None, query: Tensor, scale: float | None, problem: str | None = None
 ) -> tuple[Tensor, float | None]:
     """Show a call as it is to be made, and say with which queries and scale (as the model gave it, if that stays).
 
-    One with a ``problem`` can be rescaled, and not be measured.
+    One with a ``problem`` can be rescaled, and not be measured. None is one that nobody has any use for.
     """
-    frame.is_seen()
-    if frame.watchers[0][0].rescales:  # those that rescale come first
-        factor = ask(call)
+    if call is not None and frame.watchers[0][0].rescales:  # those that rescale come first
+        factor = ask(frame, call)
         changes = isinstance(factor, Tensor) or factor != 1.0
         if isinstance(factor, Tensor):
             query = per_head(query, factor)
@@ -105,13 +111,60 @@ def shown(
             scale = call.scale * factor
         call = rescaled(call, factor) if changes and frame.has_onlookers else call
     try:
-        if problem is None:
+        if problem is not None:
+            refuse(problem)
+        elif call is not None and (frame.held or not call.known.is_whole):
             show_or_hold(frame, call)
         else:
-            refuse(problem)
+            show(frame, call)
     except Exception as failure:
         fail(failure, of_rescaling=False)
     return query, scale
+
+
+def read_mask(mask: Tensor | None, device: torch.device) -> tuple[Tensor | None, bool, str | None]:
+    """What a mask for SDPA means: as a plain tensor, or as causal, or a reason why nobody can tell.
+
+    A subclass without an answer of its own to PyTorch's functions means its values, as a parameter does.
+    """
+    if mask is None or not answers_itself(mask):
+        return mask, False, None
+    if type(mask) is not CausalBias:
+        return None, False, f"its mask is a {type(mask).__name__}, and only that class knows what it means"
+    queries, keys = mask.seq_len_q, mask.seq_len_kv
+    if queries == keys or mask.variant == CausalVariant.UPPER_LEFT:
+        return None, True, None
+    last = torch.arange(queries, device=device)[:, None] + (keys - queries)
+    return torch.arange(keys, device=device) <= last, False, None
+
+
+def answers_itself(tensor: Any) -> bool:
+    """Whether a tensor is of a subclass that decides what PyTorch's functions do with it."""
+    for own in type(tensor).__mro__:
+        if own is Tensor:
+            return False
+        if "__torch_function__" in vars(own):
+            return vars(own)["__torch_function__"] is not torch._C._disabled_torch_function_impl
+    return False
+
+
+def are_plain(*tensors: Any) -> bool:
+    """Whether no tensor is of a subclass that decides what PyTorch's functions do with it."""
+    for tensor in tensors:  # noqa: SIM110 - it is asked at every call, where a generator costs more
+        if tensor is not None and type(tensor) is not Tensor and answers_itself(tensor):
+            return False
+    return True
+
+
+@contextmanager
+def in_its_own_way(original: Any) -> Iterator[None]:
+    """Put SDPA itself back into ``torch.nn.functional`` for tensors of subclasses, which may look for it."""
+    with lock:
+        substitute, F.scaled_dot_product_attention = F.scaled_dot_product_attention, original
+        try:
+            yield
+        finally:
+            F.scaled_dot_product_attention = substitute
 
 
 def seen_flex(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -130,17 +183,18 @@ def seen_flex(original: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         if (frame := looked_at()) is None:
             return original(query, key, value, score_mod, block_mask, scale, *rest, **more)
-        call = None
         try:
             check_readable(query, key)
             mask = flex_mask(query, key, score_mod, block_mask)
-            if mask is not None or (score_mod is None and block_mask is None):
-                own = query.shape[-1] ** -0.5 if scale is None else scale
-                call = call_or_slice(frame, query, key, mask, own, False)
+            is_mask = mask is not None or (score_mod is None and block_mask is None)
+            own = query.shape[-1] ** -0.5 if scale is None else scale
+            call = call_or_slice(frame, query, key, mask, own, False) if is_mask else None
         except Exception as problem:
             fail(problem)
-        if call is not None:
-            query, scale = shown(frame, call, query, scale)
+        else:
+            if is_mask:
+                frame.is_seen()
+                query, scale = shown(frame, call, query, scale)
         with unseen(), unfollowed_here() as trace:
             found = original(query, key, value, score_mod, block_mask, scale, *rest, **more)
         if trace is not None:
@@ -225,11 +279,14 @@ class SeenScores:
             return self.compute(query, key, attention_mask)
         try:
             self.begin(frame)
-            call = self.call_of_one(frame, query, key, attention_mask)
+            # that of one image, as if all its heads were the first: what a rule is asked about
+            heads = self.module.heads
+            one_query, one_key = (part[:1].expand(heads, *part.shape[1:])[None] for part in (query, key))
+            call: Any = call_of(frame, one_query, one_key, attention_mask, self.module.scale, False, counts=False)
         except Exception as problem:
             fail(problem)
             return self.compute(query, key, attention_mask)
-        query = self.rescaled(query, call)
+        query = self.rescaled(frame, query, call)
         try:
             self.slices.append((query.detach(), key.detach(), attention_mask))
             if sum(len(part) for part, _, _ in self.slices) >= self.whole:
@@ -239,14 +296,9 @@ class SeenScores:
         with unseen():
             return self.compute(query, key, attention_mask)
 
-    def call_of_one(self, frame: Frame, query: Tensor, key: Tensor, mask: Tensor | None) -> AttentionCall:
-        """The call of one image, as if all its heads were the first: what a rule is asked about."""
-        one_query, one_key = (part[:1].expand(self.module.heads, *part.shape[1:])[None] for part in (query, key))
-        return call_of(frame, one_query, one_key, mask, self.module.scale, False, counts=False)
-
-    def rescaled(self, query: Tensor, call: AttentionCall) -> Tensor:
+    def rescaled(self, frame: Frame, query: Tensor, call: AttentionCall) -> Tensor:
         """The queries times the factor that is asked for."""
-        factor = self.factor = ask(call)
+        factor = self.factor = ask(frame, call)
         if isinstance(factor, Tensor):
             begun = sum(len(part) for part, _, _ in self.slices)
             head = torch.arange(begun, begun + len(query), device=factor.device) % self.module.heads
@@ -261,5 +313,6 @@ class SeenScores:
         mask = None if masks[0] is None else torch.cat(masks)
         if mask is not None and mask.ndim == 3:
             mask = mask.unflatten(0, (-1, self.module.heads)) if len(mask) == query.shape[:2].numel() else mask[:, None]
-        show(frame, replace(call_of(frame, query, key, mask, self.module.scale, False), rescaled=self.factor))
+        call = call_of(frame, query, key, mask, self.module.scale, False)
+        show(frame, None if call is None else replace(call, rescaled=self.factor))
         frame.is_seen()

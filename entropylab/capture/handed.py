@@ -23,16 +23,11 @@ def own_keys(query: Tensor, key: Tensor, given: Iterable[Tensor]) -> int | None:
     queries, keys = query.shape[-2], key.shape[-2]
     if queries >= keys:
         return None
-    if is_slice_of(query, keys):
+    if any(query.stride(dim) == keys * query.stride(2) for dim in (0, 1)):  # it lies in memory as some of so many
         return keys
     own, *others = [set(tokens_in(tensor)) for tensor in given] or [set()]
     explained = any({keys, keys - queries} & other for other in others)
     return queries if queries in own and not explained else None
-
-
-def is_slice_of(query: Tensor, queries: int) -> bool:
-    """Whether q (batch, heads, tokens, d) lies in memory as some of so many queries."""
-    return any(query.stride(dim) == queries * query.stride(2) for dim in (0, 1))
 
 
 def tokens_in(tensor: Tensor) -> tuple[int, ...]:

@@ -16,12 +16,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.compiler import is_dynamo_compiling
 
-from . import forwards
 from .bindings import bound_names
-from .byhand import forget_products, hand_on, is_linear, see_softmaxes
+from .byhand import hand_on, is_linear, see_softmaxes
 from .changes import MARK, Shared, Undo, owner_of_state, replaced, states, without_watchers
 from .compiled import compiled_parts, see_compile, written
-from .forwards import Forward, running
+from .forwards import begin_forward, end_root
 from .functions import SeenScores, see_functions
 from .multihead import see_multihead
 from .regions import write_out
@@ -35,12 +34,11 @@ from .session import (
     Place,
     ReadInputs,
     computes_again,
-    end_forward,
     fail,
-    reason_of,
+    running,
     session,
 )
-from .slices import finish
+from .telling import finish
 
 PROJECTIONS = ("q", "k", "v", "wq", "wk", "wv", "query", "key", "value")
 """Words in names of the parts of an attention layer."""
@@ -54,13 +52,9 @@ functions, scores, compilers = Shared(), Shared(), Shared()
 
 def looks_like_attention(module: nn.Module) -> bool:
     """Whether a module is, by its class and its parts, an attention layer (rather than a block that holds some)."""
-    return isinstance(module, nn.MultiheadAttention) or (is_called_attention(module) and has_projections(module))
-
-
-def is_called_attention(module: nn.Module) -> bool:
-    """Whether a module's class, or one that it inherits from, is called attention."""
     scripted = str(getattr(module, "original_name", "")) if isinstance(module, torch.jit.ScriptModule) else ""
-    return names_attention(type(module), scripted)  # type: ignore[arg-type]
+    is_called_so = names_attention(type(module), scripted)  # type: ignore[arg-type]
+    return isinstance(module, nn.MultiheadAttention) or (is_called_so and has_projections(module))
 
 
 @lru_cache(maxsize=4096)
@@ -140,7 +134,10 @@ def watch_root(observer: Observer, stack: ExitStack, name: str, root: nn.Module)
         with session.lock:
             observer.watched.add(module)
             if module not in session.places:
-                session.places[module] = new_place(module)
+                is_script = isinstance(module, torch.jit.ScriptModule)
+                attends = any(looks_like_attention(part) for part in (module.modules() if is_script else (module,)))
+                is_skipped = module in session.stood_in_for
+                session.places[module] = Place(attends, isinstance(module, FAST), is_script, is_skipped)
             place = session.places[module]
             place.add(observer, path.replace("._orig_mod", ""), module is root)
             if not place.handles:
@@ -155,13 +152,6 @@ def is_watched(module: nn.Module) -> bool:
 def see_scores(module: Any) -> Undo:
     """Let a module's ``get_attention_scores`` be seen."""
     return replaced(module, "get_attention_scores", SeenScores(module))
-
-
-def new_place(module: nn.Module) -> Place:
-    """What is known of a module before it runs."""
-    is_script = isinstance(module, torch.jit.ScriptModule)
-    attends = any(looks_like_attention(part) for part in (module.modules() if is_script else (module,)))
-    return Place(attends, isinstance(module, FAST), is_script, module in session.stood_in_for)
 
 
 def hook(place: Place, module: nn.Module) -> None:
@@ -246,65 +236,3 @@ def ended(frame: Frame, module: nn.Module, output: Any) -> None:
                 observer.unseen.setdefault(path, f"{name}: {often}{why}")
     elif not (frame.attended or place.is_attention or place.roots or place.is_fast):
         place.unhook()
-
-
-def begin_forward(place: Place, root: nn.Module, args: tuple, kwargs: dict) -> Forward | None:
-    """A root begins a forward: the first observer to know of it reads its inputs, and follows them."""
-    here = session.here
-    for observer in place.roots:
-        session.leave(observer)
-    forget_products()
-    begun: Forward | None = None
-    here.blind = {each: why for each, why in (here.blind or {}).items() if not (each.ended or each in place.roots)}
-    for observer, path in place.watchers:
-        if observer not in place.roots or observer.read_inputs is None or observer.ended:
-            continue
-        try:
-            forward = running()
-            if forward is None or (begun is None and not is_part(root, forward.root)):
-                abandon()
-                forward = begun = forwards.here.forward = Forward(root, observer.read_inputs(root, args, kwargs))
-            if observer.on_forward is not None:
-                same = forward.root is root
-                with torch._C.DisableTorchFunction():
-                    inputs = forward.inputs if same else observer.read_inputs(root, args, kwargs)
-                    observer.on_forward(path, root, inputs)
-        except Exception as problem:
-            here.blind = {**(here.blind or {}), observer: reason_of(problem)}
-        except BaseException:
-            if begun is not None:
-                abandon()
-            raise
-    return begun
-
-
-def is_part(module: nn.Module, whole: nn.Module) -> bool:
-    """Whether a module is a part of another one."""
-    return module is not whole and any(part is module for part in whole.modules())
-
-
-def abandon() -> None:
-    """End a forward that seems to run in this thread: an exception ended it unseen."""
-    forward, forwards.here.forward = running(), None
-    if forward is not None:
-        forward.end(whole=False)
-
-
-def end_root(frame: Frame, root: nn.Module, output: Any) -> None:
-    """A root's forward has ended."""
-    here = session.here
-    try:
-        end_forward(frame, whole=output is not None)
-    except Exception as problem:
-        for observer, path in frame.watchers:
-            observer.lose(path, reason_of(problem))
-    for observer, path in frame.watchers:
-        if output is None or observer not in frame.place.roots or observer.ended:
-            continue
-        if here.blind and observer in here.blind:
-            observer.lose(path, here.blind[observer])
-        elif observer.on_output is not None:
-            try:
-                observer.on_output(path, root, output)
-            except Exception as problem:
-                observer.lose(path, reason_of(problem))

@@ -57,7 +57,9 @@ def blocked_by(module: nn.MultiheadAttention, given: dict) -> Tensor | None:
         mask = mask[:, None, None, :] if name == "key_padding_mask" and mask.ndim == 2 else mask
         mask = mask.unflatten(0, (-1, heads)) if mask.ndim == 3 else mask
         masks.append(
-            torch.zeros_like(mask, dtype=torch.float32).masked_fill(mask, -torch.inf) if is_bool(mask) else mask
+            torch.zeros_like(mask, dtype=torch.float32).masked_fill(mask, -torch.inf)
+            if mask.dtype == torch.bool
+            else mask
         )
     return None if not masks else masks[0] if len(masks) == 1 else masks[0] + masks[1]
 
@@ -69,8 +71,3 @@ def padding_of(tokens: Tensor) -> Tensor:
     for row, count in zip(kept, counts, strict=True):
         row[:count] = True
     return kept[:, None, None]
-
-
-def is_bool(mask: Tensor) -> bool:
-    """Whether a mask is boolean."""
-    return mask.dtype == torch.bool

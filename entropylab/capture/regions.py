@@ -22,9 +22,8 @@ from ..errors import EntropyLabError
 from .calls import AttentionCall, Beside
 from .changes import MARK, Undo, replaced, stood_for, together
 from .compiled import as_written, backend_of, compiled_parts
-from .forwards import running
-from .session import Frame, Observer, Place, fail, session
-from .slices import finish
+from .session import Frame, Observer, Place, fail, running, session
+from .telling import finish
 
 Noted = dict[nn.Module, list[Beside]]
 """What attends in a forward: module -> what it was handed at each of its calls."""

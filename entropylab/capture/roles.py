@@ -91,7 +91,7 @@ class Roles:
 
     @property
     def are_simple(self) -> bool:
-        """Whether either side stands for one thing."""
+        """Whether each side stands for one thing."""
         return self.queries.codes is None and self.keys.codes is None
 
 
@@ -160,7 +160,7 @@ Place = tuple[int, int]
 """A call within a forward: the id of the module that makes it, and how many it made before."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Layout:
     """The roles in every call of one forward, found once and used again while the inputs are laid out alike.
 
@@ -171,6 +171,7 @@ class Layout:
         reads: whether the values of ``deciding`` may have been read; if not, it holds for any others.
         apart: ids of modules whose calls with the same keys are no slices: their queries stand for other things.
         failure: why the forward could not be followed to its end, or at all; None if it could.
+        is_simple: whether the roles hold at any size: no call has more than one thing on a side.
     """
 
     deciding: list[Values]
@@ -179,12 +180,7 @@ class Layout:
     reads: bool = False
     apart: set[int] = field(default_factory=set)
     failure: str | None = None
-
-    @property
-    def is_simple(self) -> bool:
-        """Whether the roles hold at any size: no call has more than one thing on a side."""
-        followed = self.whole and self.failure is None
-        return followed and all(roles is not None and roles.are_simple for roles in self.calls.values())
+    is_simple: bool = False
 
     def fits(self, deciding: list[Tensor]) -> bool:
         """Whether inputs with these deciding tensors are laid out like that."""
@@ -219,6 +215,8 @@ def layout_for(root: nn.Module, names: Hashable, shapes: Hashable, deciding: lis
 def remember(root: nn.Module, names: Hashable, shapes: Hashable, layout: Layout) -> None:
     """Keep a layout that has been filled."""
     layout.whole = True
+    is_told = all(roles is not None and roles.are_simple for roles in layout.calls.values())
+    layout.is_simple = is_told and layout.failure is None
     kept = known.setdefault(root, [])
     kept.append((names if layout.is_simple else (names, shapes), layout))
     del kept[:-MOST]

@@ -4,10 +4,11 @@ Forward hooks say *where* we are. Knows torch modules, and no models.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
@@ -15,13 +16,14 @@ from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 
 from ..errors import EntropyLabError, one_line
-from . import forwards
-from .calls import AttentionCall, Beside
-from .forwards import Forward, running
+from .calls import AttentionCall, Beside, KnownCall
 from .handed import context_tokens, handed, own_keys
 from .inputs import Inputs
 
-OnAttention = Callable[[AttentionCall], "float | Tensor | None"]
+if TYPE_CHECKING:
+    from .forwards import Forward
+
+OnAttention = Callable[[AttentionCall], "float | Tensor | bool | None"]
 OnForward = Callable[[str, nn.Module, Inputs], None]
 OnOutput = Callable[[str, nn.Module, Any], None]
 ReadInputs = Callable[[nn.Module, tuple, dict], Inputs]
@@ -32,7 +34,8 @@ class Observer:
     """Somebody who looks at the attention of some modules; see ``intercept``.
 
     Attributes:
-        on_attention: told of every attention call; with ``rescales``, what it returns multiplies the scale.
+        on_attention: told of every attention call, until it returns False for one: then not of those that look like
+            it. With ``rescales``, what it returns multiplies the scale.
         on_forward: told when a root's forward begins.
         on_output: told what a root's forward returns.
         read_inputs: says what a root's arguments are; needed to tell what tokens stand for.
@@ -64,12 +67,11 @@ class Observer:
     def fail(self, problem: Exception) -> None:
         """Note that something went wrong in looking: of the innermost module, or of every root where none runs."""
         reason, frame = reason_of(problem), session.here.frame
-        path = None if frame is None else frame.path_for(self)
-        if frame is None or path is None:
-            for root in self.roots:
-                self.lose(root, reason)
-        else:
+        watchers = frame.watchers if frame is not None and not self.ended else ()
+        paths = [path for observer, path in watchers if observer is self]
+        if frame is not None and paths:
             frame.is_seen()
+        for path in paths[:1] or self.roots:
             self.lose(path, reason)
 
 
@@ -154,7 +156,7 @@ class Frame:
     softmaxes: Sequence[Any] = ()
     maps: Sequence[Any] = ()
     held: "Sequence[tuple[AttentionCall, tuple[int, int]]]" = ()
-    begun: Forward | None = None
+    begun: "Forward | None" = None
     why = "ran without an attention call that can be seen"
 
     def __init__(self, place: Place, module: nn.Module, args: tuple, kwargs: dict, outer: "Frame | None") -> None:
@@ -182,10 +184,6 @@ class Frame:
             return context, None
         return context, own_keys(call.query, call.key, handed(self.args, self.kwargs))
 
-    def path_for(self, observer: Observer) -> str | None:
-        """By what path an observer knows the innermost of its modules that run; None if it watches none of them."""
-        return next((path for each, path in self.watchers if each is observer and not each.ended), None)
-
     def around(self) -> "Iterator[Frame]":
         """It, and the frames around it."""
         frame: Frame | None = self
@@ -199,12 +197,14 @@ class Here(threading.local):
 
     Attributes:
         frame: the innermost module that runs and is watched.
+        forward: the forward of a root that runs.
         quiet: how many functions run whose insides are of no interest.
         blind: observer -> why nothing can be told of the forward that runs.
         inside: the compiled forward that runs.
     """
 
     frame: Frame | None = None
+    forward: "Forward | None" = None
     quiet: int = 0
     blind: "dict[Observer, str] | None" = None
     inside: Any = None
@@ -217,6 +217,7 @@ class Session:
         observers: who looks, those that rescale first.
         places: what is known of the modules that are watched.
         stood_in_for: modules whose forward something stands in for, a cache, that may leave it out and tells if not.
+        known: what is known of calls, by how the inputs of their forward are laid out; forgotten when observers change.
         here: what runs, by thread.
     """
 
@@ -225,18 +226,21 @@ class Session:
         self.observers: list[Observer] = []
         self.places: WeakKeyDictionary[nn.Module, Place] = WeakKeyDictionary()
         self.stood_in_for: WeakSet[nn.Module] = WeakSet()
+        self.known: dict[Hashable, dict[Hashable, KnownCall]] = {}
         self.here = Here()
 
     def begin(self, observer: Observer) -> None:
         """Somebody looks from now on."""
         with self.lock:
             self.observers = sorted([*self.observers, observer], key=lambda other: not other.rescales)
+            self.known.clear()
 
     def end(self, observer: Observer) -> None:
         """Somebody looks no more."""
         observer.ended = True
         with self.lock:
             self.observers = [other for other in self.observers if other is not observer]
+            self.known.clear()
             for module in list(observer.watched):
                 place = self.places[module]
                 place.remove(observer)
@@ -261,16 +265,35 @@ class Session:
 session = Session()
 
 
+def running() -> "Forward | None":
+    """The forward of a root that runs in this thread."""
+    return session.here.forward
+
+
 def end_forward(frame: Frame, whole: bool = False) -> None:
     """End the forward of a root that began with a module's, if that still runs."""
     begun, frame.begun = frame.begun, None
     if begun is None or running() is not begun:
         return
-    forwards.here.forward = None
+    session.here.forward = None
     begun.end(whole)
     if (failure := begun.layout.failure) is not None:
         for observer in frame.place.observers:
             observer.untold.setdefault(type(begun.root).__name__, failure)
+
+
+def apart(function: Callable) -> Callable:
+    """Run ``function`` without tracing what it computes, and without gradients."""
+
+    @wraps(function)
+    def run(*args: Any) -> Any:
+        with torch._C.DisableTorchFunction():
+            if not torch.is_grad_enabled():
+                return function(*args)
+            with torch.no_grad():
+                return function(*args)
+
+    return run
 
 
 def computes_again() -> bool:

@@ -1,4 +1,7 @@
-"""Tell the observers of a call: those that rescale are asked for a factor, the others see what comes of it."""
+"""Tell the observers of a call: those that rescale are asked for a factor, the others see what comes of it.
+
+Several calls of a module that attend to the same keys may be slices of one call: they are held until it is whole.
+"""
 
 from dataclasses import replace
 
@@ -6,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ..errors import EntropyLabError
-from .calls import AttentionCall, check_readable, in_autocast
-from .forwards import apart, here
-from .session import Frame, Observer, computes_again, session
+from .calls import AttentionCall, KnownCall, check_readable, in_autocast
+from .handed import own_tokens
+from .session import Frame, Observer, apart, computes_again, running, session
+from .tracing import version_of
 
 ALONE = 1.0
 """The factor that leaves a scale alone."""
@@ -23,23 +27,35 @@ def call_of(
     is_causal: bool,
     sides: tuple[Tensor, Tensor] | None = None,
     counts: bool = True,
-) -> AttentionCall:
-    """A call with q and k (batch, heads, tokens, d), made by the innermost module.
+) -> AttentionCall | None:
+    """A call with q and k (batch, heads, tokens, d), made by the innermost module; None if nobody has any use for it.
 
     ``sides`` are tensors that the trace has followed, if q and k themselves are not. A part of a call does not count.
 
     Raises:
         EntropyLabError: the values of q and k can't be read.
     """
-    check_readable(query, key)
-    values = (query.detach(), key.detach()) if query.requires_grad or key.requires_grad else (query, key)
-    call = AttentionCall("", frame.module, *values, mask, scale, is_causal, beside=frame.beside)
-    forward = here.forward
-    return call if forward is None else forward.placed(call, frame.module, sides or (query, key), counts)
+    if query.is_nested or key.is_nested:
+        check_readable(query, key)
+    number, known, forward = 0, KnownCall(), session.here.forward
+    if forward is not None:
+        number, known = forward.placed(frame, query, key, mask is None and not is_causal, sides or (query, key), counts)
+        if known.is_idle and counts:
+            return None
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        check_readable(query, key)
+    if query.requires_grad or key.requires_grad:
+        query, key = query.detach(), key.detach()
+    mask = mask.detach() if mask is not None and mask.requires_grad else mask
+    inputs = None if forward is None else forward.inputs
+    module, beside = frame.module, frame.beside
+    call = AttentionCall("", module, query, key, mask, scale, is_causal, number, inputs, known, 1.0, beside)
+    if known.roles is None and forward is not None:  # what it was handed tells what it may be
+        call.known = forward.known.setdefault((known, beside(call)), KnownCall())
+    return call
 
 
-@apart
-def ask(call: AttentionCall) -> float | Tensor:
+def ask(frame: Frame, call: AttentionCall) -> float | Tensor:
     """The factor on a call's scale: one number, or one per head (heads,); 1.0 leaves it alone.
 
     A call that is computed again gets the factor that it had, if it had one: its forward is over, and others may have
@@ -49,27 +65,26 @@ def ask(call: AttentionCall) -> float | Tensor:
         EntropyLabError: what a rule gives is not usable. Whatever else goes wrong, the layer is named and left alone.
     """
     factor: float | Tensor = ALONE
-    frame = session.here.frame
-    for observer, path in frame.watchers if frame is not None else ():
+    for observer, path in frame.watchers:
         if observer.rescales and not observer.ended:
             place = (path, call.query.shape, call.key.shape)
             if not computes_again():
-                observer.answers[place] = answer_of(observer, path, call)
+                observer.answers[place] = answer_of(frame, observer, path, call)
             answer = observer.answers.get(place)
             if answer is not None:
                 factor = answer if factor is ALONE else factor * answer
     return factor
 
 
-def show(frame: Frame, call: AttentionCall) -> None:
+def show(frame: Frame, call: AttentionCall | None) -> None:
     """Tell whoever observes of a call, as the model then makes it; not of one that is computed again."""
-    if not frame.has_onlookers or torch._C._current_graph_task_id() != -1:  # computed again
+    if call is None or not frame.has_onlookers or torch._C._current_graph_task_id() != -1:  # computed again
         return
     device = call.query.device.type
     if torch.is_autocast_enabled(device):
         with torch.autocast(device, enabled=False):
             tell_apart(frame, in_autocast(call, device))
-    elif torch._C._len_torch_function_stack() or type(call.query) is not Tensor or torch.is_grad_enabled():
+    elif torch._C._len_torch_function_stack() or type(call.query) is not Tensor or call.query.requires_grad:
         tell_apart(frame, call)
     else:
         tell(frame, call)
@@ -77,25 +92,27 @@ def show(frame: Frame, call: AttentionCall) -> None:
 
 def tell(frame: Frame, call: AttentionCall) -> None:
     """Tell every observer of a call; one that it can't measure is named, for the model must go on."""
-    at = session.here
-    at.quiet += 1
+    here = session.here
+    here.quiet += 1
     try:
         for observer, path in frame.watchers:
             if not observer.rescales and not observer.ended:
                 try:
-                    answer_of(observer, path, call)
+                    answer_of(frame, observer, path, call)
                 except EntropyLabError as problem:
                     observer.fail(problem)
     finally:
-        at.quiet -= 1
+        here.quiet -= 1
 
 
-tell_apart = apart(tell)
+tell_apart, ask = apart(tell), apart(ask)
 """The same, whatever follows or differentiates what is computed here."""
 
 
-def answer_of(observer: Observer, path: str, call: AttentionCall) -> float | Tensor | None:
+def answer_of(frame: Frame, observer: Observer, path: str, call: AttentionCall) -> float | Tensor | None:
     """What an observer says to a call; None, and the layer is named, if anything goes wrong on the way.
+
+    One that says False has no use for calls that look like it: none of them is made where that goes for all.
 
     Raises:
         EntropyLabError: as ``on_attention`` does.
@@ -108,12 +125,17 @@ def answer_of(observer: Observer, path: str, call: AttentionCall) -> float | Ten
         call = replace(call, layer=path)
     call.layer = path
     try:
-        return observer.on_attention(call)
+        answer = observer.on_attention(call)
     except EntropyLabError:
         raise
     except Exception as problem:
         observer.fail(problem)
         return None
+    if answer is not False:
+        return answer
+    call.known.refused.add(observer)
+    call.known.is_idle = len(call.known.refused) == len(frame.watchers)
+    return None
 
 
 def refuse(reason: str) -> None:
@@ -122,3 +144,108 @@ def refuse(reason: str) -> None:
     for observer, path in frame.watchers if frame is not None else ():
         if not observer.rescales:
             observer.lose(path, reason)
+
+
+def call_or_slice(
+    frame: Frame, query: Tensor, key: Tensor, mask: Tensor | None, scale: float, is_causal: bool
+) -> AttentionCall | None:
+    """A call by the innermost module, as ``call_of`` says: one of its own, or a slice of the one that is held."""
+    if frame.held:
+        first = frame.held[0][0]
+        call = replace(first, query=query.detach(), key=key.detach(), mask=mask, scale=scale, is_causal=is_causal)
+        if all(follows(each, call) for each, _ in frame.held) and stands_for_the_same(frame, call, first, key):
+            return call
+        finish(frame)
+    return call_of(frame, query, key, mask, scale, is_causal)
+
+
+def follows(one: AttentionCall, other: AttentionCall) -> bool:
+    """Whether two calls are of other queries and the same keys."""
+    alike = one.query.shape[:2] == other.query.shape[:2] and one.query.dtype == other.query.dtype
+    return alike and is_same(one.key, other.key) and not is_same(one.query, other.query)
+
+
+def is_same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same numbers in memory."""
+    if one.shape != other.shape or one.stride() != other.stride():
+        return False
+    memory, its = one.untyped_storage()._cdata, other.untyped_storage()._cdata
+    return memory == its and bool(one.storage_offset() == other.storage_offset())
+
+
+def stands_for_the_same(frame: Frame, call: AttentionCall, first: AttentionCall, key: Tensor) -> bool:
+    """Whether the queries of a slice stand for what those of the first stand for; the layout remembers if not."""
+    forward = running()
+    if forward is None:
+        return True
+    if id(frame.module) in forward.layout.apart or (first.roles is not None and not first.roles.are_simple):
+        return False
+    if forward.trace is not None:
+        place, sides = (id(frame.module), forward.counts[frame.module]), (call.query, key)
+        roles = forward.roles_at(place, *sides, sides, False)
+        if roles is not first.roles and (roles is None or not roles.are_simple or roles != first.roles):
+            forward.layout.apart.add(id(frame.module))
+            return False
+    return True
+
+
+def show_or_hold(frame: Frame, call: AttentionCall) -> None:
+    """Tell the observers of a call: now, or if more of its queries may follow, when its module does something else."""
+    known, queries = call.known, call.query.shape[-2]
+    if not known.is_whole:
+        own = own_tokens(frame.args, frame.kwargs)
+        has_all = own is not None and own.ndim == 3 and own.shape[1] == queries
+        known.is_whole = has_all or queries == call.key.shape[-2]
+    if known.is_whole and not frame.held:
+        show(frame, call)
+    else:
+        frame.held = [*frame.held, (call, (version_of(call.query), version_of(call.key)))]
+
+
+def finish(frame: Frame) -> None:
+    """Tell the observers of the call that is held of a module."""
+    held, frame.held = frame.held, ()
+    if not frame.has_onlookers:
+        return
+    if any((version_of(call.query), version_of(call.key)) != versions for call, versions in held):
+        refuse("its queries or keys were changed in place right after it attended")
+    else:
+        show(frame, joined([call for call, _ in held]))
+
+
+@apart
+def joined(calls: list[AttentionCall]) -> AttentionCall:
+    """Slices as the call that they make."""
+    if len(calls) == 1:
+        return calls[0]
+    query, masks = torch.cat([call.query for call in calls], -2), [mask_of(call) for call in calls]
+    if all(mask is None for mask in masks):
+        return replace(calls[0], query=query, mask=None, is_causal=False)
+    open_to_all = torch.ones(1, 1, dtype=torch.bool, device=query.device)
+    rows = [rows_of(open_to_all if mask is None else mask, call) for mask, call in zip(masks, calls, strict=True)]
+    if any(row.dtype != torch.bool for row in rows):
+        rows = [additive(row) for row in rows]
+    lead = torch.broadcast_shapes(*(row.shape[:-2] for row in rows))
+    mask = torch.cat([row.expand(*lead, *row.shape[-2:]) for row in rows], -2)
+    return replace(calls[0], query=query, mask=mask, is_causal=False)
+
+
+def mask_of(call: AttentionCall) -> Tensor | None:
+    """A slice's mask, with the causal one in it if it has that."""
+    if not call.is_causal:
+        return call.mask
+    queries, keys = (torch.arange(side.shape[-2], device=side.device) for side in (call.query, call.key))
+    return keys <= queries[:, None]
+
+
+def rows_of(mask: Tensor, call: AttentionCall) -> Tensor:
+    """A mask with a row for every query of a slice."""
+    mask = mask if mask.ndim > 1 else mask[None]
+    return mask.expand(*mask.shape[:-2], call.query.shape[-2], call.key.shape[-2])
+
+
+def additive(mask: Tensor) -> Tensor:
+    """A mask as what is added to the logits."""
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, -torch.inf)

@@ -14,6 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,8 @@ COMPILERS = ("cc", "gcc", "clang")
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 FROM_THE_KEYS = frozenset(("mean", "variance"))
 """Statistics that need no pass over the keys, only their mean and covariance."""
+
+NO_ROOM = "no memory for the packed keys of one head"
 
 WIDEST = 256
 """The largest head dimension."""
@@ -153,7 +156,7 @@ def check(library: ctypes.CDLL) -> None:
     sums = torch.empty(1, 2, NUMBERS, dtype=torch.float64)
     question = asked(q, k, 1.0, None, False, ("entropy",))
     question.sums = sums.data_ptr()
-    failed = library.row_statistics(ctypes.byref(question))
+    failed = library.row_statistics(question)
     wanted = -(logits.exp() * logits).sum((-1, -2))
     if failed or not torch.allclose(sums[..., len(COUNTS)], wanted, atol=1e-4, rtol=0):
         raise Unavailable("the compiled kernel does not give the entropies of a plain softmax")
@@ -161,6 +164,8 @@ def check(library: ctypes.CDLL) -> None:
 
 def why_not(rows: Rows) -> str | None:
     """Why this backend can't answer ``rows``, or None if it can."""
+    if torch.compiler.is_compiling():
+        return "the compiled kernel can't be a part of what torch compiles"
     return why_not_tensors(rows.q, rows.own_k) or (None if not isinstance(kernel(), str) else str(kernel()))
 
 
@@ -172,20 +177,13 @@ def why_not_tensors(q: Tensor, k: Tensor) -> str | None:
         return f"the compiled kernel takes float32, bfloat16 and float16, not {str(q.dtype).removeprefix('torch.')}"
     if q.shape[-1] > WIDEST:
         return f"the compiled kernel takes head dimensions up to {WIDEST}"
-    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
+    if (q.requires_grad or k.requires_grad) and torch.is_grad_enabled():
         return "the compiled kernel has no gradients"
-    if torch.compiler.is_compiling() or not have_memory(q, k):
-        return "the compiled kernel needs plain tensors in memory"
+    plain, transformed = (Tensor, torch.nn.Parameter), torch._C._functorch.peek_interpreter_stack() is not None
+    for side in (q, k):
+        if transformed or type(side) not in plain or side.layout != torch.strided or side.is_neg():
+            return "the compiled kernel needs plain tensors in memory"
     return None
-
-
-def have_memory(*tensors: Tensor) -> bool:
-    """Whether the numbers of tensors can be read where they say that they are."""
-    for tensor in tensors:
-        is_plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout == torch.strided
-        if not is_plain or tensor.is_neg() or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-            return False
-    return True
 
 
 def asked(
@@ -235,15 +233,6 @@ def in_four(rows: Rows) -> tuple[Tensor, Tensor, Tensor | None]:
     return q, k, mask.expand(shape)
 
 
-def ask(question: Question) -> None:
-    """Have the kernel answer."""
-    library = kernel()
-    if isinstance(library, str):
-        raise RuntimeError(library)
-    if library.row_statistics(ctypes.byref(question)):
-        raise MemoryError("no memory for the packed keys of one head")
-
-
 def row_statistics(rows: Rows) -> RowStatistics:
     """Every statistic of ``rows`` that is asked for, float32."""
     q, k, mask = in_four(rows)
@@ -256,7 +245,9 @@ def row_statistics(rows: Rows) -> RowStatistics:
     else:
         keys = torch.empty(q.shape[:3], dtype=torch.int64)
         question.row_keys = keys.data_ptr()
-    ask(question)
+    library: Any = kernel()
+    if library.row_statistics(question):
+        raise MemoryError(NO_ROOM)
     shape = rows.q.shape[:-1]
     return RowStatistics(keys=keys.reshape(shape), **{name: values.reshape(shape) for name, values in found.items()})
 
@@ -329,5 +320,7 @@ def head_sums(
         question.parts = len(parts.parts)
     sums = torch.empty(*shape[:2], NUMBERS, dtype=torch.float64)
     question.sums = sums.data_ptr()
-    ask(question)
+    library: Any = kernel()
+    if library.row_statistics(question):
+        raise MemoryError(NO_ROOM)
     return sums

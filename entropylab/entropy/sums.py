@@ -7,6 +7,7 @@ it adds to the entropy, and of the entropy and the variance within it.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -54,12 +55,9 @@ def head_sums(
         counted: which rows count, boolean, broadcastable to (batch, heads, queries); None if all do.
         parts: the parts of the keys, for their own sums; at most ``MOST_PARTS``.
     """
-    (batch, heads, _, width), (others, shared, _, depth) = q.shape, k.shape
-    fits = batch == others and width == depth and q.dtype == k.dtype and 0 not in q.shape and 0 not in k.shape
-    if not fits or heads % shared or not 0 <= scale < torch.inf:
+    if q.dtype != k.dtype or not fit(q.shape, k.shape, scale):
         check_rows(q, k, scale, mask, is_causal, statistics)  # says what is wrong
-    is_native = not native.FROM_THE_KEYS.issuperset(statistics) and native.why_not_tensors(q, k) is None
-    if is_native and not isinstance(native.kernel(), str):
+    if need_a_pass(statistics) and type(native.kernel()) is not str and native.why_not_tensors(q, k) is None:
         return native.head_sums(q, k, scale, mask, is_causal, statistics, counted, parts)
     try:
         return by_rows(q, k, scale, mask, is_causal, statistics, counted, parts)
@@ -76,6 +74,19 @@ def head_sums(
         some = counted if counted is None or counted.shape[-1] == 1 else counted[..., start:stop]
         halves.append(head_sums(q[..., start:stop, :], k, scale, own, False, statistics, some, parts))
     return halves[0] + halves[1]
+
+
+@lru_cache(maxsize=1024)
+def fit(q: torch.Size, k: torch.Size, scale: float) -> bool:
+    """Whether these are shapes of queries and keys, with a scale; remembered, for layers ask the same at every step."""
+    (batch, heads, _, width), (others, shared, _, depth) = q, k
+    return batch == others and width == depth and 0 not in (*q, *k) and not heads % shared and 0 <= scale < torch.inf
+
+
+@lru_cache(maxsize=64)
+def need_a_pass(statistics: tuple[str, ...]) -> bool:
+    """Whether statistics need a pass over the keys."""
+    return not native.FROM_THE_KEYS.issuperset(statistics)
 
 
 def causal(mask: Tensor | None, start: int, stop: int, key: Tensor) -> Tensor:

@@ -18,11 +18,10 @@ from ..pipelines import part_of
 from ..pipelines.grids import Grid, grid_of
 from ..pipelines.guidance import agreed
 from ..pipelines.sight import Sight
-from .asked import Where, rows_at
 from .cells import UNCOUNTED, Cells
 from .delivery import departures, landed, sent
 from .layout import LABELS, label_of
-from .reduce import Reduction, Sums, joint_keys, key_parts
+from .reduce import Reduction, Sums, Where, joint_keys, key_parts, rows_at
 from .run import Run
 from .steps import DenoiserCall, Seen, branches_in
 

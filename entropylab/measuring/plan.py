@@ -64,7 +64,7 @@ class Plan:
 
 def is_at_work(rule: NamedRule, recorder: Recorder) -> bool:
     """Whether a rule rescales what is recorded already."""
-    working = at_work(recorder.sight.roots.values())
+    working = at_work(recorder.roots.values())
     return working is not None and working.rule is rule
 
 

@@ -2,19 +2,16 @@
 
 import copy
 import json
-from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 import xarray as xr
-from torch import Tensor, nn
+from torch import nn
 
 from .. import pipelines
-from ..capture import AttentionCall, Observer
-from ..capture.calls import Beside
+from ..capture import AttentionCall
 from ..capture.inputs import Inputs
-from ..capture.roles import Roles
 from ..dataset import describe
 from ..errors import EntropyLabError, counted, names_of
 from ..pipelines.sight import Sight
@@ -32,87 +29,61 @@ from .steps import DenoiserCall, Seen
 
 @dataclass(eq=False)
 class Known:
-    """What is known of the calls of a layer, as long as they look alike.
+    """What is known of calls of a layer that look alike, and are to be measured.
 
     Attributes:
-        looks: shapes of q and k, whether there is a mask, the layout, and what the module was handed.
-        roles: what their tokens stand for.
-        kind: kind of attention.
-        is_chosen: whether they are to be measured.
-        is_plain: whether all there is to them is queries and keys; see ``Reduction.is_plain``.
         entries: what their rows stand for -> name of the entry that holds these, and its labels.
         run: the run that knows of them, under the rule that gave the factor ``rescaled``.
-        seen: what they are in a forward, if they are plain.
+        seen: what they are in a forward, if all there is to them is queries and keys; see ``Reduction.is_plain``.
     """
 
-    looks: tuple[Hashable, Beside | None]
-    roles: Roles | None
-    kind: str
-    is_chosen: bool
-    is_plain: bool
     entries: dict[str, tuple[str, LayerLabel]]
     run: "Run | None" = None
     rescaled: Any = None
     seen: Seen | None = None
 
-    def is_of(self, call: AttentionCall, layout: int) -> bool:
-        """Whether a call looks like that."""
-        shapes, beside = self.looks
-        here = (call.query.shape, call.key.shape, call.mask is None, call.is_causal, layout)
-        return self.roles is call.roles and shapes == here and (self.roles is not None or beside == beside_of(call))
 
-
-def beside_of(call: AttentionCall) -> Beside | None:
-    """What the module of a call was handed; see ``AttentionCall``."""
-    return None if call.beside is None else call.beside(call)
-
-
-@dataclass(eq=False, repr=False)
-class Recorder:
+class Recorder(Sight):
     """What ``record`` yields: it fills while the pipeline samples.
 
     ``dataset`` is what was measured so far, an xarray.Dataset like that of ``entropylab.measure``; ``unmeasured``
     names the attention layers that ran and could not be measured.
 
     Attributes:
+        run: the run that is not over.
         calls: forwards of denoisers since the last step.
         side: the forward of a ControlNet that runs.
-        beside: those that have ended, and belong to the denoiser's next forward.
+        waiting: those that have ended, and belong to the denoiser's next forward.
         passed_over: layer path -> kind, of layers that ran and were not chosen.
-        known: what is known of a layer's calls, by layer and how many it made before in a forward.
-        layout: a number for the shapes of what the forward that runs was handed; ``layouts`` knows them.
+        follows: whether a scheduler ends the steps.
+        foreign: whether somebody else begins and ends the runs.
         kept_maps: the entropies of rows in their places, if they are kept.
         live: hands over every step, if somebody asked for it.
     """
 
-    pipe: Any
-    reduction: Reduction
-    patterns: tuple[str, ...] = ()
-    keep: tuple[str, ...] | None = None
-    trained: Size | None = None
-    cells: Cells = field(init=False)
-    run: "Run | None" = None
-    observer: Observer | None = None
-    calls: list[DenoiserCall] = field(default_factory=list)
-    side: DenoiserCall | None = None
-    beside: list[DenoiserCall] = field(default_factory=list)
-    passed_over: dict[str, str] = field(default_factory=dict)
-    sight: Sight = field(init=False)
-    follows: bool = False
-    known: dict[tuple[str, int], "Known"] = field(default_factory=dict)
-    layout: int = 0
-    layouts: dict[Hashable, int] = field(default_factory=dict)
-    foreign: bool = False
-    kept_maps: Maps | None = None
-    live: Live | None = None
+    def __init__(
+        self,
+        pipe: Any,
+        reduction: Reduction,
+        patterns: tuple[str, ...] = (),
+        keep: tuple[str, ...] | None = None,
+        trained: Size | None = None,
+    ) -> None:
+        super().__init__(pipe, beside=True)
+        self.reduction, self.patterns, self.keep, self.trained = reduction, patterns, keep, trained
+        self.cells = Cells(reduction.names, keep)
+        self.run: Run | None = None
+        self.calls: list[DenoiserCall] = []
+        self.side: DenoiserCall | None = None
+        self.waiting: list[DenoiserCall] = []
+        self.passed_over: dict[str, str] = {}
+        self.follows = self.foreign = False
+        self.kept_maps: Maps | None = None
+        self.live: Live | None = None
 
     def __repr__(self) -> str:
         ran = counted(len(self.cells.layers), "layer")
         return f"Recorder({type(self.pipe).__name__}, {ran} measured, {len(self.unmeasured)} not)"
-
-    def __post_init__(self) -> None:
-        self.cells = Cells(self.reduction.names, self.keep)
-        self.sight = Sight(self.pipe, beside=True)
 
     @property
     def unmeasured(self) -> dict[str, str]:
@@ -175,7 +146,7 @@ class Recorder:
 
     def new_run(self, size: KnownSize = None, **labels: Any) -> Run:
         """A run under the rule that rescales the pipeline now."""
-        return Run(size, rule_at_work(self.sight.roots.values()), **labels)
+        return Run(size, rule_at_work(self.roots.values()), **labels)
 
     def finish_run(self, whole: bool = True) -> None:
         """Take what the current pipeline call gave into the Dataset.
@@ -185,7 +156,7 @@ class Recorder:
         if not self.follows:
             self.finish_step()
         self.calls, self.follows = [], False
-        self.side, self.beside = None, []
+        self.side, self.waiting = None, []
         if self.run is not None and self.run.steps and (whole or self.cells.keeps_samples):
             self.cells.add(self.run)
             if self.kept_maps is not None:
@@ -194,40 +165,26 @@ class Recorder:
             self.live.hand_over(self.cells, wait=True)
         self.run, self.foreign = None, False
 
-    def on_parts(self) -> None:
-        """The pipeline may have other parts than before."""
-        self.sight.on_parts()
-
     def on_call(self, arguments: dict[str, Any]) -> None:
         """The pipeline is called: a run of its own, unless ``measure`` has begun one."""
-        self.sight.on_call(arguments)
+        super().on_call(arguments)
         if self.foreign:
             return
         self.finish_run()
         prompts = names_of(arguments.get("prompt"))
         images = arguments.get("num_images_per_prompt") or 1
-        self.run = self.new_run(
-            self.sight.size, prompts=[text for text in prompts for _ in range(images)], is_call=True
-        )
+        self.run = self.new_run(self.size, prompts=[text for text in prompts for _ in range(images)], is_call=True)
 
     def on_end(self, failed: bool) -> None:
         """The pipeline's call is over."""
-        self.sight.on_end(failed)
+        super().on_end(failed)
         if not self.foreign:
             self.finish_run(whole=not failed)
 
-    def on_latents(self, latents: Tensor) -> None:
-        """The pipeline has made its latents."""
-        self.sight.on_latents(latents)
-
-    def on_encoded(self, arguments: dict[str, Any], found: Any) -> None:
-        """The pipeline has encoded a prompt."""
-        self.sight.on_encoded(arguments, found)
-
     def on_timesteps(self) -> None:
         """Sampling begins: with a pipeline call, or without one by the user's own loop."""
-        self.sight.on_timesteps()
-        self.calls, self.side, self.beside = [], None, []
+        super().on_timesteps()
+        self.calls, self.side, self.waiting = [], None, []
         if self.run is None:
             self.run = self.new_run()
         elif self.run.steps and not self.foreign and not self.run.is_call:
@@ -239,36 +196,31 @@ class Recorder:
         """A scheduler makes a step: what the denoiser calls since the last one gave is that step."""
         self.finish_step(combined, sample)
 
-    def on_failure(self, problem: Exception) -> None:
-        """Something went wrong in following the pipeline."""
-        self.sight.on_failure(problem)
-
     def on_forward(self, name: str, root: nn.Module, inputs: Inputs) -> None:
         """A denoiser begins a forward pass; unless a scheduler that we follow ends the steps, each is one.
 
         What a ControlNet does belongs to the denoiser's next forward.
         """
         self.side = None
-        self.layout = self.layouts.setdefault(inputs.shapes, len(self.layouts))
-        if name in (self.sight.beside or ()):
-            self.sight.on_forward(inputs)
+        if name in (self.beside or ()):
+            self.meet(inputs)
             self.side = DenoiserCall(inputs, self.reduction)
             self.run = self.run or self.new_run()
             return
         if not self.follows:
             self.finish_step()
-        self.sight.on_forward(inputs)
-        size = self.sight.size_of_latent() or packed(inputs)
+        self.meet(inputs)
+        size = self.size_of_latent() or packed(inputs)
         own_loop = not (self.follows or self.foreign or (self.run is not None and self.run.is_call))
         if own_loop and self.run is not None and self.run.steps and self.run.size != size:
-            waiting = self.beside
+            waiting = self.waiting
             self.finish_run()
-            self.beside = waiting
+            self.waiting = waiting
         if self.run is None:
             self.run = self.new_run()
         if own_loop and not self.run.steps:
             self.run.size = size
-        self.run.meet_rule(rule_at_work(self.sight.roots.values()), begun=bool(self.calls))
+        self.run.meet_rule(rule_at_work(self.roots.values()), begun=bool(self.calls))
         self.calls.append(DenoiserCall(inputs, self.reduction))
 
     def on_output(self, name: str, root: nn.Module, output: Any) -> None:
@@ -279,12 +231,12 @@ class Recorder:
         call.end()
         lost = dict(call.incomplete)
         if call is self.side:
-            self.beside.append(call)
+            self.waiting.append(call)
             self.side = None
         else:
-            for other in self.beside:
+            for other in self.waiting:
                 lost |= call.take_in(other)
-            self.beside = []
+            self.waiting = []
             call.take_output(output)
         if self.observer is not None:
             for path, reason in lost.items():
@@ -295,46 +247,46 @@ class Recorder:
         """The forward that runs."""
         return self.side or (self.calls[-1] if self.calls else None)
 
-    def on_attention(self, call: AttentionCall) -> None:
-        """A layer attends: what its rows add up to becomes a few numbers per head when the forward ends."""
+    def on_attention(self, call: AttentionCall) -> bool | None:
+        """A layer attends: what its rows add up to becomes a few numbers per head when the forward ends.
+
+        False of one that is not to be measured.
+        """
         forward = self.side or (self.calls[-1] if self.calls else None)
-        known = self.known.get((call.layer, call.occurrence))
-        if known is None or not known.is_of(call, self.layout):
-            known = self.known[call.layer, call.occurrence] = self.meet(call, forward)
-        if not known.is_chosen:
-            return
+        if self not in call.known.by:
+            kind = pipelines.kind_of(call)
+            if self.patterns and not any(fnmatchcase(call.layer, each) or each == kind for each in self.patterns):
+                self.passed_over.setdefault(call.layer, kind)
+                return False
+            taken = {seen.path for seen in forward.calls} if forward is not None else set()
+            parts = self.reduction.parts(call)
+            call.known.by[self] = Known({part: self.entry_of(call, kind, part, taken) for part in parts})
+        known = call.known.by[self]
         if forward is None:
-            return self.check_known(call.layer)
-        if known.is_plain and known.seen is not None and call.inputs is forward.inputs:
-            forward.take(known.seen, self.reduction.of_plain(call))
+            if all(label.module != call.layer for label in self.cells.layers.values()):
+                raise EntropyLabError("ran outside of its denoiser's forward: call model(...), not model.forward(...)")
+            return None
+        if known.seen is not None and call.inputs is forward.inputs:
+            forward.calls.append(known.seen)
+            forward.found.append(self.reduction.of_plain(call))
         else:
             self.look(known, forward, call)
         if known.run is not self.run or known.rescaled is not call.rescaled:
             self.enter(known, call)
+        return None
 
     def look(self, known: "Known", forward: DenoiserCall, call: AttentionCall) -> None:
         """Reduce a call, and find out which images it is about."""
+        is_plain = self.reduction.is_plain(call)
         if forward.inputs.timestep is None:
             forward.meet(call.query)
         for part, found in self.reduction(call).items():
             layer = f"{call.layer}:{part}" if part else call.layer
             seen = forward.see(known.entries[part][0], found, call, layer)
             is_same = forward.inputs.timestep is not None and call.inputs is forward.inputs and seen.place is not None
-            known.seen = seen if is_same else None
+            known.seen = seen if is_same and is_plain else None
             if self.kept_maps is not None:
-                self.kept_maps.take(forward, seen, found, call, part, self.sight)
-
-    def meet(self, call: AttentionCall, forward: DenoiserCall | None) -> "Known":
-        """What there is to know of a call that is seen for the first time, or looks different."""
-        kind = pipelines.kind_of(call)
-        is_chosen = self.is_chosen(call.layer, kind)
-        if not is_chosen:
-            self.passed_over.setdefault(call.layer, kind)
-        looks = (call.query.shape, call.key.shape, call.mask is None, call.is_causal, self.layout), beside_of(call)
-        taken = {seen.path for seen in forward.calls} if forward is not None else set()
-        parts = self.reduction.parts(call) if is_chosen else ()
-        entries = {part: self.entry_of(call, kind, part, taken) for part in parts}
-        return Known(looks, call.roles, kind, is_chosen, self.reduction.is_plain(call), entries)
+                self.kept_maps.take(forward, seen, found, call, part, self)
 
     def entry_of(self, call: AttentionCall, kind: str, part: str, taken: set[str]) -> tuple[str, LayerLabel]:
         """Name and labels of the entry of a layer's call, or of the rows in it that stand for one thing.
@@ -361,22 +313,13 @@ class Recorder:
         """Enter what is known of a call into the run, and its labels into the Dataset."""
         known.run, known.rescaled = self.run, call.rescaled
         if self.run is not None:
-            folded = folded_at_work(self.sight.roots.values())
+            folded = folded_at_work(self.roots.values())
             self.run.add_multiplier(call.layer, folded.get(call.layer, call.rescaled))
         for path, label in known.entries.values():
             self.cells.layers.setdefault(path, label)
             if self.run is not None and path not in self.run.grown:
-                trained = self.sight.latent_of(self.trained)
-                self.run.grown[path] = pipelines.grown_keys(call, self.sight.latent, trained)
-
-    def check_known(self, layer: str) -> None:
-        """An EntropyLabError if a layer that was never measured runs while no denoiser does."""
-        if all(label.module != layer for label in self.cells.layers.values()):
-            raise EntropyLabError("ran outside of its denoiser's forward: call model(...), not model.forward(...)")
-
-    def is_chosen(self, layer: str, kind: str) -> bool:
-        """Whether a layer is to be measured."""
-        return not self.patterns or any(fnmatchcase(layer, p) or p == kind for p in self.patterns)
+                trained = self.latent_of(self.trained)
+                self.run.grown[path] = pipelines.grown_keys(call, self.latent, trained)
 
     def finish_step(self, combined: Any = None, sample: Any = None) -> None:
         """What the denoiser calls since the last step gave becomes one step."""
@@ -384,7 +327,7 @@ class Recorder:
         if self.run is None or all(call.forward.is_empty for call in calls):
             return
         if self.run.size is None:
-            self.run.size = self.sight.size_of_latent() or packed(calls[-1].inputs)
+            self.run.size = self.size_of_latent() or packed(calls[-1].inputs)
         self.run.add_step(calls, combined, sample)
         if self.kept_maps is not None:
             self.kept_maps.add_step(self.run, calls)

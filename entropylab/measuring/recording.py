@@ -86,7 +86,7 @@ def record(
 def watching(recorder: Recorder, strict: bool = False) -> Iterator[None]:
     """Let ``recorder`` watch its pipeline while the context lasts."""
     told = {"on_forward": recorder.on_forward, "on_output": recorder.on_output}
-    with observed(recorder.sight, recorder, recorder.on_attention, **told) as recorder.observer:
+    with observed(recorder, recorder.on_attention, **told) as recorder.observer:
         try:
             yield
         except BaseException:

@@ -1,7 +1,7 @@
 """From one attention call to a few numbers per head: row statistics first, sums over rows, averages afterwards."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -10,10 +10,9 @@ from torch import Tensor
 from ..capture import AttentionCall
 from ..capture.roles import PARTS, Tokens
 from ..entropy.beyond import COLUMNS, sums_beyond, values_of
-from ..entropy.rows import BEYOND, STATISTICS, Rows
-from ..entropy.sums import BETWEEN, COUNTS, NUMBERS, OF_PART, KeyParts, head_sums, sums_of_several
+from ..entropy.rows import BEYOND, STATISTICS, Rows, masked_out
+from ..entropy.sums import BETWEEN, COUNTS, NUMBERS, OF_PART, KeyParts, both, head_sums, sums_of_several
 from ..errors import EntropyLabError, names_of
-from .asked import Asked, Where, rows_at, some_rows
 
 ROW_STATISTICS = {
     "entropy": "entropy",
@@ -53,6 +52,90 @@ SPLIT = (
     "sigma2_image",
 )
 """What joint attention has beside: its entropy by the chain rule, and what its rows do among the image's keys alone."""
+
+
+Where = Tensor | slice
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Some query rows of a call, and which of them count.
+
+    Attributes:
+        query: (batch, heads, queries, d).
+        mask: their part of the call's mask, or None.
+        is_causal: whether a causal mask applies as well.
+        keys: how many keys the call has.
+        counted: boolean, broadcastable to (batch, heads, queries); None if every row counts.
+        fraction: how many rows there are for one that is looked at.
+    """
+
+    query: Tensor
+    mask: Tensor | None
+    is_causal: bool
+    keys: int
+    counted: Tensor | None = None
+    fraction: float = 1.0
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return self.query.shape[-2]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every row counts and has every key."""
+        return self.counted is None and self.mask is None and not self.is_causal
+
+
+def rows_at(call: AttentionCall, where: Where) -> Asked:
+    """The query rows of a call that stand somewhere; padding, which no query attends to, does not count as a row."""
+    mask = call.mask if call.mask is None or call.mask.ndim > 1 else call.mask[None]
+    counted = None
+    if mask is not None and call.query.shape[-2] == call.key.shape[-2] and not crosses(call):
+        counted = ~masked_out(mask).all(-2)
+    query = call.query
+    if isinstance(where, Tensor):
+        counted = where[:, None] if counted is None else counted & where[:, None]
+    elif where != slice(None):
+        query = query[..., where, :]
+        mask = mask if mask is None or mask.shape[-2] == 1 else mask[..., where, :]
+        counted = counted if counted is None or counted.shape[-1] == 1 else counted[..., where]
+        if call.is_causal:
+            places = torch.arange(call.query.shape[-2], device=query.device)[where]
+            mask = both(mask, torch.arange(call.key.shape[-2], device=query.device) <= places[:, None])
+    causal = call.is_causal and query is call.query
+    return Asked(query, mask, causal, call.key.shape[-2], counted)
+
+
+def crosses(call: AttentionCall) -> bool:
+    """Whether a call is known to be among keys that are not its queries."""
+    if call.roles is not None:
+        return call.roles.kind == "cross"
+    return call.context is not None and call.key.shape[-2] <= call.context
+
+
+def some_rows(asked: Asked, rows: int | None) -> Asked:
+    """At most ``rows`` of the query rows, the same ones whenever a layer has this many, with their part of the mask."""
+    queries = asked.query.shape[-2]
+    if rows is None or rows >= queries:
+        return asked
+    chosen = chosen_rows(queries, rows, asked.query.device)
+    mask, counted = asked.mask, asked.counted
+    if mask is not None and mask.shape[-2] != 1:
+        mask = mask.index_select(-2, chosen)
+    if asked.is_causal:
+        mask = both(mask, torch.arange(asked.keys, device=chosen.device) <= chosen[:, None])
+    if counted is not None and counted.shape[-1] != 1:
+        counted = counted.index_select(-1, chosen)
+    return Asked(asked.query.index_select(-2, chosen), mask, False, asked.keys, counted, queries / rows)
+
+
+@lru_cache(maxsize=64)
+def chosen_rows(queries: int, rows: int, device: torch.device) -> Tensor:
+    """Which ``rows`` of so many queries are looked at, in their order; kept, for a GPU is sent them but once."""
+    generator = torch.Generator().manual_seed(queries)
+    return torch.randperm(queries, generator=generator)[:rows].sort().values.to(device, non_blocking=True)
 
 
 class Sums(NamedTuple):
@@ -106,7 +189,8 @@ class Reduction:
 
     def is_plain(self, call: AttentionCall) -> bool:
         """Whether all there is to a call is its queries and keys, every one of which counts, for one thing."""
-        return call.mask is None and not call.is_causal and self.rows is None and call.roles_are_simple
+        is_whole = call.mask is None and not call.is_causal and self.rows is None
+        return is_whole and (call.roles is None or call.roles.are_simple)
 
     def __call__(self, call: AttentionCall) -> dict[str, Sums]:
         """Reduce a call on its device, without waiting for it: what its query rows stand for -> the sums over them.

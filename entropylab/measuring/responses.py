@@ -16,7 +16,7 @@ from ..entropy.rows import Rows
 from ..entropy.sums import both
 from ..pipelines import image_keys, is_without_image, kind_of
 from ..scaling.calibrated import MULTIPLIERS
-from .asked import Where, rows_at, some_rows
+from .reduce import Where, rows_at, some_rows
 
 ASKED = MULTIPLIERS[::2]
 """Multipliers at which rows are looked at. Between them entropy is a cubic spline in log m: 6e-5 nats off in the heads

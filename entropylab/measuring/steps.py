@@ -69,11 +69,6 @@ class Packed(NamedTuple):
     members: tuple[int, ...]
     shapes: tuple[tuple[int, int], ...]
 
-    @property
-    def entries(self) -> Tensor:
-        """The means over rows: (entries, batch * heads of all calls)."""
-        return self.reduction.entries(self.sums, self.parts, self.fraction)
-
     def apart(self, entries: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """Entries (..., batch * heads) call by call: its number, and its own (..., batch, heads)."""
         first = 0
@@ -105,14 +100,20 @@ class Forward:
     @property
     def is_empty(self) -> bool:
         """Whether there is no layer whose numbers are there."""
-        calls = [self.calls[member] for one in self.packed for member in one.members]
-        singles = Counter(call.layer for call in calls)
-        return all(call.place is None and singles[call.layer] < self.batch for call in calls)
+        return hold_nothing(self.calls, tuple([one.members for one in self.packed]), self.batch)
 
     @property
     def likeness(self) -> Hashable:
         """What two forwards have in common whose numbers stand in the same places."""
         return (self.calls, self.batch, tuple((one.members, one.shapes) for one in self.packed))
+
+
+@lru_cache(maxsize=256)
+def hold_nothing(calls: tuple[Seen, ...], members: tuple[tuple[int, ...], ...], batch: int) -> bool:
+    """Whether the numbers of none of some calls are there, of all images."""
+    there = [calls[member] for some in members for member in some]
+    singles = Counter(call.layer for call in there)
+    return all(call.place is None and singles[call.layer] < batch for call in there)
 
 
 def values_of(forwards: Sequence[Forward], samples: int) -> dict[str, np.ndarray]:
@@ -124,8 +125,9 @@ def values_of(forwards: Sequence[Forward], samples: int) -> dict[str, np.ndarray
     found: dict[str, np.ndarray] = {}
     singles: dict[str, list[np.ndarray]] = {}
     for index, packed in enumerate(first.packed):
-        stacked = np.stack([one.packed[index].entries.numpy() for one in forwards])
-        for member, values in packed.apart(stacked):
+        sums = torch.cat([one.packed[index].sums for one in forwards])
+        entries = packed.reduction.entries(sums, packed.parts, packed.fraction).unflatten(1, (len(forwards), -1))
+        for member, values in packed.apart(entries.transpose(0, 1).numpy()):
             call = first.calls[member]
             if call.place is None:
                 singles.setdefault(call.layer, []).append(values)
@@ -198,13 +200,9 @@ class DenoiserCall:
         else:
             place = self.place_of(call, images if batch > images and batch % images == 0 else batch)
         seen = Seen(path, layer, images, place, found.parts, found.fraction, (batch, heads), found.sums.device)
-        self.take(seen, found.sums)
-        return seen
-
-    def take(self, seen: Seen, sums: Tensor) -> None:
-        """Take the sums of a call."""
         self.calls.append(seen)
-        self.found.append(sums)
+        self.found.append(found.sums)
+        return seen
 
     def place_of(self, call: AttentionCall, count: int) -> tuple[int, int]:
         """Which images of the batch the ``count`` that a call holds are: first and last + 1."""
@@ -216,7 +214,6 @@ class DenoiserCall:
             )
         return place.start, place.stop
 
-    @torch.no_grad()
     def end(self) -> None:
         """It has run to its end: what it gave is put side by side, and sent to the host."""
         calls = tuple(self.calls)

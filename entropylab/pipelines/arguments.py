@@ -2,9 +2,9 @@
 
 import inspect
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -38,31 +38,55 @@ PICTURES = ("image", "img", "ref", "pixel", "vae", "video", "siglip")
 PAST = ("latents_history", "latents_clean")
 """Beginnings of names of inputs that hold what was made of a video before, a chunk of frames at a time."""
 
+SINGLE = frozenset((bool, int, float, str))
+"""Types of arguments that hold no others."""
+
 INDICATED = {"image": 2, "text": 3}
 """What ``indicator`` says of a token where text and image are handed in one sequence, as Ideogram 4's is."""
 
 
-def parameters_of(module: nn.Module) -> list[str]:
+Look = tuple[Any, ...]
+"""What is seen of an argument: where it stands, shape and dtype if it is a tensor, else its value or its type."""
+
+
+class Reading(NamedTuple):
+    """How arguments of a forward are read, as long as they look alike.
+
+    Attributes:
+        image: what is denoised.
+        time: the name of the time that it is at; None if there is none.
+        sources: colour -> the inputs that have it, and which of their tokens.
+        deciding: inputs whose values decide where tokens stand.
+        names: which inputs there are.
+        shapes: their shapes, and the numbers among them.
+    """
+
+    image: list[Look]
+    time: str | None
+    sources: Mapping[str, list[tuple[Look, slice]]]
+    deciding: list[Look]
+    names: Hashable
+    shapes: Hashable
+
+
+def parameters_of(module: nn.Module) -> tuple[str, ...]:
     """Names of what a module's forward takes, of what was compiled if it is compiled."""
-    own: Any = getattr(module, "_orig_mod", module)
-    if isinstance(own, torch.jit.ScriptModule):
-        compiled: Any = own.forward
-        return [argument.name for argument in compiled.schema.arguments[1:]]
+    if isinstance(module, torch.jit.ScriptModule):
+        compiled: Any = module.forward
+        return tuple(argument.name for argument in compiled.schema.arguments[1:])
+    own: Any = module._modules.get("_orig_mod", module)
     return names_of_parameters(type(own).forward)
 
 
 @lru_cache(maxsize=64)
-def names_of_parameters(forward: Any) -> list[str]:
+def names_of_parameters(forward: Any) -> tuple[str, ...]:
     """Names of what a method takes, but for its object; read once, for it takes long."""
-    return list(inspect.signature(forward).parameters)[1:]
+    return tuple(inspect.signature(forward).parameters)[1:]
 
 
-def arguments(root: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
-    """The arguments of a forward by name."""
-    return {**dict(zip(parameters_of(root), args, strict=False)), **kwargs}
-
-
-def inputs_of(root: nn.Module, args: tuple, kwargs: dict, latents: int | None = None) -> Inputs:
+def inputs_of(
+    root: nn.Module, args: tuple, kwargs: dict, latents: int | None = None, prompt: Tensor | None = None
+) -> Inputs:
     """What a denoiser's forward was handed.
 
     Args:
@@ -70,50 +94,82 @@ def inputs_of(root: nn.Module, args: tuple, kwargs: dict, latents: int | None = 
         args: its positional arguments.
         kwargs: its arguments by name.
         latents: how many tokens the image has, where it comes as tokens: further ones belong to reference images.
+        prompt: what the pipeline made of its prompt.
     """
-    given = arguments(root, args, kwargs)
-    image_name = next(iter(parameters_of(root)), "")
+    parameters = parameters_of(root)
+    given = {**dict(zip(parameters, args, strict=False)), **kwargs}
+    image_name = parameters[0] if parameters else ""
     if given.get(image_name) is None:
         tensors = [name for name, value in given.items() if isinstance(value, Tensor)]
         image_name = [*(name for name in tensors if given[name].is_floating_point()), *tensors, image_name][0]
-    sources: dict[str, list[Source]] = {}
-    image: list[Tensor] = []
-    deciding: list[Tensor] = []
-    names: list[Hashable] = []
-    shapes: list[Hashable] = []
-    for path, leaf in leaves(given):
-        if not isinstance(leaf, Tensor):
-            if isinstance(leaf, int | str) and not path.startswith(TIMES):
-                shapes.append((path, leaf))
-            continue
-        names.append((path, leaf.ndim))
-        shapes.append((path, tuple(leaf.shape)))
+    found: dict[Look, Any] = {}
+    open_up(given, "", found)
+    reading = reading_of(tuple(found), image_name, latents, convolves(root))
+    sources: dict[str, list[Source]] = {
+        colour: [(found[each], tokens) for each, tokens in inputs] for colour, inputs in reading.sources.items()
+    }
+    mode = given.get("kv_cache_mode")
+    return Inputs(
+        [found[each] for each in reading.image],
+        isinstance(given.get(image_name), list | tuple),
+        None if reading.time is None else given[reading.time],
+        indicated(sources, given.get("indicator")),
+        reading.names,
+        reading.shapes,
+        [found[each] for each in reading.deciding],
+        prompt,
+        fills=mode == "extract",
+        takes=mode == "cached",
+    )
+
+
+def open_up(given: Mapping[Any, Any], path: str, found: dict[Look, Any]) -> None:
+    """Put everything inside nested arguments into ``found``."""
+    for name, value in given.items():
+        own, kind = f"{path}.{name}" if path else str(name), type(value)
+        if value is None or kind in SINGLE:
+            found[own, kind if value is None or kind is float or own.startswith(TIMES) else value] = value
+        elif isinstance(value, Tensor):
+            found[own, value.shape, value.dtype] = value
+        elif isinstance(value, Mapping | list | tuple):
+            open_up(value if isinstance(value, Mapping) else dict(enumerate(value)), own, found)
+        else:
+            found[own, kind] = value
+
+
+@lru_cache(maxsize=1024)
+def reading_of(looks: tuple[Look, ...], image_name: str, latents: int | None, is_convolved: bool) -> Reading:
+    """How arguments of these looks are read."""
+    said = {look[0]: look[1] for look in looks if len(look) == 2}
+    tensors = [look for look in looks if len(look) == 3]
+    ahead = said.get("num_ref_tokens") if said.get("kv_cache_mode") == "extract" else None
+    image, deciding = [], []
+    sources: dict[str, list[tuple[Look, slice]]] = {}
+    for look in tensors:
+        path, shape, dtype = look
         if path.split(".")[0] == image_name:
-            image.append(leaf)
-            for part, tokens in tokens_of_image(leaf, given, latents).items():
-                sources.setdefault(part, []).append((leaf, tokens))
-        elif (colour := colour_of(path, leaf)) is not None:
-            sources.setdefault(colour, []).append((leaf, slice(None)))
-        if leaf.ndim and ("mask" in path or not leaf.is_floating_point()) and path not in TIMES:
-            deciding.append(leaf)
-    sources = indicated(sources, given.get("indicator"))
-    if convolves(root):
+            image.append(look)
+            for part, tokens in tokens_of_image(shape, ahead, latents).items():
+                sources.setdefault(part, []).append((look, tokens))
+        elif (colour := colour_of(path, len(shape), dtype.is_floating_point)) is not None:
+            sources.setdefault(colour, []).append((look, slice(None)))
+        if shape and ("mask" in path or not dtype.is_floating_point) and path not in TIMES:
+            deciding.append(look)
+    if is_convolved:
         sources.pop("image", None)
-    listed = isinstance(given.get(image_name), list | tuple)
-    times = [*TIMES, *(name for name in given if name.startswith("timestep"))]
-    timestep = next((given[name] for name in times if given.get(name) is not None), None)
-    if timestep is None:
-        sources = {}
-    fills, takes = (given.get("kv_cache_mode") == mode for mode in ("extract", "cached"))
-    return Inputs(image, listed, timestep, sources, tuple(names), tuple(shapes), deciding, fills=fills, takes=takes)
+    given = dict.fromkeys(look[0].split(".")[0] for look in looks if look[1] is not type(None))
+    times = (*TIMES, *(name for name in given if name.startswith("timestep")))
+    time = next((name for name in times if name in given), None)
+    names = tuple((path, len(shape)) for path, shape, _ in tensors)
+    shapes = tuple(look[:2] for look in looks if len(look) == 3 or not isinstance(look[1], type))
+    return Reading(image, time, {} if time is None else sources, deciding, names, shapes)
 
 
-def tokens_of_image(image: Tensor, given: Mapping[str, Any], latents: int | None) -> dict[str, slice]:
+def tokens_of_image(shape: torch.Size, ahead: int | None, latents: int | None) -> dict[str, slice]:
     """Which tokens of what is denoised are the image's, and which a reference's: these stand behind it unless said."""
-    ahead = given.get("num_ref_tokens") if given.get("kv_cache_mode") == "extract" else None
-    if image.ndim == 3 and ahead:
+    if len(shape) == 3 and ahead:
         return {"image": slice(ahead, None), "reference": slice(0, ahead)}
-    if image.ndim == 3 and latents is not None and image.shape[1] > latents:
+    if len(shape) == 3 and latents is not None and shape[1] > latents:
         return {"image": slice(0, latents), "reference": slice(latents, None)}
     return {"image": slice(None)}
 
@@ -134,33 +190,21 @@ def convolves(root: nn.Module) -> bool:
 
     Following the image through every convolution would need as much memory as the model itself.
     """
-    if root not in convolving:
-        convolving[root] = any(
+    if (known := convolving.get(root)) is None:
+        known = convolving[root] = any(
             isinstance(module, nn.Conv2d | nn.Conv3d)
             and any(kernel > stride for kernel, stride in zip(module.kernel_size, module.stride, strict=True))
             for module in root.modules()
         )
-    return convolving[root]
+    return known
 
 
 convolving: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()
 
 
-def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Everything inside nested arguments, with its path."""
-    if isinstance(value, Mapping):
-        for name, part in value.items():
-            yield from leaves(part, f"{path}.{name}" if path else str(name))
-    elif isinstance(value, list | tuple):
-        for index, part in enumerate(value):
-            yield from leaves(part, f"{path}.{index}")
-    else:
-        yield path, value
-
-
-def colour_of(path: str, tensor: Tensor) -> str | None:
+def colour_of(path: str, dims: int, is_float: bool) -> str | None:
     """What an input beside the image stands for: "text", "reference", or None if it is no tokens."""
-    if not tensor.is_floating_point():
+    if not is_float:
         return "text" if path.split(".")[0] == "input_ids" else None
     if path.startswith(PAST):
         return "reference"
@@ -170,8 +214,7 @@ def colour_of(path: str, tensor: Tensor) -> str | None:
     words = re.split(r"[._]", path)
     is_picture = any(word.startswith(PICTURES) for word in words)
     cut = (4,) if is_picture else ()  # pictures yet to be cut into tokens come listed
-    dims = (2, 3, *cut) if listed else (3,)
-    are_tokens = tensor.ndim in dims or path.startswith("encoder_hidden_states")
+    are_tokens = dims in ((2, 3, *cut) if listed else (3,)) or path.startswith("encoder_hidden_states")
     is_denoised = path.endswith("hidden_states") and "encoder" not in words and not is_picture
     if not are_tokens or is_denoised or any(word.startswith(NO_TOKENS) for word in words):
         return None

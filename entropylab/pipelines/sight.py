@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +17,7 @@ from ..sizes import Size
 from .arguments import inputs_of
 from .backends import native_attention
 from .caches import seen_caches
-from .following import Listener, follow
+from .following import follow
 from .resolution import default_size, vae_factor
 from .structure import conditioners, denoisers
 
@@ -39,9 +38,10 @@ def is_prompt(asked: dict[str, Any], encoded: dict[str, Any]) -> bool:
 
 
 class Sight:
-    """Follows a pipeline for the size that it samples; see ``following.Listener``.
+    """Follows a pipeline for the size that it samples: `following.follow` tells it what happens.
 
     Attributes:
+        pipe: the pipeline.
         roots: name -> module of what is watched, as it is now.
         beside: those of them that run beside a denoiser; None if these are not watched.
         stale: whether some module has got other parts since they were last looked through.
@@ -50,6 +50,7 @@ class Sight:
         latent: latent size (height, width) of the denoiser's input, as far as it is known.
         latents: how many tokens the image has, where the denoiser is handed tokens and no grid.
         asked: the arguments of the pipeline's call, while it runs.
+        factor: pixels per latent pixel along one side.
         prompt: what the pipeline's own prompt was encoded as, (samples, tokens, channels), as far as that is certain.
         observer: who looks; what seems to run is forgotten when a call begins or ends, for Ctrl-C ends modules unseen.
     """
@@ -67,6 +68,7 @@ class Sight:
         self.latent: Size | None = None
         self.latents: int | None = None
         self.asked: dict[str, Any] = {}
+        self.factor = vae_factor(pipe)
         self.prompt: Tensor | None = None
         self.observer: Observer | None = None
 
@@ -77,6 +79,7 @@ class Sight:
 
     def on_parts(self) -> None:
         """The pipeline may have other parts than before."""
+        self.factor = vae_factor(self.pipe)
         if self.catch_up is not None:
             self.catch_up()
 
@@ -86,14 +89,14 @@ class Sight:
             self.stale = True
 
     def on_call(self, arguments: dict[str, Any]) -> None:
-        """The pipeline is called: its arguments may name the size."""
+        """The pipeline is called with these arguments, by name: they may name the size."""
         self.leave()
         self.asked, self.prompt = arguments, None
         height, width = arguments.get("height"), arguments.get("width")
         self.size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
     def on_end(self, failed: bool) -> None:
-        """The call is over."""
+        """The pipeline's call is over; ``failed`` if by an exception."""
         self.leave()
         self.size = self.latents = self.prompt = None
         self.asked = {}
@@ -103,21 +106,21 @@ class Sight:
         self.latents = latents.shape[1] if latents.ndim == 3 else None
 
     def on_encoded(self, arguments: dict[str, Any], found: Any) -> None:
-        """The pipeline has encoded a prompt; if that is its prompt and not what to avoid, it names the branches."""
+        """The pipeline has encoded a prompt, with these arguments; kept if it is its own and not what to avoid."""
         first = found[0] if isinstance(found, tuple | list) and found else found
         if self.prompt is None and isinstance(first, Tensor) and is_prompt(self.asked, arguments):
             self.prompt = first
 
     def on_timesteps(self) -> None:
-        """Sampling begins."""
+        """A scheduler is asked to set its timesteps: sampling begins."""
         self.leave()
 
     def on_step(self, combined: Any, sample: Any) -> None:
-        """A step is made."""
+        """A scheduler makes a step with ``sample``, by the combination of what the denoiser returned."""
         self.leave()
 
     def on_failure(self, problem: Exception) -> None:
-        """Something went wrong in following the pipeline."""
+        """Something went wrong in telling any of this, which must not end the pipeline's own work."""
         if self.observer is not None:
             self.observer.fail(problem)
 
@@ -125,9 +128,9 @@ class Sight:
         """What a denoiser's forward was handed."""
         if self.stale:
             self.on_parts()
-        return replace(inputs_of(root, args, kwargs, self.latents), prompt=self.prompt)
+        return inputs_of(root, args, kwargs, self.latents, self.prompt)
 
-    def on_forward(self, inputs: Inputs) -> None:
+    def meet(self, inputs: Inputs) -> None:
         """A denoiser begins a forward pass: its input may be a grid, else the size asked for tells what it would be."""
         if self.stale:
             self.on_parts()
@@ -138,31 +141,28 @@ class Sight:
 
     def latent_of(self, size: Size | None) -> Size | None:
         """The latent size of an image of this size [pixels]."""
-        factor = vae_factor(self.pipe)
-        return None if size is None else (size[0] // factor, size[1] // factor)
+        return None if size is None else (size[0] // self.factor, size[1] // self.factor)
 
     def size_of_latent(self) -> Size | None:
         """The size of an image of the current latent size [pixels]."""
-        factor = vae_factor(self.pipe)
-        return None if self.latent is None else (self.latent[0] * factor, self.latent[1] * factor)
+        return None if self.latent is None else (self.latent[0] * self.factor, self.latent[1] * self.factor)
 
 
 @contextmanager
-def observed(sight: Sight, listener: Listener, on_attention: OnAttention, **told: Any) -> Iterator[Observer]:
+def observed(sight: Sight, on_attention: OnAttention, **told: Any) -> Iterator[Observer]:
     """Intercept the attention of a pipeline's denoisers while it is followed, until the context ends.
 
     A denoiser or scheduler that takes the place of another meanwhile is followed as well, and so is a layer.
 
     Args:
-        sight: of the pipeline.
-        listener: told of the pipeline's calls and steps.
+        sight: of the pipeline; it is told of its calls and steps.
         on_attention: told of every attention call.
         told: further arguments of ``capture.intercept``.
     """
     with ExitStack() as stack:
         stack.enter_context(native_attention(sight.roots))
         stack.enter_context(seen_caches(sight.roots))
-        follow_schedulers = stack.enter_context(follow(sight.pipe, listener))
+        follow_schedulers = stack.enter_context(follow(sight.pipe, sight))
         observer = stack.enter_context(intercept(sight.roots, on_attention, read_inputs=sight.read_inputs, **told))
 
         def catch_up() -> None:

@@ -132,7 +132,7 @@ def trial(
         return None if before is None or factor is None else 1 / factor
 
     told = {"on_forward": on_forward, "rescales": True}
-    with unchanged(pipe), quiet(pipe), observed(rescaling.sight, rescaling.sight, on_attention, **told) as observer:
+    with unchanged(pipe), quiet(pipe), observed(rescaling.sight, on_attention, **told) as observer:
         sample(pipe, size, call)
     if before is None:
         if missing := set(rescaling.sight.roots) - ran:

@@ -49,7 +49,7 @@ class Rescaling:
     def on_forward(self, name: str, root: nn.Module, inputs: Inputs) -> None:
         """Remember the latent size that the denoiser works at, and the time for a rule that asks for it."""
         self.ran = True
-        self.sight.on_forward(inputs)
+        self.sight.meet(inputs)
         if self.rule.sees_time:
             self.known.clear()
             self.timestep = inputs.timestep
@@ -154,7 +154,7 @@ def rescaled(
     working.append(rescaling)
     try:
         told = {"on_forward": rescaling.on_forward, "rescales": True}
-        with observed(sight, sight, rescaling.on_attention, **told) as observer:
+        with observed(sight, rescaling.on_attention, **told) as observer:
             yield rescaling
             warn_of_untouched(rescaling, observer)
     finally:

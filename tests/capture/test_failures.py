@@ -211,7 +211,7 @@ def test_rescaling_that_can_not_see_leaves_the_model_alone(random_pipe, monkeypa
     alone = sample_small(random_pipe)
     with entropylab.rescale(random_pipe, 1.5):
         assert not np.array_equal(alone, sample_small(random_pipe))
-    for name in ("read_inputs", "on_forward"):
+    for name in ("read_inputs", "meet"):
         monkeypatch.setattr(Sight, name, broken(ZeroDivisionError("one")))
         with pytest.warns(EntropyLabWarning, match="could not rescale .*attn1"):
             with entropylab.rescale(random_pipe, 1.5) as handle:

@@ -72,7 +72,7 @@ def test_the_variance_alone_needs_no_pass_over_the_keys(monkeypatch) -> None:
     """sigma^2 = scale^2 q^T Cov(K) q: neither a map nor an attention call."""
     from entropylab.entropy import native, sdpa
 
-    for backend, name in ((sdpa, "attend"), (native, "ask")):
+    for backend, name in ((sdpa, "attend"), (native, "asked")):
         monkeypatch.setattr(backend, name, lambda *_: pytest.fail("attention was computed"))
     query, key = uneven(2)
     logits = query.double() @ key.double().mT / WIDTH**0.5
