@@ -51,7 +51,10 @@ NAMED = {
     "freezing": ("sigma^2 / (2 log N): the law fails well before 1", "σ²/(2 log N)"),
     "local_slope": ("slope dH/dlog N that rows themselves foresee, at one size", "slope foreseen"),
     "predicted_slope": ("mean over log N of the slope that rows themselves foresee", "slope foreseen"),
-    "unexplained": ("share of rows whose entropy is more than two spreads from that of Gaussian rows", "rows not Gaussian"),
+    "unexplained": (
+        "share of rows whose entropy is more than two spreads from that of Gaussian rows",
+        "rows not Gaussian",
+    ),
     "power": (
         "power of log N that the scale must follow to keep H / log N, as rows themselves foresee",
         "power of log N for H / log N",

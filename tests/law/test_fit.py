@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from entropylab import check, simulate_dataset
+from entropylab import simulate_dataset
 from entropylab.errors import EntropyLabError
 from entropylab.law import BOUNDED, CLUSTERED, fit
 from entropylab.law.averages import log_tokens
