@@ -152,6 +152,12 @@ Device = Annotated[
     str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps; the fastest there is if left out.")
 ]
 Folder = Annotated[Path, typer.Option(parser=named_path, metavar="DIR", help="Folder to write to; made if need be.")]
+Received = Annotated[
+    bool, typer.Option("--received", help="Map received attention: how much each token is looked at, mean over rows.")
+]
+Words = Annotated[
+    list[str] | None, typer.Option(metavar="WORD,...", help="Map the weight on words of the prompt in the picture.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 

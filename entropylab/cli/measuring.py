@@ -18,12 +18,14 @@ from .application import (
     Model,
     Overwrite,
     Quiet,
+    Received,
     Scaling,
     Seed,
     Sizes,
     Steps,
     TakesSizes,
     TrainSize,
+    Words,
     app,
 )
 from .words import as_table, is_first, is_run, named_path, prompts_of, say, trained_at
@@ -115,6 +117,8 @@ def measure(
             parser=named_path, metavar="FILE.nc", help="Write entropy maps too, where in the picture attention looks."
         ),
     ] = None,
+    received: Received = False,
+    words: Words = None,
     overwrite: Overwrite = False,
     engine: Annotated[
         str | None,
@@ -158,6 +162,7 @@ def measure(
     rules, names = parse_rules(scaling), check_statistics(split(statistics))
     further: dict[str, Any] = {"out": out} if long else {"maps": maps} if maps is not None else {}
     further |= {"overwrite": overwrite} if further else {}
+    further |= {"received": received, "words": split(words) if words else None} if received or words else {}
     load = partial(entropylab.load, model, dtype=dtype, device=device)
     others: dict[str, Any] = {"engine": engine, "address": address}
     others |= {"resources": resources_of(resources, engine, device), "strict": strict or None}

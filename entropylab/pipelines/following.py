@@ -16,6 +16,7 @@ from uuid import uuid4
 from torch import Tensor, nn
 
 from ..capture.changes import Shared, Undo, replaced, together
+from ..errors import RefusedCallError
 
 
 class Listener(Protocol):
@@ -119,9 +120,11 @@ def listeners_of(thing: Any) -> list[Listener]:
 
 
 def tell(listener: Listener, event: str, *about: Any) -> None:
-    """Call ``listener.<event>(*about)``; whatever goes wrong there, the pipeline goes on."""
+    """Call ``listener.<event>(*about)``; the pipeline goes on whatever goes wrong there, if its call is not refused."""
     try:
         getattr(listener, event)(*about)
+    except RefusedCallError:
+        raise
     except Exception as problem:
         listener.on_failure(problem)
 
@@ -144,11 +147,11 @@ def seen_call(original: Any) -> Any:
     @functools.wraps(original)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = named(names, (self, *args), kwargs) if listeners_of(self) else {}
-        for listener in listeners_of(self):
-            tell(listener, "on_parts")
-            tell(listener, "on_call", given)
         failed = True
         try:
+            for listener in listeners_of(self):
+                tell(listener, "on_parts")
+                tell(listener, "on_call", given)
             found = original(self, *args, **kwargs)
             failed = False
             return found
