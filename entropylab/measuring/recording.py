@@ -141,8 +141,8 @@ def report_unplaced(recorder: Recorder) -> None:
     if unplaced:
         listed = "; ".join(f"{path} ({reason})" for path, reason in list(unplaced.items())[:5])
         more = f" and {len(unplaced) - 5} more" if len(unplaced) > 5 else ""
-        what = "layer" if recorder.words is None else "layer or word"
-        said = f"{counted(len(unplaced), what, what.replace('r', 'rs'))} got no map: {listed}{more}"
+        what = ("layer", "layers") if recorder.words is None else ("layer or word", "layers and words")
+        said = f"{counted(len(unplaced), *what)} got no map: {listed}{more}"
         warnings.warn(said, EntropyLabWarning, stacklevel=5)
 
 

@@ -110,9 +110,7 @@ class Words:
         each = [
             (row, token, word) for row, own in enumerate(found) for word, tokens in enumerate(own) for token in tokens
         ]
-        if not each:
-            return
-        rows, tokens, words = zip(*each, strict=True)
+        rows, tokens, words = zip(*each, strict=True) if each else ((), (), ())
         layers = [
             leaf
             for _, leaf in leaves(output)
@@ -121,7 +119,7 @@ class Words:
         values = [(layer[list(rows), list(tokens), :CHANNELS].float(), layer.shape[-1]) for layer in layers]
         owners = torch.zeros(len(self.words), len(each))
         owners[list(words), range(len(each))] = 1
-        most = max(len(tokens) for own in found for tokens in own)
+        most = max((len(tokens) for own in found for tokens in own), default=0)
         name = (id(encoder), tuple(map(tuple, texts)))
         self.encoded[name] = Encoded(values, owners.to(ids.device), most, self.prompts is not None)
         self.marks.clear()
@@ -179,7 +177,7 @@ class Words:
         images = max(len(tensor) for tensor in texts)
         marks = torch.cat([self.marked(tensor).expand(images, -1, -1) for tensor in texts], -1)
         most = sum(each.most for each in self.encoded.values())
-        found, index = marks.topk(min(most, count), -1)
+        found, index = marks.topk(max(1, min(most, count)), -1)
         return index, found > 0
 
     def marked(self, text: Tensor) -> Tensor:
