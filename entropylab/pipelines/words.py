@@ -276,13 +276,17 @@ def tokens_of(tokenizer: Any, ids: list[int], words: Sequence[str], prompts: Seq
 
 
 def spelled(tokenizer: Any, ids: list[int]) -> tuple[str, list[tuple[int, int]]]:
-    """The text that ids spell, and of each of them where in it; what a text is padded with spells nothing."""
+    """The text that ids spell, and of each of them where in it; what a text is padded with is left out.
+
+    Some spell a part of a sign only: until it is whole it is a sign that means no other.
+    """
     text, spans = "", []
     padding = next((count for count, token in enumerate(reversed(ids)) if token != ids[-1]), 0)
     for stop in range(1, len(ids) - padding + 2):
         more = tokenizer.decode(ids[:stop], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        begin = next((at for at, (one, other) in enumerate(zip(text, more, strict=False)) if one != other), len(text))
-        spans.append((min(begin, len(more)), len(more)))
+        known = len(text) - text.endswith("\N{REPLACEMENT CHARACTER}")
+        begin = next((at for at, (one, other) in enumerate(zip(text, more, strict=False)) if one != other), known)
+        spans.append((min(begin, known, len(more)), len(more)))
         text = more
     return text, spans
 

@@ -1,4 +1,4 @@
-"""Word maps: the weight of whole maps on a word's tokens, found in what the denoiser is handed; and DAAM's way of it."""
+"""Word maps against whole maps in float64, and against DAAM's way of summing them."""
 
 import json
 
@@ -12,7 +12,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 import entropylab
 from entropylab import EntropyLabError, EntropyLabWarning
 from entropylab.pipelines import denoisers
-
 from recipes.text import WIDTH
 
 from ..attention import in_heads, together
