@@ -25,6 +25,8 @@ UNITS: dict[str, tuple[str, str]] = {
         f"rarefied_{part}": ("nats", f"entropy of a row among a random {part} of its keys, mean over query rows")
         for part in ("half", "quarter", "eighth", "sixteenth")
     },
+    "received": ("1", "weight that a key gets of a row, mean over query rows"),
+    "words": ("1", "weight that a row gives to the tokens of a word of the prompt"),
     "keys": ("tokens", "keys that the mask leaves to a row, mean over query rows"),
     "keys_image": ("tokens", "keys of the image that the mask leaves to a row, mean over query rows"),
     "mass_image": ("1", "weight that a row gives to keys of the image, mean over query rows"),
@@ -62,6 +64,7 @@ UNITS: dict[str, tuple[str, str]] = {
     "x": ("pixels", "centre of a token, from the left of the image"),
     "frame": ("1", "frame of the latent video"),
     "token": ("1", "token"),
+    "word": ("label", "word of the prompt"),
     "order": ("1", "place of the layer among all, in the order in which data met them"),
     "train_tokens": ("tokens", "T, number of keys of a row at the training size"),
 }

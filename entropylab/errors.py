@@ -18,6 +18,10 @@ class EntropyLabError(ValueError):
     """
 
 
+class RefusedCallError(EntropyLabError):
+    """Something in a pipeline's call does not fit what was asked: it ends that call, before anything is computed."""
+
+
 class EntropyLabWarning(UserWarning):
     """Something was left out of a result, which names it; or a rule could not do all that it says.
 

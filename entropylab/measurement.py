@@ -20,6 +20,7 @@ from .measuring.provenance import command
 from .measuring.recorder import Recorder
 from .measuring.recording import DEFAULT_STATISTICS, new_recorder, watching
 from .netcdf import save
+from .pipelines.words import check_spoken
 from .runs.beginning import check_folder
 from .runs.folder import MOST_SAMPLES
 from .runs.worker import KEPT_APART, Job, measure_run, source_of
@@ -54,6 +55,8 @@ def measure(
     resources: Mapping[str, float] | None = None,
     maps: str | Path | None = None,
     on_step: OnStep | None = None,
+    received: bool = False,
+    words: str | Sequence[str] | None = None,
 ) -> xr.Dataset:
     """Sample ``pipe`` at every size and scaling, and measure the attention of every layer, head and step meanwhile.
 
@@ -96,6 +99,8 @@ def measure(
         maps: a file for entropy maps, "maps.nc" say: the entropy of every query row in its place in the picture, which
             ``entropylab.open`` reads as an xarray.DataTree (see ``record``). Not for a long run.
         on_step: ``on_step(dataset)`` is called with what every step gave (see ``record``); not with ``engine``.
+        received: add maps of received attention, the weight that each key gets (see ``record``).
+        words: add maps of the weight on these words; each must be in one of the prompts (see ``record``).
 
     Returns:
         xarray.Dataset with dimensions (size, scaling, branch, sample, step, layer, head), fewer when averaged;
@@ -140,6 +145,8 @@ def measure(
         raise EntropyLabError("overwrite, unit_samples and engine are for a long run: pass out=, a folder.")
     if isinstance(maps, bool) or (maps is not None and out is not None):
         raise EntropyLabError(f"maps must be the name of a file, and is not for a long run with out=. Got {maps!r}.")
+    if maps is None and (received or words is not None):
+        raise EntropyLabError("received and words are of maps: pass maps=, the name of a file.")
     target = None if maps is None else check_writable(as_path(maps, "maps"), overwrite)
     unit_samples = check_count("unit_samples", unit_samples, None)
     if engine is not None:
@@ -150,7 +157,7 @@ def measure(
         return measure_by(engine, address, resources, pipe, request, out, overwrite, unit_samples, progress)
     if address is not None or resources is not None:
         raise EntropyLabError("address and resources are for an engine: pass engine='ray'.")
-    job = request.job(pipe, out, maps=target is not None, on_step=on_step)
+    job = request.job(pipe, out, maps=target is not None, received=received, words=words, on_step=on_step)
     if out is not None:
         with quiet(pipe):
             return measure_run(job, out, overwrite, unit_samples, progress)
@@ -201,10 +208,14 @@ class Request:
     strict: bool
     column: str | None
 
-    def job(
-        self, pipe: Any, out: Any = None, long: bool = False, maps: bool = False, on_step: OnStep | None = None
-    ) -> Job:
-        """The same with a pipeline, once everything is found to fit; ``long`` for a run whose folder is elsewhere.
+    def job(self, pipe: Any, out: Any = None, long: bool = False, **kept: Any) -> Job:
+        """The same with a pipeline, once everything is found to fit.
+
+        Args:
+            pipe: the pipeline.
+            out: the folder of a long run.
+            long: whether this is one whose folder is elsewhere.
+            kept: what maps are kept, and who is told of steps, as of ``new_recorder``.
 
         Raises:
             EntropyLabError: an argument that does not fit.
@@ -232,7 +243,9 @@ class Request:
             settings={} if self.call else call_settings(pipe, self.steps, self.guidance_scale),
         )
         keep = KEPT_APART if self.keep is None and (long or out is not None) else self.keep
-        recorder = new_recorder(pipe, self.statistics, self.rows, self.layers, keep, self.train_size, maps, on_step)
+        recorder = new_recorder(pipe, self.statistics, self.rows, self.layers, keep, self.train_size, **kept)
+        if recorder.words is not None:
+            check_spoken(recorder.words.words, plan.prompts)
         attributes = {"seed": self.seed, "statistics": json.dumps(recorder.reduction.statistics)} | plan.attributes
         attributes |= source_of(pipe, texts) | ({"command": line} if (line := command()) else {})
         return Job(pipe, plan, recorder, pairs, rules, self.train_size, self.strict, attributes)

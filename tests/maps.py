@@ -1,10 +1,13 @@
-"""An independent way to row entropies: attention processors that materialise every map in float64."""
+"""Independent ways to what attention does: whole maps in float64, by processors of diffusers or beside SDPA."""
 
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from .attention import in_heads, together
@@ -53,3 +56,32 @@ def materialised(unet: nn.Module, prefix: str = "unet.") -> Iterator[dict[str, l
         yield found
     finally:
         unet.set_attn_processor(before)
+
+
+@contextmanager
+def every_map(roots: dict[str, nn.Module]) -> Iterator[dict[str, list[torch.Tensor]]]:
+    """Run some modules: layer path -> per call A (batch, heads, queries, keys), 0 in rows that have no keys."""
+    found: dict[str, list[torch.Tensor]] = defaultdict(list)
+    paths: list[str] = []
+    attend = F.scaled_dot_product_attention
+
+    def seen(
+        query: Any, key: Any, value: Any, attn_mask: Any = None, *rest: Any, scale: Any = None, **more: Any
+    ) -> Any:
+        if paths:
+            logits = logits_of(query, key, scale)
+            if attn_mask is not None:
+                is_bias = attn_mask.is_floating_point()
+                logits = logits + attn_mask if is_bias else logits.masked_fill(~attn_mask, -torch.inf)
+            found[paths[-1]].append(logits.softmax(-1).nan_to_num())
+        return attend(query, key, value, attn_mask, *rest, scale=scale, **more)
+
+    with ExitStack() as stack:
+        for name, root in roots.items():
+            for path, module in root.named_modules(prefix=name):
+                enter = module.register_forward_pre_hook(lambda *_, path=path: paths.append(path))
+                leave = module.register_forward_hook(lambda *_: paths.pop() and None)
+                stack.callback(enter.remove)
+                stack.callback(leave.remove)
+        stack.enter_context(mock.patch.object(F, "scaled_dot_product_attention", seen))
+        yield found

@@ -77,9 +77,11 @@ def generate(
     cls=TakesSizes,
     short_help="Draw where in the picture attention looks widely.",
     help="Draw an image of a prompt at every size with every rule, all from the same seed, and over it the entropy of "
-    "attention of each token in its place, divided by log N (1 is uniform): sizes down, rules across.",
+    "attention of each token in its place, divided by log N (1 is uniform): sizes down, rules across. Or how much each "
+    "token is looked at, or how much it looks at words of the prompt.",
     epilog="\b\nExamples:\n"
     '  entropylab map --size 64 --prompt "a red heart" --out map.png\n'
+    '  entropylab map --size 64 128 --prompt "a red heart" --words red,heart\n'
     '  entropylab map --size 64 128 --prompt "a red heart" --scaling original,sqrt_log --layers "*up_blocks*attn1"',
 )
 def draw_maps(
@@ -88,9 +90,16 @@ def draw_maps(
     model: opt.Model = None,
     scaling: opt.Rules = ["original"],
     layers: Annotated[
-        list[str], opt.option("NAME,...", "Kinds (self, cross, joint) or patterns of layer paths; their mean.")
-    ] = ["self", "joint"],
+        list[str] | None,
+        opt.option(
+            "NAME,...",
+            "Kinds (self, cross, joint) or patterns of layer paths; their mean. self,joint if left out, or with "
+            "--words cross,joint.",
+        ),
+    ] = None,
     nats: Annotated[bool, opt.switch("--nats", "Draw entropy in nats, not divided by log N.")] = False,
+    received: opt.Received = False,
+    words: opt.Words = None,
     train_size: opt.TrainSize = None,
     steps: opt.Steps = None,
     guidance: opt.Guidance = None,
@@ -104,22 +113,36 @@ def draw_maps(
     """``entropylab map``."""
     from ..scaling import parse_rules
 
-    pairs, rules, chosen = [as_pair(size) for size in parse_sizes(sizes)], parse_rules(scaling), split(layers)
+    pairs, rules = [as_pair(size) for size in parse_sizes(sizes)], parse_rules(scaling)
     trained = opt.one_size("train-size", train_size)
+    chosen = split(layers) if layers else ["cross" if words else "self", "joint"]
+    spoken = split(words) if words else None
+    if spoken and (received or len(rules) > 1):
+        raise EntropyLabError(
+            "words are drawn across, in the place of rules: leave --received out, or all rules but one."
+        )
     if out.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise EntropyLabError(f"out must name a figure: .png, .pdf or .svg. Got {out}.")
     check_writable(out, overwrite)
+    if spoken:
+        from ..pipelines.words import check_spoken, check_words
+
+        check_spoken(check_words(spoken), [prompt])
     pipe = entropylab.load(model, dtype=dtype, device=device)
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with entropylab.record(pipe, maps=True, layers=chosen) as rec:
+    variable = "words" if spoken else "received" if received else "entropy"
+    kept: dict[str, Any] = {"maps": variable == "entropy", "received": received, "words": spoken}
+    with entropylab.record(pipe, layers=chosen, **kept) as rec:
         images = list(drawn(pipe, prompt, pairs, rules, trained, steps, guidance, seed, quiet))
     rows = [images[start : start + len(rules)] for start in range(0, len(images), len(rules))]
-    tall = sum(height / width for height, width in pairs)
+    tall, across = sum(height / width for height, width in pairs), len(spoken or rules)
+    rows = [line * (across // len(line)) for line in rows]
     with rc_context(entropylab.plot.PAPER):
-        figure = Figure(figsize=(WIDE * len(rules) + 1.2, WIDE * tall + 0.4), layout="constrained")
-        entropylab.plot.entropy_maps(rec.maps, rows, figure.subplots(), layer=chosen, normalised=not nats)
+        figure = Figure(figsize=(WIDE * across + 1.2, WIDE * tall + 0.4), layout="constrained")
+        shown: dict[str, Any] = {"variable": variable, "columns": "word" if spoken else "scaling"}
+        entropylab.plot.entropy_maps(rec.maps, rows, figure.subplots(), layer=chosen, normalised=not nats, **shown)
         figure.savefig(out)
     say(f"wrote {out}")
 

@@ -89,6 +89,8 @@ def measure(
     maps: Annotated[
         Path | None, opt.path_option("FILE.nc", "Write entropy maps too, where in the picture attention looks.")
     ] = None,
+    received: opt.Received = False,
+    words: opt.Words = None,
     overwrite: opt.Overwrite = False,
     engine: Annotated[
         str | None, opt.option("ray", "Measure RUN/ on a Ray cluster, whose workers load the pipeline themselves.")
@@ -132,6 +134,8 @@ def measure(
     further: dict[str, Any] = {
         "out": out if long else None,
         "maps": maps,
+        "received": received or None,
+        "words": split(words) if words else None,
         "overwrite": overwrite if long or maps is not None else None,
         "engine": engine,
         "address": address,

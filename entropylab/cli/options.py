@@ -75,6 +75,12 @@ Dtype = Annotated[str | None, option("DTYPE", "float32, float16, bfloat16; what 
 Device = Annotated[str | None, option("DEVICE", "cpu, cuda, cuda:1, mps; the fastest there is if left out.")]
 Quiet = Annotated[bool, switch("--quiet", "No progress bar.")]
 
+# What is mapped beside entropy.
+Received = Annotated[
+    bool, switch("--received", "Map received attention: how much each token is looked at, mean over rows.")
+]
+Words = Annotated[list[str] | None, option("WORD,...", "Map the weight on words of the prompt in the picture.")]
+
 # What was measured.
 Run = Annotated[Path, argument("RUN", WRITTEN)]
 Kind = Annotated[

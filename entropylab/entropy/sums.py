@@ -26,7 +26,7 @@ __all__ = [
     "KeyParts",
     "head_sums",
     "summed",
-    "sums_and_entropy",
+    "sums_and_rows",
     "sums_of_several",
 ]
 
@@ -123,21 +123,22 @@ def by_rows(
     return answered(pieces, statistics, counted, parts is not None)[0]
 
 
-def sums_and_entropy(
+def sums_and_rows(
     q: Tensor,
     k: Tensor,
     scale: float,
     mask: Tensor | None,
     is_causal: bool,
     statistics: tuple[str, ...],
+    of_rows: tuple[str, ...],
     counted: Tensor | None = None,
     parts: KeyParts | None = None,
-) -> tuple[Tensor, Tensor]:
-    """As `head_sums`, and the entropy of every row: (batch, heads, queries), NaN of a row that does not count."""
-    pieces = questions(q, k, scale, mask, is_causal, tuple(dict.fromkeys((*statistics, "entropy"))), parts)
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """As `head_sums`, and the statistics ``of_rows`` by name: (batch, heads, queries), NaN of rows that don't count."""
+    pieces = questions(q, k, scale, mask, is_causal, tuple(dict.fromkeys((*statistics, *of_rows))), parts)
     sums, rows = answered(pieces, statistics, counted, parts is not None)
     left_out = ~rows["mean"].isfinite() if counted is None else ~(rows["mean"].isfinite() & counted)
-    return sums, rows["entropy"].masked_fill(left_out, torch.nan)
+    return sums, {name: rows[name].masked_fill(left_out, torch.nan) for name in of_rows}
 
 
 def answered(

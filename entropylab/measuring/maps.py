@@ -1,4 +1,4 @@
-"""Entropy maps: the entropy of every query row in its place in the picture, averaged on the device."""
+"""Maps: what every query row does, and what every key gets, in its place in the picture, averaged on the device."""
 
 import json
 from collections.abc import Hashable, Iterator
@@ -12,25 +12,55 @@ import xarray as xr
 from torch import Tensor
 
 from ..capture import AttentionCall
+from ..capture.session import reason_of
 from ..dataset import describe
-from ..entropy.sums import sums_and_entropy
-from ..pipelines import part_of
+from ..entropy.rows import Rows
+from ..entropy.sums import sums_and_rows
+from ..entropy.weights import received, weight_on
+from ..errors import EntropyLabError
+from ..pipelines import kind_of, part_of
 from ..pipelines.grids import Grid, grid_of
 from ..pipelines.guidance import agreed
 from ..pipelines.sight import Sight
+from ..pipelines.words import Words
 from .cells import UNCOUNTED, Cells
 from .delivery import departures, landed, sent
 from .layout import LABELS, label_of
-from .reduce import Reduction, Sums, Where, joint_keys, key_parts, rows_at
+from .reduce import Asked, Reduction, Sums, Where, joint_keys, key_parts, rows_at
 from .run import Run
 from .steps import DenoiserCall, Seen, branches_in
 
 Place = Grid | str
-"""Where the rows of a layer stand: on a grid over the picture, or in a row of tokens of this name."""
+"""Where tokens stand: on a grid over the picture, or in a row of tokens of this name."""
+
+Key = tuple[str, Place, str]
+"""A map: path of its layer, where its tokens stand, and what it is of, one of `VARIABLES`."""
+
+VARIABLES = ("entropy", "received", "words")
+"""What maps may be of: the entropy of a row, the weight that a key gets of rows, and the weight of a row on words."""
 
 
+class RowsApart(NamedTuple):
+    """Query rows of a call, one by one.
+
+    Attributes:
+        asked: which rows.
+        where: which of these stand where they should, boolean (batch, rows); None if all.
+        entropy: (batch, heads, rows) [nats], NaN of rows that don't count.
+        lse: the same, where weights are asked for; else None.
+    """
+
+    asked: Asked
+    where: Tensor | None
+    entropy: Tensor
+    lse: Any
+
+
+@dataclass(frozen=True)
 class RowReduction(Reduction):
-    """A reduction that leaves the entropy of every row beside the sums."""
+    """A reduction that leaves every row beside the sums; with ``weights`` its LSE too."""
+
+    weights: bool = False
 
     def is_plain(self, call: AttentionCall) -> bool:
         """No call takes the short way."""
@@ -40,39 +70,63 @@ class RowReduction(Reduction):
         """Rows of each part are looked at by themselves."""
 
     def over_rows(self, call: AttentionCall, where: Where) -> Sums:
-        """Sums over the query rows that stand somewhere, and the entropy of each: (batch, heads, rows)."""
+        """Sums over the query rows that stand somewhere, and these rows."""
         asked, keys = rows_at(call, where), joint_keys(call)
-        given = (asked.query, call.key, call.scale, asked.mask, asked.is_causal, self.fields, asked.counted)
-        sums, entropy = sums_and_entropy(*given, None if keys is None else key_parts(keys, call.key.device))
+        given = (asked.query, call.key, call.scale, asked.mask, asked.is_causal, self.fields)
+        of_rows = ("entropy", "lse") if self.weights else ("entropy",)
+        parts = None if keys is None else key_parts(keys, call.key.device)
+        sums, found = sums_and_rows(*given, of_rows, asked.counted, parts)
         sums = self.with_beyond(sums, call, asked) if self.beyond else sums
-        apart = where if isinstance(where, Tensor) else None
-        return Sums(sums, asked.fraction, () if keys is None else keys.parts, entropy, apart)
+        rows = RowsApart(asked, where if isinstance(where, Tensor) else None, found["entropy"], found.get("lse"))
+        return Sums(sums, asked.fraction, () if keys is None else keys.parts, rows)
 
 
-def together(entropy: Tensor, where: Tensor, count: int) -> Tensor:
-    """The ``count`` rows of (batch, heads, all rows) that stand ``where`` (batch, all rows), in their order."""
-    order = (~where).to(torch.int8).argsort(dim=1, stable=True)[:, None, :count]
-    return entropy.gather(-1, order.expand(*entropy.shape[:2], count))
+class TokenValues(NamedTuple):
+    """What there is to keep of some tokens of a call.
+
+    Attributes:
+        stands_for: what the tokens stand for.
+        values: (batch, heads, values of a token, tokens), NaN where there is none.
+        where: which of the tokens stand for that, boolean (batch, tokens); None if all.
+        standing: how many do, mean over images.
+    """
+
+    stands_for: str
+    values: Tensor
+    where: Tensor | None
+    standing: int
+
+    @property
+    def together(self) -> Tensor:
+        """Those of the tokens of an image that stand for it, in their order; all others stay in their places."""
+        if self.where is None or self.stands_for != "image":
+            return self.values
+        order = (~self.where).to(torch.int8).argsort(dim=1, stable=True)[:, None, None, : self.standing]
+        return self.values.gather(-1, order.expand(*self.values.shape[:-1], self.standing))
 
 
 class Piece(NamedTuple):
-    """Rows of a call whose entropies are kept: (batch, heads, rows) of them, 1 head where heads are averaged."""
+    """Tokens of a call of which something is kept: (batch, columns, tokens) of it.
+
+    Columns are heads, 1 where they are averaged, times the values of a token, of which there is one for each word.
+    """
 
     seen: Seen
-    heads: int
-    rows: int
+    variable: str
+    columns: int
+    tokens: int
     place: Place
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(batch, heads, rows)."""
-        return self.seen.shape[0], self.heads, self.rows
+        """(batch, columns, tokens)."""
+        return self.seen.shape[0], self.columns, self.tokens
 
     def arranged(self, values: np.ndarray, batch: int) -> np.ndarray:
-        """Values (batch of the call, heads, rows) as (``batch`` images, heads, *grid); 0 for images left out."""
+        """Values (batch of the call, columns, tokens) as (``batch`` images, columns, *grid); 0 for images left out."""
         images = self.seen.images if self.seen.place is not None else len(values)
-        apart = values.reshape(images if len(values) % images == 0 else len(values), -1, self.heads, self.rows)
-        found = self.place.arranged(apart) if isinstance(self.place, Grid) else apart[:, 0]
+        apart = values.reshape(images if len(values) % images == 0 else len(values), -1, self.columns, self.tokens)
+        found = self.place.arranged(apart) if isinstance(self.place, Grid) else apart.sum(1)
         if self.seen.place in (None, (0, batch)):
             return found
         whole = np.zeros((batch, *found.shape[1:]), found.dtype)
@@ -81,24 +135,24 @@ class Piece(NamedTuple):
 
 
 class Held(NamedTuple):
-    """Sums over heads, and steps, of the entropies of some pieces side by side, and how many rows they are of."""
+    """Sums over heads, and steps, of what is kept of some pieces side by side, and how many there are of each."""
 
     pieces: tuple[Piece, ...]
     sums: Tensor
     counts: Tensor
 
-    def arranged(self, batch: int) -> Iterator[tuple[tuple[str, Place], np.ndarray]]:
-        """Layer path and place, and its sums and counts: (2, ``batch`` images, heads, *grid)."""
+    def arranged(self, batch: int) -> Iterator[tuple[Key, np.ndarray]]:
+        """A map, and its sums and counts: (2, ``batch`` images, columns, *grid)."""
         flat, first = torch.stack([self.sums, self.counts]).cpu().double().numpy(), 0
-        singles: dict[tuple[str, Place], list[np.ndarray]] = {}
+        singles: dict[Key, list[np.ndarray]] = {}
         for piece in self.pieces:
             last = first + int(np.prod(piece.shape))
             values = np.stack([piece.arranged(side.reshape(piece.shape), batch) for side in flat[:, first:last]])
             first = last
             if piece.seen.place is None:
-                singles.setdefault((piece.seen.layer, piece.place), []).append(values)
+                singles.setdefault((piece.seen.layer, piece.place, piece.variable), []).append(values)
             else:
-                yield (piece.seen.path, piece.place), values
+                yield (piece.seen.path, piece.place, piece.variable), values
         yield from ((key, np.concatenate(all_of, 1)) for key, all_of in singles.items() if len(all_of) == batch)
 
 
@@ -119,10 +173,10 @@ class RunMaps:
 
 @dataclass
 class Finished:
-    """The maps of a run, on the host: layer path and place -> branch and step -> (2, samples, heads, *grid)."""
+    """The maps of a run, on the host: branch and step -> (2, samples, columns, *grid) of each."""
 
     samples: int
-    values: dict[tuple[str, Place], dict[tuple[str, int], np.ndarray]]
+    values: dict[Key, dict[tuple[str, int], np.ndarray]]
     timesteps: np.ndarray
     prompts: list[str]
     seeds: list[int]
@@ -133,55 +187,109 @@ class Maps:
     """The maps of everything measured so far.
 
     Attributes:
+        variables: what they are of, some of `VARIABLES`.
         keep: what is kept apart of branch, step and head; samples and layers always are.
+        words: the words that "words" are of.
         finished: by size and scaling, the runs that are over.
-        unplaced: layer -> why its rows have no place in the picture.
+        unplaced: layer, or layer and variable -> why there is no map of it.
+        spoken: words of which there is a map.
+        places: what was found of calls that look alike; None of those that have no place.
     """
 
+    variables: tuple[str, ...]
     keep: tuple[str, ...]
+    words: Words | None = None
     finished: dict[Any, list[Finished]] = field(default_factory=dict)
     unplaced: dict[str, str] = field(default_factory=dict)
+    spoken: set[str] = field(default_factory=set)
     places: dict[Hashable, Piece | None] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """What there is no map of -> why: layers, and words."""
+        silent = [] if self.words is None else [word for word in self.words.words if word not in self.spoken]
+        why = "its tokens were not found among what a denoiser was handed"
+        return self.unplaced | {f"the word {word!r}": why for word in silent}
 
     def take(
         self, forward: DenoiserCall, seen: Seen, found: Sums, call: AttentionCall, part: str, sight: Sight
     ) -> None:
-        """Take the entropies of a call's rows, averaged over heads unless these are kept; nothing is waited for."""
-        entropy = found.entropy
-        if entropy is None:
-            return
-        if found.where is not None and part == "image" and call.roles is not None:
-            entropy = together(entropy, found.where, call.roles.queries.count(part, entropy.shape[-1]))
-        key = (seen, part, entropy.shape, sight.latent, None if call.inputs is None else call.inputs.shapes)
+        """Take what there is of a call's tokens, averaged over heads unless these are kept; nothing is waited for."""
+        for variable in self.variables if found.rows is not None else ():
+            try:
+                for tokens in self.tokens_of(variable, forward, seen, found.rows, call, part):
+                    self.take_tokens(variable, forward, seen, tokens, call, sight)
+            except Exception as problem:  # for want of memory, say: what was summed is there all the same
+                self.unplaced[label_of_map(seen, variable)] = reason_of(problem)
+
+    def tokens_of(
+        self, variable: str, forward: DenoiserCall, seen: Seen, rows: RowsApart, call: AttentionCall, part: str
+    ) -> Iterator[TokenValues]:
+        """What there is to keep of a call's rows, or of its keys, those apart that stand for different things."""
+        stands_for, asked, roles = part_of(call, part), rows.asked, call.roles
+        given = Rows(asked.query, call.key, call.scale, asked.mask, asked.is_causal, ())
+        count = asked.rows if roles is None or rows.where is None else roles.queries.count(part, asked.rows)
+        if variable == "entropy":
+            yield TokenValues(stands_for, rows.entropy[:, :, None], rows.where, count)
+        elif variable == "received":
+            values = received(given, rows.lse)[:, :, None]
+            if roles is None or roles.keys.codes is None:
+                own = stands_for if kind_of(call) in ("self", "temporal") else "unknown"
+                yield TokenValues(own if roles is None else roles.keys.parts[0], values, None, values.shape[-1])
+                return
+            for name in roles.keys.parts:
+                where, count = roles.keys.standing_for(name, values.device), roles.keys.count(name, values.shape[-1])
+                if isinstance(where, slice):
+                    yield TokenValues(name, values[..., where], None, count)
+                else:
+                    yield TokenValues(name, values.masked_fill(~where[:, None, None], torch.nan), where, count)
+        elif stands_for in ("image", "all") and self.words is not None and is_to_text(call):
+            found = self.words.keys_of(call, seen.place, forward.batch)
+            if isinstance(found, str):
+                raise EntropyLabError(found)
+            keys, is_own = found
+            each = weight_on(given, rows.lse, keys.flatten(1)).unflatten(-1, keys.shape[1:])
+            values = each.masked_fill(~is_own[:, None, None], 0).sum(-1)
+            values = values.masked_fill(~is_own.any(-1)[:, None, None], torch.nan).movedim(-1, 2)
+            yield TokenValues(stands_for, values, rows.where, count)
+
+    def take_tokens(
+        self, variable: str, forward: DenoiserCall, seen: Seen, tokens: TokenValues, call: AttentionCall, sight: Sight
+    ) -> None:
+        """Take what there is of some tokens, if they have a place."""
+        values = tokens.together
+        shapes = None if call.inputs is None else call.inputs.shapes
+        key = (seen, variable, tokens.stands_for, values.shape, sight.latent, shapes)
         if key not in self.places:
-            self.places[key] = self.piece_of(seen, entropy.shape, call, part, sight)
+            self.places[key] = self.piece_of(variable, seen, values.shape, call, tokens.stands_for, sight)
         piece = self.places[key]
         if piece is None:
             return
-        known = ~entropy.isnan()
-        if piece.heads == 1:
-            forward.rows.append((piece, entropy.nansum(1).flatten(), known.sum(1).flatten()))
+        known = ~values.isnan()
+        if "head" in self.keep:
+            forward.rows.append((piece, values.nan_to_num().flatten(), known.flatten()))
         else:
-            forward.rows.append((piece, entropy.nan_to_num().flatten(), known.flatten()))
+            forward.rows.append((piece, values.nansum(1).flatten(), known.sum(1).flatten()))
 
-    def piece_of(self, seen: Seen, shape: torch.Size, call: AttentionCall, part: str, sight: Sight) -> Piece | None:
-        """What rows (batch, heads, rows) are; None, and they are named, if they have no place."""
-        batch, heads, rows = shape
-        stands_for = part_of(call, part)
+    def piece_of(
+        self, variable: str, seen: Seen, shape: torch.Size, call: AttentionCall, stands_for: str, sight: Sight
+    ) -> Piece | None:
+        """What tokens (batch, heads, values, tokens) are; None, and they are named, if they have no place."""
+        batch, heads, depth, count = shape
         places = max(1, batch // seen.images) if seen.place is not None and batch % seen.images == 0 else 1
         place: Place | None = None
-        why = "what its rows stand for is not known"
+        why = f"what its {'keys' if variable == 'received' else 'rows'} stand for is not known"
         if stands_for in ("image", "all"):
             config = getattr(sight.roots.get(call.layer.partition(".")[0]), "config", None)
-            found = grid_of(call, config, sight.latent, "num_frames" in sight.asked, rows, places)
+            found = grid_of(call, config, sight.latent, "num_frames" in sight.asked, count, places)
             place, why = (found, "") if isinstance(found, Grid) else (None, found)
         elif stands_for != "unknown":
-            place = f"{stands_for}_{rows}" if places == 1 else None
-            why = f"{rows} rows of {stands_for} are at {places} places of each image"
+            place = f"{stands_for}_{count}" if places == 1 or variable == "received" else None
+            why = f"{count} rows of {stands_for} are at {places} places of each image"
         if place is None:
-            self.unplaced[seen.path] = why
+            self.unplaced[label_of_map(seen, variable)] = why
             return None
-        return Piece(seen, heads if "head" in self.keep else 1, rows, place)
+        return Piece(seen, variable, depth * (heads if "head" in self.keep else 1), count, place)
 
     def add_step(self, run: Run, calls: list[DenoiserCall]) -> None:
         """Take the step that a run has just been given: it is added to those that are like it."""
@@ -211,7 +319,7 @@ class Maps:
             landed(step.departed)
             step.decide()
         landed(run.maps.departed)
-        found: dict[tuple[str, Place], dict[tuple[str, int], np.ndarray]] = {}
+        found: dict[Key, dict[tuple[str, int], np.ndarray]] = {}
         named = agreed([step.evidence.names() for step in run.steps])
         is_whole = all(len(views) == 1 for views in run.views())
         anew = set() if "step" in self.keep else self.begun_anew(run)
@@ -222,7 +330,7 @@ class Maps:
             problem = "is denoised in several views of the picture" if not is_whole else None
             problem = "its guidance branches are not the same in every step" if len(told) > 1 else problem
             if problem is not None:
-                self.unplaced |= {piece.seen.path: problem for piece in held.pieces}
+                self.unplaced |= {label_of_map(piece.seen, piece.variable): problem for piece in held.pieces}
                 continue
             counts = [branches_in(forward.batch, step.samples) for forward in step.forwards]
             own = names[sum(counts[:number]) :][: counts[number]]
@@ -232,8 +340,13 @@ class Maps:
                         "its picture is sampled in parts, one after the other, unless steps are kept"
                     )
                     continue
-                if not values[1].any():  # a mask left no key to any row
+                if not values[1].any():  # a mask left no key to any row, or there is no such word
                     continue
+                if key[2] == "words" and self.words is not None:
+                    known = values[1].reshape(len(values[1]), -1, len(self.words.words), int(np.prod(values.shape[3:])))
+                    self.spoken |= {
+                        word for word, own in zip(self.words.words, known.any((0, 1, 3)), strict=True) if own
+                    }
                 shape = (2, counts[number], -1, *values.shape[2:])
                 for index, name in enumerate(own):
                     at = (name if "branch" in self.keep else "mean", members[0] if "step" in self.keep else 0)
@@ -272,7 +385,7 @@ class Maps:
             factor: pixels per latent pixel along one side.
             attributes: of the Dataset.
         """
-        unplaced = [f"{path}: {reason}" for path, reason in self.unplaced.items()]
+        unplaced = [f"{path}: {reason}" for path, reason in self.missing.items()]
         groups = {"/": xr.Dataset(attrs={**attributes, "unplaced": json.dumps(unplaced)})}
         sizes = list(dict.fromkeys(size for size, _ in self.finished))
         for size in sizes:
@@ -280,46 +393,55 @@ class Maps:
             groups[label] = xr.Dataset()
             runs = {scaling: found for (its, scaling), found in self.finished.items() if its == size}
             keys = dict.fromkeys(key for found in runs.values() for run in found for key in run.values)
-            for name in dict.fromkeys(name_of(place) for _, place in keys):
-                own = {path: place for path, place in keys if name_of(place) == name}
-                counted = {path: cells.counted[size].get(path, UNCOUNTED).tokens for path in own}
-                layers = {path: own[path] for path in cells.layers if path in own}
+            for name in dict.fromkeys(name_of(place) for _, place, _ in keys):
+                own = [key for key in keys if name_of(key[1]) == name]
+                layers = [path for path in cells.layers if path in {path for path, _, _ in own}]
                 labels = {each: ("layer", [getattr(cells.layers[p], each) for p in layers]) for each in LABELS}
-                labels["tokens"] = ("layer", [counted[path] for path in layers])
+                labels["tokens"] = ("layer", [cells.counted[size].get(p, UNCOUNTED).tokens for p in layers])
                 labels["order"] = ("layer", [list(cells.layers).index(path) for path in layers])
-                groups[f"{label}/{name}"] = self.group(runs, layers, factor).assign_coords(labels)
+                groups[f"{label}/{name}"] = self.group(runs, layers, own, factor).assign_coords(labels)
         groups = {path: describe(ds) for path, ds in groups.items()}
         for ds in groups.values():
             if "entropy" in ds:
                 ds["entropy"].attrs["long_name"] = "attention entropy of a row"
         return xr.DataTree.from_dict(groups)
 
-    def group(self, runs: dict[str, list[Finished]], layers: dict[str, Place], factor: int) -> xr.Dataset:
-        """The maps of layers on the same grid, or of as many tokens, at one size."""
+    def group(self, runs: dict[str, list[Finished]], layers: list[str], keys: list[Key], factor: int) -> xr.Dataset:
+        """Maps on the same grid, or of as many tokens, at one size."""
         all_runs = [run for found in runs.values() for run in found]
-        parts = [run.values[key] for run in all_runs for key in layers.items() if key in run.values]
-        here = [values for part in parts for values in part.values()]
-        branches = list(dict.fromkeys(branch for part in parts for branch, _ in part))
-        steps = 1 + max(step for part in parts for _, step in part)
+        parts = {key: [run.values[key] for run in all_runs if key in run.values] for key in keys}
+        depths = {"words": 1 if self.words is None else len(self.words.words)}
+        branches = list(dict.fromkeys(branch for part in parts.values() for each in part for branch, _ in each))
+        steps = 1 + max(step for part in parts.values() for each in part for _, step in each)
         samples = max(sum(run.samples for run in found) for found in runs.values())
-        heads = max(values.shape[2] for values in here)
-        shape = (2, len(runs), len(branches), samples, steps, len(layers), heads, *here[0].shape[3:])
-        total = np.zeros(shape)
-        for scaling, found in enumerate(runs.values()):
-            first = 0
-            for run in found:
-                for layer, key in enumerate(layers.items()):
-                    for (branch, step), values in run.values.get(key, {}).items():
-                        at = (scaling, branches.index(branch), slice(first, first + values.shape[1]), step, layer)
-                        total[:, *at, : values.shape[2]] += values
-                first += run.samples
-        sums, counts = total
-        entropy = np.divide(sums, counts, out=np.full(shape[1:], np.nan), where=counts > 0).astype(np.float32)
-        place = next(iter(layers.values()))
+        some = {key: next(iter(part[0].values())) for key, part in parts.items()}
+        heads = max(values.shape[2] // depths.get(variable, 1) for (_, _, variable), values in some.items())
+        shape = (len(runs), len(branches), samples, steps, len(layers), heads)
+        place, grid = keys[0][1], next(iter(some.values())).shape[3:]
         more = ("token",) if isinstance(place, str) else ("y", "x") if place.frames is None else ("frame", "y", "x")
-        dims = ("scaling", "branch", "sample", "step", "layer", "head", *more)
-        coords: dict[str, Any] = {"scaling": list(runs), "branch": branches, "layer": list(layers)}
-        coords |= {name: np.arange(size) for name, size in zip(dims, shape[1:], strict=True) if name not in coords}
+        coords: dict[str, Any] = {"scaling": list(runs), "branch": branches, "layer": layers}
+        dims = ("scaling", "branch", "sample", "step", "layer", "head")
+        sides = zip((*dims, *more), (*shape, *grid), strict=True)
+        coords |= {name: np.arange(size) for name, size in sides if name not in coords}
+        data: dict[str, Any] = {}
+        for variable in (each for each in VARIABLES if any(key[2] == each for key in keys)):
+            depth = depths.get(variable, 1)
+            sums, counts = total = np.zeros((2, *shape[:-1], heads * depth, *grid))
+            for scaling, found in enumerate(runs.values()):
+                first = 0
+                for run in found:
+                    for key in (key for key in keys if key[2] == variable):
+                        for (branch, step), values in run.values.get(key, {}).items():
+                            own = slice(first, first + values.shape[1])
+                            at = (scaling, branches.index(branch), own, step, layers.index(key[0]))
+                            total[:, *at, : values.shape[2]] += values
+                    first += run.samples
+            means = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0).astype(np.float32)
+            if variable == "words":
+                data[variable] = ((*dims, "word", *more), means.reshape(*shape, depth, *grid))
+                coords["word"] = list(self.words.words) if self.words is not None else []
+            else:
+                data[variable] = ((*dims, *more), means)
         if isinstance(place, Grid):
             coords["y"] = (np.arange(place.height) + 0.5) * place.pitch[0] * factor
             coords["x"] = (np.arange(place.width) + 0.5) * place.pitch[1] * factor
@@ -330,9 +452,18 @@ class Maps:
                 coords[name] = ("sample", known)
         if "step" in self.keep:
             coords["timestep"] = ("step", all_runs[0].timesteps[:steps])
-        ds = xr.Dataset({"entropy": (dims, entropy)}, coords)
         gone = [name for name in ("branch", "step", "head") if name not in self.keep]
-        return ds.isel(dict.fromkeys(gone, 0), drop=True)
+        return xr.Dataset(data, coords).isel(dict.fromkeys(gone, 0), drop=True)
+
+
+def is_to_text(call: AttentionCall) -> bool:
+    """Whether text is among a call's keys, as far as is known."""
+    return kind_of(call) in ("cross", "joint") and (call.roles is None or "text" in call.roles.keys.parts)
+
+
+def label_of_map(seen: Seen, variable: str) -> str:
+    """What a map is called that can't be had: its layer, and what it is of unless that is entropy."""
+    return seen.path if variable == "entropy" else f"{seen.path} ({variable})"
 
 
 def name_of(place: Place) -> str:

@@ -15,6 +15,7 @@ from ..capture.inputs import Inputs
 from ..dataset import describe
 from ..errors import EntropyLabError, counted, names_of
 from ..pipelines.sight import Sight
+from ..pipelines.words import Words, check_called
 from ..scaling import folded_at_work, rule_at_work
 from ..sizes import KnownSize, Packed, Size
 from .cells import Cells, LayerLabel
@@ -57,7 +58,7 @@ class Recorder(Sight):
         passed_over: layer path -> kind, of layers that ran and were not chosen.
         follows: whether a scheduler ends the steps.
         foreign: whether somebody else begins and ends the runs.
-        kept_maps: the entropies of rows in their places, if they are kept.
+        kept_maps: rows, and keys, in their places, if they are kept.
         live: hands over every step, if somebody asked for it.
     """
 
@@ -102,18 +103,23 @@ class Recorder(Sight):
 
     @property
     def maps(self) -> xr.DataTree:
-        """Entropy maps of what was measured so far: a group for each size, and in it one for each grid of tokens.
+        """Maps of what was measured so far: a group for each size, and in it one for each grid of tokens.
 
         Raises:
             EntropyLabError: maps were not asked for, or nothing was measured yet.
         """
         if self.kept_maps is None:
-            raise EntropyLabError("there are no maps: they are kept with record(pipe, maps=True).")
+            raise EntropyLabError("there are no maps: they are kept with maps=True, received=True or words=[...].")
         kept, cells = self.kept_maps, self.so_far
         if self.run is not None and self.run.steps:
             kept = kept.copy()
             kept.add(self.run)
         return kept.tree(cells, pipelines.vae_factor(self.pipe), provenance(self.pipe))
+
+    @property
+    def words(self) -> Words | None:
+        """The words that maps are of, if they are of some."""
+        return None if self.kept_maps is None else self.kept_maps.words
 
     @property
     def so_far(self) -> Cells:
@@ -168,6 +174,10 @@ class Recorder(Sight):
     def on_call(self, arguments: dict[str, Any]) -> None:
         """The pipeline is called: a run of its own, unless ``measure`` has begun one."""
         super().on_call(arguments)
+        if (words := self.words) is not None:
+            words.on_call(arguments)
+            if not self.foreign:
+                check_called(words.words, arguments)
         if self.foreign:
             return
         self.finish_run()
@@ -178,6 +188,8 @@ class Recorder(Sight):
     def on_end(self, failed: bool) -> None:
         """The pipeline's call is over."""
         super().on_end(failed)
+        if self.words is not None:
+            self.words.on_end()
         if not self.foreign:
             self.finish_run(whole=not failed)
 

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -10,11 +10,12 @@ from .. import pipelines
 from ..errors import EntropyLabError, EntropyLabWarning, check_count, counted, names_of
 from ..pipelines import KINDS
 from ..pipelines.sight import observed
+from ..pipelines.words import Words
 from ..scaling import known_train_size
 from ..sizes import Size
 from .cells import Cells, check_keep
 from .live import Live, OnStep, check_on_step
-from .maps import Maps, RowReduction
+from .maps import VARIABLES, Maps, RowReduction
 from .recorder import Recorder
 from .reduce import Reduction, check_statistics
 
@@ -32,6 +33,8 @@ def record(
     strict: bool = False,
     maps: bool = False,
     on_step: OnStep | None = None,
+    received: bool = False,
+    words: str | Sequence[str] | None = None,
 ) -> Iterator[Recorder]:
     """Measure the attention of ``pipe`` while your own code samples from it.
 
@@ -54,6 +57,10 @@ def record(
         strict: raise if an attention layer ran that could not be measured, instead of naming it in the result.
         maps: keep the entropy of every query row too, in its place in the picture. Of branch, step and head those are
             kept apart that ``keep`` names (branches alone by default), samples and layers always.
+        received: keep received attention, in the same way: the weight that each key gets, mean over query rows.
+        words: keep the weight that the image's rows give to these words of the prompt, in the same way: the sum over a
+            word's tokens, wherever it occurs. Capitals don't matter, and signs stay out: "hat" is in "A red Hat!", and
+            not in "that". The pipeline's own text encoders must make the prompt while it is recorded.
         on_step: ``on_step(dataset)`` is called after every step with what that step gave: a Dataset with the dimensions
             that ``keep`` names and one step. On a GPU it comes when the numbers have, as a rule a step later; nothing
             waits for them before the pipeline's call is over. If it raises, it is not called again, and a warning says
@@ -64,10 +71,13 @@ def record(
         xarray.DataTree: for each size a group, and in it one for each grid of tokens, such as "64x64/16x16", with
         ``entropy`` [nats] of dimensions (scaling, branch, sample, layer, y, x), of videos with ``frame``; y and x are
         the centres of tokens [pixels]. Rows of text are in groups such as "64x64/text_77", with a dimension ``token``.
-        Layers whose rows have no known place are named in its attribute ``unplaced``.
+        ``received`` [fraction] stands where the keys do, ``words`` [fraction], with a dimension ``word``, where the
+        rows do; of samples and branches without a word it is NaN. Layers and words without a map are named, with the
+        reason, in its attribute ``unplaced``.
 
     Raises:
-        EntropyLabError: ``pipe`` has no denoiser or no attention, or an argument does not fit.
+        EntropyLabError: ``pipe`` has no denoiser or no attention, or an argument does not fit. A call of the pipeline
+            whose prompts have none of a word of ``words`` ends with one, before it samples.
 
     Examples:
         >>> with entropylab.record(pipe, layers="self") as rec:
@@ -76,8 +86,14 @@ def record(
         Frozen({'size': 1, 'scaling': 1, 'step': 2})
         >>> rec.unmeasured  # layers that ran and could not be measured
         {}
+        >>> with entropylab.record(pipe, words="heart", received=True) as rec:
+        ...     image = pipe("a red heart", height=64, width=64, num_inference_steps=2).images[0]
+        >>> rec.maps["64x64/16x16"].words.mean("layer").dims
+        ('scaling', 'branch', 'sample', 'word', 'y', 'x')
     """
-    recorder = new_recorder(pipe, statistics, rows, layers, keep, maps=maps, on_step=on_step)
+    recorder = new_recorder(
+        pipe, statistics, rows, layers, keep, maps=maps, received=received, words=words, on_step=on_step
+    )
     with watching(recorder, strict):
         yield recorder
 
@@ -86,7 +102,10 @@ def record(
 def watching(recorder: Recorder, strict: bool = False) -> Iterator[None]:
     """Let ``recorder`` watch its pipeline while the context lasts."""
     told = {"on_forward": recorder.on_forward, "on_output": recorder.on_output}
-    with observed(recorder, recorder.on_attention, **told) as recorder.observer:
+    with ExitStack() as stack:
+        if recorder.words is not None:
+            stack.enter_context(recorder.words.followed())
+        recorder.observer = stack.enter_context(observed(recorder, recorder.on_attention, **told))
         try:
             yield
         except BaseException:
@@ -126,12 +145,14 @@ def report_untold(recorder: Recorder) -> None:
 
 
 def report_unplaced(recorder: Recorder) -> None:
-    """Warn of layers without a map: where their rows stand in the picture can't be told."""
-    unplaced = recorder.kept_maps.unplaced if recorder.kept_maps is not None else {}
+    """Warn of layers, and of words, without a map: where their rows stand in the picture can't be told, say."""
+    unplaced = recorder.kept_maps.missing if recorder.kept_maps is not None else {}
     if unplaced:
         listed = "; ".join(f"{path} ({reason})" for path, reason in list(unplaced.items())[:5])
         more = f" and {len(unplaced) - 5} more" if len(unplaced) > 5 else ""
-        warnings.warn(f"{counted(len(unplaced), 'layer')} got no map: {listed}{more}", EntropyLabWarning, stacklevel=5)
+        what = ("layer", "layers") if recorder.words is None else ("layer or word", "layers and words")
+        said = f"{counted(len(unplaced), *what)} got no map: {listed}{more}"
+        warnings.warn(said, EntropyLabWarning, stacklevel=5)
 
 
 def report_bad(cells: Cells, stacklevel: int) -> None:
@@ -159,21 +180,28 @@ def new_recorder(
     keep: Any,
     train_size: Size | None = None,
     maps: bool = False,
+    received: bool = False,
+    words: Any = None,
     on_step: OnStep | None = None,
 ) -> Recorder:
     """A Recorder, its arguments checked."""
-    if not isinstance(maps, bool):
-        raise EntropyLabError(f"maps must be True or False. Got {maps!r}.")
-    if maps and rows is not None:
+    for name, value in (("maps", maps), ("received", received)):
+        if not isinstance(value, bool):
+            raise EntropyLabError(f"{name} must be True or False. Got {value!r}.")
+    asked = {"entropy": maps, "received": received, "words": words is not None}
+    variables = tuple(name for name in VARIABLES if asked[name])
+    if variables and rows is not None:
         raise EntropyLabError(f"maps are of every query row: leave rows out. Got rows={rows!r}.")
     check_on_step(on_step)
     pipelines.check_attends(pipe)
     patterns = check_patterns(pipe, layers)
-    new_reduction = RowReduction if maps else Reduction
-    reduction = new_reduction(check_statistics(statistics), check_count("rows", rows, None))
+    given = check_statistics(statistics), check_count("rows", rows, None)
+    reduction = RowReduction(*given, weights=variables != ("entropy",)) if variables else Reduction(*given)
     keep = check_keep(keep)
     recorder = Recorder(pipe, reduction, patterns, keep, known_train_size(pipe, train_size))
-    recorder.kept_maps = Maps(("branch",) if keep is None else keep) if maps else None
+    if variables:
+        apart = ("branch",) if keep is None else keep
+        recorder.kept_maps = Maps(variables, apart, None if words is None else Words(pipe, words))
     recorder.live = Live(on_step) if on_step is not None else None
     return recorder
 

@@ -145,15 +145,13 @@ class Sums(NamedTuple):
         sums: (batch, heads, ``entropy.sums.NUMBERS`` and what `sums_beyond` adds), on the device of the call.
         fraction: how many rows there are for one that was looked at.
         parts: what the parts of the keys are, if they were told apart.
-        entropy: of every row, (batch, heads, rows), where maps are kept.
-        where: which of these rows were asked for, boolean (batch, rows); None if all.
+        rows: the rows themselves, `maps.RowsApart`, where maps are kept.
     """
 
     sums: Tensor
     fraction: float
     parts: tuple[str, ...] = ()
-    entropy: Tensor | None = None
-    where: Tensor | None = None
+    rows: Any = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from uuid import uuid4
 from torch import Tensor, nn
 
 from ..capture.changes import Shared, Undo, replaced, together
+from ..errors import RefusedCallError
 
 if TYPE_CHECKING:
     from .sight import Sight
@@ -118,10 +119,10 @@ def seen(name: str, original: Any) -> Any:
     @functools.wraps(original)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = {**dict(zip(names, (self, *args), strict=False)), **kwargs}
-        if before is not None and (told := listeners_of(self)):
-            tell(told, before(given))
         failed = True
         try:
+            if before is not None and (told := listeners_of(self)):
+                tell(told, before(given))
             found = original(self, *args, **kwargs)
             failed = False
         finally:
@@ -140,10 +141,12 @@ def listeners_of(thing: Any) -> "list[Sight]":
 
 
 def tell(told: "list[Sight]", events: Events) -> None:
-    """Tell listeners what happens; whatever goes wrong there, the pipeline goes on."""
+    """Tell listeners what happens; the pipeline goes on whatever goes wrong there, if its call is not refused."""
     for listener in told:
         for event, *about in events:
             try:
                 getattr(listener, event)(*about)
+            except RefusedCallError:
+                raise
             except Exception as problem:
                 listener.on_failure(problem)

@@ -1,6 +1,6 @@
-"""Where attention looks widely: entropy maps over the picture, side by side, and through the denoising steps."""
+"""Maps over the picture, side by side, and through the steps: where attention looks widely, and what it looks at."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -19,7 +19,18 @@ from .samples import GAP, check_images
 from .style import axes_of
 
 LABELS = {False: "attention entropy [nats]", True: "entropy / log N, 1 is uniform"}
-ACROSS = ("size", "scaling", "branch", "sample", "step", "layer", "head", "frame")
+WEIGHTS = {
+    ("received", False): "received attention [fraction]",
+    ("received", True): "received attention x N, 1 is uniform",
+    ("words", False): "weight on the word [fraction]",
+    ("words", True): "weight on the word [fraction]",
+}
+"""Of other maps than entropy's."""
+
+KINDS = {"words": ("cross", "joint")}
+"""Kinds of the layers whose mean is drawn, where they are not self and joint."""
+
+ACROSS = ("size", "scaling", "branch", "sample", "step", "layer", "head", "frame", "word")
 """What panels may differ in."""
 
 CROWDED = 30
@@ -38,26 +49,31 @@ def entropy_map(
     image: Any = None,
     ax: Axes | None = None,
     *,
-    layer: str | Sequence[str] = ("self", "joint"),
+    variable: str | None = None,
+    layer: str | Sequence[str] | None = None,
     normalised: bool = False,
     limits: tuple[float, float] | None = None,
     colorbar: bool = True,
     **chosen: Any,
 ) -> Axes:
-    """The entropy of every token of the image in its place, over the picture if there is one.
+    """The entropy of every token of the image in its place, or how much it is looked at, over the picture if given.
 
     Args:
-        maps: of `entropylab.record` with ``maps=True``, or of a file that `entropylab.measure` wrote with ``maps=``.
+        maps: of `entropylab.record` with ``maps=True``, ``received=True`` or ``words=``, or of a file that
+            `entropylab.measure` wrote with ``maps=``.
         image: the picture that was sampled: PIL, or an array (height, width, 3); it is shown in grey under the map.
         ax: Axes to draw on; the current ones by default.
-        layer: which layers, the mean of several: kinds, or patterns of layer paths ("*attn1"). Coarse grids count as
-            fine ones whose tokens repeat.
-        normalised: draw entropy / log N, which lies between 0 and 1 in every layer and at every size.
+        variable: "entropy"; "received", the weight that a token gets, mean over rows; or "words", the weight that it
+            gives to a ``word``. By default words where a word is chosen, else entropy.
+        layer: which layers, the mean of several: kinds, or patterns of layer paths ("*attn1"). By default self and
+            joint, of words cross and joint. Coarse grids count as fine ones whose tokens repeat.
+        normalised: draw entropy / log N, which lies between 0 and 1 in every layer and at every size; and received
+            attention times N, which is 1 where it is uniform.
         limits: lowest and highest value of the colours; those of the map by default.
         colorbar: whether to draw a scale.
-        chosen: one of what was kept apart: ``size``, ``scaling``, ``branch``, ``sample``, ``step``, ``head``, or
-            ``frame``. By default the only one; of several the scaling "original", the branch "cond", the first sample
-            and frame, and the mean over steps and heads.
+        chosen: one of what was kept apart: ``size``, ``scaling``, ``branch``, ``sample``, ``step``, ``head``,
+            ``frame`` or ``word``. By default the only one; of several the scaling "original", the branch "cond", the
+            first sample and frame, and the mean over steps and heads.
 
     Returns:
         The Axes, in pixels of the image.
@@ -70,13 +86,17 @@ def entropy_map(
         ...     image = pipe("a red heart", num_inference_steps=2).images[0]
         >>> ax = entropylab.plot.entropy_map(rec.maps, image, layer="self")
         >>> ax.figure.savefig("map.pdf")
+        >>> with entropylab.record(pipe, words="heart") as rec:
+        ...     image = pipe("a red heart", num_inference_steps=2).images[0]
+        >>> ax = entropylab.plot.entropy_map(rec.maps, image, word="heart")
     """
-    found = map_of(maps, layer, normalised, chosen)
+    variable = variable or default_variable(chosen)
+    found = map_of(maps, layer, normalised, chosen, variable)
     ax = axes_of(ax)
     shown = draw(ax, found, image, (0.0, 0.0), found.width, Normalize(*(limits or limits_of([found]))))
     frame(ax, found)
     if colorbar:
-        scale(ax, shown, normalised)
+        scale(ax, shown, normalised, variable)
     return ax
 
 
@@ -87,7 +107,8 @@ def entropy_maps(
     *,
     rows: str = "size",
     columns: str = "scaling",
-    layer: str | Sequence[str] = ("self", "joint"),
+    variable: str | None = None,
+    layer: str | Sequence[str] | None = None,
     normalised: bool = True,
     limits: tuple[float, float] | None = None,
     **chosen: Any,
@@ -98,10 +119,11 @@ def entropy_maps(
         maps: as for `entropy_map`.
         images: a list of rows, each a list of as many pictures as there are columns.
         ax: Axes to draw on; the current ones by default.
-        rows: what the rows differ in: size, scaling, branch, sample, step, layer, head or frame.
+        rows: what the rows differ in: size, scaling, branch, sample, step, layer, head, frame or word.
         columns: what the columns differ in.
+        variable: as for `entropy_map`.
         layer: as for `entropy_map`.
-        normalised: draw entropy / log N rather than nats.
+        normalised: as for `entropy_map`.
         limits: lowest and highest value of the colours; those of all maps by default.
         chosen: as for `entropy_map`.
 
@@ -119,7 +141,8 @@ def entropy_maps(
     """
     if rows == columns or {rows, columns} - set(ACROSS):
         raise EntropyLabError(f"rows and columns must be two of {', '.join(ACROSS)}. Got {rows!r} and {columns!r}.")
-    down, across = (values_of(maps, name, layer, chosen) for name in (rows, columns))
+    variable = variable or default_variable({**chosen, rows: None, columns: None})
+    down, across = (values_of(maps, name, layer, chosen, variable) for name in (rows, columns))
     if not down or not across:
         raise EntropyLabError(f"maps must have {rows if not down else columns} kept apart, not averaged.")
     pictures: list[list[Any]] = [[None] * len(across)] * len(down)
@@ -129,7 +152,7 @@ def entropy_maps(
     grid = []
     for value in down:
         named = [{**chosen, rows: value, columns: other} for other in across]
-        grid.append([map_of(maps, each.pop("layer", layer), normalised, each) for each in named])
+        grid.append([map_of(maps, each.pop("layer", layer), normalised, each, variable) for each in named])
     ax, norm = axes_of(ax), Normalize(*(limits or limits_of([panel for line in grid for panel in line])))
     top, middles = 0.0, []
     for line, over in zip(grid, pictures, strict=True):
@@ -145,7 +168,7 @@ def entropy_maps(
     ax.set_xticks([0.5 + left * (1 + GAP) for left in range(len(across))], list(across.values()), **turned)
     ax.tick_params(length=0, labeltop=True, labelbottom=False)
     ax.spines[:].set_visible(False)
-    scale(ax, shown, normalised)
+    scale(ax, shown, normalised, variable)
     return ax
 
 
@@ -154,7 +177,8 @@ def animate(
     image: Any = None,
     ax: Axes | None = None,
     *,
-    layer: str | Sequence[str] = ("self", "joint"),
+    variable: str | None = None,
+    layer: str | Sequence[str] | None = None,
     normalised: bool = False,
     limits: tuple[float, float] | None = None,
     interval: float = 400.0,
@@ -166,8 +190,9 @@ def animate(
         maps: as for `entropy_map`; steps must have been kept (``keep=["layer", "step"]``).
         image: the picture, or a list of one for each step.
         ax: Axes to draw on; the current ones by default.
+        variable: as for `entropy_map`.
         layer: as for `entropy_map`.
-        normalised: draw entropy / log N rather than nats.
+        normalised: as for `entropy_map`.
         limits: lowest and highest value of the colours; those of all steps by default.
         interval: time of a step [ms].
         chosen: as for `entropy_map`.
@@ -183,10 +208,11 @@ def animate(
         ...     image = pipe("a red heart", num_inference_steps=2).images[0]
         >>> entropylab.plot.animate(rec.maps, image).save("maps.gif", writer="pillow")
     """
-    steps = values_of(maps, "step", layer, chosen)
+    variable = variable or default_variable(chosen)
+    steps = values_of(maps, "step", layer, chosen, variable)
     if not steps:
         raise EntropyLabError("maps must have step kept apart, not averaged: keep=['layer', 'step'].")
-    panels = [map_of(maps, layer, normalised, {**chosen, "step": step}) for step in steps]
+    panels = [map_of(maps, layer, normalised, {**chosen, "step": step}, variable) for step in steps]
     pictures = list(image) if isinstance(image, list | tuple) else [image] * len(steps)
     if len(pictures) != len(steps):
         raise EntropyLabError(f"image must be a picture, or one for each of {len(steps)} steps. Got {len(pictures)}.")
@@ -201,8 +227,13 @@ def animate(
 
     frame(ax, panels[0])
     at(0)
-    scale(ax, ax.images[-1], normalised)
+    scale(ax, ax.images[-1], normalised, variable)
     return FuncAnimation(ax.figure, at, frames=len(steps), interval=interval)  # type: ignore[arg-type]
+
+
+def default_variable(chosen: Iterable[str]) -> str:
+    """What maps are drawn of by what is chosen."""
+    return "words" if "word" in chosen else "entropy"
 
 
 @dataclass(frozen=True)
@@ -234,9 +265,10 @@ def frame(ax: Axes, panel: Panel) -> None:
     ax.spines[:].set_visible(False)
 
 
-def scale(ax: Axes, shown: Any, normalised: bool) -> None:
+def scale(ax: Axes, shown: Any, normalised: bool, variable: str = "entropy") -> None:
     """A scale of the colours beside the Axes."""
-    ax.figure.colorbar(shown, ax=ax, label=LABELS[normalised], shrink=0.8)
+    label = LABELS[normalised] if variable == "entropy" else WEIGHTS[variable, normalised]
+    ax.figure.colorbar(shown, ax=ax, label=label, shrink=0.8)
 
 
 def limits_of(panels: Sequence[Panel]) -> tuple[float, float]:
@@ -247,21 +279,31 @@ def limits_of(panels: Sequence[Panel]) -> tuple[float, float]:
     return float(np.nanmin(values)), float(np.nanmax(values))
 
 
-def groups(maps: Any, layer: Any, size: AnySize | None) -> Iterator[xr.Dataset]:
-    """The groups at one size that have layers of these kinds or patterns in the image, and of them those layers."""
+def groups(maps: Any, layer: Any, size: AnySize | None, variable: str = "entropy") -> Iterator[xr.Dataset]:
+    """The groups at one size that have layers of these kinds or patterns in the image, and of them those layers.
+
+    Layers with no map of the variable there are left out.
+    """
+    if variable != "entropy" and (variable, False) not in WEIGHTS:
+        raise EntropyLabError(f"variable must be entropy, received or words. Got {variable!r}.")
     label = pick("size", list(check_maps(maps).children), None if size is None else size_label(size))
-    patterns, count = names_of(layer), 0
+    patterns, count = names_of(KINDS.get(variable, ("self", "joint")) if layer is None else layer), 0
     for group in maps[label].children.values():
         ds = group.to_dataset()
-        if "y" in ds.dims:
-            named = zip(ds["layer"].values, ds["kind"].values, strict=True)
-            own = [any(kind == each or fnmatchcase(path, each) for each in patterns) for path, kind in named]
+        if "y" in ds.dims and variable in ds:
+            known = ds[variable].notnull().any([name for name in ds[variable].dims if name != "layer"])
+            named = zip(ds["layer"].values, ds["kind"].values, known.values, strict=True)
+            own = [
+                is_known and any(kind == each or fnmatchcase(path, each) for each in patterns)
+                for path, kind, is_known in named
+            ]
             count += sum(own)
             if any(own):
                 yield ds.isel(layer=own)
     if not count:
         raise EntropyLabError(
-            f"layer must be kinds, or patterns of layer paths, that have maps at {label}. Got {layer!r}."
+            f"layer must be kinds, or patterns of layer paths, that have maps of {variable} at {label}. "
+            f"Got {layer if layer is not None else patterns!r}."
         )
 
 
@@ -283,12 +325,14 @@ def pick(name: str, known: Sequence[Any], given: Any, otherwise: Any = None) -> 
     return given
 
 
-def values_of(maps: xr.DataTree, name: str, layer: Any, chosen: dict[str, Any]) -> dict[Any, str]:
+def values_of(
+    maps: xr.DataTree, name: str, layer: Any, chosen: dict[str, Any], variable: str = "entropy"
+) -> dict[Any, str]:
     """All that a row or column may be of, and its label; nothing where that is averaged."""
     if name == "size":
         return {size: size for size in maps.children}
     sizes = list(maps.children) if isinstance(maps, xr.DataTree) else [None]
-    found = list(groups(maps, layer, chosen.get("size", sizes[0] if sizes else None)))
+    found = list(groups(maps, layer, chosen.get("size", sizes[0] if sizes else None), variable))
     if name == "layer":
         labels = {
             each: np.concatenate([ds[each].values for ds in found]) for each in ("layer", "block", "part", "order")
@@ -299,24 +343,27 @@ def values_of(maps: xr.DataTree, name: str, layer: Any, chosen: dict[str, Any]) 
     return {value: f"{name} {value + 1}" if isinstance(value, int) else str(value) for value in known}
 
 
-def map_of(maps: xr.DataTree, layer: Any, normalised: bool, chosen: dict[str, Any]) -> Panel:
+def map_of(maps: xr.DataTree, layer: Any, normalised: bool, chosen: dict[str, Any], variable: str = "entropy") -> Panel:
     """The mean map of some layers, on the finest of their grids."""
     unknown = set(chosen) - set(ACROSS)
     if unknown:
         raise EntropyLabError(f"what is chosen must be of {', '.join(ACROSS)}. Got {sorted(unknown)}.")
     found = []
-    for ds in groups(maps, layer, chosen.get("size")):
-        entropy = ds["entropy"] / np.log(ds["tokens"]) if normalised else ds["entropy"]
+    for ds in groups(maps, layer, chosen.get("size"), variable):
+        values = ds[variable]
+        if normalised:
+            values = values / np.log(ds["tokens"]) if variable == "entropy" else values
+            values = values * ds["tokens"] if variable == "received" else values
         for name, otherwise in (("scaling", "original"), ("branch", "cond"), ("sample", 0), ("frame", 0)):
-            if name in entropy.dims:
-                known = entropy[name].values.tolist()
+            if name in values.dims:
+                known = values[name].values.tolist()
                 first = otherwise if otherwise in known else known[0]
-                entropy = entropy.sel({name: pick(name, known, chosen.get(name), first)})
-        for name in ("step", "head"):
-            if chosen.get(name) is not None:
-                known = entropy[name].values.tolist() if name in entropy.dims else []
-                entropy = entropy.sel({name: pick(name, known, chosen[name])})
-        found.append(entropy.mean([name for name in ("step", "head") if name in entropy.dims]))
+                values = values.sel({name: pick(name, known, chosen.get(name), first)})
+        for name in ("step", "head", "word"):
+            if chosen.get(name) is not None or (name == "word" and name in values.dims):
+                known = values[name].values.tolist() if name in values.dims else []
+                values = values.sel({name: pick(name, known, chosen.get(name))})
+        found.append(values.mean([name for name in ("step", "head") if name in values.dims]))
     fine = max(found, key=lambda each: each.sizes["y"] * each.sizes["x"])
     y, x = fine["y"], fine["x"]
     parts = [each.sel(y=y, x=x, method="nearest").transpose("layer", "y", "x").values for each in found]

@@ -28,9 +28,32 @@ def test_a_figure_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert figure.axes[1].get_ylabel() == "attention entropy [nats]"
 
 
+@pytest.mark.parametrize(
+    ("words", "label", "count"),
+    [
+        (["--words", "Red,car"], "weight on the word [fraction]", 4),
+        (["--received", "--scaling", "original,0.5"], "received attention x N, 1 is uniform", 4),
+    ],
+)
+def test_words_and_received_attention(tmp_path, monkeypatch, words, label, count) -> None:
+    drawn = []
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda self, path: drawn.append(self))
+    monkeypatch.setattr(entropylab, "load", lambda model, **options: new_random_pipeline(), raising=False)
+    asked = ["--size", "64", "--prompt", "a red car", "--steps", "1", "--quiet", "--train-size", "64"]
+    result = run("map", *asked, *words, "--out", tmp_path / "map.png")
+    assert result.exit_code == 0, result.output
+    (figure,) = drawn
+    assert figure.axes[1].get_ylabel() == label
+    assert len(figure.axes[0].images) == count
+    one, other = (figure.axes[0].images[place].get_array() for place in (1, 3))
+    assert np.abs(one - other).max() > 1e-3
+
+
 def test_what_can_not_be_drawn_is_refused_before_the_model_is_loaded(tmp_path: Path, calls: dict) -> None:
     words = ["--size", 64, "--prompt", "a red car", "--out"]
     refused(run("map", *words, tmp_path / "map.doc"), ".png, .pdf or .svg")
+    refused(run("map", *words, tmp_path / "map.png", "--words", "hat"), "its words are a, red, car")
+    refused(run("map", *words, tmp_path / "map.png", "--words", "red", "--received"), "leave --received out")
     (tmp_path / "map.png").touch()
     refused(run("map", *words, tmp_path / "map.png"), "exists already")
     assert "load" not in calls

@@ -78,6 +78,50 @@ def test_layers_in_their_order_by_steps(maps, ax):
     np.testing.assert_allclose(ax.images[1].get_array(), wanted.sel(step=1))
 
 
+def with_weights(maps: xr.DataTree) -> xr.DataTree:
+    """The maps, and received attention of one layer, words of another, and a layer of rows that are elsewhere."""
+    groups = {node.path.strip("/") or "/": node.to_dataset() for node in maps.subtree}
+    ds = groups["32x48/fine"].isel(step=[0])
+    shares = ds.entropy / 100
+    words = xr.concat([shares, 2 * shares], "word").assign_coords(word=["red", "hat"])
+    given = ds.assign(received=shares.where(ds.kind == "self"), words=words.where(ds.kind == "cross"))
+    elsewhere = given.isel(layer=[0]).assign_coords(layer=["text.attn1"])
+    elsewhere["entropy"] = elsewhere.entropy * np.nan
+    groups["32x48/fine"] = xr.concat([given, elsewhere], "layer")
+    return xr.DataTree.from_dict(groups)
+
+
+def test_received_attention(maps, ax):
+    chosen = {"size": "32x48", "scaling": "original", "branch": "cond"}
+    wanted = maps["32x48/fine"].entropy.sel(layer="up.0.attn1", scaling="original", branch="cond", step=0) / 100
+    entropy_map(with_weights(maps), ax=ax, variable="received", **chosen)
+    np.testing.assert_allclose(ax.images[0].get_array(), wanted)
+    assert ax.figure.axes[1].get_ylabel() == "received attention [fraction]"
+    entropy_maps(with_weights(maps), ax=ax, variable="received", rows="branch", columns="scaling", size="32x48")
+    assert ax.figure.axes[2].get_ylabel() == "received attention x N, 1 is uniform"
+    np.testing.assert_allclose(ax.images[3].get_array(), wanted * 24)
+
+
+def test_words(maps, ax):
+    weights = with_weights(maps)
+    entropy_maps(weights, ax=ax, rows="branch", columns="word", size="32x48")
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["red", "hat"]
+    wanted = maps["32x48/fine"].entropy.sel(layer="up.0.attn2", scaling="original", branch="uncond", step=0) / 50
+    np.testing.assert_allclose(ax.images[1].get_array(), wanted)
+    assert ax.figure.axes[1].get_ylabel() == "weight on the word [fraction]"
+    entropy_map(weights, ax=ax, word="hat", size="32x48", branch="uncond")
+    np.testing.assert_allclose(ax.images[-1].get_array(), wanted)
+    with pytest.raises(EntropyLabError, match="word must be one of red, hat. Got None"):
+        entropy_map(weights, ax=ax, variable="words", size="32x48")
+    with pytest.raises(EntropyLabError, match="maps of words at 64x96"):
+        entropy_map(weights, ax=ax, word="hat", size="64x96")
+
+
+def test_layers_whose_rows_are_elsewhere_are_left_out(maps, ax):
+    entropy_map(with_weights(maps), ax=ax, size="32x48", layer=["*attn1"], scaling="original", step=0)
+    assert np.isfinite(ax.images[0].get_array()).all()
+
+
 def test_an_animation_through_the_steps(maps, ax, tmp_path):
     moving = animate(maps, Image.new("L", (48, 32)), ax, size="32x48", layer="up.0.attn1")
     assert isinstance(moving, FuncAnimation)
@@ -95,6 +139,7 @@ def test_an_animation_through_the_steps(maps, ax, tmp_path):
         ({"size": "32x48", "layer": "temporal"}, "layer must be kinds, or patterns"),
         ({"size": "32x48", "step": 7}, "step must be one of 0, 1, 2. Got 7"),
         ({"size": "32x48", "head": 0}, "head must be one of"),
+        ({"size": "32x48", "variable": "lse"}, "variable must be entropy, received or words. Got 'lse'"),
         ({"size": "32x48", "colour": 1}, "Got \\['colour'\\]"),
     ],
 )

@@ -94,13 +94,13 @@ def examine(
     place: str,
     kernel: bool = True,
     statistics: tuple[str, ...] = DEFAULT_STATISTICS,
-    maps: bool = False,
+    **kept: Any,
 ) -> Finding:
     """Sample from a family of the zoo, on the CPU and at a place among pretended GPUs."""
     pipe = family.build()
     with pretended(kernel) as gpus, on_gpus(pipe, place), unwarned():
         family.sample(pipe)  # what a model computes but once
-        with entropylab.record(pipe, statistics=statistics, maps=maps) as recorder:
+        with entropylab.record(pipe, statistics=statistics, **kept) as recorder:
             one, first = followed(gpus, family, pipe)
             two, recorded = followed(gpus, family, pipe)
         three, plain = followed(gpus, family, pipe)

@@ -58,8 +58,18 @@ def test_statistics_that_no_pass_sums(name) -> None:
         assert finding.error_of(value) < 1e-4, value
 
 
-def test_with_entropy_maps() -> None:
-    finding = examine(BY_NAME["FLUX.1"], "both", maps=True)
+@pytest.mark.parametrize(("name", "place"), [("FLUX.1", "both"), ("Stable Diffusion 1", "cuda:1")])
+def test_with_entropy_maps(name, place) -> None:
+    finding = examine(BY_NAME[name], place, maps=True, received=True)
+    assert finding.identical
+    assert finding.error < 2e-5
+    assert not finding.waits
+
+
+def test_words_are_found_without_a_wait() -> None:
+    """The prompt is read while it is encoded; where its tokens are among the keys is found on the GPU."""
+    name = "Latent Diffusion"
+    finding = examine(BY_NAME[name], "cuda:1", words=["red", "house"])
     assert finding.identical
     assert finding.error < 2e-5
     assert not finding.waits

@@ -1,0 +1,305 @@
+"""Words of a prompt, and which keys of an attention call are their tokens.
+
+Text encoders are looked at while they run. The ids that one is handed spell the text, in which words are found as a
+person reads it. The rows that it returns for a word's tokens are found again, by their values, in what the denoiser is
+handed, wherever the pipeline has put them: cut, padded, behind a template, or beside another encoder's. What is read of
+a device is read while text is encoded; in a step nothing is waited for.
+"""
+
+import re
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from unicodedata import normalize
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from ..capture import AttentionCall
+from ..capture.inputs import Inputs
+from ..capture.roles import PARTS
+from ..capture.session import reason_of
+from ..errors import EntropyLabError, RefusedCallError, names_of
+from .arguments import open_up, parameters_of
+from .structure import denoisers
+
+CHANNELS = 16
+"""So many numbers tell a token of a text from others."""
+
+ROUNDING = 2.0**-7
+"""What may be lost of a number between an encoder and a denoiser: a pipeline may round it to half precision."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What one run of a text encoder made of the words' tokens.
+
+    Attributes:
+        values: of each of its layers, (tokens, `CHANNELS` at most), and how many channels there are.
+        owners: (words, tokens), 1 where a token is one of a word's.
+        most: the largest number of tokens that a word has in one text.
+        in_call: whether the pipeline was called meanwhile; what it encodes is used in that call alone.
+    """
+
+    values: list[tuple[Tensor, int]]
+    owners: Tensor
+    most: int
+    in_call: bool
+
+
+class Words:
+    """Words that were chosen of a pipeline's prompts.
+
+    Attributes:
+        words: as they were given.
+        encoders: text encoder -> its tokenizer.
+        prompts: what the pipeline's call was given, as long as it lasts.
+        encoded: what encoders made of them, by encoder and ids.
+        marks: a text that a denoiser is handed -> (images, words, tokens), 1 where a token is one of a word's.
+        here: what was found last: the inputs of a forward, and for numbers of keys which of them are the words'.
+        problem: why some text could not be read, if one could not.
+    """
+
+    def __init__(self, pipe: Any, words: Any) -> None:
+        """Raises an EntropyLabError for what are no words, and for a pipeline that reads none."""
+        self.words = check_words(words)
+        self.encoders = encoders_of(pipe)
+        if not self.encoders:
+            raise EntropyLabError(
+                f"words need a pipeline with a text encoder and its tokenizer. {type(pipe).__name__} has none."
+            )
+        self.prompts: list[str] | None = None
+        self.encoded: dict[Hashable, Encoded] = {}
+        self.marks: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self.here: tuple[Inputs | None, dict[int, Any]] = (None, {})
+        self.problem = ""
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Look at the text encoders while the context lasts."""
+        with ExitStack() as stack:
+            for encoder, tokenizer in self.encoders.items():
+                hook = partial(self.on_text, tokenizer)
+                stack.callback(encoder.register_forward_hook(hook, with_kwargs=True).remove)
+            yield
+
+    def on_call(self, arguments: dict[str, Any]) -> None:
+        """The pipeline is called."""
+        self.prompts = [text for name, value in arguments.items() if "prompt" in name for text in names_of(value)]
+
+    def on_end(self) -> None:
+        """The pipeline's call is over."""
+        self.prompts = None
+        self.encoded = {key: each for key, each in self.encoded.items() if not each.in_call}
+
+    def on_text(self, tokenizer: Any, encoder: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        """A text encoder has run; whatever goes wrong in reading it, the pipeline goes on."""
+        try:
+            with torch.no_grad():
+                self.read(tokenizer, encoder, kwargs.get("input_ids", args[0] if args else None), output)
+        except Exception as problem:
+            self.problem = reason_of(problem)
+
+    def read(self, tokenizer: Any, encoder: nn.Module, ids: Any, output: Any) -> None:
+        """Keep what an encoder made of the words' tokens among ``ids`` (texts, tokens)."""
+        texts = ids.tolist()
+        found = [tokens_of(tokenizer, text, self.words, self.prompts or []) for text in texts]
+        each = [
+            (row, token, word) for row, own in enumerate(found) for word, tokens in enumerate(own) for token in tokens
+        ]
+        rows, tokens, words = zip(*each, strict=True) if each else ((), (), ())
+        made: dict[Any, Any] = {}
+        open_up(output, "", made)
+        layers = [
+            leaf
+            for leaf in made.values()
+            if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim == 3 and leaf.shape[:2] == ids.shape
+        ]
+        values = [(layer[list(rows), list(tokens), :CHANNELS].float(), layer.shape[-1]) for layer in layers]
+        owners = torch.zeros(len(self.words), len(each))
+        owners[list(words), range(len(each))] = 1
+        most = max((len(tokens) for own in found for tokens in own), default=0)
+        name = (id(encoder), tuple(map(tuple, texts)))
+        self.encoded[name] = Encoded(values, owners.to(ids.device), most, self.prompts is not None)
+        self.marks.clear()
+
+    def keys_of(self, call: AttentionCall, place: tuple[int, int] | None, images: int) -> tuple[Tensor, Tensor] | str:
+        """Which keys of a call are the words' tokens, or why that can't be told.
+
+        Args:
+            call: an attention call, to text among others.
+            place: which of its denoiser's images it is about, first and last + 1; None if it attends image by image.
+            images: how many images its denoiser has.
+
+        Returns:
+            Keys, and whether these are the word's: (batch of the call, words, the most that a word has).
+        """
+        if call.roles is None or call.inputs is None:
+            return "what its keys stand for is not known"
+        if place is None:
+            return "it attends image by image"
+        codes, count = call.roles.keys.codes, call.roles.keys.count("text", call.key.shape[-2])
+        if codes is not None and bool(((codes == PARTS.index("text")).sum(1) != count).any()):
+            return "its texts differ in their number of tokens"
+        known, found = self.here
+        if known is not call.inputs:
+            self.here = (call.inputs, found := {})
+        if count not in found:
+            found[count] = self.among(call.inputs, count)
+        if isinstance(found[count], str):
+            return found[count]
+        index, is_own = found[count]
+        batch, own = call.query.shape[0], place[1] - place[0]
+        if len(index) not in (1, images) or batch % own:
+            return f"it is about {batch} images, and the text of {len(index)}"
+        if len(index) == images:
+            index, is_own = (side[slice(*place)].repeat_interleave(batch // own, 0) for side in (index, is_own))
+        index, is_own = (side.expand(batch, -1, -1) for side in (index, is_own))
+        where = call.roles.keys.standing_for("text", call.key.device)
+        if isinstance(where, slice):
+            return index + (where.start or 0), is_own
+        order = (~where).to(torch.int8).argsort(dim=1, stable=True)
+        return order.gather(1, index.flatten(1)).view(index.shape), is_own
+
+    def among(self, inputs: Inputs, count: int) -> tuple[Tensor, Tensor] | str:
+        """Which of ``count`` tokens of text are the words', and whether: (images, words, most); or why none is."""
+        handed = inputs.sources.get("text", [])
+        if not self.encoded:
+            return self.problem or "no text encoder of the pipeline made its text while it was recorded"
+        if any(tensor.ndim != 3 or where != slice(None) for tensor, where in handed):
+            return "its text does not come as (images, tokens, channels)"
+        texts = [tensor for tensor, _ in handed]
+        if sum(tensor.shape[1] for tensor in texts) != count:
+            texts = [tensor for tensor in texts if tensor.shape[1] == count]
+            if len(texts) != 1:
+                return f"its {count} keys of text are not the tokens that its denoiser is handed"
+        images = max(len(tensor) for tensor in texts)
+        marks = torch.cat([self.marked(tensor).expand(images, -1, -1) for tensor in texts], -1)
+        most = sum(each.most for each in self.encoded.values())
+        found, index = marks.topk(max(1, min(most, count)), -1)
+        return index, found > 0
+
+    def marked(self, text: Tensor) -> Tensor:
+        """Which tokens of a text (images, tokens, channels) are the words': 1 or 0, (images, words, tokens)."""
+        if text not in self.marks:
+            found = text.new_zeros((len(text), len(self.words), text.shape[1]), dtype=torch.float32)
+            shifts = {0, *(width for each in self.encoded.values() for _, width in each.values)}
+            for each in self.encoded.values():
+                owners = each.owners.to(text.device, non_blocking=True)
+                for values, _ in each.values:
+                    for shift in (shift for shift in shifts if shift < text.shape[-1]):
+                        is_same = are_same(text[..., shift : shift + CHANNELS], values.to(text.device))
+                        found = torch.maximum(found, owners @ is_same.float())
+            self.marks[text] = found
+        return self.marks[text]
+
+
+def are_same(text: Tensor, values: Tensor) -> Tensor:
+    """Which tokens of a text (images, tokens, channels) have the values (n, channels): boolean (images, n, tokens)."""
+    width = min(text.shape[-1], values.shape[-1])
+    text, values = text[:, None, :, :width].detach().float(), values[:, None, :width]
+    allowed = ROUNDING * values.abs() + 1e-5 * values.abs().amax(-1, keepdim=True)
+    return ((text - values).abs() <= allowed).all(-1)
+
+
+def encoders_of(pipe: Any) -> dict[nn.Module, Any]:
+    """Text encoder -> its tokenizer, of a pipeline; they are named alike."""
+    parts = {} if isinstance(pipe, nn.Module) else pipe.components
+    modules = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+    others = {name: getattr(part, "tokenizer", part) for name, part in parts.items() if name not in modules}
+    tokenizers = {name: part for name, part in others.items() if hasattr(part, "decode")}
+    denoising = denoisers(pipe).values()
+    return {
+        part: tokenizers.get(name.replace("text_encoder", "tokenizer"), next(iter(tokenizers.values())))
+        for name, part in modules.items()
+        if tokenizers and "input_ids" in parameters_of(part) and all(part is not each for each in denoising)
+    }
+
+
+def check_words(words: Any) -> tuple[str, ...]:
+    """``words`` as a tuple: some, each once, each with a letter or a figure."""
+    given = tuple(normalize("NFC", word) for word in names_of(words))
+    if not given or len({word.casefold() for word in given}) < len(given) or not all(map(pieces_of, given)):
+        raise EntropyLabError(f"words must be words of the prompt, each once: ['hat', 'red']. Got {words!r}.")
+    return given
+
+
+def check_spoken(words: Sequence[str], prompts: Sequence[str], error: type[EntropyLabError] = EntropyLabError) -> None:
+    """Raise an ``error`` if a word is in none of the prompts; it names the words of the first."""
+    for word in words:
+        if prompts and not any(pattern_of(word).search(normalize("NFC", prompt)) for prompt in prompts):
+            known = ", ".join(list(dict.fromkeys(re.findall(r"\w+(?:['’-]\w+)*", prompts[0])))[:40])
+            more = f", and so for {len(prompts) - 1} more" if len(prompts) > 1 else ""
+            raise error(f"words must be in the prompt. Got {word!r}; its words are {known or 'none'}{more}.")
+
+
+def check_called(words: Sequence[str], arguments: dict[str, Any]) -> None:
+    """Raise a RefusedCallError if a word is in none of the prompts of a pipeline's call."""
+    given = [names_of(value) for name, value in arguments.items() if re.fullmatch(r"prompt(_\d)?", name)]
+    check_spoken(words, [text for texts in given for text in texts], RefusedCallError)
+
+
+def pieces_of(word: str) -> list[str]:
+    """What a word, or several, is made of: spaces, letters and figures together, and other signs one by one."""
+    pieces = re.findall(r"\s+|\w+|[^\w\s]", word.strip())
+    return pieces if any(piece[0].isalnum() for piece in pieces) else []
+
+
+def pattern_of(word: str) -> re.Pattern[str]:
+    """Finds a word whatever its case, and not in others; signs in it may be spaced, as tokenizers spell them.
+
+    Scripts that know no capitals may know no spaces either: there a word is found among others.
+    """
+    pieces = pieces_of(word)
+    spaced = [r"\s+" if piece.isspace() else re.escape(piece) for piece in pieces]
+    joined = r"\s*".join(spaced)
+    first, last = (side.isdigit() or side.lower() != side.upper() for side in (pieces[0][0], pieces[-1][-1]))
+    return re.compile((r"(?<!\w)" if first else "") + joined + (r"(?!\w)" if last else ""), re.IGNORECASE)
+
+
+def tokens_of(tokenizer: Any, ids: list[int], words: Sequence[str], prompts: Sequence[str]) -> list[list[int]]:
+    """Which tokens of a text are of each word, wherever the word occurs in the prompt."""
+    text, spans = spelled(tokenizer, ids)
+    first, last = place_of(text, prompts)
+    found = []
+    for word in words:
+        places = [each.span() for each in pattern_of(word).finditer(text, first, last)]
+        found.append(
+            [
+                token
+                for token, (begin, end) in enumerate(spans)
+                if any(begin < stop and start < end for start, stop in places)
+            ]
+        )
+    return found
+
+
+def spelled(tokenizer: Any, ids: list[int]) -> tuple[str, list[tuple[int, int]]]:
+    """The text that ids spell, and of each of them where in it; what a text is padded with is left out.
+
+    Some spell a part of a sign only: until it is whole it is a sign that means no other.
+    """
+    text, spans = "", []
+    padding = next((count for count, token in enumerate(reversed(ids)) if token != ids[-1]), 0)
+    for stop in range(1, len(ids) - padding + 2):
+        more = tokenizer.decode(ids[:stop], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        known = len(text) - text.endswith("\N{REPLACEMENT CHARACTER}")
+        begin = next((at for at, (one, other) in enumerate(zip(text, more, strict=False)) if one != other), known)
+        spans.append((min(begin, known, len(more)), len(more)))
+        text = more
+    return text, spans
+
+
+def place_of(text: str, prompts: Sequence[str]) -> tuple[int, int]:
+    """Where a prompt stands in a text, whatever the case and spaces, behind a template say; all of it if none does."""
+    places = [at for at, sign in enumerate(text) if not sign.isspace()]
+    dense = "".join(text[at] for at in places).lower()
+    for prompt in sorted(prompts, key=len, reverse=True):
+        wanted = "".join(prompt.lower().split())
+        first = dense.rfind(wanted)
+        if wanted and first >= 0 and len(dense) == len(places):
+            return places[first], places[first + len(wanted) - 1] + 1
+    return 0, len(text)

@@ -1,0 +1,285 @@
+"""Word maps against whole maps in float64, and against DAAM's way of summing them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+import entropylab
+from entropylab import EntropyLabError, EntropyLabWarning
+from entropylab.pipelines import denoisers
+from recipes.text import WIDTH
+
+from ..attention import in_heads, together
+from ..maps import every_map, logits_of
+from ..sampling import sample
+from ..zoo.joint import SD3
+from ..zoo.joint_parts import assembled, flow_matching, image_vae, named, tiny
+from ..zoo.unet_parts import text_encoder, tokenizer, unet
+from ..zoo.unets import XL
+
+EACH = ("branch", "sample", "step", "layer", "head")
+PROMPTS = ["a red car", "a blue house"]
+SPOKEN = {"red": 0, "car": 0, "blue": 1, "house": 1}
+"""Word -> the prompt that it is in."""
+
+TOKENS = {"a": [1], "red": [2], "blue": [2], "car": [3], "house": [3]}
+"""Where a CLIP tokenizer has them: one token each, behind the token that begins a text."""
+
+
+def check_words(maps, seen, tokens, image=slice(None), branches=("uncond", "cond")):
+    """Maps of words against weights (batch, heads, queries, keys) of every step: those of their own prompts."""
+    (size,) = maps.children.values()
+    checked = 0
+    for group in size.children.values():
+        for layer in group.layer.values if "words" in group else ():
+            known = group.words.sel(layer=layer)
+            if known.isnull().all():
+                continue
+            weights = torch.stack(seen[layer.removesuffix(":image")]).unflatten(1, (len(branches), -1))
+            for word, prompt in SPOKEN.items():
+                ours = known.sel(word=word, branch="cond").isel(scaling=0).transpose("step", "sample", "head", "y", "x")
+                wanted = weights[:, branches.index("cond")][..., image, :][..., tokens[word]].sum(-1).numpy()
+                ours = ours.values[:, :, : wanted.shape[2]].reshape(*wanted.shape)
+                np.testing.assert_allclose(ours[:, prompt], wanted[:, prompt], atol=5e-6)
+                assert np.abs(ours[:, prompt] - wanted[:, prompt, ..., ::-1]).max() > 1e-3, (
+                    "a mirrored map must not pass"
+                )
+                assert np.isnan(ours[:, 1 - prompt]).all(), "the other prompt has no such word"
+            assert "uncond" not in known.branch or known.sel(branch="uncond").isnull().all()
+            checked += 1
+    return checked
+
+
+def test_stable_diffusion(random_pipe):
+    with every_map({"unet": random_pipe.unet}) as seen:
+        plain = sample(random_pipe, (64, 96))
+    with entropylab.record(random_pipe, words=list(SPOKEN), keep=EACH) as rec:
+        assert torch.equal(sample(random_pipe, (64, 96)), plain)
+    assert check_words(rec.maps, seen, TOKENS) == 7
+    assert not rec.kept_maps.missing
+    assert rec.maps["64x96/16x24"].words.attrs["units"] == "1"
+    with pytest.raises(AssertionError):
+        check_words(rec.maps, seen, TOKENS | {"red": [1]})
+
+
+def test_two_encoders_side_by_side():
+    """Stable Diffusion XL: their channels lie behind each other, and a prompt of its own for the second may differ."""
+    model = unet(**XL | {"projection_class_embeddings_input_dim": 6 * 8 + WIDTH}, cross_attention_dim=2 * WIDTH)
+    pipe = assembled(
+        "StableDiffusionXLPipeline", unet=model, scheduler=named("EulerDiscreteScheduler"), vae=image_vae()["vae"],
+        tokenizer=tokenizer(), tokenizer_2=tokenizer(), text_encoder=text_encoder(),
+        text_encoder_2=text_encoder("CLIPTextModelWithProjection"),
+    )  # fmt: skip
+    with every_map({"unet": model}) as seen:
+        sample(pipe, steps=2)
+    with entropylab.record(pipe, words=list(SPOKEN), keep=EACH) as rec:
+        sample(pipe, steps=2)
+    assert check_words(rec.maps, seen, TOKENS) > 0
+    with entropylab.record(pipe, words="blue") as rec:
+        sample(pipe, prompts=PROMPTS[:1], prompt_2=PROMPTS[1:], steps=1)
+    assert rec.maps["64x64/4x4"].words.sel(branch="cond").notnull().any()
+
+
+def t5():
+    """A T5 encoder as wide as two of CLIP, and a tokenizer that cuts "house" in three."""
+    pieces = ["<pad>", "</s>", "<unk>", "▁a", "▁red", "▁blue", "▁car", "▁h", "ou", "se", *"abcdehlorsu▁"]
+    spelling = Tokenizer(models.Unigram([(piece, -1.0 - 4 * (len(piece) < 2)) for piece in pieces], unk_id=2))
+    spelling.pre_tokenizer, spelling.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    spelling.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    words = transformers.PreTrainedTokenizerFast(tokenizer_object=spelling, **special)
+    config = transformers.T5Config(
+        vocab_size=len(pieces), d_model=2 * WIDTH, d_kv=8, d_ff=32, num_layers=1, num_heads=2
+    )
+    torch.manual_seed(0)
+    return {"tokenizer_3": words, "text_encoder_3": transformers.T5EncoderModel(config).eval()}
+
+
+def test_t5_behind_clip():
+    """Stable Diffusion 3: words are in both, T5's behind CLIP's; those of three tokens are summed."""
+    sizes = {"joint_attention_dim": 2 * WIDTH, "pooled_projection_dim": 2 * WIDTH}
+    clip = {f"text_encoder{n}": text_encoder("CLIPTextModelWithProjection") for n in ("", "_2")}
+    pipe = assembled(
+        "StableDiffusion3Pipeline", transformer=tiny("SD3Transformer2DModel", SD3 | sizes), scheduler=flow_matching(),
+        tokenizer=tokenizer(), tokenizer_2=tokenizer(), **clip, **t5(), **image_vae(),
+    )  # fmt: skip
+    options = {"max_sequence_length": 12, "steps": 2}
+    with every_map(denoisers(pipe)) as seen:
+        sample(pipe, (96, 128), **options)
+    with entropylab.record(pipe, words=list(SPOKEN), keep=EACH) as rec:
+        sample(pipe, (96, 128), **options)
+    start, places = 48, {"red": [1], "blue": [1], "car": [2], "house": [2, 3, 4]}
+    tokens = {word: [start + 24 * 0 + at for at in TOKENS[word]] for word in SPOKEN}
+    tokens = {word: [*at, *(start + 24 + other for other in places[word])] for word, at in tokens.items()}
+    assert check_words(rec.maps, seen, tokens, slice(0, start)) == 3
+    with pytest.raises(AssertionError):
+        check_words(rec.maps, seen, tokens | {"house": tokens["house"][:-1]}, slice(0, start))
+
+
+def test_flux():
+    """The embedded model of FLUX's shape, whose text stands first, and whose branches are forwards of their own."""
+    pipe = entropylab.load("emoji-joint", device="cpu")
+    pipe.set_progress_bar_config(disable=True)
+    with every_map(denoisers(pipe)) as seen:
+        sample(pipe, steps=2)
+    with entropylab.record(pipe, words=list(SPOKEN), keep=EACH) as rec:
+        sample(pipe, steps=2)
+    each = {path: [torch.cat(calls[step : step + 2]) for step in (0, 2)] for path, calls in seen.items()}
+    tokens = {"red": [2], "blue": [2], "car": [3], "house": [3]}
+    assert check_words(rec.maps, each, tokens, slice(24, None), ("cond", "uncond")) == len(seen)
+
+
+@pytest.mark.parametrize("strong", [False, True])
+def test_what_is_made_strong_shows_at_its_pixel_and_its_word(random_pipe, strong):
+    """One channel of every head is the business of one row, in line 2 and column 3, and of one key, "red", alone."""
+    attention = random_pipe.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn2
+
+    def alone(place):
+        def change(module, args, output):
+            output = output.unflatten(-1, (attention.heads, -1)).clone()
+            output[..., 0] = 0
+            output[2, place, :, 0] = 50 * strong  # with guidance, the first prompt is the third image
+            return output.flatten(-2)
+
+        return change
+
+    attention.to_q.register_forward_hook(alone(2 * 16 + 3))
+    attention.to_k.register_forward_hook(alone(2))
+    with entropylab.record(random_pipe, words=["red", "car"]) as rec:
+        sample(random_pipe, steps=1)
+    maps = rec.maps["64x64/16x16"]
+    words = maps.words.sel(layer=maps.layer[0], branch="cond").isel(scaling=0, sample=0)
+    red = words.sel(word="red")
+    if strong:
+        assert np.unravel_index(np.argmax(red.values), red.shape) == (2, 3)
+        assert red.values[2, 3] > 0.999
+        assert words.sel(word="car").values[2, 3] < 1e-3
+    assert np.sort(red.values.ravel())[-2] < 0.5
+
+
+class Daam:
+    """DAAM's processor: it keeps what the image gives to each token, summed over heads, bicubic at the largest grid."""
+
+    def __init__(self, grid, heat):
+        self.grid, self.heat = grid, heat
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None):
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        sides = ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
+        query, key, value = (in_heads(projection, tokens, attn.heads) for projection, tokens in sides)
+        weights = logits_of(query, key).softmax(-1)
+        if encoder_hidden_states is not None:
+            side = round(weights.shape[-2] ** 0.5)
+            tokens = weights[len(weights) // 2 :].mean(1).mT.unflatten(-1, (side, side))
+            self.heat.append(F.interpolate(tokens, self.grid, mode="bicubic"))
+        return attn.to_out[1](attn.to_out[0](together(weights.to(value.dtype) @ value)))
+
+
+def test_daams_way(random_pipe):
+    """Mean over heads, every layer made as fine as the finest, summed over layers and steps."""
+    heat = []
+    with entropylab.record(random_pipe, words="red") as rec:
+        sample(random_pipe)
+    random_pipe.unet.set_attn_processor(Daam((16, 16), heat))
+    sample(random_pipe)
+    wanted = torch.stack(heat).sum(0)[0, 2]
+    ours = []
+    for group in ("16x16", "8x8"):
+        words = rec.maps["64x64"][group].words.sel(branch="cond", word="red").isel(scaling=0, sample=0)
+        words = torch.from_numpy(words.dropna("layer").values).double()[:, None]
+        ours.append(F.interpolate(words, (16, 16), mode="bicubic")[:, 0])
+    ours = 3 * torch.cat(ours).sum(0)  # steps
+    torch.testing.assert_close(ours, wanted, atol=1e-4, rtol=0)
+    assert (ours - torch.stack(heat).sum(0)[0, 3]).abs().max() > 1e-2, "the next token must not pass"
+
+
+def test_a_word_that_occurs_twice_is_summed(random_pipe):
+    with every_map({"unet": random_pipe.unet}) as seen:
+        sample(random_pipe, prompts=["a red red car"], steps=1)
+    with entropylab.record(random_pipe, words=["RED", "red car"]) as rec:
+        sample(random_pipe, prompts=["a red red car"], steps=1)
+    layer = rec.maps["64x64/16x16"].layer.values[1]
+    for word, tokens in (("RED", [2, 3]), ("red car", [3, 4])):
+        wanted = seen[layer][0][1:].mean(1)[..., tokens].sum(-1).unflatten(-1, (16, 16))
+        ours = rec.maps["64x64/16x16"].words.sel(layer=layer, word=word, branch="cond").isel(scaling=0)
+        np.testing.assert_allclose(ours, wanted, atol=1e-6)
+
+
+def test_prompts_that_were_encoded_before(random_pipe):
+    """Embeddings that the pipeline's encoder made while it was recorded are known again; others are not, and named."""
+    encoded = random_pipe.encode_prompt(PROMPTS, "cpu", 1, True)
+    options = {"height": 64, "width": 64, "num_inference_steps": 1, "output_type": "latent"}
+    with entropylab.record(random_pipe, words="red") as rec:
+        positive, negative = random_pipe.encode_prompt(PROMPTS, "cpu", 1, True)
+        for _ in range(2):
+            random_pipe(prompt_embeds=positive.half().float(), negative_prompt_embeds=negative, **options)
+    known = rec.maps["64x64/16x16"].words.sel(branch="cond").isel(layer=1, scaling=0)
+    assert known.notnull().all(["word", "y", "x"]).values.tolist() == [True, False, True, False]
+    with pytest.warns(EntropyLabWarning, match="no text encoder"), entropylab.record(random_pipe, words="red") as rec:
+        random_pipe(prompt_embeds=encoded[0], negative_prompt_embeds=encoded[1], **options)
+    assert "the word 'red': its tokens were not found" in " ".join(json.loads(rec.maps.attrs["unplaced"]))
+
+
+def test_a_word_that_is_in_no_prompt_ends_the_call_before_it_samples(random_pipe):
+    ran = []
+    random_pipe.unet.register_forward_hook(lambda *_: ran.append(True))
+    state = dict(vars(random_pipe))
+    said = "words must be in the prompt. Got 'hat'; its words are a, red, car, and so for 1 more"
+    with pytest.raises(EntropyLabError, match=said), entropylab.record(random_pipe, words=["red", "hat"]):
+        sample(random_pipe)
+    assert not ran and vars(random_pipe) == state
+    assert not random_pipe.text_encoder._forward_hooks
+    with pytest.raises(EntropyLabError, match=said):
+        entropylab.measure(random_pipe, [64], prompts=PROMPTS, words="hat", maps="maps.nc", progress=False)
+    sample(random_pipe, steps=1)
+
+
+def test_measured_and_opened_again(random_pipe, tmp_path):
+    """Words of some prompts, batch by batch: the samples of others are NaN."""
+    path = tmp_path / "maps.nc"
+    options = {"prompts": PROMPTS, "steps": 1, "batch_size": 1, "progress": False, "train_size": 64}
+    rules = ["original", "sqrt_log"]
+    entropylab.measure(random_pipe, [64, 96], scaling=rules, maps=path, words=["red"], received=True, **options)
+    maps = entropylab.open(path)
+    group = maps["96x96/24x24"]
+    assert set(group.data_vars) == {"entropy", "received", "words"}
+    known = group.words.sel(branch="cond").isel(layer=1).notnull().all(["word", "y", "x"])
+    assert known.values.tolist() == [[True, False]] * 2
+    assert group.word.values.tolist() == ["red"]
+    with pytest.raises(EntropyLabError, match="pass maps="):
+        entropylab.measure(random_pipe, [64], words="red", **options)
+
+
+def test_whatever_goes_wrong_the_pipeline_goes_on(random_pipe, monkeypatch):
+    plain = sample(random_pipe)
+
+    def broken(*_):
+        raise RuntimeError("no memory")
+
+    for place in ("measuring.maps.weight_on", "pipelines.words.tokens_of", "measuring.maps.received"):
+        with monkeypatch.context() as patch, pytest.warns(EntropyLabWarning, match="no memory"):
+            patch.setattr(f"entropylab.{place}", broken)
+            with entropylab.record(random_pipe, maps=True, words="red", received=True) as rec:
+                assert torch.equal(sample(random_pipe), plain)
+        assert rec.dataset.entropy.notnull().any()
+        assert rec.maps["64x64/16x16"].entropy.notnull().all()
+
+
+@pytest.mark.parametrize("words", [[], "", ["red", "RED"], ["?"], 3, [None]])
+def test_what_are_no_words(random_pipe, words):
+    with pytest.raises(EntropyLabError, match="each once"), entropylab.record(random_pipe, words=words):
+        pass
+
+
+def test_arguments_that_do_not_fit(random_pipe):
+    with pytest.raises(EntropyLabError, match="text encoder"), entropylab.record(random_pipe.unet, words="red"):
+        pass
+    with pytest.raises(EntropyLabError, match="received must be"), entropylab.record(random_pipe, received="maps.nc"):
+        pass
+    with pytest.raises(EntropyLabError, match="leave rows out"), entropylab.record(random_pipe, words="red", rows=3):
+        pass
