@@ -6,7 +6,8 @@ parts of the keys; and of each part: rows that have keys in it, and the sums of 
 it adds to the entropy, and of the entropy and the variance within it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from .choice import answer, choose, fused
 from .native import BETWEEN, COUNTS, NUMBERS, OF_PART, KeyParts
 from .parts import Parts, needed
 from .rows import STATISTICS, Rows, RowStatistics, check_rows, rows_of
+
+Found = TypeVar("Found")
 
 __all__ = [
     "BETWEEN",
@@ -67,15 +70,8 @@ def head_sums(
         if q.shape[-2] < 2:
             raise
     # Outside of the except clause, where the error no longer keeps the tensors of what failed alive.
-    if q.is_cuda:
-        torch.cuda.empty_cache()
-    halves = []
-    for start, stop in ((0, q.shape[-2] // 2), (q.shape[-2] // 2, q.shape[-2])):
-        own = None if mask is None else rows_of(mask, start, stop)
-        own = causal(own, start, stop, k) if is_causal else own
-        some = counted if counted is None or counted.shape[-1] == 1 else counted[..., start:stop]
-        halves.append(head_sums(q[..., start:stop, :], k, scale, own, False, statistics, some, parts))
-    return halves[0] + halves[1]
+    first, second = in_halves(head_sums, q, k, scale, mask, is_causal, statistics, counted, parts)
+    return first + second
 
 
 def causal(mask: Tensor | None, start: int, stop: int, key: Tensor) -> Tensor:
@@ -123,10 +119,39 @@ def sums_and_entropy(
     parts: KeyParts | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `head_sums`, and the entropy of every row: (batch, heads, queries), NaN of a row that does not count."""
-    pieces = questions(q, k, scale, mask, is_causal, tuple(dict.fromkeys((*statistics, "entropy"))), parts)
-    sums, rows = answered(pieces, statistics, counted, parts is not None)
-    left_out = ~rows["mean"].isfinite() if counted is None else ~(rows["mean"].isfinite() & counted)
-    return sums, rows["entropy"].masked_fill(left_out, torch.nan)
+    try:
+        pieces = questions(q, k, scale, mask, is_causal, tuple(dict.fromkeys((*statistics, "entropy"))), parts)
+        sums, rows = answered(pieces, statistics, counted, parts is not None)
+        left_out = ~rows["mean"].isfinite() if counted is None else ~(rows["mean"].isfinite() & counted)
+        return sums, rows["entropy"].masked_fill(left_out, torch.nan)
+    except torch.OutOfMemoryError:
+        if q.shape[-2] < 2:
+            raise
+    first, second = in_halves(sums_and_entropy, q, k, scale, mask, is_causal, statistics, counted, parts)
+    return first[0] + second[0], torch.cat([first[1], second[1]], -1)
+
+
+def in_halves(
+    ask: Callable[..., Found],
+    q: Tensor,
+    k: Tensor,
+    scale: float,
+    mask: Tensor | None,
+    is_causal: bool,
+    statistics: tuple[str, ...],
+    counted: Tensor | None,
+    parts: KeyParts | None,
+) -> list[Found]:
+    """What ``ask`` says of the first half of the rows, and of the second, where all at once have no room."""
+    if q.is_cuda:
+        torch.cuda.empty_cache()
+    found = []
+    for start, stop in ((0, q.shape[-2] // 2), (q.shape[-2] // 2, q.shape[-2])):
+        own = None if mask is None else rows_of(mask, start, stop)
+        own = causal(own, start, stop, k) if is_causal else own
+        some = counted if counted is None or counted.shape[-1] == 1 else counted[..., start:stop]
+        found.append(ask(q[..., start:stop, :], k, scale, own, False, statistics, some, parts))
+    return found
 
 
 def answered(
