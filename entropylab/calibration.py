@@ -108,7 +108,8 @@ class Calibration:
         """Read a calibration that ``save`` wrote."""
         ds = open_dataset(path)
         if "calibrated" not in ds:
-            raise EntropyLabError(f"{path} holds no calibration, but variables {sorted(map(str, ds.data_vars))}.")
+            held = ", ".join(sorted(map(str, ds)))
+            raise EntropyLabError(f"{path} holds no calibration, but {held}: `entropylab calibrate` makes one.")
         return cls(ds)
 
     def __repr__(self) -> str:

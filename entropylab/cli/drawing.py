@@ -11,7 +11,7 @@ from ..files import check_writable, make_folder
 from ..sizes import Size, as_pair, parse_sizes, size_label, split
 from . import options as opt
 from .application import TakesSizes, app
-from .words import as_table, say
+from .words import as_table, parse_rules, say
 
 WIDE = 3.0
 """Of a map in the figure [inches]."""
@@ -57,8 +57,6 @@ def generate(
     quiet: opt.Quiet = False,
 ) -> None:
     """``entropylab generate``."""
-    from ..scaling import parse_rules
-
     pairs, rules = [as_pair(size) for size in parse_sizes(sizes)], parse_rules(scaling)
     trained = opt.one_size("train-size", train_size)
     make_folder(out)
@@ -111,8 +109,6 @@ def draw_maps(
     quiet: opt.Quiet = False,
 ) -> None:
     """``entropylab map``."""
-    from ..scaling import parse_rules
-
     pairs, rules = [as_pair(size) for size in parse_sizes(sizes)], parse_rules(scaling)
     trained = opt.one_size("train-size", train_size)
     chosen = split(layers) if layers else ["cross" if words else "self", "joint"]

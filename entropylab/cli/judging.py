@@ -1,7 +1,7 @@
 """Commands that find rules for a model and judge them: ``entropylab calibrate`` and ``evaluate``."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import entropylab
 
@@ -9,7 +9,7 @@ from ..files import check_writable
 from ..sizes import parse_sizes, split
 from . import options as opt
 from .application import TakesSizes, app
-from .words import prompts_of, say
+from .words import prompts_of, rule_of, say
 
 
 @app.command(
@@ -17,8 +17,9 @@ from .words import prompts_of, say
     short_help="Find the multipliers that hold the entropy of every layer and head.",
     help="Find, for every layer and head, the multiplier of the softmax scale that gives it the entropy [nats] at each "
     "size that it has at the training size, and judge it on prompts and seeds that it was not found with. "
-    "entropylab.Calibration.open reads the file; its `calibrated` is a rule for entropylab.rescale.",
+    "The file is a rule for --scaling of other commands; in Python entropylab.Calibration.open reads it.",
     epilog="\b\nExamples:\n  entropylab calibrate --sizes 32 96 128 --out calibration.nc\n"
+    "  entropylab measure --sizes 32 64 96 128 --scaling original,calibration.nc,calibration.nc:predicted\n"
     "  entropylab calibrate sd21 --sizes 512 1024 --prompts captions.txt --samples 16 --out sd21.nc",
 )
 def calibrate(
@@ -81,7 +82,7 @@ def calibrate(
     if "held_out" in found.dataset:
         removed = found.dataset["held_out"].to_pandas().to_string(float_format="{:.3f}".format)
         say(f"part of the drift that each rule removes on other prompts and seeds:\n{removed}\n")
-    say(f"wrote {out}; in Python: entropylab.rescale(pipe, entropylab.Calibration.open({str(out)!r}).calibrated)")
+    say(f"wrote {out}; next: entropylab measure --sizes {' '.join(sizes)} --scaling original,{out}")
 
 
 @app.command(
@@ -137,10 +138,9 @@ def evaluate(
     """``entropylab evaluate``."""
     from ..quality.evaluation import check_metrics
     from ..quality.methods import as_method
-    from ..scaling.rules import number
 
     wanted, trained = parse_sizes(sizes), opt.one_size("train-size", train_size)
-    rules: Any = tuple(number(text) for text in split(scaling))
+    rules = tuple(rule_of(text) for text in split(scaling))
     for rule in rules:
         as_method(rule, trained)
     names, texts = check_metrics(tuple(split(metrics))), prompts_of(prompts, None, None, seed)

@@ -11,7 +11,7 @@ from ..files import check_writable
 from ..sizes import parse_sizes, split
 from . import options as opt
 from .application import TakesSizes, app
-from .words import as_table, is_first, prompts_of, say
+from .words import as_table, is_first, parse_rules, prompts_of, say
 
 
 @app.command(
@@ -128,7 +128,6 @@ def measure(
         check_writable(maps, overwrite)
     from ..measuring.cells import check_keep
     from ..measuring.reduce import check_statistics
-    from ..scaling import parse_rules
 
     rules, names = parse_rules(scaling), check_statistics(split(statistics))
     further: dict[str, Any] = {

@@ -62,7 +62,8 @@ Rules = Annotated[
         "--scaling",
         metavar="RULE,...",
         help="Rules for the softmax scale: original (as trained), sqrt_log (times sqrt(log N / log T)), "
-        "scalable_softmax (log N / log T), yarn, proportional, or a number.",
+        "scalable_softmax (log N / log T), yarn, proportional, a number, or FILE.nc that `entropylab calibrate` wrote "
+        "(its calibrated multipliers; FILE.nc:predicted and FILE.nc:invariant are its other rules).",
     ),
 ]
 TrainSize = Annotated[

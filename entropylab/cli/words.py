@@ -1,8 +1,9 @@
-"""What is read from a command line and what is printed: sizes in a row, files of prompts, tables, CSVs."""
+"""What is read from a command line and what is printed: sizes in a row, prompts, rules, tables, CSVs."""
 
 import re
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import typer
 
 from ..errors import EntropyLabError, EntropyLabWarning
 from ..files import write_whole
+from ..sizes import split
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that steer a terminal, turn its text round, or can't be written to it; lines and tabs are none of them."""
@@ -61,6 +63,33 @@ def prompts_of(path: Path | None, column: str | None, samples: int | None, seed:
     if found.report and is_first():
         say(found.report, err=True)
     return found
+
+
+def parse_rules(texts: Sequence[str]) -> tuple[Any, ...]:
+    """The rules of ``--scaling``: names, numbers as multipliers, and files of calibrations."""
+    from ..scaling import named_rule
+
+    rules = tuple(rule_of(text) for text in split(texts))
+    for rule in rules:
+        named_rule(rule)
+    return rules
+
+
+def rule_of(text: str) -> Any:
+    """A multiplier as a float, FILE.nc or FILE.nc:RULE as a rule of the calibration in that file, or the text as it is.
+
+    Raises:
+        EntropyLabError: there is no such file, or it holds no calibration.
+    """
+    from ..calibration import Calibration
+    from ..scaling import NEEDS_CALIBRATION
+
+    with suppress(ValueError):
+        return float(text)
+    path, _, name = text.rpartition(":")
+    if name in NEEDS_CALIBRATION:
+        return getattr(Calibration.open(path), name) if path else text
+    return Calibration.open(text).calibrated if text.lower().endswith((".nc", ".nc4")) else text
 
 
 def is_first() -> bool:

@@ -6,8 +6,9 @@ parts of the keys; and of each part: rows that have keys in it, and the sums of 
 it adds to the entropy, and of the entropy and the variance within it.
 """
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from .choice import answer, choose, fused
 from .native import BETWEEN, COUNTS, NUMBERS, OF_PART, KeyParts
 from .parts import Parts, needed
 from .rows import STATISTICS, Rows, RowStatistics, check_rows, rows_of
+
+Found = TypeVar("Found")
 
 __all__ = [
     "BETWEEN",
@@ -65,15 +68,8 @@ def head_sums(
         if q.shape[-2] < 2:
             raise
     # Outside of the except clause, where the error no longer keeps the tensors of what failed alive.
-    if q.is_cuda:
-        torch.cuda.empty_cache()
-    halves = []
-    for start, stop in ((0, q.shape[-2] // 2), (q.shape[-2] // 2, q.shape[-2])):
-        own = None if mask is None else rows_of(mask, start, stop)
-        own = causal(own, start, stop, k) if is_causal else own
-        some = counted if counted is None or counted.shape[-1] == 1 else counted[..., start:stop]
-        halves.append(head_sums(q[..., start:stop, :], k, scale, own, False, statistics, some, parts))
-    return halves[0] + halves[1]
+    first, second = in_halves(head_sums, q, k, scale, mask, is_causal, statistics, counted, parts)
+    return first + second
 
 
 @lru_cache(maxsize=1024)
@@ -135,10 +131,40 @@ def sums_and_rows(
     parts: KeyParts | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """As `head_sums`, and the statistics ``of_rows`` by name: (batch, heads, queries), NaN of rows that don't count."""
-    pieces = questions(q, k, scale, mask, is_causal, tuple(dict.fromkeys((*statistics, *of_rows))), parts)
-    sums, rows = answered(pieces, statistics, counted, parts is not None)
-    left_out = ~rows["mean"].isfinite() if counted is None else ~(rows["mean"].isfinite() & counted)
-    return sums, {name: rows[name].masked_fill(left_out, torch.nan) for name in of_rows}
+    try:
+        pieces = questions(q, k, scale, mask, is_causal, tuple(dict.fromkeys((*statistics, *of_rows))), parts)
+        sums, rows = answered(pieces, statistics, counted, parts is not None)
+        left_out = ~rows["mean"].isfinite() if counted is None else ~(rows["mean"].isfinite() & counted)
+        return sums, {name: rows[name].masked_fill(left_out, torch.nan) for name in of_rows}
+    except torch.OutOfMemoryError:
+        if q.shape[-2] < 2:
+            raise
+    again = partial(sums_and_rows, of_rows=of_rows)
+    first, second = in_halves(again, q, k, scale, mask, is_causal, statistics, counted=counted, parts=parts)
+    return first[0] + second[0], {name: torch.cat([first[1][name], second[1][name]], -1) for name in of_rows}
+
+
+def in_halves(
+    ask: Callable[..., Found],
+    q: Tensor,
+    k: Tensor,
+    scale: float,
+    mask: Tensor | None,
+    is_causal: bool,
+    statistics: tuple[str, ...],
+    counted: Tensor | None,
+    parts: KeyParts | None,
+) -> list[Found]:
+    """What ``ask`` says of the first half of the rows, and of the second, where all at once have no room."""
+    if q.is_cuda:
+        torch.cuda.empty_cache()
+    found = []
+    for start, stop in ((0, q.shape[-2] // 2), (q.shape[-2] // 2, q.shape[-2])):
+        own = None if mask is None else rows_of(mask, start, stop)
+        own = causal(own, start, stop, k) if is_causal else own
+        some = counted if counted is None or counted.shape[-1] == 1 else counted[..., start:stop]
+        found.append(ask(q[..., start:stop, :], k, scale, own, False, statistics, counted=some, parts=parts))
+    return found
 
 
 def answered(

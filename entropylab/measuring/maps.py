@@ -20,11 +20,10 @@ from ..entropy.weights import received, weight_on
 from ..errors import EntropyLabError
 from ..pipelines import kind_of, part_of
 from ..pipelines.grids import Grid, grid_of
-from ..pipelines.guidance import agreed
 from ..pipelines.sight import Sight
 from ..pipelines.words import Words
 from .cells import UNCOUNTED, Cells
-from .delivery import departures, landed, sent
+from .delivery import departures, sent
 from .layout import LABELS, label_of
 from .reduce import Asked, Reduction, Sums, Where, joint_keys, key_parts, rows_at
 from .run import Run
@@ -157,21 +156,6 @@ class Held(NamedTuple):
 
 
 @dataclass
-class RunMaps:
-    """What is kept of a run while it goes on.
-
-    Attributes:
-        held: by what steps have in common (or by the step, if steps are kept), the forward in it, and the device.
-        steps: what each step has in common with others, or its number.
-        departed: when what steps gave had left for the host.
-    """
-
-    held: dict[tuple[Any, ...], Held] = field(default_factory=dict)
-    steps: list[Hashable] = field(default_factory=list)
-    departed: list[torch.cuda.Event] = field(default_factory=list)
-
-
-@dataclass
 class Finished:
     """The maps of a run, on the host: branch and step -> (2, samples, columns, *grid) of each."""
 
@@ -292,39 +276,38 @@ class Maps:
         return Piece(seen, variable, depth * (heads if "head" in self.keep else 1), count, place)
 
     def add_step(self, run: Run, calls: list[DenoiserCall]) -> None:
-        """Take the step that a run has just been given: it is added to those that are like it."""
-        run.maps = kept = run.maps or RunMaps()
-        alike: Hashable = tuple(call.forward.likeness for call in calls)
-        kept.steps.append(len(run.steps) - 1 if "step" in self.keep else alike)
+        """Take the step that a run has just been given: it is added to those that are like it, unless steps are kept.
+
+        ``run.maps`` holds what was added up, by what its steps have in common, the forward in them, and the device.
+        """
+        step, alike = run.steps[-1], self.alike(run)[-1]
         for number, call in enumerate(calls):
             for device in {sums.device for _, sums, _ in call.rows}:
                 here = [row for row in call.rows if row[1].device == device]
                 pieces = tuple(piece for piece, _, _ in here)
-                sums, counts = (torch.cat([row[side] for row in here]) for side in (1, 2))
-                sums, counts = sums.float(), counts.float()
+                sums, counts = (torch.cat([row[side] for row in here]).float() for side in (1, 2))
                 if "step" in self.keep:
-                    kept.departed += departures([sums])
                     sums, counts = sent(sums), sent(counts)
-                key = (kept.steps[-1], number, device, pieces)
-                before = kept.held.get(key)
-                if before is not None:
+                    step.departed = [*step.departed, *departures([row[1] for row in here])]
+                key = (alike, number, device, pieces)
+                if (before := run.maps.get(key)) is not None:
                     sums, counts = before.sums + sums, before.counts + counts
-                kept.held[key] = Held(pieces, sums, counts)
+                run.maps[key] = Held(pieces, sums, counts)
 
-    def finish(self, run: Run) -> Finished | None:
-        """The maps of a run, now that the host may wait for them; None if it gave none."""
-        if run.maps is None:
-            return None
-        for step in run.steps:
-            landed(step.departed)
-            step.decide()
-        landed(run.maps.departed)
+    def alike(self, run: Run) -> list[Hashable]:
+        """What each step of a run has in common with others; its number where steps are kept."""
+        if "step" in self.keep:
+            return list(range(len(run.steps)))
+        return [tuple(forward.likeness for forward in step.forwards) for step in run.steps]
+
+    def finish(self, run: Run) -> Finished:
+        """The maps of a run, now that the host may wait for them."""
         found: dict[Key, dict[tuple[str, int], np.ndarray]] = {}
-        named = agreed([step.evidence.names() for step in run.steps])
+        named, alike = run.names(), self.alike(run)
         is_whole = all(len(views) == 1 for views in run.views())
         anew = set() if "step" in self.keep else self.begun_anew(run)
-        for (when, number, _, _), held in run.maps.held.items():
-            members = [index for index, each in enumerate(run.maps.steps) if each == when]
+        for (when, number, _, _), held in run.maps.items():
+            members = [index for index, each in enumerate(alike) if each == when]
             step, names = run.steps[members[0]], named[members[0]]
             told = {(run.steps[index].samples, tuple(named[index])) for index in members}
             problem = "is denoised in several views of the picture" if not is_whole else None
@@ -360,8 +343,8 @@ class Maps:
         """Layers for which the timesteps begin anew within a run: what was denoised before was something else."""
         times = run.timesteps()
         ran: dict[str, list[float]] = {}
-        for when, time in zip(run.maps.steps, times, strict=False):
-            paths = (piece.seen.path for key, held in run.maps.held.items() if key[0] == when for piece in held.pieces)
+        for when, time in zip(self.alike(run), times, strict=False):
+            paths = (piece.seen.path for key, held in run.maps.items() if key[0] == when for piece in held.pieces)
             for path in dict.fromkeys(paths):
                 ran.setdefault(path, []).append(time)
         return {path for path, own in ran.items() if own[0] in [time for time, _ in groupby(own)][1:]}
@@ -374,7 +357,7 @@ class Maps:
     def add(self, run: Run) -> None:
         """Take a finished run in."""
         found = self.finish(run)
-        if found is not None and found.samples:
+        if found.samples:
             self.finished.setdefault((run.size, run.scaling), []).append(found)
 
     def tree(self, cells: Cells, factor: int, attributes: dict[str, Any]) -> xr.DataTree:

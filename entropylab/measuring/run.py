@@ -64,7 +64,7 @@ class Run:
         multipliers: layer path -> the factor on its softmax scale, mean over heads; NaN if it changed meanwhile.
         texts: what the branches were handed.
         steps: what was measured; a step in which the denoiser saw one timestep in several views is several.
-        maps: what is kept of every row, if maps are.
+        maps: what is kept of every row, if maps are: see `maps.Maps.add_step`.
     """
 
     size: KnownSize = None
@@ -76,7 +76,7 @@ class Run:
     multipliers: dict[str, float] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     texts: Texts = field(default_factory=Texts)
-    maps: Any = None
+    maps: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
     def meet_rule(self, rule: str, begun: bool) -> None:
         """Take the name of the rule under which a forward runs; after another one, the run carries both names.
@@ -129,17 +129,21 @@ class Run:
         times = [views[0].timestep for views in self.views()]
         return np.array([np.nan if t is None else float(torch.as_tensor(t).flatten()[0]) for t in times])
 
+    def names(self) -> list[list[str]]:
+        """The names of every step's branches; the host waits for what has not arrived yet."""
+        for step in self.steps:
+            landed(step.departed)
+            step.decide()
+        return agreed([step.evidence.names() for step in self.steps])
+
     def array(self, layers: Sequence[str], branches: list[str]) -> np.ndarray:
         """Everything as one array (entries, branch, sample, step, layer, head), NaN where a layer did not run.
 
         New names of branches are added to ``branches``.
         """
-        for step in self.steps:
-            landed(step.departed)
-            step.decide()
+        named = self.names()
         views = self.views()
         when = {id(step): index for index, together in enumerate(views) for step in together}
-        named = agreed([step.evidence.names() for step in self.steps])
         branches += [name for name in dict.fromkeys(n for many in named for n in many) if name not in branches]
         alike: dict[Hashable, list[int]] = {}
         for index, step in enumerate(self.steps):

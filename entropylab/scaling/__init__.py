@@ -10,7 +10,6 @@ from .rules import (
     check_train_size,
     known_train_size,
     named_rule,
-    parse_rules,
 )
 
 __all__ = [
@@ -25,7 +24,6 @@ __all__ = [
     "folded_at_work",
     "known_train_size",
     "named_rule",
-    "parse_rules",
     "rescale",
     "rescaled",
     "rule_at_work",

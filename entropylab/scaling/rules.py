@@ -3,7 +3,7 @@
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import pipelines
 from ..errors import EntropyLabError
-from ..sizes import Size, as_pair, split
+from ..sizes import Size, as_pair
 
 Rule = Callable[..., float]
 """A function (N, T) -> multiplier; one that has a parameter ``timestep`` is also told the time, in every step."""
@@ -95,6 +95,9 @@ class NamedRule:
     def __post_init__(self) -> None:
         object.__setattr__(self, "sees_time", sees_time(self.function))
 
+    def __str__(self) -> str:
+        return self.name
+
     @property
     def is_original(self) -> bool:
         """Whether the rule changes nothing anywhere."""
@@ -131,7 +134,8 @@ def named_rule(rule: Any) -> NamedRule:
         if rule in NEEDS_CALIBRATION:
             raise EntropyLabError(
                 f"scaling {rule!r} needs a calibration: calibration = entropylab.calibrate(pipe, sizes), then pass "
-                f"calibration.{rule} instead of the name."
+                f"calibration.{rule} instead of the name; on the command line FILE.nc:{rule}, with the file that "
+                "`entropylab calibrate` wrote."
             )
         if rule not in RULES:
             raise EntropyLabError(
@@ -215,21 +219,3 @@ def check_train_size(pipe: Any, train_size: Any) -> Size:
             "an int or a (height, width) pair [pixels]."
         )
     return found
-
-
-def parse_rules(texts: Sequence[str]) -> tuple[str | float, ...]:
-    """Scaling rules from words such as "original,sqrt_log" and "0.9": names, and numbers as multipliers."""
-    from ..scaling.rules import named_rule
-
-    rules = tuple(number(text) for text in split(texts))
-    for rule in rules:
-        named_rule(rule)
-    return rules
-
-
-def number(text: str) -> str | float:
-    """``text`` as a float if it is one."""
-    try:
-        return float(text)
-    except ValueError:
-        return text

@@ -6,13 +6,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import xarray as xr
 
 import entropylab
 from entropylab.dataset import ATTRIBUTE
+from entropylab.netcdf import save
 
 from ..command_line import refused, run
 from ..datasets import under_both
+from ..test_calibration import FEW, MixedPipe
 
 
 @pytest.fixture
@@ -64,6 +67,49 @@ def test_calibrate_hands_every_option_on(judged: dict[str, Any], tmp_path: Path)
     assert judged["load"] == {"model": "m", "dtype": "float16", "device": "cpu"}
     assert judged["wrote"] == out
     assert "0.875" in result.stdout and f"wrote {out}" in result.stdout
+
+
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("calibration") / "found.nc"
+    entropylab.calibrate(MixedPipe("self_1"), [64], iterations=1, held_out=False, **FEW).save(path)
+    return path
+
+
+def test_a_file_of_a_calibration_is_a_rule_of_every_command(
+    judged: dict[str, Any], calibration: Path, tmp_path: Path
+) -> None:
+    words = ("--sizes", 64, "--scaling", f"original,{calibration},{calibration}:predicted,0.9", "--quiet")
+    assert run("measure", *words, "--out", tmp_path / "a.nc").exit_code == 0
+    assert run("evaluate", *words, "--out", tmp_path / "b.nc").exit_code == 0
+    known = entropylab.Calibration.open(calibration)
+    for command in ("measure", "evaluate"):
+        original, calibrated, predicted, number = judged[command]["scaling"]
+        assert (original, number) == ("original", 0.9)
+        for rule, wanted in ((calibrated, known.calibrated), (predicted, known.predicted)):
+            assert rule.name == wanted.name
+            for tokens, trained in ((64, 16), (36, 16)):
+                factors = [each.function.factor("unet.layers.self_1", tokens, trained) for each in (rule, wanted)]
+                assert torch.equal(*factors) and not bool((factors[0] == 1).any())
+    drawn = run("generate", "a cat", *words[:2], "--scaling", f"{calibration}:invariant", "--out", tmp_path)
+    assert drawn.stdout.strip() == str(tmp_path / "64x64_invariant_seed0.png")
+
+
+def test_files_that_hold_no_calibration_are_refused_before_the_model_is_loaded(
+    judged: dict[str, Any], calibration: Path, tmp_path: Path
+) -> None:
+    run_file, text = tmp_path / "run.nc", tmp_path / "text.nc"
+    save(under_both(steps=1, samples=1), run_file)
+    text.write_text("no netCDF")
+    for command in (("measure",), ("evaluate",), ("generate", "a cat")):
+        words = (*command, "--size", 64, "--out", tmp_path / "out.nc", "--scaling")
+        refused(run(*words, run_file), f"{run_file} holds no calibration, but", "entropy", "`entropylab calibrate`")
+        refused(run(*words, f"original,{run_file}:predicted"), "holds no calibration")
+        refused(run(*words, text), "text.nc")
+        refused(run(*words, tmp_path / "none.nc"), "none.nc")
+        refused(run(*words, "calibrated"), "needs a calibration", "FILE.nc:calibrated")
+        refused(run(*words, f"{calibration}:wisdom"), "scaling must be one of")
+    assert judged == {}
 
 
 def test_evaluate_hands_every_option_on(judged: dict[str, Any], tmp_path: Path) -> None:

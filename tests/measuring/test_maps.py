@@ -139,7 +139,7 @@ def test_what_is_held_does_not_grow_with_steps_and_heads(random_pipe):
     held = []
 
     def seen(pipe, step, time, arguments):
-        held.append(sum(each.sums.numel() for each in rec.run.maps.held.values()))
+        held.append(sum(each.sums.numel() for each in rec.run.maps.values()))
         assert rec.maps["64x64/16x16"].entropy.notnull().all(), "they can be looked at before the end"
         return arguments
 

@@ -8,11 +8,13 @@ import entropylab
 from entropylab import EntropyLabError
 from entropylab.capture import AttentionCall
 from entropylab.entropy import native, row_statistics, sums
-from entropylab.entropy.sums import head_sums, summed
+from entropylab.entropy.rows import Rows
+from entropylab.entropy.sums import head_sums, summed, sums_and_entropy
 from entropylab.errors import EntropyLabWarning
 from entropylab.measuring.reduce import Reduction
 
 from ..runs.stub import Stub, measure
+from ..sampling import sample
 
 STATISTICS = ("entropy", "sigma2", "third")
 
@@ -134,6 +136,45 @@ def test_where_memory_is_short_rows_are_asked_for_in_pieces(kind: str, asked: li
     assert asked == [7, 3, 4, 2, 2]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
     assert not torch.allclose(found, head_sums(query, key, 0.6, *options[1:]), atol=1e-3)
+
+
+@pytest.fixture
+def asked_with_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The same of rows whose entropy is kept, for maps."""
+    sizes: list[int] = []
+    answered = sums.answered
+
+    def small(pieces: list[Rows], *rest: object) -> object:
+        sizes.append(pieces[0].q.shape[-2])
+        if sizes[-1] > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return answered(pieces, *rest)
+
+    monkeypatch.setattr(sums, "answered", small)
+    return sizes
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_where_memory_is_short_rows_of_maps_stay_in_their_order(is_causal: bool, asked_with_rows: list[int]) -> None:
+    query, key = tensors()
+    counted = torch.tensor([True, True, False, True, True, True, True])
+    whole = row_statistics(query, key, scale=0.5, is_causal=is_causal, statistics=("entropy", "mean"))
+    found, entropy = sums_and_entropy(query, key, 0.5, None, is_causal, ("entropy",), counted)
+    assert asked_with_rows == [7, 3, 4, 2, 2]
+    torch.testing.assert_close(found, summed(whole, ("entropy",), counted), rtol=1e-5, atol=1e-4)
+    assert entropy[..., 2].isnan().all() and entropy[..., counted].isfinite().all()
+    torch.testing.assert_close(entropy[..., counted], whole["entropy"][..., counted], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(entropy.roll(1, -1)[..., counted], whole["entropy"][..., counted], atol=1e-3)
+
+
+def test_maps_are_made_where_memory_is_short(random_pipe: object, asked_with_rows: list[int]) -> None:
+    with entropylab.record(random_pipe, maps=True, layers="*mid_block*attn1") as rec:
+        sample(random_pipe, (32, 32), steps=1)
+    assert rec.unmeasured == {} and max(asked_with_rows) > 3 >= min(asked_with_rows)
+    (size,) = rec.maps.children.values()
+    (group,) = size.children.values()
+    wanted = rec.dataset.entropy.isel(size=0).mean(["head", "step"]).transpose(*group.entropy.dims[:-2])
+    np.testing.assert_allclose(group.entropy.mean(["y", "x"]), wanted, atol=2e-5)
 
 
 def test_measuring_goes_on_where_memory_is_short(asked: list[int]) -> None:
