@@ -1,7 +1,9 @@
 """Pipelines that tests share: the embedded one, and a small random one whose attention is far from uniform."""
 
+import copy
 import gc
 import os
+from functools import cache
 
 import pytest
 import torch
@@ -29,6 +31,12 @@ def pytest_collection_finish() -> None:
 
 def new_random_pipeline(**unet: object) -> StableDiffusionPipeline:
     """An untrained Stable Diffusion pipeline: 64 px, two levels with self- and cross-attention, sharpened."""
+    torch.manual_seed(0)
+    return copy.deepcopy(built(**unet))  # which takes less than to build it
+
+
+@cache
+def built(**unet: object) -> StableDiffusionPipeline:
     torch.manual_seed(0)
     tokenizer = new_tokenizer(["a red car", "a blue house"])
     settings = {

@@ -97,11 +97,8 @@ def quantized(factor: float) -> torch.Tensor:
 
 KINDS: dict[str, Callable[[float], torch.Tensor]] = {
     "float8": lambda factor: (factor * torch.ones(4, 3)).to(torch.float8_e4m3fn),
-    "bfloat16": lambda factor: (factor * torch.ones(4, 3)).to(torch.bfloat16),
-    "int8": lambda factor: (factor * torch.ones(4, 3)).to(torch.int8),
     "complex": lambda factor: (factor * torch.ones(4, 3)).to(torch.complex64).conj(),
     "bool": lambda factor: torch.arange(12).reshape(4, 3) > factor,
-    "one number": lambda factor: torch.tensor(factor),
     "nothing": lambda factor: torch.zeros(0, round(factor)),
     "transposed": lambda factor: (factor * torch.arange(12.0)).reshape(3, 4).T,
     "sparse": lambda factor: (factor * torch.eye(4)).to_sparse(),

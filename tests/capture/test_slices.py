@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import entropylab
+from entropylab import pipelines
 from entropylab.errors import EntropyLabWarning
 
 from ..attention import in_heads, together
@@ -233,3 +234,12 @@ def test_attention_to_other_tokens_stays_cross():
     with entropylab.record(net) as rec, torch.no_grad():
         net(normal(2, TOKENS, WIDTH), normal(2, TOKENS + 3, WIDTH))
     assert list(rec.dataset.kind.values) == ["cross"]
+
+
+def test_sinks_do_not_count_as_tokens_that_grow():
+    calls = []
+    with entropylab.record(net := unnamed_of(WithSinks, 4, False)) as rec:
+        tell = rec.observer.on_attention
+        rec.observer.on_attention = lambda call: (calls.append(call), tell(call))
+        run_unnamed(net)
+    assert [pipelines.kinds.image_keys(call) for call in calls] == [TOKENS]

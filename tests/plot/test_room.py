@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from entropylab import plot
 from entropylab.plot.layers import NAMED
-from entropylab.plot.style import legend, legend_above
+from entropylab.plot.style import legend
 
 from .. import datasets
 from ..datasets import synthetic
@@ -40,12 +40,6 @@ def test_a_legend_covers_nothing(ax, names, within) -> None:
     box, frame = ax.get_legend().get_window_extent(), ax.get_window_extent()
     assert (box.y0 < frame.y1) == within
     assert box.width < 1.2 * frame.width
-
-
-def test_without_names_there_is_no_legend(ax) -> None:
-    legend_above(ax)
-    legend(ax)
-    assert ax.get_legend() is None
 
 
 def test_many_layers_are_told_by_colour(many, ax) -> None:

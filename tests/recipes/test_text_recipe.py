@@ -1,12 +1,11 @@
 """The recipe of the tokenizer, and the names of the text encoder's weights."""
 
 import json
-from collections import Counter
 
 from safetensors.torch import load_file, save_file
 
 from entropylab.models.prompts import FOLDER, captions
-from recipes.text import learn_merges, new_tokenizer, rename_for_older_readers, spoken
+from recipes.text import new_tokenizer, rename_for_older_readers, spoken
 
 
 def test_tokenizer_spells_anything_and_knows_its_words():
@@ -15,10 +14,6 @@ def test_tokenizer_spells_anything_and_knows_its_words():
     assert len(tokenizer.tokenize("zebra")) == 5
     assert tokenizer.unk_token_id not in tokenizer("quartz é 7", add_special_tokens=False).input_ids
     assert len(tokenizer("a red car", padding="max_length").input_ids) == tokenizer.model_max_length
-
-
-def test_merges_come_by_frequency_then_spelling():
-    assert learn_merges(Counter({"ab": 3, "cd": 3, "ef": 5}), 2) == [("e", "f</w>"), ("a", "b</w>")]
 
 
 def test_the_shipped_vocabulary_is_what_the_recipe_learns():

@@ -170,6 +170,21 @@ def test_one_multiplier_per_head(random_pipe):
     assert ratio == pytest.approx([1.0, 4.0], rel=1e-4)
 
 
+@pytest.mark.parametrize("prepare", ["legacy", "sliced"])
+def test_one_multiplier_per_head_without_sdpa(random_pipe, prepare):
+    def by_head(tokens, train_tokens):
+        return torch.tensor([1.0, 2.0] if train_tokens == 256 else [1.0, 2.0, 1.5, 0.5])
+
+    with entropylab.rescale(random_pipe, by_head):
+        expected = sample(random_pipe, steps=1)
+    if prepare == "legacy":
+        random_pipe.unet.set_attn_processor(AttnProcessor())
+    else:
+        random_pipe.unet.set_attention_slice(1)
+    with entropylab.rescale(random_pipe, by_head), entropylab.record(random_pipe):
+        torch.testing.assert_close(sample(random_pipe, steps=1), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_cross_attention_only_when_asked(random_pipe):
     handle = entropylab.rescale(random_pipe, 1.5, kinds=("cross",))
     sample(random_pipe, steps=1)
