@@ -26,6 +26,7 @@ import law_checks
 import layers
 import logits
 import maps
+import overview
 import prompts
 import rules
 import samples
@@ -51,19 +52,23 @@ PARTS: dict[str, tuple[str, Measure, Sequence[Draw]]] = {
 }
 """File -> what is done for it, how it is measured, and what is drawn from it."""
 
+OVERVIEW = ("maps.nc", "figure5.nc")
+"""What the overview is drawn from."""
+
 
 def regenerate(source: shared.Source, out: Path, tables: bool = False) -> None:
     """Measure and draw; each measurement is in its file before anything is drawn from it."""
-    steps = len(PARTS) + 2
+    steps, measured = len(PARTS) + 2, {}
     say(source, f"1/{steps} calibrating, size by size")
     source.calibration = source.calibrated()
     source.calibration.save(out / "calibration.nc", overwrite=True)
     for number, (name, (text, measure, drawings)) in enumerate(PARTS.items(), 2):
         say(source, f"{number}/{steps} {text}")
-        ds = measure(source)
+        ds = measured[name] = measure(source)
         entropylab.save(ds, out / name, overwrite=True)
         for draw in drawings:
             draw(ds, out)
+    overview.draw(*(measured[name] for name in OVERVIEW), out)
     if source.model is None:
         say(source, f"{steps}/{steps} measuring a second model beside the embedded one")
         runs = {}
@@ -109,6 +114,8 @@ def redraw(run: Path, out: Path) -> None:
                 if draw is not figure6.draw:
                     raise
                 print(f"figure 6 is left out: {error}", file=sys.stderr)
+    if {run / name for name in OVERVIEW} <= set(found):
+        overview.draw(*(entropylab.open(run / name) for name in OVERVIEW), out)
     if all(path.is_file() for path in models.values()):
         two_models.draw({name: entropylab.open(path) for name, path in models.items()}, out)
     if evaluation.is_file():

@@ -14,10 +14,13 @@ def executed(path: Path) -> Any:
     """A notebook after a run from its own folder, without times and what else differs from run to run."""
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources, record_timing=False).execute()
+    options = {"kernel_name": "python3", "record_timing": False, "store_widget_state": False}
+    NotebookClient(notebook, timeout=900, resources=resources, **options).execute()
     for cell in notebook.cells:
         if cell.cell_type == "code":  # warnings and progress differ from machine to machine
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            for output in cell.outputs:  # no widget without its kernel: the picture beside it stays
+                output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     notebook.metadata["language_info"] = {"name": "python"}  # without the version of Python
     return notebook
 

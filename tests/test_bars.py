@@ -7,10 +7,11 @@ import pytest
 
 KERNEL = """
 import sys, types, warnings
+import IPython
 warnings.simplefilter("always")
 class ZMQInteractiveShell: pass
 sys.modules["ipykernel.zmqshell"] = types.ModuleType("ipykernel.zmqshell")
-sys.modules["IPython"] = types.SimpleNamespace(get_ipython=ZMQInteractiveShell)
+IPython.get_ipython = ZMQInteractiveShell
 """
 WITHOUT = 'sys.modules["ipywidgets"] = sys.modules["IPython.html"] = None\n'
 

@@ -34,6 +34,8 @@ def run(docstring: str, **names: object) -> tuple[int, str]:
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: name or "entropylab")
 def test_example(name, embedded, measured, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if name == "explore":
+        pytest.importorskip("ipywidgets")
     thing = entropylab
     for part in filter(None, name.split(".")):
         thing = getattr(thing, part)

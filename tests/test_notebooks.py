@@ -53,8 +53,8 @@ def texts(notebook: Any) -> list[str]:
     return [*streams, *data]
 
 
-def test_there_are_five_notebooks_in_their_order():
-    assert [path.stem.partition("_")[0] for path in NOTEBOOKS] == ["1", "2", "3", "4", "5"]
+def test_there_are_six_notebooks_in_their_order():
+    assert [path.stem.partition("_")[0] for path in NOTEBOOKS] == ["1", "2", "3", "4", "5", "6"]
 
 
 @every

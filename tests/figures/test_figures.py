@@ -63,7 +63,8 @@ def figures(monkeypatch: pytest.MonkeyPatch, unpainted: None) -> Iterator[list[F
 
 def test_everything_is_written(folder: Path) -> None:
     measured = {f"{name}.nc" for name in ("calibration", *NAMES)}
-    assert {path.name for path in folder.iterdir()} == measured | whole(*DRAWN) | {"smallest_n.csv"}
+    more = {"smallest_n.csv", "overview.pdf", "overview.png"}
+    assert {path.name for path in folder.iterdir()} == measured | whole(*DRAWN) | more
     assert all(path.stat().st_size for path in folder.iterdir())
     ds = entropylab.open(folder / "measurement.nc")
     assert ds["scaling"].values.tolist() == ["original", "sqrt_log", "invariant", "calibrated"]

@@ -1,0 +1,41 @@
+"""The first picture of README: where attention looks widely, and how widely at every size.
+
+python figures/overview.py [--out DIR] [--run maps.nc figure5.nc]
+"""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import xarray as xr
+
+import entropylab
+import figure5
+import maps
+import shared
+
+
+def draw(mapped: xr.DataTree, ds: xr.Dataset, out: Path) -> None:
+    """A picture at every size and rule above its map, and beside them entropy against log N in the widest layers."""
+    trained = entropylab.plot.predictions(ds)["train_tokens"].max()
+    with plt.rc_context(entropylab.plot.PAPER):
+        figure = plt.figure(figsize=(9, 3.5), layout="constrained")
+        left, right = figure.subfigures(1, 2, width_ratios=(1.55, 1))
+        maps.panels(mapped, left, 1)
+        ax = entropylab.plot.entropy_predicted(ds, right.subplots(), trained=trained)
+        ax.set_title(f"layers of T = {trained:.0f} tokens")
+        ax.legend(loc="upper left")
+        shared.write(figure, out, "overview")
+
+
+if __name__ == "__main__":
+    parser = shared.new_parser(__doc__)
+    parser.add_argument("--run", type=Path, nargs=2, metavar="FILE.nc", help="draw these instead of measuring")
+    given = parser.parse_args()
+
+    def work() -> None:
+        """Measure what both parts need, or read it."""
+        source = shared.Source()
+        found = map(entropylab.open, given.run) if given.run else (maps.measure(source), figure5.measure(source))
+        draw(*found, given.out)
+
+    shared.run(parser, given.out, work)
