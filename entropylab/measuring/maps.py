@@ -43,8 +43,8 @@ class RowReduction(Reduction):
     def over_rows(self, call: AttentionCall, where: Where) -> Sums:
         """Sums over the query rows that stand somewhere, and the entropy of each: (batch, heads, rows)."""
         asked, keys = rows_at(call, where), joint_keys(call)
-        given = (asked.query, call.key, call.scale, asked.mask, asked.is_causal, self.fields, asked.counted)
-        sums, entropy = sums_and_entropy(*given, None if keys is None else key_parts(keys, call.key.device))
+        parts = None if keys is None else key_parts(keys, call.key.device)
+        sums, entropy = sums_and_entropy(self.question(call, asked), asked.counted, parts)
         sums = self.with_beyond(sums, call, asked) if self.beyond else sums
         apart = where if isinstance(where, Tensor) else None
         return Sums(sums, asked.fraction, () if keys is None else keys.parts, entropy, apart)
