@@ -11,7 +11,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -154,7 +154,7 @@ def check(library: ctypes.CDLL) -> None:
     q, k = (torch.randn(1, 2, tokens, 12, generator=generator) for tokens in (5, 301))
     logits = (q.double() @ k.double().transpose(-1, -2)).log_softmax(-1)
     sums = torch.empty(1, 2, NUMBERS, dtype=torch.float64)
-    question = asked(q, k, 1.0, None, False, ("entropy",))
+    question = asked(Rows(q, k, 1.0, None, False, ("entropy",)))
     question.sums = sums.data_ptr()
     failed = library.row_statistics(question)
     wanted = -(logits.exp() * logits).sum((-1, -2))
@@ -186,11 +186,10 @@ def why_not_tensors(q: Tensor, k: Tensor) -> str | None:
     return None
 
 
-def asked(
-    q: Tensor, k: Tensor, scale: float, mask: Tensor | None, is_causal: bool, statistics: tuple[str, ...]
-) -> Question:
+def asked(rows: Rows) -> Question:
     """The question for q (batch, heads, queries, d), k (batch, key heads, keys, d) and a mask of four dimensions."""
-    known = shaped(q.shape, q.stride(), k.shape, k.stride(), q.dtype, scale, is_causal, statistics)
+    q, k, mask = rows.q, rows.own_k, rows.mask
+    known = shaped(q.shape, q.stride(), k.shape, k.stride(), q.dtype, rows.scale, rows.is_causal, rows.statistics)
     question = Question.from_buffer_copy(known)
     question.q, question.k = q.data_ptr(), k.data_ptr()
     question.threads, question.parallel = torch.get_num_threads(), parallel()
@@ -219,31 +218,31 @@ def bits(statistics: tuple[str, ...]) -> int:
     return sum(1 << STATISTICS.index(name) for name in statistics)
 
 
-def in_four(rows: Rows) -> tuple[Tensor, Tensor, Tensor | None]:
-    """q, k and the mask, boolean or float32, with one leading dimension each; it is laid out only if it has to be."""
+def in_four(rows: Rows) -> Rows:
+    """The same with one leading dimension, the mask boolean or float32; it is laid out only if it has to be."""
     q, k = (side.reshape(-1, *side.shape[-3:]) for side in (rows.q, rows.own_k))
     mask = rows.mask
     if mask is None:
-        return q, k, None
+        return replace(rows, q=q, own_k=k)
     mask = mask if mask.dtype == torch.bool else mask.to(torch.float32)
     shape = (*q.shape[:3], k.shape[2])
     if mask.ndim > 4 or rows.q.ndim > 4:
         mask = mask.expand(*rows.q.shape[:-3], *mask.shape[-3:]) if mask.ndim > 3 else mask
         mask = mask.reshape(-1, *mask.shape[-3:]) if mask.ndim > 3 else mask
-    return q, k, mask.expand(shape)
+    return replace(rows, q=q, own_k=k, mask=mask.expand(shape))
 
 
 def row_statistics(rows: Rows) -> RowStatistics:
     """Every statistic of ``rows`` that is asked for, float32."""
-    q, k, mask = in_four(rows)
-    question = asked(q, k, rows.scale, mask, rows.is_causal, rows.statistics)
-    found = {name: torch.empty(q.shape[:3], dtype=torch.float32) for name in rows.statistics}
+    four = in_four(rows)
+    question = asked(four)
+    found = {name: torch.empty(four.q.shape[:3], dtype=torch.float32) for name in rows.statistics}
     for name, values in found.items():
         question.rows[STATISTICS.index(name)] = values.data_ptr()
-    if mask is None:
+    if rows.mask is None:
         keys = rows.keys()
     else:
-        keys = torch.empty(q.shape[:3], dtype=torch.int64)
+        keys = torch.empty(four.q.shape[:3], dtype=torch.int64)
         question.row_keys = keys.data_ptr()
     library: Any = kernel()
     if library.row_statistics(question):
@@ -286,32 +285,13 @@ class KeyParts:
         return torch.cat([counts.new_zeros(len(counts), 1), counts], 1).contiguous()
 
 
-def head_sums(
-    q: Tensor,
-    k: Tensor,
-    scale: float,
-    mask: Tensor | None,
-    is_causal: bool,
-    statistics: tuple[str, ...],
-    counted: Tensor | None = None,
-    parts: KeyParts | None = None,
-) -> Tensor:
-    """The sums over rows of every head: float64 (batch, heads, NUMBERS), as ``native.c`` lays them out.
-
-    Args:
-        q: (batch, heads, queries, d).
-        k: (batch, key heads, keys, d).
-        scale: factor on the logits.
-        mask: boolean or additive, broadcastable to (batch, heads, queries, keys).
-        is_causal: query i attends to keys 0..i only, beside what ``mask`` says.
-        statistics: names of ``STATISTICS``.
-        counted: which rows count, boolean, broadcastable to (batch, heads, queries); None if all do.
-        parts: the parts of the keys, for their own sums; at most ``MOST_PARTS``.
-    """
-    shape = q.shape[:3]
+def head_sums(rows: Rows, counted: Tensor | None = None, parts: KeyParts | None = None) -> Tensor:
+    """As `sums.head_sums`, as ``native.c`` lays the sums out: float64 (batch, heads, NUMBERS)."""
+    shape, mask = rows.q.shape[:3], rows.mask
     if mask is not None:
-        mask = (mask if mask.dtype == torch.bool else mask.to(torch.float32)).expand(*shape, k.shape[2])
-    question = asked(q, k, scale, mask, is_causal, statistics)
+        mask = mask if mask.dtype == torch.bool else mask.to(torch.float32)
+        rows = replace(rows, mask=mask.expand(*shape, rows.own_k.shape[2]))
+    question = asked(rows)
     if counted is not None:
         counted = counted.expand(shape)
         question.counted, question.counted_strides[:] = counted.data_ptr(), counted.stride()

@@ -7,7 +7,8 @@ it adds to the entropy, and of the entropy and the variance within it.
 """
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from dataclasses import replace
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -34,41 +35,28 @@ __all__ = [
 ]
 
 
-def head_sums(
-    q: Tensor,
-    k: Tensor,
-    scale: float,
-    mask: Tensor | None,
-    is_causal: bool,
-    statistics: tuple[str, ...],
-    counted: Tensor | None = None,
-    parts: KeyParts | None = None,
-) -> Tensor:
+def head_sums(rows: Rows, counted: Tensor | None = None, parts: KeyParts | None = None) -> Tensor:
     """The sums over the rows of every head: float64 (batch, heads, ``NUMBERS``), on the device of q, without waiting.
 
     Where a GPU is short of memory, of half of the rows and then of the other half.
 
     Args:
-        q: (batch, heads, queries, d).
-        k: (batch, key heads, keys, d).
-        scale: factor on the logits.
-        mask: boolean or additive, broadcastable to (batch, heads, queries, keys).
-        is_causal: query i attends to keys 0..i only, beside what ``mask`` says.
-        statistics: names of ``STATISTICS``; sums of others are 0.
+        rows: q (batch, heads, queries, d) and so on, not yet checked; sums of statistics not asked for are 0.
         counted: which rows count, boolean, broadcastable to (batch, heads, queries); None if all do.
         parts: the parts of the keys, for their own sums; at most ``MOST_PARTS``.
     """
-    if q.dtype != k.dtype or not fit(q.shape, k.shape, scale):
-        check_rows(q, k, scale, mask, is_causal, statistics)  # says what is wrong
-    if need_a_pass(statistics) and type(native.kernel()) is not str and native.why_not_tensors(q, k) is None:
-        return native.head_sums(q, k, scale, mask, is_causal, statistics, counted, parts)
+    q, k = rows.q, rows.own_k
+    if q.dtype != k.dtype or not fit(q.shape, k.shape, rows.scale):
+        check_rows(q, k, rows.scale, rows.mask, rows.is_causal, rows.statistics)  # says what is wrong
+    if need_a_pass(rows.statistics) and type(native.kernel()) is not str and native.why_not_tensors(q, k) is None:
+        return native.head_sums(rows, counted, parts)
     try:
-        return by_rows(q, k, scale, mask, is_causal, statistics, counted, parts)
+        return by_rows(rows, counted, parts)
     except torch.OutOfMemoryError:
         if q.shape[-2] < 2:
             raise
     # Outside of the except clause, where the error no longer keeps the tensors of what failed alive.
-    first, second = in_halves(head_sums, q, k, scale, mask, is_causal, statistics, counted, parts)
+    first, second = in_halves(head_sums, rows, counted, parts)
     return first + second
 
 
@@ -101,69 +89,48 @@ def both(mask: Tensor | None, left: Tensor) -> Tensor:
     return mask.expand(shape).masked_fill(~left, -torch.inf)
 
 
-def by_rows(
-    q: Tensor,
-    k: Tensor,
-    scale: float,
-    mask: Tensor | None,
-    is_causal: bool,
-    statistics: tuple[str, ...],
-    counted: Tensor | None,
-    parts: KeyParts | None,
-) -> Tensor:
+def by_rows(rows: Rows, counted: Tensor | None, parts: KeyParts | None) -> Tensor:
     """``head_sums`` by way of statistics of each row, from whatever backend can."""
-    pieces = questions(q, k, scale, mask, is_causal, statistics, parts)
-    found = in_few_launches(pieces, statistics, parts is not None, [(0, q.shape[-2], counted)])
-    if found is not None:
-        return found[0]
-    return answered(pieces, statistics, counted, parts is not None)[0]
+    pieces = questions(rows, parts)
+    found = in_few_launches(pieces, rows.statistics, parts is not None, [(0, rows.q.shape[-2], counted)])
+    return answered(pieces, rows.statistics, counted, parts is not None)[0] if found is None else found[0]
 
 
 def sums_and_rows(
-    q: Tensor,
-    k: Tensor,
-    scale: float,
-    mask: Tensor | None,
-    is_causal: bool,
-    statistics: tuple[str, ...],
-    of_rows: tuple[str, ...],
-    counted: Tensor | None = None,
-    parts: KeyParts | None = None,
+    rows: Rows, of_rows: tuple[str, ...], counted: Tensor | None = None, parts: KeyParts | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """As `head_sums`, and the statistics ``of_rows`` by name: (batch, heads, queries), NaN of rows that don't count."""
+    with_these = replace(rows, statistics=tuple(dict.fromkeys((*rows.statistics, *of_rows))))
     try:
-        pieces = questions(q, k, scale, mask, is_causal, tuple(dict.fromkeys((*statistics, *of_rows))), parts)
-        sums, rows = answered(pieces, statistics, counted, parts is not None)
-        left_out = ~rows["mean"].isfinite() if counted is None else ~(rows["mean"].isfinite() & counted)
-        return sums, {name: rows[name].masked_fill(left_out, torch.nan) for name in of_rows}
+        sums, found = answered(questions(with_these, parts), rows.statistics, counted, parts is not None)
+        left_out = ~found["mean"].isfinite() if counted is None else ~(found["mean"].isfinite() & counted)
+        return sums, {name: found[name].masked_fill(left_out, torch.nan) for name in of_rows}
     except torch.OutOfMemoryError:
-        if q.shape[-2] < 2:
+        if rows.q.shape[-2] < 2:
             raise
-    again = partial(sums_and_rows, of_rows=of_rows)
-    first, second = in_halves(again, q, k, scale, mask, is_causal, statistics, counted=counted, parts=parts)
+
+    def ask(half: Rows, counted: Tensor | None, parts: KeyParts | None) -> tuple[Tensor, dict[str, Tensor]]:
+        return sums_and_rows(half, of_rows, counted, parts)
+
+    first, second = in_halves(ask, rows, counted, parts)
     return first[0] + second[0], {name: torch.cat([first[1][name], second[1][name]], -1) for name in of_rows}
 
 
 def in_halves(
-    ask: Callable[..., Found],
-    q: Tensor,
-    k: Tensor,
-    scale: float,
-    mask: Tensor | None,
-    is_causal: bool,
-    statistics: tuple[str, ...],
+    ask: Callable[[Rows, Tensor | None, KeyParts | None], Found],
+    rows: Rows,
     counted: Tensor | None,
     parts: KeyParts | None,
 ) -> list[Found]:
     """What ``ask`` says of the first half of the rows, and of the second, where all at once have no room."""
-    if q.is_cuda:
+    if rows.q.is_cuda:
         torch.cuda.empty_cache()
-    found = []
-    for start, stop in ((0, q.shape[-2] // 2), (q.shape[-2] // 2, q.shape[-2])):
-        own = None if mask is None else rows_of(mask, start, stop)
-        own = causal(own, start, stop, k) if is_causal else own
+    found, queries = [], rows.q.shape[-2]
+    for start, stop in ((0, queries // 2), (queries // 2, queries)):
+        own = None if rows.mask is None else rows_of(rows.mask, start, stop)
+        own = causal(own, start, stop, rows.own_k) if rows.is_causal else own
         some = counted if counted is None or counted.shape[-1] == 1 else counted[..., start:stop]
-        found.append(ask(q[..., start:stop, :], k, scale, own, False, statistics, counted=some, parts=parts))
+        found.append(ask(replace(rows, q=rows.q[..., start:stop, :], mask=own, is_causal=False), some, parts))
     return found
 
 
@@ -179,27 +146,20 @@ def answered(
     return summed(whole, statistics, counted, together), whole
 
 
-def questions(
-    q: Tensor,
-    k: Tensor,
-    scale: float,
-    mask: Tensor | None,
-    is_causal: bool,
-    statistics: tuple[str, ...],
-    parts: KeyParts | None,
-) -> list[Rows]:
+def questions(rows: Rows, parts: KeyParts | None) -> list[Rows]:
     """What is asked of rows among each part of the keys, or among all; the mean is finite only if all logits are."""
-    asked = (*statistics, *(() if "mean" in statistics else ("mean",)))
+    asked = tuple(dict.fromkeys((*rows.statistics, "mean")))
     if parts is None:
-        return [Rows(q, k, scale, mask, is_causal, asked)]
-    mask = causal(mask, 0, q.shape[-2], k) if is_causal else mask
+        return [replace(rows, statistics=asked)]
+    k = rows.own_k
+    mask = causal(rows.mask, 0, rows.q.shape[-2], k) if rows.is_causal else rows.mask
     pieces = []
     for where in parts.places:
         if isinstance(where, slice):
             key, own = k[..., where, :], mask if mask is None or mask.shape[-1] == 1 else mask[..., where]
         else:
             key, own = k, both(mask, where[:, None, None, :])
-        pieces.append(Rows(q, key, scale, own, False, needed(asked)))
+        pieces.append(Rows(rows.q, key, rows.scale, own, False, needed(asked)))
     return pieces
 
 
@@ -213,30 +173,22 @@ def in_few_launches(
 
 
 def sums_of_several(
-    q: Tensor,
-    k: Tensor,
-    scale: float,
-    mask: Tensor | None,
-    is_causal: bool,
-    statistics: tuple[str, ...],
-    counted: Tensor | None,
-    parts: KeyParts | None,
-    places: Sequence[slice | Tensor],
+    rows: Rows, counted: Tensor | None, parts: KeyParts | None, places: Sequence[slice | Tensor]
 ) -> list[Tensor] | None:
     """`head_sums` over the query rows that stand at each of some places: slices, or boolean (batch, queries).
 
     Each row is looked at once for all of them. None where the fused kernels can't be had, or memory is short.
     """
+    queries = rows.q.shape[-2]
     some: list[triton.Some] = []
     for where in places:
         if isinstance(where, slice):
-            some.append((*where.indices(q.shape[-2])[:2], counted))
+            some.append((*where.indices(queries)[:2], counted))
         else:
             own = where[:, None]
-            some.append((0, q.shape[-2], own if counted is None else own & counted))
+            some.append((0, queries, own if counted is None else own & counted))
     try:
-        pieces = questions(q, k, scale, mask, is_causal, statistics, parts)
-        return in_few_launches(pieces, statistics, parts is not None, some)
+        return in_few_launches(questions(rows, parts), rows.statistics, parts is not None, some)
     except torch.OutOfMemoryError:
         return None
 

@@ -71,10 +71,9 @@ class RowReduction(Reduction):
     def over_rows(self, call: AttentionCall, where: Where) -> Sums:
         """Sums over the query rows that stand somewhere, and these rows."""
         asked, keys = rows_at(call, where), joint_keys(call)
-        given = (asked.query, call.key, call.scale, asked.mask, asked.is_causal, self.fields)
         of_rows = ("entropy", "lse") if self.weights else ("entropy",)
         parts = None if keys is None else key_parts(keys, call.key.device)
-        sums, found = sums_and_rows(*given, of_rows, asked.counted, parts)
+        sums, found = sums_and_rows(self.question(call, asked), of_rows, asked.counted, parts)
         sums = self.with_beyond(sums, call, asked) if self.beyond else sums
         rows = RowsApart(asked, where if isinstance(where, Tensor) else None, found["entropy"], found.get("lse"))
         return Sums(sums, asked.fraction, () if keys is None else keys.parts, rows)

@@ -213,7 +213,7 @@ class Reduction:
 
     def of_plain(self, call: AttentionCall) -> Tensor:
         """The sums over the query rows of a plain call."""
-        sums = head_sums(call.query, call.key, call.scale, None, False, self.fields)
+        sums = head_sums(Rows(call.query, call.key, call.scale, None, False, self.fields))
         return self.with_beyond(sums, call, rows_at(call, slice(None))) if self.beyond else sums
 
     def with_beyond(self, sums: Tensor, call: AttentionCall, asked: Asked) -> Tensor:
@@ -225,16 +225,18 @@ class Reduction:
         found = [sums]
         for names, some in ((BEYOND[:1], asked), (BEYOND[1:], few)):
             if wanted := tuple(name for name in names if name in self.beyond):
-                rows = Rows(some.query, call.key, call.scale, some.mask, some.is_causal, ())
-                found.append(sums_beyond(rows, wanted, some.counted, image))
+                found.append(sums_beyond(self.question(call, some), wanted, some.counted, image))
         return torch.cat(found, -1)
+
+    def question(self, call: AttentionCall, asked: Asked) -> Rows:
+        """What is asked of some rows of a call, of the statistics that one pass sums."""
+        return Rows(asked.query, call.key, call.scale, asked.mask, asked.is_causal, self.fields)
 
     def over_several(self, call: AttentionCall, places: list[Where]) -> list[Sums] | None:
         """As ``over_rows`` at each place, every row looked at but once; None where a GPU can't."""
         asked, keys = rows_at(call, slice(None)), joint_keys(call)
         parts = None if keys is None else key_parts(keys, call.key.device)
-        given = (asked.query, call.key, call.scale, asked.mask, asked.is_causal, self.fields, asked.counted, parts)
-        found = sums_of_several(*given, places)
+        found = sums_of_several(self.question(call, asked), asked.counted, parts, places)
         names = () if keys is None else keys.parts
         return None if found is None else [Sums(sums, asked.fraction, names) for sums in found]
 
@@ -242,16 +244,8 @@ class Reduction:
         """Sums over the query rows that stand somewhere; in joint attention, of each part of the keys by itself too."""
         asked = some_rows(rows_at(call, where), self.rows)
         keys = joint_keys(call)
-        sums = head_sums(
-            asked.query,
-            call.key,
-            call.scale,
-            asked.mask,
-            asked.is_causal,
-            self.fields,
-            asked.counted,
-            None if keys is None else key_parts(keys, call.key.device),
-        )
+        parts = None if keys is None else key_parts(keys, call.key.device)
+        sums = head_sums(self.question(call, asked), asked.counted, parts)
         sums = self.with_beyond(sums, call, asked) if self.beyond else sums
         return Sums(sums, asked.fraction, () if keys is None else keys.parts)
 

@@ -12,7 +12,7 @@ from entropylab import EntropyLabError, row_statistics
 from entropylab.entropy import STATISTICS, native
 from entropylab.entropy.choice import choose
 from entropylab.entropy.parts import Parts
-from entropylab.entropy.rows import check_rows
+from entropylab.entropy.rows import Rows, check_rows
 from entropylab.entropy.sums import head_sums
 
 from ..seeds import tokens
@@ -98,7 +98,7 @@ def test_sums_are_those_of_the_rows_that_count():
     mask = tokens(2, 1, 210, 111, seed=2) > 0
     mask[1, 0, 9] = False
     counted = (tokens(2, 1, 210, seed=3) > -1).expand(2, 4, 210)
-    sums = native.head_sums(q, k, 24**-0.5, mask, False, STATISTICS, counted)
+    sums = native.head_sums(Rows(q, k, 24**-0.5, mask, False, STATISTICS), counted)
     rows = row_statistics(q, k, mask=mask, statistics=STATISTICS, backend="reference")
     bad, empty = rows.entropy.isnan() & (rows.keys > 0), rows.keys == 0
     good = counted & ~bad & ~empty
@@ -117,7 +117,7 @@ def test_parts_of_the_keys_in_one_pass(is_causal, masked):
     codes = torch.stack([torch.randint(3, (90,), generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)])
     codes[0] = codes[0].clamp(max=1)  # the first image has nothing of the third part
     mask = tokens(2, 1, 50, 90, seed=2) > 0 if masked else None
-    sums = native.head_sums(q, k, 0.25, mask, is_causal, STATISTICS, parts=native.KeyParts(codes, (0, 1, 2)))
+    sums = native.head_sums(Rows(q, k, 0.25, mask, is_causal, STATISTICS), None, native.KeyParts(codes, (0, 1, 2)))
     later = torch.ones(50, 90).tril().bool() if is_causal else torch.ones(50, 90, dtype=torch.bool)
     found = {}
     for part in range(3):
@@ -282,16 +282,16 @@ BAD = [
 @pytest.mark.parametrize(("queries", "keys", "message"), BAD)
 def test_what_does_not_fit_is_refused_before_the_kernel_sees_it(queries, keys, message):
     with pytest.raises(EntropyLabError, match=message):
-        head_sums(torch.zeros(queries), torch.zeros(keys), 1.0, None, False, ("entropy",))
+        head_sums(Rows(torch.zeros(queries), torch.zeros(keys), 1.0, None, False, ("entropy",)))
 
 
 def test_a_short_call_costs_few_python_calls():
     q, k = tokens(1, 2, 16, 8), tokens(1, 2, 16, 8, seed=1)
     calls = []
-    head_sums(q, k, 1.0, None, False, ("entropy",))
+    head_sums(Rows(q, k, 1.0, None, False, ("entropy",)))
     sys.setprofile(lambda frame, event, _: calls.append(frame.f_code.co_name) if event == "call" else None)
     try:
-        head_sums(q, k, 1.0, None, False, ("entropy",))
+        head_sums(Rows(q, k, 1.0, None, False, ("entropy",)))
     finally:
         sys.setprofile(None)
     assert len(calls) <= 8, calls
@@ -300,6 +300,6 @@ def test_a_short_call_costs_few_python_calls():
 def test_sizes_strides_and_scales_are_not_taken_for_another_call_s():
     q, k = tokens(1, 2, 16, 8), tokens(1, 2, 16, 8, seed=1)
     for one, other, scale in ((q, k, 1.0), (q, k, 0.5), (q.mT.contiguous().mT, k, 0.5), (q[:, :, ::2], k * 2, 0.5)):
-        found = head_sums(one, other, scale, None, False, ("entropy",))[..., 4]
+        found = head_sums(Rows(one, other, scale, None, False, ("entropy",)))[..., 4]
         wanted = row_statistics(one.double(), other.double(), scale=scale, statistics=("entropy",)).entropy.sum(-1)
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)

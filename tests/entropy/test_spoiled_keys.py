@@ -8,6 +8,7 @@ import torch
 from entropylab import row_statistics
 from entropylab.entropy import native, sums
 from entropylab.entropy.parts import Parts, needed
+from entropylab.entropy.rows import Rows
 from entropylab.measuring.reduce import Reduction
 
 from ..seeds import tokens
@@ -126,8 +127,8 @@ def test_heads_that_share_keys_leave_out_what_none_attends_to(road):
     k[0, 1, BAD] = math.nan
     mask = torch.ones(1, 4, QUERIES, KEYS).bool()
     mask[:, 2:, :, BAD] = False
-    found = sums.head_sums(q, k, 8**-0.5, mask, False, ("entropy",))
+    found = sums.head_sums(Rows(q, k, 8**-0.5, mask, False, ("entropy",)))
     assert found[0, :, 2].tolist() == [0, 0, 0, 0]
     mask[:, 3, 0, BAD] = True
-    found = sums.head_sums(q, k, 8**-0.5, mask, False, ("entropy",))
+    found = sums.head_sums(Rows(q, k, 8**-0.5, mask, False, ("entropy",)))
     assert found[0, :, 2].tolist() == [0, 0, 0, 1]

@@ -6,6 +6,7 @@ import torch
 from entropylab.entropy import STATISTICS, reference, sums
 from entropylab.entropy import triton as backend
 from entropylab.entropy.parts import Parts
+from entropylab.entropy.rows import Rows
 from entropylab.entropy.sums import BETWEEN, NUMBERS, KeyParts
 
 from ..seeds import tokens
@@ -29,7 +30,7 @@ def exact(pieces, statistics, is_split, begin, end, counted):
 
 
 def check(q, k, statistics, mask=None, is_causal=False, parts=None, some=None):
-    pieces = sums.questions(q, k, q.shape[-1] ** -0.5, mask, is_causal, statistics, parts)
+    pieces = sums.questions(Rows(q, k, q.shape[-1] ** -0.5, mask, is_causal, statistics), parts)
     some = [(0, q.shape[-2], None)] if some is None else some
     found = backend.head_sums(pieces, statistics, parts is not None, some)
     for one, where in zip(found, some, strict=True):

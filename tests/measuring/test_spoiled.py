@@ -1,5 +1,7 @@
 """What goes wrong inside of attention: NaN and infinity in q or k are counted and named; too little memory is met."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from entropylab import EntropyLabError
 from entropylab.capture import AttentionCall
 from entropylab.entropy import native, row_statistics, sums
 from entropylab.entropy.rows import Rows
-from entropylab.entropy.sums import head_sums, summed, sums_and_entropy
+from entropylab.entropy.sums import head_sums, summed, sums_and_rows
 from entropylab.errors import EntropyLabWarning
 from entropylab.measuring.reduce import Reduction
 
@@ -106,11 +108,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     by_rows = sums.by_rows
 
-    def small(query: torch.Tensor, *rest: object) -> torch.Tensor:
-        sizes.append(query.shape[-2])
-        if query.shape[-2] > 3:
+    def small(rows: Rows, *rest: object) -> torch.Tensor:
+        sizes.append(rows.q.shape[-2])
+        if rows.q.shape[-2] > 3:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
-        return by_rows(query, *rest)
+        return by_rows(rows, *rest)
 
     monkeypatch.setattr(native, "why_not_tensors", lambda q, k: "a device")
     monkeypatch.setattr(sums, "by_rows", small)
@@ -127,15 +129,15 @@ def test_where_memory_is_short_rows_are_asked_for_in_pieces(kind: str, asked: li
         "causal and boolean": torch.tensor([[True, True, True, False, True]]),
     }.get(kind)
     counted = torch.tensor([True, True, False, True, True, True, True])
-    options = (0.5, mask, kind.startswith("causal"), ("entropy", "third"), counted)
+    rows = Rows(query, key, 0.5, mask, kind.startswith("causal"), ("entropy", "third"))
     whole = row_statistics(
-        query, key, scale=0.5, mask=mask, is_causal=options[2], statistics=("entropy", "mean", "third")
+        query, key, scale=0.5, mask=mask, is_causal=rows.is_causal, statistics=("entropy", "mean", "third")
     )
-    expected = summed(whole, options[3], counted)
-    found = head_sums(query, key, *options)
+    expected = summed(whole, rows.statistics, counted)
+    found = head_sums(rows, counted)
     assert asked == [7, 3, 4, 2, 2]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
-    assert not torch.allclose(found, head_sums(query, key, 0.6, *options[1:]), atol=1e-3)
+    assert not torch.allclose(found, head_sums(replace(rows, scale=0.6), counted), atol=1e-3)
 
 
 @pytest.fixture
@@ -159,7 +161,8 @@ def test_where_memory_is_short_rows_of_maps_stay_in_their_order(is_causal: bool,
     query, key = tensors()
     counted = torch.tensor([True, True, False, True, True, True, True])
     whole = row_statistics(query, key, scale=0.5, is_causal=is_causal, statistics=("entropy", "mean"))
-    found, entropy = sums_and_entropy(query, key, 0.5, None, is_causal, ("entropy",), counted)
+    found, of_rows = sums_and_rows(Rows(query, key, 0.5, None, is_causal, ("entropy",)), ("entropy",), counted)
+    entropy = of_rows["entropy"]
     assert asked_with_rows == [7, 3, 4, 2, 2]
     torch.testing.assert_close(found, summed(whole, ("entropy",), counted), rtol=1e-5, atol=1e-4)
     assert entropy[..., 2].isnan().all() and entropy[..., counted].isfinite().all()
@@ -190,7 +193,7 @@ def test_no_room_for_a_single_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "why_not_tensors", lambda q, k: "a device")
     monkeypatch.setattr(sums, "by_rows", nothing)
     with pytest.raises(torch.OutOfMemoryError):
-        head_sums(*tensors(), 0.5, None, False, ("entropy",))
+        head_sums(Rows(*tensors(), 0.5, None, False, ("entropy",)))
 
 
 @pytest.mark.parametrize("long", [True, False])
