@@ -12,12 +12,11 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..errors import EntropyLabError, one_line
-from ..files import as_path
 from ..sizes import Size
 from .distances import Array, check_enough
 from .image_text import FOLDER, embedded_features
 from .methods import as_images, resized
-from .saving import PICTURES, read_picture
+from .saving import picture_files, read_picture
 
 BATCH = 64
 INCEPTION = "Inception-v3 pool3, 2048-d"
@@ -105,7 +104,7 @@ class Features:
                 )
             check_enough("reference", len(reference), self.dimension)
         elif isinstance(reference, str | Path):
-            check_enough("reference", len(picture_files(reference)), self.dimension)
+            check_enough("reference", len(picture_files(reference, "reference")), self.dimension)
 
 
 def features_of(features: Any, embedded: bool, device: Any = "cpu") -> Features:
@@ -142,18 +141,9 @@ def inception(device: Any = "cpu") -> Features:
 def pictures_of(reference: Any) -> Iterator[Tensor]:
     """The pictures of a folder, or pictures in any form, one after the other: (1, 3, height, width) of uint8."""
     if isinstance(reference, str | Path):
-        yield from (read_picture(path)[None] for path in picture_files(reference))
+        yield from (read_picture(path)[None] for path in picture_files(reference, "reference"))
     else:
         yield from as_images(reference).split(1)
-
-
-def picture_files(folder: str | Path) -> list[Path]:
-    """The pictures of a folder, by name."""
-    place = as_path(folder, "reference", "folder")
-    try:
-        return sorted(path for path in place.iterdir() if path.suffix.lower() in PICTURES)
-    except OSError as error:
-        raise EntropyLabError(f"reference must be a folder of pictures. {place}: {one_line(error)}.") from error
 
 
 def embedded_reference(size: Size, file: Path = FOLDER / FILE) -> Reference:

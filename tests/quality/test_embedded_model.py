@@ -7,7 +7,7 @@ from safetensors import safe_open
 
 from entropylab import EntropyLabError
 from entropylab.quality.clip import clip_of
-from entropylab.quality.distances import frechet_distance
+from entropylab.quality.distances import Moments
 from entropylab.quality.features import DRAWN, FILE, embedded_reference, features_of
 from entropylab.quality.image_text import DIMENSION, FOLDER, as_seen
 from entropylab.quality.methods import resized
@@ -59,17 +59,18 @@ def test_the_distance_is_torchmetrics_with_the_module_itself(features, sampled):
     metric = fid(feature=features.module)
     metric.update(sampled, real=False)
     metric.update(noisy(sampled), real=True)
-    found = frechet_distance(features(sampled), features(noisy(sampled)))
+    found = Moments(features(noisy(sampled))).distance(features(sampled))
     assert found == pytest.approx(float(metric.compute()), rel=1e-3)
-    assert found != pytest.approx(frechet_distance(features(sampled), features(noisy(sampled, 70))), rel=1e-2)
+    assert found != pytest.approx(Moments(features(noisy(sampled, 70))).distance(features(sampled)), rel=1e-2)
 
 
 def test_distances_rise_with_blur_and_noise(features, sampled):
-    base, real = features(sampled), embedded_reference((64, 64)).features
-    little, much = (frechet_distance(features(noisy(sampled, amount)), base) for amount in (20, 90))
-    soft, softer = (frechet_distance(features(blurred(sampled, side)), base) for side in (12, 6))
+    base, real = features(sampled), Moments(embedded_reference((64, 64)).features)
+    own = Moments(base)
+    little, much = (own.distance(features(noisy(sampled, amount))) for amount in (20, 90))
+    soft, softer = (own.distance(features(blurred(sampled, side))) for side in (12, 6))
     assert 0 < little < much and 0 < soft < softer
-    assert frechet_distance(base, real) < 0.7 * frechet_distance(features(noisy(sampled, 90)), real)
+    assert real.distance(base) < 0.7 * real.distance(features(noisy(sampled, 90)))
 
 
 def test_the_reference_that_is_shipped():

@@ -275,10 +275,10 @@ def test_what_the_page_refuses(folders, tmp_path, page):
     cases = [
         ([one], {}, "two or more folders of different names"),
         ([one, tmp_path / "empty"], {}, "empty has none"),
-        ([one, tmp_path / "no"], {}, "no is none"),
+        ([one, tmp_path / "no"], {}, "pictures must be a folder of pictures.*no: No such file"),
         ([one, other], {}, "have none in common"),
         ([bomb, one], {}, "must be readable as pictures"),
-        (["x" * 300, one], {}, "pictures must be folders"),
+        (["x" * 300, one], {}, "pictures must be a folder of pictures"),
         (["a\0b", one], {}, "pictures must be a name without NUL"),
         (folders, {"prompts": lines}, "a line for each of 3 pictures.*has 2"),
         (folders, {"prompts": "a\0b"}, "prompts must be a name without NUL"),
