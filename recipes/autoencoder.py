@@ -7,13 +7,12 @@ first weights were those of the embedded model of release 0.1, which knew the sa
 ``--begin`` takes the folder of such a pipeline.
 """
 
+import argparse
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import typer
 from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -163,25 +162,24 @@ def train_decoder(folder: Path, steps: int, batch: int, peak: float = 1e-3) -> N
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
 
 
-def main(
-    out: Path = Path("runs/emoji"),
-    steps: int = 1500,
-    batch: int = 16,
-    begin: Path | None = None,
-    decoder_only: Annotated[bool, typer.Option("--decoder-only")] = False,
-    pictures_only: Annotated[bool, typer.Option("--pictures-only")] = False,
-) -> None:
-    """Train from random weights or those of the pipeline in --begin, or the decoder of a trained one alone, and save.
-
-    Or draw the training pictures, no more.
-    """
-    if pictures_only:
-        training_pictures(out)
-    elif decoder_only:
-        train_decoder(out, steps, batch)
+def main(arguments: list[str] | None = None) -> None:
+    """Train and save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/emoji"), help="run folder (%(default)s)")
+    parser.add_argument("--steps", type=int, default=1500, help="(%(default)s)")
+    parser.add_argument("--batch", type=int, default=16, help="(%(default)s)")
+    parser.add_argument("--begin", type=Path, metavar="FOLDER", help="pipeline that the first weights are of")
+    parser.add_argument("--decoder-only", action="store_true", help="train the decoder of a trained one on")
+    parser.add_argument("--pictures-only", action="store_true", help="draw the training pictures, no more")
+    given = parser.parse_args(arguments)
+    if given.pictures_only:
+        training_pictures(given.out)
+        return
+    if given.decoder_only:
+        train_decoder(given.out, given.steps, given.batch)
     else:
-        train(out, steps, batch, begin=begin)
+        train(given.out, given.steps, given.batch, begin=given.begin)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

@@ -5,12 +5,12 @@ last checkpoint when it is started again, and leaves the weights in fp16 and the
 core of a CPU it takes about ten minutes.
 """
 
+import argparse
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import typer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -132,13 +132,18 @@ def write_reference(model: ImageText, folder: Path) -> None:
     save_file(found, folder / FILE)
 
 
-def main(out: Path = Path("runs/image-text"), steps: int = 500, batch: int = 128) -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Train, and write weights and features of the real pictures."""
-    model = train(out, steps, batch)
-    save_file({name: value.half().contiguous() for name, value in model.state_dict().items()}, out / WEIGHTS)
-    model.load_state_dict({name: value.float() for name, value in load_file(out / WEIGHTS).items()})
-    write_reference(model.requires_grad_(False), out)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/image-text"), help="run folder (%(default)s)")
+    parser.add_argument("--steps", type=int, default=500, help="(%(default)s)")
+    parser.add_argument("--batch", type=int, default=128, help="(%(default)s)")
+    given = parser.parse_args(arguments)
+    model = train(given.out, given.steps, given.batch)
+    save_file({name: value.half().contiguous() for name, value in model.state_dict().items()}, given.out / WEIGHTS)
+    model.load_state_dict({name: value.float() for name, value in load_file(given.out / WEIGHTS).items()})
+    write_reference(model.requires_grad_(False), given.out)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

@@ -7,11 +7,11 @@ text takes part, as in FLUX. Queries and keys are normed with learned gains, so 
 one took 5,000 steps of 32 pictures, from random weights.
 """
 
+import argparse
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import typer
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from transformers import CLIPTextModel
 
@@ -144,10 +144,17 @@ def save_pipeline(pipe: JointPipeline, folder: Path) -> None:
         finish_text_encoder(folder / f"text_encoder{place}", folder / f"tokenizer{place}")
 
 
-def main(out: Path = Path("runs/emoji"), steps: int = 6000, batch: int = 32, rate: float = 1.5e-3) -> None:
-    """Train the transformer, up to the highest --rate, and save the pipeline; the steps may change on the way."""
-    save_pipeline(train(out, steps, batch, rate), out / "pipeline-joint")
+def main(arguments: list[str] | None = None) -> None:
+    """Train and save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/emoji"), help="run folder (%(default)s)")
+    parser.add_argument("--steps", type=int, default=6000, help="may change when a run goes on (%(default)s)")
+    parser.add_argument("--batch", type=int, default=32, help="(%(default)s)")
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate (%(default)s)")
+    given = parser.parse_args(arguments)
+    pipe = train(given.out, given.steps, given.batch, given.rate)
+    save_pipeline(pipe, given.out / "pipeline-joint")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

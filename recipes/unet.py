@@ -12,13 +12,13 @@ variance of the logits, with a weight of 0.01; then Var_A too, with 0.01 up to s
 there on. From random weights this recipe has not been run; the old model took 5,000 steps.
 """
 
+import argparse
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import typer
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -205,21 +205,19 @@ def save_pipeline(pipe: StableDiffusionPipeline, folder: Path) -> None:
     finish_text_encoder(folder / "text_encoder", folder / "tokenizer")
 
 
-def main(
-    out: Path = Path("runs/emoji"),
-    steps: int = 1800,
-    batch: int = 24,
-    rate: float = 6e-4,
-    target: float = LOGIT_VARIANCE,
-    begin: Path | None = None,
-) -> None:
-    """Train the U-Net and its text encoder, and save the pipeline; the steps may change when a run goes on.
-
-    The rate is the highest one, the target of the variance of logits, and --begin the folder of a pipeline that has the
-    first weights.
-    """
-    save_pipeline(train(out, steps, batch, rate, target, begin), out / "pipeline")
+def main(arguments: list[str] | None = None) -> None:
+    """Train and save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/emoji"), help="run folder (%(default)s)")
+    parser.add_argument("--steps", type=int, default=1800, help="may change when a run goes on (%(default)s)")
+    parser.add_argument("--batch", type=int, default=24, help="(%(default)s)")
+    parser.add_argument("--rate", type=float, default=6e-4, help="highest learning rate (%(default)s)")
+    parser.add_argument("--target", type=float, default=LOGIT_VARIANCE, help="variance of logits (%(default)s)")
+    parser.add_argument("--begin", type=Path, metavar="FOLDER", help="pipeline that the first weights are of")
+    given = parser.parse_args(arguments)
+    pipe = train(given.out, given.steps, given.batch, given.rate, given.target, given.begin)
+    save_pipeline(pipe, given.out / "pipeline")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()
