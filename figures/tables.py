@@ -93,18 +93,16 @@ def by_size(figure: str) -> Callable[[xr.Dataset], pd.DataFrame]:
 
     def frame(ds: xr.Dataset) -> pd.DataFrame:
         check_has(ds, figure)
-        ends = [ds[f"{figure}{name}"].transpose(..., "bound") for name in ("_interval", "_change_interval")]
-        columns = {
+        found = {
             figure: ds[figure],
-            "low": ends[0][..., 0],
-            "high": ends[0][..., 1],
+            "low": ds[f"{figure}_interval"].sel(bound="low", drop=True),
+            "high": ds[f"{figure}_interval"].sel(bound="high", drop=True),
             "change": ds[f"{figure}_change"],
-            "change_low": ends[1][..., 0],
-            "change_high": ends[1][..., 1],
+            "change_low": ds[f"{figure}_change_interval"].sel(bound="low", drop=True),
+            "change_high": ds[f"{figure}_change_interval"].sel(bound="high", drop=True),
             "real_pictures": ds[f"{figure}_real"],
         }
-        plain = {name: value.drop_vars("bound", errors="ignore") for name, value in columns.items()}
-        return rows_of(xr.Dataset(plain)).dropna(subset=figure, ignore_index=True)
+        return rows_of(xr.Dataset(found)).dropna(subset=figure, ignore_index=True)
 
     return frame
 

@@ -39,10 +39,29 @@ def test_pictures_agree_with_their_own_prompts_more_than_with_others(clip, sampl
     assert (own > other).mean() > 0.9
 
 
+class AsTorchmetricsAsks(torch.nn.Module):
+    """The embedded model in the form of a CLIPModel and its processor."""
+
+    def __init__(self, clip):
+        super().__init__()
+        self.clip, self.parts, self.config = clip, clip.model, clip.processor.encoder.config
+
+    def __call__(self, images=None, text=None, **_):
+        if images is not None:
+            return {"pixel_values": torch.stack(list(images))}
+        return dict(self.clip.processor.tokenizer(list(text), padding="max_length", return_tensors="pt"))
+
+    def get_image_features(self, pixel_values):
+        return self.clip.image(pixel_values)
+
+    def get_text_features(self, input_ids, attention_mask=None):
+        return self.clip.features.text_features(self.clip.processor.encoder(input_ids).pooler_output)
+
+
 def test_the_scores_are_those_of_torchmetrics_and_of_float64(clip, sampled, prompts):
     """torchmetrics gives 100 times the mean; what a bootstrap needs is each picture's own."""
     clip_score = pytest.importorskip("torchmetrics.multimodal").CLIPScore
-    metric = clip_score(model_name_or_path=lambda: (clip.model, clip.processor))
+    metric = clip_score(model_name_or_path=lambda: (AsTorchmetricsAsks(clip),) * 2)
     scores = clip.scores(sampled[:8], prompts[:8])
     metric.update(list(sampled[:8]), prompts[:8])
     assert float(metric.compute()) / 100 == pytest.approx(scores.mean(), abs=1e-6)
