@@ -126,14 +126,14 @@ def features_of(features: Any, embedded: bool, device: Any = "cpu") -> Features:
 
 def inception(device: Any = "cpu") -> Features:
     """Inception's pool3 features as torchmetrics reads them, whose weights it downloads."""
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
     try:
+        from torchmetrics.image.fid import FrechetInceptionDistance
+
         module = FrechetInceptionDistance(feature=2048).inception
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise EntropyLabError(
-            "features 'inception' need the package torch-fidelity and its weights, which it downloads: "
-            f"{one_line(error, 200)} Pass features=, a torch.nn.Module of your own, otherwise."
+            "features 'inception' need torchmetrics and torch-fidelity (pip install 'entropylab[quality]') "
+            f"and weights from the network: {one_line(error, 200)} Otherwise pass features=, a torch.nn.Module."
         ) from error
     return Features(INCEPTION, module.to(device), published=True)
 
