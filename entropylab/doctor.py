@@ -5,7 +5,6 @@ are the pictures the same, does anything wait for the GPU, what does it cost?
 """
 
 import getpass
-import importlib.metadata
 import json
 import os
 import platform
@@ -28,6 +27,7 @@ from .entropy import BACKENDS, row_statistics
 from .entropy.choice import why_not
 from .entropy.rows import check_rows
 from .errors import EntropyLabError, EntropyLabWarning, check_int, one_line
+from .measuring.provenance import versions
 from .models import load
 from .models.prompts import default_prompts, default_settings
 from .sizes import size_label
@@ -65,7 +65,7 @@ def examine(model: Any = None, *, device: Any = None, dtype: Any = None, repeats
             "python": platform.python_version(),
             "system": f"{platform.system()} {platform.release()}",
             "machine": platform.machine(),
-            **{name: version_of(name) for name in PACKAGES},
+            **versions(PACKAGES),
             "CUDA of torch": str(torch.version.cuda),
         },
         "devices": devices(),
@@ -77,14 +77,6 @@ def examine(model: Any = None, *, device: Any = None, dtype: Any = None, repeats
         found["sampling"] = sampling(pipe, repeats)
     found["problems"] = [*wrong_numbers(found["accuracy"]), *found["sampling"].pop("problems")]
     return anonymous(found)
-
-
-def version_of(package: str) -> str:
-    """Of a package that may not be here."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def devices() -> dict[str, str]:

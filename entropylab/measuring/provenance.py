@@ -16,10 +16,10 @@ from ..pipelines import denoisers
 PACKAGES = ("entropylab", "torch", "diffusers", "transformers", "numpy")
 
 
-def versions() -> dict[str, str]:
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     """Installed versions of what decides the numbers."""
     found = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
