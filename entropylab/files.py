@@ -1,6 +1,7 @@
 """Small files that are there whole or not at all, also after a crash; and folders in which anything may be found."""
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -104,6 +105,11 @@ def as_path(path: Any, name: str = "path", what: str = "file") -> Path:
     if not whole:
         raise EntropyLabError(f"{name} must be a name without NUL and without halves of characters. Got {text!r}.")
     return Path(path)
+
+
+def is_plain_text(text: str) -> bool:
+    """Whether netCDF, and UTF-8 that ends at a NUL, can hold a text: no NUL, and no half of a character."""
+    return re.search("[\x00\ud800-\udfff]", text) is None
 
 
 def make_folder(out: str | os.PathLike[str], name: str = "out") -> Path:

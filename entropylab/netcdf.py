@@ -21,7 +21,7 @@ from xarray.backends import H5NetCDFStore
 from . import hdf5
 from .dataset import ATTRIBUTE, check_ours
 from .errors import EntropyLabError, one_line
-from .files import as_path, check_writable, write_whole
+from .files import as_path, check_writable, is_plain_text, write_whole
 
 JSON_NAMES = "entropylab_json"
 """In a file: names of the attributes that are written as JSON, because netCDF has nothing for their type."""
@@ -297,11 +297,6 @@ def is_plain(value: Any) -> bool:
     if type(value) is int:
         return -(2**63) <= value < 2**63
     return type(value) is float or (type(value) is str and value != "" and is_plain_text(value))
-
-
-def is_plain_text(text: str) -> bool:
-    """Whether a text can be written as UTF-8 that ends at a NUL."""
-    return "\0" not in text and not re.search("[\ud800-\udfff]", text)
 
 
 def difference(ds: xr.Dataset, back: xr.Dataset) -> str:

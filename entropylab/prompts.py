@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import EntropyLabError, EntropyLabWarning, counted, one_line
+from .files import is_plain_text
 
 COLUMNS = ("prompt", "caption", "text", "prompts", "captions", "texts")
 """Columns that hold captions if nobody says which does."""
@@ -73,7 +74,7 @@ def check_list(prompts: Any) -> Prompts:
     """A list of prompts, every one a string that a file can hold."""
     if not isinstance(prompts, list | tuple) or not prompts or not all(isinstance(p, str) for p in prompts):
         raise EntropyLabError(f"prompts must name at least one prompt, each a string. Got {prompts!r}.")
-    odd = next((text for text in prompts if not can_be_stored(text)), None)
+    odd = next((text for text in prompts if not is_plain_text(text)), None)
     if odd is not None:
         raise EntropyLabError(f"prompts must be text without NUL and halves of characters. Got {odd!r}.")
     return prompts if isinstance(prompts, Prompts) else Prompts(prompts)
@@ -154,12 +155,7 @@ def judged(caption: Any) -> tuple[str, str]:
     text = caption.strip()
     if not text or len(text) > LONGEST:
         return "", "too long" if text else "empty"
-    return text, "" if can_be_stored(text) else "wrongly encoded"
-
-
-def can_be_stored(text: str) -> bool:
-    """Whether a netCDF file can hold the text: no NUL, and no half of a character."""
-    return re.search("[\x00\ud800-\udfff]", text) is None
+    return text, "" if is_plain_text(text) else "wrongly encoded"
 
 
 def cells_of(source: Any, column: str | None) -> Iterator[Any]:

@@ -111,7 +111,13 @@ def simulate(
         >>> stats.fourth.mean().item() > 0  # heavier tails than a Gaussian's
         True
     """
-    check_distribution(distribution, departure, shape)
+    if distribution not in DISTRIBUTIONS:
+        raise EntropyLabError(f"distribution must be one of {', '.join(DISTRIBUTIONS)}. Got {distribution!r}.")
+    if not isinstance(departure, int | float) or not 0 <= departure <= 1:
+        raise EntropyLabError(f"departure must be a number from 0 to 1. Got {departure!r}.")
+    parts, usual, least = DISTRIBUTIONS[distribution]
+    if shape is not None and (not isinstance(shape, int | float) or not least <= shape < np.inf):
+        raise EntropyLabError(f"shape of {distribution!r} must be a number >= {least:g}. Got {shape!r}.")
     counts = {"tokens": tokens, "d": d, "heads": heads, "queries": queries, "samples": samples}
     for name, value in counts.items():
         check_int(name, value, 2 if name == "tokens" else 1)
@@ -120,7 +126,7 @@ def simulate(
     check_int("seed", seed, 0)
     model = np.random.default_rng([seed, 0])
     project_q, project_k = model.standard_normal((2, heads, d, WIDTH * d)) / np.sqrt(WIDTH * d)
-    draw, covariance, towards = DISTRIBUTIONS[distribution](model, WIDTH * d, shape or SHAPES[distribution])
+    draw, covariance, towards = parts(model, WIDTH * d, shape or usual)
     covariance = (1 - departure) * np.eye(WIDTH * d) + departure * covariance
     found = []
     for sample in range(samples):
@@ -135,12 +141,8 @@ def simulate(
     q = q * sigma * np.sqrt(d / variance)
     if towards is not None:
         q = q * np.where(q @ (project_k @ towards)[..., None] < 0, -1.0, 1.0)
-    return Simulated(as_tensor(q), as_tensor(k), d**-0.5, float(sigma))
-
-
-def as_tensor(values: Array) -> Tensor:
-    """Float32, as models have it."""
-    return torch.from_numpy(values.astype(np.float32))
+    q, k = q.astype(np.float32), k.astype(np.float32)  # as models have them
+    return Simulated(torch.from_numpy(q), torch.from_numpy(k), d**-0.5, float(sigma))
 
 
 def row_variance(q: Array, project_q: Array, project_k: Array, covariance: Array, alike: bool) -> Array:
@@ -195,7 +197,9 @@ def simulate_dataset(
         True
     """
     sigmas = [float(value) for value in np.atleast_1d(sigma)]
-    check_listing("statistics", statistics, (*FIELDS, "sensitivity", *BEYOND))
+    known = (*FIELDS, "sensitivity", *BEYOND)
+    if not statistics or isinstance(statistics, str) or not set(statistics) <= set(known):
+        raise EntropyLabError(f"statistics must be some of {', '.join(known)}. Got {statistics!r}.")
     if not isinstance(tokens, list | tuple | np.ndarray) or not len(tokens) or len(set(tokens)) < len(tokens):
         raise EntropyLabError(f"tokens must be different numbers of keys, at least one. Got {tokens!r}.")
     trained = check_count("train_tokens", train_tokens, tokens[min(1, len(tokens) - 1)])
@@ -259,12 +263,6 @@ def multiplier_of(rule: str, tokens: int, trained: int) -> float:
         return float(rule)
     except (TypeError, ValueError) as error:
         raise EntropyLabError(f"scaling must be some of 'original', 'sqrt_log', or numbers. Got {rule!r}.") from error
-
-
-def check_listing(name: str, values: Sequence[str], known: Any) -> None:
-    """Raise an EntropyLabError unless all of ``values`` are known, and there are some."""
-    if not values or isinstance(values, str) or not set(values) <= set(known):
-        raise EntropyLabError(f"{name} must be some of {', '.join(known)}. Got {values!r}.")
 
 
 Draw = Callable[[np.random.Generator, int, int], tuple[Array, Array]]
@@ -334,30 +332,18 @@ def low_rank(model: np.random.Generator, width: int, rank: float) -> Parts:
     return separately(lambda rng, number: rng.standard_normal((number, len(basis))) @ basis), basis.T @ basis, None
 
 
-DISTRIBUTIONS: dict[str, Callable[[np.random.Generator, int, float], Parts]] = {
-    "gaussian": gaussian,
-    "student_t": student_t,
-    "skewed": skewed,
-    "clustered": clustered,
-    "positional": positional,
-    "low_rank": low_rank,
+DISTRIBUTIONS: dict[str, tuple[Callable[[np.random.Generator, int, float], Parts], float, float]] = {
+    "gaussian": (gaussian, 1.0, 0.0),
+    "student_t": (student_t, 6.0, 2.5),
+    "skewed": (skewed, 4.0, 0.1),
+    "clustered": (clustered, 8.0, 2.0),
+    "positional": (positional, 2.0, 1.0),
+    "low_rank": (low_rank, 2.0, 1.0),
 }
-SHAPES = {"gaussian": 1.0, "student_t": 6.0, "skewed": 4.0, "clustered": 8.0, "positional": 2.0, "low_rank": 2.0}
-SMALLEST = {"gaussian": 0.0, "student_t": 2.5, "skewed": 0.1, "clustered": 2.0, "positional": 1.0, "low_rank": 1.0}
+"""How tokens are drawn, the shape if nobody names one, and the smallest that there is."""
 
 
 def grid(tokens: int) -> tuple[int, int]:
     """Height and width of the squarest picture of so many tokens."""
     height = next(side for side in range(int(tokens**0.5), 0, -1) if tokens % side == 0)
     return height, tokens // height
-
-
-def check_distribution(distribution: Any, departure: Any, shape: Any) -> None:
-    """Raise an EntropyLabError if there is no such distribution."""
-    if distribution not in DISTRIBUTIONS:
-        raise EntropyLabError(f"distribution must be one of {', '.join(DISTRIBUTIONS)}. Got {distribution!r}.")
-    if not isinstance(departure, int | float) or not 0 <= departure <= 1:
-        raise EntropyLabError(f"departure must be a number from 0 to 1. Got {departure!r}.")
-    least = SMALLEST[distribution]
-    if shape is not None and (not isinstance(shape, int | float) or not least <= shape < np.inf):
-        raise EntropyLabError(f"shape of {distribution!r} must be a number >= {least:g}. Got {shape!r}.")

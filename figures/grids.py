@@ -10,15 +10,11 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-import entropylab
 import shared
 from entropylab import EntropyLabError
 from entropylab.quality.saving import prompt_of
 
 COLUMNS = 8
-WIDTH = 0.85
-"""Of a picture in the figure [inches]."""
-
 BESIDE = ("resize", "upscaler", "multidiffusion")
 """Rules of figure 7, which stand above those that generate at the size itself."""
 
@@ -61,14 +57,9 @@ def draw(rules: Sequence[Path], out: Path, name: str) -> None:
     if not chosen:
         raise EntropyLabError(f"pictures of {', '.join(map(str, rules))} must have names that they share. Got none.")
     grid = [[plt.imread(rule / picture)[..., :3] for picture in chosen] for rule in rules]
-    tall = sum(row[0].shape[0] / row[0].shape[1] for row in grid)
-    with plt.rc_context(entropylab.plot.PAPER):
-        shape = (0.9 + WIDTH * len(chosen), 0.5 + WIDTH * tall)
-        figure, ax = plt.subplots(figsize=shape, layout="constrained")
-        rows = [f"{rule.parent.name}\n{rule.name}" for rule in rules]
-        columns = [prompt_of(rules[0] / picture) or picture for picture in chosen]
-        entropylab.plot.samples(grid, ax, rows=rows, columns=columns)
-        shared.write(figure, out, name)
+    rows = [f"{rule.parent.name}\n{rule.name}" for rule in rules]
+    columns = [prompt_of(rules[0] / picture) or picture for picture in chosen]
+    shared.write_pictures(grid, rows, columns, out, name)
 
 
 def draw_all(pictures: Path, out: Path) -> None:

@@ -7,7 +7,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -27,9 +26,6 @@ STEPS = 8
 
 NUMBERED = {shared.LOWER: "figure3", shared.HIGHER: "figure4"}
 """The paper's figures; pictures of other sizes have no number."""
-
-WIDTH = 0.85
-"""Of a picture in the figure [inches]."""
 
 
 def measure(source: shared.Source) -> xr.Dataset:
@@ -109,14 +105,9 @@ def draw(ds: xr.Dataset, out: Path) -> None:
     for size in sizes:
         grid = [ds[home].values, *ds[size].values]
         names = [f"{home}\noriginal", *(f"{size}\n{rule}" for rule in ds["scaling"].values)]
-        tall = sum(row.shape[1] / row.shape[2] for row in grid)
         (height, width), (trained, wide) = ([int(side) for side in text.split("x")] for text in (size, home))
         name = NUMBERED.get((height / trained, width / wide), f"samples_{size}")
-        with plt.rc_context(entropylab.plot.PAPER):
-            shape = (0.8 + WIDTH * len(grid[0]), 0.5 + WIDTH * tall)
-            figure, ax = plt.subplots(figsize=shape, layout="constrained")
-            entropylab.plot.samples(grid, ax, rows=names, columns=ds["prompt"].values.tolist())
-            shared.write(figure, out, name, table(ds, size))
+        shared.write_pictures(grid, names, ds["prompt"].values.tolist(), out, name, table(ds, size))
 
 
 if __name__ == "__main__":

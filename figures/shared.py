@@ -37,6 +37,9 @@ FEW = 3
 HELD_OUT = 1000
 """First seed of a calibration, whose prompts are the last ones: figures are of other prompts and other seeds."""
 
+WIDTH = 0.85
+"""Of a picture in a grid of them [inches]."""
+
 ITERATIONS = 3
 """Newton steps of a calibration, which starts from the second-order solution."""
 
@@ -146,6 +149,23 @@ def write(figure: Figure, out: Path, name: str, table: pd.DataFrame | None = Non
     print(f"wrote {out / name}.pdf, {name}.png", flush=True)
     if table is not None:
         write_table(table, out, name)
+
+
+def write_pictures(
+    grid: Sequence[Any],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    out: Path,
+    name: str,
+    table: pd.DataFrame | None = None,
+) -> None:
+    """Write a grid of pictures, rows of arrays (height, width, channels), with labels of rows and columns."""
+    tall = sum(row[0].shape[0] / row[0].shape[1] for row in grid)
+    with plt.rc_context(entropylab.plot.PAPER):
+        shape = (0.8 + WIDTH * len(columns), 0.5 + WIDTH * tall)
+        figure, ax = plt.subplots(figsize=shape, layout="constrained")
+        entropylab.plot.samples(grid, ax, rows=rows, columns=columns)
+        write(figure, out, name, table)
 
 
 def write_table(table: pd.DataFrame, out: Path, name: str) -> None:

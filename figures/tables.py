@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -16,7 +15,10 @@ import published
 import shared
 from entropylab import Calibration, EntropyLabError
 from entropylab.models import PRESETS
-from entropylab.models.prompts import captions, is_embedded
+from entropylab.models.prompts import is_embedded
+from entropylab.quality.evaluation import captions
+from entropylab.scaling.rules import number
+from entropylab.sizes import parse_sizes, split
 
 EVALUATION = "evaluation.nc"
 SIDES = ((0.5, 0.5), (0.875, 0.875), (1, 1), (1.5, 1.5), (0.625, 1), (0.75, 1))
@@ -51,9 +53,7 @@ def measure(
         options: of `entropylab.evaluate`.
     """
     own = is_embedded(source.pipe)
-    if prompts is None and own:  # shuffled, so that the first are of all sorts
-        names = list(captions().values())
-        prompts = [names[i] for i in np.random.default_rng(0).permutation(len(names))]
+    prompts = captions() if prompts is None and own else prompts
     pairs = [(size, size) if isinstance(size, int) else size for size in sizes or sizes_of(source)]
     steps = source.steps or (shared.STEPS if own else None)
     given: dict[str, Any] = {"prompts": prompts, "progress": source.progress, "steps": steps}
@@ -93,18 +93,16 @@ def by_size(figure: str) -> Callable[[xr.Dataset], pd.DataFrame]:
 
     def frame(ds: xr.Dataset) -> pd.DataFrame:
         check_has(ds, figure)
-        ends = [ds[f"{figure}{name}"].transpose(..., "bound") for name in ("_interval", "_change_interval")]
-        columns = {
+        found = {
             figure: ds[figure],
-            "low": ends[0][..., 0],
-            "high": ends[0][..., 1],
+            "low": ds[f"{figure}_interval"].sel(bound="low", drop=True),
+            "high": ds[f"{figure}_interval"].sel(bound="high", drop=True),
             "change": ds[f"{figure}_change"],
-            "change_low": ends[1][..., 0],
-            "change_high": ends[1][..., 1],
+            "change_low": ds[f"{figure}_change_interval"].sel(bound="low", drop=True),
+            "change_high": ds[f"{figure}_change_interval"].sel(bound="high", drop=True),
             "real_pictures": ds[f"{figure}_real"],
         }
-        plain = {name: value.drop_vars("bound", errors="ignore") for name, value in columns.items()}
-        return rows_of(xr.Dataset(plain)).dropna(subset=figure, ignore_index=True)
+        return rows_of(xr.Dataset(found)).dropna(subset=figure, ignore_index=True)
 
     return frame
 
@@ -247,8 +245,10 @@ def command(arguments: Sequence[str] | None = None) -> None:
         if given.run:
             ds = entropylab.open(given.run)
         else:
-            sizes = given.sizes and [parsed_size(text) for text in given.sizes.split(",")]
-            rules = [parsed_rule(text.strip()) for text in given.scaling.split(",")]
+            sizes = given.sizes and parse_sizes([given.sizes])
+            rules = [number(text) for text in split([given.scaling])]
+            if unknown := [rule for rule in rules if isinstance(rule, str) and rule not in RULES]:
+                raise EntropyLabError(f"scaling must be some of {', '.join(RULES)}, or numbers. Got {unknown[0]!r}.")
             options = {name: getattr(given, name) for name in ("prompts", "reference", "pictures", "calibration")}
             source = shared.Source(given.model, given.samples, given.steps)
             ds = measure(source, sizes=sizes, scaling=rules, resamples=given.resamples, **options)
@@ -256,24 +256,6 @@ def command(arguments: Sequence[str] | None = None) -> None:
         draw(ds, given.out, given.only)
 
     shared.run(parser, given.out, work)
-
-
-def parsed_size(text: str) -> int | tuple[int, int]:
-    """A side, or height x width."""
-    sides = text.strip().split("x")
-    if len(sides) > 2 or not all(side.isdigit() for side in sides):
-        raise EntropyLabError(f"sizes must be whole numbers of pixels, 64 or 96x128 (height x width). Got {text!r}.")
-    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
-
-
-def parsed_rule(text: str) -> str | float:
-    """A rule's name, or a number."""
-    try:
-        return float(text)
-    except ValueError:
-        if text not in RULES:
-            raise EntropyLabError(f"scaling must be some of {', '.join(RULES)}, or numbers. Got {text!r}.") from None
-        return text
 
 
 if __name__ == "__main__":

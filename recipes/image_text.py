@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from entropylab.models.prompts import captions
-from entropylab.quality.clip import Clip, EmbeddedClip
+from entropylab.quality.clip import EmbeddedClip
 from entropylab.quality.defects import defects
 from entropylab.quality.features import DRAWN, FILE
 from entropylab.quality.image_text import WEIGHTS, ImageText, TextTower
@@ -117,8 +117,7 @@ def write_reference(model: ImageText, folder: Path) -> None:
     """Features (172 x 4, 32) of the real pictures at every size, fp16, with their CLIP scores and defects."""
     masters = drawings(folder)
     prompts = [caption for caption in captions().values() for _ in range(DRAWN)]
-    both = EmbeddedClip(model)
-    clip = Clip(model.name, both, both)
+    clip = EmbeddedClip(model)
     found: dict[str, Tensor] = {}
     for height, width in SIZES:
         rng = np.random.default_rng(1000)  # training draws from seed 0

@@ -1,6 +1,7 @@
 """Errors that no other test meets: each is one, names what was wrong, and says what came."""
 
 import json
+import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -89,7 +90,9 @@ def test_what_judges_and_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ModuleNotFoundError("no torch-fidelity")
 
     monkeypatch.setattr(fid, "FrechetInceptionDistance", absent)
-    refuses("features 'inception' need the package torch-fidelity", lambda: features_of("inception", False))
+    refuses("features 'inception' need torchmetrics and torch-fidelity", lambda: features_of("inception", False))
+    monkeypatch.setitem(sys.modules, "torchmetrics.image.fid", None)
+    refuses("features 'inception' need torchmetrics and torch-fidelity", lambda: features_of("inception", False))
 
 
 def test_a_run_of_another_format(tmp_path: Path) -> None:

@@ -220,18 +220,13 @@ def paired(first: xr.DataArray, second: xr.DataArray) -> tuple[xr.DataArray, xr.
         one.mean([dim for dim in one.dims if dim not in other.dims])
         for one, other in ((first, second), (second, first))
     )
-    for dim in first.dims:
-        if dim in first.coords:
-            have = set(second[dim].values.tolist())
-            common = [label for label in first[dim].values.tolist() if label in have]
-            if not common:
-                what = "sample of the same prompt and seed" if dim == "sample" else str(dim)
-                shown = " and ".join(str(one[dim].values.tolist()[:3]) for one in (first, second))
-                raise EntropyLabError(f"ds and other must share a {what}. Got {shown}.")
-            first, second = (
-                one.isel({dim: [one[dim].values.tolist().index(label) for label in common]}) for one in (first, second)
-            )
-    return first.drop_vars("sample"), second.transpose(*first.dims).drop_vars("sample")
+    shared, other = xr.align(first, second, join="inner")
+    for dim in shared.dims:
+        if not shared.sizes[dim]:
+            what = "sample of the same prompt and seed" if dim == "sample" else str(dim)
+            shown = " and ".join(str(one[dim].values.tolist()[:3]) for one in (first, second))
+            raise EntropyLabError(f"ds and other must share a {what}. Got {shown}.")
+    return shared.drop_vars("sample"), other.transpose(*shared.dims).drop_vars("sample")
 
 
 def tested(difference: xr.DataArray) -> dict[str, xr.DataArray]:

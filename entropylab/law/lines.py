@@ -113,7 +113,7 @@ def errors_of(
             dof = np.where(count > parameters, count - parameters, np.nan)
             variance = (use * left**2).sum((-2, -1)) / dof
             errors = np.sqrt(variance * np.where(use > 0, shares**2 / use, 0).sum((-2, -1)))
-    return errors, np.zeros_like(shares[..., 0, :]), dof
+    return errors, 0 * errors[..., None], dof
 
 
 def smoothed(x: Array, variance: Array, number: Array) -> Array:

@@ -10,36 +10,12 @@ from torch import Tensor, nn
 
 from ..errors import EntropyLabError, one_line
 from .distances import Array
-from .image_text import ImageText, TextTower, as_seen, embedded_features
+from .image_text import ImageText, TextTower, embedded_features
 
 HUB = "openai/clip-vit-large-patch14"
 """The model that torchmetrics takes by itself; the paper does not say which it took."""
 
 BATCH = 64
-
-
-class EmbeddedClip(nn.Module):
-    """The embedded image-text model in the form of a CLIPModel and its processor, as torchmetrics asks for them."""
-
-    def __init__(self, model: ImageText | None = None) -> None:
-        super().__init__()
-        self.features = model or embedded_features()
-        self.tower = TextTower()
-        self.config = self.tower.encoder.config
-
-    def __call__(self, images: Any = None, text: Any = None, **_: Any) -> dict[str, Tensor]:
-        """What a processor gives: pictures as the tower sees them, or tokens."""
-        if images is not None:
-            return {"pixel_values": as_seen(torch.stack(list(images)))}
-        return dict(self.tower.tokenizer(list(text), padding="max_length", truncation=True, return_tensors="pt"))
-
-    def get_image_features(self, pixel_values: Tensor) -> Tensor:
-        """(batch, 32)."""
-        return self.features.image_features(pixel_values)
-
-    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """(batch, 32)."""
-        return self.features.text_features(self.tower.encoder(input_ids).pooler_output)
 
 
 class Clip:
@@ -81,6 +57,25 @@ class Clip:
         return next(self.model.parameters()).device
 
 
+class EmbeddedClip(Clip):
+    """The embedded image-text model, or one that is being trained, with the embedded pipeline's text encoder."""
+
+    def __init__(self, model: ImageText | None = None) -> None:
+        tower, features = TextTower(), model or embedded_features()
+        super().__init__(features.name, nn.ModuleList([features, tower.encoder]), tower)
+        self.features = features
+
+    def image(self, images: Tensor) -> Tensor:
+        """Features (batch, 32) of a batch of pictures."""
+        return self.features(images)
+
+    def text(self, prompt: str) -> Tensor:
+        """Features (32,) of a prompt, worked out once."""
+        if prompt not in self.known:
+            self.known[prompt] = self.features.text_features(self.processor([prompt]))[0]
+        return self.known[prompt]
+
+
 def plain(found: Any) -> Tensor:
     """Features as a tensor; some releases of transformers give them with other outputs beside them."""
     return found if isinstance(found, Tensor) else found.pooler_output
@@ -95,8 +90,7 @@ def clip_of(model: Any, embedded: bool, device: Any = "cpu") -> Clip:
     if isinstance(model, Clip):
         return model
     if model is None and embedded:
-        both = EmbeddedClip()
-        return Clip(both.features.name, both, both)
+        return EmbeddedClip()
     if not isinstance(model, str | Path | None):
         raise EntropyLabError(f"clip must be a hub id, a folder, or a Clip. Got {type(model).__name__}.")
     from transformers import CLIPModel, CLIPProcessor

@@ -14,24 +14,13 @@ NEIGHBOURS = 5
 """k of coverage and recall; Naeem et al. use 5, Kynkaanniemi et al. 3."""
 
 
-def frechet_distance(features: Array, reference: Array) -> float:
-    """Frechet distance of two sets of features (pictures, dimension).
-
-    Raises:
-        EntropyLabError: fewer than two pictures a feature on either side.
-
-    Source: Heusel et al. 2017; paper, Table 1 (there with the features of Inception).
-    """
-    check_enough("samples", len(features), features.shape[1])
-    check_enough("reference", len(reference), features.shape[1])
-    return Moments(reference).distance(features)
-
-
 class Moments:
-    """Mean and covariance of real features (pictures, dimension), ready for the many distances of a bootstrap.
+    """Mean and covariance of real features (pictures, dimension), ready for the Frechet distances of a bootstrap.
 
     By eigenvalues of symmetric matrices, in float64. torchmetrics gives the same from those of a product that is not
     symmetric, which takes several times as long.
+
+    Source: Heusel et al. 2017; paper, Table 1 (there with the features of Inception).
     """
 
     def __init__(self, reference: Array) -> None:
@@ -41,7 +30,7 @@ class Moments:
         self.root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
 
     def distance(self, features: Array) -> float:
-        """|difference of means|^2 + tr(A) + tr(B) - 2 tr((A^1/2 B A^1/2)^1/2), for features (pictures, dimension)."""
+        """Of features (pictures, dimension): |difference of means|^2 + tr(A) + tr(B) - 2 tr((A^1/2 B A^1/2)^1/2)."""
         covariance = np.cov(features, rowvar=False)
         mixed = np.linalg.eigvalsh(self.root @ covariance @ self.root).clip(0)
         shift = ((features.mean(0) - self.mean) ** 2).sum()

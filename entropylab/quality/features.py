@@ -12,12 +12,11 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..errors import EntropyLabError, one_line
-from ..files import as_path
 from ..sizes import Size
 from .distances import Array, check_enough
 from .image_text import FOLDER, embedded_features
 from .methods import as_images, resized
-from .saving import PICTURES, read_picture
+from .saving import picture_files, read_picture
 
 BATCH = 64
 INCEPTION = "Inception-v3 pool3, 2048-d"
@@ -105,7 +104,7 @@ class Features:
                 )
             check_enough("reference", len(reference), self.dimension)
         elif isinstance(reference, str | Path):
-            check_enough("reference", len(picture_files(reference)), self.dimension)
+            check_enough("reference", len(picture_files(reference, "reference")), self.dimension)
 
 
 def features_of(features: Any, embedded: bool, device: Any = "cpu") -> Features:
@@ -127,14 +126,14 @@ def features_of(features: Any, embedded: bool, device: Any = "cpu") -> Features:
 
 def inception(device: Any = "cpu") -> Features:
     """Inception's pool3 features as torchmetrics reads them, whose weights it downloads."""
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
     try:
+        from torchmetrics.image.fid import FrechetInceptionDistance
+
         module = FrechetInceptionDistance(feature=2048).inception
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise EntropyLabError(
-            "features 'inception' need the package torch-fidelity and its weights, which it downloads: "
-            f"{one_line(error, 200)} Pass features=, a torch.nn.Module of your own, otherwise."
+            "features 'inception' need torchmetrics and torch-fidelity (pip install 'entropylab[quality]') "
+            f"and weights from the network: {one_line(error, 200)} Otherwise pass features=, a torch.nn.Module."
         ) from error
     return Features(INCEPTION, module.to(device), published=True)
 
@@ -142,18 +141,9 @@ def inception(device: Any = "cpu") -> Features:
 def pictures_of(reference: Any) -> Iterator[Tensor]:
     """The pictures of a folder, or pictures in any form, one after the other: (1, 3, height, width) of uint8."""
     if isinstance(reference, str | Path):
-        yield from (read_picture(path)[None] for path in picture_files(reference))
+        yield from (read_picture(path)[None] for path in picture_files(reference, "reference"))
     else:
         yield from as_images(reference).split(1)
-
-
-def picture_files(folder: str | Path) -> list[Path]:
-    """The pictures of a folder, by name."""
-    place = as_path(folder, "reference", "folder")
-    try:
-        return sorted(path for path in place.iterdir() if path.suffix.lower() in PICTURES)
-    except OSError as error:
-        raise EntropyLabError(f"reference must be a folder of pictures. {place}: {one_line(error)}.") from error
 
 
 def embedded_reference(size: Size, file: Path = FOLDER / FILE) -> Reference:

@@ -21,7 +21,7 @@ from scipy.stats import wilcoxon
 
 from ..errors import EntropyLabError, check_int, one_line
 from ..files import as_path, check_writable, write_whole
-from .saving import PICTURES, prompt_of
+from .saving import PICTURES, picture_files, prompt_of
 
 FORMAT = "entropylab ratings 1"
 
@@ -86,10 +86,13 @@ def make_page(
 
 def found_pairs(folders: Sequence[Path], prompts: str | Path | None) -> list[Pair]:
     """All pairs of pictures of the same name in two folders."""
-    files = [pictures_of(folder) for folder in folders]
+    files = [{path.stem: path for path in picture_files(folder, "pictures")} for folder in folders]
     names = [folder.resolve().name for folder in folders]
     if len(folders) < 2 or len(set(names)) < len(names):
         raise EntropyLabError(f"pictures must be two or more folders of different names, one a method. Got {names}.")
+    for folder, own in zip(folders, files, strict=True):
+        if not own:
+            raise EntropyLabError(f"pictures must be folders with pictures ({', '.join(PICTURES)}). {folder} has none.")
     texts = prompts_of(files, prompts)
     found = [
         Pair(texts[name], (names[i], names[j]), (files[i][name], files[j][name]))
@@ -102,19 +105,6 @@ def found_pairs(folders: Sequence[Path], prompts: str | Path | None) -> list[Pai
             f"pictures must have names that are in two folders. {', '.join(names)} have none in common."
         )
     return found
-
-
-def pictures_of(folder: Path) -> dict[str, Path]:
-    """The pictures of a folder by name, in the order of their names."""
-    try:
-        if not folder.is_dir():
-            raise EntropyLabError(f"pictures must be folders. {folder} is none.")
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.is_file())
-    except OSError as error:
-        raise EntropyLabError(f"pictures must be folders that can be read. {folder}: {one_line(error)}.") from error
-    if not files:
-        raise EntropyLabError(f"pictures must be folders with pictures ({', '.join(PICTURES)}). {folder} has none.")
-    return {path.stem: path for path in files}
 
 
 def prompts_of(files: Sequence[dict[str, Path]], prompts: str | Path | None) -> dict[str, str]:

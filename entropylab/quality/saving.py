@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import EntropyLabError
-from ..files import cannot_write, make_folder, write_whole
+from ..errors import EntropyLabError, one_line
+from ..files import as_path, cannot_write, make_folder, write_whole
 from ..runs.locks import Locks
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -55,6 +55,19 @@ def prompt_of(path: Path) -> str | None:
     with Image.open(path) as image:
         found = image.info.get("prompt")
     return str(found) if found else None
+
+
+def picture_files(folder: str | Path, name: str) -> list[Path]:
+    """The pictures of a folder, by name; ``name`` is that of the argument that holds it.
+
+    Raises:
+        EntropyLabError: no folder, or one that can't be read.
+    """
+    place = as_path(folder, name, "folder")
+    try:
+        return sorted(path for path in place.iterdir() if path.suffix.lower() in PICTURES and path.is_file())
+    except OSError as error:
+        raise EntropyLabError(f"{name} must be a folder of pictures. {place}: {one_line(error)}.") from error
 
 
 def read_picture(path: Path) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 
 import entropylab
 from entropylab import EntropyLabError
-from entropylab.quality.clip import Clip, EmbeddedClip
+from entropylab.quality.clip import EmbeddedClip
 from entropylab.quality.methods import Resized, through_upscaler
 
 from ..zoo.unet_parts import text_encoder, tokenizer, unet, vae
@@ -32,10 +32,9 @@ class Colours(torch.nn.Module):
 
 
 def options():
-    both = EmbeddedClip()
     return {
         "features": Colours(),
-        "clip": Clip("some model", both, both),
+        "clip": EmbeddedClip(),
         "reference": np.random.default_rng(0).random((40, 3)),
         "resamples": 5,
     }
