@@ -24,7 +24,7 @@ from .maps import Maps
 from .provenance import provenance
 from .reduce import Reduction
 from .run import Run
-from .steps import DenoiserCall, Seen
+from .steps import DenoiserCall, Seen, are_empty
 
 
 @dataclass(eq=False)
@@ -324,7 +324,7 @@ class Recorder(Sight):
     def finish_step(self, combined: Any = None, sample: Any = None) -> None:
         """What the denoiser calls since the last step gave becomes one step."""
         calls, self.calls = [call for call in self.calls if call.ended], []
-        if self.run is None or all(call.forward.is_empty for call in calls):
+        if self.run is None or all(are_empty(*call.forward.likeness) for call in calls):
             return
         if self.run.size is None:
             self.run.size = self.size_of_latent() or packed(calls[-1].inputs)
