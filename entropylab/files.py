@@ -1,4 +1,4 @@
-"""Small files that are there whole or not at all, also for other processes and after a crash."""
+"""Small files that are there whole or not at all, also after a crash; and folders in which anything may be found."""
 
 import os
 import tempfile
@@ -17,44 +17,14 @@ PARTIAL = ".partial"
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file, or the file that a link leads to; whoever looks sees the old content or the new one."""
     path = real_file(path)
-    with written(path, content) as partial:
-        partial.replace(path)
-        flush_folder(path.parent)
-
-
-def create_whole(path: Path, content: bytes) -> bool:
-    """Write a file that is not there yet; False if there is one, also if somebody makes it at the same moment."""
-    with written(path, content) as partial:
-        try:
-            link(partial, path)
-        except FileExistsError:
-            return False
-        flush_folder(path.parent)
-        return True
-
-
-def link(partial: Path, path: Path) -> None:
-    """Give a file its name, unless that is taken."""
-    try:
-        os.link(partial, path)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links: two that make it at the same moment may both succeed
-        if path.exists():
-            raise FileExistsError(str(path)) from None
-        partial.replace(path)
-
-
-@contextmanager
-def written(path: Path, content: bytes) -> Iterator[Path]:
-    """The content in a file of another name beside ``path``, on the disk; removed at the end if it is still there."""
     partial = path.with_name(f".{uuid4().hex}{PARTIAL}")
     try:
         with open(partial, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        yield partial
+        partial.replace(path)
+        flush_folder(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
@@ -152,3 +122,51 @@ def make_folder(out: str | os.PathLike[str], name: str = "out") -> Path:
             f"{name} must be a folder that can be written to. {folder}: {one_line(error)}."
         ) from error
     return folder
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Let what the system refuses be an EntropyLabError that names the file or folder."""
+    try:
+        yield
+    except OSError as error:
+        raise EntropyLabError(f"{path} can't be used: {one_line(error)}.") from error
+
+
+def listed(folder: Path) -> list[os.DirEntry[str]]:
+    """Everything in a folder; nothing if there is no folder.
+
+    Raises:
+        EntropyLabError: it can't be read, or is none.
+    """
+    with told(folder):
+        try:
+            with os.scandir(folder) as entries:
+                return list(entries)
+        except FileNotFoundError:
+            return []
+
+
+def files(folder: Path, end: str) -> set[str]:
+    """Names, without their ``end``, of the files in a folder that are whole; links to files are files."""
+    entries = [entry for entry in listed(folder) if entry.name.endswith(end) and not entry.name.startswith(".")]
+    with told(folder):
+        return {
+            entry.name[: -len(end)]
+            for entry in entries
+            if (os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file())
+        }
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is anything of a name, if only a link to nowhere.
+
+    Raises:
+        EntropyLabError: its folder can't be read, or is none.
+    """
+    with told(path):
+        try:
+            path.lstat()
+        except FileNotFoundError:
+            return False
+        return True

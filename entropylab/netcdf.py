@@ -172,11 +172,10 @@ def to_bytes(encoded: Mapping[str, xr.Dataset]) -> bytes:
 
 def from_bytes(content: bytes) -> xr.Dataset | xr.DataTree:
     """The Dataset in a netCDF-4 file, or the DataTree if there are groups in it."""
-    plain = {"mask_and_scale": False, "decode_times": False, "decode_timedelta": False}
-    with h5netcdf.File(io.BytesIO(content), "r") as handle:
-        paths = ["/", *paths_in(handle)]
-    groups = {path: xr.load_dataset(io.BytesIO(content), engine="h5netcdf", group=path, **plain) for path in paths}
-    found = {path: decode(group) for path, group in groups.items()}
+    plain: dict[str, Any] = {"mask_and_scale": False, "decode_times": False, "decode_timedelta": False}
+    with h5netcdf.File(io.BytesIO(content), "r", decode_vlen_strings=True) as handle:
+        stores = {"/": H5NetCDFStore(handle)} | {path: H5NetCDFStore(handle[path]) for path in paths_in(handle)}
+        found = {path: decode(xr.open_dataset(store, **plain).load()) for path, store in stores.items()}
     return xr.DataTree.from_dict(found) if len(found) > 1 else found["/"]
 
 

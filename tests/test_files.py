@@ -145,7 +145,7 @@ def test_too_little_memory_is_one_clear_error(content: bytes, tmp_path: Path, mo
         raise MemoryError("Unable to allocate 186. GiB")
 
     (tmp_path / "entropy.nc").write_bytes(content)
-    monkeypatch.setattr(xr, "load_dataset", exhausted)
+    monkeypatch.setattr(xr, "open_dataset", exhausted)
     with pytest.raises(EntropyLabError, match=r"entropy\.nc can't be read: it needs more memory"):
         entropylab.open(tmp_path / "entropy.nc")
 

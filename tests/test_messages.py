@@ -16,7 +16,6 @@ from entropylab import EntropyLabError
 from entropylab.calibration import ByLayer
 from entropylab.measuring.logits import sampled_logits
 from entropylab.plot.layers import steps_table
-from entropylab.quality.evaluation import new_judge
 from entropylab.quality.features import features_of
 from entropylab.quality.saving import read_picture
 from entropylab.runs.folder import read_record
@@ -91,9 +90,6 @@ def test_what_judges_and_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(fid, "FrechetInceptionDistance", absent)
     refuses("features 'inception' need the package torch-fidelity", lambda: features_of("inception", False))
-    monkeypatch.setattr("entropylab.quality.evaluation.find_spec", lambda name: None)
-    device = torch.device("cpu")
-    refuses("metric 'fid' needs torchmetrics", lambda: new_judge(("fid",), True, None, None, None, device))
 
 
 def test_a_run_of_another_format(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command line as a whole: its help, its errors and warnings as one line each, and options that commands share."""
+"""The command line as a whole: its help, and its errors and warnings as one line each."""
 
 import os
 import signal
@@ -8,14 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib import metadata
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ..errors import EntropyLabError, EntropyLabWarning, one_line
-from .words import named_path, repeat_sizes, say
+from .words import repeat_sizes, say
 
 STOPPED = 130
 """Exit status of what Ctrl-C ended, as of any program."""
@@ -108,52 +107,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Model = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="MODEL",
-        help="Hub id, folder, or preset (sd21, ldm256, emoji-joint) of a pipeline; the embedded U-Net if left out.",
-    ),
-]
-Sizes = Annotated[
-    list[str],
-    typer.Option(
-        "--sizes",
-        "--size",
-        metavar="SIZE...",
-        help="Image sizes in pixels: 64 is a square, 96x128 is HEIGHTxWIDTH; several in a row, or with commas.",
-    ),
-]
-Scaling = Annotated[
-    list[str],
-    typer.Option(
-        "--scaling",
-        metavar="RULE,...",
-        help="Rules for the softmax scale: original (as trained), sqrt_log (times sqrt(log N / log T)), "
-        "scalable_softmax (log N / log T), yarn, proportional, or a number.",
-    ),
-]
-TrainSize = Annotated[
-    str | None,
-    typer.Option(metavar="SIZE", help="Size that the pipeline was trained at, for rules; its config says if left out."),
-]
-Steps = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Denoising steps; the pipeline's own number if left out.")
-]
-Guidance = Annotated[
-    float | None, typer.Option(metavar="SCALE", help="Guidance scale; the pipeline's own if left out.")
-]
-Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the first sample's noise.")]
-Dtype = Annotated[
-    str | None, typer.Option(metavar="DTYPE", help="float32, float16, bfloat16; what suits the device if left out.")
-]
-Device = Annotated[
-    str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps; the fastest there is if left out.")
-]
-Folder = Annotated[Path, typer.Option(parser=named_path, metavar="DIR", help="Folder to write to; made if need be.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 
 
 def show_version(wanted: bool) -> None:

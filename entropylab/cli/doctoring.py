@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from ..files import check_writable, write_whole
-from .application import Device, Dtype, Model, Overwrite, app
+from . import options as opt
+from .application import app
 from .words import say
 
 
@@ -19,14 +20,14 @@ from .words import say
     epilog="\b\nExamples:\n  entropylab doctor\n  entropylab doctor sd21 --device cuda --out doctor.json",
 )
 def doctor(
-    model: Model = None,
-    device: Device = None,
-    dtype: Dtype = None,
+    model: opt.Model = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.json", help="Write all of it there, to attach to a bug report; no names, no paths."),
+        opt.path_option("FILE.json", "Write all of it there, to attach to a bug report; no names, no paths."),
     ] = None,
-    overwrite: Overwrite = False,
+    overwrite: opt.Overwrite = False,
 ) -> None:
     """``entropylab doctor``."""
     from ..doctor import described, examine

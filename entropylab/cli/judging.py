@@ -3,40 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 import entropylab
 
 from ..files import check_writable
 from ..sizes import parse_sizes, split
-from .application import (
-    Device,
-    Dtype,
-    Guidance,
-    Model,
-    Overwrite,
-    Quiet,
-    Seed,
-    Sizes,
-    Steps,
-    TakesSizes,
-    TrainSize,
-    app,
-)
-from .words import named_path, prompts_of, say, trained_at
-
-Prompts = Annotated[
-    Path | None,
-    typer.Option(
-        parser=named_path,
-        metavar="FILE",
-        help="Text file, one prompt a line; csv, tsv, jsonl or parquet. The embedded pipeline has its own.",
-    ),
-]
-Column = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Column of FILE that holds the prompts; found by its name.")
-]
-BatchSize = Annotated[int, typer.Option(min=1, metavar="N", help="Images sampled at once.")]
+from . import options as opt
+from .application import TakesSizes, app
+from .words import prompts_of, say
 
 
 @app.command(
@@ -49,43 +22,42 @@ BatchSize = Annotated[int, typer.Option(min=1, metavar="N", help="Images sampled
     "  entropylab calibrate sd21 --sizes 512 1024 --prompts captions.txt --samples 16 --out sd21.nc",
 )
 def calibrate(
-    sizes: Sizes,
-    model: Model = None,
+    sizes: opt.Sizes,
+    model: opt.Model = None,
     samples: Annotated[
         int | None,
-        typer.Option(
-            min=1, metavar="N", help="Images per size and pass; if left out one for each prompt, less those kept back."
-        ),
+        opt.option("N", "Images per size and pass; if left out one for each prompt, less those kept back.", min=1),
     ] = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    seed: Seed = 0,
-    prompts: Prompts = None,
-    column: Column = None,
-    rows: Annotated[int, typer.Option(min=1, metavar="N", help="Query rows of every map to look at, at random.")] = 256,
-    iterations: Annotated[int, typer.Option(min=1, metavar="N", help="Newton steps at most, a pass each.")] = 6,
-    tolerance: Annotated[float, typer.Option(metavar="NATS", help="Stop when entropies are as near [nats].")] = 0.01,
+    steps: opt.Steps = None,
+    guidance: opt.Guidance = None,
+    seed: opt.Seed = 0,
+    prompts: opt.Prompts = None,
+    column: opt.Column = None,
+    rows: Annotated[int, opt.option("N", "Query rows of every map to look at, at random.", min=1)] = 256,
+    iterations: Annotated[int, opt.option("N", "Newton steps at most, a pass each.", min=1)] = 6,
+    tolerance: Annotated[float, opt.option("NATS", "Stop when entropies are as near [nats].")] = 0.01,
     kinds: Annotated[
-        list[str],
-        typer.Option(metavar="KIND,...", help="Kinds of layers to calibrate: self, joint, temporal; others stay."),
-    ] = ["self", "joint"],  # noqa: B006 - typer's defaults are lists, and it copies them
+        list[str], opt.option("KIND,...", "Kinds of layers to calibrate: self, joint, temporal; others stay.")
+    ] = ["self", "joint"],
     held_out: Annotated[
-        bool, typer.Option("--held-out/--no-held-out", help="Judge the rules on other prompts and seeds.")
+        bool, opt.switch("--held-out/--no-held-out", "Judge the rules on other prompts and seeds.")
     ] = True,
-    batch_size: BatchSize = 4,
-    train_size: TrainSize = None,
-    dtype: Dtype = None,
-    device: Device = None,
-    out: Annotated[Path, typer.Option(parser=named_path, metavar="FILE.nc", help="File to write.")] = Path(
-        "calibration.nc"
-    ),
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
+    batch_size: opt.BatchSize = 4,
+    train_size: opt.TrainSize = None,
+    dtype: opt.Dtype = None,
+    device: opt.Device = None,
+    out: opt.File = Path("calibration.nc"),
+    overwrite: opt.Overwrite = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """``entropylab calibrate``."""
     from ..scaling.rescaling import check_kinds
 
-    wanted, trained, chosen = parse_sizes(sizes), trained_at(train_size), check_kinds(tuple(split(kinds)))
+    wanted, trained, chosen = (
+        parse_sizes(sizes),
+        opt.one_size("train-size", train_size),
+        check_kinds(tuple(split(kinds))),
+    )
     texts = prompts_of(prompts, column, None if samples is None else 2 * samples, seed)
     check_writable(out, overwrite)
     found = entropylab.calibrate(
@@ -122,56 +94,52 @@ def calibrate(
     "      --prompts captions.txt --samples 5000 --pictures PICTURES/ --out sd21.nc",
 )
 def evaluate(
-    sizes: Sizes,
-    model: Model = None,
+    sizes: opt.Sizes,
+    model: opt.Model = None,
     scaling: Annotated[
-        list[str],
-        typer.Option(
-            metavar="RULE,...",
-            help="Rules as of `entropylab measure`, and baselines: resize, multidiffusion.",
-        ),
-    ] = ["original", "sqrt_log"],  # noqa: B006
+        list[str], opt.option("RULE,...", "Rules as of `entropylab measure`, and baselines: resize, multidiffusion.")
+    ] = ["original", "sqrt_log"],
     samples: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Pictures of every size and rule; what a distance needs.")
+        int | None, opt.option("N", "Pictures of every size and rule; what a distance needs.", min=1)
     ] = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    seed: Seed = 0,
-    prompts: Prompts = None,
+    steps: opt.Steps = None,
+    guidance: opt.Guidance = None,
+    seed: opt.Seed = 0,
+    prompts: opt.Prompts = None,
     reference: Annotated[
-        Path | None,
-        typer.Option(parser=named_path, metavar="DIR", help="Folder of real pictures; the embedded ones if left out."),
+        Path | None, opt.path_option("DIR", "Folder of real pictures; the embedded ones if left out.")
     ] = None,
-    metrics: Annotated[
-        list[str], typer.Option(metavar="NAME,...", help="Of fid, clip, diversity, defects, time, memory.")
-    ] = ["fid", "clip", "diversity", "time", "memory"],  # noqa: B006
+    metrics: Annotated[list[str], opt.option("NAME,...", "Of fid, clip, diversity, defects, time, memory.")] = [
+        "fid",
+        "clip",
+        "diversity",
+        "time",
+        "memory",
+    ],
     features: Annotated[
-        str | None, typer.Option(metavar="inception", help="Where distances are measured; the model's own if left out.")
+        str | None, opt.option("inception", "Where distances are measured; the model's own if left out.")
     ] = None,
     clip: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Hub id or folder of a CLIP model; the model's own if left out.")
+        str | None, opt.option("MODEL", "Hub id or folder of a CLIP model; the model's own if left out.")
     ] = None,
     pictures: Annotated[
-        Path | None,
-        typer.Option(parser=named_path, metavar="DIR", help="Write every picture there; the same command goes on."),
+        Path | None, opt.path_option("DIR", "Write every picture there; the same command goes on.")
     ] = None,
-    resamples: Annotated[int, typer.Option(min=1, metavar="N", help="Bootstrap draws.")] = 300,
-    batch_size: BatchSize = 4,
-    train_size: TrainSize = None,
-    dtype: Dtype = None,
-    device: Device = None,
-    out: Annotated[Path, typer.Option(parser=named_path, metavar="FILE.nc", help="File to write.")] = Path(
-        "evaluation.nc"
-    ),
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
+    resamples: Annotated[int, opt.option("N", "Bootstrap draws.", min=1)] = 300,
+    batch_size: opt.BatchSize = 4,
+    train_size: opt.TrainSize = None,
+    dtype: opt.Dtype = None,
+    device: opt.Device = None,
+    out: opt.File = Path("evaluation.nc"),
+    overwrite: opt.Overwrite = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """``entropylab evaluate``."""
     from ..quality.evaluation import check_metrics
     from ..quality.methods import as_method
     from ..scaling.rules import number
 
-    wanted, trained = parse_sizes(sizes), trained_at(train_size)
+    wanted, trained = parse_sizes(sizes), opt.one_size("train-size", train_size)
     rules: Any = tuple(number(text) for text in split(scaling))
     for rule in rules:
         as_method(rule, trained)

@@ -4,29 +4,14 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 import entropylab
 
 from ..errors import EntropyLabError
 from ..files import check_writable
 from ..sizes import parse_sizes, split
-from .application import (
-    Device,
-    Dtype,
-    Guidance,
-    Model,
-    Overwrite,
-    Quiet,
-    Scaling,
-    Seed,
-    Sizes,
-    Steps,
-    TakesSizes,
-    TrainSize,
-    app,
-)
-from .words import as_table, is_first, is_run, named_path, prompts_of, say, trained_at
+from . import options as opt
+from .application import TakesSizes, app
+from .words import as_table, is_first, prompts_of, say
 
 
 @app.command(
@@ -48,97 +33,85 @@ from .words import as_table, is_first, is_run, named_path, prompts_of, say, trai
     "  entropylab measure sd21 --sizes 256 512 768 --samples 5000 --out RUN/ --engine ray",
 )
 def measure(
-    sizes: Sizes,
-    model: Model = None,
+    sizes: opt.Sizes,
+    model: opt.Model = None,
     samples: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Images per size and rule; if left out one for each prompt, 40 with an embedded pipeline.",
+        opt.option(
+            "N", "Images per size and rule; if left out one for each prompt, 40 with an embedded pipeline.", min=1
         ),
     ] = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    seed: Seed = 0,
+    steps: opt.Steps = None,
+    guidance: opt.Guidance = None,
+    seed: opt.Seed = 0,
     prompts: Annotated[
         Path | None,
-        typer.Option(
-            parser=named_path,
-            metavar="FILE",
-            help="Text file, one prompt a line; csv, tsv, jsonl or parquet; or a data set's id on the hub. If there "
-            "are more prompts than samples, the seed decides which. The embedded pipeline has its own.",
+        opt.path_option(
+            "FILE",
+            f"{opt.ONE_PROMPT_A_LINE}; or a data set's id on the hub. If there are more prompts than samples, the seed "
+            "decides which. The embedded pipeline has its own.",
         ),
     ] = None,
-    column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Column of FILE that holds the prompts; found by its name.")
-    ] = None,
-    scaling: Scaling = ["original"],  # noqa: B006 - typer's defaults are lists, and it copies them
+    column: opt.Column = None,
+    scaling: opt.Rules = ["original"],
     statistics: Annotated[
         list[str],
-        typer.Option(
-            metavar="NAME,...",
-            help="entropy [nats], sigma2 [nats^2], third [nats^3], fourth [nats^4], sensitivity [nats^2], lse [nats], "
+        opt.option(
+            "NAME,...",
+            "entropy [nats], sigma2 [nats^2], third [nats^3], fourth [nats^4], sensitivity [nats^2], lse [nats], "
             "mean [nats], gaussian [nats], slope, rarefied [nats].",
         ),
-    ] = ["entropy", "sigma2"],  # noqa: B006
-    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Images sampled at once.")] = 4,
+    ] = ["entropy", "sigma2"],
+    batch_size: opt.BatchSize = 4,
     rows: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Measure a random subset of this many query rows; all if left out."),
+        int | None, opt.option("N", "Measure a random subset of this many query rows; all if left out.", min=1)
     ] = None,
     layers: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME,...", help="Kinds (self, cross, joint) or patterns of layer paths."),
+        list[str] | None, opt.option("NAME,...", "Kinds (self, cross, joint) or patterns of layer paths.")
     ] = None,
     keep: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME,...",
-            help="What to keep apart of branch, sample, step, layer, head; the rest is averaged. All if left out, in a "
+        opt.option(
+            "NAME,...",
+            "What to keep apart of branch, sample, step, layer, head; the rest is averaged. All if left out, in a "
             "long run all but sample.",
         ),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="End with an error if a layer ran that could not be measured.")
+        bool, opt.switch("--strict", "End with an error if a layer ran that could not be measured.")
     ] = False,
-    train_size: TrainSize = None,
-    dtype: Dtype = None,
-    device: Device = None,
-    out: Annotated[
-        Path,
-        typer.Option(parser=named_path, metavar="FILE.nc", help="File to write, or a folder for a long run: RUN/."),
-    ] = Path("entropy.nc"),
+    train_size: opt.TrainSize = None,
+    dtype: opt.Dtype = None,
+    device: opt.Device = None,
+    out: Annotated[Path, opt.path_option("FILE.nc", "File to write, or a folder for a long run: RUN/.")] = Path(
+        "entropy.nc"
+    ),
     maps: Annotated[
-        Path | None,
-        typer.Option(
-            parser=named_path, metavar="FILE.nc", help="Write entropy maps too, where in the picture attention looks."
-        ),
+        Path | None, opt.path_option("FILE.nc", "Write entropy maps too, where in the picture attention looks.")
     ] = None,
-    overwrite: Overwrite = False,
+    overwrite: opt.Overwrite = False,
     engine: Annotated[
-        str | None,
-        typer.Option(metavar="ray", help="Measure RUN/ on a Ray cluster, whose workers load the pipeline themselves."),
+        str | None, opt.option("ray", "Measure RUN/ on a Ray cluster, whose workers load the pipeline themselves.")
     ] = None,
     address: Annotated[
         str | None,
-        typer.Option(
-            metavar="HOST:PORT",
-            help="Address of the cluster; if left out RAY_ADDRESS, one that runs here, or a new one on this machine.",
+        opt.option(
+            "HOST:PORT",
+            "Address of the cluster; if left out RAY_ADDRESS, one that runs here, or a new one on this machine.",
         ),
     ] = None,
     resources: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME=N,...",
-            help="What a worker takes: num_gpus=0.5, num_cpus=4; one GPU if the cluster has any, else one CPU.",
+        opt.option(
+            "NAME=N,...", "What a worker takes: num_gpus=0.5, num_cpus=4; one GPU if the cluster has any, else one CPU."
         ),
     ] = None,
-    quiet: Quiet = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """``entropylab measure``: what can be checked is checked before the model is loaded."""
     wanted, texts = parse_sizes(sizes), prompts_of(prompts, column, samples, seed)
-    long, trained = is_run(out), trained_at(train_size)
+    long = out.is_dir() or out.suffix.lower() not in (".nc", ".nc4", ".h5", ".hdf5", ".netcdf")
+    trained = opt.one_size("train-size", train_size)
     if not long:
         check_writable(out, overwrite)
     else:
@@ -156,13 +129,18 @@ def measure(
     from ..scaling import parse_rules
 
     rules, names = parse_rules(scaling), check_statistics(split(statistics))
-    further: dict[str, Any] = {"out": out} if long else {"maps": maps} if maps is not None else {}
-    further |= {"overwrite": overwrite} if further else {}
+    further: dict[str, Any] = {
+        "out": out if long else None,
+        "maps": maps,
+        "overwrite": overwrite if long or maps is not None else None,
+        "engine": engine,
+        "address": address,
+        "resources": resources_of(resources, engine, device),
+        "strict": strict or None,
+        "layers": tuple(split(layers)) if layers else None,
+        "keep": check_keep(split(keep)) if keep else None,
+    }
     load = partial(entropylab.load, model, dtype=dtype, device=device)
-    others: dict[str, Any] = {"engine": engine, "address": address}
-    others |= {"resources": resources_of(resources, engine, device), "strict": strict or None}
-    others |= {"layers": tuple(split(layers)) if layers else None, "keep": check_keep(split(keep)) if keep else None}
-    further |= {name: value for name, value in others.items() if value is not None}
     ds = entropylab.measure(
         load if engine else load(),
         wanted,
@@ -177,7 +155,7 @@ def measure(
         train_size=trained,
         batch_size=batch_size,
         progress=not quiet,
-        **further,
+        **{name: value for name, value in further.items() if value is not None},
     )
     if not long:
         entropylab.save(ds, out, overwrite=overwrite)
@@ -205,8 +183,8 @@ def resources_of(text: str | None, engine: str | None, device: str | None) -> di
     epilog="\b\nExamples:\n  entropylab status RUN/\n  entropylab status RUN/ --check",
 )
 def status(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")],
-    check: Annotated[bool, typer.Option("--check", help="Read every unit and verify its checksum.")] = False,
+    run: Annotated[Path, opt.argument("RUN", "Folder of the run.")],
+    check: Annotated[bool, opt.switch("--check", "Read every unit and verify its checksum.")] = False,
 ) -> None:
     """``entropylab status``."""
     from ..runs import status as status_of
@@ -222,9 +200,9 @@ def status(
     epilog="\b\nExamples:\n  entropylab merge RUN/ --out entropy.nc\n  entropylab merge one/ other/ --out both.nc",
 )
 def merge(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of the runs.")],
-    out: Annotated[Path, typer.Option(parser=named_path, metavar="FILE.nc", help="File to write.")],
-    overwrite: Overwrite = False,
+    runs: Annotated[list[Path], opt.argument("RUN...", "Folders of the runs.")],
+    out: opt.File,
+    overwrite: opt.Overwrite = False,
 ) -> None:
     """``entropylab merge``."""
     from ..runs import merge as merge_runs

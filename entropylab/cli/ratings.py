@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from ..files import check_writable, write_whole
-from .application import Overwrite, app
-from .words import named_path, say
+from ..files import check_writable
+from . import options as opt
+from .application import app
+from .words import say, write_csv
 
 ABOUT = "Ask people to rate pictures blindly, and analyse what they rated."
 
@@ -23,21 +24,15 @@ app.add_typer(ratings, name="ratings", short_help=ABOUT)
     epilog="\b\nExamples:\n  entropylab ratings make pictures/96x96/original pictures/96x96/sqrt_log --out page.html",
 )
 def make(
-    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURES...", help="Folders of pictures, one a method.")],
-    out: Annotated[Path, typer.Option(parser=named_path, metavar="FILE.html", help="Page to write.")] = Path(
-        "ratings.html"
-    ),
+    pictures: Annotated[list[Path], opt.argument("PICTURES...", "Folders of pictures, one a method.")],
+    out: Annotated[Path, opt.path_option("FILE.html", "Page to write.")] = Path("ratings.html"),
     prompts: Annotated[
         Path | None,
-        typer.Option(
-            parser=named_path,
-            metavar="FILE",
-            help="Text file, a prompt a line, in the order of names; the PNGs' own if left out.",
-        ),
+        opt.path_option("FILE", "Text file, a prompt a line, in the order of names; the PNGs' own if left out."),
     ] = None,
-    pairs: Annotated[int, typer.Option(min=1, metavar="N", help="Pairs on the page at most, a random choice.")] = 50,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the choice.")] = 0,
-    overwrite: Overwrite = False,
+    pairs: Annotated[int, opt.option("N", "Pairs on the page at most, a random choice.", min=1)] = 50,
+    seed: Annotated[int, opt.option("N", "Seed of the choice.", min=0)] = 0,
+    overwrite: opt.Overwrite = False,
 ) -> None:
     """``entropylab ratings make``."""
     from ..quality.ratings import make_page
@@ -54,11 +49,9 @@ def make(
     epilog="\b\nExamples:\n  entropylab ratings analyse ratings-*.json --out table3.csv",
 )
 def analyse(
-    files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="What the page saved.")],
-    out: Annotated[
-        Path | None, typer.Option(parser=named_path, metavar="FILE.csv", help="Write the means by method.")
-    ] = None,
-    overwrite: Overwrite = False,
+    files: Annotated[list[Path], opt.argument("FILES...", "What the page saved.")],
+    out: Annotated[Path | None, opt.path_option("FILE.csv", "Write the means by method.")] = None,
+    overwrite: opt.Overwrite = False,
 ) -> None:
     """``entropylab ratings analyse``."""
     from ..quality.ratings import analyse as analysed
@@ -68,5 +61,4 @@ def analyse(
     found = analysed(files)
     say(found.summary())
     if out is not None:
-        write_whole(out, found.methods.to_csv(index=False, float_format="%.4f", lineterminator="\n").encode())
-        say(f"wrote {out}")
+        write_csv(found.methods, out, "%.4f")

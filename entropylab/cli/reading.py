@@ -3,36 +3,17 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 import entropylab
 
 from ..errors import EntropyLabError
-from ..files import check_writable, write_whole
+from ..files import check_writable
 from ..sizes import split
-from .application import Overwrite, app
-from .words import named_path, one_size, say
+from . import options as opt
+from .application import app
+from .words import say, write_csv
 
 TOLERANCE = 0.1
 """What the law may be off by [nats], as in `entropylab.law.theory`, whose file takes long to import."""
-
-WRITTEN = "What `entropylab measure` wrote: a file or a folder."
-Run = Annotated[Path, typer.Argument(metavar="RUN", help=WRITTEN)]
-Kind = Annotated[
-    str | None,
-    typer.Option(
-        metavar="KIND",
-        help="self, cross, joint, temporal; or image, the image rows of joint layers among keys of the image. If "
-        "left out self, or what the model has instead.",
-    ),
-]
-Scaling = Annotated[
-    str | None,
-    typer.Option(metavar="RULE", help="Which rule; if left out the only one, or original where there are several."),
-]
-Tolerance = Annotated[
-    float, typer.Option(metavar="NATS", help="What the law may be off by where it is said to hold [nats].")
-]
 
 
 def opened(path: Path) -> Any:
@@ -58,13 +39,12 @@ def opened(path: Path) -> Any:
     epilog="\b\nExamples:\n  entropylab fit entropy.nc\n  entropylab fit entropy.nc --by layer",
 )
 def fit(
-    run: Run,
+    run: opt.Run,
     by: Annotated[
-        str | None,
-        typer.Option(metavar="NAME,...", help="A line for each of layer, head, step, branch, or of several of them."),
+        str | None, opt.option("NAME,...", "A line for each of layer, head, step, branch, or of several of them.")
     ] = None,
-    kind: Kind = None,
-    scaling: Scaling = None,
+    kind: opt.Kind = None,
+    scaling: opt.Scaling = None,
 ) -> None:
     """``entropylab fit``."""
     groups = None if by is None else split([by])
@@ -80,22 +60,20 @@ def fit(
     "--out heads.csv\n  entropylab check entropy.nc --tolerance 0.05",
 )
 def check(
-    run: Run,
+    run: opt.Run,
     by: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="A row for each of layer, head, size, or of several of them.")
+        str | None, opt.option("NAME,...", "A row for each of layer, head, size, or of several of them.")
     ] = None,
-    kind: Kind = None,
-    scaling: Scaling = None,
-    tolerance: Tolerance = TOLERANCE,
+    kind: opt.Kind = None,
+    scaling: opt.Scaling = None,
+    tolerance: opt.Tolerance = TOLERANCE,
     out: Annotated[
         Path | None,
-        typer.Option(
-            parser=named_path,
-            metavar="FILE.csv",
-            help="Write a CSV of the table of --by; without --by, a row for every layer, head and size.",
+        opt.path_option(
+            "FILE.csv", "Write a CSV of the table of --by; without --by, a row for every layer, head and size."
         ),
     ] = None,
-    overwrite: Overwrite = False,
+    overwrite: opt.Overwrite = False,
 ) -> None:
     """``entropylab check``."""
     if out is not None:
@@ -108,8 +86,7 @@ def check(
         parts.append(table.to_string(index=False, float_format="{:.4g}".format))
     say("\n\n".join([*parts, f"smallest N, the law within {tolerance:g} nats:\n{small}"]))
     if out is not None:
-        write_whole(out, table.to_csv(index=False, float_format="%.6f", lineterminator="\n").encode())
-        say(f"wrote {out}")
+        write_csv(table, out, "%.6f")
 
 
 @app.command(
@@ -121,24 +98,20 @@ def check(
     "  entropylab compare both.nc both.nc --scaling original --other-scaling sqrt_log --size 128 --out layers.csv",
 )
 def compare(
-    run: Run,
-    other: Annotated[Path, typer.Argument(metavar="OTHER", help="Another, or the same with another rule or size.")],
-    kind: Kind = None,
-    scaling: Scaling = None,
+    run: opt.Run,
+    other: Annotated[Path, opt.argument("OTHER", "Another, or the same with another rule or size.")],
+    kind: opt.Kind = None,
+    scaling: opt.Scaling = None,
     other_scaling: Annotated[
-        str | None, typer.Option(metavar="RULE", help="Which rule of OTHER; that of --scaling if left out.")
+        str | None, opt.option("RULE", "Which rule of OTHER; that of --scaling if left out.")
     ] = None,
-    size: Annotated[str | None, typer.Option(metavar="SIZE", help="Which size; all of both if left out.")] = None,
-    other_size: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Which size of OTHER; that of --size if left out.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(parser=named_path, metavar="FILE.csv", help="Write a CSV, a row for every layer.")
-    ] = None,
-    overwrite: Overwrite = False,
+    size: Annotated[str | None, opt.option("SIZE", "Which size; all of both if left out.")] = None,
+    other_size: Annotated[str | None, opt.option("SIZE", "Which size of OTHER; that of --size if left out.")] = None,
+    out: Annotated[Path | None, opt.path_option("FILE.csv", "Write a CSV, a row for every layer.")] = None,
+    overwrite: opt.Overwrite = False,
 ) -> None:
     """``entropylab compare``."""
-    sizes = {"size": one_size("size", size), "other_size": one_size("other-size", other_size)}
+    sizes = {"size": opt.one_size("size", size), "other_size": opt.one_size("other-size", other_size)}
     if out is not None:
         check_writable(out, overwrite)
     found = entropylab.compare(
@@ -146,8 +119,7 @@ def compare(
     )
     say(found.summary())
     if out is not None:
-        write_whole(out, found.to_frame().to_csv(index=False, float_format="%.6g", lineterminator="\n").encode())
-        say(f"wrote {out}")
+        write_csv(found.to_frame(), out, "%.6g")
 
 
 @app.command(
@@ -161,15 +133,15 @@ def compare(
     "--name DiT --out models.html",
 )
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help=WRITTEN)],
-    out: Annotated[
-        Path, typer.Option(parser=named_path, metavar="FILE.html", help="File to write; the Markdown is beside it.")
-    ] = Path("report.html"),
+    runs: Annotated[list[Path], opt.argument("RUN...", opt.WRITTEN)],
+    out: Annotated[Path, opt.path_option("FILE.html", "File to write; the Markdown is beside it.")] = Path(
+        "report.html"
+    ),
     name: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="What to call a run, once for each; its model if left out.")
+        list[str] | None, opt.option("NAME", "What to call a run, once for each; its model if left out.")
     ] = None,
-    tolerance: Tolerance = TOLERANCE,
-    overwrite: Overwrite = False,
+    tolerance: opt.Tolerance = TOLERANCE,
+    overwrite: opt.Overwrite = False,
 ) -> None:
     """``entropylab report``."""
     from ..reporting.files import targets

@@ -1,14 +1,15 @@
-"""What words on a command line mean: sizes, rules, files of prompts; and tables as columns of text."""
+"""What is read from a command line and what is printed: sizes in a row, files of prompts, tables, CSVs."""
 
 import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from ..errors import EntropyLabError, EntropyLabWarning
-from ..sizes import Size, as_pair, parse_sizes
+from ..files import write_whole
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that steer a terminal, turn its text round, or can't be written to it; lines and tabs are none of them."""
@@ -46,13 +47,6 @@ def repeat_sizes(arguments: Sequence[str]) -> list[str]:
     return repeated
 
 
-def named_path(text: str) -> Path:
-    """A file or folder that an option names; not the current folder because a variable is unset, as in --out=$RUN."""
-    if not str(text).strip():
-        raise typer.BadParameter("it must be the name of a file or folder. Got nothing: is a variable unset?")
-    return Path(text)
-
-
 def prompts_of(path: Path | None, column: str | None, samples: int | None, seed: int) -> list[str] | None:
     """The prompts of ``--prompts``, or None; captions that were left out are reported."""
     from ..prompts import read_prompts
@@ -69,26 +63,6 @@ def prompts_of(path: Path | None, column: str | None, samples: int | None, seed:
     return found
 
 
-def trained_at(text: str | None) -> Size | None:
-    """The size of ``--train-size``, or None."""
-    return one_size("train-size", text)
-
-
-def one_size(name: str, text: str | None) -> Size | None:
-    """The size of an option that takes one, or None."""
-    if text is None:
-        return None
-    size, *more = parse_sizes([text])
-    if more:
-        raise EntropyLabError(f"{name} must be one size. Got {text!r}.")
-    return as_pair(size)
-
-
-def is_run(out: Path) -> bool:
-    """Whether ``--out`` names the folder of a long run: anything but the name of a netCDF file."""
-    return out.is_dir() or out.suffix.lower() not in (".nc", ".nc4", ".h5", ".hdf5", ".netcdf")
-
-
 def is_first() -> bool:
     """Whether this is the only process, or the first of those launched together."""
     from ..runs.place import by_environment
@@ -101,3 +75,9 @@ def as_table(lines: Sequence[tuple[str, ...]]) -> str:
     widths = [max(len(word) for word in column) for column in zip(*lines, strict=True)]
     padded = ["  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)) for line in lines]
     return "\n".join(line.rstrip() for line in padded)
+
+
+def write_csv(table: Any, out: Path, form: str) -> None:
+    """Write a pandas frame, its numbers in this form, and say so."""
+    write_whole(out, table.to_csv(index=False, float_format=form, lineterminator="\n").encode())
+    say(f"wrote {out}")

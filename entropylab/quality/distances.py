@@ -3,10 +3,8 @@
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
-from torch import Tensor, nn
 
 from ..errors import EntropyLabError
 
@@ -16,41 +14,24 @@ NEIGHBOURS = 5
 """k of coverage and recall; Naeem et al. use 5, Kynkaanniemi et al. 3."""
 
 
-class AsTheyAre(nn.Module):
-    """Hands torchmetrics features that were extracted already."""
-
-    def __init__(self, dimension: int) -> None:
-        super().__init__()
-        self.num_features = dimension
-
-    def forward(self, features: Tensor) -> Tensor:
-        """The features (batch, dimension)."""
-        return features
-
-
 def frechet_distance(features: Array, reference: Array) -> float:
-    """Frechet distance of two sets of features (pictures, dimension), by torchmetrics.
+    """Frechet distance of two sets of features (pictures, dimension).
 
     Raises:
         EntropyLabError: fewer than two pictures a feature on either side.
 
     Source: Heusel et al. 2017; paper, Table 1 (there with the features of Inception).
     """
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    dimension = features.shape[1]
-    check_enough("samples", len(features), dimension)
-    check_enough("reference", len(reference), dimension)
-    metric = FrechetInceptionDistance(feature=AsTheyAre(dimension))
-    metric.update(torch.as_tensor(reference, dtype=torch.float64), real=True)
-    metric.update(torch.as_tensor(features, dtype=torch.float64), real=False)
-    return float(metric.compute())
+    check_enough("samples", len(features), features.shape[1])
+    check_enough("reference", len(reference), features.shape[1])
+    return Moments(reference).distance(features)
 
 
 class Moments:
-    """Mean and covariance of real features, ready for the many Frechet distances of a bootstrap.
+    """Mean and covariance of real features (pictures, dimension), ready for the many distances of a bootstrap.
 
-    torchmetrics takes the eigenvalues of a product that is not symmetric, which takes several times as long.
+    By eigenvalues of symmetric matrices, in float64. torchmetrics gives the same from those of a product that is not
+    symmetric, which takes several times as long.
     """
 
     def __init__(self, reference: Array) -> None:

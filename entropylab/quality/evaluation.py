@@ -3,9 +3,8 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from ..measuring.checks import call_settings, check_prompts, check_seed
 from ..measuring.provenance import provenance
 from ..models.prompts import captions as captions_by_name
 from ..models.prompts import is_embedded
-from ..runs.units import cut
+from ..runs.place import by_environment
 from ..sizes import Size, size_label
 from .clip import Clip, clip_of
 from .cost import Meter, how
@@ -30,11 +29,16 @@ from .defects import defects
 from .distances import NEIGHBOURS, check_enough, needed
 from .features import Features, features_of
 from .methods import Draw, Method, check_methods
-from .results import FIGURES, Judged, empty, fill, joined
-from .saving import Kept
-from .sharing import TOGETHER, PictureJob, PictureRun, share
+from .results import FIGURES, Judged, empty, fill
+from .saving import COSTS, Cost, Kept, fill_together
 
 METRICS = ("fid", "clip", "diversity", "time", "memory")
+
+Cell = tuple[Size, str]
+"""A size, and a method's name."""
+
+TOGETHER = 32
+"""Pictures that one process takes in hand at once, about."""
 
 MOST = 64
 """Pictures of every size and rule, unless told or a Frechet distance needs more."""
@@ -130,33 +134,32 @@ def evaluate(
     settings = {} if call is not None else call_settings(pipe, steps, guidance_scale)
     chosen = [texts[i % len(texts)] for i in range(count)]
     sampling = Sampling(pipe, chosen, seed, batch_size, call or own_call(settings), train_size)
-    applied = {(size, one.name): one for size in pairs for one in methods if one.applies(pipe, size, train_size)}
-    kept: dict[tuple[Size, str], Kept] = {}
+    cells = {(size, one.name): one for size in pairs for one in methods if one.applies(pipe, size, train_size)}
+    meters = {cell: Meter(device, judge.size_on(device)) for cell in cells}
+    pixels = count * sum(size[0] * size[1] for size, _ in cells)
     ds = empty(pairs, [method.name for method in methods], judge.metrics, count)
-    loads: list[float] = []
-    with quiet(pipe), ExitStack() as stack:
+    with quiet(pipe):
+        batches = {cell: sampling.batches(cell[0], method, meters[cell]) for cell, method in cells.items()}
         if pictures is not None:
-            named = {} if call is None else {"call": getattr(call, "__qualname__", type(call).__name__)}
-            each = batch_size * max(1, TOGETHER // batch_size)
-            units = cut(pairs, [method.name for method in methods], count, each)
-            for (size, name), method in applied.items():
-                own = tuple(unit for unit in units if (unit.size, unit.scaling) == (size, name))
-                made = sampling.made(size, method, settings | named)
-                kept[size, name] = Kept(Path(pictures) / size_label(size) / name, made, own)
-            job = PictureJob(sampling, {one.name: one for one in methods}, device, judge.size_on(device))
-            share(PictureRun(Path(pictures), kept, chosen), job, progress)
-        pixels = count * sum(size[0] * size[1] for size, _ in applied)
-        bar = stack.enter_context(progress_bar(pixels, progress))
-        for size in pairs:
-            cells = {}
-            for method in methods:
-                if (size, method.name) in applied:
-                    bar.set_description_str(f"{size_label(size)} {method.name}")
-                    cells[method.name] = cell(sampling, size, method, judge, kept.get((size, method.name)), bar)
-                    loads += cells[method.name][1].loads
-            fill(ds, size, cells, judge.reference(size), resamples)
-    said = {"steps": settings.get("num_inference_steps"), "guidance_scale": settings.get("guidance_scale")}
-    given = {name: value for name, value in said.items() if value is not None}
+            said = settings if call is None else {"call": getattr(call, "__qualname__", type(call).__name__)}
+            kept = sampling.keep(Path(pictures), cells, meters, said, progress and by_environment().is_main)
+            batches = {cell: one.batches(batch_size) for cell, one in kept.items()}
+            meters = {cell: Meter(device, **one.cost) for cell, one in kept.items()}
+        with progress_bar(pixels, progress) as bar:
+            for size in pairs:
+                judged = {}
+                for cell in (cell for cell in cells if cell[0] == size):
+                    bar.set_description_str(f"{size_label(size)} {cell[1]}")
+                    parts = []
+                    for start, images in batches[cell]:
+                        parts.append(judge(images, chosen[start : start + len(images)]))
+                        bar.update(size[0] * size[1] * len(images))
+                    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+                    judged[cell[1]] = joined, meters[cell]
+                fill(ds, size, judged, judge.reference(size), resamples)
+    loads = [load for meter in meters.values() for load in meter.loads]
+    called = {"steps": settings.get("num_inference_steps"), "guidance_scale": settings.get("guidance_scale")}
+    given = {name: value for name, value in called.items() if value is not None}
     about = {"batch_size": batch_size, "seed": seed, "resamples": resamples, "cost": how(device, loads)}
     return ds.assign_attrs(provenance(pipe) | judge.names() | given | about)
 
@@ -204,12 +207,12 @@ class Sampling:
     train_size: Any
 
     def batches(
-        self, size: Size, method: Method, meter: Meter, pictures: range | None = None
+        self, size: Size, method: Method, meter: Meter, part: range | None = None
     ) -> Iterator[tuple[int, Tensor]]:
-        """Every batch of one size by one method, or of some ``pictures``: the number of its first picture, and its
-        pictures (batch, 3, height, width) of uint8; ``meter`` is told what it costs.
+        """Every batch of one size by one method, or of a ``part`` of its pictures: the number of its first picture, and
+        its pictures (batch, 3, height, width) of uint8; ``meter`` is told what it costs.
         """
-        for start in (pictures or range(len(self.prompts)))[:: self.batch_size]:
+        for start in (part or range(len(self.prompts)))[:: self.batch_size]:
             prompts = self.prompts[start : start + self.batch_size]
             generators = [torch.Generator("cpu").manual_seed(self.seed + start + i) for i in range(len(prompts))]
             with meter.batch(len(prompts)):
@@ -219,6 +222,28 @@ class Sampling:
                     f"call must give {len(prompts)} pictures of {size_label(size)} pixels. Got {tuple(images.shape)}."
                 )
             yield start, images
+
+    def keep(
+        self, folder: Path, cells: dict[Cell, Method], meters: dict[Cell, Meter], said: dict[str, Any], progress: bool
+    ) -> dict[Cell, Kept]:
+        """Every picture in a folder, beside other processes at it; ``said`` is how the pipeline is called."""
+        each = self.batch_size * max(1, TOGETHER // self.batch_size)
+        kept = {
+            (size, name): Kept(folder / size_label(size) / name, self.made(size, method, said), self.prompts, each)
+            for (size, name), method in cells.items()
+        }
+        with progress_bar(sum(size[0] * size[1] for size, _ in cells) * len(self.prompts), progress) as bar:
+
+            def draw(cell: Cell, part: range) -> tuple[Tensor, Cost]:
+                meter = Meter(meters[cell].device, meters[cell].aside)
+                found = []
+                for _, images in self.batches(cell[0], cells[cell], meter, part):
+                    found.append(images)
+                    bar.update(cell[0][0] * cell[0][1] * len(images))
+                return torch.cat(found), {name: getattr(meter, name) for name in COSTS}
+
+            fill_together(folder, kept, draw)
+        return kept
 
     def made(self, size: Size, method: Method, settings: dict[str, Any]) -> dict[str, Any]:
         """What decides the pictures of one size and method, as JSON can hold it."""
@@ -259,12 +284,12 @@ class Judge:
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Judged:
         """Features, agreement and defects of pictures (pictures, 3, height, width) of uint8."""
-        clip = self.clip
-        return Judged(
-            None if self.features is None else self.features(images),
-            clip.scores(images, prompts) if clip is not None and "clip" in self.metrics else None,
-            defects(images, lambda found: clip.scores(found, prompts)) if clip and "defects" in self.metrics else None,
-        )
+        found = {} if self.features is None else {"features": self.features(images)}
+        if self.clip is not None:
+            scores = partial(self.clip.scores, prompts=prompts)
+            found |= {"clip_score": scores(images)} if "clip" in self.metrics else {}
+            found |= defects(images, scores) if "defects" in self.metrics else {}
+        return found
 
     def reference(self, size: Size) -> Any:
         """The real pictures' features, if any are needed."""
@@ -307,26 +332,7 @@ def check_metrics(metrics: Any) -> tuple[str, ...]:
 def new_judge(metrics: Any, embedded: bool, reference: Any, features: Any, clip: Any, device: torch.device) -> Judge:
     """The models that the metrics need, read before any sampling; those of the hub are put on ``device``."""
     names = check_metrics(metrics)
-    if "fid" in names and find_spec("torchmetrics") is None:
-        raise EntropyLabError("metric 'fid' needs torchmetrics, which is not here: pip install 'entropylab[quality]'.")
     found = features_of(features, embedded, device) if {"fid", "diversity"} & set(names) else None
     if found is not None:
         found.check_reference(reference, embedded)
     return Judge(names, reference, found, clip_of(clip, embedded, device) if {"clip", "defects"} & set(names) else None)
-
-
-def cell(
-    sampling: Sampling, size: Size, method: Method, judge: Judge, kept: Kept | None, bar: Any
-) -> tuple[Judged, Meter]:
-    """What is kept of the pictures of one size and method, and what they cost; sampled, or read where they are kept."""
-    device, count = device_of(sampling.pipe), len(sampling.prompts)
-    if kept is not None:
-        meter, found = Meter(device, **kept.cost), kept.batches(range(0, count, sampling.batch_size), count)
-    else:
-        meter = Meter(device, judge.size_on(device))
-        found = sampling.batches(size, method, meter)
-    parts = []
-    for start, images in found:
-        parts.append(judge(images, sampling.prompts[start : start + len(images)]))
-        bar.update(size[0] * size[1] * len(images))
-    return joined(parts), meter

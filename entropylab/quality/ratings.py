@@ -246,47 +246,39 @@ def read(path: Path) -> list[dict[str, Any]]:
         raise ValueError("it is no file")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        known = found["format"] == FORMAT
+    except (ValueError, TypeError, KeyError, RecursionError):
+        known = False
+    if not known:
         raise ValueError(f"it is not of the format {FORMAT!r}")
-    key, ratings = decoded(found.get("key")), found.get("ratings")
-    if not isinstance(ratings, list) or not ratings:
-        raise ValueError("it has no ratings")
     same = {"rater": str(found.get("rater")), "page": str(found.get("page"))}
-    rows: list[dict[str, Any]] = []
-    for rating in ratings:
-        pair, scores = checked(rating, len(key))
-        named = {"pair": pair, "name": key[pair]["name"], "prompt": key[pair]["prompt"]}
-        both = zip(key[pair]["methods"], scores, strict=True)
-        rows += [same | named | {"method": method, "score": score} for method, score in both]
+    try:
+        key = json.loads(base64.b64decode(found["key"], validate=True))
+        rows = []
+        for rating in found["ratings"]:
+            pair, (first, second) = key[rating["pair"]], rating["scores"]
+            named = same | {"pair": rating["pair"], "name": pair["name"], "prompt": pair["prompt"]}
+            if not isinstance(pair["methods"], list):
+                raise TypeError("methods must be a list of two names")
+            one, other = pair["methods"]
+            rows += [named | {"method": one, "score": first}, named | {"method": other, "score": second}]
+    except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"its ratings or its key to the methods are damaged: {error}") from error
+    if not rows:
+        raise ValueError("it has no ratings")
+    if not all(is_sound(row) for row in rows):
+        raise ValueError("its ratings must be whole numbers from 1 to 10, of methods, names and prompts in words")
     return rows
 
 
-def decoded(key: Any) -> list[dict[str, Any]]:
-    """Which method made which picture: two methods, a name and a prompt of each pair, all text that can be written."""
+def is_sound(row: dict[str, Any]) -> bool:
+    """Whether a row has a score from 1 to 10 of a known pair, and all its words are text that can be written."""
     try:
-        found = json.loads(base64.b64decode(str(key), validate=True))
-        words = [(*one["methods"], one["name"], one["prompt"]) for one in found if isinstance(one["methods"], list)]
-        sound = len(words) == len(found) and all(len(four) == 4 for four in words)
-        sound = sound and all(isinstance(word.encode(), bytes) for four in words for word in four)
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
-        sound = False
-    if not sound:
-        raise ValueError("its key to the methods is damaged")
-    return list(found)
-
-
-def checked(rating: Any, pairs: int) -> tuple[int, list[int]]:
-    """Pair and two scores of one rating."""
-    pair = rating.get("pair") if isinstance(rating, dict) else None
-    if not isinstance(pair, int) or isinstance(pair, bool) or not 0 <= pair < pairs:
-        raise ValueError(f"it rates pair {pair!r}, of {pairs}")
-    scores = rating.get("scores")
-    right = isinstance(scores, list) and len(scores) == 2
-    if not right or not all(isinstance(one, int) and not isinstance(one, bool) and 1 <= one <= 10 for one in scores):
-        raise ValueError(f"pair {pair} must have two ratings from 1 to 10, and has {scores!r}")
-    return pair, scores
+        words = b"".join(row[name].encode() for name in ("method", "name", "prompt"))
+    except (AttributeError, UnicodeEncodeError):
+        return False
+    pair, score = row["pair"], row["score"]
+    return bool(words) and type(pair) is type(score) is int and pair >= 0 and 1 <= score <= 10
 
 
 def by_method(scores: pd.DataFrame) -> pd.DataFrame:

@@ -1,7 +1,6 @@
 """The Dataset of an evaluation: figures with their bootstrap errors, and how they change against the first rule."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from scipy.special import stdtrit
 
 from ..sizes import Size, size_label
 from .cost import Meter
-from .distances import Array, Moments, frechet_distance, needed, pairwise_distance, within
+from .distances import Array, Moments, needed, pairwise_distance, within
 from .features import Reference
 
 LEVEL = 0.95
@@ -19,90 +18,71 @@ LEVEL = 0.95
 MOST_COMPARED = 5000
 """Pictures, and as many real ones, that diversity is measured of at most: it compares all with all."""
 
+Judged = dict[str, Array]
+"""Of pictures of one size and method: their ``features`` (pictures, dimension), and figures that are means over them
+(``clip_score``, the defects), each (pictures,).
+"""
+
 Estimate = Callable[[Array], float]
 """A figure from the indices (pictures,) of the pictures that count, some of which may be there several times."""
 
-UNITS = {
-    "fid": ("1", "Frechet distance to real pictures, less is better"),
-    "clip_score": ("1", "CLIP score, mean cosine of picture and prompt, more is better"),
-    "pairwise_distance": ("1", "Mean distance of two pictures in the features"),
-    "coverage": ("1", "Coverage, share of real pictures with a generated one near, more is better"),
-    "recall": ("1", "Recall, share of real pictures near a generated one, more is better"),
-    "disagreement": ("1", "1 - cosine of picture and prompt, rises with incompleteness"),
-    "cut": ("1", "Share of the frame's edge that is not background, rises with incompleteness"),
-    "excess_agreement": (
-        "1",
-        "Agreement of the second-best disjoint part less that of the whole, rises with repetition",
-    ),
-    "self_similarity": ("1", "Highest autocorrelation of the edges, rises with repetition"),
-    "time": ("s", "Time per picture"),
-    "memory": ("MiB", "Peak memory"),
-    "memory_added": ("MiB", "Peak memory above what was there before sampling, the weights among it"),
-}
-"""Unit and name of every figure."""
-
 FIGURES = {
-    "fid": ("fid",),
-    "clip": ("clip_score",),
-    "diversity": ("pairwise_distance", "coverage", "recall"),
-    "defects": ("disagreement", "cut", "excess_agreement", "self_similarity"),
-    "time": ("time",),
-    "memory": ("memory", "memory_added"),
+    "fid": {"fid": "Frechet distance to real pictures, less is better"},
+    "clip": {"clip_score": "CLIP score, mean cosine of picture and prompt, more is better"},
+    "diversity": {
+        "pairwise_distance": "Mean distance of two pictures in the features",
+        "coverage": "Coverage, share of real pictures with a generated one near, more is better",
+        "recall": "Recall, share of real pictures near a generated one, more is better",
+    },
+    "defects": {
+        "disagreement": "1 - cosine of picture and prompt, rises with incompleteness",
+        "cut": "Share of the frame's edge that is not background, rises with incompleteness",
+        "excess_agreement": "Agreement of the second-best disjoint part less that of the whole, rises with repetition",
+        "self_similarity": "Highest autocorrelation of the edges, rises with repetition",
+    },
+    "time": {"time": "Time per picture"},
+    "memory": {
+        "memory": "Peak memory",
+        "memory_added": "Peak memory above what was there before sampling, the weights among it",
+    },
 }
-"""The figures of every metric that `entropylab.evaluate` knows."""
+"""The figures of every metric that `entropylab.evaluate` knows, and their names in words."""
 
-COSTS = (*FIGURES["time"], *FIGURES["memory"])
-"""Figures that are not of the pictures."""
+COSTS = {"time": "s", "memory": "MiB", "memory_added": "MiB"}
+"""Figures that are not of the pictures, and their units; all others have none."""
 
-
-@dataclass(frozen=True)
-class Judged:
-    """Pictures of one size and method, as far as figures need them.
-
-    Attributes:
-        features: (pictures, dimension), or None.
-        scores: cosines with the prompts (pictures,), or None.
-        defects: measure of a defect (pictures,) by name.
-    """
-
-    features: Array | None = None
-    scores: Array | None = None
-    defects: dict[str, Array] | None = None
+FORMS = {
+    "": (("size", "scaling"), ""),
+    "_error": (("size", "scaling"), "standard error of "),
+    "_change": (("size", "scaling"), "change against the first rule of "),
+    "_interval": (("size", "scaling", "bound"), "95 % interval of "),
+    "_change_interval": (("size", "scaling", "bound"), "95 % interval of "),
+    "_real": (("size",), "of as many real pictures, "),
+}
+"""What is known of a figure: the end of its name, its dimensions and its words. Of costs only the first."""
 
 
-def joined(parts: Sequence[Judged]) -> Judged:
-    """What is kept of batches, as of all their pictures."""
-    features = [part.features for part in parts if part.features is not None]
-    scores = [part.scores for part in parts if part.scores is not None]
-    defects = [part.defects for part in parts if part.defects is not None]
-    return Judged(
-        np.concatenate(features) if features else None,
-        np.concatenate(scores) if scores else None,
-        {name: np.concatenate([one[name] for one in defects]) for name in defects[0]} if defects else None,
-    )
+def estimates(judged: Judged, reference: Reference | None, wanted: Container[str]) -> dict[str, Estimate]:
+    """Every figure that is ``wanted``, but costs, as a function of the indices that count."""
+
+    def mean_of(values: Array) -> Estimate:
+        return lambda chosen: float(values[chosen].mean())
+
+    found = of_features(judged["features"], reference.features, wanted) if reference is not None else {}
+    return found | {name: mean_of(values) for name, values in judged.items() if name in wanted}
 
 
-def estimates(judged: Judged, reference: Reference | None, metrics: Sequence[str]) -> dict[str, Estimate]:
-    """Every figure of ``metrics`` but time and memory as a function of the indices that count."""
-    found: dict[str, Estimate] = {}
-    if judged.features is not None and reference is not None:
-        found |= of_features(judged.features, reference.features, metrics)
-    if judged.scores is not None and "clip" in metrics:
-        found["clip_score"] = mean_of(judged.scores)
-    return found | {name: mean_of(values) for name, values in (judged.defects or {}).items()}
-
-
-def of_features(features: Array, reference: Array, metrics: Sequence[str]) -> dict[str, Estimate]:
+def of_features(features: Array, reference: Array, wanted: Container[str]) -> dict[str, Estimate]:
     """Frechet distance and diversity.
 
     The balls of recall are those of all pictures, whichever are drawn: drawn twice, a picture would be its own nearest
     neighbour.
     """
     found: dict[str, Estimate] = {}
-    if "fid" in metrics:
+    if "fid" in wanted:
         moments = Moments(reference)
         found["fid"] = lambda chosen: moments.distance(features[chosen])
-    if "diversity" in metrics:
+    if "coverage" in wanted:
         compared, real = features[:MOST_COMPARED], reference[:MOST_COMPARED]
         distances, count = cdist(compared, compared), len(compared)
 
@@ -115,17 +95,7 @@ def of_features(features: Array, reference: Array, metrics: Sequence[str]) -> di
     return found
 
 
-def mean_of(values: Array) -> Estimate:
-    """The mean over pictures."""
-    return lambda chosen: float(values[chosen].mean())
-
-
-def mean_score(scores: Array) -> float:
-    """The CLIP score on the paper's scale, mean cosine in [0, 1], from cosines (pictures,)."""
-    return max(float(np.mean(scores)), 0.0)
-
-
-def of_real(reference: Reference, count: int, metrics: Sequence[str], seed: int = 0) -> dict[str, float]:
+def of_real(reference: Reference, count: int, wanted: Container[str], seed: int = 0) -> dict[str, float]:
     """The same figures of as many real pictures against the others; empty if there are too few.
 
     The ``count`` are chosen at random: different pictures, as far as there are as many, not copies of each other.
@@ -137,11 +107,8 @@ def of_real(reference: Reference, count: int, metrics: Sequence[str], seed: int 
     few = count <= different
     chosen = rng.permutation(different)[:count] * reference.copies if few else rng.permutation(len(features))[:count]
     others = np.setdiff1d(np.arange(len(features)), chosen)
-    found = of_features(features[chosen], features[others], metrics)
+    found = of_features(features[chosen], features[others], wanted)
     values = {name: estimate(np.arange(count)) for name, estimate in found.items()}
-    if "fid" in values:
-        values["fid"] = frechet_distance(features[chosen], features[others])
-    wanted = {name for metric in metrics for name in FIGURES[metric]}
     return values | {name: float(all_of.mean()) for name, all_of in reference.measures.items() if name in wanted}
 
 
@@ -165,22 +132,13 @@ def interval(value: Array, draws: Array, count: int) -> tuple[Array, Array]:
 
 def empty(sizes: Sequence[Size], names: Sequence[str], metrics: Sequence[str], count: int) -> xr.Dataset:
     """The Dataset with NaN everywhere."""
-    shape = (len(sizes), len(names))
+    lengths = {"size": len(sizes), "scaling": len(names), "bound": 2}
     variables: dict[str, Any] = {}
-
-    def add(name: str, unit: str, long_name: str, dims: Sequence[str], shape: tuple[int, ...]) -> None:
-        variables[name] = (dims, np.full(shape, np.nan), {"units": unit, "long_name": long_name})
-
-    for name in (figure for metric in metrics for figure in FIGURES[metric]):
-        unit, words = UNITS[name]
-        add(name, unit, words, ("size", "scaling"), shape)
-        if name in COSTS:
-            continue
-        add(f"{name}_error", unit, f"standard error of {words}", ("size", "scaling"), shape)
-        add(f"{name}_change", unit, f"change against the first rule of {words}", ("size", "scaling"), shape)
-        for ending in ("_interval", "_change_interval"):
-            add(name + ending, unit, f"95 % interval of {words}", ("size", "scaling", "bound"), (*shape, 2))
-        add(f"{name}_real", unit, f"of as many real pictures, {words}", ("size",), shape[:1])
+    for name, words in (figure for metric in metrics for figure in FIGURES[metric].items()):
+        for end, (dims, of) in FORMS.items():
+            if not end or name not in COSTS:
+                values = np.full([lengths[dim] for dim in dims], np.nan)
+                variables[name + end] = (dims, values, {"units": COSTS.get(name, "1"), "long_name": of + words})
     coords: dict[str, Any] = {
         "size": [size_label(size) for size in sizes],
         "scaling": list(names),
@@ -199,15 +157,13 @@ def fill(
 
     All methods share the bootstrap's draws, as they share the seeds.
     """
-    label, count = size_label(size), ds.attrs["samples"]
-    metrics = [metric for metric, figures in FIGURES.items() if set(figures) <= set(ds)]
+    label, count, wanted = size_label(size), ds.attrs["samples"], set(map(str, ds))
     for name, (_, meter) in cells.items():
-        for cost in COSTS:
-            if cost in ds:
-                ds[cost].loc[label, name] = getattr(meter, cost)
+        for cost in COSTS.keys() & wanted:
+            ds[cost].loc[label, name] = getattr(meter, cost)
     if reference is not None and reference.size is not None:
         ds["reference_size"].loc[label] = size_label(reference.size)
-    found = {name: estimates(judged, reference, metrics) for name, (judged, _) in cells.items()}
+    found = {name: estimates(judged, reference, wanted) for name, (judged, _) in cells.items()}
     figures = list(next(iter(found.values()), {}))
     if not figures or count < 2:
         return
@@ -215,30 +171,17 @@ def fill(
     def all_of(chosen: Array) -> Array:
         return np.array([[estimate(chosen) for estimate in one.values()] for one in found.values()])
 
-    def put(ending: str, rules: Sequence[str], values: Array, draws: Array) -> None:
+    def put(end: str, rules: Sequence[str], values: Array, draws: Array) -> None:
         errors, bounds = interval(values, draws, count)
         for column, figure in enumerate(figures):
-            ds[figure + ending].loc[label, rules] = values[:, column]
-            ds[f"{figure}{ending}_interval"].loc[label, rules] = bounds[:, column]
-            if not ending:
+            ds[figure + end].loc[label, rules] = values[:, column]
+            ds[f"{figure}{end}_interval"].loc[label, rules] = bounds[:, column]
+            if not end:
                 ds[f"{figure}_error"].loc[label, rules] = errors[:, column]
 
     rules, values, draws = list(found), all_of(np.arange(count)), bootstrap(all_of, count, resamples)
-    put("", rules, by_torchmetrics(values, figures, [judged for judged, _ in cells.values()], reference), draws)
+    put("", rules, values, draws)
     if ds["scaling"].values[0] in cells and len(rules) > 1:
         put("_change", rules[1:], values[1:] - values[0], draws[1:] - draws[0])
-    for figure, value in of_real(reference, count, metrics).items() if reference is not None else ():
+    for figure, value in of_real(reference, count, wanted).items() if reference is not None else ():
         ds[f"{figure}_real"].loc[label] = value
-
-
-def by_torchmetrics(
-    values: Array, figures: Sequence[str], cells: Sequence[Judged], reference: Reference | None
-) -> Array:
-    """Values (methods, figures) with the Frechet distance by torchmetrics, and the CLIP score on its scale."""
-    found = values.copy()
-    for row, judged in enumerate(cells):
-        if "fid" in figures and judged.features is not None and reference is not None:
-            found[row, figures.index("fid")] = frechet_distance(judged.features, reference.features)
-        if "clip_score" in figures and judged.scores is not None:
-            found[row, figures.index("clip_score")] = mean_score(judged.scores)
-    return found

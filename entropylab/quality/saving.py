@@ -1,24 +1,32 @@
-"""Pictures as PNG files that carry their prompt, and the record of what made those of one size by one method."""
+"""Pictures as PNG files that carry their prompt, and folders of them that several processes fill together."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import EntropyLabError
-from ..files import write_whole
-from ..runs.units import Unit
+from ..files import cannot_write, make_folder, write_whole
+from ..runs.locks import Locks
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 """Ends of the names of picture files."""
 
 RECORD = "made.json"
 COSTS = ("seconds", "peaks", "added", "loads")
+"""What a record says of pictures' costs: lists of `Meter`."""
+
+LOCKS = ".locks"
+"""The folder of the locks, beside those of the sizes."""
+
+Cost = dict[str, Any]
+Key = TypeVar("Key")
 
 
 def save_pictures(images: Tensor, prompts: Sequence[str], folder: Path, first: int = 0) -> list[Path]:
@@ -28,13 +36,15 @@ def save_pictures(images: Tensor, prompts: Sequence[str], folder: Path, first: i
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for number, (image, prompt) in enumerate(zip(images, prompts, strict=True), first):
-        text = PngInfo()
-        text.add_itxt("prompt", prompt)
-        written.append(folder / f"{number:04d}.png")
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(written[-1], pnginfo=text)
+    written = [folder / f"{number:04d}.png" for number in range(first, first + len(images))]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, image, prompt in zip(written, images, prompts, strict=True):
+            text = PngInfo()
+            text.add_itxt("prompt", prompt)
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(path, pnginfo=text)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
     return written
 
 
@@ -66,46 +76,54 @@ def read_picture(path: Path) -> Tensor:
 class Kept:
     """The folder of one size and method: its pictures, and, once they are all there, what made them and what they cost.
 
-    Until then every unit of them has a small file that says so.
+    Until then every part of them has a small file that says so.
 
     Attributes:
         folder: SIZE/RULE.
         made: what decides the pictures, as JSON can hold it.
-        units: the parts in which they are sampled.
+        prompts: one a picture.
+        each: pictures of a part.
     """
 
     folder: Path
     made: dict[str, Any]
-    units: tuple[Unit, ...]
+    prompts: list[str]
+    each: int
 
-    def mark(self, unit: Unit) -> Path:
-        """What says that a unit is there."""
-        return self.folder / f"part-{unit.start:06d}-{unit.stop - 1:06d}.json"
+    @property
+    def parts(self) -> list[range]:
+        """Numbers of the pictures of every part."""
+        count = len(self.prompts)
+        return [range(start, min(start + self.each, count)) for start in range(0, count, self.each)]
 
-    def is_finished(self, unit: Unit) -> bool:
-        """Whether a unit's pictures are there."""
-        return self.mark(unit).is_file() or (self.folder / RECORD).is_file()
+    def mark(self, part: range) -> Path:
+        """What says that a part is there."""
+        return self.folder / f"part-{part.start:06d}-{part.stop - 1:06d}.json"
 
-    def write(self, unit: Unit, images: Tensor, prompts: Sequence[str], cost: dict[str, Any]) -> None:
-        """Write a unit's pictures, then what says that they are there."""
-        save_pictures(images, prompts, self.folder, unit.start)
-        write_whole(self.mark(unit), self.record(cost))
+    def is_finished(self, part: range) -> bool:
+        """Whether a part's pictures are there."""
+        return self.mark(part).is_file() or (self.folder / RECORD).is_file()
 
-    def record(self, cost: dict[str, Any]) -> bytes:
-        """What made pictures, and what they cost."""
-        return json.dumps({"made": self.made, "cost": cost}, indent=1).encode()
+    def write(self, part: range, images: Tensor, cost: Cost) -> None:
+        """Write a part's pictures, then what says that they are there."""
+        save_pictures(images, self.prompts[part.start : part.stop], self.folder, part.start)
+        self.write_record(self.mark(part), cost)
+
+    def write_record(self, path: Path, cost: Cost) -> None:
+        """Write what made pictures, and what they cost."""
+        write_whole(path, json.dumps({"made": self.made, "cost": cost}, indent=1).encode())
 
     def check(self) -> None:
         """Raise an EntropyLabError if pictures of something else are there, or a record is damaged."""
-        for path in (self.folder / RECORD, *map(self.mark, self.units)):
+        for path in (self.folder / RECORD, *map(self.mark, self.parts)):
             if path.is_file():
                 self.cost_in(path)
 
-    def cost_in(self, path: Path) -> dict[str, Any]:
-        """What the pictures cost that a file speaks of, as `Meter` takes it.
+    def cost_in(self, path: Path) -> Cost:
+        """What the pictures cost that a record speaks of, as `Meter` takes it.
 
         Raises:
-            EntropyLabError: they are pictures of something else, or the file is damaged.
+            EntropyLabError: they are pictures of something else, or the record is damaged.
         """
         from ..runs.configuration import differences
 
@@ -122,21 +140,49 @@ class Kept:
         return cost
 
     def finish(self) -> None:
-        """Put what all units cost into one file, once they are all there."""
+        """Put what all parts cost into one record, once they are all there."""
         path = self.folder / RECORD
         if not path.is_file():
-            parts = [self.cost_in(self.mark(unit)) for unit in self.units]
-            write_whole(path, self.record({name: [x for part in parts for x in part[name]] for name in COSTS}))
-        for unit in self.units:
-            self.mark(unit).unlink(missing_ok=True)
+            costs = [self.cost_in(self.mark(part)) for part in self.parts]
+            self.write_record(path, {name: [x for cost in costs for x in cost[name]] for name in COSTS})
+        for part in self.parts:
+            self.mark(part).unlink(missing_ok=True)
 
     @property
-    def cost(self) -> dict[str, Any]:
+    def cost(self) -> Cost:
         """What all pictures cost."""
         return self.cost_in(self.folder / RECORD)
 
-    def batches(self, starts: range, count: int) -> Iterator[tuple[int, Tensor]]:
-        """The pictures, as `Sampling.batches` gives them."""
-        for start in starts:
-            numbers = range(start, min(start + starts.step, count))
-            yield start, torch.stack([read_picture(self.folder / f"{number:04d}.png") for number in numbers])
+    def batches(self, batch_size: int) -> Iterator[tuple[int, Tensor]]:
+        """The number of the first picture of every batch, and its pictures (batch, 3, height, width) of uint8."""
+        numbers = range(len(self.prompts))
+        for start in numbers[::batch_size]:
+            files = [self.folder / f"{number:04d}.png" for number in numbers[start : start + batch_size]]
+            yield start, torch.stack([read_picture(file) for file in files])
+
+
+def fill_together(folder: Path, kept: dict[Key, Kept], draw: Callable[[Key, range], tuple[Tensor, Cost]]) -> None:
+    """Sample until all pictures are there, beside any other process that does the same.
+
+    Args:
+        folder: of all pictures.
+        kept: its folders, by any key.
+        draw: gives the pictures of a part of one of them, and what they cost.
+
+    Raises:
+        EntropyLabError: pictures of something else are there, or they can't be written.
+    """
+    for one in kept.values():
+        one.check()
+    locks = Locks(make_folder(folder / LOCKS, "pictures"))
+    parts = [(key, one, part) for key, one in kept.items() for part in one.parts]
+    for wait in (False, True):  # what another process has in hand comes last: it may be lost before it is done
+        for key, one, part in parts:
+            if not one.is_finished(part):
+                name = f"{one.folder.parent.name}_{one.folder.name}_{part.start:06d}"
+                with locks.take(name, wait) or nullcontext() as lock:
+                    if lock is not None and not one.is_finished(part):
+                        one.write(part, *draw(key, part))
+    with locks.take("finish", wait=True) or nullcontext():
+        for one in kept.values():
+            one.finish()

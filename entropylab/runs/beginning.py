@@ -2,23 +2,26 @@
 
 import json
 import os
+import re
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ..errors import EntropyLabError
-from ..files import PARTIAL, cannot_write, create_whole, write_whole
+from ..files import PARTIAL, cannot_write, files, listed, told, write_whole
 from ..prompts import digest
 from .configuration import differences, shown
-from .folder import LOCKS, PROMPTS, RECORD, UNITS, RunFolder, read_run
-from .listing import OWN, files, listed, read_file, told
-from .locks import Locks
+from .folder import DAMAGED, LOCKS, PROMPTS, RECORD, UNITS, RunFolder, read_run
+from .locks import END, Locks
 
 LOCK = ".lock"
 """Held by the process that begins a run, or makes it longer."""
+
+OWN = re.compile(rf"\d+x\d+_\d+-[\w.-]*_\d+-\d+(\.nc|\.nc{DAMAGED}|{END})|\.[0-9a-f]{{32}}{PARTIAL}")
+"""Names of the files that a run makes in its folders of units and locks."""
 
 LONG_AGO = 1200.0
 """Nobody writes a unit's file for so long [s]."""
@@ -48,8 +51,9 @@ def check_folder(out: Any, overwrite: bool = False) -> Path:
             f"out must be an empty folder or that of a run. {path} has no {RECORD}, but "
             f"{', '.join(sorted(others)[:3])}."
         )
-    if overwrite:
-        check_nobody_works(path)
+    busy = [f"{unit} by {who}" for unit, who in Locks(path / LOCKS).holders().items()] if overwrite else []
+    if busy:
+        raise EntropyLabError(f"overwrite: processes are at work on {path} ({', '.join(busy[:3])}); end them first.")
     return path
 
 
@@ -57,13 +61,6 @@ def is_of_units(path: Path, others: set[str]) -> bool:
     """Whether a folder that has no record is a run's all the same: by its units, or one that was just begun."""
     there = [entry.name for entry in listed(path / UNITS)] if UNITS in others else []
     return any(OWN.fullmatch(name) for name in there) or (others == {UNITS} and not there)
-
-
-def check_nobody_works(path: Path) -> None:
-    """Raise an EntropyLabError if processes are at work on the run in a folder."""
-    busy = [f"{unit} by {who}" for unit, who in Locks(path / LOCKS).holders().items()]
-    if busy:
-        raise EntropyLabError(f"overwrite: processes are at work on {path} ({', '.join(busy[:3])}); end them first.")
 
 
 def begin(
@@ -91,22 +88,24 @@ def begin(
     with alone(path):
         if overwrite:
             clear(path)
-        make_folders(path)
+        for name in (UNITS, LOCKS):
+            with told(path / name):
+                (path / name).mkdir(exist_ok=True)
         if not (path / RECORD).exists() and not files(path / UNITS, ".nc"):
-            create_whole(path / RECORD, record_of(RunFolder(path, configuration, attributes)))
+            write_record(RunFolder(path, configuration, attributes))
         run = read_run(path)
         if unit_samples is None:
             configuration = {**configuration, "unit_samples": run.configuration["unit_samples"]}
         if differences(run.configuration, configuration):
             check_grown(run, configuration, prompts)
             write_prompts(path, prompts)
-            run = RunFolder(path, configuration, {**run.attributes, **attributes}, problem="")
+            run = RunFolder(path, configuration, {**run.attributes, **attributes})
             write_record(run)
         elif run.problem:
             write_record(run)
         if run.problem_of_prompts():
             write_prompts(path, prompts)
-    sweep(path)
+        sweep(path)
     return RunFolder(path, run.configuration, run.attributes, prompts)
 
 
@@ -121,24 +120,12 @@ def alone(path: Path) -> Iterator[None]:
         yield
 
 
-def make_folders(path: Path) -> None:
-    """Make the folders of units and locks, if they are not there."""
-    for name in (UNITS, LOCKS):
-        with told(path / name):
-            (path / name).mkdir(exist_ok=True)
-
-
-def record_of(run: RunFolder) -> bytes:
-    """What stands in a run's record."""
-    return json.dumps(run.record, indent=1).encode()
-
-
 def write_record(run: RunFolder) -> None:
     """Write a run's record, also where a pipe or a link that leads nowhere has its name."""
     file = run.path / RECORD
     if os.path.lexists(file) and not file.is_file() and not file.is_dir():
         file.unlink()
-    write_whole(file, record_of(run))
+    write_whole(file, json.dumps(run.record, indent=1).encode())
 
 
 def write_prompts(path: Path, prompts: list[str]) -> None:
@@ -149,9 +136,14 @@ def write_prompts(path: Path, prompts: list[str]) -> None:
 def check_grown(run: RunFolder, configuration: dict[str, Any], prompts: list[str]) -> None:
     """Raise an EntropyLabError, with what differs, unless a configuration is the run's own with more samples."""
     there = run.configuration
-    told = ("prompts", "rules") if there["scaling"] != configuration["scaling"] else ("prompts",)
-    changed = differences(there, configuration, but=told)
-    changed += [other] if (other := other_prompts(run, prompts)) else []
+    shown_otherwise = ("prompts", "rules") if there["scaling"] != configuration["scaling"] else ("prompts",)
+    changed = differences(there, configuration, but=shown_otherwise)
+    if digest(prompts[: there["samples"]]) != there["prompts"] and run.problem_of_prompts():
+        changed.append("prompts: not the same")
+    elif digest(prompts[: there["samples"]]) != there["prompts"]:  # or there are only fewer
+        pairs = enumerate(zip(run.prompts, prompts, strict=False))
+        found = (f"prompts: sample {i} has {shown(a)} there, {shown(b)} now" for i, (a, b) in pairs if a != b)
+        changed += list(islice(found, 1))
     names = {line.partition(":")[0] for line in changed}
     if names == {"samples"} and configuration["samples"] > there["samples"]:
         return
@@ -162,17 +154,6 @@ def check_grown(run: RunFolder, configuration: dict[str, Any], prompts: list[str
     )
 
 
-def other_prompts(run: RunFolder, prompts: list[str]) -> str:
-    """The first prompt that differs from the run's, in words; "" if there are only more of them, or fewer."""
-    if digest(prompts[: run.configuration["samples"]]) == run.configuration["prompts"]:
-        return ""
-    if run.problem_of_prompts():
-        return "prompts: not the same"
-    pairs = enumerate(zip(run.prompts, prompts, strict=False))
-    found = (f"prompts: sample {i} has {shown(old)} there, {shown(new)} now" for i, (old, new) in pairs if old != new)
-    return next(found, "")
-
-
 def clear(path: Path) -> None:
     """Remove a run; its record last, so that what is half removed is still known for what it is.
 
@@ -180,14 +161,14 @@ def clear(path: Path) -> None:
         EntropyLabError: its folders are links, or hold what is not a run's; nothing is removed then.
     """
     own = [file for folder in (UNITS, LOCKS) for file in own_files(path / folder)]
-    try:
-        record = json.loads(read_file(path / RECORD))
-    except (OSError, RecursionError, ValueError):
-        record = {"configuration": "damaged, or gone"}
+    record: Any = {"configuration": "damaged, or gone"}
+    if (path / RECORD).is_file():
+        with suppress(OSError, RecursionError, ValueError):
+            record = json.loads((path / RECORD).read_bytes())
     if not isinstance(record, dict) or "configuration" not in record:
         raise EntropyLabError(f"overwrite: {path / RECORD} is not what entropylab wrote, and is not removed.")
     try:
-        for file in (*own, path / RECORD, path / PROMPTS):
+        for file in (*own, path / PROMPTS, path / RECORD):
             file.unlink(missing_ok=True)
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -212,22 +193,14 @@ def own_files(folder: Path) -> list[Path]:
 
 
 def sweep(path: Path) -> None:
-    """Remove what processes that were killed left half written, long enough ago that nobody is writing it."""
-    now = clock_of(path)
-    for folder in (path, path / UNITS):
-        for entry in listed(folder):
-            with suppress(OSError):
-                half = entry.name.startswith(".") and entry.name.endswith(PARTIAL)
-                if half and now - entry.stat(follow_symlinks=False).st_mtime > LONG_AGO:
-                    os.unlink(entry.path)
+    """Remove what processes that were killed left half written, long enough ago that nobody is writing it.
 
-
-def clock_of(folder: Path) -> float:
-    """What time it is where a folder's files are [s]: the clock of a file server need not be ours."""
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b".")
-            file.flush()
-            return os.fstat(file.fileno()).st_mtime
-    except OSError:
-        return time.time()
+    The time is that of the folder's file system, which need not be this machine's.
+    """
+    with suppress(OSError):
+        os.utime(path / LOCK)
+        now = (path / LOCK).stat().st_mtime
+        for entry in (*listed(path), *listed(path / UNITS)):
+            half = entry.name.startswith(".") and entry.name.endswith(PARTIAL)
+            if half and now - entry.stat(follow_symlinks=False).st_mtime > LONG_AGO:
+                os.unlink(entry.path)

@@ -6,10 +6,11 @@ RUN/units/*.nc      what is finished
 RUN/locks/*.lock    what is in hand
 """
 
+import hashlib
 import json
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,24 +18,22 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
-from .. import netcdf
+from .. import hdf5, netcdf
 from ..dataset import ATTRIBUTE
 from ..errors import EntropyLabError, EntropyLabWarning, one_line
-from ..files import flush_folder
+from ..files import files, is_there, told, write_whole
 from ..prompts import digest
 from .configuration import JOINED, differences, digest_of
-from .listing import files, is_there, read_file, told
 from .locks import Locks
-from .state import CHECKSUM, checksum, labels_of
 from .units import Unit, cut
 
 FORMAT = 2
 RECORD, PROMPTS, UNITS, LOCKS = "run.json", "prompts.jsonl", "units", "locks"
 DAMAGED = ".damaged"
-KEYS = {"format", "configuration", "digest", "attributes"}
-"""What a record holds."""
+CHECKSUM = "checksum"
 
 GROWING = ("samples", "prompts")
 """What changes in a configuration when its run is to have more samples."""
@@ -106,13 +105,10 @@ class RunFolder:
         """Write a finished unit, whole; if somebody has written it meanwhile, theirs stays."""
         ds.attrs |= {"configuration": self.digest(unit), "unit": unit.name, ATTRIBUTE: self.attributes[ATTRIBUTE]}
         ds.attrs[CHECKSUM] = checksum(ds)
-        path = self.file(unit)
         if not self.is_finished(unit):
-            if is_there(path):
-                self.set_aside(unit)
-            with told(path):
-                netcdf.save(ds, path, overwrite=True)
-                flush_folder(path.parent)
+            self.set_aside(unit)
+            with told(self.file(unit)):
+                write_whole(self.file(unit), hdf5.sealed(netcdf.to_bytes({"/": netcdf.encode(ds)})))
 
     def read(self, unit: Unit) -> xr.Dataset:
         """Read a finished unit.
@@ -176,6 +172,31 @@ class RunFolder:
             raise EntropyLabError(f"{gone} {'; '.join(changed)}".strip())
 
 
+def checksum(ds: xr.Dataset) -> str:
+    """SHA-256 of everything in a Dataset: names, dimensions, values and attributes, but for the checksum itself."""
+    found = hashlib.sha256()
+    for name, variable in sorted(ds.variables.items()):
+        text = variable.dtype.kind in "UTO"
+        kind = "text" if text else variable.dtype.newbyteorder("<").str
+        found.update(json.dumps([name, list(variable.dims), list(variable.shape), kind]).encode())
+        values = variable.values
+        found.update(
+            json.dumps(values.tolist()).encode() if text else np.ascontiguousarray(values, dtype=kind).tobytes()
+        )
+    attributes = {str(name): value for name, value in ds.attrs.items() if name != CHECKSUM}
+    found.update(json.dumps(attributes, sort_keys=True).encode())
+    return found.hexdigest()
+
+
+def labels_of(ds: xr.Dataset) -> dict[str, Any]:
+    """The labels of a unit."""
+    return json.loads(str(ds["labels"].values))
+
+
+class Unusable(EntropyLabError):
+    """A record that is lost or damaged; what it held may stand in the units."""
+
+
 def read_run(path: Path) -> RunFolder:
     """The run in a folder, by its record, or by its units where that is lost or damaged; a warning says so.
 
@@ -193,10 +214,6 @@ def read_run(path: Path) -> RunFolder:
     return found
 
 
-class Unusable(EntropyLabError):
-    """A record that is lost or damaged; what it held may stand in the units."""
-
-
 def read_record(path: Path) -> RunFolder:
     """The run in a folder, by its record.
 
@@ -205,19 +222,19 @@ def read_record(path: Path) -> RunFolder:
     """
     file = path / RECORD
     try:
-        content = read_file(file)
+        record = json.loads(file.read_bytes() if file.is_file() or not is_there(file) else b"")
     except FileNotFoundError:
         what = f"a folder that holds no run: it has no {RECORD}" if path.is_dir() else "no folder of a run"
         raise Unusable(f"{path} is {what}.") from None
     except OSError as error:
         raise EntropyLabError(f"{file} can't be read: {one_line(error)}.") from error
-    try:
-        record = json.loads(content)
     except (RecursionError, ValueError):
         record = None
-    if isinstance(record, dict) and isinstance(known := record.get("format"), int) and known != FORMAT:
+    if not isinstance(record, dict):
+        raise Unusable(f"{file} can't be read: it is not what entropylab wrote.")
+    if isinstance(known := record.get("format"), int) and known != FORMAT:
         raise EntropyLabError(f"{path} holds a run of format {known}; this is for format {FORMAT}.")
-    if not isinstance(record, dict) or not record.keys() >= KEYS:
+    if not record.keys() >= {"format", "configuration", "digest", "attributes"}:
         raise Unusable(f"{file} can't be read: it is not what entropylab wrote.")
     if record["digest"] != digest_of(record["configuration"]):
         raise Unusable(f"{file} is damaged or was changed: its checksum is not that of its configuration.")
@@ -249,6 +266,34 @@ def recovered(path: Path, problem: str) -> RunFolder | None:
     return best
 
 
+def are_texts(value: Any) -> bool:
+    """Whether a value is a list of texts."""
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def are_sizes(value: Any) -> bool:
+    """Whether a value is a list of labels of sizes."""
+    return are_texts(value) and all(re.fullmatch(r"[1-9]\d{0,6}x[1-9]\d{0,6}", size) for size in value)
+
+
+def is_int(value: Any, least: int, most: int = 2**63) -> bool:
+    """Whether a value is a whole number between two."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+USED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "sizes": ('labels such as "64x64"', lambda value: are_sizes(value) and len(value) > 0),
+    "scaling": ("texts", lambda value: are_texts(value) and len(value) > 0),
+    "rules": ("texts", are_texts),
+    "keep": ("names of dimensions, or null", lambda value: value is None or are_texts(value)),
+    "prompts": ("a text", lambda value: isinstance(value, str)),
+    "samples": (f"an int from 1 to {MOST_SAMPLES}", lambda value: is_int(value, 1, MOST_SAMPLES)),
+    "unit_samples": ("an int from 1", lambda value: is_int(value, 1)),
+    "seed": ("an int from 0", lambda value: is_int(value, 0)),
+}
+"""The parts of a configuration that are used here: what they must be, in words, and whether they are."""
+
+
 def problem_of(record: Any) -> str:
     """What is wrong with the parts of a record that are used here, in words; "" if nothing is."""
     known, attributes = (record.get(name) for name in ("configuration", "attributes"))
@@ -256,27 +301,14 @@ def problem_of(record: Any) -> str:
         return "configuration and attributes must be dicts"
     if not isinstance(attributes.get(ATTRIBUTE), str):
         return f"it has no {ATTRIBUTE}"
-    sizes, scaling, rules, keep = (known.get(name) for name in ("sizes", "scaling", "rules", "keep"))
-    if not are_texts(sizes) or not sizes or not all(re.fullmatch(r"[1-9]\d{0,6}x[1-9]\d{0,6}", size) for size in sizes):
-        return f'sizes must be labels such as "64x64". Got {sizes!r:.100}'
-    if not scaling or not are_texts(scaling) or not are_texts(rules) or len(scaling) != len(rules or ()):
-        return f"scaling and rules must be as many texts. Got {scaling!r:.100} and {rules!r:.100}"
-    if keep is not None and not are_texts(keep):
-        return f"keep must be names of dimensions. Got {keep!r:.100}"
-    if not isinstance(known.get("prompts"), str):
-        return f"prompts must be a text. Got {known.get('prompts')!r:.100}"
-    for name, least, most in (("samples", 1, MOST_SAMPLES), ("unit_samples", 1, 2**63), ("seed", 0, 2**63)):
-        value = known.get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            return f"{name} must be an int from {least} to {most}. Got {value!r:.100}"
-    if too_many(len(sizes) * len(scaling), known["samples"], known["unit_samples"]):
+    for name, (expected, fits) in USED.items():
+        if not fits(known.get(name)):
+            return f"{name} must be {expected}. Got {known.get(name)!r:.100}"
+    if len(known["rules"]) != len(known["scaling"]):
+        return f"rules must be as many as scaling. Got {known['rules']!r:.100}"
+    if too_many(len(known["sizes"]) * len(known["scaling"]), known["samples"], known["unit_samples"]):
         return f"a run has at most {MOST_UNITS} units"
     return ""
-
-
-def are_texts(value: Any) -> bool:
-    """Whether a value is a list of texts."""
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def too_many(cells: int, samples: int, each: int) -> bool:

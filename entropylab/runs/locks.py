@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from .listing import files, told
+from ..files import files, told
 
 END = ".lock"
 """End of the names of the files."""

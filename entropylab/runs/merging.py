@@ -1,8 +1,8 @@
-"""Many units as one Dataset: in canonical order, whoever measured them, and one in memory at a time."""
+"""Units as Datasets, and many units as one: in canonical order, whoever measured them, one in memory at a time."""
 
 import json
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -12,35 +12,130 @@ import xarray as xr
 
 from ..dataset import describe
 from ..errors import EntropyLabError, EntropyLabWarning
-from ..files import as_path
+from ..files import as_path, is_there
 from ..measuring import layout
-from ..measuring.cells import Cells
+from ..measuring.cells import KEPT, NOTHING, Cells, Counted, LayerLabel
+from ..measuring.moments import Moments, fit_shapes
 from ..sizes import size_label
 from .configuration import JOINED, differences
-from .folder import RunFolder, read_run
-from .listing import is_there
-from .state import absorb, from_dataset, labels_of
+from .folder import RunFolder, labels_of, read_run
 from .units import Unit
 
+LABELS = ("module", "block", "kind", "part")
 
-@dataclass(frozen=True)
-class Piece:
-    """A unit, and the runs it may be read from.
+Cell = dict[int, list[tuple[RunFolder, Unit]]]
+"""Seed of a unit's first sample -> the runs that have the unit, and what they call it."""
 
-    Attributes:
-        unit: the unit, as the first of its runs has it.
-        seed: seed of its first sample.
-        places: the runs that have it, and what they call it.
+
+def to_dataset(
+    cells: Cells, prompts: list[str], seeds: list[int], unmeasured: list[str], run: dict[str, Any] | None = None
+) -> xr.Dataset:
+    """Cells that hold one size and one scaling as a Dataset of two variables of at most one dimension: every variable
+    and every dimension costs milliseconds to write and to read.
+
+    ``values`` are those of (entry, branch, sample, step, layer, head) where samples are kept apart, else ``sums``:
+    count, mean and sum of squared deviations over the samples, of (sum, entry, branch, step, layer, head); dimensions
+    that were averaged away have length 1. ``labels`` is JSON: their shape, what the entries, branches and layers are,
+    what is counted by layer, and the record of the run that it is a unit of.
     """
+    ((key, timesteps),) = cells.timesteps.items()
+    if cells.keeps_samples:
+        name, numbers = "values", np.concatenate(fit_shapes(cells.arrays[key], but=2), axis=2)
+    else:
+        name, numbers = "sums", np.stack(cells.moments[key].parts)
+    labels = {
+        "shape": numbers.shape,
+        "entries": cells.entries[KEPT:],
+        "branches": cells.branches,
+        "layers": [
+            {
+                "path": path,
+                **{name: getattr(label, name) for name in LABELS},
+                "counted": cells.counted[key[0]].get(path),
+                "grown": cells.grown[key[0]].get(path),
+            }
+            for path, label in cells.layers.items()
+        ],
+        "timesteps": timesteps.tolist(),
+        "multipliers": cells.multipliers.get(key),
+        "unmeasured": unmeasured,
+        "prompts": prompts,
+        "seeds": seeds,
+        "run": run,
+    }
+    return xr.Dataset({"labels": ((), np.array(json.dumps(labels, default=float))), name: ("number", numbers.ravel())})
 
-    unit: Unit
-    seed: int
-    places: list[tuple[RunFolder, Unit]]
 
-    @property
-    def key(self) -> tuple[Any, str]:
-        """Size and scaling."""
-        return self.unit.size, self.unit.scaling
+def from_dataset(ds: xr.Dataset, size: Any, scaling: str, keep: tuple[str, ...] | None) -> Cells:
+    """The Cells of which ``to_dataset`` made ``ds``; earlier versions wrote a dimension for each of the numbers'."""
+    labels, key = labels_of(ds), (size, scaling)
+    cells = Cells((*("",) * KEPT, *labels["entries"]), keep, branches=labels["branches"])
+    layers = {layer["path"]: layer for layer in labels["layers"]}
+    cells.layers = {path: LayerLabel(**{name: layer[name] for name in LABELS}) for path, layer in layers.items()}
+    cells.grown[size] = {path: layer["grown"] for path, layer in layers.items()}
+    cells.counted[size] = {path: Counted(*layer["counted"]) for path, layer in layers.items() if layer["counted"]}
+    cells.timesteps[key] = np.array(labels["timesteps"], dtype=float)
+    cells.labels[key] = ([], [])
+    if labels["multipliers"] is not None:
+        cells.multipliers[key] = labels["multipliers"]
+    numbers = ds["values" if cells.keeps_samples else "sums"].values
+    numbers = numbers.reshape(labels.get("shape", numbers.shape))
+    if cells.keeps_samples:
+        cells.arrays[key] = [numbers]
+        cells.labels[key] = (labels["prompts"], labels["seeds"])
+    else:
+        cells.moments[key] = Moments(*numbers)
+    return cells
+
+
+def absorb(whole: Cells, part: Cells) -> None:
+    """Add ``part`` to ``whole``, as if its samples had been measured there, next."""
+    if whole.entries[KEPT:] != part.entries[KEPT:]:
+        raise EntropyLabError(
+            f"units must hold the same numbers: {', '.join(whole.entries[KEPT:])}. "
+            f"Got {', '.join(part.entries[KEPT:])}: another version of entropylab measured them."
+        )
+    for path, label in part.layers.items():
+        whole.layers.setdefault(path, label)
+    whole.branches += [name for name in part.branches if name not in whole.branches]
+    for size, found in part.grown.items():
+        whole.grown.setdefault(size, {}).update(found)
+    for size, numbers in part.counted.items():
+        known = whole.counted.setdefault(size, {})
+        for path, last in numbers.items():  # rows that were lost add up, rows and tokens are those of the last unit
+            before = known.get(path, NOTHING)
+            known[path] = last._replace(empty=before.empty + last.empty, bad=before.bad + last.bad)
+    for key in part.timesteps:
+        whole.timesteps.setdefault(key, part.timesteps[key])
+        prompts, seeds = whole.labels.setdefault(key, ([], []))
+        prompts.extend(part.labels[key][0])
+        seeds.extend(part.labels[key][1])
+    whole.multipliers.update(part.multipliers)
+    for key, arrays in part.arrays.items():
+        whole.arrays.setdefault(key, []).extend(in_place(array, whole, part, np.nan, 1) for array in arrays)
+    for key, moments in part.moments.items():
+        new = Moments(*(in_place(sums, whole, part, 0, 0) for sums in (moments.count, moments.mean, moments.m2)))
+        whole.moments[key] = whole.moments[key].merged(new) if key in whole.moments else new
+
+
+def in_place(array: np.ndarray, whole: Cells, part: Cells, empty: float, shift: int) -> np.ndarray:
+    """An array of ``part`` with its branches and layers where ``whole`` has them, and ``empty`` elsewhere.
+
+    ``shift`` is 1 if a sample axis stands after the branches.
+    """
+    kept = whole.keep
+    for axis, name, ours, theirs in (
+        (1, "branch", whole.branches, part.branches),
+        (3 + shift, "layer", list(whole.layers), list(part.layers)),
+    ):
+        if (kept is None or name in kept) and ours[: len(theirs)] != theirs:
+            places = [ours.index(entry) for entry in theirs]
+            shape = list(array.shape)
+            shape[axis] = max(places) + 1
+            wider = np.full(shape, empty, dtype=array.dtype)
+            wider[(slice(None),) * axis + (places,)] = array
+            array = wider
+    return array
 
 
 @dataclass
@@ -48,6 +143,7 @@ class Merged:
     """What was read of one or several runs.
 
     Attributes:
+        run: the first of them.
         cells: everything measured.
         total: how many units there are.
         done: how many of them could be read.
@@ -55,63 +151,91 @@ class Merged:
         unmeasured: attention layers that ran and could not be measured.
         devices: what the units were measured on.
         versions: what versions of packages they were measured with.
-        samples: (size, scaling) -> how many samples were read, and how many there are to be.
+        unfinished: sizes and scalings that have not all of their samples yet, in words.
     """
 
+    run: RunFolder
     cells: Cells
-    total: int
+    total: int = 0
     done: int = 0
     damaged: dict[Unit, str] = field(default_factory=dict)
     unmeasured: dict[str, None] = field(default_factory=dict)
-    devices: dict[str, None] = field(default_factory=dict)
-    versions: dict[str, None] = field(default_factory=dict)
-    samples: dict[tuple[Any, str], list[int]] = field(default_factory=dict)
+    devices: set[str] = field(default_factory=set)
+    versions: set[str] = field(default_factory=set)
+    unfinished: list[str] = field(default_factory=list)
 
     @property
-    def missing(self) -> int:
-        """How many units are not there, or can't be read."""
-        return self.total - self.done
+    def dataset(self) -> xr.Dataset:
+        """All of it.
 
-    @property
-    def unfinished(self) -> list[str]:
-        """Sizes and scalings that have not all of their samples yet, in words."""
-        return [
-            f"{size_label(size)} {scaling} {done} of {total} samples"
-            for (size, scaling), (done, total) in self.samples.items()
-            if done < total
-        ]
+        Raises:
+            EntropyLabError: damaged units, or nothing finished yet.
+        """
+        if self.damaged:
+            raise EntropyLabError(
+                f"{self.run.path} has damaged units ({len(self.damaged)}); the command that made the run measures them "
+                f"again: {'; '.join(self.damaged.values())}"
+            )
+        if not self.done:
+            raise EntropyLabError(f"{self.run.path} has no finished unit yet, of {self.total}.")
+        told = {"unmeasured": list(self.unmeasured), "devices": sorted(self.devices)}
+        told |= {"versions_of_units": sorted(self.versions)} if len(self.versions) > 1 else {}
+        found: dict[str, Any] = {name: json.dumps(values) for name, values in told.items()}
+        found |= {"units": self.total, "units_done": self.done}
+        return describe(layout.dataset_of(self.cells)).assign_attrs(self.run.attributes | found)
 
-
-def merge_pieces(pieces: Sequence[Piece], keep: tuple[str, ...] | None) -> Merged:
-    """Read the units one by one and add them up."""
-    merged = Merged(Cells((), keep), len(pieces))
-    waiting: dict[Any, list[Piece]] = {}
-    for piece in pieces:
-        ds, counted = read_first(piece, merged), merged.samples.setdefault(piece.key, [0, 0])
-        counted[1] += piece.unit.samples
-        if ds is None:
-            waiting.setdefault(piece.key, []).append(piece)
-            continue
-        part = from_dataset(ds, *piece.key, keep)
-        if not merged.done:
-            merged.cells.entries = part.entries
-        if merged.cells.keeps_samples:
-            leave_room(merged.cells, waiting.pop(piece.key, []))
-        absorb(merged.cells, part)
-        merged.done += 1
-        counted[0] += piece.unit.samples
-        merged.unmeasured |= dict.fromkeys(labels_of(ds)["unmeasured"])
-        merged.devices[ds.attrs["device"]] = merged.versions[ds.attrs["versions"]] = None
-    if merged.cells.keeps_samples:
-        for key, missing in waiting.items():
-            leave_room(merged.cells, missing if key in merged.cells.arrays else [])
-    return merged
+    def report_unfinished(self, name: str, stacklevel: int) -> None:
+        """Warn of sizes that have not all of their samples yet."""
+        if self.unfinished:
+            message = f"{name} is not finished, it has {self.done} of {self.total} units: {'; '.join(self.unfinished)}"
+            warnings.warn(message, EntropyLabWarning, stacklevel=stacklevel)
 
 
-def read_first(piece: Piece, merged: Merged) -> xr.Dataset | None:
+def merged(*runs: RunFolder) -> Merged:
+    """Read the units of runs one by one and add them up, samples by their seeds; a unit that several have counts once.
+
+    Samples that are not there stand as NaN where samples are kept apart, so that those after them keep their places.
+
+    Raises:
+        EntropyLabError: other configurations, or samples that are partly the same.
+    """
+    keep = runs[0].configuration["keep"]
+    found = Merged(runs[0], Cells((), None if keep is None else tuple(keep)))
+    cells = found.cells
+    for key, row in rows_of(runs).items():
+        done = total = 0
+        for seed in sorted(row):
+            run, unit = row[seed][0]
+            ds, count = read_first(row[seed], found), unit.samples
+            total += count
+            found.total += 1
+            if ds is not None:
+                part = from_dataset(ds, *key, cells.keep)
+                if not found.done:
+                    cells.entries = part.entries
+                absorb(cells, part)
+                done += count
+                found.done += 1
+                found.unmeasured |= dict.fromkeys(labels_of(ds)["unmeasured"])
+                found.devices.add(ds.attrs["device"])
+                found.versions.add(ds.attrs["versions"])
+            elif cells.keeps_samples:
+                cells.arrays.setdefault(key, []).append(np.full((1, 1, count, 1, 1, 1), np.nan))
+                prompts, seeds = cells.labels.setdefault(key, ([], []))
+                prompts.extend(run.prompts[unit.start : unit.stop])
+                seeds.extend(range(seed, seed + count))
+        if not done:  # nothing is known of a size and rule of which there is no unit
+            cells.arrays.pop(key, None)
+            cells.labels.pop(key, None)
+        if done < total:
+            found.unfinished.append(f"{size_label(key[0])} {key[1]} {done} of {total} samples")
+    return found
+
+
+def read_first(places: list[tuple[RunFolder, Unit]], found: Merged) -> xr.Dataset | None:
     """A unit from the first run in which it can be read; None if it is in none."""
     problem = ""
-    for run, unit in piece.places:
+    for run, unit in places:
         if is_there(run.file(unit)):
             try:
                 return run.read(unit)
@@ -119,57 +243,35 @@ def read_first(piece: Piece, merged: Merged) -> xr.Dataset | None:
                 if is_there(run.file(unit)):
                     problem = str(error)
     if problem:
-        merged.damaged[piece.unit] = problem
+        found.damaged[places[0][1]] = problem
     return None
 
 
-def leave_room(cells: Cells, missing: Iterable[Piece]) -> None:
-    """Let samples that are not there stand as NaN, so that those after them keep their places."""
-    for piece in missing:
-        (run, unit), *_ = piece.places
-        cells.arrays.setdefault(piece.key, []).append(np.full((1, 1, unit.samples, 1, 1, 1), np.nan))
-        prompts, seeds = cells.labels.setdefault(piece.key, ([], []))
-        prompts.extend(run.prompts[unit.start : unit.stop])
-        seeds.extend(range(piece.seed, piece.seed + unit.samples))
-
-
-def pieces_of(run: RunFolder) -> list[Piece]:
-    """The units of one run."""
-    seed = run.configuration["seed"]
-    return [Piece(unit, seed + unit.start, [(run, unit)]) for unit in run.units]
-
-
-def joined_pieces(runs: Sequence[RunFolder]) -> list[Piece]:
-    """The units of several runs in canonical order: sizes and rules as they first come, samples by their seeds.
+def rows_of(runs: Sequence[RunFolder]) -> dict[tuple[Any, str], Cell]:
+    """The units of every size and rule, as they first come.
 
     Raises:
         EntropyLabError: other configurations, or samples that are partly the same.
     """
-    first = runs[0]
-    for run in runs[1:]:
-        changed = differences(first.configuration, run.configuration, but=JOINED) + other_rules(first, run)
-        if changed:
-            raise EntropyLabError(
-                f"runs must have one configuration. {first.path} and {run.path}: {'; '.join(changed)}."
-            )
-    cells: dict[tuple[Any, str], dict[int, Piece]] = {}
+    rows: dict[tuple[Any, str], Cell] = {}
     for run in runs:
-        prompts = run.prompts
-        for piece in pieces_of(run):
-            known = cells.setdefault(piece.key, {}).setdefault(piece.seed, piece)
-            if known is not piece:
-                check_same(known, run, piece.unit, prompts)
-                known.places.append((run, piece.unit))
-    sizes = list(dict.fromkeys(size for size, _ in cells))
-    rules = list(dict.fromkeys(scaling for _, scaling in cells))
-    ordered = []
-    for key in [(size, rule) for size in sizes for rule in rules if (size, rule) in cells]:
-        row = [cells[key][seed] for seed in sorted(cells[key])]
-        for before, after in pairwise(row):
-            if before.seed + before.unit.samples > after.seed:
-                raise overlap(before, after)
-        ordered += row
-    return ordered
+        if changed := differences(runs[0].configuration, run.configuration, but=JOINED) + other_rules(runs[0], run):
+            raise EntropyLabError(
+                f"runs must have one configuration. {runs[0].path} and {run.path}: {'; '.join(changed)}."
+            )
+        for unit in run.units:
+            row = rows.setdefault((unit.size, unit.scaling), {})
+            row.setdefault(run.configuration["seed"] + unit.start, []).append((run, unit))
+    for row in rows.values() if len(runs) > 1 else ():
+        for (seed, before), (other, after) in pairwise(sorted(row.items())):
+            if seed + before[0][1].samples > other:
+                raise overlap(before[0], after[0])
+        for first, *others in row.values():
+            for place in others:
+                if prompts_of(*first) != prompts_of(*place):
+                    raise overlap(first, place)
+    sizes, rules = dict.fromkeys(size for size, _ in rows), dict.fromkeys(rule for _, rule in rows)
+    return {(size, rule): rows[size, rule] for size in sizes for rule in rules if (size, rule) in rows}
 
 
 def other_rules(first: RunFolder, run: RunFolder) -> list[str]:
@@ -178,55 +280,20 @@ def other_rules(first: RunFolder, run: RunFolder) -> list[str]:
     return [f"scaling {name!r}: not the same rule" for name in known if name in there and known[name] != there[name]]
 
 
-def check_same(known: Piece, run: RunFolder, unit: Unit, prompts: list[str]) -> None:
-    """Two units with the same first seed must have the same samples and the same prompts."""
-    there, own = known.places[0]
-    if unit.samples != own.samples or there.prompts[own.start : own.stop] != prompts[unit.start : unit.stop]:
-        raise overlap(known, Piece(unit, known.seed, [(run, unit)]))
+def prompts_of(run: RunFolder, unit: Unit) -> list[str]:
+    """The prompt of every sample of a unit."""
+    return run.prompts[unit.start : unit.stop]
 
 
-def overlap(one: Piece, other: Piece) -> EntropyLabError:
+def overlap(*places: tuple[RunFolder, Unit]) -> EntropyLabError:
     """Two units that share some samples and not all."""
-    return EntropyLabError(
-        f"runs must not share samples partly: {one.places[0][0].path} ({one.unit.label}, from seed {one.seed}) and "
-        f"{other.places[0][0].path} ({other.unit.label}, from seed {other.seed}). Measure with seeds that are apart, "
-        "or the same samples in the same units."
+    named = " and ".join(
+        f"{run.path} ({unit.label}, from seed {run.configuration['seed'] + unit.start})" for run, unit in places
     )
-
-
-def dataset_of(merged: Merged, run: RunFolder) -> xr.Dataset:
-    """The Dataset of what was merged.
-
-    Raises:
-        EntropyLabError: damaged units, or nothing finished yet.
-    """
-    if merged.damaged:
-        raise EntropyLabError(
-            f"{run.path} has damaged units ({len(merged.damaged)}); the command that made the run measures them again: "
-            f"{'; '.join(merged.damaged.values())}"
-        )
-    if not merged.done:
-        raise EntropyLabError(f"{run.path} has no finished unit yet, of {merged.total}.")
-    attributes = {
-        **run.attributes,
-        "unmeasured": json.dumps(list(merged.unmeasured)),
-        "devices": json.dumps(sorted(merged.devices)),
-        **({"versions_of_units": json.dumps(sorted(merged.versions))} if len(merged.versions) > 1 else {}),
-        "units": merged.total,
-        "units_done": merged.done,
-    }
-    return describe(layout.dataset_of(merged.cells)).assign_attrs(attributes)
-
-
-def keep_of(run: RunFolder) -> tuple[str, ...] | None:
-    """What a run keeps apart."""
-    keep = run.configuration["keep"]
-    return None if keep is None else tuple(keep)
-
-
-def merge_run(run: RunFolder) -> Merged:
-    """Everything that one run has measured so far."""
-    return merge_pieces(pieces_of(run), keep_of(run))
+    return EntropyLabError(
+        f"runs must not share samples partly: {named}. Measure with seeds that are apart, or the same samples in the "
+        "same units."
+    )
 
 
 def open_run(path: Any) -> xr.Dataset:
@@ -239,18 +306,10 @@ def open_run(path: Any) -> xr.Dataset:
         EntropyLabError: no run, nothing finished yet, or damaged units, which the message names.
     """
     run = read_run(as_path(path, "run", "folder"))
-    merged = merge_run(run)
-    ds = dataset_of(merged, run)
-    report_unfinished(merged, str(run.path), stacklevel=5)
+    found = merged(run)
+    ds = found.dataset
+    found.report_unfinished(str(run.path), stacklevel=5)
     return ds
-
-
-def report_unfinished(merged: Merged, name: str, stacklevel: int) -> None:
-    """Warn of sizes that have not all of their samples yet."""
-    if merged.unfinished:
-        listed = "; ".join(merged.unfinished)
-        message = f"{name} is not finished, it has {merged.done} of {merged.total} units: {listed}"
-        warnings.warn(message, EntropyLabWarning, stacklevel=stacklevel)
 
 
 def merge(paths: Sequence[Any]) -> xr.Dataset:
@@ -270,7 +329,7 @@ def merge(paths: Sequence[Any]) -> xr.Dataset:
     if len({run.path.resolve() for run in runs}) < len(runs):
         raise EntropyLabError(f"runs must differ from each other. Got {', '.join(str(path) for path in paths)}.")
     seeds = sorted({run.configuration["seed"] for run in runs})
-    merged = merge_pieces(joined_pieces(runs), keep_of(runs[0]))
-    ds = dataset_of(merged, runs[0])
-    report_unfinished(merged, ", ".join(str(path) for path in paths), stacklevel=3)
+    found = merged(*runs)
+    ds = found.dataset
+    found.report_unfinished(", ".join(str(path) for path in paths), stacklevel=3)
     return ds if len(seeds) == 1 else ds.assign_attrs(seed=seeds)

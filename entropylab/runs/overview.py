@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import as_path
+from ..files import as_path, listed, told
 from ..sizes import size_label
 from .folder import DAMAGED, UNITS, read_run
-from .listing import listed, told
-from .merging import merge_run
+from .merging import merged
 from .units import Unit
 
 
@@ -71,7 +70,7 @@ def status(path: Any, check: bool = False) -> Status:
     left = sorted(entry.name for entry in listed(run.path / UNITS) if entry.name.endswith(DAMAGED))
     damaged = {name: f"{run.path / UNITS / name} was damaged" for name in left}
     if check:
-        damaged |= {unit.name: problem for unit, problem in merge_run(run).damaged.items()}
+        damaged |= {unit.name: problem for unit, problem in merged(run).damaged.items()}
     here = frozenset(finished & names)
     with told(run.path / UNITS):
         size = sum((run.path / UNITS / f"{name}.nc").stat().st_size for name in here)

@@ -24,10 +24,9 @@ from ..sizes import Size
 from .beginning import begin, check_folder
 from .configuration import configuration_of
 from .folder import MOST_UNITS, RECORD, RunFolder, too_many
-from .merging import dataset_of, merge_run
+from .merging import merged, to_dataset
 from .place import Place, by_environment, is_launched, is_left_alone, is_restarted, main_first
 from .progress import Progress
-from .state import to_dataset
 from .units import Unit, default_samples
 
 KEPT_APART = ("branch", "step", "layer", "head")
@@ -105,15 +104,15 @@ class Worker:
     """One process at work on a run.
 
     Attributes:
-        run: the run's folder: a RunFolder, or an evaluation's PictureRun.
-        job: what measures a unit of it: a Job, or a PictureJob.
+        run: the run's folder.
+        job: what measures a unit of it.
         place: which of several processes it is: one that speaks, and a share to begin with.
         told: whom it said that it waits for.
         found: names of finished units that were found since it told of any.
     """
 
-    run: Any
-    job: Any
+    run: RunFolder
+    job: Job
     progress: Progress
     place: Place = field(default_factory=Place)
     told: set[str] = field(default_factory=set)
@@ -232,12 +231,12 @@ def finished(run: RunFolder, work: Callable[[], None], shown: Progress, is_main:
     """Work until everything is finished and can be read; what is damaged is measured again."""
     while True:
         work()
-        merged = merge_run(run)
-        if not merged.missing:
+        found = merged(run)
+        if found.done == found.total:
             if is_main:
-                report_bad(merged.cells, stacklevel=4)
-            return dataset_of(merged, run)
-        for unit, problem in merged.damaged.items():
+                report_bad(found.cells, stacklevel=4)
+            return found.dataset
+        for unit, problem in found.damaged.items():
             shown.say(f"measuring again: {problem}")
             run.set_aside(unit)
             shown.lose(unit)

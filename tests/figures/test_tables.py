@@ -18,7 +18,7 @@ from entropylab import EntropyLabError, save
 from entropylab.quality.cost import Meter
 from entropylab.quality.features import Reference
 from entropylab.quality.image_text import DIMENSION
-from entropylab.quality.results import FIGURES, Judged, empty, fill
+from entropylab.quality.results import FIGURES, empty, fill
 from entropylab.quality.saving import save_pictures
 
 from ..quality.rated import write
@@ -39,7 +39,8 @@ def evaluation():
             if rule == "multidiffusion" and size == (32, 32):
                 continue
             defects = {name: rng.random(64) for name in FIGURES["defects"]}
-            found = Judged(rng.normal(0.1 * number, 1, (64, DIMENSION)), rng.uniform(0.2, 0.9, 64), defects)
+            found = {"features": rng.normal(0.1 * number, 1, (64, DIMENSION)), "clip_score": rng.uniform(0.2, 0.9, 64)}
+            found |= defects
             cells[rule] = found, Meter(torch.device("cpu"), 0, [1.0 + number], [100.0], [10.0])
         fill(ds, size, cells, real, 20)
     names = {"features": "some features", "comparable_with_published_fid": 0, "clip_model": "some model"}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from entropylab.quality.broken import cropped, separation, shifted, tiled, twice
+from defects_checked import cropped, separation, shifted, tiled, twice
 from entropylab.quality.clip import clip_of
 from entropylab.quality.defects import cut, defects, parts, self_similarity
 

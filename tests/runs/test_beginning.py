@@ -1,6 +1,7 @@
 """A command that begins a run, goes on with it, makes it longer, overwrites it, or is refused before any sampling."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,9 @@ def test_a_command_that_is_refused_leaves_the_prompts_of_the_run_alone(done: Pat
 
 def test_the_clock_of_this_machine_is_not_believed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (run / "units" / ".0.partial").write_text("being written")
-    monkeypatch.setattr("entropylab.runs.beginning.time.time", lambda: 1e10)
+    monkeypatch.setattr("time.time", lambda: 1e10)
     again(run)
     assert (run / "units" / ".0.partial").exists()
+    os.utime(run / "units" / ".0.partial", (0, 0))
+    again(run)
+    assert not (run / "units" / ".0.partial").exists()

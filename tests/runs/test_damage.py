@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import entropylab
-from entropylab import EntropyLabError, netcdf
+from entropylab import EntropyLabError
 from entropylab.errors import EntropyLabWarning
-from entropylab.runs import status
+from entropylab.runs import folder, status
 from entropylab.runs.folder import read_record
 
 from ..datasets import flip_byte
@@ -57,7 +57,7 @@ def test_a_damaged_unit_is_noticed_and_measured_again(harm: Any, run: Path) -> N
 def test_a_disk_that_is_full_loses_only_the_unit_in_hand(
     done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = netcdf.write_whole
+    write = folder.write_whole
 
     def full(path: Path, content: bytes) -> None:
         if len(files(tmp_path / "run")) == 2:
@@ -67,7 +67,7 @@ def test_a_disk_that_is_full_loses_only_the_unit_in_hand(
     def no_space(handle: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(netcdf, "write_whole", full)
+    monkeypatch.setattr(folder, "write_whole", full)
     with pytest.raises(EntropyLabError, match="can't be written: No space left"):
         again(tmp_path / "run")
     with pytest.warns(EntropyLabWarning, match="2 of 4 units"):
@@ -77,7 +77,7 @@ def test_a_disk_that_is_full_loses_only_the_unit_in_hand(
     assert bare(again(tmp_path / "run")).identical(bare(entropylab.open(done)))
 
 
-@pytest.mark.parametrize("name", ["open", "link", "fsync"])
+@pytest.mark.parametrize("name", ["open", "fsync"])
 def test_a_disk_that_is_full_for_small_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: Any, **options: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")

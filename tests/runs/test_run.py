@@ -14,7 +14,7 @@ from entropylab import EntropyLabError
 from entropylab.errors import EntropyLabWarning
 from entropylab.runs import status
 from entropylab.runs.folder import RECORD, read_record
-from entropylab.runs.merging import merge_run
+from entropylab.runs.merging import merged
 
 from .short import SAMPLES, again, bare, files
 from .stub import PROMPTS, Stub, measure
@@ -136,7 +136,7 @@ def test_provenance_is_enough_to_repeat_a_run(run: Path) -> None:
     assert record["configuration"]["prompts"] == ds.attrs["prompts_digest"]
     assert read_record(run).prompts == PROMPTS
     assert len(record["configuration"]["weights"]) == 32
-    assert merge_run(read_record(run)).devices == {"cpu": None}
+    assert merged(read_record(run)).devices == {"cpu"}
 
 
 def test_prompts_of_a_file_are_named_in_the_result(tmp_path: Path) -> None:
