@@ -18,6 +18,9 @@ from .roles import Layout, Roles, forget, layout_for, remember, roles_of
 from .session import Frame, Place, end_forward, reason_of, running, session
 from .tracing import Trace
 
+MOST = 64
+"""So many layouts of inputs are known at once; the oldest goes."""
+
 cached: "WeakKeyDictionary[nn.Module, WeakIdKeyDictionary]" = WeakKeyDictionary()
 """Codes of the tensors that are left of those forwards of a root that filled a cache; see ``Trace``."""
 
@@ -46,7 +49,11 @@ class Forward:
 
     def known_before(self) -> dict[Hashable, KnownCall]:
         """What is known of the calls of forwards that are laid out like this one."""
-        return session.known.setdefault((self.layout, self.inputs.shapes, str(self.inputs.images)), {})
+        told_by = self.layout if self.layout.whole else self.root  # without roles none is remembered
+        key = (told_by, self.inputs.shapes, str(self.inputs.images))
+        if key not in session.known and len(session.known) >= MOST:
+            session.known.pop(next(iter(session.known)))
+        return session.known.setdefault(key, {})
 
     def follow(self, inputs: Inputs) -> None:
         """Begin to follow the inputs; where that fails, for want of memory say, the forward goes unfollowed."""
