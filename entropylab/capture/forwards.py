@@ -1,8 +1,7 @@
 """The forward of a root that runs in a thread: its inputs, and what the tokens in it stand for."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Hashable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -193,16 +192,3 @@ def end_root(frame: Frame, root: nn.Module, output: Any) -> None:
                 observer.on_output(path, root, output)
             except Exception as problem:
                 observer.lose(path, reason_of(problem))
-
-
-@contextmanager
-def unfollowed_here() -> Iterator[Trace | None]:
-    """Follow nothing of what is computed inside; the trace that is paused, if there is one."""
-    forward = running()
-    if forward is not None:
-        forward.pause()
-    try:
-        yield None if forward is None else forward.trace
-    finally:
-        if forward is not None:
-            forward.go_on()
