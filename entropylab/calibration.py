@@ -20,7 +20,7 @@ from .measuring.checks import check_prompts
 from .measuring.responses import Responses
 from .netcdf import open_dataset, save
 from .scaling import NamedRule, check_train_size
-from .scaling.calibrated import LARGEST, SMALLEST, AtOneSize, ByLayer, FromOneSize, aim_of, multipliers_for
+from .scaling.calibrated import LARGEST, SMALLEST, ByLayer, FromOneSize, aim_of, multipliers_for
 from .scaling.rescaling import USUAL_KINDS, check_kinds
 from .sizes import Size, size_label
 
@@ -86,20 +86,17 @@ class Calibration:
     def rule(self, name: str) -> ByLayer:
         """The multipliers of variable ``name`` as a rule."""
         ds, tokens, factors = self.dataset, {}, {}
-        growth = (ds.height * ds.width / np.prod(json.loads(ds.attrs.get("trained", "[1, 1]")))).values
-        still = (
-            [str(layer) for layer in ds.layer.values if is_still(ds.sel(layer=layer))] if "trained" in ds.attrs else []
-        )
-        for layer in ds.layer.values:
+        trained = json.loads(ds.attrs.get("trained", "null"))
+        growth = (ds.height * ds.width).values / np.prod(trained or 1)
+        constant = (ds.tokens == ds.train_tokens).all("size")
+        still = ds.layer.values[constant.values].tolist() if trained else []
+        for layer in ds.layer.values.tolist():
             one = ds.sel(layer=layer)
-            heads = one.target.notnull().values
-            table: dict[float, np.ndarray] = {}
-            for size, grown in zip(ds["size"].values, growth, strict=True):
-                count = one.train_tokens * grown if str(layer) in still else one.tokens.sel(size=size)
-                table[float(np.log(count))] = np.log(one[name].sel(size=size).values[heads])
-            table[float(np.log(one.train_tokens))] = np.zeros(int(heads.sum()))
-            tokens[str(layer)] = np.array(sorted(table))
-            factors[str(layer)] = np.stack([table[count] for count in sorted(table)])
+            logs = known(np.log(one[name].transpose("head", "size").values)).T
+            counts = one.train_tokens.item() * growth if layer in still else one.tokens.values
+            knots, places = np.unique(np.log([one.train_tokens.item(), *counts[::-1]]), return_index=True)
+            tokens[layer] = knots
+            factors[layer] = np.concatenate([np.zeros_like(logs[:1]), logs[::-1]])[places]  # 1 at the training size
         return ByLayer(tokens, factors, tuple(still), **self.about)
 
     def save(self, path: str | Path, overwrite: bool = False) -> None:
@@ -128,11 +125,6 @@ ATTRIBUTES = ("weights", "uncalibrated", "kinds")
 def known(values: Array) -> Array:
     """Values of a layer's heads, without those that it does not have."""
     return values[np.isfinite(values.reshape(len(values), -1)).all(1)] if values.ndim else values
-
-
-def is_still(one: xr.Dataset) -> bool:
-    """Whether a layer has as many keys at every size as in training."""
-    return bool((one.tokens == one.train_tokens).all())
 
 
 def calibrate(
@@ -331,8 +323,10 @@ def newton(
     aim = xr.apply_ufunc(aim_of, target, response.isel(multiplier=0, drop=True), tokens, trained)
     logs = xr.apply_ufunc(multipliers_for, response, aim, input_core_dims=[["multiplier"], []])
     for iteration in range(iterations):
-        rule = NamedRule("calibrated", table(now, logs, others, sampling["layers"]))
-        now = profile(pipe, size, rule, sampling)
+        factors = {layer: known(logs.sel(layer=layer).values)[None] for layer in now.layer.values.tolist()}
+        anywhere = dict.fromkeys(factors, np.empty(0))
+        rule = ByLayer(anywhere, factors, others=tuple(others), kinds=tuple(sampling["layers"]))
+        now = profile(pipe, size, NamedRule("calibrated", rule), sampling)
         drift = bare(now.entropy) - aim
         if iteration == iterations - 1 or float(abs(drift).max()) < tolerance:
             break
@@ -349,11 +343,3 @@ def newton(
 def bare(values: xr.DataArray) -> xr.DataArray:
     """``values`` with the coordinates of their dimensions only, so that those of other sizes do not clash."""
     return values.reset_coords(drop=True)
-
-
-def table(now: xr.Dataset, logs: xr.DataArray, others: list[str], kinds: Sequence[str]) -> AtOneSize:
-    """Log multipliers (layer, head) at one size as a rule."""
-    factors = {str(layer): known(logs.sel(layer=layer).values) for layer in now.layer.values}
-    return AtOneSize(
-        {layer: np.exp(values) for layer, values in factors.items()}, others=tuple(others), kinds=tuple(kinds)
-    )

@@ -19,6 +19,7 @@ UNITS: dict[str, tuple[str, str]] = {
     "lse": ("nats", "log-sum-exp of a row's logits, mean over query rows"),
     "mean": ("nats", "mean of a row's logits over the keys, mean over query rows"),
     "gaussian": ("nats", "entropy that Gaussian logits of a row's variance would have, mean over query rows"),
+    "unexplained": ("1", "query rows whose entropy is more than two spreads from that of Gaussian logits, a fraction"),
     "slope": ("1", "slope dH/dlog N of a row at its own N, by leaving out a key, mean over query rows"),
     **{
         f"rarefied_{part}": ("nats", f"entropy of a row among a random {part} of its keys, mean over query rows")

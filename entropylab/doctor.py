@@ -5,7 +5,7 @@ are the pictures the same, does anything wait for the GPU, what does it cost?
 """
 
 import getpass
-import importlib.metadata
+import json
 import os
 import platform
 import socket
@@ -27,6 +27,7 @@ from .entropy import BACKENDS, row_statistics
 from .entropy.choice import why_not
 from .entropy.rows import check_rows
 from .errors import EntropyLabError, EntropyLabWarning, check_int, one_line
+from .measuring.provenance import versions
 from .models import load
 from .models.prompts import default_prompts, default_settings
 from .sizes import size_label
@@ -59,40 +60,33 @@ def examine(model: Any = None, *, device: Any = None, dtype: Any = None, repeats
     check_int("repeats", repeats)
     pipe = load(model, device=device, dtype=dtype)
     place = torch.device(pipe.device)
-    found: dict[str, Any] = {"versions": versions(), "devices": devices(), "examined": str(place)}
+    found: dict[str, Any] = {
+        "versions": {
+            "python": platform.python_version(),
+            "system": f"{platform.system()} {platform.release()}",
+            "machine": platform.machine(),
+            **versions(PACKAGES),
+            "CUDA of torch": str(torch.version.cuda),
+        },
+        "devices": devices(),
+        "examined": str(place),
+    }
     found["backends"] = backends(place)
     found["accuracy"] = accuracy(place, found["backends"])
     with quiet(pipe):
         found["sampling"] = sampling(pipe, repeats)
     found["problems"] = [*wrong_numbers(found["accuracy"]), *found["sampling"].pop("problems")]
-    cleaned: dict[str, Any] = anonymous(found)
-    return cleaned
-
-
-def versions() -> dict[str, str]:
-    """Of what matters here."""
-    found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.release()}"}
-    found["machine"] = platform.machine()
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found | {"CUDA of torch": str(torch.version.cuda)}
+    return anonymous(found)
 
 
 def devices() -> dict[str, str]:
     """What there is to compute on."""
-    found = {"cpu": f"{os.cpu_count()} processors, {torch.get_num_threads()} threads, {cpu_capability()}"}
+    instructions = torch.backends.cpu.get_cpu_capability()
+    found = {"cpu": f"{os.cpu_count()} processors, {torch.get_num_threads()} threads, {instructions}"}
     for index in range(torch.cuda.device_count()):
         of = torch.cuda.get_device_properties(index)
         found[f"cuda:{index}"] = f"{of.name}, {of.major}.{of.minor}, {of.total_memory / 2**30:.0f} GiB"
     return found
-
-
-def cpu_capability() -> str:
-    """Which instructions torch uses."""
-    return torch.backends.cpu.get_cpu_capability()
 
 
 def backends(device: torch.device) -> dict[str, str]:
@@ -244,17 +238,12 @@ def of_a_gpu(pipe: Any, plain: Callable[[], Tensor], record: Any) -> dict[str, A
     return {"waits": waits - plain_waits, "memory": peak / plain_peak}
 
 
-def anonymous(value: Any) -> Any:
+def anonymous(found: dict[str, Any]) -> dict[str, Any]:
     """What was found, without names of users, machines and folders."""
-    if isinstance(value, dict):
-        return {anonymous(key): anonymous(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [anonymous(each) for each in value]
-    if not isinstance(value, str):
-        return value
+    text = json.dumps(found)
     for private in private_words():
-        value = value.replace(private, "...")
-    return value
+        text = text.replace(json.dumps(private)[1:-1], "...")
+    return dict(json.loads(text))
 
 
 def private_words() -> list[str]:

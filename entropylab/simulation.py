@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .dataset import ATTRIBUTE, describe
 from .entropy import BEYOND, row_statistics
-from .entropy.beyond import values_of
+from .entropy.beyond import values_in, values_of
 from .errors import EntropyLabError, check_count, check_int
 from .sizes import size_label
 
@@ -176,7 +176,8 @@ def simulate_dataset(
         train_tokens: T; the second of ``tokens``, or the only one, if None.
         scaling: "original", "sqrt_log" (the factor sqrt(log N / log T)), or numbers as text, the factor itself.
         samples: pictures.
-        statistics: which of "entropy", "sigma2", "third", "fourth", "gaussian", "slope" and "rarefied".
+        statistics: which of "entropy", "sigma2", "third", "fourth", "sensitivity", "gaussian", "slope" and
+            "rarefied".
         settings: of `entropylab.simulate`: departure, shape, heads, queries, alike, seed.
 
     Returns:
@@ -194,7 +195,7 @@ def simulate_dataset(
         True
     """
     sigmas = [float(value) for value in np.atleast_1d(sigma)]
-    check_listing("statistics", statistics, (*FIELDS, *BEYOND))
+    check_listing("statistics", statistics, (*FIELDS, "sensitivity", *BEYOND))
     if not isinstance(tokens, list | tuple | np.ndarray) or not len(tokens) or len(set(tokens)) < len(tokens):
         raise EntropyLabError(f"tokens must be different numbers of keys, at least one. Got {tokens!r}.")
     trained = check_count("train_tokens", train_tokens, tokens[min(1, len(tokens) - 1)])
@@ -246,8 +247,7 @@ def measured(simulated: Simulated, factors: Sequence[float], statistics: Sequenc
         rows = row_statistics(
             simulated.q, simulated.k, scale=simulated.scale * float(factor), statistics=fields, backend="reference"
         )
-        values = [rows[field].unbind(-1) if field == "rarefied" else (rows[field],) for field in fields]
-        found.append([value.double().mean(-1).numpy() for several in values for value in several])
+        found.append([value.double().mean(-1).numpy() for field in fields for value in values_in(rows, field)])
     return np.swapaxes(np.array(found), 0, 1)
 
 

@@ -83,8 +83,7 @@ def draw(ds: xr.Dataset, out: Path) -> None:
                 ax.errorbar(part["departure"], part[name], part[f"{name}_error"], capsize=2, label=words)
             level = largest["fraction_under_law"].mean() if name == "fraction_removed" else 0.0
             ax.axhline(level, ls=":", marker="", color="black", lw=0.8, label="under the law")
-            ax.set_xlabel("departure from the Gaussian, share of the variance")
-            ax.set_ylabel(text)
+            ax.set(xlabel="departure from the Gaussian, share of the variance", ylabel=text)
         axes[1].legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
         shared.write(figure, out, "gaussian_ablation", rows)
 

@@ -16,7 +16,7 @@ NONE = "No ratings were given: `entropylab ratings make` writes a page that asks
 def draw(files: Sequence[Path], out: Path) -> None:
     """Write table3.md, table3_published.csv and, if there are ratings, table3.csv."""
     found = analyse(files) if files else None
-    paper = published.ratings()
+    paper = published.table("table3")
     parts = ["## Table 3: ratings from 1 to 10", found.summary() if found else NONE]
     parts += ["Published by the paper, of 45 people and 50 pairs:", shared.as_markdown(paper)]
     shared.write_text("\n\n".join(parts) + "\n", out, "table3")

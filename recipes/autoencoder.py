@@ -108,7 +108,7 @@ def train(folder: Path, steps: int, batch: int, peak: float = 1.5e-3, begin: Pat
 def finish(loop: Loop, captioned: np.ndarray) -> Path:
     """Write the averaged weights, with latents of mean 0 and variance 1, and reconstructions to look at."""
     path = loop.folder / "autoencoder.safetensors"
-    save_file({name: value.contiguous() for name, value in loop.average.weights.items()}, path)
+    save_file({name: value.contiguous() for name, value in loop.average.module.state_dict().items()}, path)
     model = trained(path, torch.device("cpu"))
     standardise(model, to_tensor(captioned[:: max(1, len(captioned) // 512)], torch.device("cpu")))
     show_reconstructions(loop, model, captioned)
@@ -157,7 +157,7 @@ def train_decoder(folder: Path, steps: int, batch: int, peak: float = 1e-3) -> N
         return reconstruction_loss(output, target), {"psnr": psnr(output.detach(), target)}
 
     loop.train(steps, loss_of_batch, every=100)
-    parts.load_state_dict(loop.average.weights)
+    parts.load_state_dict(loop.average.module.state_dict())
     show_reconstructions(loop, model, captioned)
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
 

@@ -108,7 +108,7 @@ def train(folder: Path, steps: int, batch: int, peak: float = 2e-3) -> ImageText
 
     loop = Loop(folder, "image_text", model, peak, decay=0.99, rate=rate, betas=(0.9, 0.999))
     loop.train(steps, lambda: (loss_of(model, *pictures.draw(batch)), {}), every=50)
-    model.load_state_dict(loop.average.weights)
+    model.load_state_dict(loop.average.module.state_dict())
     loop.log(final_hits=hits(model.eval(), pictures))
     return model
 

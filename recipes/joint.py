@@ -121,7 +121,7 @@ def train(folder: Path, steps: int, batch: int, peak: float, count: int = 48) ->
 
     def pipeline() -> JointPipeline:
         averaged = new_transformer()
-        averaged.load_state_dict(loop.average.weights)
+        averaged.load_state_dict(loop.average.module.state_dict())
         return assemble(averaged.eval(), batches.autoencoder, encoder, batches)
 
     def loss_of_batch() -> tuple[torch.Tensor, dict[str, float]]:

@@ -6,11 +6,13 @@ import json
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 Rate = Callable[[int, int, float], float]
 """The learning rate from a step (the first is 1), the number of steps, and the highest rate."""
@@ -25,6 +27,11 @@ def trapezoid(step: int, steps: int, peak: float, warmup: int = 200, decay_share
     """Linear warm-up, constant, then linear decay over the last ``decay_share`` of the steps."""
     left = (steps - step + 1) / max(1, decay_share * steps)
     return peak * min(1.0, step / warmup, max(left, 0.0))
+
+
+def moved(decay: float, average: torch.Tensor, value: torch.Tensor, updates: torch.Tensor) -> torch.Tensor:
+    """An exponential moving average one step on; its horizon grows at the start."""
+    return average.lerp(value, 1 - min(decay, float((1 + updates) / (10 + updates))))
 
 
 class Loop:
@@ -59,8 +66,8 @@ class Loop:
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = {"betas": (0.9, 0.99), "weight_decay": 1e-3, "fused": True} | options
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=peak, **settings)
-        self.average = Average(model, decay)
-        self.parts = {"model": model, "optimizer": self.optimizer, "average": self.average, "random": Random()}
+        self.average = AveragedModel(model, avg_fn=partial(moved, decay))
+        self.parts = {"model": model, "optimizer": self.optimizer, "average": self.average}
         self.started = time.monotonic()
         self.done = self.restore()
 
@@ -90,7 +97,7 @@ class Loop:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
-            self.average.update(self.model)
+            self.average.update_parameters(self.model)
             self.done = step
             for name, value in {"loss": loss.item(), **seen}.items():
                 sums[name] = sums.get(name, 0.0) + value
@@ -114,12 +121,14 @@ class Loop:
         state = torch.load(checkpoint, weights_only=True, map_location="cpu")
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
+        torch.set_rng_state(state["random"])
         return state["step"]
 
     def save(self) -> None:
         """Write a checkpoint whole: a run that is killed while it writes keeps the one before."""
         partial = self.folder / "checkpoint.partial"
-        torch.save({"step": self.done, **{name: part.state_dict() for name, part in self.parts.items()}}, partial)
+        states = {name: part.state_dict() for name, part in self.parts.items()}
+        torch.save({"step": self.done, "random": torch.get_rng_state(), **states}, partial)
         partial.replace(self.folder / "checkpoint.pt")
 
     def log(self, **values: float) -> None:
@@ -128,43 +137,3 @@ class Loop:
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         print(" ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in line.items()), flush=True)
-
-
-class Average:
-    """Exponential moving average of a module's parameters, with a horizon that grows at the start."""
-
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.updates = 0
-        self.weights = {name: value.detach().clone() for name, value in module.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        """Move the average towards ``module``."""
-        self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for name, value in module.state_dict().items():
-            if value.is_floating_point():
-                self.weights[name].lerp_(value, 1 - decay)
-
-    def state_dict(self) -> dict:
-        """What a checkpoint keeps."""
-        return {"updates": self.updates, "weights": self.weights}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Take up what a checkpoint kept."""
-        self.updates = state["updates"]
-        for name, value in state["weights"].items():
-            self.weights[name].copy_(value)
-
-
-class Random:
-    """The state of torch's random numbers, as a part of a checkpoint."""
-
-    def state_dict(self) -> dict:
-        """What a checkpoint keeps."""
-        return {"torch": torch.get_rng_state()}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Draw on from where the checkpoint was written."""
-        torch.set_rng_state(state["torch"])

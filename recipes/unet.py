@@ -190,7 +190,7 @@ def train(
 
     def pipeline() -> StableDiffusionPipeline:
         averaged = new_model(batches.tokenizer)
-        averaged.load_state_dict(loop.average.weights)
+        averaged.load_state_dict(loop.average.module.state_dict())
         return assemble(averaged.eval(), batches.autoencoder, batches.tokenizer)
 
     loop.train(steps, loss_of_batch, show=lambda path: draw_grid(pipeline(), path))

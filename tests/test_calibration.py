@@ -119,15 +119,6 @@ def test_bad_input(pipe, calibration, tmp_path):
         entropylab.Calibration.open(tmp_path / "run.nc")
 
 
-def test_drift_of_the_embedded_pipeline_is_gone(embedded):
-    sampling = {"samples": 1, "steps": 2, "progress": False}
-    found = entropylab.calibrate(embedded, [96], **sampling).calibrated
-    options = {"keep": ("layer", "head"), "layers": "self", **sampling}
-    ds = entropylab.measure(embedded, [64, 96], scaling=("original", found), **options)
-    drift = abs(ds.entropy - ds.entropy.sel(size="64x64", scaling="original")).sel(size="96x96").mean(("layer", "head"))
-    assert float(drift.sel(scaling="calibrated")) < 0.05 * float(drift.sel(scaling="original"))
-
-
 class Mixed(nn.Module):
     """Layers that look alike before they run: among the image's tokens, and jointly with the text's, by name."""
 
@@ -357,14 +348,12 @@ def test_a_model_without_self_attention_is_refused_after_one_step():
     assert pipe.forwards == 1
 
 
-@pytest.mark.parametrize("name", ["Stable Diffusion 3.5", "AnimateDiff"])
-def test_families_whose_layers_only_show_their_kind_when_they_run(name):
-    family = BY_NAME[name]
+def test_a_family_whose_layers_only_show_their_kind_when_they_run():
+    family = BY_NAME["Stable Diffusion 3.5"]
     pipe = family.build()
     options = {"prompts": ["a red car"], "samples": 1, "call": lambda *_: family.sample(pipe), "progress": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EntropyLabWarning)
         found = entropylab.calibrate(pipe, [family.size], train_size=family.size, iterations=1, **options)
-    joint = name.startswith("Stable")
-    assert set(found.dataset.kind.values) == ({"self", "joint"} if joint else {"self"})
-    assert bool(json.loads(found.dataset.attrs["uncalibrated"])) is not joint
+    assert set(found.dataset.kind.values) == {"self", "joint"}
+    assert json.loads(found.dataset.attrs["uncalibrated"]) == []

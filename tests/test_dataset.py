@@ -85,12 +85,6 @@ def test_everything_comes_back(ds: xr.Dataset, saved: Path) -> None:
     assert not back.identical(ds)
 
 
-def test_parts_come_back_too(ds: xr.Dataset, tmp_path: Path) -> None:
-    part = ds.isel(size=1, layer=0).drop_vars("head")
-    save(part, tmp_path / "part.nc")
-    xr.testing.assert_identical(open_dataset(tmp_path / "part.nc"), part)
-
-
 def test_what_was_opened_can_be_saved_again_over_its_own_file(ds: xr.Dataset, saved: Path) -> None:
     save(open_dataset(saved), saved, overwrite=True)
     xr.testing.assert_identical(open_dataset(saved), ds)

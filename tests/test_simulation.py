@@ -148,10 +148,7 @@ def test_seeds_and_models() -> None:
         ({"departure": 1.5}, "departure must be a number from 0 to 1. Got 1.5"),
         ({"distribution": "student_t", "shape": 2.0}, "shape of 'student_t' must be a number >= 2.5. Got 2.0"),
         ({"sigma": -1.0}, "sigma must be a finite number >= 0. Got -1.0"),
-        ({"sigma": float("nan")}, "sigma must be a finite number"),
-        ({"tokens": 1}, "tokens must be an int >= 2. Got 1"),
         ({"tokens": 64.0}, "tokens must be an int >= 2. Got 64.0"),
-        ({"heads": 0}, "heads must be an int >= 1. Got 0"),
         ({"seed": -1}, "seed must be an int >= 0. Got -1"),
     ],
 )
@@ -200,11 +197,8 @@ def test_scaling_a_simulation_is_scaling_its_sigma() -> None:
     ("arguments", "message"),
     [
         ({"tokens": ()}, r"tokens must be different numbers of keys, at least one. Got \(\)"),
-        ({"tokens": (64, 64)}, "tokens must be different"),
         ({"scaling": ("calibrated",)}, "scaling must be some of 'original', 'sqrt_log', or numbers. Got 'calibrated'"),
         ({"statistics": ("lse",)}, "statistics must be some of entropy, sigma2, third, fourth"),
-        ({"distribution": "none"}, "distribution must be one of"),
-        ({"scaling": None}, "scaling must be some of 'original', 'sqrt_log', or numbers. Got None"),
         ({"train_tokens": 0}, "train_tokens must be an int >= 1. Got 0"),
         ({"tokens": 64}, "tokens must be different numbers of keys, at least one. Got 64"),
     ],

@@ -33,11 +33,11 @@ def row_statistics(
             False, or by an additive mask of -9999 or less, is not one of a row's N keys.
         is_causal: query i attends to keys 0..i only, beside what ``mask`` says.
         statistics: some of "entropy", "lse", "mean", "variance" (which `entropylab.measure` calls sigma2), "third",
-            "fourth" and "sensitivity"; and, which take much longer, "gaussian", "slope" and "rarefied".
+            "fourth" and "sensitivity"; and, which take longer, "gaussian" (with ``unexplained``), "slope", "rarefied".
         backend: "triton" (the fused kernel, on CUDA), "native" (the same in C, on the CPU, compiled at first use),
             "sdpa" (the attention identity), "reference" (chunks of the plain softmax), or "auto": the first of these
             that can answer. "slope" and "rarefied" are always of chunks of the plain softmax, "gaussian" of whichever
-            gives the variance first. "auto" is "reference" where gradients are on and an input requires one.
+            gives entropy and variance first. "auto" is "reference" where gradients are on and an input requires one.
 
     Returns:
         RowStatistics of tensors (..., heads, queries), float32 (float64 for float64 input). Entropy and LSE in nats.
@@ -76,4 +76,4 @@ def row_statistics(
             found = answer(asked, backend)
     with torch.no_grad():
         values = beyond(rows, more)
-    return replace(found, **{name: values[name] for name in more})
+    return replace(found, **{name: values[name] for name in (*more, "unexplained") if name in values})

@@ -1,10 +1,12 @@
 """Statistics that no sum of one pass over the keys gives: of Gaussian rows, and of rows with fewer keys.
 
-``gaussian`` is the entropy that N Gaussian logits of the row's variance would have. ``slope`` is dH/dlog N from the row
-alone, by leaving out each key in turn, and ``rarefied`` its mean entropy among random parts of its keys; both take the
-row's logits, in chunks of rows. Sources: see `law.theory`, whose functions say the same of arrays.
+``gaussian`` is the entropy that N Gaussian logits of the row's variance would have, and with it comes ``unexplained``,
+whether the row's own is too far from that for chance. ``slope`` is dH/dlog N from the row alone, by leaving out each
+key in turn, and ``rarefied`` its mean entropy among random parts of its keys; both take the row's logits, in chunks of
+rows. Sources: see `law.theory`, whose functions say the same of arrays.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 
@@ -12,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..gaussian import table
+from ..gaussian import LEAST, table
 from .choice import answer
 from .reference import attention_statistics, by_chunks
-from .rows import Rows
+from .rows import Rows, RowStatistics
 
 PARTITIONS = {"half": 2, "quarter": 4, "eighth": 8, "sixteenth": 16}
 """Parts of a row's keys among which it is rarefied -> how many such parts all keys make."""
@@ -31,10 +33,18 @@ Sums = tuple[Tensor, Tensor, Tensor]
 """The largest logit m of some keys, and the sums of exp(s - m) and of exp(s - m) (s - m): their entropy follows."""
 
 
+VALUES = {"gaussian": ("gaussian", "unexplained"), "rarefied": tuple(f"rarefied_{part}" for part in PARTITIONS)}
+"""The values of the statistics of `BEYOND` that have several."""
+
+
 def values_of(statistics: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of the values that statistics of `BEYOND` have: one each, of "rarefied" one for each part."""
-    rarefied = tuple(f"rarefied_{part}" for part in PARTITIONS)
-    return tuple(name for each in statistics for name in (rarefied if each == "rarefied" else (each,)))
+    """The names of all values that statistics have."""
+    return tuple(value for name in statistics for value in VALUES.get(name, (name,)))
+
+
+def values_in(found: Mapping[str, Tensor] | RowStatistics, name: str) -> tuple[Tensor, ...]:
+    """The values (..., heads, queries) of one of the statistics that were found, in the order of `values_of`."""
+    return found[name].unbind(-1) if name == "rarefied" else tuple(found[each] for each in values_of((name,)))
 
 
 def sums_beyond(
@@ -55,7 +65,7 @@ def sums_beyond(
     entropy = found.get("entropy")
     columns = []
     for name in statistics:
-        for value in found[name].unbind(-1) if name == "rarefied" else (found[name],):
+        for value in values_in(found, name):
             good = value.isfinite() if counted is None else value.isfinite() & counted
             value = value.double().masked_fill(~good, 0)
             own = value if entropy is None else entropy.double().masked_fill(~good, 0)
@@ -67,7 +77,7 @@ def beyond(rows: Rows, statistics: tuple[str, ...], grows: Tensor | None = None)
     """Statistics of `BEYOND` of every row: (..., heads, queries), of "rarefied" (..., heads, queries, parts).
 
     NaN for rows without keys; slope for those with a single key, and rarefied for those with fewer keys than parts.
-    With "rarefied" comes the "entropy" of the same rows.
+    With "gaussian" comes "unexplained", and with "rarefied" the "entropy" of the same rows.
 
     Args:
         rows: what is asked; its own statistics are not looked at.
@@ -77,8 +87,10 @@ def beyond(rows: Rows, statistics: tuple[str, ...], grows: Tensor | None = None)
     """
     found = {}
     if "gaussian" in statistics:
-        whole = answer(replace(rows, statistics=("variance",)))
-        found["gaussian"] = gaussian_entropy(whole["variance"], whole.keys)
+        whole = answer(replace(rows, statistics=("entropy", "variance")))
+        found["gaussian"], spread = gaussian_entropy(whole["variance"], whole.keys)
+        far = (whole["entropy"] - found["gaussian"]).abs()
+        found["unexplained"] = (far > (2 * spread).clamp(min=LEAST)).to(far.dtype).masked_fill(far.isnan(), torch.nan)
     if "slope" in statistics or "rarefied" in statistics:
         shape, room = rows.q.shape[:-1], {"slope": (), "rarefied": (len(PARTITIONS),), "entropy": ()}
         names = [name for name in room if name in statistics or (name == "entropy" and "rarefied" in statistics)]
@@ -94,28 +106,31 @@ def beyond(rows: Rows, statistics: tuple[str, ...], grows: Tensor | None = None)
     return found
 
 
-def gaussian_entropy(variance: Tensor, keys: Tensor) -> Tensor:
-    """Entropy [nats] that N Gaussian logits of a measured variance have on average, as `gaussian` says of arrays."""
-    entropy, tokens, sigmas = table_on(variance.device)
-    sigma = variance.nan_to_num(0, 0, 0).clamp(min=0).sqrt()
-    across = sigma.log1p() * ((len(sigmas) - 1) / sigmas[-1].log1p())
-    right = across.long().clamp(max=len(sigmas) - 2)
-    across = (across - right).clamp(max=1)
+def gaussian_entropy(variance: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and spread [nats] of the entropy of N Gaussian logits of a measured variance, as `gaussian` of arrays."""
+    means, spreads, tokens, sigmas = table_on(variance.device)
+    squares = sigmas.square()
+    known = variance.nan_to_num(0, 0, 0).clamp(min=0)
+    right = (known.sqrt().log1p() * ((len(sigmas) - 1) / sigmas[-1].log1p())).long().clamp(max=len(sigmas) - 2)
+    across = ((known - squares[right]) / (squares[right + 1] - squares[right])).clamp(max=1)
     log_keys, knots = keys.clamp(min=1).to(variance.dtype).log(), tokens.log()
     up = (torch.bucketize(log_keys, knots, right=True) - 1).clamp(max=len(tokens) - 2)
     along = ((log_keys - knots[up]) / (knots[up + 1] - knots[up])).clamp(max=1)
-    below, above = (entropy[row, right] * (1 - across) + entropy[row, right + 1] * across for row in (up, up + 1))
-    found = (below + (above - below) * along) * (sigmas[-1] / sigma).clamp(max=1)
-    return found.masked_fill((keys == 0) | ~variance.isfinite(), torch.nan)
+    far = squares[-1] / known.clamp(min=squares[-1])
+    nothing = (keys == 0) | ~variance.isfinite()
+    found = []
+    for values, power in ((means, 1 / 2), (spreads, 1 / 4)):
+        below, above = (values[row, right] * (1 - across) + values[row, right + 1] * across for row in (up, up + 1))
+        found.append(((below + (above - below) * along) * far**power).masked_fill(nothing, torch.nan))
+    return found[0], found[1]
 
 
 @lru_cache(maxsize=16)
-def table_on(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """The table of Gaussian entropies (tokens, sigma), its tokens and its sigmas."""
+def table_on(device: torch.device) -> tuple[Tensor, ...]:
+    """The table of Gaussian rows: entropies and their spreads (tokens, sigma), its tokens and its sigmas."""
     known = table()
-    return tuple(  # type: ignore[return-value]
-        torch.from_numpy(known[name]).to(device, non_blocking=True) for name in ("entropy", "tokens", "sigma")
-    )
+    names = ("entropy", "spread", "tokens", "sigma")
+    return tuple(torch.from_numpy(known[name]).to(device, non_blocking=True) for name in names)
 
 
 def slope(logits: Tensor, grows: Tensor | None = None) -> Tensor:

@@ -11,7 +11,7 @@ from ..errors import EntropyLabError, names_of
 STATISTICS = ("entropy", "lse", "mean", "variance", "third", "fourth", "sensitivity")
 
 BEYOND = ("gaussian", "slope", "rarefied")
-"""Statistics that no sum of one pass over the keys gives; see ``beyond.py``."""
+"""Statistics that no sum of one pass over the keys gives; see ``beyond.py``. With "gaussian" comes ``unexplained``."""
 
 LARGEST_MASK = -9999.0
 """An additive mask at or below this leaves the key out: models write -10000, finfo.min or -inf and mean the same."""
@@ -34,6 +34,8 @@ class RowStatistics:
         fourth: fourth cumulant of the logits over the keys, k4 [nats^4] (excess: 0 for a Gaussian).
         sensitivity: Var_A[s], the attention-weighted variance of the logits [nats^2]; dH/d log(scale) = -sensitivity.
         gaussian: h(sigma, N), the entropy that N Gaussian logits of the row's variance would have on average [nats].
+        unexplained: 1 where entropy is more than two spreads from ``gaussian``, and more than 0.002 nats, else 0; the
+            spread is the standard deviation over Gaussian rows of that variance. With ``gaussian``.
         slope: dH/dlog N from this row alone, by leaving out each key in turn; 1 for uniform attention, NaN of one key.
         rarefied: mean entropy among a random half, quarter, eighth and sixteenth of the row's keys [nats]; NaN where
             that is less than a key.
@@ -49,6 +51,7 @@ class RowStatistics:
     fourth: Tensor | None = None
     sensitivity: Tensor | None = None
     gaussian: Tensor | None = None
+    unexplained: Tensor | None = None
     slope: Tensor | None = None
     rarefied: Tensor | None = None
 

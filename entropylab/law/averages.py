@@ -165,6 +165,22 @@ def along_tokens(values: xr.DataArray, x: xr.DataArray) -> xr.DataArray:
     return xr.apply_ufunc(mean, values, x.broadcast_like(values), input_core_dims=dims, vectorize=True)
 
 
+def powers(part: xr.Dataset, logs: xr.DataArray, mask: xr.DataArray, keep: Sequence[str]) -> dict[str, xr.DataArray]:
+    """`theory.log_power` of rows that share a factor, if "slope" and "sensitivity" were measured.
+
+    ``power`` is the one that keeps H / log N, and ``level_power`` that which keeps H.
+    """
+    if not {"slope", "sensitivity"} <= set(part.data_vars):
+        return {}
+    grows = part["slope"] * logs
+    answer = averaged(part["sensitivity"], mask, keep)
+    answer = answer.where(answer > 0)
+    return {
+        "power": averaged(grows - part["entropy"], mask, keep) / answer,
+        "level_power": averaged(grows, mask, keep) / answer,
+    }
+
+
 def finite(values: xr.DataArray) -> xr.DataArray:
     """Where values are finite."""
     return xr.apply_ufunc(np.isfinite, values)

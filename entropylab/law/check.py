@@ -24,6 +24,7 @@ from .averages import (
     log_tokens,
     of_kind,
     over_samples,
+    powers,
     provenance,
     under,
     words_of,
@@ -52,7 +53,8 @@ class Check:
             ``gaussian``, ``third_order``, ``series`` and ``rarefied`` if measured, ``..._residual`` = entropy less
             each, with ``..._residual_error`` over samples, ``freezing`` = sigma^2/(2 log N), and the flags as booleans.
             With dim layer ``..._bias``, the mean residual over heads and sizes, and ``..._bias_error``; the ``slope``
-            of entropy against log N, and ``predicted_slope`` if "slope" was measured.
+            of entropy against log N, ``predicted_slope`` if "slope" was measured, and with "sensitivity" ``power`` and
+            ``level_power``. ``unexplained`` if "gaussian" was measured.
     """
 
     dataset: xr.Dataset
@@ -115,6 +117,7 @@ class Check:
         columns = {"rows": groups.size()} | {name: groups[name].mean() for name in MEANS}
         columns["freezing"] = groups["freezing"].max()
         columns |= {f"{name}_off": groups[column].mean() for name, column in residuals.items()}
+        columns |= {"unexplained": groups["unexplained"].mean()} if "unexplained" in rows else {}
         columns["law_worst"] = groups["law_residual"].max()
         columns |= {name: groups[name].mean() for name in FLAGS if name in rows}
         return pd.DataFrame(columns).reset_index()
@@ -127,8 +130,9 @@ class Check:
         part of ``law_off`` that the series takes away: 1 all of it, 0 none, below 0 it makes the law worse. Flags are
         the fraction of heads and sizes that they are up in; ``tokens`` the smallest and the largest N. ``..._bias`` is
         the mean over heads and sizes of entropy less the law, Gaussian rows and fewer keys [nats], and ``..._z`` the
-        same in standard errors over samples; ``slope`` is that of entropy against log N, and ``predicted_slope`` what
-        rows foresee by leaving out keys.
+        same in standard errors over samples; ``unexplained`` the share of rows that Gaussian logits don't explain;
+        ``slope`` is that of entropy against log N, and ``predicted_slope`` what rows foresee by leaving out keys;
+        ``power`` that of log N which the scale must follow to keep H / log N, and ``level_power`` to keep H.
         """
         frame = self._layers()
         names = frame["layer"]
@@ -141,7 +145,7 @@ class Check:
         if self.has_series:
             place = frame.columns.get_loc("law_worst") + 1
             frame.insert(place, "explained", 1 - frame["series_off"] / frame["law_off"].where(frame["law_off"] > 0))
-        for name in ("slope", "predicted_slope"):
+        for name in ("slope", "predicted_slope", "power", "level_power"):
             if name in self.dataset:
                 frame[name] = self[name].values
         for name in BIASED:
@@ -192,7 +196,7 @@ class Check:
     def summary(self) -> str:
         """The check as text to read."""
         layers = self.layers()
-        last = [name for name in layers if name.endswith(("slope", "_bias", "_z"))]
+        last = [name for name in layers if name.endswith(("slope", "power", "_bias", "_z"))]
         rows = text_table(layers.drop(columns=last).rename(columns=FLAGS), "{:.3g}")
         more = text_table(layers[["layer", *last]].rename(columns=lambda name: name.replace("_bias", "")), "{:.3g}")
         note = "H less each prediction, mean over heads and sizes [nats]; _z the same in standard errors over samples"
@@ -376,6 +380,9 @@ def compared(part: xr.Dataset, mask: xr.DataArray, keep: Sequence[str]) -> xr.Da
     if "series" in data:
         up["skewed"] = abs(means["third"]) / 3 + abs(means["fourth"]) / 8 > SKEWED
     data |= {flag: up[flag].where(mask, False) for flag in FLAGS if flag in up}
+    if "unexplained" in part:
+        data["unexplained"] = averaged(part["unexplained"], mask, keep)
+    data |= powers(part, part["log_tokens"], mask, ("layer",))
     return xr.Dataset(data | slopes(part, mask)).transpose(*keep, ..., missing_dims="ignore")
 
 

@@ -25,13 +25,14 @@ from .averages import (
     log_tokens,
     of_kind,
     over_samples,
+    powers,
     provenance,
     samples_of,
     under,
     with_known_samples,
     words_of,
 )
-from .lines import bounded, curvature, smoothed, straight_line, theil_sen
+from .lines import curvature, smoothed, straight_line, theil_sen
 from .names import LONG_NAMES, described, names_by_layer, page, text_table
 
 GROUPS = ("layer", "head", "step", "branch")
@@ -45,7 +46,7 @@ ERRORS = {"clustered": CLUSTERED, "bounded": BOUNDED, "ordinary": ORDINARY}
 
 SHORT = (
     *("slope", "slope_error", "slope_p", "predicted_slope", "curvature", "curvature_p"),
-    *("intercept", "intercept_error", "r_squared", "deficit", "half_sigma2"),
+    *("intercept", "intercept_error", "r_squared", "deficit", "half_sigma2", "unexplained", "power", "level_power"),
 )
 """What a table of lines shows of each."""
 
@@ -147,9 +148,10 @@ class Fit:
         return self.dataset.copy(deep=True)
 
     def to_frame(self) -> pd.DataFrame:
-        """The lines as a table, a row for every group; and the means over sizes of deficit and sigma^2/2."""
+        """The lines as a table, a row for every group; and means over sizes, such as the deficit's and sigma^2/2's."""
         data = self.dataset
-        means = {str(n): data[n].mean("size") for n in ("deficit", "half_sigma2", "freezing") if n in data}
+        names = ("deficit", "half_sigma2", "freezing", "unexplained", "power", "level_power")
+        means = {name: data[name].mean("size") for name in names if name in data}
         lines = [str(name) for name, value in data.data_vars.items() if "size" not in value.dims]
         return self._frame(data[lines].assign(means)).dropna(subset="slope", ignore_index=True)
 
@@ -219,6 +221,12 @@ class Fit:
         if "half_sigma2" in self.dataset:
             half, cold = self.overall("half_sigma2"), self.dataset["freezing"].max().item()
             rows.append(f"sigma^2/2 {half: .4f} nats, mean over sizes; sigma^2/(2 log N) at most {cold:.3f}")
+        if "unexplained" in self.dataset:
+            share = self.overall("unexplained")
+            rows.append(f"rows not Gaussian {share:.1%}, mean over sizes; of Gaussian rows about 5% are so far away")
+        if "power" in self.dataset:
+            ratio, level = self.overall("power"), self.overall("level_power")
+            rows.append(f"power of log N {ratio:.2f} keeps H / log N, {level:.2f} keeps H, mean over sizes; not fitted")
         return "\n".join(rows)
 
 
@@ -282,7 +290,10 @@ def fit(
     Returns:
         `Fit`. With the statistic "slope" measured, ``predicted_slope`` stands beside the slope: the mean over log N of
         what rows themselves foresee by leaving out keys, ``local_slope``, in which nothing is fitted. ``curvature`` is
-        how much the slope changes with log N, and ``curvature_p`` a test of whether the line is straight at all.
+        how much the slope changes with log N, and ``curvature_p`` a test of whether the line is straight at all. With
+        "gaussian", ``unexplained`` is the share of rows that are not Gaussian, at each size. With "slope" and
+        "sensitivity", ``power`` is the power of log N that the scale would have to follow about that size for H / log N
+        to stay as it is, and ``level_power`` that for H itself, of a factor that all rows of the group share.
 
     Raises:
         EntropyLabError: not such a Dataset; no such layer, scaling, group, method or errors; fewer than two different
@@ -377,15 +388,15 @@ def line_of(
     one = y.isel(sample=[0])
     n, error = (value.broadcast_like(one).transpose(*y.dims).values for value in (number, spread))
     xs, ys = x.broadcast_like(y).transpose(*y.dims).values, y.values
-    straight = curvature(xs, ys, *((error, samples_of(part)) if way == "bounded" else ()))
+    bound = (error, samples_of(part)) if way == "bounded" else ()
+    straight = curvature(xs, ys, *bound)
     if method == "theil_sen":
         return theil_sen(xs, ys) | straight
     weights = None
     if method == "weighted":
         weights = n / smoothed(xs[..., 0], (error**2 * n)[..., 0], n[..., 0])[..., None]
         ys = np.where(np.isfinite(weights), ys, np.nan)
-    line = bounded(xs, ys, error, samples_of(part), weights) if way == "bounded" else straight_line(xs, ys, weights)
-    return line | straight
+    return straight_line(xs, ys, weights, *bound) | straight
 
 
 def points_of(
@@ -405,5 +416,8 @@ def points_of(
         data["series"] = data["law"] - terms["third"] / 3 - terms["fourth"] / 8
     if "slope" in part:
         data["local_slope"] = averaged(part["slope"], mask, keep)
+    if "unexplained" in part:
+        data["unexplained"] = averaged(part["unexplained"], mask, keep)
+    data |= powers(part, log_tokens(part), mask, keep)
     own = ("tokens", "sample", "samples", "prompt", "seed")
     return xr.Dataset({n: value.drop_vars(own, errors="ignore").transpose(*keep, ...) for n, value in data.items()})

@@ -14,106 +14,106 @@ from scipy.special import polygamma, stdtr, stdtrit
 Array = NDArray[Any]
 
 
-def straight_line(x: Array, y: Array, weights: Array | None = None) -> dict[str, Array]:
+def straight_line(
+    x: Array, y: Array, weights: Array | None = None, spread: Array | None = None, number: float = np.nan
+) -> dict[str, Array]:
     """Least squares of y on x, both (..., points, clusters); NaN in y is left out. Results have shape (...).
 
     With two or more clusters errors are cluster-robust with the factor G/(G-1) and G-1 degrees of freedom: for
     clusters that share their x, as samples do, exactly the standard error of the mean of the clusters' own slopes. They
     hold what another draw of clusters would change, not a curvature that all share. With one cluster errors are the
-    ordinary ones of independent points, whose variances are as 1 / weight.
+    ordinary ones of independent points, whose variances are as 1 / weight; or, with ``spread``, the largest that they
+    can be: slope and intercept are sums of points with known coefficients, and whatever the correlations between the
+    points, the standard error of such a sum is at most the sum of its terms' standard errors.
 
     Args:
         x: (..., points, clusters).
         y: (..., points, clusters).
         weights: of every point, broadcastable to y; all alike if None.
+        spread: standard errors of the points over clusters that were averaged, like y, which then has one cluster.
+        number: with ``spread``, how many clusters stand behind the points.
     """
-    use, dx, left, (slope, center, level, sxx, total) = least_squares(x, y, weights)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        if y.shape[-1] > 1:
-            number = (use > 0).any(-2).sum(-1).astype(float)
-            dof = np.where(number > 1, number - 1, np.nan)
-            along, mean = (use * dx * left).sum(-2) / sxx[..., None], (use * left).sum(-2) / total[..., None]
-            products = (along**2, mean**2, along * mean)
-            across, up, both = (product.sum(-1) * number / dof for product in products)
-        else:
-            number = (use > 0).sum((-2, -1)).astype(float)
-            dof = np.where(number > 2, number - 2, np.nan)
-            variance = (use * left**2).sum((-2, -1)) / dof
-            across, up, both = variance / sxx, variance / total, 0 * variance
-    return line(slope, center, level, across, up, both, dof)
-
-
-def least_squares(x: Array, y: Array, weights: Array | None = None) -> tuple[Array, Array, Array, tuple[Array, ...]]:
-    """Weights that count, x from its mean, residuals (all (..., points, clusters)); and, all (...), slope, mean of x,
-    mean of y, weighted squares of x from its mean, and total weight.
-    """
-    known = np.isfinite(y) & np.isfinite(x)
-    use = np.where(known, 1.0 if weights is None else weights, 0.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        total = use.sum((-2, -1))
-        center, level = (np.where(known, use * v, 0).sum((-2, -1)) / total for v in (x, y))
-        dx, dy = (np.where(known, v - m[..., None, None], 0) for v, m in ((x, center), (y, level)))
-        sxx = (use * dx**2).sum((-2, -1))
-        sxx = np.where(sxx > 1e-12 * total, sxx, np.nan)
-        slope = (use * dx * dy).sum((-2, -1)) / sxx
-    return use, dx, dy - slope[..., None, None] * dx, (slope, center, level, sxx, total)
+    use, center, (level, slope), (of_level, of_slope), left = projected(x, y, 1, weights)
+    shares = np.stack([of_slope, of_level, of_level - center[..., None, None] * of_slope])
+    errors, moved, dof = errors_of(shares, left, use, 2, spread, number)
+    return line(slope, center, level, errors, (moved[0] * moved[1]).sum(-1), dof)
 
 
 def curvature(x: Array, y: Array, spread: Array | None = None, number: float = np.nan) -> dict[str, Array]:
-    """Is the line straight? How much its slope changes with x, by a parabola; shapes and errors as of `straight_line`.
+    """Is the line straight? How much its slope changes with x, by a parabola; arguments as of `straight_line`.
 
     The test of a slope can't see it, nor can R^2: a line whose slope goes from 0.6 to 0.8 has an R^2 of 0.996.
-
-    Args:
-        x: (..., points, clusters).
-        y: (..., points, clusters).
-        spread: standard errors of the points over clusters, with one cluster, where errors are to be the largest that
-            these allow; see `bounded`.
-        number: with ``spread``, how many clusters stand behind the points.
     """
-    known = np.isfinite(y) & np.isfinite(x)
-    use, _, bend, _ = least_squares(x, np.where(known, x, np.nan) ** 2)
-    left = least_squares(x, y)[2]
+    use, _, values, shares, left = projected(x, y, 2)
+    (error,), _, dof = errors_of(shares[2:], left, use, 3, spread, number)
+    value, error = 2 * values[2], 2 * error  # the slope of a x^2 is 2 a x
     with np.errstate(divide="ignore", invalid="ignore"):
-        total = (use * bend**2).sum((-2, -1))
-        total = np.where(total > 1e-9 * use.sum((-2, -1)), total, np.nan)
-        value = (use * bend * left).sum((-2, -1)) / total
-        left = left - value[..., None, None] * bend
-        points, clusters = ((use > 0).any(axis).sum(-1).astype(float) for axis in (-1, -2))
-        if y.shape[-1] > 1:
-            dof = np.where(clusters > 1, clusters - 1, np.nan)
-            own = (use * bend * left).sum(-2) / total[..., None]
-            error = np.sqrt((own**2).sum(-1) * clusters / dof)
-        else:
-            dof = np.where(points > 3, points - 3, np.nan)
-            error = np.sqrt((use * left**2).sum((-2, -1)) / dof / total)
-            if spread is not None:
-                error = abs(np.where(use > 0, bend * spread, 0)).sum((-2, -1)) / total
-                dof = np.full(error.shape, number - 1 if number > 1 else np.nan)
         t = value / error
-    value, error = 2 * value, 2 * error  # the slope of a x^2 is 2 a x
     return {"curvature": value, "curvature_error": error, "curvature_t": t, "curvature_p": 2 * stdtr(dof, -abs(t))}
 
 
-def bounded(x: Array, y: Array, spread: Array, number: float, weights: Array | None = None) -> dict[str, Array]:
-    """The line of `straight_line` with one cluster, and the largest errors that it can have.
+def projected(
+    x: Array, y: Array, degree: int, weights: Array | None = None
+) -> tuple[Array, Array, list[Array], Array, Array]:
+    """Least squares of y on polynomials of x that are orthogonal to each other: 1, x from its mean, ...
 
-    Slope and intercept are sums of points with known coefficients; whatever the correlations between the points, the
-    standard error of such a sum is at most the sum of its terms' standard errors.
+    Returns:
+        Weights that count (..., points, clusters); the mean of x (...); the coefficient of every polynomial (...), NaN
+        where x can't tell it; what each point adds to each (polynomials, ..., points, clusters); residuals.
+    """
+    known = np.isfinite(y) & np.isfinite(x)
+    use, left = np.where(known, 1.0 if weights is None else weights, 0.0), np.where(known, y, 0.0)
+    values: list[Array] = []
+    polynomials: list[Array] = []
+    shares: list[Array] = []
+    with np.errstate(divide="ignore", invalid="ignore"):
+        total = use.sum((-2, -1))
+        center = np.where(known, use * x, 0).sum((-2, -1)) / total
+        from_center = np.where(known, x - center[..., None, None], 0)
+        for power in range(degree + 1):
+            polynomial = np.where(known, from_center**power, 0)
+            for share, lower in zip(shares, polynomials, strict=True):
+                polynomial = polynomial - (share * polynomial).sum((-2, -1), keepdims=True) * lower
+            square = (use * polynomial**2).sum((-2, -1), keepdims=True)
+            shares.append(use * polynomial / np.where(square > 1e-12 * total[..., None, None], square, np.nan))
+            values.append((shares[-1] * left).sum((-2, -1)))
+            left = left - values[-1][..., None, None] * polynomial
+            polynomials.append(polynomial)
+    return use, center, values, np.stack(shares), left
+
+
+def errors_of(
+    shares: Array, left: Array, use: Array, parameters: int, spread: Array | None, number: float
+) -> tuple[Array, Array, Array]:
+    """Standard errors (sums, ...) of sums of points with coefficients ``shares`` (sums, ..., points, clusters).
 
     Args:
-        x: (..., points, 1).
-        y: (..., points, 1).
-        spread: standard errors of the points over clusters, like y.
-        number: how many clusters stand behind them.
-        weights: as of `straight_line`.
+        shares: of `projected`, as the next two.
+        left: residuals.
+        use: weights.
+        parameters: of the line, that the residuals are from.
+        spread: as of `straight_line`.
+        number: as of `straight_line`.
+
+    Returns:
+        The errors; how much each cluster moves the sums (sums, ..., clusters), so that the sum of its squares over
+        clusters is the error's square, 0 where there is one cluster; degrees of freedom (...).
     """
-    use, dx, _, (slope, center, level, sxx, total) = least_squares(x, y, weights)
-    spread = np.where(use > 0, spread, 0)
-    along, mean = use * dx / sxx[..., None, None], use / total[..., None, None]
-    own = [abs(part * spread).sum((-2, -1)) for part in (along, mean, mean - along * center[..., None, None])]
-    dof = np.full(own[0].shape, number - 1 if number > 1 else np.nan)
-    return line(slope, center, level, own[0] ** 2, own[1] ** 2, 0 * dof, dof, own[2])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if left.shape[-1] > 1:
+            count = (use > 0).any(-2).sum(-1).astype(float)
+            dof = np.where(count > 1, count - 1, np.nan)
+            moved = (shares * left).sum(-2) * np.sqrt(count / dof)[..., None]
+            return np.sqrt((moved**2).sum(-1)), moved, dof
+        if spread is not None:
+            errors = abs(shares * np.where(use > 0, spread, 0)).sum((-2, -1))
+            dof = np.full(errors.shape[1:], number - 1 if number > 1 else np.nan)
+        else:
+            count = (use > 0).sum((-2, -1)).astype(float)
+            dof = np.where(count > parameters, count - parameters, np.nan)
+            variance = (use * left**2).sum((-2, -1)) / dof
+            errors = np.sqrt(variance * np.where(use > 0, shares**2 / use, 0).sum((-2, -1)))
+    return errors, np.zeros_like(shares[..., 0, :]), dof
 
 
 def smoothed(x: Array, variance: Array, number: Array) -> Array:
@@ -149,21 +149,20 @@ def theil_sen(x: Array, y: Array) -> dict[str, Array]:
     cluster in turn (jackknife), with G-1 degrees of freedom; with one cluster there are none.
     """
     slope, center, level = median_line(x, y)
-    known = np.isfinite(y).any(-2)
+    known, clusters = np.isfinite(y).any(-2), y.shape[-1]
     number = known.sum(-1).astype(float)
     dof = np.where(number > 1, number - 1, np.nan)
-    moved = []
-    for cluster in range(y.shape[-1]) if y.shape[-1] > 1 else ():
+    if clusters < 2:
+        return line(slope, center, level, np.full((3, *slope.shape), np.nan), np.full(slope.shape, np.nan), dof)
+    without = []
+    for cluster in range(clusters):
         other, at, height = median_line(*(np.delete(values, cluster, -1) for values in (x, y)))
-        moved.append(np.stack([other, height + other * (center - at)]))
-    if not moved:
-        return line(slope, center, level, *(np.full(slope.shape, np.nan),) * 4)
+        without.append(np.stack([other, height + other * (center - at), height - other * at]))
     with np.errstate(divide="ignore", invalid="ignore"):
-        means = (np.where(known, values, 0).sum(-1) / number for values in np.stack(moved, -1))
-        along, level_moved = (values - mean[..., None] for values, mean in zip(np.stack(moved, -1), means, strict=True))
-        products = (along**2, level_moved**2, along * level_moved)
-        across, up, both = (np.where(known, product, 0).sum(-1) * dof / number for product in products)
-    return line(slope, center, level, across, up, both, dof)
+        moved = np.where(known, np.stack(without, -1), 0)
+        moved = np.where(known, moved - moved.sum(-1, keepdims=True) / number[..., None], 0)
+        moved = moved * np.sqrt(dof / number)[..., None]
+    return line(slope, center, level, np.sqrt((moved**2).sum(-1)), (moved[0] * moved[1]).sum(-1), dof)
 
 
 def median_line(x: Array, y: Array) -> tuple[Array, Array, Array]:
@@ -192,25 +191,19 @@ def holm(p: ArrayLike) -> Array:
     return corrected
 
 
-def line(
-    slope: Array,
-    center: Array,
-    level: Array,
-    slope_variance: Array,
-    level_variance: Array,
-    covariance: Array,
-    dof: Array,
-    intercept_error: Array | None = None,
-) -> dict[str, Array]:
-    """Slope and intercept with errors, 95% intervals by Student's t, and the test of slope 1."""
-    if intercept_error is None:
-        intercept_error = np.sqrt(level_variance + center**2 * slope_variance - 2 * center * covariance)
-    result = {
-        "slope": slope,
-        "slope_error": np.sqrt(slope_variance),
-        "intercept": level - slope * center,
-        "intercept_error": intercept_error,
-    }
+def line(slope: Array, center: Array, level: Array, errors: Array, covariance: Array, dof: Array) -> dict[str, Array]:
+    """Slope and intercept with errors, 95% intervals by Student's t, and the test of slope 1.
+
+    Args:
+        slope: of the line.
+        center: the mean of x.
+        level: of the line there.
+        errors: standard errors of slope, level and intercept (3, ...).
+        covariance: of slope and level.
+        dof: degrees of freedom.
+    """
+    result = {"slope": slope, "slope_error": errors[0], "intercept": level - slope * center}
+    result["intercept_error"] = errors[2]
     with np.errstate(divide="ignore", invalid="ignore"):
         result["slope_t"] = (slope - 1) / result["slope_error"]
     result["slope_p"] = 2 * stdtr(dof, -np.abs(result["slope_t"]))
@@ -220,6 +213,6 @@ def line(
     return result | {
         "degrees_of_freedom": dof,
         "center": center,
-        "center_error": np.sqrt(level_variance),
+        "center_error": errors[1],
         "center_covariance": covariance,
     }

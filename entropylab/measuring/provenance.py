@@ -17,11 +17,11 @@ from ..pipelines import denoisers
 PACKAGES = ("entropylab", "torch", "diffusers", "transformers", "numpy")
 
 
-@lru_cache(maxsize=1)
-def versions() -> dict[str, str]:
+@lru_cache(maxsize=4)
+def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
     """Installed versions of what decides the numbers."""
     found = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -42,7 +42,9 @@ def record(
             256, "slope", dH/dlog N of a row by leaving out each key, and "rarefied" [nats], its entropy among a random
             half, quarter, eighth and sixteenth of its keys, as ``rarefied_half``, ... (NaN where that is less than a
             key; in joint attention, of the image's keys beside all others). "gaussian" [nats] is the entropy that
-            Gaussian logits of each row's variance would have. Nothing in these three is fitted.
+            Gaussian logits of each row's variance would have; with it comes ``unexplained``, the share of rows whose
+            own is further from that than chance would have it (about 0.05 of Gaussian rows are). Nothing in these
+            three is fitted.
         rows: look at this many query rows only, a fixed random subset, the same in every run, and add the standard
             errors ``entropy_se``, ... of the means over rows (averaged like them, which overstates the error of an
             average over heads or steps); None for all.

@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
+from scipy.stats import mstats
 
 from ..errors import EntropyLabError
 from ..law.averages import Kinds
@@ -138,8 +139,7 @@ def residual_vs_cumulants(
     ax.plot(reach, reach, "--", color=BLACK, lw=0.8, marker="", zorder=1, label="all explained")
     ax.set_xscale("symlog", linthresh=1)
     ax.set_yscale("symlog", linthresh=1)
-    ax.set_xlabel("− k3/3 − k4/8, measured [nats]")
-    ax.set_ylabel("entropy less log N − σ²/2 [nats]")
+    ax.set(xlabel="− k3/3 − k4/8, measured [nats]", ylabel="entropy less log N − σ²/2 [nats]")
     legend(ax)
     return ax
 
@@ -172,8 +172,7 @@ def phase(ds: xr.Dataset, ax: Axes | None = None, *, kind: Kinds = None, scaling
         ax.set_yscale("log")
         ax.set_ylim(min(known.min(), 1) / 1.5, max(known.max(), 2 * x.max()) * 1.5)
     ax.set_xlim(min(x.min(), 1) - 0.2, 1.05 * x.max())
-    ax.set_xlabel("log N [nats]")
-    ax.set_ylabel("σ² of the logits, mean over rows [nats²]")
+    ax.set(xlabel="log N [nats]", ylabel="σ² of the logits, mean over rows [nats²]")
     legend(ax)
     if len(order) > 1 and ax.figure is not None:
         ax.figure.colorbar(points, ax=ax, label="layer, in order", ticks=[0, len(order) - 1])
@@ -213,8 +212,7 @@ def deficit_vs_sigma2(
             axis.set_minor_formatter(NullFormatter())
     ax.axline((1, 1), (2, 2), ls="--", color=ORANGE, lw=1, label="the law, D = σ²/2")
     ax.axhline(rows["log_tokens"].max(), ls=":", color=BLACK, lw=0.8, label="largest log N")
-    ax.set_xlabel("measured σ²/2 [nats]")
-    ax.set_ylabel("deficit D = log N − H [nats]")
+    ax.set(xlabel="measured σ²/2 [nats]", ylabel="deficit D = log N − H [nats]")
     legend(ax)
     return ax
 
@@ -265,31 +263,25 @@ def logit_distribution(logits: Mapping[str, Any], ax: Axes | None = None) -> Axe
     ax.set_yscale("log")
     ax.set_ylim(1e-4, 3)
     ax.set_xlim(-REACH, REACH)
-    ax.set_xlabel("logit, standardised within its row")
-    ax.set_ylabel("density")
+    ax.set(xlabel="logit, standardised within its row", ylabel="density")
     legend(ax)
     return ax
 
 
 def standardised(name: str, logits: Any) -> tuple[NDArray[Any], float, float]:
-    """All standardised logits of a layer, and the means over rows of skewness and excess kurtosis."""
-    parts = [np.asarray(part, float) for part in (logits if isinstance(logits, list | tuple) else [logits])]
-    rows = [row_shapes(part.reshape(-1, part.shape[-1])) for part in parts if part.ndim and part.size]
-    values = np.concatenate([part for part, _ in rows]) if rows else np.empty(0)
-    if not len(values):
+    """All standardised logits of a layer, and the means over rows of skewness and excess kurtosis.
+
+    Rows that don't spread are left out.
+    """
+    values, shapes = [], []
+    for part in logits if isinstance(logits, list | tuple) else [logits]:
+        rows = np.ma.masked_invalid(np.atleast_1d(np.asarray(part, float)))
+        rows = rows.reshape(-1, max(1, rows.shape[-1]))
+        rows = rows[np.ma.filled(rows.std(-1) > 1e-6 * (1 + abs(rows).max(-1)), False)]
+        if rows.size:
+            values.append(((rows - rows.mean(-1, keepdims=True)) / rows.std(-1, keepdims=True)).compressed())
+            shapes.append([mstats.skew(rows, -1), mstats.kurtosis(rows, -1)])
+    if not shapes:
         raise EntropyLabError(f"logits of {name!r} must have rows (..., keys) of more than one value. Got none.")
-    skewness, kurtosis = np.concatenate([shapes for _, shapes in rows], -1).mean(-1)
-    return values, float(skewness), float(kurtosis)
-
-
-def row_shapes(rows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Standardised values of rows (rows, keys) that spread, and (2, rows) skewness and excess kurtosis."""
-    known = np.isfinite(rows)
-    number = np.maximum(known.sum(-1, keepdims=True), 1)
-    centred = np.where(known, rows, 0)
-    centred = np.where(known, centred - centred.sum(-1, keepdims=True) / number, 0)
-    spread = np.sqrt((centred**2).sum(-1, keepdims=True) / number)
-    use = spread[:, 0] > 1e-6 * (1 + abs(np.where(known, rows, 0)).max(-1))
-    shaped = centred[use] / spread[use]
-    moments = [(shaped**power).sum(-1) / number[use, 0] for power in (3, 4)]
-    return shaped[known[use]], np.stack([moments[0], moments[1] - 3])
+    skewness, kurtosis = np.concatenate(shapes, -1).mean(-1)
+    return np.concatenate(values), float(skewness), float(kurtosis)

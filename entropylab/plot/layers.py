@@ -221,8 +221,7 @@ def by_layer(
     elif 0 < WIDE * rows[name].min() < rows[name].max():
         ax.set_yscale("log")
     ax.set_xlim(-0.05, 1.05)
-    ax.set_xlabel("layer, from the first (0) to the last (1)")
-    ax.set_ylabel(QUANTITIES[name])
+    ax.set(xlabel="layer, from the first (0) to the last (1)", ylabel=QUANTITIES[name])
     legend(ax)
     return ax
 

@@ -9,12 +9,10 @@ from matplotlib.axes import Axes
 
 from ..errors import EntropyLabError
 from ..law.averages import Kinds, averaged, counted, log_tokens, of_kind, over_samples, under
+from ..law.check import PARTS
 from .style import BLACK, BLUE, GREEN, GREY, PURPLE, VERMILLION, axes_of, legend
 
-RAREFIED = {"half": 2, "quarter": 4, "eighth": 8, "sixteenth": 16}
-"""Part of the keys among which rows are rarefied -> how many such parts there are."""
-
-MEASURED = ("entropy", "sigma2", "gaussian", "slope", "keys_image", *(f"rarefied_{part}" for part in RAREFIED))
+MEASURED = ("entropy", "sigma2", "gaussian", "slope", "keys_image", *(f"rarefied_{part}" for part in PARTS))
 
 CURVES: dict[str, tuple[str, dict[str, Any]]] = {
     "law": ("law, log N − σ²/2", {"ls": "--", "color": VERMILLION}),
@@ -84,7 +82,7 @@ def above(known: dict[str, float], trained: float, logs: pd.Series) -> pd.Series
 def below(known: dict[str, float], trained: float) -> pd.DataFrame:
     """What the rows at T say of fewer keys, by rarefaction."""
     thinned = known.get("keys_image", trained)
-    parts = {known[f"rarefied_{part}"]: number for part, number in RAREFIED.items() if f"rarefied_{part}" in known}
+    parts = {known[f"rarefied_{part}"]: number for part, number in PARTS.items() if f"rarefied_{part}" in known}
     logs = [np.log(trained - thinned + thinned / number) for number in parts.values()]
     return pd.DataFrame({"log_tokens": logs, "from_training": list(parts)})
 
@@ -147,7 +145,6 @@ def entropy_predicted(
     else:
         ax.plot(measured["log_tokens"], measured["log_tokens"], ":", color=BLACK, lw=0.8, marker="", label="uniform")
     ax.axvline(np.log(chosen), color=GREY, lw=0.6, zorder=0, label=f"T = {chosen:g}")
-    ax.set_xlabel("log N [nats]")
-    ax.set_ylabel("deficit log N − H [nats]" if deficit else "attention entropy [nats]")
+    ax.set(xlabel="log N [nats]", ylabel="deficit log N − H [nats]" if deficit else "attention entropy [nats]")
     legend(ax)
     return ax

@@ -173,8 +173,7 @@ def sweep(
         text = f"{row['scaling']}{removed(row['scaling'], row['fraction_removed'])}"
         style = MARKS.get(row["scaling"], OTHER)
         ax.errorbar(row["multiplier"], row["entropy"], error, ls="", capsize=2, zorder=3, label=text, **style)
-    ax.set_xlabel("multiplier of the softmax scale (mean)")
-    ax.set_ylabel("mean entropy of self-attention [nats]")
+    ax.set(xlabel="multiplier of the softmax scale (mean)", ylabel="mean entropy of self-attention [nats]")
     shift: tuple[Any, Any] = (lambda entropy: entropy - reference, lambda drift: drift + reference)
     ax.secondary_yaxis("right", functions=shift).set_ylabel("drift from the training size [nats]")
     legend(ax)

@@ -137,8 +137,7 @@ def finish(
         look: dict[str, Any] = {"ls": "--", "marker": "s", "mfc": "none", "color": VERMILLION}
         ax.plot(mean["log_tokens"], mean[predicted], label=text, scaley=not len(out), **look)
     number = ds["tokens"].attrs.get("long_name", "N, number of keys")
-    ax.set_xlabel(f"log N [nats]  ({number})")
-    ax.set_ylabel(ylabel)
+    ax.set(xlabel=f"log N [nats]  ({number})", ylabel=ylabel)
     legend(ax)
     return ax
 

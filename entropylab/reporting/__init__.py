@@ -78,7 +78,7 @@ def report(
         )
     paths = targets(path, overwrite)
     runs = runs_of([ds] if isinstance(ds, xr.Dataset) else ds, names, float(tolerance))
-    own = [run.own for run in runs if run.own is not None]
+    own = [run.own for run in runs]
     figures = pictures_of(runs)
     about = {
         "title": f"Attention entropy: {', '.join(run.label for run in runs)}",

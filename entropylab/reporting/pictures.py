@@ -62,7 +62,7 @@ def pictures_of(runs: Sequence[Run]) -> dict[str, list[Picture]]:
         panel = partial(draw, view.data, kind=view.kind, **options)
         found[section] += drawn(name, f"{view.label}: {words}", panel, **layout)
 
-    own = [run.own for run in runs if run.own is not None]
+    own = [run.own for run in runs]
     for n, view in enumerate(own, 1):
         at = {"size": view.shown_size}
         add("fit", f"fit{n}_entropy", view, LAW["entropy"], plot.entropy_vs_tokens)
@@ -81,15 +81,15 @@ def pictures_of(runs: Sequence[Run]) -> dict[str, list[Picture]]:
             words = f"entropy / log N of every layer through the denoising steps at {view.shown_size}."
             add("steps", f"steps{n}_entropy", view, words, plot.entropy_vs_step, **at, normalised=True, columns=3)
         add("phase", f"phase{n}_phase", view, LAW["phase"], plot.phase, columns=1)
-    for n, view in enumerate((run.image for run in runs if run.image is not None), 1):
+    for n, view in enumerate((run.image for run in runs if run.image not in (None, run.own)), 1):
         add("joint", f"joint{n}_entropy", view, LAW["entropy"], plot.entropy_vs_tokens)
         add("joint", f"joint{n}_deficit", view, LAW["deficit"], plot.deficit_vs_tokens)
         add("joint", f"joint{n}_sigma2", view, LAW["sigma2"], plot.deficit_vs_sigma2)
         add("joint", f"joint{n}_phase", view, LAW["phase"], plot.phase, columns=1)
     section, stem = ("compare", "compared") if len(own) > 1 else ("fit", "layers")
-    for quantity, words in QUANTITIES.items() if own else ():
+    for quantity, words in QUANTITIES.items():
         caption = f"{words}, by layer{', with 95% intervals' if quantity == 'slope' else ''}."
-        panel = partial(plot.by_layer, {view.label: view.data for view in own}, name=quantity, kind="self")
+        panel = partial(plot.by_layer, {view.label: view.data for view in own}, name=quantity)
         found[section] += drawn(f"{stem}_{quantity}", caption, panel)
     return found
 

@@ -67,7 +67,7 @@ def beside(runs: Sequence[Any], numbers: Callable[[Any], dict[str, str]]) -> pd.
     """A row for every quantity, a column for every run or view; ``numbers`` gives its quantities, in words."""
     found = {run.label: numbers(run) for run in runs}
     quantities = list(dict.fromkeys(name for values in found.values() for name in values))
-    return pd.DataFrame(found, index=pd.Index(quantities, name="", dtype=object)).fillna(UNKNOWN)
+    return pd.DataFrame(found, index=pd.Index(quantities, name="", dtype=object), dtype=object).fillna(UNKNOWN)
 
 
 def in_short(view: View) -> dict[str, str]:

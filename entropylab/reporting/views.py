@@ -204,21 +204,21 @@ class Run:
     Attributes:
         label: the name.
         ds: the Dataset.
-        own: its self-attention layers; None if it has none.
+        own: what the report is about: its self-attention layers or, where it has none, the image's part of joint ones.
         image: the image's part of its joint layers, image rows among image keys; None if it has none.
         whole: the same rows among all their keys.
     """
 
     label: str
     ds: xr.Dataset
-    own: View | None
+    own: View
     image: View | None
     whole: View | None
 
     @property
     def views(self) -> list[View]:
-        """Those that there are, the one that the report is about first."""
-        return [view for view in (self.own, self.image, self.whole) if view is not None]
+        """Those that there are, each once, the one that the report is about first."""
+        return [view for view in dict.fromkeys((self.own, self.image, self.whole)) if view is not None]
 
 
 def runs_of(datasets: Sequence[xr.Dataset], names: Sequence[str] | None, tolerance: float) -> list[Run]:
@@ -233,9 +233,12 @@ def runs_of(datasets: Sequence[xr.Dataset], names: Sequence[str] | None, toleran
     for ds in datasets:
         check_layers(check_ours(ds))
     parts = [(label, ds, parts_of(ds, label)) for ds, label in zip(datasets, labels(datasets, names), strict=True)]
-    return [  # only now, when all are known to be good, does the work begin
-        Run(label, ds, *(view_of(part, label, kind, tolerance) for part, kind in found)) for label, ds, found in parts
-    ]
+    runs = []
+    for label, ds, found in parts:  # only now, when all are known to be good, does the work begin
+        own, image, whole = (view_of(part, label, kind, tolerance) for part, kind in found)
+        if (about := own or image) is not None:  # as `parts_of` has made sure
+            runs.append(Run(label, ds, about, image, whole))
+    return runs
 
 
 def labels(datasets: Sequence[xr.Dataset], names: Sequence[str] | None) -> list[str]:

@@ -81,7 +81,8 @@ class ByLayer(OfOneModel):
 
     Attributes:
         tokens: layer path -> log N of the calibrated sizes, ascending (sizes, ); of layers that have as many keys at
-            every size (frames of a video, windows) log of T times the growth of the picture's area.
+            every size (frames of a video, windows) log of T times the growth of the picture's area. Empty while one
+            size is calibrated: the multipliers then hold at whatever N it has.
         factors: layer path -> log multipliers (sizes, heads).
         still: the layers that have as many keys at every size.
     """
@@ -98,28 +99,14 @@ class ByLayer(OfOneModel):
     def by_head(self, layer: str, tokens: int, train_tokens: int, growth: float) -> Array:
         """The multipliers of a layer that is known (heads,)."""
         known, here = self.tokens[layer], np.log(train_tokens * growth if layer in self.still else tokens)
+        if not len(known):
+            return np.exp(self.factors[layer][0])
         if not known[0] - 1e-9 <= here <= known[-1] + 1e-9:
             raise EntropyLabError(
                 f"the calibration covers {np.exp(known[0]):.0f} to {np.exp(known[-1]):.0f} tokens of layer {layer}. "
                 f"Got {np.exp(here):.0f}: calibrate at a size that has as many."
             )
         return np.exp([np.interp(here, known, head) for head in self.factors[layer].T])
-
-
-@dataclass(frozen=True)
-class AtOneSize(OfOneModel):
-    """Multipliers at one size, while they are sought: layer path -> one for each head (heads,)."""
-
-    factors: dict[str, Array]
-
-    @property
-    def heads(self) -> dict[str, int]:
-        """Layer path -> how many heads the layer has."""
-        return {layer: len(values) for layer, values in self.factors.items()}
-
-    def by_head(self, layer: str, tokens: int, train_tokens: int, growth: float) -> Array:
-        """The multipliers of a layer that is known (heads,)."""
-        return self.factors[layer]
 
 
 @dataclass(frozen=True)

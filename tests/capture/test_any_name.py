@@ -174,14 +174,6 @@ class Efficient(Block):
         return together(query.softmax(-1) @ (key.mT.softmax(-1) @ value))
 
 
-class Additive(Block):
-    """Scores from no product: a small network looks at every pair."""
-
-    def forward(self, tokens):
-        query, key, value = (part(tokens)[:, None] for part in (self.f, self.g, self.h))
-        return together((query[:, :, :, None] + key[:, :, None]).tanh().sum(-1).softmax(-1) @ value)
-
-
 class Summed(Block):
     """Values are multiplied one by one, and summed."""
 
@@ -209,7 +201,7 @@ class Memory(Block):
         return torch.matmul((tokens @ self.f.weight.expand(len(tokens), -1, -1)).softmax(-1), self.g.weight)
 
 
-@pytest.mark.parametrize("block", [Efficient, Additive, Summed, Overwritten, Memory])
+@pytest.mark.parametrize("block", [Efficient, Summed, Overwritten, Memory])
 def test_what_may_be_attention_and_can_not_be_told_is_named(block):
     net = net_of(block)
     with pytest.warns(EntropyLabWarning, match=r"model\.attn \(takes a softmax"):

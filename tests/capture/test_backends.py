@@ -10,7 +10,6 @@ import entropylab
 from entropylab.errors import EntropyLabError, EntropyLabWarning
 
 from ..conftest import new_random_pipeline
-from ..maps import entropy_of_map
 from ..sampling import sample
 from ..state import attentions, state
 from ..zoo import BY_NAME
@@ -57,20 +56,6 @@ def test_legacy_processors_under_record_and_rescale_at_once(processor):
     with entropylab.record(pipe) as alone:
         assert torch.equal(one_step(), plain)
     assert float(np.abs(alone.dataset.entropy.values - usual.dataset.entropy.values).max()) > 1e-3
-
-
-def test_the_maps_that_a_processor_keeps_are_those_that_were_measured():
-    pipe = new_random_pipeline()
-    excite = Excite()
-    pipe.unet.set_attn_processor(excite)
-    with entropylab.record(pipe) as rec:
-        sample(pipe, (32, 32), steps=1)
-    maps = [weights.double() for weights in excite.maps]
-    heads = {layer.path: layer.heads for layer in entropylab.layers(pipe)}
-    for path, weights in zip(rec.dataset.layer.values, maps, strict=True):
-        entropy = entropy_of_map(weights).mean(-1).unflatten(0, (2, 2, heads[path]))
-        found = rec.dataset.entropy.sel(layer=path).isel(head=slice(heads[path])).squeeze(["size", "scaling", "step"])
-        np.testing.assert_allclose(found.transpose("branch", "sample", "head"), entropy, atol=1e-4)
 
 
 # Backends that hide the call
@@ -140,19 +125,6 @@ def test_backends_are_put_back_after_an_exception(hiding, error):
     before = state(pipe.transformer)
     with pytest.raises(error), entropylab.record(pipe), entropylab.rescale(pipe, 1.2, train_size=64):
         raise error("in between")
-    assert state(pipe.transformer) == before
-
-
-def test_who_looks_longest_puts_the_backend_back(hiding):
-    family = BY_NAME["FLUX.1"]
-    pipe = family.build()
-    hide(pipe.transformer)
-    before = state(pipe.transformer)
-    handle = entropylab.rescale(pipe, 1.2, train_size=64)
-    with entropylab.record(pipe) as rec:
-        handle.remove()
-        family.sample(pipe)
-    assert rec.unmeasured == {} and hiding == []
     assert state(pipe.transformer) == before
 
 

@@ -1,7 +1,5 @@
 """Attention functions under other names than PyTorch's: imported, held by classes, instances, functions, closures."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -45,10 +43,6 @@ class OfClass(OwnAttention):
         return together(self.attend(*self.sides(tokens)))
 
 
-class OfParent(OfClass):
-    pass
-
-
 class Static(OwnAttention):
     attend = staticmethod(F.scaled_dot_product_attention)
 
@@ -63,12 +57,6 @@ class OfInstance(OwnAttention):
 
     def forward(self, tokens):
         return together(self.attend(*self.sides(tokens)))
-
-
-class Partial(OfInstance):
-    def __init__(self):
-        super().__init__()
-        self.attend = partial(F.scaled_dot_product_attention, dropout_p=0.0)
 
 
 class Default(OwnAttention):
@@ -108,7 +96,7 @@ class ByProcessor(OwnAttention):
 
 
 WAYS = [
-    Imported, FromHelper, OfClass, OfParent, Static, OfInstance, Partial, Default, KeywordDefault, Closure, ByProcessor
+    Imported, FromHelper, OfClass, Static, OfInstance, Default, KeywordDefault, Closure, ByProcessor
 ]  # fmt: skip
 
 

@@ -180,15 +180,3 @@ def test_offloaded_multihead_attention_is_named():
     with pytest.warns(EntropyLabWarning, match=r"model\.attn\.inner"):
         rec = recorded(offloaded(Multihead))
     assert list(rec.unmeasured) == ["model.attn.inner"]
-
-
-def test_offloaded_as_a_whole(random_pipe):
-    import accelerate
-
-    with entropylab.record(random_pipe) as usual:
-        plain = sample(random_pipe, size=(32, 32), steps=2)
-    _, hook = accelerate.cpu_offload_with_hook(random_pipe.unet, execution_device="cpu")
-    with entropylab.record(random_pipe) as rec:
-        assert torch.equal(sample(random_pipe, size=(32, 32), steps=2), plain)
-    assert rec.dataset.entropy.equals(usual.dataset.entropy)
-    hook.remove()

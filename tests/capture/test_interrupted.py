@@ -119,14 +119,3 @@ def test_everything_is_put_back(attn, context):
             run(net)
             assert state(net) != before
     assert state(net) == before
-
-
-def test_methods_of_pipeline_and_scheduler_are_put_back(random_pipe):
-    sample(random_pipe, steps=1)
-    classes = [type(random_pipe), type(random_pipe.scheduler)]
-    before = [dict(vars(own)) for own in classes], sorted(vars(random_pipe)), sorted(vars(random_pipe.scheduler))
-    with entropylab.record(random_pipe), entropylab.rescale(random_pipe, 1.1):
-        assert [dict(vars(own)) for own in classes] != before[0]
-        sample(random_pipe, steps=1)
-    after = [dict(vars(own)) for own in classes], sorted(vars(random_pipe)), sorted(vars(random_pipe.scheduler))
-    assert after == before

@@ -1,6 +1,5 @@
 """Linear layers that are quantised by the range of all their tokens: what the tokens stand for is told all the same."""
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +10,6 @@ from entropylab.capture.tracing import Trace
 from entropylab.errors import EntropyLabWarning
 
 from ..joints import inputs, new_joint
-from ..zoo import BY_NAME
 from .test_roles import agree, recorded
 
 
@@ -82,18 +80,6 @@ def quantised(model, how):
 )
 def test_parts_of_a_quantised_joint_transformer(order, how):
     agree(*recorded(quantised(new_joint(order), how), inputs(), inputs(12, 9)))
-
-
-def test_layers_of_a_quantised_pipeline():
-    family = BY_NAME["FLUX.1"]
-    pipe, other = family.build(), family.build()
-    quantised(other.transformer, opaque)
-    with entropylab.record(pipe) as usual:
-        family.sample(pipe)
-    with entropylab.record(other) as rec:
-        family.sample(other)
-    for name in ("layer", "kind", "part", "tokens"):
-        np.testing.assert_array_equal(rec.dataset[name], usual.dataset[name])
 
 
 def test_quantisation_would_spread_what_is_followed():

@@ -5,7 +5,6 @@ from itertools import groupby
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import entropylab
 from entropylab.errors import EntropyLabWarning
@@ -153,35 +152,6 @@ def test_an_image_that_has_entered_the_text_is_no_longer_told_apart(order):
         np.testing.assert_allclose(here, rows, atol=1e-4)
 
 
-class Convolving(nn.Module):
-    """A picture through a convolution, with the mean of the text added to it, and joint attention of both."""
-
-    def __init__(self):
-        super().__init__()
-        self.inner = new_joint()
-        self.first, self.second = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
-        self.pool = nn.Linear(12, 8)
-
-    def forward(self, sample, timestep, encoder_hidden_states):
-        pooled = self.pool(encoder_hidden_states.mean(1))[:, :, None, None]
-        features = sample + self.second(self.first(sample) + pooled)
-        return self.inner(features.flatten(2).transpose(1, 2), encoder_hidden_states, timestep)
-
-    def calls(self):
-        return self.inner.calls()
-
-
-def test_text_in_the_features_of_a_convolution_leaves_them_the_image():
-    torch.manual_seed(0)
-    model = Convolving().eval()
-    text = inputs()["encoder_hidden_states"]
-    given = {"sample": torch.randn(2, 8, 3, 4), "timestep": torch.tensor([5, 5]), "encoder_hidden_states": text}
-    with torch.no_grad(), entropylab.record(model) as rec:
-        model(**given)
-    ds = rec.dataset.assign_coords(layer=[str(name).replace("inner.", "") for name in rec.dataset.layer.values])
-    agree(ds, model.calls())
-
-
 def masked_call(tokens, counts, mask="prompt_attention_mask"):
     masks = [kept(tokens, *each) for each in counts]
     return guided(lambda seed: words(seed, tokens, 2), *masks, mask=mask)
@@ -270,16 +240,6 @@ def test_keys_in_a_cache_are_unknown_where_nobody_saw_it_filled():
         pipe.transformer(**given[-1])
     assert given[-1]["kv_cache_mode"] == "cached"
     assert set(rec.dataset.part.values) == {"unknown"}
-
-
-def test_the_pooled_text_of_stable_cascade_is_none_of_the_images_keys():
-    """9 x 6 places attend to themselves, 4 tokens of pooled text and 11 of text."""
-    family = BY_NAME["Stable Cascade prior"]
-    pipe = family.build()
-    with entropylab.record(pipe) as rec:
-        family.sample(pipe)
-    assert (rec.dataset["keys"] == 54 + 4 + 11).all()
-    assert (rec.dataset.keys_image == 54).all()
 
 
 def test_parts_are_unknown_where_more_keys_than_the_images_come_from_no_text():

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import nn
 
 import entropylab
-from entropylab import pipelines
 from entropylab.errors import EntropyLabWarning
 
 from ..attention import in_heads, together
@@ -115,31 +114,6 @@ def test_slices_are_rescaled_as_the_whole(make):
         assert torch.allclose(go(net), wanted, atol=1e-6)
     assert handle.multipliers == {"model.attn": 1.5}
     assert agree(rec, 1.5 * net.attn.logits)
-
-
-class SlicedThenRegisters(OwnAttention):
-    """Attends to its own tokens in slices, and then to registers, which come from no input."""
-
-    def __init__(self):
-        super().__init__()
-        self.registers = nn.Parameter(normal(1, 5, WIDTH))
-
-    def forward(self, tokens):
-        query, key, value = super().sides(tokens)
-        parts = [F.scaled_dot_product_attention(each, key, value) for each in query.split(SLICE, 2)]
-        asked = self.sides(tokens, self.registers.expand(len(tokens), -1, -1))
-        return together(torch.cat(parts, 2) + F.scaled_dot_product_attention(*asked))
-
-
-def test_rescaling_alone_counts_slices_as_recording_does():
-    net = net_of(SlicedThenRegisters)
-    with entropylab.rescale(net, 1.5, train_size=8):
-        run(net)
-    with entropylab.record(net, strict=True) as rec:
-        run(net)
-    assert list(rec.dataset.layer.values) == ["model.attn", "model.attn:2"]
-    assert list(rec.dataset.kind.values) == ["self", "cross"]
-    assert agree(rec, net.attn.logits)
 
 
 class SlicedProcessor:
@@ -259,12 +233,3 @@ def test_attention_to_other_tokens_stays_cross():
     with entropylab.record(net) as rec, torch.no_grad():
         net(normal(2, TOKENS, WIDTH), normal(2, TOKENS + 3, WIDTH))
     assert list(rec.dataset.kind.values) == ["cross"]
-
-
-def test_sinks_do_not_count_as_tokens_that_grow():
-    calls = []
-    with entropylab.record(net := unnamed_of(WithSinks, 4, False)) as rec:
-        tell = rec.observer.on_attention
-        rec.observer.on_attention = lambda call: (calls.append(call), tell(call))
-        run_unnamed(net)
-    assert [pipelines.kinds.image_keys(call) for call in calls] == [TOKENS]

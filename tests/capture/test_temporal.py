@@ -55,20 +55,6 @@ def test_temporal_attention_is_told_by_its_name_where_shapes_do_not(names):
     assert kinds(Video(names), 2, 6, 6, 2, 3)[0] == ["self", "temporal"]
 
 
-def test_a_name_alone_does_not_make_attention_temporal():
-    """Attention within a frame, in a block that is named for both."""
-
-    class Outer(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.spatio_temporal = Video(("space", "time"))
-
-        def forward(self, sample, timestep):
-            return self.spatio_temporal(sample, timestep)
-
-    assert kinds(Outer(), 2, 6, 3, 4, 5)[0] == ["self", "temporal"]
-
-
 def test_values_of_temporal_attention_are_means_over_places():
     model = Video()
     _, ds = kinds(model, 2, 6, 3, 4, 5)

@@ -14,7 +14,6 @@ from entropylab.capture import roles
 from entropylab.capture.forwards import running
 
 from ..conftest import new_random_pipeline
-from ..maps import materialised
 from ..sampling import sample
 from ..state import state
 from .nets import Flex, Method, Multihead, OwnAttention, agree, in_thread, net_of, new_joint, recorded, run, run_joint
@@ -61,25 +60,6 @@ def test_two_pipelines_at_once_in_two_threads():
 
 
 # One within another
-
-
-def test_two_pipelines_recorded_at_once_keep_apart():
-    first, second = new_random_pipeline(), new_random_pipeline(attention_head_dim=(4, 4))
-    methods = {name: getattr(type(first), name) for name in ("__call__", "prepare_latents")}
-    steps = type(first.scheduler).step, type(first.scheduler).set_timesteps
-    with ExitStack() as stack:
-        one = stack.enter_context(entropylab.record(first))
-        two = stack.enter_context(entropylab.record(second))
-        sample(first, size=(32, 32), steps=2)
-        sample(second, size=(32, 32), steps=1)
-    assert {name: getattr(type(first), name) for name in methods} == methods
-    assert (type(first.scheduler).step, type(first.scheduler).set_timesteps) == steps
-    assert (one.dataset.sizes["step"], two.dataset.sizes["step"]) == (2, 1)
-    with materialised(second.unet) as maps:
-        sample(second, size=(32, 32), steps=1)
-    layer = str(two.dataset.layer.values[0])
-    wanted = maps[layer][0][0].mean(-1).numpy()
-    np.testing.assert_allclose(two.dataset.entropy.sel(layer=layer).values.reshape(wanted.shape), wanted, atol=1e-4)
 
 
 def test_record_in_rescale_in_record():

@@ -7,13 +7,16 @@ import pytest
 import torch
 
 from entropylab import EntropyLabError, gaussian, row_statistics
-from entropylab.entropy import BEYOND
+from entropylab.entropy import BEYOND, native
 from entropylab.entropy.beyond import beyond, gaussian_entropy
+from entropylab.entropy.choice import answer
 from entropylab.entropy.rows import Rows
 from entropylab.law import theory
 
 from ..maps import entropy_of
 from ..seeds import tokens
+
+WITH_COMPILER = pytest.mark.skipif(native.compiler() is None, reason="no C compiler on this machine")
 
 
 def closed_to(queries: int, keys: int) -> dict[str, torch.Tensor]:
@@ -113,16 +116,77 @@ def test_gaussian_is_the_entropy_of_gaussian_rows_of_that_variance():
         draws = generator.standard_normal((2**21 // number, number))
         draws = (draws - draws.mean(-1, keepdims=True)) / draws.std(-1, keepdims=True)
         simulated = theory.row_entropy(sigma * draws)
-        found = float(gaussian_entropy(torch.tensor([sigma**2]), torch.tensor([number])))
+        found, spread = map(float, gaussian_entropy(torch.tensor([sigma**2]), torch.tensor([number])))
         assert abs(found - simulated.mean()) < 0.004 + 4 * simulated.std() / len(simulated) ** 0.5, (number, sigma)
-        assert found == pytest.approx(float(gaussian.entropy_given_variance(sigma**2, number)), abs=1e-4)
+        assert found == pytest.approx(float(gaussian.entropy_given_variance(sigma**2, number)), abs=1e-5)
+        assert spread == pytest.approx(simulated.std(), rel=0.06), (number, sigma)
+        assert spread == pytest.approx(float(gaussian.spread_given_variance(sigma**2, number)), rel=1e-4)
     for number, sigma in [(300, 2.0), (4096, 3.3), (70_000, 5.0), (10**6, 12.0)]:
         found = float(gaussian.entropy_given_variance(sigma**2, number))
         drawn = float(theory.gaussian_entropy(sigma, number))
         assert found == pytest.approx(drawn, abs=0.01 if number == 300 else 0.002), (number, sigma)
-    ends = gaussian_entropy(torch.tensor([0.0, 0.0, 1e8, 3.0, torch.nan]), torch.tensor([7, 1, 16, 1, 9]))
+    variances, numbers = [0.0, 0.0, 1e8, 3.0, np.nan], [7, 1, 16, 1, 9]
+    ends, spreads = gaussian_entropy(torch.tensor(variances), torch.tensor(numbers))
     np.testing.assert_allclose(ends, [math.log(7), 0, 0, 0, np.nan], atol=1e-3)
-    assert gaussian_entropy(torch.tensor([1.0]), torch.tensor([0])).isnan()
+    np.testing.assert_allclose(spreads, [0, 0, 0.0110, 0, np.nan], atol=1e-3)
+    for numpys, torchs in ((gaussian.entropy_given_variance, ends), (gaussian.spread_given_variance, spreads)):
+        np.testing.assert_allclose(numpys(variances, numbers), torchs, atol=1e-5)
+    assert all(each.isnan() for each in gaussian_entropy(torch.tensor([1.0]), torch.tensor([0])))
+    assert np.isnan(gaussian.spread_given_variance(1.0, 0))
+
+
+def rows_of_logits(logits: np.ndarray) -> dict[str, torch.Tensor]:
+    """Queries and keys whose logits are these (rows, keys), each row a head of its own."""
+    return {"q": torch.ones(len(logits), 1, 1), "k": torch.from_numpy(logits).float()[..., None], "scale": 1.0}
+
+
+def share_unexplained(logits: np.ndarray, **options) -> float:
+    return float(row_statistics(**rows_of_logits(logits), statistics=["gaussian"], **options).unexplained.mean())
+
+
+@pytest.mark.parametrize("number", [6, 64, 1000])
+def test_about_one_in_twenty_gaussian_rows_is_unexplained_and_nearly_all_bimodal_ones_are(number):
+    generator = np.random.default_rng(1)
+    normal = generator.standard_normal((2000, number))
+    for sigma in (0.5, 1.0, 2.0):  # at larger sigma entropies are no longer normal, and fewer or more are so far away
+        assert 0.015 < share_unexplained(sigma * normal) < 0.065, sigma
+    for sigma in (5.0, 20.0, 200.0):
+        assert share_unexplained(sigma * normal) < 0.1, sigma
+    two = generator.choice([-1, 1], (2000, number)) + 0.1 * normal
+    assert number == 6 or share_unexplained(4 * two) > 0.95, "of six logits little can be told"
+    assert share_unexplained(1e-4 * two) == 0, "of nearly uniform rows no difference counts"
+
+
+@pytest.mark.parametrize("backend", [pytest.param("native", marks=WITH_COMPILER), "sdpa", "reference"])
+def test_unexplained_rows_by_every_backend_and_mask(backend, monkeypatch):
+    """By its definition in float64; a few rows lie so near to two spreads that rounding decides."""
+    q, k = tokens(2, 3, 200, 16) * 2, tokens(2, 3, 40, 16, seed=1) + torch.tensor([[3.0], [-3.0]]).repeat(20, 1)
+    monkeypatch.setitem(beyond.__globals__, "answer", lambda rows: answer(rows, backend))
+    masks = {None: None, **closed_to(200, 40)}
+    for name in [None, "padding"] if backend == "sdpa" else masks:
+        own = masks[name]
+        found = row_statistics(q, k, mask=own, statistics=["gaussian"]).unexplained.numpy()
+        logits = logits_of(q, k, own)
+        empty = ~np.isfinite(logits).any(-1)
+        assert (np.isnan(found) == empty).all() and empty.sum() == (name == "empty")
+        logits, found = logits[~empty], found[~empty]
+        given = np.nanvar(np.where(np.isfinite(logits), logits, np.nan), -1), np.isfinite(logits).sum(-1)
+        far = abs(theory.row_entropy(logits) - gaussian.entropy_given_variance(*given))
+        exact = far > 2 * gaussian.spread_given_variance(*given)
+        assert (found != exact).mean() < 0.005 and 0.1 < exact.mean() < 0.9, name
+
+
+def test_rows_that_have_but_one_entropy_are_explained():
+    """Of one key, of two, of equal ones, and of one that carries all."""
+    generator = np.random.default_rng(0)
+    assert share_unexplained(generator.standard_normal((50, 1))) == 0
+    assert share_unexplained(3 * generator.standard_normal((500, 2))) == 0
+    assert share_unexplained(np.zeros((5, 64))) == 0
+    sharp = np.zeros((5, 64))
+    sharp[:, 3] = 1000.0
+    assert share_unexplained(sharp) == 0, "the largest of Gaussian logits of such a variance has all weight as well"
+    sharp[:, 3] = 5.0
+    assert share_unexplained(sharp) == 1
 
 
 @pytest.mark.parametrize("mask", [None, "padding", "rows", "added", "empty"])
@@ -157,10 +221,11 @@ def test_where_only_the_image_grows():
 def test_they_stand_beside_the_others():
     q, k = tokens(2, 50, 8), tokens(2, 50, 8, seed=1)
     found = row_statistics(q, k, statistics=["entropy", *BEYOND])
-    assert found.names() == ("keys", "entropy", *BEYOND)
+    assert found.names() == ("keys", "entropy", "gaussian", "unexplained", "slope", "rarefied")
     assert found.rarefied.shape == (2, 50, 4)
     torch.testing.assert_close(found.entropy, row_statistics(q, k).entropy)
     single = row_statistics(q, k[:, :1], statistics=BEYOND)
-    assert (single.gaussian == 0).all() and single.slope.isnan().all() and single.rarefied.isnan().all()
+    assert (single.gaussian == 0).all() and (single.unexplained == 0).all()
+    assert single.slope.isnan().all() and single.rarefied.isnan().all()
     with pytest.raises(EntropyLabError, match="gaussian, slope, rarefied"):
         row_statistics(q, k, statistics=["rarefaction"])

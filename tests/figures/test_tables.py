@@ -111,12 +111,15 @@ def test_numbers_are_those_of_the_evaluation(evaluation, written):
 
 def test_what_is_published_is_whole_and_favours_sqrt_log():
     """Every pair of Tables 1 to 3 favours the paper's factor; a digit wrong would not show, a column swapped does."""
-    for values, sign in ((published.FID, -1), (published.CLIP, 1), ({"": published.RATINGS}, 1)):
-        for rows in values.values():
-            assert len(rows) == 5
-            assert all(sign * (ours - original) > 0 for original, ours in rows.values())
-    assert published.FID[published.SD][224, 224] == (published.RESIZING[(224, 224), "original"][0], 41.8925)
-    assert len(published.MULTIDIFFUSION) == 4 and len(published.RESIZING) == 6
+    for name, sign, models in (("table1", -1, 2), ("table2", 1, 2), ("table3", 1, 1)):
+        rows = published.table(name)
+        change = sign * (rows["sqrt_log (published)"] - rows["original (published)"])
+        away = ~rows["size"].isin(["512x512", "256x256"])
+        assert away.sum() == 5 * models and (change[away] > 0).all() and (change[~away] == 0).all()
+    fid = published.table("table1").set_index(["model", "size"]).loc["Stable Diffusion 2.1-base", "224x224"]
+    costs = published.table("table_s1").set_index(["size", "rule"])["fid (published)"]
+    assert fid.tolist() == [costs["224x224", "original"], 41.8925]
+    assert len(published.table("table_s2")) == 4 and len(costs) == 6
 
 
 def test_the_command_reads_an_evaluation(evaluation, tmp_path, capsys):

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from entropylab import check, simulate_dataset
+from entropylab import simulate_dataset
 from entropylab.errors import EntropyLabError
 from entropylab.law import BOUNDED, CLUSTERED, fit
 from entropylab.law.averages import log_tokens
+from entropylab.law.check import check
 
 from ..datasets import NOISY, SIZES, own_log_tokens, own_mean, synthetic
 
@@ -191,6 +192,26 @@ def test_the_slope_that_rows_foresee_stands_beside_the_slope() -> None:
     assert (np.diff(local) > 0).all()
     assert float(result["curvature"][1]) > 0
     assert "predicted_slope" not in fit(ds.drop_vars("slope")).dataset
+
+
+def test_rows_that_are_not_gaussian_and_powers_of_log_n_stand_beside_the_slope() -> None:
+    statistics = ("entropy", "sigma2", "gaussian", "slope", "sensitivity")
+    options = {"statistics": statistics, "samples": 2, "heads": 2, "queries": 64, "d": 32}
+    ds = simulate_dataset((256, 1024), sigma=(1.0, 4.0), **options)
+    for lines in (fit(ds, by="layer").to_frame(), check(ds).layers()):
+        lines = lines.set_index("layer")
+        assert (lines["unexplained"] < 0.1).all()
+        assert lines.loc["sigma 1", "power"] == pytest.approx(0.5, abs=0.03)
+        assert lines.loc["sigma 4", "power"] < 0.42
+        level = (ds["slope"] * np.log(ds["tokens"])).mean() / ds["sensitivity"].mean()
+        assert lines.loc["sigma 1", "level_power"] > level > lines.loc["sigma 4", "level_power"]
+    two = fit(simulate_dataset((256, 1024), sigma=(4.0,), distribution="clustered", **options))
+    assert two.overall("unexplained") > 0.3
+    assert "rows not Gaussian" in two.summary() and "keeps H / log N" in two.summary()
+    assert "unexplained" in check(ds).summary() and "level_power" in check(ds).summary()
+    assert "power of log N for H / log N" in check(ds)._repr_html_()
+    without = fit(ds.drop_vars(["unexplained", "sensitivity"]))
+    assert "unexplained" not in without.dataset and "power" not in without.dataset
 
 
 def test_the_kind_that_is_there_is_taken_and_said() -> None:

@@ -181,3 +181,43 @@ def test_the_multiplier_of_one_size_keeps_the_entropy(ratio: float) -> None:
 def test_a_multiplier_that_there_is_not() -> None:
     rows = drawn(2.0, 64, 20)
     assert np.isnan(theory.one_size_multiplier(rows, 1e9)) and np.isnan(theory.one_size_multiplier(rows, 1e-9))
+
+
+# Which power of log N.
+
+
+def power_of(rows: np.ndarray) -> float:
+    means = [of(rows).mean() for of in (theory.row_entropy, theory.local_slope, theory.sensitivity)]
+    return float(theory.log_power(*means, rows.shape[-1]))
+
+
+def test_gaussian_rows_under_the_law_ask_for_the_papers_power() -> None:
+    for sigma in (0.3, 1.0, 1.5):
+        assert power_of(sigma * drawn(1.0, 4096, 200)) == pytest.approx(0.5, abs=0.03), sigma
+    assert power_of(drawn(6.0, 256, 2000)) < 0.2, "frozen rows are past the law"
+
+
+def test_the_power_keeps_entropy_over_log_n_when_keys_are_left_out() -> None:
+    """Against brute force, of skewed rows: fewer keys, and the multiplier that then gives H / log N back."""
+    rows = 0.8 * np.random.default_rng(0).gamma(2.0, size=(400, 256))
+    fewer = np.concatenate([np.delete(rows, np.arange(first, 256, 16), -1) for first in range(16)])
+    share = theory.row_entropy(rows).mean() / np.log(256)
+    few = float(theory.multiplier_for(fewer, np.array(share * np.log(240))))
+    brute = -np.log(few) / np.log(np.log(256) / np.log(240))
+    assert power_of(rows) == pytest.approx(brute, abs=0.03)
+    assert abs(brute - 0.5) > 0.1, "and it is not the paper's"
+    few = float(theory.multiplier_for(fewer, np.array(theory.row_entropy(rows).mean())))
+    level = theory.log_power(0.0, theory.local_slope(rows).mean(), theory.sensitivity(rows).mean(), 256)
+    assert level == pytest.approx(-np.log(few) / np.log(np.log(256) / np.log(240)), rel=0.05)
+    removed = theory.fraction_removed(theory.sensitivity(rows).mean(), 256, theory.local_slope(rows).mean())
+    assert level == pytest.approx(0.5 / removed), "what the paper's power of 1/2 removes is half of its inverse"
+
+
+def test_the_critical_power_tells_tails_apart() -> None:
+    rng = np.random.default_rng(0)
+    normal, exponential = rng.standard_normal((2, 1000, 256)), rng.exponential(size=(2, 1000, 256))
+    np.testing.assert_allclose(theory.critical_power(normal), 0.8, atol=0.1)
+    np.testing.assert_allclose(theory.critical_power(9 * normal - 4), theory.critical_power(normal), atol=1e-6)
+    np.testing.assert_allclose(theory.critical_power(exponential), 0, atol=0.12)
+    assert theory.critical_power(rng.uniform(size=(1000, 256))) > 3
+    assert theory.critical_power(rng.standard_t(3, (1000, 256))) < -0.5

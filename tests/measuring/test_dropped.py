@@ -13,12 +13,10 @@ from .layers import Denoiser, run
     "choose",
     [
         lambda x: x[:3],
-        lambda x: x[1:3],
         lambda x: x[:1],
-        lambda x: torch.cat([x, x[:1]]),
         lambda x: torch.cat([x, x[:2]]),
     ],
-    ids=["three", "two", "one", "five", "six"],
+    ids=["three", "one", "six"],
 )
 def test_a_batch_that_is_not_that_of_the_denoiser_is_named(choose):
     model = Denoiser()

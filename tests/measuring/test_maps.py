@@ -20,7 +20,7 @@ from ..sampling import sample
 from ..seeds import normal
 from ..zoo import BY_NAME
 
-FAMILIES = ["DiT", "FLUX.1", "Latte", "Lumina Image 2.0", "Stable Video Diffusion", "Perturbed-Attention Guidance"]
+FAMILIES = ["FLUX.1", "Lumina Image 2.0", "Stable Video Diffusion", "Perturbed-Attention Guidance"]
 
 
 def layers_of(maps):
@@ -109,10 +109,8 @@ def moved(family, at):
 @pytest.mark.parametrize(
     ("name", "at", "token", "off"),
     [
-        ("DiT", (4, 12), (2, 6), 0),
         ("FLUX.1", (4, 13), (2, 6), 0),
         ("CogVideoX", (1, 2, 9), (1, 1, 4), 0),
-        ("Latte", (4, 2, 9), (4, 1, 4), 0),
         ("Stable Diffusion 1", (2, 9), (2, 9), 1),
         ("Stable Video Diffusion", (4, 2, 9), (4, 2, 9), 1),
     ],

@@ -41,12 +41,6 @@ def test_padding_of_heads_is_nan_and_nothing_else_is(random_pipe):
         assert int(counted.sum()) == heads[layer]
 
 
-def test_entropy_rises_with_size(random_pipe):
-    ds = quick(random_pipe, sizes=(32, 64, 96))
-    means = ds.entropy.isel(layer=ds.kind == "self").mean(("scaling", "branch", "sample", "step", "head"))
-    assert bool((means.diff("size") > 0).all())
-
-
 def test_prompts_from_a_file_are_used_in_turn(random_pipe, tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("a red car\n\n  a blue house \n", encoding="utf-8")
@@ -83,13 +77,6 @@ def test_online_average_is_the_average(random_pipe):
     np.testing.assert_allclose(online.entropy_m2 / 2, spread, atol=1e-4)
     assert int(online.samples[0, 0]) == 3
     assert not np.allclose(whole.entropy.isel(branch=0).mean("sample"), expected, atol=1e-4, equal_nan=True)
-
-
-def test_keeping_only_samples(random_pipe):
-    whole, samples = quick(random_pipe, samples=2), quick(random_pipe, samples=2, keep=("sample",))
-    assert samples.entropy.dims == ("size", "scaling", "sample")
-    expected = whole.entropy.mean(["branch", "step", "layer", "head"])
-    np.testing.assert_allclose(samples.entropy, expected, atol=1e-4)
 
 
 def test_scalings_share_seeds_and_differ_in_entropy(random_pipe):
@@ -159,7 +146,6 @@ BAD = [
     ([], {}, "sizes must name at least one size"),
     ([0], {}, "sizes must be positive"),
     ([64.0], {}, "must be an int or a .height, width. pair"),
-    ([(64, 64, 64)], {}, "must be an int or a .height, width. pair"),
     (64, {}, "sizes must be a list"),
     ([70], {}, "multiples of 8 pixels.*Got 70x70; near it: 64x64, 72x72"),
     ([(64, 3)], {}, "near it: 64x8"),
@@ -168,22 +154,16 @@ BAD = [
     ([64], {"prompts": "missing.txt"}, "existing text file. Got 'missing.txt'"),
     ([64], {"prompts": None}, "prompts must be given for a pipeline other than the embedded one"),
     ([64], {"samples": 0}, "samples must be an int >= 1"),
-    ([64], {"steps": 0}, "steps must be an int >= 1"),
-    ([64], {"batch_size": 0}, "batch_size must be an int >= 1"),
-    ([64], {"seed": -1}, "seed must be an int >= 0"),
     ([64], {"guidance_scale": "high"}, "guidance_scale must be a finite number"),
     ([64], {"scaling": "sqrtlog"}, "scaling must be one of original, sqrt_log"),
-    ([64], {"scaling": []}, "scaling must name at least one rule"),
     ([64], {"scaling": ["original", "original"]}, "each once"),
     ([64], {"scaling": -1.0}, "finite multiplier > 0"),
     ([64], {"statistics": ["entropy", "kurtosis"]}, "statistics must be some of"),
     ([64], {"rows": 0}, "rows must be an int >= 1"),
     ([64], {"layers": "*attn9*"}, "matches none of the 14 layers"),
     ([64], {"keep": ["pixels"]}, "keep must be some of"),
-    ([64], {"train_size": 0}, "sizes must be positive"),
     ([64], {"seed": 2**70}, "seed must be an int >= 0"),
     ([64], {"layers": 3}, "layers must name at least one kind or pattern.* Got 3"),
-    ([64], {"prompts": "a " * 300}, "existing text file"),
     ([64], {"call": print, "steps": 3}, "with call=, set them there"),
 ]
 

@@ -68,13 +68,6 @@ def test_the_subset_is_the_same_in_every_run_and_other_for_other_lengths() -> No
     assert not np.array_equal(one.entropy, moved.entropy)
 
 
-def test_all_statistics_have_an_error_with_units() -> None:
-    ds = recorded(*uneven(1), rows=50, statistics=("entropy", "sigma2", "sensitivity"))
-    assert {name for name in ds.data_vars if name.endswith("_se")} == {"entropy_se", "sigma2_se", "sensitivity_se"}
-    assert ds.sigma2_se.attrs["units"] == "nats^2"
-    assert "standard error" in ds.sigma2_se.attrs["long_name"]
-
-
 def test_the_variance_alone_needs_no_pass_over_the_keys(monkeypatch) -> None:
     """sigma^2 = scale^2 q^T Cov(K) q: neither a map nor an attention call."""
     from entropylab.entropy import native, sdpa

@@ -8,7 +8,6 @@ from torch import nn
 import entropylab
 
 from ..attention import PlainAttention
-from ..sampling import sample
 from ..seeds import normal
 
 WIDTH = 8
@@ -84,14 +83,3 @@ def test_a_layer_that_runs_at_some_sizes_only():
     assert smallest.tokens_max.tolist()[0] == 100
     assert np.isnan(smallest.tokens_max["model.more"])
     assert entropylab.fit(ds).slope != pytest.approx(entropylab.fit(ds.isel(size=slice(1, None))).slope)
-
-
-def test_a_loop_of_ones_own_at_several_sizes(random_pipe):
-    text = torch.randn(2, 9, random_pipe.unet.config.cross_attention_dim)
-    with torch.no_grad(), entropylab.record(random_pipe) as rec:
-        for side in (16, 24):
-            for timestep in (900, 500):
-                random_pipe.unet(torch.randn(2, 4, side, side), timestep, text)
-        sample(random_pipe, (80, 64), steps=1)
-    assert rec.dataset["size"].values.tolist() == ["64x64", "96x96", "80x64"]
-    assert rec.dataset.tokens.isel(layer=0).values.tolist() == [256, 576, 320]

@@ -1,6 +1,5 @@
 """More steps than a scheduler has timesteps are refused before any sampling, where it has no use for them."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -21,21 +20,6 @@ def test_schedulers_that_have_no_more(name: str) -> None:
         measure(None, pipe, steps=1001)
     assert pipe.calls == 0
     check_steps(pipe, 1000)
-
-
-@pytest.mark.parametrize(
-    "scheduler",
-    [
-        diffusers.EulerDiscreteScheduler(),
-        diffusers.FlowMatchEulerDiscreteScheduler(),
-        diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),  # wants more than a number of steps
-        diffusers.UniPCMultistepScheduler(),
-        SimpleNamespace(config={"num_train_timesteps": 1000}),
-        None,
-    ],
-)
-def test_schedulers_that_go_between_their_timesteps(scheduler: Any) -> None:
-    check_steps(SimpleNamespace(scheduler=scheduler), 1001)
 
 
 def test_the_embedded_pipelines(tmp_path: Any) -> None:

@@ -104,8 +104,8 @@ def test_a_folder_that_is_no_pipeline(tmp_path):
         entropylab.load(tmp_path)
 
 
-INDICES = ['{"_class_name": 5}', '{"_class_name": null}', "5", "null", "[]", "{}", "[" * 100_000]
-INDICES += [json.dumps({"_class_name": "StableDiffusionPipeline", "unet": part}) for part in (5, [5, 6], {}, None)]
+INDICES = ['{"_class_name": 5}', "null", "[]", "{}", "[" * 100_000]
+INDICES += [json.dumps({"_class_name": "StableDiffusionPipeline", "unet": part}) for part in (5, [5, 6])]
 
 
 @pytest.mark.parametrize("index", INDICES, ids=lambda index: index[:60])

@@ -1,7 +1,6 @@
 """Denoising loops of one's own with guidance, and what their branches should give, by float64 maps."""
 
 import numpy as np
-import pytest
 import torch
 from diffusers import DDIMScheduler
 
@@ -91,6 +90,3 @@ def agree(ds, pipe, before, **texts):
     """Every branch has the numbers of a run of the denoiser with that branch's text alone."""
     for branch, text in texts.items():
         np.testing.assert_allclose(of_branch(ds, branch), alone(pipe, before, TEXTS[text]), atol=2e-5)
-
-
-WAYS = pytest.mark.parametrize(("way", "order"), [(doubled, "uc"), (separate, "cu")])

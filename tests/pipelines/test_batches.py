@@ -1,20 +1,13 @@
 """Layers that are handed a part of their denoiser's batch, as under perturbed-attention guidance, and which part."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
-import torch
 from diffusers.models.attention_processor import (
-    AttnProcessor2_0,
     PAGCFGIdentitySelfAttnProcessor2_0,
-    PAGIdentitySelfAttnProcessor2_0,
 )
 
 import entropylab
-from entropylab.capture import AttentionCall
 from entropylab.errors import EntropyLabWarning
-from entropylab.pipelines.batches import images_in
 
 from ..zoo.unets import build_stable, sample_stable
 
@@ -91,28 +84,3 @@ def test_a_layer_that_does_not_say_what_it_leaves_out_is_named():
         rec, found = recorded(pipe)
     assert list(rec.unmeasured) == [PERTURBED]
     assert PERTURBED not in found.layer.values
-
-
-PAG, USUAL = PAGIdentitySelfAttnProcessor2_0, AttnProcessor2_0
-
-
-@pytest.mark.parametrize(
-    ("processor", "count", "batch", "place"),
-    [
-        (USUAL, 6, 6, slice(0, 6)),
-        (PAG, 6, 6, slice(0, 6)),
-        (PAG, 4, 6, slice(0, 4)),
-        (PAG, 2, 4, slice(0, 2)),
-        (PAG, 2, 3, slice(0, 2)),
-        (PAG, 2, 6, None),
-        (PAG, 5, 6, None),
-        (PAG, 8, 6, None),
-        (USUAL, 4, 6, None),
-        (USUAL, 2, 4, None),
-    ],
-)
-def test_which_images_of_a_batch_a_call_is_about(processor, count, batch, place):
-    tensor = torch.zeros(count, 2, 5, 4)
-    module = SimpleNamespace(processor=processor())
-    call = AttentionCall("layer", module, tensor, tensor, None, 0.5, False)
-    assert images_in(call, count, batch) == place

@@ -85,25 +85,6 @@ def test_where_it_sees_a_part_of_the_batch_it_is_named():
     assert rec.dataset.branch.values.tolist() == ["uncond", "cond"]
 
 
-def test_in_a_loop_of_ones_own():
-    pipe = new_pipe()
-    latents, text = normal(2, 4, 16, 16), normal(2, 9, pipe.unet.config.cross_attention_dim)
-    with torch.no_grad(), entropylab.record(pipe, strict=True) as rec:
-        for side in (16, 24):
-            latents, picture = normal(2, 4, side, side), normal(2, 3, 4 * side, 4 * side)
-            for timestep in (900, 500, 100):
-                down, middle = pipe.controlnet(latents, timestep, text, picture, return_dict=False)
-                pipe.unet(
-                    latents, timestep, text, down_block_additional_residuals=down, mid_block_additional_residual=middle
-                )
-    ds = rec.dataset
-    assert dict(ds.sizes) | {"head": 0} == {
-        "size": 2, "scaling": 1, "branch": 1, "sample": 2, "step": 3, "layer": 20, "head": 0,
-    }  # fmt: skip
-    assert ds.tokens.isel(layer=0).values.tolist() == [256, 576]
-    assert bool(ds.entropy.isel(head=0).notnull().all())
-
-
 def test_it_is_not_rescaled_and_not_calibrated():
     pipe = new_pipe()
     with entropylab.rescale(pipe, 1.5) as handle, entropylab.record(pipe, layers="self") as rec:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import entropylab
-from entropylab.errors import EntropyLabError, EntropyLabWarning
+from entropylab.errors import EntropyLabError
 
 from ..joints import inputs, new_joint
 from ..zoo import BY_NAME
@@ -72,12 +72,6 @@ def test_text_among_itself_is_left_alone():
         family.sample(pipe)
     assert not layers["text"] & set(handle.multipliers)
     assert layers["image"] <= set(handle.multipliers)
-
-
-def test_rescaling_that_finds_no_layer_says_so():
-    pipe = BY_NAME["FLUX.1"].build()
-    with pytest.warns(EntropyLabWarning, match="rescaled nothing"), entropylab.rescale(pipe, 1.5, kinds="cross"):
-        two_steps(pipe, **flux_call(10))
 
 
 def test_unknown_training_tokens_are_an_error_and_no_guess():

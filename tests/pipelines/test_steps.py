@@ -1,16 +1,12 @@
 """Steps that skip blocks or denoisers, schedulers of second order, and pipelines inside of pipelines."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from diffusers import FirstBlockCacheConfig, FlowMatchHeunDiscreteScheduler, PyramidAttentionBroadcastConfig
+from diffusers import FirstBlockCacheConfig, PyramidAttentionBroadcastConfig
 
 import entropylab
 
-from ..conftest import new_random_pipeline
-from ..sampling import sample
 from ..zoo import BY_NAME
 
 
@@ -71,31 +67,3 @@ def test_two_denoisers_each_have_their_steps():
     for layer, steps in zip(ds.layer.values, ran.values, strict=True):
         first = layer.startswith("transformer.")
         assert {tuple(branch) for branch in steps} == {(first, first, not first)}
-
-
-def test_flow_matching_of_second_order_with_guidance_in_separate_calls():
-    family = BY_NAME["Stable Diffusion 3"]
-    pipe, other = family.build(), family.build()
-    for each in (pipe, other):
-        each.scheduler = FlowMatchHeunDiscreteScheduler()
-    plain = family.sample(other)
-    with entropylab.record(pipe) as rec:
-        assert torch.equal(plain, family.sample(pipe))
-    assert rec.dataset.sizes["step"] == 3
-    assert set(rec.dataset.branch.values) == {"cond", "uncond"}
-    assert bool(rec.dataset.entropy.notnull().all(("size", "scaling", "branch", "sample", "step", "head")).all())
-
-
-def test_a_pipeline_inside_a_pipeline():
-    """A pipeline that calls another one, with the same denoiser, samples once for each call that it is told of."""
-    pipe = new_random_pipeline()
-    refiner = type(pipe)(**pipe.components, requires_safety_checker=False)
-    refiner.set_progress_bar_config(disable=True)
-    with entropylab.record(pipe) as rec:
-        sample(pipe, (32, 32), ["a red car"], guidance=4.0)
-        sample(refiner, (32, 32), ["a red car"], guidance=4.0)
-    ds = rec.dataset
-    assert json.loads(ds.attrs["unmeasured"]) == []
-    assert set(ds.branch.values) == {"cond", "uncond"}
-    assert ds.sizes["sample"] == 2
-    np.testing.assert_array_equal(ds.entropy.isel(sample=0), ds.entropy.isel(sample=1))

@@ -91,8 +91,6 @@ USAGES: list[tuple[Usage, bool]] = [
     (fused, True),
     (with_freeu, False),
     (lambda pipe: sampled(pipe, eta=0.5), False),
-    (lambda pipe: sampled(pipe, guidance_rescale=0.7), False),
-    (lambda pipe: sampled(pipe, guidance_scale=1.01), False),
     (lambda pipe: sampled(pipe, negative_prompt="a blue house"), False),
 ]
 """How a pipeline is called, and whether that leaves the numbers of the plain call as they are."""

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 import entropylab
-from entropylab.pipelines import kinds
 
 from ..attention import PlainAttention
 from ..seeds import normal
@@ -80,20 +79,6 @@ def test_tokens_at_the_training_size(cut, tokens, trained):
     assert ds.sizes["sample"] == batch
     assert set(ds.tokens.values.ravel()) == {tokens}
     assert set(ds.train_tokens.values) == {trained}
-
-
-@pytest.mark.parametrize(
-    ("tokens", "places", "here", "frames", "expected"),
-    [
-        (64, 256, (128, 128), (1,), 64),
-        (64, 64, (64, 64), (1,), 64),
-        (64, 16 * 5, (32, 32), (1, 5), 64),
-        (128, 128, (128, 128), (1,), 64),
-        (100, 3, (64, 64), (1,), None),
-    ],
-)
-def test_what_is_told_by_the_number_of_parts(tokens, places, here, frames, expected):
-    assert kinds.tokens_apart(tokens, places, here, (64, 64), frames) == expected
 
 
 class Video(nn.Module):

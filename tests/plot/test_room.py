@@ -64,12 +64,6 @@ def test_names_of_many_layers_do_not_touch(many, ax) -> None:
     assert all(lower.y1 < upper.y0 for upper, lower in pairwise(boxes))
 
 
-def test_heads_that_no_layer_shown_has_are_left_out(ax) -> None:
-    ds = synthetic(samples=1)
-    plot.heads(ds.isel(layer=[0]), ax, size=64)
-    assert len(ax.get_xticks()) == 4 < ds.sizes["head"]
-
-
 def test_one_layer_has_a_reference_that_can_be_seen(ax) -> None:
     plot.stabilization(synthetic(scalings=("original", "sqrt_log"), samples=2).isel(layer=[0]), ax)
     reference = next(line for line in ax.get_lines() if str(line.get_label()).endswith("training size"))

@@ -13,7 +13,6 @@ from entropylab.quality.saving import prompt_of, save_pictures
 
 from ..conftest import new_random_pipeline
 from ..runs.processes import CONTEXT
-from ..seeds import generators
 
 PROMPTS = [f"a thing of kind {number}" for number in range(5)]
 
@@ -92,18 +91,6 @@ def test_a_change_is_seen_and_a_method_without_such_sizes_left_empty(random_pipe
     assert float(ds.fid_change.sel(size="32x32", scaling="resize")) != 0
     assert np.isnan(ds.fid.sel(size="32x32", scaling="multidiffusion"))
     assert np.isnan(ds.time.sel(size="32x32", scaling="multidiffusion"))
-
-
-def test_the_frechet_distance_is_that_of_the_features(random_pipe):
-    import scipy.linalg
-
-    ds = quick(random_pipe, sizes=[32], scaling="original")
-    images = painted(None, (32, 32), None, generators(12))
-    found, real = Colours()((images * 255).round().byte()).double().numpy(), reference()
-    root = scipy.linalg.sqrtm(np.cov(found.T) @ np.cov(real.T)).real
-    shift = ((found.mean(0) - real.mean(0)) ** 2).sum()
-    expected = shift + np.trace(np.cov(found.T) + np.cov(real.T) - 2 * root)
-    assert float(ds.fid[0, 0]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_an_evaluation_goes_on_where_it_was_stopped(random_pipe, tmp_path):
@@ -222,12 +209,8 @@ BAD = [
     ({"reference": None}, "reference must be given for a pipeline or for features other than the embedded"),
     ({"reference": "nowhere"}, "reference must be a folder of pictures"),
     ({"metrics": ("fid", "beauty")}, "metrics must be some of fid, clip"),
-    ({"metrics": ()}, "metrics must be some of"),
     ({"metrics": ("diversity",), "samples": 5}, "samples must be at least 8 for metric 'diversity'"),
-    ({"prompts": []}, "prompts must name at least one"),
-    ({"seed": -1}, "seed must be an int"),
     ({"steps": 3}, "with call=, set them there"),
-    ({"batch_size": 0}, "batch_size must be an int"),
     ({"resamples": 0}, "resamples must be an int"),
     ({"sizes": [70]}, "multiples of 8 pixels"),
     ({"features": "resnet"}, "features must be 'inception' or"),

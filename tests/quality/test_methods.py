@@ -9,12 +9,9 @@ from entropylab import EntropyLabError
 from entropylab.quality.evaluation import own_call
 from entropylab.quality.methods import (
     MultiDiffusion,
-    Resized,
     as_images,
     check_methods,
     resized,
-    starts,
-    through_upscaler,
 )
 
 from ..seeds import generators
@@ -54,33 +51,11 @@ def test_multidiffusion_needs_the_training_size_at_least(random_pipe):
     assert not method.applies(random_pipe, (96, 56), None)
 
 
-@pytest.mark.parametrize(("length", "window", "stride"), [(24, 16, 4), (27, 16, 5), (16, 16, 4), (40, 16, None)])
-def test_windows_cover_the_side_to_its_end(length, window, stride):
-    found = starts(length, window, stride)
-    covered = set().union(*(range(start, start + window) for start in found))
-    assert covered == set(range(length))
-    assert len(set(found)) == len(found)
-
-
 def test_the_pipeline_is_left_as_it_was(random_pipe):
     before = sampled(random_pipe, "original", (32, 32))
     for name in ("sqrt_log", "resize", "multidiffusion"):
         sampled(random_pipe, name, (64, 72))
     assert torch.equal(sampled(random_pipe, "original", (32, 32)), before)
-
-
-def test_an_upscaler_takes_over(random_pipe):
-    class Upscaler:
-        def __call__(self, prompt, image, generator, output_type, num_inference_steps):
-            seen.append((prompt, tuple(image.shape), float(image.min()) >= -1, num_inference_steps))
-            larger = torch.nn.functional.interpolate(image / 2 + 0.5, scale_factor=2)
-            return type("Output", (), {"images": larger.permute(0, 2, 3, 1).numpy()})
-
-    seen: list = []
-    method = Resized(through_upscaler(Upscaler(), num_inference_steps=3))
-    images = method.sample(random_pipe, (128, 96), PROMPTS, generators(len(PROMPTS)), DRAW)
-    assert seen == [(PROMPTS, (2, 3, 64, 64), True, 3)]
-    assert tuple(images.shape) == (2, 3, 128, 96)
 
 
 def test_resizing_keeps_shapes_and_cuts_the_middle():

@@ -5,7 +5,7 @@ import pytest
 
 from entropylab.gaussian import table
 from entropylab.law.theory import SKEWED
-from recipes.gaussian import MANY, SIGMAS, of_few
+from recipes.gaussian import MANY, SIGMAS, drawn_rows, of_few, simulated
 from recipes.thresholds import crossing, simulated_threshold
 
 
@@ -25,6 +25,13 @@ def test_crossings() -> None:
 
 def test_the_table_of_few_keys_comes_from_its_recipe() -> None:
     """Of many keys it takes half a minute a row; tests/entropy/test_beyond.py holds those against simulation."""
-    known = table()
-    np.testing.assert_allclose(known["entropy"][4, ::40], of_few(5, SIGMAS[::40]), atol=1e-6)
+    known, sigmas = table(), SIGMAS[::40]
+    few = of_few(5, sigmas)
+    np.testing.assert_allclose(known["entropy"][4, ::40], few[0], atol=1e-6)
+    np.testing.assert_allclose(known["spread"][4, ::40], few[1], atol=1e-6)
     np.testing.assert_allclose(known["tokens"], [*range(1, 8), *MANY])
+    for number in (8, 512, 4096):  # by keys one by one and in cells
+        mean, spread = simulated(*drawn_rows(number, 2000), sigmas[1:])
+        row = known["tokens"] == number
+        np.testing.assert_allclose(known["spread"][row, 40::40][0], spread, rtol=0.12)
+        assert (abs(known["entropy"][row, 40::40] - mean) < 0.004 + 4 * spread / 2000**0.5).all()

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import xarray as xr
 from scipy.stats import ttest_ind
@@ -15,7 +14,6 @@ import entropylab
 from entropylab import check, fit, report
 from entropylab.law.averages import image_part
 from entropylab.reporting import slope_tests
-from entropylab.reporting.tables import beside, stacked
 from entropylab.reporting.views import runs_of
 
 from ..datasets import NOISY, synthetic, under_both
@@ -99,20 +97,15 @@ def test_one_verdict_on_a_rule(removed: float, word: str, tmp_path: Path, undraw
 MISSING = {
     "only the model as it is was measured": lambda ds: ds.sel(scaling=["original"]),
     'scaling "original" was not measured': lambda ds: ds.sel(scaling=["sqrt_log"]),
-    "the training size is not known": lambda ds: ds.drop_vars("train_tokens"),
     "the training size is not among those": lambda ds: ds.sel(size=["32x32", "48x48", "96x96"]),
     "there is one sample": lambda ds: ds.isel(sample=[0]),
-    "Two sizes always lie on a straight line": lambda ds: ds.sel(size=["32x32", "64x64"]),
     "1 layer ran without being measured": lambda ds: ds.assign_attrs(unmeasured='["a: sliced"]'),
-    "the slope's error is not known": lambda ds: ds.isel(sample=[0]).sel(size=["32x32", "64x64"]),
     "only one size was measured": lambda ds: ds.sel(size=["96x96"]),
     "σ² was not measured": lambda ds: ds.drop_vars("sigma2"),
     "heads were averaged": lambda ds: ds.mean("head", keep_attrs=True),
     "steps were averaged": lambda ds: ds.isel(step=0, drop=True),
     "a random subset": lambda ds: ds.assign(entropy_se=ds["entropy_std"]),
     "the largest that they can be": lambda ds: synthetic(**NOISY, average=("sample", "branch")),
-    "no evidence for the law": lambda ds: synthetic(sigma2=(0,) * 5, noise=1e-4, steps=1, samples=2),
-    "with k3, k4": lambda ds: synthetic(cumulants=True, steps=1, **NOISY),
 }
 
 
@@ -192,23 +185,6 @@ def test_heads_and_steps_at_the_training_size(ds: xr.Dataset) -> None:
     np.testing.assert_allclose(view.steps["change"], steps[-1] - steps[0], atol=1e-6)
 
 
-def test_tables() -> None:
-    class Some:
-        def __init__(self, label: str, frame: pd.DataFrame | None) -> None:
-            self.label, self.frame = label, frame
-
-    one = Some("a", pd.DataFrame({"layer": ["x"], "n": [1.0]}))
-    other, none = Some("b", pd.DataFrame({"layer": ["y"], "n": [np.nan], "share": [0.5]})), Some("c", None)
-    views: Any = [one, other, none]
-    table = stacked(views, "frame", {"layer": "layer", "n": "N", "share": "part", "absent": "M"})
-    assert table.index.tolist() == [("a", "x"), ("b", "y")]
-    assert table.to_dict("list") == {"N": ["1.000", "–"], "part": ["–", "50%"]}, "what no run has is left out"
-    assert stacked([views[0]], "frame", {"layer": "layer", "n": "N"}).index.tolist() == ["x"]
-    assert stacked([views[2]], "frame", {"n": "N"}).empty
-    table = beside(views[:2], lambda run: {"x": "1"} if run is one else {"x": "2", "y": "3"})
-    assert table.to_dict("index") == {"x": {"a": "1", "b": "2"}, "y": {"a": "–", "b": "3"}}
-
-
 def without(ds: xr.Dataset, names: Sequence[str] = ("entropy", "entropy_std", "sigma2"), **places: Any) -> xr.Dataset:
     """The same with no numbers at some places."""
     holed = ds.copy(deep=True)
@@ -221,7 +197,7 @@ OWN = [0, 2, 4, 6, 8]
 """Self-attention layers of the synthetic run."""
 
 
-@pytest.mark.parametrize("places", [{"step": 0}, {"size": [0, 1, 2, 3, 4, 5]}, {}], ids=str)
+@pytest.mark.parametrize("places", [{"step": 0}, {}], ids=str)
 def test_a_layer_that_ran_in_some_forwards_only_is_named_and_left_out(
     places: dict[str, Any], tmp_path: Path, undrawn: None
 ) -> None:
@@ -249,12 +225,6 @@ def test_a_report_of_a_run_with_holes(holes: dict[str, Any], tmp_path: Path, und
 def test_figures_of_a_run_with_holes(tmp_path: Path) -> None:
     holed = without(under_both(steps=2, samples=2), layer=2, step=0)
     assert len(report(holed.isel(size=[0, 2, 4]), tmp_path / "report.html")) > 10
-
-
-def test_the_smallest_n_of_a_layer_that_ran_in_some_forwards_only_is_not_known() -> None:
-    found = check(without(under_both(), layer=2, step=0)).smallest()
-    assert found.drop(columns=["layer", "block", "size_law"]).iloc[1].isna().all()
-    assert found["tokens_max"].drop(1).notna().all()
 
 
 def test_the_image_part_of_joint_attention(flux: xr.Dataset) -> None:
@@ -285,17 +255,17 @@ def test_the_chain_rule_in_the_table(flux: xr.Dataset) -> None:
 def test_a_report_of_joint_attention(flux: xr.Dataset, tmp_path: Path) -> None:
     files = report(flux, tmp_path / "flux.html")
     found = sections((tmp_path / "flux.md").read_text(encoding="utf-8"))
-    assert list(found)[1:] == ["What was measured", JOINT, "Words"]
+    assert {"What was measured", FIT, JOINT, "Words"} < set(found)
     line = entropylab.fit(flux, kind="image")
-    assert f"{line.slope:.3f} ± {line.slope_error:.3f}" in found[JOINT]
+    assert f"{line.slope:.3f} ± {line.slope_error:.3f}" in found[FIT]
+    assert "no self-attention" in found["What was measured"] and "no self-attention" not in found[FIT]
     assert "| 256x256 | 256 | 96% |" in found[JOINT]
     assert "3 joint" in found["What was measured"]
-    assert {path.name for path in files[2:]} == {f"joint1_{n}.png" for n in ("entropy", "deficit", "sigma2", "phase")}
+    assert {"fit1_entropy.png", "phase1_phase.png"} < {path.name for path in files[2:]}
 
 
 def test_joint_and_self_attention_side_by_side(flux: xr.Dataset, ds: xr.Dataset, tmp_path: Path, undrawn: None) -> None:
     found = written(tmp_path, ds, flux.isel(size=[0]), names=["U-Net", "FLUX"])
-    assert "**FLUX**" not in found[FIT]
-    assert "**FLUX**" in found[JOINT]
-    assert "because only one size was measured" in found[JOINT]
-    assert "Side by side" not in found
+    assert "**U-Net**" in found[FIT] and "**FLUX**" in found[FIT] and "Side by side" in found
+    assert "**FLUX**" in found[JOINT] and "**U-Net**" not in found[JOINT]
+    assert "because only one size was measured" in found[FIT]

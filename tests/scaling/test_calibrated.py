@@ -11,7 +11,7 @@ from entropylab.calibration import ByLayer
 from entropylab.checkpoints import magnitudes
 from entropylab.errors import EntropyLabWarning
 
-from .conftest import new_random_pipeline
+from ..conftest import new_random_pipeline
 
 
 @pytest.fixture(scope="module")
