@@ -35,6 +35,7 @@ def state(*modules):
         torch._C._len_torch_function_stack(),
         len(session.observers),
         len(session.places),
+        len(session.known),
         running(),
     )
 

@@ -87,13 +87,9 @@ def functions_in(value: Any, met: set[int]) -> Iterator[FunctionType]:
         return
     met.add(id(value))
     yield value
-    for other in (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *map(content, cells_of(value))):
+    inner = map(content, value.__closure__ or ())
+    for other in (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *inner):
         yield from functions_in(other, met)
-
-
-def cells_of(function: FunctionType) -> tuple[Any, ...]:
-    """The cells of a function's closure."""
-    return function.__closure__ or ()
 
 
 def content(cell: Any) -> Any:
@@ -114,7 +110,8 @@ def held(holder: Any) -> Iterator[tuple[Any, str, Any]]:
         named = {name: found for name, value in (holder.__kwdefaults__ or {}).items() if (found := stood_in(value))}
         if named:
             yield holder, "__kwdefaults__", {**(holder.__kwdefaults__ or {}), **named}
-        yield from ((cell, "cell_contents", found) for cell in cells_of(holder) if (found := stood_in(content(cell))))
+        cells = holder.__closure__ or ()
+        yield from ((cell, "cell_contents", found) for cell in cells if (found := stood_in(content(cell))))
         return
     names = vars(holder)
     for name, value in interesting(names):

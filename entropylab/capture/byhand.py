@@ -65,11 +65,6 @@ class Noted:
         """What it may be a map to so many keys of."""
         return self.logits.shape[self.dim]
 
-    @property
-    def is_of_keys(self) -> bool:
-        """Whether it may be that of an attention map, whose logits are still there."""
-        return self.logits.ndim > 2 and self.is_last and not self.is_changed
-
 
 @apart
 def note(frame: Frame, logits: Tensor, dim: Any) -> None:
@@ -85,7 +80,8 @@ def note(frame: Frame, logits: Tensor, dim: Any) -> None:
 def see_softmaxes(frame: Frame) -> None:
     """Tell of the softmax that a module took by hand; of several, nobody can say which is the attention."""
     noted = frame.softmaxes
-    if len(noted) > 1 or not noted[0].is_of_keys or is_linear(frame.module):
+    is_map = noted[0].logits.ndim > 2 and noted[0].is_last and not noted[0].is_changed
+    if len(noted) > 1 or not is_map or is_linear(frame.module):
         frame.why = f"takes {len(noted)} softmaxes by hand, of which none is surely that of an attention map"
         return
     tell_of_logits(frame, noted[0].logits.detach())

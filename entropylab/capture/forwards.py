@@ -1,8 +1,7 @@
 """The forward of a root that runs in a thread: its inputs, and what the tokens in it stand for."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Hashable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,6 +16,9 @@ from .inputs import Inputs
 from .roles import Layout, Roles, forget, layout_for, remember, roles_of
 from .session import Frame, Place, end_forward, reason_of, running, session
 from .tracing import Trace
+
+MOST = 64
+"""So many layouts of inputs are known at once; the oldest goes."""
 
 cached: "WeakKeyDictionary[nn.Module, WeakIdKeyDictionary]" = WeakKeyDictionary()
 """Codes of the tensors that are left of those forwards of a root that filled a cache; see ``Trace``."""
@@ -46,7 +48,11 @@ class Forward:
 
     def known_before(self) -> dict[Hashable, KnownCall]:
         """What is known of the calls of forwards that are laid out like this one."""
-        return session.known.setdefault((self.layout, self.inputs.shapes, str(self.inputs.images)), {})
+        told_by = self.layout if self.layout.whole else self.root  # without roles none is remembered
+        key = (told_by, self.inputs.shapes, str(self.inputs.images))
+        if key not in session.known and len(session.known) >= MOST:
+            session.known.pop(next(iter(session.known)))
+        return session.known.setdefault(key, {})
 
     def follow(self, inputs: Inputs) -> None:
         """Begin to follow the inputs; where that fails, for want of memory say, the forward goes unfollowed."""
@@ -186,16 +192,3 @@ def end_root(frame: Frame, root: nn.Module, output: Any) -> None:
                 observer.on_output(path, root, output)
             except Exception as problem:
                 observer.lose(path, reason_of(problem))
-
-
-@contextmanager
-def unfollowed_here() -> Iterator[Trace | None]:
-    """Follow nothing of what is computed inside; the trace that is paused, if there is one."""
-    forward = running()
-    if forward is not None:
-        forward.pause()
-    try:
-        yield None if forward is None else forward.trace
-    finally:
-        if forward is not None:
-            forward.go_on()

@@ -18,9 +18,8 @@ from . import bindings
 from .byhand import PRODUCTS, seen_product, seen_softmax
 from .calls import AttentionCall, check_readable, per_head, rescaled
 from .changes import Undo, replaced, together
-from .forwards import unfollowed_here
 from .handed import own_tokens
-from .session import Frame, fail, looked_at, session, unseen
+from .session import Frame, fail, looked_at, running, session, unseen
 from .telling import ask, call_of, call_or_slice, refuse, show, show_or_hold
 
 PROBES = (0.0, 1.0, -3.0, 30.0, -100.0)
@@ -195,9 +194,16 @@ def seen_flex(original: Callable[..., Any]) -> Callable[..., Any]:
             if is_mask:
                 frame.is_seen()
                 query, scale = shown(frame, call, query, scale)
-        with unseen(), unfollowed_here() as trace:
-            found = original(query, key, value, score_mod, block_mask, scale, *rest, **more)
-        if trace is not None:
+        forward = running()
+        if forward is not None:
+            forward.pause()  # it is followed as a whole
+        try:
+            with unseen():
+                found = original(query, key, value, score_mod, block_mask, scale, *rest, **more)
+        finally:
+            if forward is not None:
+                forward.go_on()
+        if forward is not None and (trace := forward.trace) is not None:
             trace.note(trace.inherit, found[0] if isinstance(found, tuple) else found, query)
         return found
 

@@ -78,6 +78,11 @@ def is_fused(name: str, child: nn.Module) -> bool:
     return "qkv" in words or "wqkv" in words or ("attn" in words and is_matrix)
 
 
+def see_scores(module: Any) -> Undo:
+    """Let a module's ``get_attention_scores`` be seen."""
+    return replaced(module, "get_attention_scores", SeenScores(module))
+
+
 @contextmanager
 def intercept(
     roots: Mapping[str, nn.Module],
@@ -147,11 +152,6 @@ def watch_root(observer: Observer, stack: ExitStack, name: str, root: nn.Module)
 def is_watched(module: nn.Module) -> bool:
     """Whether anybody watches a module, or a part of it."""
     return any(part in session.places for part in module.modules())
-
-
-def see_scores(module: Any) -> Undo:
-    """Let a module's ``get_attention_scores`` be seen."""
-    return replaced(module, "get_attention_scores", SeenScores(module))
 
 
 def hook(place: Place, module: nn.Module) -> None:

@@ -165,7 +165,9 @@ class Region:
     """
 
     def __init__(self, module: nn.Module, backend: Any, hook: Callable[[Place, nn.Module], None]) -> None:
-        self.module, self.forward, self.hook = module, forward_of(module), hook
+        own = vars(module).get("forward")
+        self.forward = as_written(type(module).forward).__get__(module) if own is None else as_written(own)
+        self.module, self.hook = module, hook
         dynamic = getattr(backend, "dynamic", None)
         self.compiled = compile(self.forward, backend=Looking(backend), fullgraph=True, dynamic=dynamic)
         self.noted: dict[Hashable, Noted] = {}
@@ -280,12 +282,6 @@ def looks_of(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return tuple(looks_of(each) for each in value)
     return value if isinstance(value, bool | str | None) else type(value)
-
-
-def forward_of(module: nn.Module) -> Callable[..., Any]:
-    """A module's forward as it was written."""
-    own = vars(module).get("forward")
-    return as_written(type(module).forward).__get__(module) if own is None else as_written(own)
 
 
 def write_out(module: nn.Module, hook: Callable[[Place, nn.Module], None]) -> Undo:

@@ -44,6 +44,7 @@ def call_of(
             return None
     if torch._C._functorch.peek_interpreter_stack() is not None:
         check_readable(query, key)
+        known = KnownCall(known.roles)  # what is transformed has no memory to be read
     if query.requires_grad or key.requires_grad:
         query, key = query.detach(), key.detach()
     mask = mask.detach() if mask is not None and mask.requires_grad else mask

@@ -13,6 +13,7 @@ from .. import pipelines
 from ..capture import AttentionCall
 from ..capture.inputs import Inputs
 from ..dataset import describe
+from ..entropy.native import Prepared, prepared
 from ..errors import EntropyLabError, counted, names_of
 from ..pipelines.sight import Sight
 from ..pipelines.words import Words, check_called
@@ -25,7 +26,7 @@ from .maps import Maps
 from .provenance import provenance
 from .reduce import Reduction
 from .run import Run
-from .steps import DenoiserCall, Seen
+from .steps import DenoiserCall, Seen, are_empty
 
 
 @dataclass(eq=False)
@@ -36,12 +37,14 @@ class Known:
         entries: what their rows stand for -> name of the entry that holds these, and its labels.
         run: the run that knows of them, under the rule that gave the factor ``rescaled``.
         seen: what they are in a forward, if all there is to them is queries and keys; see ``Reduction.is_plain``.
+        sums: gives the sums over their rows, of q, k and the scale, where there is such a short way.
     """
 
     entries: dict[str, tuple[str, LayerLabel]]
     run: "Run | None" = None
     rescaled: Any = None
     seen: Seen | None = None
+    sums: Prepared | None = None
 
 
 class Recorder(Sight):
@@ -279,8 +282,9 @@ class Recorder(Sight):
                 raise EntropyLabError("ran outside of its denoiser's forward: call model(...), not model.forward(...)")
             return None
         if known.seen is not None and call.inputs is forward.inputs:
+            sums = None if known.sums is None else known.sums(call.query, call.key, call.scale)
             forward.calls.append(known.seen)
-            forward.found.append(self.reduction.of_plain(call))
+            forward.found.append(self.reduction.of_plain(call) if sums is None else sums)
         else:
             self.look(known, forward, call)
         if known.run is not self.run or known.rescaled is not call.rescaled:
@@ -296,7 +300,10 @@ class Recorder(Sight):
             layer = f"{call.layer}:{part}" if part else call.layer
             seen = forward.see(known.entries[part][0], found, call, layer)
             is_same = forward.inputs.timestep is not None and call.inputs is forward.inputs and seen.place is not None
-            known.seen = seen if is_same and is_plain else None
+            if is_same and is_plain:
+                known.seen = seen
+                if not self.reduction.beyond:
+                    known.sums = prepared(call.query, call.key, call.scale, self.reduction.fields)
             if self.kept_maps is not None:
                 self.kept_maps.take(forward, seen, found, call, part, self)
 
@@ -336,7 +343,7 @@ class Recorder(Sight):
     def finish_step(self, combined: Any = None, sample: Any = None) -> None:
         """What the denoiser calls since the last step gave becomes one step."""
         calls, self.calls = [call for call in self.calls if call.ended], []
-        if self.run is None or all(call.forward.is_empty for call in calls):
+        if self.run is None or all(are_empty(*call.forward.likeness) for call in calls):
             return
         if self.run.size is None:
             self.run.size = self.size_of_latent() or packed(calls[-1].inputs)

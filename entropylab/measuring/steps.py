@@ -1,8 +1,8 @@
 """One sampling step: the denoiser calls in it, and from them one array per layer with the guidance branches apart."""
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -55,65 +55,33 @@ def grouped(calls: tuple[Seen, ...]) -> tuple[tuple[int, ...], ...]:
     return tuple(map(tuple, groups.values()))
 
 
-class Packed(NamedTuple):
-    """Sums over rows of several calls, side by side: (batch * heads of all of them, ``entropy.sums.NUMBERS``).
-
-    ``members`` says which calls they are of, ``shapes`` how many images and heads each has, ``parts`` and ``fraction``
-    what `Seen` says of each of them. Means are taken once they have arrived.
-    """
-
-    sums: Tensor
-    reduction: Reduction
-    parts: tuple[str, ...]
-    fraction: float
-    members: tuple[int, ...]
-    shapes: tuple[tuple[int, int], ...]
-
-    def apart(self, entries: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Entries (..., batch * heads) call by call: its number, and its own (..., batch, heads)."""
-        first = 0
-        for member, (batch, heads) in zip(self.members, self.shapes, strict=True):
-            yield member, entries[..., first : first + batch * heads].reshape(*entries.shape[:-1], batch, heads)
-            first += batch * heads
-
-
 @dataclass(frozen=True)
 class Forward:
     """What one forward of a denoiser gave.
 
     Attributes:
-        packed: means over rows of its calls; on their way to the host.
-        calls: which calls they are.
+        groups: calls, and their sums over rows side by side, (batch * heads of all of them, ``entropy.sums.NUMBERS``),
+            on their way to the host.
         batch: how many images it had, of all guidance branches.
+        reduction: takes the means, once the sums have arrived.
     """
 
-    packed: tuple[Packed, ...]
-    calls: tuple[Seen, ...]
+    groups: tuple[tuple[tuple[Seen, ...], Tensor], ...]
     batch: int
-
-    def with_those_of(self, other: "Forward") -> "Forward":
-        """This forward with the calls of another one of the same images."""
-        first = len(self.calls)
-        more = (one._replace(members=tuple(first + member for member in one.members)) for one in other.packed)
-        return Forward((*self.packed, *more), self.calls + other.calls, self.batch)
+    reduction: Reduction
 
     @property
-    def is_empty(self) -> bool:
-        """Whether there is no layer whose numbers are there."""
-        return hold_nothing(self.calls, tuple([one.members for one in self.packed]), self.batch)
-
-    @property
-    def likeness(self) -> Hashable:
+    def likeness(self) -> tuple[tuple[tuple[Seen, ...], ...], int]:
         """What two forwards have in common whose numbers stand in the same places."""
-        return (self.calls, self.batch, tuple((one.members, one.shapes) for one in self.packed))
+        return tuple([calls for calls, _ in self.groups]), self.batch
 
 
 @lru_cache(maxsize=256)
-def hold_nothing(calls: tuple[Seen, ...], members: tuple[tuple[int, ...], ...], batch: int) -> bool:
-    """Whether the numbers of none of some calls are there, of all images."""
-    there = [calls[member] for some in members for member in some]
-    singles = Counter(call.layer for call in there)
-    return all(call.place is None and singles[call.layer] < batch for call in there)
+def are_empty(groups: tuple[tuple[Seen, ...], ...], batch: int) -> bool:
+    """Whether there is no layer whose numbers are there, in a forward that is like this."""
+    calls = [call for group in groups for call in group]
+    singles = Counter(call.layer for call in calls)
+    return all(call.place is None and singles[call.layer] < batch for call in calls)
 
 
 def values_of(forwards: Sequence[Forward], samples: int) -> dict[str, np.ndarray]:
@@ -124,19 +92,21 @@ def values_of(forwards: Sequence[Forward], samples: int) -> dict[str, np.ndarray
     first = forwards[0]
     found: dict[str, np.ndarray] = {}
     singles: dict[str, list[np.ndarray]] = {}
-    for index, packed in enumerate(first.packed):
-        sums = torch.cat([one.packed[index].sums for one in forwards])
-        entries = packed.reduction.entries(sums, packed.parts, packed.fraction).unflatten(1, (len(forwards), -1))
-        for member, values in packed.apart(entries.transpose(0, 1).numpy()):
-            call = first.calls[member]
+    for index, (calls, _) in enumerate(first.groups):
+        sums = torch.cat([one.groups[index][1] for one in forwards])
+        entries = first.reduction.entries(sums, calls[0].parts, calls[0].fraction)
+        stacked, start = entries.unflatten(1, (len(forwards), -1)).transpose(0, 1).numpy(), 0
+        for call in calls:
+            batch, heads = call.shape
+            values = stacked[..., start : start + batch * heads].reshape(*stacked.shape[:2], batch, heads)
+            start += batch * heads
             if call.place is None:
                 singles.setdefault(call.layer, []).append(values)
                 continue
-            batch = values.shape[2]
             if batch > call.images and batch % call.images == 0:
-                values = mean_known(values.reshape(*values.shape[:2], call.images, -1, values.shape[3]), 3)
+                values = mean_known(values.reshape(*values.shape[:2], call.images, -1, heads), 3)
             if call.place != (0, first.batch):
-                whole = np.full((*values.shape[:2], first.batch, values.shape[3]), np.nan)
+                whole = np.full((*values.shape[:2], first.batch, heads), np.nan)
                 whole[:, :, slice(*call.place)] = values
                 values = whole
             found[call.path] = values
@@ -216,25 +186,22 @@ class DenoiserCall:
 
     def end(self) -> None:
         """It has run to its end: what it gave is put side by side, and sent to the host."""
-        calls = tuple(self.calls)
         try:
-            packed = [self.packed(members) for members in grouped(calls)]
+            groups = [self.packed(members) for members in grouped(tuple(self.calls))]
         except Exception:  # for want of memory, say: one by one, and a layer whose own fails is lost
-            packed = []
-            for index, call in enumerate(calls):
+            groups = []
+            for index, call in enumerate(self.calls):
                 try:
-                    packed.append(self.packed((index,)))
+                    groups.append(self.packed((index,)))
                 except Exception as problem:
                     self.lost[call.layer.partition(":")[0]] = reason_of(problem)
-        self.forward = Forward(tuple(packed), calls, self.batch)
+        self.forward = Forward(tuple(groups), self.batch, self.reduction)
         self.ended = True
 
-    def packed(self, members: tuple[int, ...]) -> Packed:
-        """What some of its calls gave, on its way to the host."""
-        first = self.calls[members[0]]
-        sums = sent(torch.cat([self.found[index].flatten(0, 1) for index in members]))
-        shapes = tuple([self.calls[index].shape for index in members])
-        return Packed(sums, self.reduction, first.parts, first.fraction, members, shapes)
+    def packed(self, members: tuple[int, ...]) -> tuple[tuple[Seen, ...], Tensor]:
+        """Some of its calls, and what they gave, on its way to the host."""
+        sums = torch.cat([self.found[index].flatten(0, 1) for index in members])
+        return tuple([self.calls[index] for index in members]), sent(sums)
 
     @property
     def incomplete(self) -> dict[str, str]:
@@ -248,7 +215,7 @@ class DenoiserCall:
         if beside.batch == self.batch and {one.path for one in self.calls}.isdisjoint(one.path for one in beside.calls):
             self.found, self.calls = self.found + beside.found, self.calls + beside.calls
             self.rows += beside.rows
-            self.forward = self.forward.with_those_of(beside.forward)
+            self.forward = replace(self.forward, groups=(*self.forward.groups, *beside.forward.groups))
             return {}
         reason = "runs more than once beside one forward of its denoiser"
         if beside.batch != self.batch:

@@ -303,3 +303,20 @@ def test_sizes_strides_and_scales_are_not_taken_for_another_call_s():
         found = head_sums(Rows(one, other, scale, None, False, ("entropy",)))[..., 4]
         wanted = row_statistics(one.double(), other.double(), scale=scale, statistics=("entropy",)).entropy.sum(-1)
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_prepared_question_is_of_what_looks_alike():
+    q, k, names = tokens(2, 4, 9, 16), tokens(2, 2, 13, 16, seed=1), ("entropy", "variance")
+    ask = native.prepared(q, k, 0.25, names)
+    for seed in (0, 5):
+        other = tokens(2, 4, 9, 16, seed=seed)
+        assert torch.equal(ask(other, k, 0.25), head_sums(other, k, 0.25, None, False, names))
+    assert not torch.equal(ask(q, k, 0.25), ask(other, k, 0.25))
+    turned = q.transpose(1, 2).contiguous().transpose(1, 2)
+    negative = torch.complex(torch.zeros_like(q), -q).conj().imag
+    assert torch.equal(negative, q) and negative.is_neg()
+    for unlike in (turned, negative, q.bfloat16(), q[:, :, :8], torch.nn.Parameter(q)):
+        assert ask(unlike, k, 0.25) is None
+    assert ask(q, k, 0.5) is None
+    assert native.prepared(q, k, 0.25, ("mean", "variance")) is None, "they need no pass over the keys"
+    assert native.prepared(q.double(), k.double(), 0.25, names) is None
