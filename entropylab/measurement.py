@@ -20,6 +20,7 @@ from .measuring.recorder import Recorder
 from .measuring.recording import DEFAULT_STATISTICS, new_recorder, watching
 from .netcdf import save
 from .runs.beginning import check_folder
+from .runs.engine import check_engine, measure_on
 from .runs.folder import MOST_SAMPLES
 from .runs.worker import KEPT_APART, Job, measure_run, source_of
 from .sizes import size_label
@@ -139,12 +140,9 @@ def measure(
         raise EntropyLabError(f"maps must be the name of a file, and is not for a long run with out=. Got {maps!r}.")
     target = None if maps is None else check_writable(as_path(maps, "maps"), overwrite)
     unit_samples = check_count("unit_samples", unit_samples, None)
-    if engine is not None:
-        from .runs.engine import measure_by
-
-        return measure_by(engine, address, resources, pipe, request, out, overwrite, unit_samples, progress)
-    if address is not None or resources is not None:
-        raise EntropyLabError("address and resources are for an engine: pass engine='ray'.")
+    cluster = check_engine(engine, address, resources)
+    if cluster is not None:
+        return measure_on(cluster, pipe, request, out, overwrite, unit_samples, progress)
     job = request.job(pipe, out, maps=target is not None)
     if out is not None:
         with quiet(pipe):
