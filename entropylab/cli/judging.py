@@ -153,6 +153,11 @@ def evaluate(
     check_writable(out, overwrite)
     device = own_device(device) if pictures is not None and not engine else device
     load = partial(entropylab.load, model, dtype=dtype, device=device)
+    cluster: dict[str, Any] = {
+        "engine": engine,
+        "address": address,
+        "resources": opt.resources_of(resources, engine, device),
+    }
     ds = entropylab.evaluate(
         load if engine else load(),
         wanted,
@@ -171,9 +176,7 @@ def evaluate(
         pictures=pictures,
         resamples=resamples,
         progress=not quiet,
-        engine=engine,
-        address=address,
-        resources=opt.resources_of(resources, engine, device),
+        **{name: value for name, value in cluster.items() if value is not None},
     )
     if not is_first():  # of processes that shared the pictures
         return
