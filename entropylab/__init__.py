@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .netcdf import open_dataset as open
     from .netcdf import save
     from .pipelines import layers
+    from .plot.explorer import explore
     from .quality.evaluation import evaluate
     from .reporting import report
     from .scaling import rescale
@@ -39,6 +40,7 @@ _HOMES = {
     "check": "law.check",
     "compare": "law.compare",
     "evaluate": "quality.evaluation",
+    "explore": "plot.explorer",
     "fit": "law.fit",
     "layers": "pipelines",
     "load": "models",
@@ -63,6 +65,7 @@ __all__ = [
     "check",
     "compare",
     "evaluate",
+    "explore",
     "fit",
     "layers",
     "load",

@@ -197,10 +197,12 @@ def calibrate(
     check_positive("tolerance", tolerance, "nats")
     kinds = check_kinds(kinds)
     sampling, others = split_prompts(pipe, {**sampling, "rows": rows, "layers": kinds, "train_size": train_size})
-    met = kinds_of_layers(pipe, trained, kinds, sampling)
-    reference = profile(pipe, trained, "original", sampling)
-    alone = left_alone(pipe, reference, met, kinds)
-    found = [newton(pipe, pair, reference, iterations, tolerance, sampling, alone) for pair in pairs]
+    responses = Responses(kinds)
+    with intercept(pipelines.denoisers(pipe), responses.on_attention):  # once, for entering and leaving takes time
+        met = kinds_of_layers(pipe, trained, kinds, sampling)
+        reference = answering(pipe, trained, sampling, responses, with_slope=True)
+        alone = left_alone(pipe, reference, met, kinds)
+        found = [newton(pipe, pair, reference, iterations, tolerance, sampling, alone, responses) for pair in pairs]
     joined = xr.concat(found, "size", join="outer", coords="minimal", compat="override")
     joined["target"], joined["sigma2"] = bare(reference.entropy), bare(reference.sigma2)
     joined = joined.assign({name: bare(reference[name]) for name in RESPONSE})
@@ -288,18 +290,18 @@ def left_alone(pipe: Any, reference: xr.Dataset, met: dict[str, str], kinds: Seq
     return others
 
 
+def answering(pipe: Any, size: Size, sampling: dict[str, Any], responses: Responses, with_slope: bool) -> xr.Dataset:
+    """What ``profile`` says without multipliers, and how entropy answers to them."""
+    responses.begin(with_slope)
+    ds = profile(pipe, size, "original", sampling)
+    return ds.assign(responses.end(ds.layer.values.tolist(), ds.sizes["head"]).data_vars)
+
+
 def profile(pipe: Any, size: Size, scaling: Any, sampling: dict[str, Any]) -> xr.Dataset:
-    """Entropy, sigma^2 and sensitivity of every layer and head at one size, and how it answers; all else averaged."""
-    responses = Responses(sampling["layers"] if scaling == "original" else ())
-    with intercept(pipelines.denoisers(pipe), responses.on_attention):
-        ds = measure(
-            pipe, [size], scaling=scaling, keep=("layer", "head"), statistics=("entropy", "sigma2", "sensitivity"),
-            **sampling,
-        )  # fmt: skip
-    ds = chosen(pipe, ds.isel(size=0, scaling=0, drop=True))
-    if scaling != "original":
-        return ds
-    return ds.assign(responses.dataset(ds.layer.values.tolist(), ds.sizes["head"]).data_vars)
+    """Entropy, sigma^2 and sensitivity of every layer and head at one size; all else averaged."""
+    statistics = ("entropy", "sigma2", "sensitivity")
+    ds = measure(pipe, [size], scaling=scaling, keep=("layer", "head"), statistics=statistics, **sampling)
+    return chosen(pipe, ds.isel(size=0, scaling=0, drop=True))
 
 
 def chosen(pipe: Any, ds: xr.Dataset) -> xr.Dataset:
@@ -318,10 +320,11 @@ def newton(
     tolerance: float,
     sampling: dict[str, Any],
     others: list[str],
+    responses: Responses,
 ) -> xr.Dataset:
     """Calibrated and invariant multipliers at one size."""
     target, trained = bare(reference.entropy), bare(reference.train_tokens)
-    now = profile(pipe, size, "original", sampling)
+    now = answering(pipe, size, sampling, responses, with_slope=False)
     tokens, response = bare(now.tokens), bare(now.response)
     invariant = np.sqrt((1 + 2 * np.log(tokens / trained) / bare(reference.sigma2)).clip(SMALLEST**2, LARGEST**2))
     reachable = target < np.log(tokens)

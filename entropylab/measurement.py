@@ -14,6 +14,7 @@ from .bars import progress_bar, quiet
 from .errors import EntropyLabError, check_count
 from .files import as_path, check_writable
 from .measuring.checks import call_settings, check_prompts, check_rules, check_seed
+from .measuring.live import OnStep
 from .measuring.plan import Call, Plan
 from .measuring.provenance import command
 from .measuring.recorder import Recorder
@@ -53,6 +54,7 @@ def measure(
     address: str | None = None,
     resources: Mapping[str, float] | None = None,
     maps: str | Path | None = None,
+    on_step: OnStep | None = None,
 ) -> xr.Dataset:
     """Sample ``pipe`` at every size and scaling, and measure the attention of every layer, head and step meanwhile.
 
@@ -94,6 +96,7 @@ def measure(
             cluster has any, else one CPU.
         maps: a file for entropy maps, "maps.nc" say: the entropy of every query row in its place in the picture, which
             ``entropylab.open`` reads as an xarray.DataTree (see ``record``). Not for a long run.
+        on_step: ``on_step(dataset)`` is called with what every step gave (see ``record``); not with ``engine``.
 
     Returns:
         xarray.Dataset with dimensions (size, scaling, branch, sample, step, layer, head), fewer when averaged;
@@ -142,8 +145,10 @@ def measure(
     unit_samples = check_count("unit_samples", unit_samples, None)
     cluster = check_engine(engine, address, resources)
     if cluster is not None:
+        if on_step is not None:
+            raise EntropyLabError("on_step is called where the pipeline samples: leave it out with engine=.")
         return measure_on(cluster, pipe, request, out, overwrite, unit_samples, progress)
-    job = request.job(pipe, out, maps=target is not None)
+    job = request.job(pipe, out, maps=target is not None, on_step=on_step)
     if out is not None:
         with quiet(pipe):
             return measure_run(job, out, overwrite, unit_samples, progress)
@@ -194,7 +199,9 @@ class Request:
     strict: bool
     column: str | None
 
-    def job(self, pipe: Any, out: Any = None, long: bool = False, maps: bool = False) -> Job:
+    def job(
+        self, pipe: Any, out: Any = None, long: bool = False, maps: bool = False, on_step: OnStep | None = None
+    ) -> Job:
         """The same with a pipeline, once everything is found to fit; ``long`` for a run whose folder is elsewhere.
 
         Raises:
@@ -223,7 +230,7 @@ class Request:
             settings={} if self.call else call_settings(pipe, self.steps, self.guidance_scale),
         )
         keep = KEPT_APART if self.keep is None and (long or out is not None) else self.keep
-        recorder = new_recorder(pipe, self.statistics, self.rows, self.layers, keep, self.train_size, maps)
+        recorder = new_recorder(pipe, self.statistics, self.rows, self.layers, keep, self.train_size, maps, on_step)
         attributes = {"seed": self.seed, "statistics": json.dumps(recorder.reduction.statistics)} | plan.attributes
         attributes |= source_of(pipe, texts) | ({"command": line} if (line := command()) else {})
         return Job(pipe, plan, recorder, pairs, rules, self.train_size, self.strict, attributes)

@@ -32,7 +32,7 @@ def test_a_notebook_without_widgets_has_text_and_no_warning() -> None:
 
 def test_a_notebook_with_widgets_has_a_widget() -> None:
     pytest.importorskip("ipywidgets")
-    assert told(KERNEL + OURS) == "True"
+    assert told("import ipywidgets\n" + KERNEL + OURS) == "True"
 
 
 def test_no_notebook_no_widget() -> None:

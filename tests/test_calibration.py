@@ -14,10 +14,11 @@ from torch import nn
 import entropylab
 from entropylab import EntropyLabError
 from entropylab.calibration import split_prompts
+from entropylab.capture import AttentionCall
 from entropylab.entropy.rows import Rows
 from entropylab.errors import EntropyLabWarning
 from entropylab.law.theory import local_slope, one_size_multiplier, row_entropy
-from entropylab.measuring.responses import responses_of
+from entropylab.measuring.responses import ASKED, Responses, responses_of, slopes_of
 from entropylab.scaling.calibrated import MULTIPLIERS, SMALLEST, ByLayer, FromOneSize
 
 from .attention import PlainAttention
@@ -207,9 +208,6 @@ def test_joint_layers_keep_the_entropy_of_their_image_rows():
     assert float(left.sel(scaling="calibrated")) < 0.05 * float(left.sel(scaling="original"))
 
 
-ALL = torch.ones(1, 400, dtype=torch.bool)
-
-
 def rows_of(logits: torch.Tensor) -> Rows:
     """Rows with these logits (heads, rows, keys)."""
     heads, _, keys = logits.shape
@@ -218,49 +216,108 @@ def rows_of(logits: torch.Tensor) -> Rows:
     )
 
 
+def answers_of(logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """What is found of rows with these logits (heads, rows, keys): H(m), and the slope."""
+    identity = torch.eye(logits.shape[-1], dtype=logits.dtype).expand(1, len(logits), -1, -1)
+    responses = Responses(("self", "cross"), rows=logits.shape[1])
+    responses.begin(with_slope=True)
+    responses.on_attention(AttentionCall("layer", nn.Identity(), logits[None], identity, None, 1.0, False))
+    found = responses.end(["layer"], len(logits))
+    return found.response.values[0], found.slope.values[0]
+
+
 def test_the_rule_from_one_size_is_that_of_the_theory():
     """On rows that do not depend on the size: independent logits, of which more are drawn."""
     rng = np.random.default_rng(0)
     logits = 2 * rng.standard_normal((2, 64, 300))
-    found = responses_of(rows_of(torch.tensor(logits)), ALL[:, :300])[0].mean(1).numpy()
-    slope, response = (
-        local_slope(logits).mean(-1),
-        np.stack([row_entropy(m * logits).mean(-1) for m in MULTIPLIERS], -1),
-    )
-    np.testing.assert_allclose(found[:, -1], slope, atol=1e-9)
-    np.testing.assert_allclose(found[:, :-1], response, atol=1e-9)
-    rule = FromOneSize({"layer": found[:, :-1]}, {"layer": found[:, -1]}, {"layer": 300.0})
+    response, slope = answers_of(torch.tensor(logits))
+    np.testing.assert_allclose(slope, local_slope(logits).mean(-1), atol=1e-9)
+    rule = FromOneSize({"layer": response}, {"layer": slope}, {"layer": 300.0})
     for tokens in (200, 1200):
         wanted = one_size_multiplier(logits, tokens / 300)
         np.testing.assert_allclose(rule.factor("layer", tokens, 300), wanted, rtol=2e-3)
     assert (rule.factor("layer", 300, 300) == 1).all()
-    beyond, (few,) = rule.factor("layer", 3, 300), found[:1, 30] * np.log(3) / np.log(300)
-    assert few < np.log(3) < found[0, 30] and bool((beyond > SMALLEST).all()), "H/log N where H is out of reach"
+    beyond, (few,) = rule.factor("layer", 3, 300), response[:1, 30] * np.log(3) / np.log(300)
+    assert few < np.log(3) < response[0, 30] and bool((beyond > SMALLEST).all()), "H/log N where H is out of reach"
+
+
+RNG = np.random.default_rng(1)
+HARD = {
+    "narrow": 0.1 * RNG.standard_normal((2, 64, 300)),
+    "wide": 20 * RNG.standard_normal((2, 64, 300)),
+    "heavy tails": RNG.standard_t(3, (2, 64, 300)),
+    "a sink": np.concatenate([RNG.standard_normal((2, 64, 300)), np.full((2, 64, 1), 9.0)], -1),
+    "two keys": 3 * RNG.standard_normal((2, 64, 2)),
+    "alike": np.zeros((2, 64, 50)),
+}
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_entropy_under_every_multiplier_is_that_of_the_dense_grid(name):
+    """Every second multiplier is looked at, the others are between them; and entropy never rises with the scale."""
+    logits = HARD[name]
+    found, _ = answers_of(torch.tensor(logits))
+    wanted = np.stack([row_entropy(m * logits).mean(-1) for m in MULTIPLIERS], -1)
+    np.testing.assert_allclose(found[:, ::2], wanted[:, ::2], atol=1e-9)
+    np.testing.assert_allclose(found, wanted, atol=3e-3)
+    assert (np.diff(found) <= 0).all()
+
+
+def test_straight_lines_between_the_multipliers_would_not_do():
+    logits = HARD["a sink"]
+    wanted = np.stack([row_entropy(m * logits).mean(-1) for m in MULTIPLIERS], -1)
+    straight = np.stack([np.interp(np.log(MULTIPLIERS), np.log(ASKED), head[::2]) for head in wanted])
+    assert abs(straight - wanted).max() > 0.03
 
 
 def test_text_does_not_grow_with_the_picture():
     """Ten keys of text beside the image's: their slope is that of adding image keys alone, which brute force tells."""
     logits = 2 * torch.randn(4, 50, 310, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     logits[..., :10] += 3
-    grows = torch.arange(310) >= 10
-    found = responses_of(rows_of(logits), grows[None])[0, ..., -1]
+    rows, image = rows_of(logits), torch.arange(310) >= 10
     entropy = torch.distributions.Categorical(logits=logits).entropy()
     without = [
         torch.distributions.Categorical(logits=logits[..., torch.arange(310) != j]).entropy() for j in range(10, 310)
     ]
-    torch.testing.assert_close(found, sum(entropy - one for one in without))
-    assert abs(found.mean() - responses_of(rows_of(logits), ALL[:, :310])[..., -1].mean()) > 0.05
+    for grows in (image[None], slice(10, 310)):
+        torch.testing.assert_close(slopes_of(rows, grows)[0], sum(entropy - one for one in without))
+    assert abs(slopes_of(rows, slice(10, 310)).mean() - slopes_of(rows, slice(None)).mean()) > 0.05
 
 
-def test_a_multiplier_is_of_the_scale_and_not_of_what_a_mask_adds():
-    logits = torch.randn(2, 5, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    bias = torch.linspace(-3, 0, 40, dtype=torch.float64)
-    found = responses_of(replace(rows_of(logits), mask=bias), ALL[:, :40])[0]
-    for place in (0, 30, 60):
-        wanted = torch.distributions.Categorical(logits=MULTIPLIERS[place] * logits + bias).entropy()
+@pytest.mark.parametrize("shape", [(40,), (5, 40), (1, 1, 5, 40), (1, 2, 1, 40)])
+def test_a_multiplier_is_of_the_scale_and_not_of_what_a_mask_adds(shape):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 5, 40, generator=generator, dtype=torch.float64)
+    bias = 3 * torch.rand(shape, generator=generator, dtype=torch.float64)
+    found = responses_of(replace(rows_of(logits), mask=bias))[0]
+    for place in (0, 15, 30):
+        wanted = torch.distributions.Categorical(logits=ASKED[place] * logits + bias).entropy()
+        torch.testing.assert_close(found[..., place], wanted.reshape(2, 5))
+    scaled = torch.distributions.Categorical(logits=ASKED[30] * (logits + bias)).entropy().reshape(2, 5)
+    assert abs(found[..., 30] - scaled).max() > 0.01
+
+
+@pytest.mark.parametrize("mask", [None, torch.arange(6) != 2])
+def test_multipliers_under_a_causal_mask(mask):
+    logits = torch.randn(2, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = responses_of(replace(rows_of(logits), is_causal=True, mask=mask))[0]
+    open_to = torch.ones(6, 6, dtype=torch.bool).tril() & (mask if mask is not None else True)
+    for place in (0, 15, 30):
+        wanted = torch.distributions.Categorical(logits=(ASKED[place] * logits).masked_fill(~open_to, -1e9)).entropy()
         torch.testing.assert_close(found[..., place], wanted)
-    both = torch.distributions.Categorical(logits=MULTIPLIERS[60] * (logits + bias)).entropy()
-    assert abs(found[..., 60] - both).max() > 0.01
+
+
+def test_half_precision_is_not_rounded_once_more():
+    """q times the multiplier is not what the model has in bfloat16: it is computed in float32."""
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(1, 2, n, 16, generator=generator).bfloat16() for n in (5, 40))
+    found = responses_of(Rows(q, k, 0.5, None, False, ("entropy",)))[0]
+    logits = (q.double() @ k.double().mT)[0] * 0.5
+    for place in (0, 12, 25):
+        wanted = torch.distributions.Categorical(logits=ASKED[place] * logits).entropy()
+        torch.testing.assert_close(found[..., place].double(), wanted, atol=2e-5, rtol=0)
+    rounded = torch.distributions.Categorical(logits=(q * ASKED[25]).double()[0] @ k.double()[0].mT * 0.5).entropy()
+    assert abs(rounded - wanted).max() > 1e-3
 
 
 def test_predicted_works_at_a_size_that_was_not_measured_and_is_judged_on_other_prompts(pipe, calibration):

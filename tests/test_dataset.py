@@ -1,8 +1,6 @@
 """Datasets in files: what comes back, and what can't be read or written."""
 
 import errno
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -227,8 +225,3 @@ def test_described_variables_say_their_units(ds: xr.Dataset) -> None:
     bare = xr.Dataset({"entropy": 1.0, "mine": ("x", [1], {"units": "apples"})})
     assert describe(bare)["mine"].attrs == {"units": "apples"}
     assert bare["entropy"].attrs == {}
-
-
-def test_importing_it_leaves_torch_alone() -> None:
-    code = "import sys, entropylab.dataset; sys.exit(any(m in sys.modules for m in ('torch', 'diffusers')))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

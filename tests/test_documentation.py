@@ -1,4 +1,4 @@
-"""The code that README and documentation show runs; what names a model of the hub is compiled only."""
+"""The code that README and documentation show runs; what names a model of the hub, or a logger, is compiled only."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "docs" / "index.md", *sorted((ROOT / "docs" / "howto").glob("*.md"))]
-HUB = ("from_pretrained(", 'load("sd21")', 'load("ldm256")')
+HUB = ("from_pretrained(", "log_with=", 'load("sd21")', 'load("ldm256")')
 
 
 def blocks(page: Path) -> list[str]:

@@ -1,12 +1,17 @@
 """Every notebook runs, and is stored as it ran: with its outputs, and without what differs from run to run."""
 
+import ast
 import re
 import runpy
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
+
+import entropylab
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -73,11 +78,36 @@ def test_what_is_stored_is_free_of_the_machine_that_ran_it(path):
     assert not [output for output in outputs if output.get("name") == "stderr" or output.output_type == "error"]
 
 
+def shown(source: str, names: dict[str, Any]) -> Any:
+    """What a cell shows: the value of its last line, if that is an expression."""
+    tree = ast.parse(source)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, "cell", "exec"), names)
+    return None if last is None else eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+
+
 @pytest.mark.filterwarnings("default")
 @every
-def test_a_notebook_runs(path):
-    notebook = executed(path)
-    assert any("**Answer.**" in text for text in texts(notebook))
+def test_a_notebook_runs(path, monkeypatch):
+    """Its cells, one after the other, here, for a kernel would import everything once more; two samples of one step."""
+    monkeypatch.chdir(FOLDER)
+    measure, few = entropylab.measure, {"samples": 2, "steps": 1}
+    monkeypatch.setattr(entropylab, "measure", lambda *given, **options: measure(*given, **options | few))
+    names: dict[str, Any] = {}
+    with matplotlib.rc_context({"backend": "agg"}):
+        values = [shown(cell.source, names) for cell in code(read(path))]
+    plt.close("all")
+    assert values[-1].data.startswith("**Answer.**")
+    assert sum(value is not None for value in values) >= 3
+
+
+def test_a_kernel_runs_cells_and_their_outputs_are_stored(tmp_path):
+    made = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell("import sys; print('no', file=sys.stderr); 6 * 7")]
+    )
+    nbformat.write(made, tmp_path / "made.ipynb")
+    (cell,) = code(executed(tmp_path / "made.ipynb"))
+    assert [output.data["text/plain"] for output in cell.outputs] == ["42"]
 
 
 def test_noise_is_known():

@@ -1,7 +1,7 @@
 """What every size and scaling is sampled from, batch by batch."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,21 +46,20 @@ class Plan:
     ) -> None:
         """Sample the prompts from ``first`` to ``last`` (not included; None for all) at one size with one rule."""
         last = len(self.prompts) if last is None else last
-        for start in range(first, last, self.batch_size):
-            prompts = self.prompts[start : min(start + self.batch_size, last)]
-            seeds = [self.seed + start + i for i in range(len(prompts))]
-            generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-            recorder.begin_run(size=size, scaling=rule.name, prompts=prompts, seeds=seeds)
-            with ExitStack() as stack:
-                if not rule.is_original and not is_at_work(rule, recorder):
-                    stack.enter_context(rescaled(pipe, rule, train_size))
-                stack.enter_context(room_for(size, len(prompts)))
-                if self.call is not None:
-                    self.call(pipe, size, prompts, generators)
-                else:
-                    pipe(prompt=prompts, height=size[0], width=size[1], generator=generators, **self.settings)
-            recorder.finish_run()
-            bar.update(size[0] * size[1] * len(prompts))
+        leave_be = rule.is_original or is_at_work(rule, recorder)
+        with nullcontext() if leave_be else rescaled(pipe, rule, train_size):
+            for start in range(first, last, self.batch_size):
+                prompts = self.prompts[start : min(start + self.batch_size, last)]
+                seeds = [self.seed + start + i for i in range(len(prompts))]
+                generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+                recorder.begin_run(size=size, scaling=rule.name, prompts=prompts, seeds=seeds)
+                with room_for(size, len(prompts)):
+                    if self.call is not None:
+                        self.call(pipe, size, prompts, generators)
+                    else:
+                        pipe(prompt=prompts, height=size[0], width=size[1], generator=generators, **self.settings)
+                recorder.finish_run()
+                bar.update(size[0] * size[1] * len(prompts))
 
 
 def is_at_work(rule: NamedRule, recorder: Recorder) -> bool:

@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from torch import nn
@@ -16,6 +17,7 @@ from ..pipelines import denoisers
 PACKAGES = ("entropylab", "torch", "diffusers", "transformers", "numpy")
 
 
+@lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
     """Installed versions of what decides the numbers."""
     found = {}

@@ -22,6 +22,7 @@ from ..scaling import folded_at_work, rule_at_work
 from ..sizes import KnownSize, Packed, Size
 from .cells import Cells, LayerLabel
 from .layout import dataset_of
+from .live import Live
 from .maps import Maps
 from .provenance import provenance
 from .reduce import Reduction
@@ -81,6 +82,7 @@ class Recorder:
         known: what is known of a layer's calls, by layer and how many it made before in a forward.
         layout: a number for the shapes of what the forward that runs was handed; ``layouts`` knows them.
         kept_maps: the entropies of rows in their places, if they are kept.
+        live: hands over every step, if somebody asked for it.
     """
 
     pipe: Any
@@ -102,6 +104,7 @@ class Recorder:
     layouts: dict[Hashable, int] = field(default_factory=dict)
     foreign: bool = False
     kept_maps: Maps | None = None
+    live: Live | None = None
 
     def __repr__(self) -> str:
         ran = counted(len(self.cells.layers), "layer")
@@ -187,6 +190,8 @@ class Recorder:
             self.cells.add(self.run)
             if self.kept_maps is not None:
                 self.kept_maps.add(self.run)
+        if self.live is not None:
+            self.live.hand_over(self.cells, wait=True)
         self.run, self.foreign = None, False
 
     def on_parts(self) -> None:
@@ -383,6 +388,8 @@ class Recorder:
         self.run.add_step(calls, combined, sample)
         if self.kept_maps is not None:
             self.kept_maps.add_step(self.run, calls)
+        if self.live is not None:
+            self.live.take(self.run, self.cells)
 
 
 def packed(inputs: Inputs) -> Packed | None:

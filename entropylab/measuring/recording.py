@@ -13,6 +13,7 @@ from ..pipelines.sight import observed
 from ..scaling import known_train_size
 from ..sizes import Size
 from .cells import Cells, check_keep
+from .live import Live, OnStep, check_on_step
 from .maps import Maps, RowReduction
 from .recorder import Recorder
 from .reduce import Reduction, check_statistics
@@ -30,6 +31,7 @@ def record(
     keep: Sequence[str] | None = None,
     strict: bool = False,
     maps: bool = False,
+    on_step: OnStep | None = None,
 ) -> Iterator[Recorder]:
     """Measure the attention of ``pipe`` while your own code samples from it.
 
@@ -50,6 +52,10 @@ def record(
         strict: raise if an attention layer ran that could not be measured, instead of naming it in the result.
         maps: keep the entropy of every query row too, in its place in the picture. Of branch, step and head those are
             kept apart that ``keep`` names (branches alone by default), samples and layers always.
+        on_step: ``on_step(dataset)`` is called after every step with what that step gave: a Dataset with the dimensions
+            that ``keep`` names and one step. On a GPU it comes when the numbers have, as a rule a step later; nothing
+            waits for them before the pipeline's call is over. If it raises, it is not called again, and a warning says
+            so; sampling and measuring go on.
 
     Yields:
         A Recorder; its ``dataset`` is an xarray.Dataset like that of ``entropylab.measure``, and its ``maps`` an
@@ -69,7 +75,7 @@ def record(
         >>> rec.unmeasured  # layers that ran and could not be measured
         {}
     """
-    recorder = new_recorder(pipe, statistics, rows, layers, keep, maps=maps)
+    recorder = new_recorder(pipe, statistics, rows, layers, keep, maps=maps, on_step=on_step)
     with watching(recorder, strict):
         yield recorder
 
@@ -144,13 +150,21 @@ def report_bad(cells: Cells, stacklevel: int) -> None:
 
 
 def new_recorder(
-    pipe: Any, statistics: Any, rows: Any, layers: Any, keep: Any, train_size: Size | None = None, maps: bool = False
+    pipe: Any,
+    statistics: Any,
+    rows: Any,
+    layers: Any,
+    keep: Any,
+    train_size: Size | None = None,
+    maps: bool = False,
+    on_step: OnStep | None = None,
 ) -> Recorder:
     """A Recorder, its arguments checked."""
     if not isinstance(maps, bool):
         raise EntropyLabError(f"maps must be True or False. Got {maps!r}.")
     if maps and rows is not None:
         raise EntropyLabError(f"maps are of every query row: leave rows out. Got rows={rows!r}.")
+    check_on_step(on_step)
     pipelines.check_attends(pipe)
     patterns = check_patterns(pipe, layers)
     new_reduction = RowReduction if maps else Reduction
@@ -158,6 +172,7 @@ def new_recorder(
     keep = check_keep(keep)
     recorder = Recorder(pipe, reduction, patterns, keep, known_train_size(pipe, train_size))
     recorder.kept_maps = Maps(("branch",) if keep is None else keep) if maps else None
+    recorder.live = Live(on_step) if on_step is not None else None
     return recorder
 
 

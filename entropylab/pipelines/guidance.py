@@ -7,7 +7,7 @@ the direction of their sum (a pipeline may negate). No pipeline need be known fo
 the host reads a few numbers when the run is over.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,6 +65,17 @@ class Evidence:
         more = [] if self.halves is None else self.halves.tensors
         single = (self.alike, self.prompted, self.doubled)
         return [*self.products, *(found for found in single if found is not None), *more]
+
+    def sent(self, send: Callable[[Tensor], Tensor]) -> "Evidence":
+        """The same, every tensor of it sent elsewhere."""
+        return replace(
+            self,
+            products=tuple(map(send, self.products)),
+            alike=None if self.alike is None else send(self.alike),
+            prompted=None if self.prompted is None else send(self.prompted),
+            doubled=None if self.doubled is None else send(self.doubled),
+            halves=None if self.halves is None else self.halves.sent(send),
+        )
 
     def or_doubled(
         self, halves: Sequence[Branch | None], combined: Tensor, sample: Tensor, prompt: Tensor | None, texts: "Texts"

@@ -1,5 +1,6 @@
 """The law with nothing fitted: what it is off by and why, how near freezing, whether logits are Gaussian."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,7 +79,8 @@ def law_residual(
         ax.set_ylim(min(1.5 * known.min(), -0.5), max(1.5 * known.max(), 0.5))
     name_layers(ax, mean.drop_duplicates("layer"))
     ax.set_xlabel("layer, in the order in which data meet them")
-    ax.set_ylabel(f"entropy less {RESIDUALS[name]} [nats]".replace("the law's prediction", "log N − σ²/2"))
+    text = f"entropy less {RESIDUALS[name]} [nats]".replace("the law's prediction", "log N − σ²/2")
+    ax.set_ylabel(textwrap.fill(text, 40))
     legend(ax)
     return ax
 

@@ -22,6 +22,9 @@ LABELS = {False: "attention entropy [nats]", True: "entropy / log N, 1 is unifor
 ACROSS = ("size", "scaling", "branch", "sample", "step", "layer", "head", "frame")
 """What panels may differ in."""
 
+CROWDED = 30
+"""Letters above columns of panels, from which on they are turned."""
+
 COLOURS = "viridis"
 VEIL = ListedColormap(mpl.colormaps[COLOURS](np.arange(256)) * [1, 1, 1, 0.65])
 """The same over a picture, which shines through."""
@@ -137,7 +140,9 @@ def entropy_maps(
         top += tall + GAP
     ax.set(xlim=(0, len(across) * (1 + GAP) - GAP), ylim=(top - GAP, 0), aspect="equal")
     ax.set_yticks(middles, list(down.values()))
-    ax.set_xticks([0.5 + left * (1 + GAP) for left in range(len(across))], list(across.values()))
+    is_crowded = len(across) * max(map(len, across.values())) > CROWDED
+    turned: dict[str, Any] = {"rotation": 35, "ha": "left", "rotation_mode": "anchor"} if is_crowded else {}
+    ax.set_xticks([0.5 + left * (1 + GAP) for left in range(len(across))], list(across.values()), **turned)
     ax.tick_params(length=0, labeltop=True, labelbottom=False)
     ax.spines[:].set_visible(False)
     scale(ax, shown, normalised)
@@ -236,16 +241,15 @@ def scale(ax: Axes, shown: Any, normalised: bool) -> None:
 
 def limits_of(panels: Sequence[Panel]) -> tuple[float, float]:
     """The lowest and the highest value of some maps."""
-    return min(float(np.nanmin(each.values)) for each in panels), max(float(np.nanmax(each.values)) for each in panels)
+    values = np.concatenate([each.values.ravel() for each in panels])
+    if np.isnan(values).all():
+        raise EntropyLabError("maps must have an entropy of what is chosen. Got nothing but NaN.")
+    return float(np.nanmin(values)), float(np.nanmax(values))
 
 
 def groups(maps: Any, layer: Any, size: AnySize | None) -> Iterator[xr.Dataset]:
     """The groups at one size that have layers of these kinds or patterns in the image, and of them those layers."""
-    if not isinstance(maps, xr.DataTree) or not maps.children:
-        raise EntropyLabError(
-            f"maps must be the xarray.DataTree of record(pipe, maps=True), with a map in it. Got {type(maps).__name__}."
-        )
-    label = pick("size", list(maps.children), None if size is None else size_label(size))
+    label = pick("size", list(check_maps(maps).children), None if size is None else size_label(size))
     patterns, count = names_of(layer), 0
     for group in maps[label].children.values():
         ds = group.to_dataset()
@@ -259,6 +263,15 @@ def groups(maps: Any, layer: Any, size: AnySize | None) -> Iterator[xr.Dataset]:
         raise EntropyLabError(
             f"layer must be kinds, or patterns of layer paths, that have maps at {label}. Got {layer!r}."
         )
+
+
+def check_maps(maps: Any) -> xr.DataTree:
+    """Entropy maps, if they are."""
+    if not isinstance(maps, xr.DataTree) or not maps.children:
+        raise EntropyLabError(
+            f"maps must be the xarray.DataTree of record(pipe, maps=True), with a map in it. Got {type(maps).__name__}."
+        )
+    return maps
 
 
 def pick(name: str, known: Sequence[Any], given: Any, otherwise: Any = None) -> Any:

@@ -25,6 +25,9 @@ MORE_MARKERS = (*MARKERS, "P", "*", "<", ">")
 FEW = 4
 """Entries of a legend that find room within an Axes."""
 
+NARROW = 30
+"""Letters of a name in a legend that is narrow."""
+
 # Any, because matplotlib types the keys one by one, and newly with every release.
 PAPER: Any = {
     "axes.linewidth": 0.6,
@@ -62,9 +65,9 @@ def label(variable: xr.DataArray, fallback: str) -> str:
 
 
 def legend(ax: Axes) -> None:
-    """A legend where it covers nothing: within the Axes if it is short, else above it."""
+    """A legend where it covers nothing: within the Axes if it is short and narrow, else above it."""
     _, names = ax.get_legend_handles_labels()
-    if len(names) > FEW:
+    if len(names) > FEW or any(len(name) > NARROW for name in names):
         small = len(names) > 2 * FEW
         legend_above(ax, columns_of(ax, names, "small" if small else None), "small" if small else None)
     elif names:

@@ -109,13 +109,7 @@ class InParts(Block):
         return together(self.second(self.normalise(self.first(query, key.mT)), value))
 
 
-class MyAttention(Operators):
-    """Called attention, but for its parts."""
-
-
-@pytest.mark.parametrize(
-    "block", [Operators, Einsums, ImportedEinsum, Batched, Turned, Dropped, Function, InParts, MyAttention]
-)
+@pytest.mark.parametrize("block", [Operators, Einsums, ImportedEinsum, Batched, Turned, Dropped, Function, InParts])
 def test_attention_by_hand_is_measured_whatever_its_name(block):
     rec = recorded(net := net_of(block), strict=True)
     assert list(rec.dataset.layer.values) == ["model.attn"] and list(rec.dataset.kind.values) == ["self"]
@@ -245,16 +239,6 @@ def mixture_of_experts(net, tokens):
     return (gates[..., None, :] @ found)[..., 0, :]
 
 
-def mixture_by_einsum(net, tokens):
-    gates = net.choose(tokens).softmax(-1)
-    return torch.einsum("bne,bned->bnd", gates, torch.stack([expert(tokens) for expert in net.experts], -2))
-
-
-def best_experts(net, tokens):
-    weights, chosen = net.choose(tokens).softmax(-1).topk(2, -1)
-    return tokens * weights.sum(-1, keepdim=True) + chosen.sum(-1, keepdim=True)
-
-
 def pooled(net, tokens):
     weights = net.choose(tokens)[..., :1].softmax(1)
     return tokens + weights.mT @ tokens
@@ -269,18 +253,11 @@ def nearest_code(net, tokens):
     return F.softmax(net.choose(tokens), dim=-1) @ net.codes
 
 
-def sampled(net, tokens):
-    chances = net.choose(tokens).softmax(-1)
-    return tokens + chances.argmax(-1, keepdim=True)
-
-
 def matrix_of_classes(net, tokens):
     return tokens + (tokens @ net.codes.mT).softmax(-1).amax(-1, keepdim=True)
 
 
-HARMLESS = [
-    mixture_of_experts, mixture_by_einsum, best_experts, pooled, classes, nearest_code, sampled, matrix_of_classes
-]  # fmt: skip
+HARMLESS = [mixture_of_experts, pooled, classes, nearest_code, matrix_of_classes]
 
 
 @pytest.mark.parametrize("use", HARMLESS)

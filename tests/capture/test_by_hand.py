@@ -12,12 +12,6 @@ from ..attention import together
 from .nets import HEADS, WIDTH, Exponential, Method, OwnAttention, agree, net_of, recorded, run
 
 
-class Function(OwnAttention):
-    def forward(self, tokens):
-        logits, value = self.by_hand(tokens)
-        return together(F.softmax(logits, dim=3, dtype=torch.float32) @ value)
-
-
 class ByName(OwnAttention):
     def forward(self, tokens):
         logits, value = self.by_hand(tokens)
@@ -74,7 +68,7 @@ class AttnBlock(nn.Module):
         return torch.bmm(F.softmax(logits, dim=2), self.v(tokens))
 
 
-@pytest.mark.parametrize("attn", [Method, Function, ByName, ByModule, ByPart, HeadsInBatch, HeadsThird, AttnBlock])
+@pytest.mark.parametrize("attn", [Method, ByName, ByModule, ByPart, HeadsInBatch, HeadsThird, AttnBlock])
 def test_a_softmax_by_hand_is_measured_in_every_forward(attn):
     rec = recorded(net := net_of(attn), strict=True)
     assert rec.dataset.sizes["step"] == 3
@@ -104,12 +98,6 @@ class Gated(OwnAttention):
         return mixed * self.gate(mixed).softmax(-1)[..., :1]
 
 
-class InTwoSlices(OwnAttention):
-    def forward(self, tokens):
-        logits, value = self.by_hand(tokens)
-        return together(torch.cat([part.softmax(-1) @ value for part in logits.chunk(2, dim=2)], 2))
-
-
 class Efficient(OwnAttention):
     """Linear attention that says so nowhere: its softmaxes are over channels and over tokens."""
 
@@ -136,7 +124,6 @@ class Overwritten(OwnAttention):
 
 UNREADABLE = [
     (Gated, "2 softmaxes by hand"),
-    (InTwoSlices, "2 softmaxes by hand"),
     (Efficient, "2 softmaxes by hand"),
     (LinearAttention, "linear attention has no softmax"),
     (Overwritten, "1 softmaxes by hand"),

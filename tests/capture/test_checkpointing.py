@@ -49,7 +49,7 @@ def unet_call(side):
 
 
 MODELS = {"joint": (new_joint, joint_call), "U-Net": (new_unet, unet_call)}
-REENTRANT = [False, True]
+PAIRS = pytest.mark.parametrize(("name", "reentrant"), [("joint", True), ("U-Net", False)])
 
 ROUNDING = 1e-7
 """Of gradients, which may be added in another order."""
@@ -88,8 +88,7 @@ def same(one, other, atol=0.0):
     return len(one) == len(other) and all(torch.allclose(a, b, rtol=0, atol=atol) for a, b in pairs)
 
 
-@pytest.mark.parametrize("reentrant", REENTRANT)
-@pytest.mark.parametrize("name", MODELS)
+@PAIRS
 def test_training_goes_on_while_it_is_recorded(name, reentrant):
     model = new_model(name, reentrant)
     plain = trained(model, name)
@@ -104,8 +103,7 @@ def test_training_goes_on_while_it_is_recorded(name, reentrant):
     assert rec.dataset.drop_attrs().equals(once.dataset.drop_attrs())
 
 
-@pytest.mark.parametrize("reentrant", REENTRANT)
-@pytest.mark.parametrize("name", MODELS)
+@PAIRS
 def test_gradients_of_a_rescaled_model_are_those_without_checkpoints(name, reentrant):
     """Also of a forward at one size that is computed again after one at another."""
     found = []
@@ -133,8 +131,7 @@ def test_a_forward_before_the_rescaling_is_computed_again_without_it():
     assert same([w.grad for w in plain.parameters()], [w.grad for w in model.parameters()])
 
 
-@pytest.mark.parametrize("reentrant", REENTRANT)
-@pytest.mark.parametrize("attn", [OwnAttention, Method, Multihead])
+@pytest.mark.parametrize(("attn", "reentrant"), [(OwnAttention, False), (Method, True), (Multihead, False)])
 def test_a_whole_denoiser_that_is_computed_again(attn, reentrant):
     """Its root runs in the backward pass: that is no forward of its own. Nor do parts miss their attention."""
 

@@ -2,7 +2,6 @@
 
 import copy
 import io
-import pickle
 
 import pytest
 import torch
@@ -24,11 +23,7 @@ def saved(model):
     return torch.load(io.BytesIO(file.getvalue()), weights_only=False)
 
 
-def pickled(model):
-    return pickle.loads(pickle.dumps(model))  # noqa: S301
-
-
-COPIES = [saved, pickled, copy.deepcopy]
+COPIES = [saved, copy.deepcopy]
 
 
 def owner_of(value):

@@ -40,10 +40,10 @@ def multihead_agrees(rec, net, masks):
     return np.allclose(found, wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize(("batch_first", "needs"), [(True, False), (False, True)])
 @pytest.mark.parametrize("name", MASKS)
-def test_multihead_attention_with_its_masks(name, batch_first, needs):
-    net = net_of(Multihead, MASKS[name], batch_first, None, needs)
+def test_multihead_attention_with_its_masks(name):
+    needs = name in ("padding", "float", "by head", "both float")
+    net = net_of(Multihead, MASKS[name], not needs, None, needs)
     rec = recorded(net)
     assert rec.unmeasured == {}
     assert multihead_agrees(rec, net, MASKS[name])
@@ -73,8 +73,7 @@ def test_cross_attention_of_multihead_attention(settings):
     assert int(rec.dataset.tokens.squeeze()) == TEXT
 
 
-@pytest.mark.parametrize("settings", [{"add_bias_kv": True}, {"add_zero_attn": True}])
-@pytest.mark.parametrize("needs", [False, True])
+@pytest.mark.parametrize(("settings", "needs"), [({"add_bias_kv": True}, False), ({"add_zero_attn": True}, True)])
 def test_multihead_attention_with_more_keys(settings, needs):
     net = net_of(Multihead, {}, True, None, needs, settings)
     rec = recorded(net)

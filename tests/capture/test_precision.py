@@ -14,8 +14,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without to
 
 
 @pytest.mark.usefixtures("quick_flex")
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("attn", [OwnAttention, Method, Multihead, Flex])
+@pytest.mark.parametrize(
+    ("attn", "dtype"),
+    [
+        (OwnAttention, torch.float16),
+        (Method, torch.bfloat16),
+        (Multihead, torch.float16),
+        (Multihead, torch.float64),
+        (Flex, torch.bfloat16),
+    ],
+)
 def test_every_precision_against_float64(attn, dtype):
     """The reference has the same q and k, which are rounded to the model's precision."""
     net = net_of(attn).to(dtype)
@@ -54,8 +62,9 @@ def test_half_precision_reaches_no_further_than_q_and_k(dtype):
 
 
 @pytest.mark.usefixtures("quick_flex")
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("attn", [OwnAttention, Method, Multihead, Flex])
+@pytest.mark.parametrize(
+    ("attn", "dtype"), [(OwnAttention, torch.float16), *((attn, torch.bfloat16) for attn in (Method, Multihead, Flex))]
+)
 def test_autocast(attn, dtype):
     net = net_of(attn)
     tokens = normal(2, TOKENS, WIDTH)
@@ -95,8 +104,7 @@ class Normed(OwnAttention):
         return logits if self.mask is None else logits + self.mask.to(dtype).double()
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("is_masked", [False, True])
+@pytest.mark.parametrize(("dtype", "is_masked"), [(torch.bfloat16, True), (torch.float16, False)])
 def test_autocast_casts_what_it_casts_for_the_model(dtype, is_masked):
     net = net_of(Normed)
     net.attn.mask = 3 * normal(TOKENS, TOKENS, seed=5) if is_masked else None

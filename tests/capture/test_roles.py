@@ -83,8 +83,9 @@ def test_agreement_would_notice_rows_that_stand_elsewhere():
 COUNTS = [(7, 4), (2, 6), (7, 7), (4, 7), (7, 4)]
 
 
-@pytest.mark.parametrize("dense", [False, True], ids=["padded", "moved to the front"])
-@pytest.mark.parametrize("order", [("text", "image"), ("image", "text"), "shuffled"], ids=str)
+@pytest.mark.parametrize(
+    ("order", "dense"), [(("image", "text"), False), ("shuffled", False), (("text", "image"), True)], ids=str
+)
 def test_masks_of_one_shape_that_differ_between_calls(order, dense):
     """Padding moved behind everything gives every sample a layout of its own, which differs in every call."""
     model = new_joint(order)
@@ -93,16 +94,15 @@ def test_masks_of_one_shape_that_differ_between_calls(order, dense):
     agree(*recorded(model, *(inputs(encoder_attention_mask=mask) for mask in masks)))
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
-def test_lengths_instead_of_masks(dtype):
+def test_lengths_instead_of_masks():
     """A vector of lengths decides where tokens stand as a mask does."""
     model = new_joint()
     model.dense = True
-    given = [inputs(text_lengths=torch.tensor(counts, dtype=dtype)) for counts in COUNTS]
+    given = [inputs(text_lengths=torch.tensor(counts)) for counts in COUNTS]
     agree(*recorded(model, *given))
 
 
-@pytest.mark.parametrize("closed", [-10000.0, -9999.0, torch.finfo(torch.float32).min, -torch.inf, -5000.0, -3.0])
+@pytest.mark.parametrize("closed", [-9999.0, -torch.inf, -5000.0])
 def test_additive_masks(closed):
     """A key counts as masked from -9999 on; less is added to the logits as it is."""
     model = new_joint()
@@ -131,17 +131,8 @@ def test_references_that_come_and_go():
     agree(ds, calls, ("image", "text", "reference"))
 
 
-def test_a_model_that_is_changed_between_recordings():
-    """What is remembered of where tokens stand ends with the recording."""
-    model = new_joint(("text", "image"))
-    agree(*recorded(model, inputs()))
-    model.order = ("image", "text")
-    agree(*recorded(model, inputs()))
-
-
-@pytest.mark.parametrize("order", [("text", "image"), ("image", "text")])
-def test_text_that_conditions_the_image_leaves_it_the_image(order):
-    model = new_joint(order)
+def test_text_that_conditions_the_image_leaves_it_the_image():
+    model = new_joint(("image", "text"))
     model.blend = "text"
     agree(*recorded(model, inputs(), inputs(12, 9)))
 
@@ -191,15 +182,14 @@ def test_text_in_the_features_of_a_convolution_leaves_them_the_image():
     agree(ds, model.calls())
 
 
-def masked_call(tokens, counts, mask="prompt_attention_mask", **more):
+def masked_call(tokens, counts, mask="prompt_attention_mask"):
     masks = [kept(tokens, *each) for each in counts]
-    return guided(lambda seed: words(seed, tokens, 2), *masks, mask=mask) | more
+    return guided(lambda seed: words(seed, tokens, 2), *masks, mask=mask)
 
 
 CALLS = {
     "FLUX.1": [flux_call(10), flux_call(13), flux_call(10, height=64, width=64), flux_call(10)],
     "Chroma": [masked_call(12, each) for each in (((12, 7), (3, 3)), ((1, 8), (9, 2)))],
-    "Lumina Image 2.0": [masked_call(9, each) for each in (((9, 5), (3, 3)), ((4, 8), (9, 2)))],
     "Qwen-Image": [masked_call(14, each, "prompt_embeds_mask") for each in (((14, 5), (3, 3)), ((4, 8), (9, 2)))],
 }
 
@@ -221,35 +211,6 @@ def test_pipelines_called_again_with_other_arguments(name):
         for variable in ("entropy", "sigma2", "keys", "mass_image", "entropy_from_text"):
             here = together[variable].isel(sample=slice(begin, samples[size]))
             np.testing.assert_array_equal(here, alone.dataset[variable], err_msg=variable)
-
-
-def test_an_ip_adapter_that_comes_between_calls():
-    """Cross-attention then attends to the text and, beside, to the picture."""
-    family = BY_NAME["IP-Adapter"]
-    pipe = family.build()
-    with entropylab.record(pipe) as rec:
-        family.sample(pipe)
-    with_adapter = rec.dataset
-    plain = BY_NAME["Stable Diffusion 1"]
-    other = plain.build()
-    with entropylab.record(other) as rec:
-        plain.sample(other)
-        own = dict(other.unet.attn_processors)
-        other.unet.encoder_hid_proj = pipe.unet.encoder_hid_proj
-        other.unet.config.encoder_hid_dim_type = pipe.unet.config.encoder_hid_dim_type
-        for path, processor in pipe.unet.attn_processors.items():
-            if "attn2" in path:
-                other.unet.get_submodule(path.removesuffix(".processor")).set_processor(processor)
-        assert set(own) <= {*other.unet.attn_processors}
-        other.image_encoder, other.feature_extractor = pipe.image_encoder, pipe.feature_extractor
-        family.sample(other)
-    ds = rec.dataset
-    assert rec.unmeasured == {}
-    assert set(ds.layer.values) == set(with_adapter.layer.values)
-    assert dict(zip(ds.layer.values, ds.kind.values, strict=True)) == dict(
-        zip(with_adapter.layer.values, with_adapter.kind.values, strict=True)
-    )
-    assert "unknown" not in ds.part.values
 
 
 def test_an_indicator_tells_text_from_image_in_one_sequence():

@@ -219,9 +219,9 @@ class WithSinks(OwnAttention):
         return together(F.scaled_dot_product_attention(query, key, value))
 
 
-@pytest.mark.parametrize("by_hand", [False, True])
-@pytest.mark.parametrize("make", [net_of, unnamed_of])
-@pytest.mark.parametrize("sinks", [1, 4])
+@pytest.mark.parametrize(
+    ("make", "sinks", "by_hand"), [(net_of, 1, False), (net_of, 4, True), (unnamed_of, 4, False), (unnamed_of, 1, True)]
+)
 def test_keys_beside_its_own_tokens_do_not_make_a_layer_cross(make, sinks, by_hand):
     net = make(WithSinks, sinks, by_hand)
     with entropylab.record(net, strict=True) as rec:

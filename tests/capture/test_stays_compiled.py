@@ -200,15 +200,14 @@ def test_calls_that_run_unseen_are_named(monkeypatch):
     assert set(rec.unmeasured) == {f"model.blocks.{block}" for block in range(3)}
 
 
-@pytest.mark.parametrize(("name", "part"), [("Stable Diffusion 2", "unet"), ("FLUX.1", "transformer")])
-def test_families(name, part, dynamo):
+def test_a_family(dynamo):
     """Through the ahead-of-time compiler, which drops and reorders what it may; the error is its own."""
-    family = BY_NAME[name]
+    family = BY_NAME["FLUX.1"]
     pipe = family.build()
     with entropylab.record(pipe) as usual:
         family.sample(pipe)
     pipe = family.build()
-    getattr(pipe, part).compile(backend="aot_eager")
+    pipe.transformer.compile(backend="aot_eager")
     plain = family.sample(pipe)
     graphs = dynamo.utils.counters["stats"]["unique_graphs"]
     for _ in range(2):

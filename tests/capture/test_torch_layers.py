@@ -28,8 +28,7 @@ def new_encoder(batch_first=True, **options):
     return sharpened(nn.TransformerEncoder(layer, 2, **options))
 
 
-@pytest.mark.parametrize("shape", [(3, 11), (4, 8), (8, 4), (5, 1), (1, 5)])
-@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize(("batch_first", "shape"), [(True, (3, 11)), (False, (4, 8)), (True, (8, 4)), (False, (5, 1))])
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")
 def test_pytorch_encoder_whatever_comes_first(batch_first, shape):
     """(batch, tokens) or (tokens, batch), one a multiple of the other: samples are samples, and no layer is lost."""

@@ -69,8 +69,10 @@ def maps_of(name, **arguments):
     return torch.stack(list(found))
 
 
-@pytest.mark.parametrize(("implementation", "padded"), [("sdpa", False), ("sdpa", True), ("eager", True)])
-@pytest.mark.parametrize("name", TEXT_MODELS)
+@pytest.mark.parametrize(
+    ("name", "implementation", "padded"),
+    [*((name, "sdpa", True) for name in TEXT_MODELS), ("bert", "eager", True), ("gpt2", "sdpa", False)],
+)
 def test_text_models_against_their_own_maps(name, implementation, padded):
     arguments = {"input_ids": IDS, "attention_mask": LEFT.long()} if padded else {"input_ids": IDS}
     ds = recorded(made(name, implementation), **arguments)
@@ -89,7 +91,7 @@ def test_text_models_would_notice_padding_that_counts():
     assert np.abs(measured(ds) - wanted(maps_of("bert", **arguments))).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("name", ["llama"])
 def test_implementations_agree_where_the_padding_comes_first(name):
     left = LEFT.flip(1)
     found = [recorded(made(name, each), IDS, attention_mask=left.long()) for each in IMPLEMENTATIONS]

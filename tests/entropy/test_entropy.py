@@ -1,8 +1,6 @@
 """Row statistics against float64 softmax, their exact values on special rows, and their identities."""
 
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -112,13 +110,6 @@ def test_masked_keys_do_not_count(backend, shape):
     torch.testing.assert_close(found.variance.double(), second, atol=5e-5, rtol=0)
 
 
-def test_masked_key_changes_the_entropy():
-    q, k = torch.zeros(1, 4, 8), tokens(1, 10, 8)
-    mask = torch.arange(10) < 5
-    assert torch.allclose(row_statistics(q, k, mask=mask).entropy, torch.tensor(math.log(5)))
-    assert not torch.allclose(row_statistics(q, k).entropy, torch.tensor(math.log(5)))
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_rows_without_keys_are_nan_and_others_are_not(backend):
     q, k = tokens(2, 3, 4, 8), tokens(2, 3, 6, 8, seed=1)
@@ -167,17 +158,6 @@ def test_any_strides(backend):
         strided = (t.permute(order).contiguous().permute(back) for t in (q, k))
         found = row_statistics(*strided, backend=backend).entropy
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
-
-
-def test_importing_the_backends_does_not_import_triton():
-    code = "import sys, entropylab.entropy; sys.exit('triton' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-@pytest.mark.parametrize("lead", [(), (4,), (2, 3, 5)])
-def test_any_leading_dimensions(lead):
-    q, k = tokens(*lead, 3, 10, 8), tokens(*lead, 3, 12, 8, seed=1)
-    assert row_statistics(q, k).entropy.shape == (*lead, 3, 10)
 
 
 @settings(max_examples=30, deadline=None)

@@ -34,7 +34,7 @@ def test_against_finite_differences(mask: str) -> None:
         found = row_statistics(q, k, statistics=STATISTICS, backend="reference", **masked(mask))
         return tuple(found[name] for name in STATISTICS)
 
-    assert torch.autograd.gradcheck(statistics, (q, k))
+    assert torch.autograd.gradcheck(statistics, (q, k), fast_mode=True)
 
 
 def test_of_an_additive_mask_by_hand() -> None:

@@ -274,8 +274,6 @@ def test_several_that_compile_at_once_all_succeed(anew, tmp_path):
 
 BAD = [
     ((1, 2, 5, 8), (1, 2, 0, 8), "must not be empty"),
-    ((1, 2, 0, 8), (1, 2, 5, 8), "must not be empty"),
-    ((1, 2, 5, 8), (2, 2, 5, 8), "agree in leading dimensions"),
     ((1, 2, 5, 8), (1, 2, 5, 4), "agree in leading dimensions"),
     ((1, 3, 5, 8), (1, 2, 5, 8), "multiple of those of k"),
 ]

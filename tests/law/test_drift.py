@@ -84,20 +84,6 @@ def test_what_a_rule_should_remove_by_the_sensitivity_at_the_training_size() -> 
     assert "predicted_fraction" not in drift(ds.drop_vars("sensitivity"))
 
 
-def test_rows_are_in_the_order_of_the_layers() -> None:
-    rows = drift(synthetic(average=("sample", "head")))
-    assert list(dict.fromkeys(rows["block"])) == [
-        "down_blocks.0",
-        "down_blocks.1",
-        "mid_block",
-        "up_blocks.0",
-        "up_blocks.1",
-        MEAN,
-    ]
-    assert rows["drift_error"].isna().all()
-    np.testing.assert_allclose(rows["train_tokens"][:7], 256)
-
-
 def test_the_training_size_is_found() -> None:
     ds = synthetic(sizes=((32, 32), (32, 128), (64, 64), (128, 32)))
     assert training_size(ds) == "64x64", "of sizes with as many tokens the squarest"

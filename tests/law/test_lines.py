@@ -199,14 +199,6 @@ def test_weights_are_those_of_smooth_variances_over_samples() -> None:
     assert result.slope_error < fit(ds).slope_error
 
 
-def test_a_size_with_more_samples_weighs_more() -> None:
-    ds = synthetic(**NOISY, average=("branch", "step", "head"))
-    few = ds.assign(entropy=ds["entropy"].where((ds["sample"] < 2) | (ds["size"] != ds["size"][0])))
-    broken = xr.where(few["size"] == few["size"][0], 0.2, 0.0)
-    moved = [abs(fit(part.assign(entropy=part["entropy"] + broken), method="weighted").slope - 1) for part in (few, ds)]
-    assert moved[0] < moved[1]
-
-
 @pytest.mark.parametrize("samples", [3, 8])
 @pytest.mark.parametrize("steepness", [0.0, 1.2])
 def test_weighted_intervals_hold_the_truth_as_often(samples: int, steepness: float) -> None:
@@ -268,12 +260,6 @@ def test_which_errors_are_taken() -> None:
     assert fit(one, method="theil_sen").errors == UNKNOWN
     with pytest.raises(EntropyLabError, match="at least two sizes with different N"):
         fit(one.isel(size=[0]), method="theil_sen")
-
-
-@pytest.mark.parametrize("options", [{"errors": "bootstrap"}, {"resamples": 99}, {"seed": 0}])
-def test_the_bootstrap_is_gone_and_that_is_said(options: dict) -> None:
-    with pytest.raises(EntropyLabError, match="no longer offered, and 'clustered' takes its place. Got"):
-        fit(synthetic(), **options)
 
 
 # Is it straight?

@@ -49,7 +49,7 @@ def test_the_two_finer_levels_have_self_and_cross_attention_down_and_up(embedded
     assert {layer.heads for layer in found} == {4}
 
 
-@pytest.mark.parametrize("size", [(32, 32), (64, 64), (192, 192), (96, 48), (72, 40)])
+@pytest.mark.parametrize("size", [(32, 32), (192, 192), (40, 72)])
 def test_it_samples_from_half_to_three_times_its_training_size(embedded, size):
     image = embedded("a red heart", height=size[0], width=size[1], num_inference_steps=2).images[0]
     assert image.size == (size[1], size[0])
@@ -115,8 +115,7 @@ def test_a_folder_whose_index_holds_anything(index, tmp_path):
         entropylab.load(tmp_path)
 
 
-@pytest.mark.parametrize("part", ["unet", "text_encoder", "tokenizer"])
-@pytest.mark.parametrize("config", ["5", "[]", '{"_class_name": 5}'])
+@pytest.mark.parametrize(("part", "config"), [("unet", "5"), ("tokenizer", '{"_class_name": 5}')])
 def test_a_folder_whose_parts_hold_anything(part, config, tmp_path):
     shutil.copytree(FOLDER, tmp_path / "model")
     for path in (tmp_path / "model" / part).glob("*config.json"):

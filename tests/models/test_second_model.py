@@ -92,7 +92,7 @@ def test_it_draws_what_the_prompt_says(pipe):
     assert (corners.amax(1) - corners.amin(1)).max() < 0.3
 
 
-@pytest.mark.parametrize("size", [(32, 32), (64, 64), (128, 128), (96, 48), (40, 72)])
+@pytest.mark.parametrize("size", [(32, 32), (128, 128), (40, 72)])
 def test_it_samples_any_size(pipe, size):
     image = pipe("a red heart", height=size[0], width=size[1], num_inference_steps=1).images[0]
     assert image.size == (size[1], size[0])

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from entropylab import plot
 from entropylab.plot.layers import NAMED
-from entropylab.plot.style import elided, legend, legend_above
+from entropylab.plot.style import legend, legend_above
 
 from .. import datasets
 from ..datasets import synthetic
@@ -46,11 +46,6 @@ def test_without_names_there_is_no_legend(ax) -> None:
     legend_above(ax)
     legend(ax)
     assert ax.get_legend() is None
-
-
-def test_long_names_keep_their_ends() -> None:
-    assert elided("up 1") == "up 1"
-    assert elided("single transformer blocks 17") == "single tra…r blocks 17"
 
 
 def test_many_layers_are_told_by_colour(many, ax) -> None:

@@ -1,8 +1,5 @@
 """Axes, style and names that figures share."""
 
-import subprocess
-import sys
-
 import matplotlib
 import matplotlib.pyplot as plt
 import pytest
@@ -39,7 +36,3 @@ def test_current_axes_by_default_and_nothing_set() -> None:
 )
 def test_short_names_of_blocks(block: str, words: str) -> None:
     assert short(block) == words
-
-
-def test_figures_need_no_torch() -> None:
-    subprocess.run([sys.executable, "-c", "import sys, entropylab.plot; assert 'torch' not in sys.modules"], check=True)

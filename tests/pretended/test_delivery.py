@@ -108,3 +108,29 @@ def test_nothing_waits_for_the_timestep_but_a_rule_that_wants_a_number(rule, wai
             found[place] = on_host(image) if place != "cpu" else image
     assert bool((rescaled.while_sampling.waits - plain.while_sampling.waits).total()) is waits
     torch.testing.assert_close(found["cuda:1"], found["cpu"], atol=1e-4, rtol=1e-4)
+
+
+def test_steps_are_handed_over_when_they_have_arrived(wanted) -> None:
+    pipe, found, known = FAMILY.build(), [], []
+
+    def land(*_) -> None:
+        known.append(len(found))
+        for stream in gpus.streams.known:
+            stream.land()
+
+    with pretended() as gpus, on_gpus(pipe, "cuda:1"):
+        with entropylab.record(pipe):
+            FAMILY.sample(pipe)
+            _, alone = followed(gpus, FAMILY, pipe)
+        with entropylab.record(pipe, on_step=found.append):
+            FAMILY.sample(pipe)
+            _, log = followed(gpus, FAMILY, pipe)
+            assert log.while_sampling.waits == alone.while_sampling.waits
+            with pipe.transformer.register_forward_hook(land):
+                FAMILY.sample(pipe)
+    steps = wanted.sizes["step"]
+    assert known == [2 * steps + max(0, number - 1) for number in range(steps)]
+    for number, ds in enumerate(found[: 2 * steps]):
+        alike = wanted.isel(step=[number % steps], sample=[number // steps])
+        assert ds.branch.values.tolist() == alike.branch.values.tolist()
+        assert same(ds, alike)

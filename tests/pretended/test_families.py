@@ -12,11 +12,11 @@ from .examining import examine, followed
 from .families import LAUNCHES, ROUTED
 from .placing import on_gpus, pretended
 
-SPREAD = ("Stable Diffusion 2", "FLUX.1", "Wan 2.1")
-"""A U-Net, joint attention, and a video with text, over both GPUs."""
+SPREAD = ("Stable Diffusion 2", "FLUX.1")
+"""A U-Net, and joint attention, over both GPUs."""
 
 CASES = [(name, "cuda:1", True) for name in LAUNCHES] + [(name, "both", True) for name in SPREAD]
-CASES += [("FLUX.1", "cuda:0", True), ("PixArt-Sigma", "cuda:1", False), ("FLUX.1", "cuda:1", False)]
+CASES += [("PixArt-Sigma", "cuda:1", False), ("FLUX.1", "cuda:0", False)]
 
 
 @pytest.mark.parametrize(("name", "place", "kernel"), CASES)
@@ -36,7 +36,7 @@ def test_a_family(name: str, place: str, kernel: bool) -> None:
         assert finding.launches_per_call <= LAUNCHES[name], finding.launched.most_common(10)
 
 
-@pytest.mark.parametrize("name", ["FLUX.1", "Qwen-Image", "Stable Diffusion 2"])
+@pytest.mark.parametrize("name", ["FLUX.1", "PixArt-Sigma"])
 def test_a_second_recording_follows_nothing(name) -> None:
     family, logs = BY_NAME[name], []
     pipe = family.build()
@@ -47,7 +47,7 @@ def test_a_second_recording_follows_nothing(name) -> None:
     assert len({(log.launches.total(), log.waits.total()) for log in logs[1:]}) == 1
 
 
-@pytest.mark.parametrize("name", ["FLUX.1", "PixArt-Sigma"])
+@pytest.mark.parametrize("name", ["PixArt-Sigma"])
 def test_statistics_that_no_pass_sums(name) -> None:
     values = ("gaussian", "slope", "rarefied_half")
     finding = examine(BY_NAME[name], "cuda:1", statistics=("entropy", "gaussian", "slope", "rarefied"))
@@ -58,9 +58,8 @@ def test_statistics_that_no_pass_sums(name) -> None:
         assert finding.error_of(value) < 1e-4, value
 
 
-@pytest.mark.parametrize(("name", "place"), [("FLUX.1", "both"), ("Stable Diffusion 1", "cuda:1")])
-def test_with_entropy_maps(name, place) -> None:
-    finding = examine(BY_NAME[name], place, maps=True)
+def test_with_entropy_maps() -> None:
+    finding = examine(BY_NAME["FLUX.1"], "both", maps=True)
     assert finding.identical
     assert finding.error < 2e-5
     assert not finding.waits

@@ -5,7 +5,7 @@ import pytest
 
 from entropylab.gaussian import table
 from entropylab.law.theory import SKEWED
-from recipes.gaussian import MANY, SIGMAS, of_many
+from recipes.gaussian import MANY, SIGMAS, of_few
 from recipes.thresholds import crossing, simulated_threshold
 
 
@@ -23,8 +23,8 @@ def test_crossings() -> None:
     assert crossing(where, np.array([0.0, np.nan, 0.0])) == 0.0
 
 
-def test_the_table_comes_from_its_recipe() -> None:
-    known, sigmas, places = table(), SIGMAS[::40], slice(3, None, 25)
-    rows = known["entropy"][7:][places, ::40]
-    np.testing.assert_allclose(rows, of_many(MANY[places], sigmas), atol=1e-4)
+def test_the_table_of_few_keys_comes_from_its_recipe() -> None:
+    """Of many keys it takes half a minute a row; tests/entropy/test_beyond.py holds those against simulation."""
+    known = table()
+    np.testing.assert_allclose(known["entropy"][4, ::40], of_few(5, SIGMAS[::40]), atol=1e-6)
     np.testing.assert_allclose(known["tokens"], [*range(1, 8), *MANY])

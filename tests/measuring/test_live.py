@@ -1,0 +1,150 @@
+"""``on_step``: every step's Dataset while a pipeline samples or a model is trained; together they are the whole."""
+
+import contextlib
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import xarray as xr
+
+import entropylab
+from entropylab import EntropyLabError, EntropyLabWarning
+
+from ..sampling import sample
+
+
+def together(found):
+    """The Datasets of all steps as one."""
+    return xr.concat(found, "step", data_vars="minimal", coords="minimal", compat="override", join="outer")
+
+
+@pytest.mark.parametrize("keep", [None, ("branch", "layer"), ("step", "head"), ()])
+def test_the_steps_together_are_the_dataset(random_pipe, keep):
+    found = []
+    with entropylab.record(random_pipe, keep=keep, on_step=found.append) as rec:
+        images = sample(random_pipe, steps=3)
+    assert torch.equal(images, sample(random_pipe, steps=3))
+    assert [ds.step.item() for ds in found] == [0, 1, 2]
+    assert [float(ds.timestep[0]) for ds in found] == sorted((float(ds.timestep[0]) for ds in found), reverse=True)
+    for name in ("entropy", "sigma2", "entropy_std"):
+        whole, steps = rec.dataset[name], together(found)[name]
+        steps = steps if "step" in whole.dims else steps.mean("step")
+        np.testing.assert_allclose(steps.transpose(*whole.dims), whole, rtol=1e-6)
+    with pytest.raises(AssertionError):
+        np.testing.assert_allclose(found[0].entropy, found[1].entropy, rtol=1e-6)
+
+
+def test_they_come_while_it_samples(random_pipe):
+    found, known = [], []
+    with entropylab.record(random_pipe, on_step=found.append):
+        sample(random_pipe, steps=3, callback_on_step_end=lambda *_: known.append(len(found)) or {})
+    assert known == [1, 2, 3]
+
+
+def test_measure_tells_what_is_sampled(random_pipe):
+    found = []
+    options = {"scaling": ("original", "sqrt_log"), "samples": 3, "batch_size": 2, "steps": 2, "progress": False}
+    ds = entropylab.measure(random_pipe, [32, 64], prompts=["a red car"], on_step=found.append, **options)
+    names = [(str(each["size"].item()), str(each.scaling.item())) for each in found]
+    rules = ("original", "sqrt_log")
+    assert names == [(size, rule) for size in ("32x32", "64x64") for rule in rules for _ in range(2 * 2)]
+    assert [each.seed.values.tolist() for each in found[:4]] == [[0, 1], [0, 1], [2], [2]]
+    one = found[-1].squeeze(["size", "scaling", "step"])
+    alike = ds.sel(size="64x64", scaling="sqrt_log").isel(step=1, sample=slice(2, 3))
+    xr.testing.assert_equal(one.entropy.drop_vars("sample"), alike.entropy.drop_vars("sample"))
+
+
+def test_a_long_run_tells_too(random_pipe, tmp_path):
+    found = []
+    entropylab.measure(
+        random_pipe,
+        [32],
+        samples=2,
+        batch_size=1,
+        steps=2,
+        prompts=["a red car"],
+        progress=False,
+        out=tmp_path,
+        on_step=found.append,
+    )
+    assert len(found) == 4 and set(found[0].entropy.dims) == {"size", "scaling", "branch", "step", "layer", "head"}
+
+
+def test_whoever_is_told_and_fails_is_told_no_more(random_pipe):
+    told = []
+
+    def fail(ds):
+        told.append(ds)
+        raise OSError("the logger\nis down")
+
+    with pytest.warns(EntropyLabWarning, match="on_step is not called again, after OSError: the logger is down"):
+        with entropylab.record(random_pipe, on_step=fail) as rec:
+            images = sample(random_pipe, steps=3)
+    assert torch.equal(images, sample(random_pipe, steps=3))
+    assert len(told) == 1 and rec.dataset.sizes["step"] == 3
+
+
+def test_ctrl_c_in_it_ends_sampling_and_loses_nothing(random_pipe):
+    def interrupt(ds):
+        if ds.step == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), entropylab.record(random_pipe, on_step=interrupt) as rec:
+        sample(random_pipe, steps=3)
+    assert rec.dataset.sizes["step"] == 2
+
+
+def test_what_is_no_function_is_refused(random_pipe):
+    with pytest.raises(EntropyLabError, match="on_step must be a function of a Dataset, or None. Got 'print'"):
+        with entropylab.record(random_pipe, on_step="print"):
+            pass
+    with pytest.raises(EntropyLabError, match="on_step is called where the pipeline samples: leave it out with engine"):
+        entropylab.measure(entropylab.load, [32], out="nowhere", engine="ray", on_step=print)
+
+
+def train(unet, watched, wrap=lambda unet: unet, bf16=False):
+    """Entropies of two training steps by layer, if they are watched, and all gradients of the last."""
+    torch.manual_seed(0)
+    found, model = [], wrap(unet)
+    text = torch.randn(2, 7, unet.config.cross_attention_dim)
+    for _ in range(2):
+        latents, times = torch.randn(2, 4, 16, 16), torch.randint(1000, (2,))
+        unet.zero_grad()
+        with entropylab.record(model, keep=["layer"], on_step=found.append) if watched else contextlib.nullcontext():
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+                loss = F.mse_loss(model(latents, times, text).sample.float(), latents)
+            loss.backward()
+    return found, torch.cat([parameter.grad.flatten() for parameter in unet.parameters() if parameter.grad is not None])
+
+
+@pytest.fixture
+def group(tmp_path):
+    """A process group of this process alone."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_training_is_watched_and_goes_on_as_it_would(random_pipe, group):
+    unet = random_pipe.unet.train()
+    plain, _ = train(unet, watched=True)
+    ways = [
+        (False, lambda unet: unet, False),
+        (True, lambda unet: unet, False),
+        (True, torch.nn.parallel.DistributedDataParallel, False),
+        (False, lambda unet: unet, True),
+    ]
+    for checkpointed, wrap, bf16 in ways:
+        (unet.enable_gradient_checkpointing if checkpointed else unet.disable_gradient_checkpointing)()
+        found, gradients = train(unet, True, wrap, bf16)
+        _, wanted = train(unet, False, wrap, bf16)
+        assert torch.equal(gradients, wanted)
+        assert len(found) == 2
+        for ours, theirs in zip(found, plain, strict=True):
+            np.testing.assert_array_equal(
+                ours.rows, theirs.rows
+            )  # what is computed again on the way back isn't counted
+            np.testing.assert_allclose(ours.entropy, theirs.entropy, rtol=2e-2 if bf16 else 1e-6)
+    with pytest.raises(AssertionError):
+        np.testing.assert_allclose(plain[0].entropy, plain[1].entropy, rtol=1e-6)
