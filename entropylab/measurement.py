@@ -22,6 +22,7 @@ from .measuring.recording import DEFAULT_STATISTICS, new_recorder, watching
 from .netcdf import save
 from .pipelines.words import check_spoken
 from .runs.beginning import check_folder
+from .runs.engine import check_engine, measure_on
 from .runs.folder import MOST_SAMPLES
 from .runs.worker import KEPT_APART, Job, measure_run, source_of
 from .sizes import size_label
@@ -149,14 +150,11 @@ def measure(
         raise EntropyLabError("received and words are of maps: pass maps=, the name of a file.")
     target = None if maps is None else check_writable(as_path(maps, "maps"), overwrite)
     unit_samples = check_count("unit_samples", unit_samples, None)
-    if engine is not None:
+    cluster = check_engine(engine, address, resources)
+    if cluster is not None:
         if on_step is not None:
             raise EntropyLabError("on_step is called where the pipeline samples: leave it out with engine=.")
-        from .runs.engine import measure_by
-
-        return measure_by(engine, address, resources, pipe, request, out, overwrite, unit_samples, progress)
-    if address is not None or resources is not None:
-        raise EntropyLabError("address and resources are for an engine: pass engine='ray'.")
+        return measure_on(cluster, pipe, request, out, overwrite, unit_samples, progress)
     job = request.job(pipe, out, maps=target is not None, received=received, words=words, on_step=on_step)
     if out is not None:
         with quiet(pipe):

@@ -1,7 +1,8 @@
 """Commands that find rules for a model and judge them: ``entropylab calibrate`` and ``evaluate``."""
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import entropylab
 
@@ -9,7 +10,7 @@ from ..files import check_writable
 from ..sizes import parse_sizes, split
 from . import options as opt
 from .application import TakesSizes, app
-from .words import prompts_of, rule_of, say
+from .words import is_first, prompts_of, rule_of, say
 
 
 @app.command(
@@ -92,7 +93,8 @@ def calibrate(
     "Frechet distance, CLIP score, diversity, time [s] and memory [MiB], with 95 % intervals in the file.",
     epilog="\b\nExamples:\n  entropylab evaluate --sizes 32 64 96 --out evaluation.nc\n"
     "  entropylab evaluate sd21 --sizes 512 1024 --scaling original,sqrt_log,resize --reference coco/ \\\n"
-    "      --prompts captions.txt --samples 5000 --pictures PICTURES/ --out sd21.nc",
+    "      --prompts captions.txt --samples 5000 --pictures PICTURES/ --out sd21.nc\n"
+    "  entropylab evaluate sd21 --sizes 512 1024 --reference coco/ --pictures PICTURES/ --engine ray --out sd21.nc",
 )
 def evaluate(
     sizes: opt.Sizes,
@@ -133,11 +135,15 @@ def evaluate(
     device: opt.Device = None,
     out: opt.File = Path("evaluation.nc"),
     overwrite: opt.Overwrite = False,
+    engine: opt.Engine = None,
+    address: opt.Address = None,
+    resources: opt.Resources = None,
     quiet: opt.Quiet = False,
 ) -> None:
     """``entropylab evaluate``."""
     from ..quality.evaluation import check_metrics
     from ..quality.methods import as_method
+    from ..runs.place import own_device
 
     wanted, trained = parse_sizes(sizes), opt.one_size("train-size", train_size)
     rules = tuple(rule_of(text) for text in split(scaling))
@@ -145,8 +151,15 @@ def evaluate(
         as_method(rule, trained)
     names, texts = check_metrics(tuple(split(metrics))), prompts_of(prompts, None, None, seed)
     check_writable(out, overwrite)
+    device = own_device(device) if pictures is not None and not engine else device
+    load = partial(entropylab.load, model, dtype=dtype, device=device)
+    cluster: dict[str, Any] = {
+        "engine": engine,
+        "address": address,
+        "resources": opt.resources_of(resources, engine, device),
+    }
     ds = entropylab.evaluate(
-        entropylab.load(model, dtype=dtype, device=device),
+        load if engine else load(),
         wanted,
         rules,
         prompts=texts,
@@ -163,7 +176,10 @@ def evaluate(
         pictures=pictures,
         resamples=resamples,
         progress=not quiet,
+        **{name: value for name, value in cluster.items() if value is not None},
     )
+    if not is_first():  # of processes that shared the pictures
+        return
     entropylab.save(ds, out, overwrite=overwrite)
     shown = [name for name, value in ds.data_vars.items() if value.dims == ("size", "scaling")]
     shown = [name for name in shown if not str(name).endswith(("_error", "_change"))]

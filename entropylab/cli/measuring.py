@@ -92,22 +92,9 @@ def measure(
     received: opt.Received = False,
     words: opt.Words = None,
     overwrite: opt.Overwrite = False,
-    engine: Annotated[
-        str | None, opt.option("ray", "Measure RUN/ on a Ray cluster, whose workers load the pipeline themselves.")
-    ] = None,
-    address: Annotated[
-        str | None,
-        opt.option(
-            "HOST:PORT",
-            "Address of the cluster; if left out RAY_ADDRESS, one that runs here, or a new one on this machine.",
-        ),
-    ] = None,
-    resources: Annotated[
-        str | None,
-        opt.option(
-            "NAME=N,...", "What a worker takes: num_gpus=0.5, num_cpus=4; one GPU if the cluster has any, else one CPU."
-        ),
-    ] = None,
+    engine: opt.Engine = None,
+    address: opt.Address = None,
+    resources: opt.Resources = None,
     quiet: opt.Quiet = False,
 ) -> None:
     """``entropylab measure``: what can be checked is checked before the model is loaded."""
@@ -138,7 +125,7 @@ def measure(
         "overwrite": overwrite if long or maps is not None else None,
         "engine": engine,
         "address": address,
-        "resources": resources_of(resources, engine, device),
+        "resources": opt.resources_of(resources, engine, device),
         "strict": strict or None,
         "layers": tuple(split(layers)) if layers else None,
         "keep": check_keep(split(keep)) if keep else None,
@@ -166,17 +153,6 @@ def measure(
         say(f"wrote {maps}")
     if not long or is_first():
         say(f"wrote {out}; next: entropylab fit {out}")
-
-
-def resources_of(text: str | None, engine: str | None, device: str | None) -> dict[str, float] | None:
-    """What ``--resources`` says; a CPU if the pipeline is wanted on one, though the cluster may have GPUs."""
-    if text is None:
-        return {"num_cpus": 1} if engine and device == "cpu" else None
-    try:
-        pairs = [part.split("=") for part in split([text])]
-        return {name.strip(): float(value) for name, value in pairs}
-    except ValueError:
-        raise EntropyLabError(f"resources must be such as num_gpus=0.5,num_cpus=4. Got {text!r}.") from None
 
 
 @app.command(

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import EntropyLabError
-from ..sizes import Size, as_pair, parse_sizes
+from ..sizes import Size, as_pair, parse_sizes, split
 
 
 def named_path(text: str) -> Path:
@@ -75,6 +75,23 @@ BatchSize = Annotated[int, option("N", "Images sampled at once.", min=1)]
 Dtype = Annotated[str | None, option("DTYPE", "float32, float16, bfloat16; what suits the device if left out.")]
 Device = Annotated[str | None, option("DEVICE", "cpu, cuda, cuda:1, mps; the fastest there is if left out.")]
 Quiet = Annotated[bool, switch("--quiet", "No progress bar.")]
+Engine = Annotated[
+    str | None,
+    option("ray", "Sample on a Ray cluster, whose workers load the pipeline themselves (a long run, or --pictures)."),
+]
+Address = Annotated[
+    str | None,
+    option(
+        "HOST:PORT",
+        "Address of the cluster; if left out RAY_ADDRESS, one that runs here, or a new one on this machine.",
+    ),
+]
+Resources = Annotated[
+    str | None,
+    option(
+        "NAME=N,...", "What a worker takes: num_gpus=0.5, num_cpus=4; one GPU if the cluster has any, else one CPU."
+    ),
+]
 
 # What is mapped beside entropy.
 Received = Annotated[
@@ -110,3 +127,14 @@ def one_size(name: str, text: str | None) -> Size | None:
     if more:
         raise EntropyLabError(f"{name} must be one size. Got {text!r}.")
     return as_pair(size)
+
+
+def resources_of(text: str | None, engine: str | None, device: str | None) -> dict[str, float] | None:
+    """What ``--resources`` says; a CPU if the pipeline is wanted on one, though the cluster may have GPUs."""
+    if text is None:
+        return {"num_cpus": 1} if engine and device == "cpu" else None
+    try:
+        pairs = [part.split("=") for part in split([text])]
+        return {name.strip(): float(value) for name, value in pairs}
+    except ValueError:
+        raise EntropyLabError(f"resources must be such as num_gpus=0.5,num_cpus=4. Got {text!r}.") from None

@@ -2,8 +2,10 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,17 @@ from torch import Tensor
 
 from .. import pipelines
 from ..bars import progress_bar, quiet
+from ..checkpoints import digest_of_weights
 from ..errors import EntropyLabError, check_count, names_of
 from ..files import as_path, make_folder
 from ..measuring.checks import call_settings, check_prompts, check_seed
 from ..measuring.provenance import provenance
 from ..models.prompts import captions as captions_by_name
 from ..models.prompts import is_embedded
-from ..runs.place import by_environment
+from ..prompts import digest, read_prompts
+from ..runs.configuration import FROM_PIPE
+from ..runs.engine import check_engine, pool_on
+from ..runs.units import Unit
 from ..sizes import Size, size_label
 from .clip import Clip, clip_of
 from .cost import Meter, how
@@ -30,15 +36,13 @@ from .distances import NEIGHBOURS, check_enough, needed
 from .features import Features, features_of
 from .methods import Draw, Method, check_methods
 from .results import FIGURES, Judged, empty, fill
-from .saving import COSTS, Cost, Kept, fill_together
+from .saving import COSTS, Kept
+from .sharing import PictureRun, share
 
 METRICS = ("fid", "clip", "diversity", "time", "memory")
 
-Cell = tuple[Size, str]
-"""A size, and a method's name."""
-
 TOGETHER = 32
-"""Pictures that one process takes in hand at once, about."""
+"""About so many pictures are a unit."""
 
 MOST = 64
 """Pictures of every size and rule, unless told or a Frechet distance needs more."""
@@ -64,11 +68,14 @@ def evaluate(
     pictures: str | Path | None = None,
     resamples: int = 300,
     progress: bool = True,
+    engine: str | None = None,
+    address: str | None = None,
+    resources: Mapping[str, float] | None = None,
 ) -> xr.Dataset:
     """Judge the pictures of ``pipe`` at every size, under scaling rules and baselines.
 
     Args:
-        pipe: a diffusers pipeline; ``entropylab.load()`` gives the embedded one.
+        pipe: a diffusers pipeline; ``entropylab.load()`` gives the embedded one. With ``engine`` what loads it.
         sizes: image sizes [pixels]; an int is a square, a pair is (height, width).
         scaling: rules as for ``rescale`` ("original", "sqrt_log", a number, ``calibration.calibrated``, ...), and
             baselines: "resize" (sample at the training size and resize), "multidiffusion" (windows of the training
@@ -94,6 +101,10 @@ def evaluate(
             the same call at once share the sampling, as with `measure(..., out=...)`; each judges all pictures.
         resamples: bootstrap draws.
         progress: show a progress bar.
+        engine: "ray" to sample ``pictures`` on a Ray cluster, whose workers load the pipeline themselves, so ``pipe``
+            is as for `measure(..., engine=...)`. The pictures are written and judged here.
+        address: of the cluster, as for ``measure``.
+        resources: what a worker takes of the cluster, as for ``measure``.
 
     Returns:
         xarray.Dataset with dimensions (size, scaling). For every figure F of the metrics (``fid``, ``clip_score``,
@@ -116,52 +127,113 @@ def evaluate(
         >>> judged.clip_score.sizes
         Frozen({'size': 1, 'scaling': 2})
     """
-    pipelines.layers(pipe)
-    pairs = pipelines.check_sizes(pipe, sizes)
-    methods = check_methods(pipe, scaling, train_size)
-    device, embedded = device_of(pipe), is_embedded(pipe)
-    judge = new_judge(metrics, embedded, reference, features, clip, device)
-    texts = check_prompts(pipe, captions() if prompts is None and embedded else prompts)
-    count = check_count("samples", samples, max(judge.least, min(len(texts), MOST)))
-    judge.check_count(count)
-    check_seed(seed, count)
-    check_count("resamples", resamples, None)
-    batch_size = check_count("batch_size", batch_size, 1)
-    if pictures is not None and not os.path.isdir(pictures := as_path(pictures, "pictures", "folder")):
-        make_folder(pictures, "pictures")
-    if call is not None and (steps is not None or guidance_scale is not None):
-        raise EntropyLabError("steps and guidance_scale are for the pipeline's own call: with call=, set them there.")
-    settings = {} if call is not None else call_settings(pipe, steps, guidance_scale)
-    chosen = [texts[i % len(texts)] for i in range(count)]
-    sampling = Sampling(pipe, chosen, seed, batch_size, call or own_call(settings), train_size)
-    cells = {(size, one.name): one for size in pairs for one in methods if one.applies(pipe, size, train_size)}
-    meters = {cell: Meter(device, judge.size_on(device)) for cell in cells}
-    pixels = count * sum(size[0] * size[1] for size, _ in cells)
-    ds = empty(pairs, [method.name for method in methods], judge.metrics, count)
-    with quiet(pipe):
-        batches = {cell: sampling.batches(cell[0], method, meters[cell]) for cell, method in cells.items()}
-        if pictures is not None:
-            said = settings if call is None else {"call": getattr(call, "__qualname__", type(call).__name__)}
-            kept = sampling.keep(Path(pictures), cells, meters, said, progress and by_environment().is_main)
-            batches = {cell: one.batches(batch_size) for cell, one in kept.items()}
-            meters = {cell: Meter(device, **one.cost) for cell, one in kept.items()}
-        with progress_bar(pixels, progress) as bar:
-            for size in pairs:
-                judged = {}
-                for cell in (cell for cell in cells if cell[0] == size):
-                    bar.set_description_str(f"{size_label(size)} {cell[1]}")
-                    parts = []
-                    for start, images in batches[cell]:
-                        parts.append(judge(images, chosen[start : start + len(images)]))
-                        bar.update(size[0] * size[1] * len(images))
-                    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-                    judged[cell[1]] = joined, meters[cell]
-                fill(ds, size, judged, judge.reference(size), resamples)
+    cluster = check_engine(engine, address, resources)
+    if cluster is not None and pictures is None:
+        raise EntropyLabError("engine is for pictures that are kept: pass pictures=, a folder.")
+    metrics = check_metrics(metrics)
+    if cluster is not None and isinstance(prompts, str | Path):
+        prompts = read_prompts(prompts)
+    request = Request(sizes, scaling, prompts, steps, guidance_scale, seed, batch_size, train_size, call)
+    with ExitStack() as stack:
+        pool = None
+        if cluster is None:
+            stack.enter_context(quiet(pipe))
+            sampling = request.job(pipe, long=pictures is not None)
+        else:
+            pool = stack.enter_context(pool_on(cluster, pipe, request, None, progress))
+            sampling = pool.known[1]
+        device = sampling.device if pool is None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        judge = new_judge(metrics, sampling.embedded, reference, features, clip, device)
+        texts, cells = sampling.prompts, sampling.cells
+        count = check_count("samples", samples, max(judge.least, min(len(texts), MOST)))
+        judge.check_count(count)
+        check_seed(seed, count)
+        check_count("resamples", resamples, None)
+        chosen = [texts[i % len(texts)] for i in range(count)]
+        aside = judge.size_on(device) if pool is None else 0
+        sampling = replace(sampling, prompts=chosen, aside=aside)
+        if pictures is None:
+            meters = {cell: Meter(device, aside) for cell in cells}
+            batches = {cell: sampling.batches(*cell, meters[cell], range(count)) for cell in cells}
+        else:
+            if not os.path.isdir(pictures := as_path(pictures, "pictures", "folder")):
+                make_folder(pictures, "pictures")
+            run = PictureRun(Path(pictures), sampling.kept(Path(pictures)), chosen)
+            share(run, sampling, progress, pool)
+            meters = {cell: Meter(sampling.device, **one.cost) for cell, one in run.kept.items()}
+            batches = {cell: one.batches(sampling.batch_size) for cell, one in run.kept.items()}
+        if pool is not None:
+            stack.close()  # judging needs no workers
+        ds = empty(sampling.sizes, [one.name for one in sampling.methods], judge.metrics, count)
+        bar = stack.enter_context(progress_bar(count * sum(size[0] * size[1] for size, _ in cells), progress))
+        for size in sampling.sizes:
+            judged = {}
+            for cell in (cell for cell in cells if cell[0] == size):
+                bar.set_description_str(f"{size_label(size)} {cell[1]}")
+                parts = []
+                for start, images in batches[cell]:
+                    parts.append(judge(images, chosen[start : start + len(images)]))
+                    bar.update(size[0] * size[1] * len(images))
+                joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+                judged[cell[1]] = joined, meters[cell]
+            fill(ds, size, judged, judge.reference(size), resamples)
     loads = [load for meter in meters.values() for load in meter.loads]
+    settings = sampling.settings
     called = {"steps": settings.get("num_inference_steps"), "guidance_scale": settings.get("guidance_scale")}
     given = {name: value for name, value in called.items() if value is not None}
-    about = {"batch_size": batch_size, "seed": seed, "resamples": resamples, "cost": how(device, loads)}
-    return ds.assign_attrs(provenance(pipe) | judge.names() | given | about)
+    about = {"batch_size": sampling.batch_size, "seed": seed, "resamples": resamples}
+    return ds.assign_attrs(sampling.source | judge.names() | given | about | {"cost": how(sampling.device, loads)})
+
+
+@dataclass(frozen=True)
+class Request:
+    """What ``evaluate`` was asked for of a pipeline, under its names there, as it can be sent to another machine."""
+
+    sizes: Any
+    scaling: Any
+    prompts: Any
+    steps: int | None
+    guidance_scale: float | None
+    seed: int
+    batch_size: int
+    train_size: Any
+    call: Draw | None
+
+    def job(self, pipe: Any, long: bool) -> "Sampling":
+        """What samples it, once everything is found to fit; ``long`` if its pictures are to be kept.
+
+        Raises:
+            EntropyLabError: an argument that does not fit.
+        """
+        pipelines.layers(pipe)
+        sizes = pipelines.check_sizes(pipe, self.sizes)
+        methods = check_methods(pipe, self.scaling, self.train_size)
+        embedded = is_embedded(pipe)
+        texts = check_prompts(pipe, captions() if self.prompts is None and embedded else self.prompts)
+        check_seed(self.seed, 1)
+        if self.call is not None and (self.steps is not None or self.guidance_scale is not None):
+            raise EntropyLabError(
+                "steps and guidance_scale are for the pipeline's own call: with call=, set them there."
+            )
+        settings = {} if self.call is not None else call_settings(pipe, self.steps, self.guidance_scale)
+        named = {} if self.call is None else {"call": getattr(self.call, "__qualname__", type(self.call).__name__)}
+        cells = [(size, one.name) for size in sizes for one in methods if one.applies(pipe, size, self.train_size)]
+        return Sampling(
+            pipe=pipe,
+            sizes=sizes,
+            methods=methods,
+            cells=cells,
+            prompts=list(texts),
+            seed=self.seed,
+            batch_size=check_count("batch_size", self.batch_size, 1),
+            draw=self.call or own_call(settings),
+            train_size=self.train_size,
+            settings=settings | named,
+            embedded=embedded,
+            device=device_of(pipe),
+            source=provenance(pipe),
+            weights=digest_of_weights(pipe) if long else "",
+        )
 
 
 def captions(seed: int = 0) -> list[str]:
@@ -188,31 +260,48 @@ def own_call(settings: dict[str, Any]) -> Draw:
 
 @dataclass(frozen=True)
 class Sampling:
-    """What every size and method is sampled from.
+    """What every size and method is sampled from; to long runs a job, whose units are pictures.
 
     Attributes:
-        pipe: the pipeline.
+        pipe: the pipeline; None on a machine that leaves sampling to others.
+        sizes: (height, width) [pixels].
+        methods: all, in their order.
+        cells: the sizes and names of methods of which there are pictures.
         prompts: one a picture.
         seed: of the first picture; the next has the next.
         batch_size: pictures sampled together.
         draw: samples a batch.
         train_size: as the caller gave it.
+        settings: how the pipeline is called.
+        embedded: whether the pipeline is the embedded one.
+        device: where it is.
+        source: what the pipeline is.
+        weights: a digest of all its weights, if pictures are kept.
+        aside: bytes on the device that are not the pipeline's, such as the models that judge.
     """
 
     pipe: Any
+    sizes: list[Size]
+    methods: list[Method]
+    cells: list[tuple[Size, str]]
     prompts: list[str]
     seed: int
     batch_size: int
     draw: Draw
     train_size: Any
+    settings: dict[str, Any]
+    embedded: bool
+    device: torch.device
+    source: dict[str, str]
+    weights: str
+    aside: int = 0
 
-    def batches(
-        self, size: Size, method: Method, meter: Meter, part: range | None = None
-    ) -> Iterator[tuple[int, Tensor]]:
-        """Every batch of one size by one method, or of a ``part`` of its pictures: the number of its first picture, and
+    def batches(self, size: Size, name: str, meter: Meter, part: range) -> Iterator[tuple[int, Tensor]]:
+        """Every batch of a ``part`` of the pictures of one size by one method: the number of its first picture, and
         its pictures (batch, 3, height, width) of uint8; ``meter`` is told what it costs.
         """
-        for start in (part or range(len(self.prompts)))[:: self.batch_size]:
+        method = next(one for one in self.methods if one.name == name)
+        for start in part[:: self.batch_size]:
             prompts = self.prompts[start : start + self.batch_size]
             generators = [torch.Generator("cpu").manual_seed(self.seed + start + i) for i in range(len(prompts))]
             with meter.batch(len(prompts)):
@@ -223,37 +312,45 @@ class Sampling:
                 )
             yield start, images
 
-    def keep(
-        self, folder: Path, cells: dict[Cell, Method], meters: dict[Cell, Meter], said: dict[str, Any], progress: bool
-    ) -> dict[Cell, Kept]:
-        """Every picture in a folder, beside other processes at it; ``said`` is how the pipeline is called."""
+    def measure(self, unit: Unit, prompts: list[str], bar: Any) -> xr.Dataset:
+        """A unit's pictures, and what they cost; ``prompts`` are those of all pictures."""
+        meter, began, parts = Meter(self.device, self.aside), time.monotonic(), []
+        sampling = replace(self, prompts=prompts)
+        for _, images in sampling.batches(unit.size, unit.scaling, meter, range(unit.start, unit.stop)):
+            parts.append(images)
+            bar.update(unit.size[0] * unit.size[1] * len(images))
+        pictures = (("picture", "channel", "height", "width"), torch.cat(parts).numpy())
+        cost = {name: getattr(meter, name) for name in COSTS}
+        return xr.Dataset({"images": pictures}, attrs={"cost": cost, "seconds": time.monotonic() - began})
+
+    def known(self, _: Any) -> tuple[dict[str, Any], "Sampling"]:
+        """What must be the same wherever pictures are sampled, and all that is known without the pipeline."""
+        return self.identity, replace(self, pipe=None)
+
+    def watched(self) -> AbstractContextManager[None]:
+        """The context in which units are sampled."""
+        return nullcontext()
+
+    def report(self) -> None:
+        """There is nothing to warn of."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the pipeline is, as far as it decides the pictures."""
+        return {name: self.source[name] for name in FROM_PIPE if name in self.source} | {"weights": self.weights}
+
+    def kept(self, folder: Path) -> dict[tuple[Size, str], Kept]:
+        """The folder of every size and method."""
         each = self.batch_size * max(1, TOGETHER // self.batch_size)
-        kept = {
-            (size, name): Kept(folder / size_label(size) / name, self.made(size, method, said), self.prompts, each)
-            for (size, name), method in cells.items()
+        methods = {one.name: one for one in self.methods}
+        return {
+            (size, name): Kept(folder / size_label(size) / name, self.made(size, methods[name]), self.prompts, each)
+            for size, name in self.cells
         }
-        with progress_bar(sum(size[0] * size[1] for size, _ in cells) * len(self.prompts), progress) as bar:
 
-            def draw(cell: Cell, part: range) -> tuple[Tensor, Cost]:
-                meter = Meter(meters[cell].device, meters[cell].aside)
-                found = []
-                for _, images in self.batches(cell[0], cells[cell], meter, part):
-                    found.append(images)
-                    bar.update(cell[0][0] * cell[0][1] * len(images))
-                return torch.cat(found), {name: getattr(meter, name) for name in COSTS}
-
-            fill_together(folder, kept, draw)
-        return kept
-
-    def made(self, size: Size, method: Method, settings: dict[str, Any]) -> dict[str, Any]:
+    def made(self, size: Size, method: Method) -> dict[str, Any]:
         """What decides the pictures of one size and method, as JSON can hold it."""
-        from ..checkpoints import digest_of_weights
-        from ..prompts import digest
-        from ..runs.configuration import FROM_PIPE
-
-        source = provenance(self.pipe)
-        found = {name: source[name] for name in FROM_PIPE if name in source} | {
-            "weights": digest_of_weights(self.pipe),
+        found = self.identity | {
             "size": list(size),
             "method": method.description,
             "train_size": self.train_size,
@@ -261,7 +358,7 @@ class Sampling:
             "prompts": digest(self.prompts),
             "seed": self.seed,
             "batch_size": self.batch_size,
-            "settings": settings,
+            "settings": self.settings,
         }
         return dict(json.loads(json.dumps(found, default=str)))
 

@@ -1,19 +1,18 @@
-"""Pictures as PNG files that carry their prompt, and folders of them that several processes fill together."""
+"""Pictures as PNG files that carry their prompt, and the record of what made those of one size by one method."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import EntropyLabError, one_line
-from ..files import as_path, cannot_write, make_folder, write_whole
-from ..runs.locks import Locks
+from ..files import as_path, cannot_write, write_whole
+from ..runs.units import Unit
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 """Ends of the names of picture files."""
@@ -22,11 +21,9 @@ RECORD = "made.json"
 COSTS = ("seconds", "peaks", "added", "loads")
 """What a record says of pictures' costs: lists of `Meter`."""
 
-LOCKS = ".locks"
-"""The folder of the locks, beside those of the sizes."""
-
 Cost = dict[str, Any]
-Key = TypeVar("Key")
+Part = range | Unit
+"""Some of the pictures of one size and method: from ``start`` to ``stop`` (not included)."""
 
 
 def save_pictures(images: Tensor, prompts: Sequence[str], folder: Path, first: int = 0) -> list[Path]:
@@ -109,15 +106,15 @@ class Kept:
         count = len(self.prompts)
         return [range(start, min(start + self.each, count)) for start in range(0, count, self.each)]
 
-    def mark(self, part: range) -> Path:
+    def mark(self, part: Part) -> Path:
         """What says that a part is there."""
         return self.folder / f"part-{part.start:06d}-{part.stop - 1:06d}.json"
 
-    def is_finished(self, part: range) -> bool:
+    def is_finished(self, part: Part) -> bool:
         """Whether a part's pictures are there."""
         return self.mark(part).is_file() or (self.folder / RECORD).is_file()
 
-    def write(self, part: range, images: Tensor, cost: Cost) -> None:
+    def write(self, part: Part, images: Tensor, cost: Cost) -> None:
         """Write a part's pictures, then what says that they are there."""
         save_pictures(images, self.prompts[part.start : part.stop], self.folder, part.start)
         self.write_record(self.mark(part), cost)
@@ -172,30 +169,3 @@ class Kept:
         for start in numbers[::batch_size]:
             files = [self.folder / f"{number:04d}.png" for number in numbers[start : start + batch_size]]
             yield start, torch.stack([read_picture(file) for file in files])
-
-
-def fill_together(folder: Path, kept: dict[Key, Kept], draw: Callable[[Key, range], tuple[Tensor, Cost]]) -> None:
-    """Sample until all pictures are there, beside any other process that does the same.
-
-    Args:
-        folder: of all pictures.
-        kept: its folders, by any key.
-        draw: gives the pictures of a part of one of them, and what they cost.
-
-    Raises:
-        EntropyLabError: pictures of something else are there, or they can't be written.
-    """
-    for one in kept.values():
-        one.check()
-    locks = Locks(make_folder(folder / LOCKS, "pictures"))
-    parts = [(key, one, part) for key, one in kept.items() for part in one.parts]
-    for wait in (False, True):  # what another process has in hand comes last: it may be lost before it is done
-        for key, one, part in parts:
-            if not one.is_finished(part):
-                name = f"{one.folder.parent.name}_{one.folder.name}_{part.start:06d}"
-                with locks.take(name, wait) or nullcontext() as lock:
-                    if lock is not None and not one.is_finished(part):
-                        one.write(part, *draw(key, part))
-    with locks.take("finish", wait=True) or nullcontext():
-        for one in kept.values():
-            one.finish()

@@ -15,7 +15,7 @@ from ..files import PARTIAL, cannot_write, files, listed, told, write_whole
 from ..prompts import digest
 from .configuration import differences, shown
 from .folder import DAMAGED, LOCKS, PROMPTS, RECORD, UNITS, RunFolder, read_run
-from .locks import END, Locks
+from .locks import END, Locks, locked
 
 LOCK = ".lock"
 """Held by the process that begins a run, or makes it longer."""
@@ -113,10 +113,7 @@ def begin(
 def alone(path: Path) -> Iterator[None]:
     """Let one process at a time begin or grow a run, where the file system can; the system ends it with the process."""
     with told(path), open(path / LOCK, "ab") as file:
-        with suppress(ImportError, OSError):
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
+        locked(file, wait=True)
         yield
 
 

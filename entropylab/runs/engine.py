@@ -24,12 +24,10 @@ from ..bars import quiet
 from ..errors import EntropyLabError, EntropyLabWarning, check_positive, one_line
 from ..files import as_path
 from ..measuring.provenance import command
-from ..measuring.recording import report_unmeasured, report_untold, watching
 from ..models import load
 from ..prompts import read_prompts
 from .beginning import begin, check_folder
 from .configuration import differences
-from .folder import RunFolder
 from .locks import Lock
 from .progress import Progress
 from .units import Unit
@@ -49,20 +47,19 @@ class Measurer:
     """A worker: an actor of Ray that loads the pipeline once and keeps it."""
 
     def prepare(self, loader: Callable[[], Any], request: Any, unit_samples: int | None) -> tuple[Any, ...]:
-        """Load the pipeline; what decides the numbers, where they come from, and the prompt of every sample."""
+        """Load the pipeline; what its job knows, of which the first is to be the same on every worker."""
         self.open, pipe = ExitStack(), loader()
         self.open.enter_context(quiet(pipe))
         self.job = request.job(pipe, long=True)
-        self.open.enter_context(watching(self.job.recorder))
-        return self.job.configuration(unit_samples), {**self.job.source, **self.job.attributes}, self.job.plan.prompts
+        self.open.enter_context(self.job.watched())
+        return self.job.known(unit_samples)
 
-    def measure(self, unit: Unit, record: dict[str, Any]) -> tuple[xr.Dataset, list[str]]:
+    def measure(self, unit: Unit, record: Any) -> tuple[xr.Dataset, list[str]]:
         """A unit, measured, and what to warn of."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             ds = self.job.measure(unit, record, Progress((), shown=False))
-            report_unmeasured(self.job.recorder, strict=False)
-            report_untold(self.job.recorder)
+            self.job.report()
         return ds, [str(each.message) for each in caught if issubclass(each.category, EntropyLabWarning)]
 
 
@@ -110,8 +107,9 @@ class Pool:
         """How many units are being measured."""
         return sum(task.unit is not None for task in self.tasks.values())
 
-    def work(self, run: RunFolder) -> None:
-        """Measure until every unit is finished."""
+    def work(self, run: Any, shown: Progress) -> None:
+        """Measure until every unit of a run is finished: of a RunFolder, or an evaluation's PictureRun."""
+        self.shown = shown
         done, record = run.finished(), self.ray.put(run.record)
         self.queue = deque(unit for unit in run.units if unit.name not in done)
         with leaving_what_is_finished(run):
@@ -124,8 +122,8 @@ class Pool:
                         run.check_still_there()
                         self.shown.begin(task.unit, done)
                         run.write(task.unit, ds)
-                    done = {task.unit.name}
-                    self.shown.end(task.unit, done, ds.attrs["seconds"], max(1, self.in_hand))
+                    self.shown.end(task.unit, ds.attrs["seconds"], max(1, self.in_hand))
+                    done = set()
                     for message in set(messages) - self.warned:
                         self.warned.add(message)
                         warnings.warn(message, EntropyLabWarning, stacklevel=6)
@@ -141,7 +139,7 @@ class Pool:
             worker = self.new_worker.remote()
             self.tasks[worker.prepare.remote(*self.sent)] = Task(worker)
 
-    def hand_out(self, run: RunFolder, record: Any) -> set[str]:
+    def hand_out(self, run: Any, record: Any) -> set[str]:
         """Hand units to workers that have nothing to do; names of those that another process has finished."""
         done = set()
         for _ in range(len(self.queue) if self.idle else 0):
@@ -209,10 +207,67 @@ class Pool:
             self.end(task)
 
 
-def measure_by(
-    engine: Any,
-    address: str | None,
-    resources: Mapping[str, float] | None,
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster, as the caller named it.
+
+    Attributes:
+        address: where it is; None for one that is found, or started here.
+        resources: what a worker takes of it; None for one GPU if it has any, else one CPU.
+    """
+
+    address: str | None
+    resources: Mapping[str, float] | None
+
+
+def check_engine(engine: Any, address: Any, resources: Any) -> Cluster | None:
+    """What the arguments engine, address and resources ask for; None for this process.
+
+    Raises:
+        EntropyLabError: they ask for nothing that there is.
+    """
+    if engine is None and (address is not None or resources is not None):
+        raise EntropyLabError("address and resources are for an engine: pass engine='ray'.")
+    if engine not in (None, "ray"):
+        raise EntropyLabError(f"engine must be 'ray', or None for this process. Got {engine!r}.")
+    if resources is not None:
+        if not isinstance(resources, Mapping) or not resources or not resources.keys() <= RESOURCES.keys():
+            raise EntropyLabError(f"resources must be a dict of {' and '.join(RESOURCES)}. Got {resources!r}.")
+        for name, value in resources.items():
+            check_positive(f"resources[{name!r}]", value, RESOURCES[name])
+    return None if engine is None else Cluster(address, resources)
+
+
+@contextmanager
+def pool_on(cluster: Cluster, pipe: Any, request: Any, unit_samples: int | None, progress: bool) -> Iterator[Pool]:
+    """Workers on a cluster, the first of which is ready; they end with the context.
+
+    Args:
+        cluster: where they are.
+        pipe: what loads the pipeline.
+        request: what they are asked for: ``request.job(pipe, long=True)`` is what does it.
+        unit_samples: samples of a unit.
+        progress: whether to tell of workers that are lost.
+
+    Raises:
+        EntropyLabError: what can't be sent to workers, no Ray, no cluster, or an argument that does not fit.
+    """
+    sent = (loader_of(pipe), request, unit_samples)
+    with connected(cluster.address, sent) as ray:
+        each = cluster.resources or ({"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1})
+        new_worker = ray.remote(Measurer).options(**{"num_cpus": 0, **each})
+        pool = Pool(ray, new_worker, [ray.put(part) for part in sent], each, Progress((), progress))
+        try:
+            while not pool.known:
+                pool.grow(1)
+                list(pool.answers())
+            yield pool
+        finally:
+            pool.close()
+
+
+def measure_on(
+    cluster: Cluster,
     pipe: Any,
     request: Any,
     out: Any,
@@ -221,31 +276,20 @@ def measure_by(
     progress: bool,
 ) -> xr.Dataset:
     """What ``measure(..., out=..., engine=...)`` does; the Dataset of the finished run."""
-    if engine != "ray":
-        raise EntropyLabError(f"engine must be 'ray', or None for this process. Got {engine!r}.")
-    loader, path = loader_of(pipe), check_folder(as_path(out, "out", "folder"))
-    if resources is not None:
-        check_resources(resources)
+    path = check_folder(as_path(out, "out", "folder"))
     if isinstance(request.prompts, str | Path):
         known = {"column": request.column, "samples": request.samples, "seed": request.seed}
         request = replace(request, prompts=read_prompts(request.prompts, **known))
-    sent = (loader, request, unit_samples)
-    with ExitStack() as stack:
-        ray = stack.enter_context(cluster(address, sent))
-        each = resources or ({"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1})
-        new_worker = ray.remote(Measurer).options(**{"num_cpus": 0, **each})
-        pool = Pool(ray, new_worker, [ray.put(part) for part in sent], each, Progress((), progress))
-        stack.callback(pool.close)
-        while not pool.known:
-            pool.grow(1)
-            list(pool.answers())
+    with pool_on(cluster, pipe, request, unit_samples, progress) as pool:
         configuration, attributes, prompts = pool.known
         attributes |= {"command": command()}
         check_folder(path, overwrite)
         run = begin(path, configuration, attributes, prompts, overwrite=overwrite, unit_samples=unit_samples)
-        pool.shown = Progress(run.units, progress)
-        stack.callback(pool.shown.close)
-        return finished(run, partial(pool.work, run), pool.shown)
+        shown = Progress(run.units, progress)
+        try:
+            return finished(run, partial(pool.work, run, shown), shown)
+        finally:
+            shown.close()
 
 
 def loader_of(pipe: Any) -> Callable[[], Any]:
@@ -264,16 +308,8 @@ def loader_of(pipe: Any) -> Callable[[], Any]:
     )
 
 
-def check_resources(resources: Any) -> None:
-    """Raise an EntropyLabError unless what a worker takes is a positive number of GPUs or CPUs, or of both."""
-    if not isinstance(resources, Mapping) or not resources or not resources.keys() <= RESOURCES.keys():
-        raise EntropyLabError(f"resources must be a dict of {' and '.join(RESOURCES)}. Got {resources!r}.")
-    for name, value in resources.items():
-        check_positive(f"resources[{name!r}]", value, RESOURCES[name])
-
-
 @contextmanager
-def cluster(address: str | None, sent: Any) -> Iterator[Any]:
+def connected(address: str | None, sent: Any) -> Iterator[Any]:
     """The module ``ray``, connected to a cluster to which ``sent`` can be sent; left as it was found."""
     try:
         import ray

@@ -114,21 +114,13 @@ def is_still_there(path: Path, file: IO[bytes]) -> bool:
 
 
 def locked(file: IO[bytes], wait: bool) -> bool:
-    """Lock an open file; False if somebody else has locked it. True as well where a file system knows no locks."""
+    """Lock an open file; False if somebody else has locked it. True as well where there are no such locks."""
     try:
         import fcntl
-    except ImportError:  # Windows
-        import msvcrt
 
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        except OSError:
-            return False
-        return True
-    try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
-    except OSError:
+    except (ImportError, OSError):
         return True
     return True

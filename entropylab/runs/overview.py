@@ -35,15 +35,16 @@ class Status:
     @property
     def table(self) -> list[tuple[str, ...]]:
         """A header, a line for each size and rule, and one for all: units, samples and what is in hand."""
-        rows: list[tuple[str, ...]] = [("size", "scaling", "units", "samples", "at work")]
-        for key in [*dict.fromkeys((unit.size, unit.scaling) for unit in self.units), None]:
-            part = [unit for unit in self.units if key in (None, (unit.size, unit.scaling))]
+        rows: dict[tuple[str, str], list[Unit]] = {}
+        for unit in self.units:
+            rows.setdefault((size_label(unit.size), unit.scaling), []).append(unit)
+        lines: list[tuple[str, ...]] = [("size", "scaling", "units", "samples", "at work")]
+        for names, part in (*rows.items(), (("all", ""), self.units)):
             done = [unit for unit in part if unit.name in self.finished]
-            names = ("all", "") if key is None else (size_label(key[0]), key[1])
             samples = f"{sum(u.samples for u in done)}/{sum(u.samples for u in part)}"
             busy = str(sum(unit.name in self.at_work for unit in part))
-            rows.append((*names, f"{len(done)}/{len(part)}", samples, busy))
-        return rows
+            lines.append((*names, f"{len(done)}/{len(part)}", samples, busy))
+        return lines
 
     @property
     def notes(self) -> list[str]:

@@ -19,9 +19,9 @@ class Progress:
         units: all units.
         shown: whether to tell anything.
         stream: where to.
+        bar: the bar, on a terminal or in a notebook.
         spent: size -> seconds and pixels that this process has spent on finished units.
-        by_name: all units by their names.
-        finished: names of those that are finished, as far as it was told.
+        pending: units by their names, but for those that are finished, as far as it was told.
         count: size -> how many units there are.
         done: size -> how many units are finished.
         rest: size -> pixels of those that are not.
@@ -30,32 +30,30 @@ class Progress:
     units: Sequence[Unit]
     shown: bool = True
     stream: TextIO = field(default_factory=lambda: sys.stderr)
-    spent: dict[Size, tuple[float, int]] = field(default_factory=dict)
     bar: Any = None
-    by_name: dict[str, Unit] = field(init=False)
-    finished: set[str] = field(default_factory=set)
-    count: Counter[Size] = field(init=False)
+    spent: dict[Size, tuple[float, int]] = field(default_factory=dict)
+    pending: dict[str, Unit] = field(default_factory=dict)
+    count: Counter[Size] = field(default_factory=Counter)
     done: Counter[Size] = field(default_factory=Counter)
     rest: Counter[Size] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self.by_name = {unit.name: unit for unit in self.units}
-        self.count = Counter(unit.size for unit in self.units)
         for unit in self.units:
+            self.pending[unit.name] = unit
+            self.count[unit.size] += 1
             self.rest[unit.size] += unit.pixels
 
     def follow(self, finished: set[str]) -> None:
         """Count units that are finished: those that were so when it was told last may be left out."""
-        for name in (finished & self.by_name.keys()) - self.finished:
-            unit = self.by_name[name]
-            self.finished.add(name)
+        for name in finished & self.pending.keys():
+            unit = self.pending.pop(name)
             self.done[unit.size] += 1
             self.rest[unit.size] -= unit.pixels
 
     def lose(self, unit: Unit) -> None:
         """A unit is not finished after all."""
-        if unit.name in self.finished:
-            self.finished.remove(unit.name)
+        if unit.name not in self.pending:
+            self.pending[unit.name] = unit
             self.done[unit.size] -= 1
             self.rest[unit.size] += unit.pixels
 
@@ -76,14 +74,21 @@ class Progress:
         if self.bar is not None:
             self.bar.update(pixels)
 
-    def end(self, unit: Unit, finished: set[str], seconds: float, workers: int = 1) -> None:
+    def end(self, unit: Unit, seconds: float, workers: int = 1) -> None:
         """A unit is finished that took so long [s], while so many were at work."""
+        self.follow({unit.name})
         before, pixels = self.spent.get(unit.size, (0.0, 0))
         self.spent[unit.size] = (before + seconds, pixels + unit.pixels)
+        left = self.left(unit.size, workers)
         if self.bar is not None:
-            self.bar.set_postfix_str(self.left(unit.size, finished, workers))
+            self.bar.set_postfix_str(left)
         elif self.shown:
-            print(self.line(unit, seconds, finished, workers), file=self.stream, flush=True)
+            print(
+                f"{unit.label}: {seconds:.1f} s; {self.done[unit.size]} of {self.count[unit.size]} units at this size, "
+                f"{self.done.total()} of {len(self.units)} in all; {left}",
+                file=self.stream,
+                flush=True,
+            )
 
     def say(self, text: str) -> None:
         """Tell something else."""
@@ -97,17 +102,8 @@ class Progress:
         if self.bar is not None:
             self.bar.close()
 
-    def line(self, unit: Unit, seconds: float, finished: set[str], workers: int) -> str:
-        """A finished unit as a line."""
-        self.follow(finished)
-        return (
-            f"{unit.label}: {seconds:.1f} s; {self.done[unit.size]} of {self.count[unit.size]} units at this size, "
-            f"{self.done.total()} of {len(self.units)} in all; {self.left(unit.size, finished, workers)}"
-        )
-
-    def left(self, size: Size, finished: set[str], workers: int) -> str:
+    def left(self, size: Size, workers: int = 1) -> str:
         """Time left at a size and in all, if so many processes are at work."""
-        self.follow(finished)
         here, everywhere = (
             sum(self.pace(each) * self.rest[each] for each in sizes) / workers for sizes in ({size}, self.rest)
         )

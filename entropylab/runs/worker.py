@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,7 +17,7 @@ from ..measuring.cells import Cells
 from ..measuring.plan import Plan
 from ..measuring.provenance import provenance
 from ..measuring.recorder import Recorder
-from ..measuring.recording import report_bad, report_unmeasured, watching
+from ..measuring.recording import report_bad, report_unmeasured, report_untold, watching
 from ..prompts import Prompts, count_cut
 from ..scaling import NamedRule
 from ..sizes import Size
@@ -64,21 +64,31 @@ class Job:
         """What the pipeline is, and where."""
         return provenance(self.pipe)
 
-    def configuration(self, unit_samples: int | None) -> dict[str, Any]:
-        """Everything that decides the numbers.
+    def known(self, unit_samples: int | None) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+        """Everything that decides the numbers, where they come from, and the prompt of every sample.
 
         Raises:
             EntropyLabError: units can't have so many samples.
         """
-        count, batch = len(self.plan.prompts), self.plan.batch_size
-        each = unit_samples or default_samples(count, batch)
-        if too_many(len(self.sizes) * len(self.rules), count, each):
+        prompts, batch = self.plan.prompts, self.plan.batch_size
+        each = unit_samples or default_samples(len(prompts), batch)
+        if too_many(len(self.sizes) * len(self.rules), len(prompts), each):
             raise EntropyLabError(
                 f"unit_samples must be so many that there are at most {MOST_UNITS} units. Got {each}."
             )
-        if each % batch and each < count:
+        if each % batch and each < len(prompts):
             raise EntropyLabError(f"unit_samples must be a multiple of batch_size = {batch}. Got {each}.")
-        return configuration_of(self.pipe, self.plan, self.recorder, self.sizes, self.rules, self.train_size, each)
+        found = configuration_of(self.pipe, self.plan, self.recorder, self.sizes, self.rules, self.train_size, each)
+        return found, {**self.source, **self.attributes}, prompts
+
+    def watched(self) -> AbstractContextManager[None]:
+        """The context in which units are measured one by one, and `report` says what is wrong with each."""
+        return watching(self.recorder)
+
+    def report(self) -> None:
+        """Warn of what could not be measured or told of the last unit."""
+        report_unmeasured(self.recorder, strict=False)
+        report_untold(self.recorder)
 
     def measure(self, unit: Unit, record: dict[str, Any], bar: Any) -> xr.Dataset:
         """Measure one unit of the run that has this record; ``bar`` is told of the pixels sampled."""
@@ -104,15 +114,15 @@ class Worker:
     """One process at work on a run.
 
     Attributes:
-        run: the run's folder.
-        job: what measures a unit of it.
+        run: the run's folder: a RunFolder, or an evaluation's PictureRun.
+        job: what measures a unit of it: a Job, or an evaluation's Sampling.
         place: which of several processes it is: one that speaks, and a share to begin with.
         told: whom it said that it waits for.
         found: names of finished units that were found since it told of any.
     """
 
-    run: RunFolder
-    job: Job
+    run: Any
+    job: Any
     progress: Progress
     place: Place = field(default_factory=Place)
     told: set[str] = field(default_factory=set)
@@ -151,7 +161,7 @@ class Worker:
                 ds = self.job.measure(unit, self.run.record, self.progress)
                 self.run.check_still_there()
                 self.run.write(unit, ds)
-                self.progress.end(unit, {unit.name}, ds.attrs["seconds"], max(1, len(self.run.locks.holders())))
+                self.progress.end(unit, ds.attrs["seconds"], max(1, len(self.run.locks.holders())))
         return True
 
     def tell_waiting(self, pending: list[Unit]) -> None:
@@ -211,13 +221,13 @@ def measure_run(job: Job, out: Any, overwrite: bool, unit_samples: int | None, p
             "overwrite needs processes that can wait for each other: start them with accelerate launch or torchrun, "
             "or remove the folder first."
         )
-    configuration, attributes = job.configuration(unit_samples), {**job.source, **job.attributes}
+    configuration, attributes, prompts = job.known(unit_samples)
     with ExitStack() as stack:
         if together:
             stack.enter_context(main_first(place, cpu=job.source["device"].startswith("cpu")))
         fresh = overwrite and place.is_main
         path = check_folder(out, fresh)
-        run = begin(path, configuration, attributes, job.plan.prompts, overwrite=fresh, unit_samples=unit_samples)
+        run = begin(path, configuration, attributes, prompts, overwrite=fresh, unit_samples=unit_samples)
     with ExitStack() as stack:
         shown = Progress(run.units, progress and place.is_main)
         stack.callback(shown.close)

@@ -141,6 +141,21 @@ def test_evaluate_hands_every_option_on(judged: dict[str, Any], tmp_path: Path) 
     assert "fid_error" not in result.stdout
 
 
+def test_evaluate_on_a_cluster(judged: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipeline is handed over as what loads it; of several processes one writes the result."""
+    words = "--sizes 64 --engine ray --address auto --resources num_cpus=2,num_gpus=0.5 --quiet"
+    out, before = tmp_path / "evaluation.nc", dict(judged)
+    result = run("evaluate", "m", *words.split(), "--pictures", tmp_path / "p", "--out", out)
+    assert result.exit_code == 0, result.output
+    given = {name: judged["evaluate"][name] for name in ("engine", "address", "resources")}
+    assert given == {"engine": "ray", "address": "auto", "resources": {"num_cpus": 2.0, "num_gpus": 0.5}}
+    assert "load" not in judged.keys() - before.keys(), "nothing is loaded here"
+    assert judged.pop("save")["path"] == out
+    monkeypatch.setattr("entropylab.cli.judging.is_first", lambda: False)
+    assert run("evaluate", "m", "--sizes", 64, "--out", out, "--quiet").exit_code == 0
+    assert "save" not in judged
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

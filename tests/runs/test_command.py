@@ -168,18 +168,18 @@ def test_time_left_at_a_size_and_in_all() -> None:
     progress, stream = told(terminal=False)
     first = progress.units[0]
     progress.begin(first, set())
-    progress.end(first, {first.name}, 60)
+    progress.end(first, 60)
     line = stream.getvalue()
     assert "32x32 original, samples 0 to 3: 60.0 s; 1 of 2 units at this size, 1 of 4 in all" in line
     assert "0:01:00 left at this size, 0:09:00 in all" in line
-    assert progress.left((32, 32), {first.name}, workers=3) == "0:00:20 left at this size, 0:03:00 in all"
+    assert progress.left((32, 32), workers=3) == "0:00:20 left at this size, 0:03:00 in all"
 
 
 def test_on_a_terminal_there_is_a_bar() -> None:
     progress, stream = told(terminal=True)
     first = progress.units[0]
     progress.begin(first, set())
-    progress.end(first, {first.name}, 60)
+    progress.end(first, 60)
     progress.close()
     assert "32x32 original:   0%" in stream.getvalue()
     assert "\n" not in stream.getvalue().strip()

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,8 @@ from .short import SAMPLES, bare, files
 from .stub import Stub, measure
 
 EARLIER = Path(__file__).with_name("earlier")
-"""Made by ``begin``, of version 0.1.0 in November 2026; then the second unit was removed, and the third damaged."""
+"""Made by ``begin`` and ``judge``, of version 0.1.0 in November 2026. Of the runs the second unit was removed then, and
+the third damaged; the pictures were stopped before the third of three units."""
 
 KEEPS = {"averaged": ("branch", "step", "layer", "head"), "apart": SAMPLES}
 
@@ -50,3 +52,34 @@ def test_a_run_that_an_earlier_version_began_goes_on(name: str, tmp_path: Path) 
     assert first.read_bytes() == before
     expected = bare(begin(tmp_path / "now", name))
     assert bare(found).equals(expected) or bare(found).broadcast_equals(expected)
+
+
+class Brightness(torch.nn.Module):
+    """Features: the mean of each colour."""
+
+    name, num_features = "brightness", 3
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.float().mean((-2, -1)) / 255
+
+
+def paint(pipe: Stub, size: Any, prompts: list[str], generators: Any) -> torch.Tensor:
+    """Pictures that are the same on every machine, by their seeds."""
+    pipe.calls += 1
+    seeds = torch.tensor([float(one.initial_seed()) for one in generators])[:, None, None, None]
+    return (seeds * 7 + torch.arange(3 * size[0] * size[1]).view(3, *size)) % 32 / 32
+
+
+def judge(pictures: Path, pipe: Stub) -> Any:
+    """The call that made a folder of pictures."""
+    given = {"samples": 12, "batch_size": 4, "metrics": ("fid",), "resamples": 2, "progress": False}
+    given |= {"features": Brightness(), "reference": np.random.default_rng(0).random((50, 3)), "call": paint}
+    return entropylab.evaluate(pipe, [8], "original", prompts=["a", "b"], pictures=pictures, **given)
+
+
+def test_pictures_that_an_earlier_version_began_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("entropylab.quality.evaluation.TOGETHER", 4)
+    out, pipe = Path(shutil.copytree(EARLIER / "pictures", tmp_path / "earlier")), exact()
+    found = judge(out, pipe)
+    assert pipe.calls == 1
+    assert found.fid.equals(judge(tmp_path / "now", exact()).fid)

@@ -3,12 +3,15 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import entropylab
 from entropylab import EntropyLabError
@@ -90,6 +93,9 @@ def test_a_worker_that_is_killed_loses_nothing(ray: Any, tmp_path: Path, capfd: 
 @pytest.mark.ray
 def test_what_ends_a_run_leaves_what_is_finished(ray: Any, tmp_path: Path, heeds_interrupts: None) -> None:
     def interrupt(driver: int) -> None:
+        while len(files(run)) < 2:  # while it writes, Ctrl-C may come where Python can only ignore it, as in a __del__
+            time.sleep(0.05)
+        time.sleep(0.2)
         os.kill(driver, signal.SIGINT)
         signal.pause()
 
@@ -148,3 +154,71 @@ def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(EntropyLabError, match=r"needs Ray, which is not here: pip install 'entropylab\[ray\]'"):
         measure(tmp_path / "run", Stub, engine="ray")
+
+
+class Brightness(torch.nn.Module):
+    """Features: the mean of each colour."""
+
+    name, num_features = "brightness", 3
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.float().mean((-2, -1)) / 255
+
+
+def paint(pipe: Any, size: Any, prompts: list[str], generators: Any, fatal: Path) -> Any:
+    """Noise, as bright as a weight of the pipeline says; the process that removes the file ``fatal`` is killed."""
+    if fatal.exists() and generators[0].initial_seed() == 6:
+        fatal.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    brightness = pipe.unet.attn1.to_q.weight[0, 0].sigmoid().item()
+    return torch.stack([(torch.rand(3, *size, generator=one) + brightness).clamp(0, 1) for one in generators])
+
+
+def judge(folder: Path, pipe: Any, **options: Any) -> Any:
+    """An evaluation of 12 pictures by each of two rules, three to a unit."""
+    given = {"samples": 12, "batch_size": 3, "metrics": ("fid", "diversity", "time"), "resamples": 5, "progress": False}
+    given |= {"prompts": PROMPTS, "features": Brightness(), "reference": np.random.default_rng(0).random((50, 3))}
+    given |= {"call": partial(paint, fatal=folder / "fatal"), "pictures": folder / "pictures"}
+    return entropylab.evaluate(pipe, [32], ("original", 1.5), **given | options)
+
+
+@pytest.mark.ray
+def test_pictures_are_those_of_one_process_whoever_is_lost(
+    ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("entropylab.quality.evaluation.TOGETHER", 3)
+    alone, cluster = tmp_path / "alone", tmp_path / "cluster"
+    for folder in (alone, cluster):
+        folder.mkdir()
+    (cluster / "fatal").touch()
+    expected, found = judge(alone, Stub()), judge(cluster, Stub, engine="ray", resources=ONE)
+    assert not (cluster / "fatal").exists()
+    for name in ("fid", "fid_interval", "pairwise_distance", "coverage"):
+        assert found[name].equals(expected[name])
+    assert not found.fid.equals(judge(alone, Stub(), pictures=None, seed=1).fid)
+    different = {name for name in expected.attrs if str(expected.attrs[name]) != str(found.attrs[name])}
+    assert different <= {"cost"}
+    ours, theirs = (sorted(path.relative_to(folder) for path in folder.rglob("*.*")) for folder in (cluster, alone))
+    assert ours == theirs
+    pictures = [path for path in ours if path.suffix == ".png"]
+    assert len(pictures) == 24
+    assert all((cluster / path).read_bytes() == (alone / path).read_bytes() for path in pictures)
+    assert judge(cluster, Stub()).time.equals(found.time)  # one process reads what the cluster made
+
+
+@pytest.mark.parametrize(
+    ("pipe", "options", "message"),
+    [
+        (Stub(), {}, "one that is loaded already can't be sent. Pass its hub id, a folder .* Got a Stub"),
+        (Stub, {"call": lambda *_, lock=LOCK: None}, "can be sent to a worker.* cannot pickle '_thread.lock'"),
+        (Stub, {"engine": "dask"}, "engine must be 'ray', or None for this process. Got 'dask'"),
+        (Stub, {"pictures": None}, "engine is for pictures that are kept: pass pictures=, a folder"),
+        (Stub, {"metrics": ("beauty",)}, "metrics must be some of"),
+        (Stub(), {"engine": None, "resources": ONE}, "address and resources are for an engine"),
+    ],
+)
+def test_refusals_of_an_evaluation(pipe: Any, options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(EntropyLabError, match=message):
+        judge(tmp_path, pipe, **{"engine": "ray", **options})
+    assert list(tmp_path.iterdir()) == []
