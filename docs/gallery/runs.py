@@ -32,6 +32,9 @@ def main() -> None:
                 image = pipe(PROMPT, height=size, width=size, num_inference_steps=8, generator=generator).images[0]
             image.save(HERE / f"{size}_{rule}.png")
     write("maps", rec.maps)
+    with entropylab.record(pipe, received=True, words=["red", "heart"], keep=()) as rec:
+        pipe(PROMPT, height=64, width=64, num_inference_steps=8, generator=torch.Generator().manual_seed(1))
+    write("words", rec.maps)
 
 
 def write(name: str, found: object) -> None:
