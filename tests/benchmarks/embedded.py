@@ -27,6 +27,8 @@ def contexts(pipe: Any) -> dict[str, Callable[[], AbstractContextManager]]:
         "exact": lambda: entropylab.record(pipe),
         "all statistics": lambda: entropylab.record(pipe, statistics=ALL),
         "rows=256": lambda: entropylab.record(pipe, rows=256),
+        "maps": lambda: entropylab.record(pipe, maps=True),
+        "maps, received, words": lambda: entropylab.record(pipe, maps=True, received=True, words="heart"),
         "rescale": lambda: entropylab.rescale(pipe),
     }
 
