@@ -14,10 +14,10 @@ import entropylab
 import published
 import shared
 from entropylab import Calibration, EntropyLabError
+from entropylab.cli.words import rule_of
 from entropylab.models import PRESETS
 from entropylab.models.prompts import is_embedded
 from entropylab.quality.evaluation import captions
-from entropylab.scaling.rules import number
 from entropylab.sizes import parse_sizes, split
 
 EVALUATION = "evaluation.nc"
@@ -246,7 +246,7 @@ def command(arguments: Sequence[str] | None = None) -> None:
             ds = entropylab.open(given.run)
         else:
             sizes = given.sizes and parse_sizes([given.sizes])
-            rules = [number(text) for text in split([given.scaling])]
+            rules = [rule_of(text) for text in split([given.scaling])]
             if unknown := [rule for rule in rules if isinstance(rule, str) and rule not in RULES]:
                 raise EntropyLabError(f"scaling must be some of {', '.join(RULES)}, or numbers. Got {unknown[0]!r}.")
             options = {name: getattr(given, name) for name in ("prompts", "reference", "pictures", "calibration")}

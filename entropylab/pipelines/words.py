@@ -286,6 +286,7 @@ def spelled(tokenizer: Any, ids: list[int]) -> tuple[str, list[tuple[int, int]]]
     padding = next((count for count, token in enumerate(reversed(ids)) if token != ids[-1]), 0)
     for stop in range(1, len(ids) - padding + 2):
         more = tokenizer.decode(ids[:stop], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        more = more.replace("</w>", " ")  # ends of words, which a tokenizer that was copied leaves in
         known = len(text) - text.endswith("\N{REPLACEMENT CHARACTER}")
         begin = next((at for at, (one, other) in enumerate(zip(text, more, strict=False)) if one != other), known)
         spans.append((min(begin, known, len(more)), len(more)))
