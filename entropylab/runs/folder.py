@@ -24,7 +24,7 @@ import xarray as xr
 from .. import hdf5, netcdf
 from ..dataset import ATTRIBUTE
 from ..errors import EntropyLabError, EntropyLabWarning, one_line
-from ..files import files, is_there, told, write_whole
+from ..files import files, interrupted_later, is_there, told, write_whole
 from ..prompts import digest
 from .configuration import JOINED, differences, digest_of
 from .locks import Locks
@@ -107,7 +107,7 @@ class RunFolder:
         ds.attrs[CHECKSUM] = checksum(ds)
         if not self.is_finished(unit):
             self.set_aside(unit)
-            with told(self.file(unit)):
+            with interrupted_later(), told(self.file(unit)):
                 write_whole(self.file(unit), hdf5.sealed(netcdf.to_bytes({"/": netcdf.encode(ds)})))
 
     def read(self, unit: Unit) -> xr.Dataset:

@@ -1,18 +1,22 @@
 """``measure(..., out=...)``: the same numbers as without, also after a stop, and where they come from."""
 
 import json
+import os
 import shlex
+import signal
 import sys
 import tracemalloc
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import entropylab
-from entropylab import EntropyLabError
+from entropylab import EntropyLabError, netcdf
 from entropylab.errors import EntropyLabWarning
-from entropylab.runs import status
+from entropylab.runs import folder, status
 from entropylab.runs.folder import RECORD, read_record
 from entropylab.runs.merging import merged
 
@@ -162,3 +166,25 @@ def test_a_run_in_which_nothing_can_be_measured_says_so(tmp_path: Path) -> None:
     for out in (None, tmp_path / "run"):
         with pytest.raises(EntropyLabError, match="nothing was measured"):
             measure(out, layers="cross", sizes=[32], scaling="original")
+
+
+def test_ctrl_c_while_a_unit_is_written_comes_when_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where h5netcdf frees an object, Python drops an interruption; elsewhere the unit would be lost."""
+    to_bytes = netcdf.to_bytes
+
+    def interrupted(found: Any) -> bytes:
+        os.kill(os.getpid(), signal.SIGINT)
+        return to_bytes(found)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        monkeypatch.setattr(netcdf, "to_bytes", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            measure(tmp_path / "run")
+        assert len(files(tmp_path / "run")) == 1
+        monkeypatch.setattr(folder, "interrupted_later", nullcontext)
+        with pytest.raises(KeyboardInterrupt):
+            measure(tmp_path / "other")
+        assert files(tmp_path / "other") == []
+    finally:
+        signal.signal(signal.SIGINT, before)
