@@ -199,7 +199,8 @@ def page(about: str, lines: str, rows: pd.DataFrame, names: Mapping[str, str]) -
 
     groups = [name for name in rows if name in ("head", "step", "branch")]
     columns = [*groups, *(name for name in rows if name in HEADINGS and name not in groups)]
-    cells = pd.DataFrame({HEADINGS[name]: [written(name, value) for value in rows[name]] for name in columns})
+    cells = pd.DataFrame({name: [written(name, value) for value in rows[name]] for name in columns})
+    cells.columns = pd.Index([HEADINGS[name] for name in columns])  # some are the same: a dict would keep the last
     table = cells.to_html(index=False, escape=False, border=0)
     # A notebook's own style may set <pre> in another font, in which columns of text don't align.
     fixed = f'<pre style="font-family: monospace">{html.escape(lines)}</pre>' if lines else ""

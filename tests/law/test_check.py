@@ -1,5 +1,6 @@
 """The check of the law, against Datasets whose truth is known."""
 
+import re
 from dataclasses import FrozenInstanceError
 
 import numpy as np
@@ -291,3 +292,16 @@ def test_a_law_that_is_off_at_every_n_has_no_smallest_and_its_deficit_still_has(
     assert steep["tokens_level"].isna().all(), "the largest size alone says nothing"
     with pytest.raises(EntropyLabError, match="tolerance must be a positive number .* Got 0"):
         check(bent()).smallest(0)
+
+
+def test_a_notebook_shows_every_column_under_its_own_heading() -> None:
+    statistics = ("entropy", "sigma2", "gaussian")
+    found = check(simulate_dataset((64, 256), sigma=(0.5, 2.0), samples=3, statistics=statistics))
+    layers, page = found.layers(), found._repr_html_()
+    headings, cells = (re.findall(rf"<{tag}.*?>(.*?)</{tag}>", page) for tag in ("th", "td"))
+    rows = np.array(cells).reshape(len(layers), len(headings))
+    for name, beside in (("law", "H − law"), ("gaussian", "H − Gaussian rows")):
+        errors = headings.index(beside) + 1
+        assert headings[errors] == "in errors"
+        np.testing.assert_allclose(rows[:, errors].astype(float), layers[f"{name}_z"], atol=0.06)
+    assert not np.allclose(layers["law_z"], layers["gaussian_z"], atol=0.5)
