@@ -32,10 +32,12 @@ class Live:
     Attributes:
         on_step: who is told; None from its first error on.
         waiting: what was not handed over yet: a step as a run of its own, and its number.
+        is_told: whether ``on_step`` runs now: what it makes the pipeline do is not measured.
     """
 
     on_step: OnStep | None
     waiting: deque[tuple[Run, int]] = field(default_factory=deque)
+    is_told: bool = False
 
     def take(self, run: Run, cells: Cells) -> None:
         """Take the step that a run has just been given."""
@@ -56,6 +58,7 @@ class Live:
                 if not (wait or all(event.query() for event in run.steps[0].departed)):
                     return
                 self.waiting.popleft()
+                self.is_told = True
                 self.on_step(dataset_of_step(run, number, cells))
         except Exception as error:
             self.on_step = None
@@ -64,6 +67,8 @@ class Live:
                 EntropyLabWarning,
                 stacklevel=2,
             )
+        finally:
+            self.is_told = False
 
 
 def dataset_of_step(run: Run, number: int, cells: Cells) -> xr.Dataset:

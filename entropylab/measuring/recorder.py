@@ -90,6 +90,11 @@ class Recorder(Sight):
         return f"Recorder({type(self.pipe).__name__}, {ran} measured, {len(self.unmeasured)} not)"
 
     @property
+    def looks_away(self) -> bool:
+        """Whether ``on_step`` runs: what it makes the pipeline do is its own business."""
+        return self.live is not None and self.live.is_told
+
+    @property
     def unmeasured(self) -> dict[str, str]:
         """Layer path -> reason, of attention layers that ran and could not be measured."""
         keyless = dict.fromkeys(self.cells.keyless, "its mask leaves no key to any row")
@@ -216,6 +221,8 @@ class Recorder(Sight):
 
         What a ControlNet does belongs to the denoiser's next forward.
         """
+        if self.looks_away:
+            return
         self.side = None
         if name in (self.beside or ()):
             self.meet(inputs)
@@ -268,6 +275,8 @@ class Recorder(Sight):
         False of one that is not to be measured.
         """
         forward = self.side or (self.calls[-1] if self.calls else None)
+        if forward is None and self.looks_away:
+            return None
         if self not in call.known.by:
             kind = pipelines.kind_of(call)
             if self.patterns and not any(fnmatchcase(call.layer, each) or each == kind for each in self.patterns):

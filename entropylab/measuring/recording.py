@@ -64,7 +64,7 @@ def record(
         on_step: ``on_step(dataset)`` is called after every step with what that step gave: a Dataset with the dimensions
             that ``keep`` names and one step. On a GPU it comes when the numbers have, as a rule a step later; nothing
             waits for them before the pipeline's call is over. If it raises, it is not called again, and a warning says
-            so; sampling and measuring go on.
+            so; sampling and measuring go on. What it makes the pipeline do itself is not measured.
 
     Yields:
         A Recorder; its ``dataset`` is an xarray.Dataset like that of ``entropylab.measure``, and its ``maps`` an

@@ -144,6 +144,8 @@ def tell(told: "list[Sight]", events: Events) -> None:
     """Tell listeners what happens; the pipeline goes on whatever goes wrong there, if its call is not refused."""
     for listener in told:
         for event, *about in events:
+            if listener.looks_away and event != "on_parts":
+                continue
             try:
                 getattr(listener, event)(*about)
             except RefusedCallError:

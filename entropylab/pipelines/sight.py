@@ -72,6 +72,11 @@ class Sight:
         self.prompt: Tensor | None = None
         self.observer: Observer | None = None
 
+    @property
+    def looks_away(self) -> bool:
+        """Whether what the pipeline does now is of no interest."""
+        return False
+
     def leave(self) -> None:
         """No denoiser runs."""
         if self.observer is not None:

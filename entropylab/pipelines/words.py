@@ -10,6 +10,7 @@ import re
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from functools import partial
 from typing import Any
 from unicodedata import normalize
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..capture import AttentionCall
+from ..capture.changes import MARK, owner_of_state, states, without_watchers
 from ..capture.inputs import Inputs
 from ..capture.roles import PARTS
 from ..capture.session import reason_of
@@ -83,6 +85,8 @@ class Words:
         with ExitStack() as stack:
             for encoder, tokenizer in self.encoders.items():
                 hook = partial(self.on_text, tokenizer)
+                setattr(hook, MARK, True)
+                stack.enter_context(states.changed(owner_of_state(type(encoder)), without_watchers))
                 stack.callback(encoder.register_forward_hook(hook, with_kwargs=True).remove)
             yield
 
@@ -286,7 +290,7 @@ def spelled(tokenizer: Any, ids: list[int]) -> tuple[str, list[tuple[int, int]]]
     padding = next((count for count, token in enumerate(reversed(ids)) if token != ids[-1]), 0)
     for stop in range(1, len(ids) - padding + 2):
         more = tokenizer.decode(ids[:stop], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        more = more.replace("</w>", " ")  # ends of words, which a tokenizer that was copied leaves in
+        more = more.replace("</w>", " ")  # a CLIP tokenizer that was copied spells it
         known = len(text) - text.endswith("\N{REPLACEMENT CHARACTER}")
         begin = next((at for at, (one, other) in enumerate(zip(text, more, strict=False)) if one != other), known)
         spans.append((min(begin, known, len(more)), len(more)))
@@ -298,9 +302,16 @@ def place_of(text: str, prompts: Sequence[str]) -> tuple[int, int]:
     """Where a prompt stands in a text, whatever the case and spaces, behind a template say; all of it if none does."""
     places = [at for at, sign in enumerate(text) if not sign.isspace()]
     dense = "".join(text[at] for at in places).lower()
-    for prompt in sorted(prompts, key=len, reverse=True):
-        wanted = "".join(prompt.lower().split())
+    all_wanted = [wanted for prompt in prompts if (wanted := "".join(prompt.lower().split()))]
+    for wanted in sorted(all_wanted, key=len, reverse=True):
         first = dense.rfind(wanted)
-        if wanted and first >= 0 and len(dense) == len(places):
+        if first >= 0 and len(dense) == len(places):
+            if any(shared(dense, other) > len(wanted) for other in all_wanted):
+                break  # the text is of another prompt, which begins alike, and was cut
             return places[first], places[first + len(wanted) - 1] + 1
     return 0, len(text)
+
+
+def shared(text: str, prompt: str) -> int:
+    """How many signs in a row a text and a prompt have in common, at most."""
+    return SequenceMatcher(None, text, prompt, autojunk=False).find_longest_match().size

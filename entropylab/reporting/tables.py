@@ -146,7 +146,7 @@ def provenance(run: Run) -> dict[str, str]:
         "keys of a row, N": span(tokens.values.ravel(), "whole"),
         "samples": str(samples_of(ds)),
         "prompts": listed(dict.fromkeys(f"“{text}”" for text in prompts), 8) if prompts else "not kept",
-        "guidance branches": listed(np.atleast_1d(ds["branch"].values)) if "branch" in ds.coords else "averaged",
+        "guidance branches": listed(sorted(np.atleast_1d(ds["branch"]))) if "branch" in ds.coords else "averaged",
         "statistics": listed(loaded(run, "statistics"), 12),
         "query rows": "a random subset" if is_subset(run) else "all",
         "not measured": counted(len(loaded(run, "unmeasured")), "layer"),

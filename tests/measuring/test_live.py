@@ -1,6 +1,7 @@
 """``on_step``: every step's Dataset while a pipeline samples or a model is trained; together they are the whole."""
 
 import contextlib
+import copy
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import xarray as xr
 
 import entropylab
 from entropylab import EntropyLabError, EntropyLabWarning
+from recipes.text import WIDTH
 
 from ..sampling import sample
 
@@ -148,3 +150,25 @@ def test_training_is_watched_and_goes_on_as_it_would(random_pipe, group):
             np.testing.assert_allclose(ours.entropy, theirs.entropy, rtol=2e-2 if bf16 else 1e-6)
     with pytest.raises(AssertionError):
         np.testing.assert_allclose(plain[0].entropy, plain[1].entropy, rtol=1e-6)
+
+
+def test_what_it_makes_the_pipeline_do_is_not_measured(random_pipe):
+    """It may sample, or ask the denoiser, by the same pipeline: nothing of that is in the record around it."""
+    with entropylab.record(random_pipe) as alone:
+        sample(random_pipe, steps=3)
+    told, own = [], []
+
+    def look(ds):
+        told.append(ds.step.item())
+        random_pipe.unet(torch.zeros(1, 4, 4, 4), 1, torch.zeros(1, 3, WIDTH))
+        scheduler = random_pipe.scheduler
+        random_pipe.scheduler = copy.deepcopy(scheduler)
+        with entropylab.record(random_pipe) as inner:
+            sample(random_pipe, size=(32, 32), steps=1)
+        random_pipe.scheduler = scheduler
+        own.append(inner.dataset)
+
+    with torch.no_grad(), entropylab.record(random_pipe, on_step=look) as rec:
+        sample(random_pipe, steps=3)
+    assert told == [0, 1, 2] and all(ds.sizes["step"] == 1 for ds in own)
+    xr.testing.assert_identical(rec.dataset.drop_attrs(), alone.dataset.drop_attrs())

@@ -1,6 +1,8 @@
 """Word maps against whole maps in float64, and against DAAM's way of summing them."""
 
+import copy
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -283,3 +285,13 @@ def test_arguments_that_do_not_fit(random_pipe):
         pass
     with pytest.raises(EntropyLabError, match="leave rows out"), entropylab.record(random_pipe, words="red", rows=3):
         pass
+
+
+def test_a_text_encoder_is_copied_without_it(random_pipe):
+    encoder = random_pipe.text_encoder
+    with entropylab.record(random_pipe, words="red"):
+        copies = [copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))]  # noqa: S301
+        assert encoder._forward_hooks
+        sample(random_pipe, steps=1)
+    for each in (*copies, encoder):
+        assert not each._forward_hooks and not each._forward_hooks_with_kwargs

@@ -1,5 +1,7 @@
 """Words in what a tokenizer spells: as a person reads them."""
 
+import copy
+
 import pytest
 
 from entropylab import EntropyLabError
@@ -63,3 +65,19 @@ def test_a_word_that_is_not_there_is_told():
     check_spoken(["hat"], [])
     with pytest.raises(EntropyLabError, match="Got 'hat'; its words are A, red-haired, cat's, toy."):
         check_spoken(["cat's", "hat"], ["A red-haired cat's toy"])
+
+
+@pytest.mark.parametrize("template", ["", "draw this: "])
+def test_a_prompt_that_was_cut_and_begins_like_another(tokenizer, template):
+    ids = tokenizer(template + "a red car, a red house").input_ids[:-2]
+    prompts = ["a red car", "a red car, a red house and a red car", "red"]
+    red, house = tokens_of(tokenizer, ids, ["red", "house"], prompts)
+    assert len(red) == 2 and red[1] == red[0] + 4 and house == []
+    assert len(tokens_of(tokenizer, tokenizer("a red car").input_ids, ["red"], prompts)[0]) == 1
+
+
+def test_a_tokenizer_that_was_copied(tokenizer):
+    """A copy by ``deepcopy`` may spell the ends of words out."""
+    prompt = "a red car"
+    ids = tokenizer(prompt).input_ids
+    assert tokens_of(copy.deepcopy(tokenizer), ids, ["red car", "a"], [prompt]) == [[2, 3], [1]]

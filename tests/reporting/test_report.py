@@ -75,6 +75,15 @@ def test_it_tells_what_is_on_the_law_from_what_is_not(two: Path) -> None:
     assert UNTOLD in found[STEPS].split("**other")[1], "where steps were averaged"
 
 
+def test_branches_in_another_order_are_no_difference(tmp_path: Path) -> None:
+    """Guidance of one pipeline has the prompt first, that of another has it second."""
+    ds = synthetic(branches=("uncond", "cond"), **NOISY)
+    for other, differ in ((ds.isel(branch=[1, 0]), False), (ds.isel(branch=[1]), True)):
+        measured = written(tmp_path, ds, other, names=["one", "other"])["What was measured"]
+        assert ("The runs differ in guidance branches (cond and uncond, cond)" in measured) == differ
+        assert ("The runs differ in" in measured) == differ
+
+
 @pytest.mark.parametrize(
     ("factor", "word"), [(1.02, "holds"), (1.2, "too far"), (0.8, "too near"), (4, "overstates"), (0.3, "understates")]
 )
