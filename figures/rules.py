@@ -56,7 +56,7 @@ def draw(ds: xr.Dataset, out: Path) -> None:
             ax.set_title(f"{size}, trained at {training_size(ds)}")
             ax.set_xlabel("change of the pictures (0 to 1)")
         np.atleast_1d(axes)[0].set_ylabel("drift of the layers removed [%]")
-        np.atleast_1d(axes)[0].legend(loc="best")
+        figure.legend(*np.atleast_1d(axes)[0].get_legend_handles_labels(), loc="outside upper center", ncols=6)
         shared.write(figure, out, "rules", rows)
 
 

@@ -39,12 +39,16 @@ def measure(source: shared.Source) -> xr.Dataset:
 
 
 def draw(runs: dict[str, xr.Dataset], out: Path) -> None:
-    """Three panels: slope, deficit and measured sigma^2/2 of every layer, by its place in the model; and the report."""
+    """Three panels: slope, deficit and measured sigma^2/2 of every layer, by its place in the model; and the report.
+
+    Of joint layers the panels have the rows that stand for the image: those of text need not do the same.
+    """
+    shown = {name: ds.isel(layer=(ds["part"] == "image").values) for name, ds in runs.items()}
     with plt.rc_context(entropylab.plot.PAPER):
         figure, axes = plt.subplots(1, len(QUANTITIES), figsize=(10.2, 3.8), layout="constrained")
         for ax, name in zip(axes, QUANTITIES, strict=True):
-            entropylab.plot.by_layer(runs, ax, name=name, kind=KINDS)
-        shared.write(figure, out, "two_models", layer_lines(runs, kind=KINDS))
+            entropylab.plot.by_layer(shown, ax, name=name, kind=KINDS)
+        shared.write(figure, out, "two_models", layer_lines(shown, kind=KINDS))
     entropylab.report(list(runs.values()), out / "two_models.html", names=list(runs), overwrite=True)
     print(f"wrote {out / 'two_models.html'}, two_models.md and its figures", flush=True)
 

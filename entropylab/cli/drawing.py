@@ -139,7 +139,7 @@ def draw_maps(
         figure = Figure(figsize=(WIDE * across + 1.2, WIDE * tall + 0.4), layout="constrained")
         shown: dict[str, Any] = {"variable": variable, "columns": "word" if spoken else "scaling"}
         entropylab.plot.entropy_maps(rec.maps, rows, figure.subplots(), layer=chosen, normalised=not nats, **shown)
-        figure.savefig(out)
+        figure.savefig(out, bbox_inches="tight")  # with labels of rows at its edge
     say(f"wrote {out}")
 
 

@@ -18,7 +18,19 @@ from ..law.averages import check as check_dataset
 from ..law.check import check
 from ..law.names import RESIDUALS
 from ..law.theory import TOLERANCE, largest_sigma2
-from .style import BLACK, BLUE, COLORS, GREY, MORE_MARKERS, ORANGE, VERMILLION, axes_of, legend, name_layers
+from .style import (
+    BLACK,
+    BLUE,
+    COLORS,
+    GREY,
+    MORE_MARKERS,
+    ORANGE,
+    VERMILLION,
+    axes_of,
+    legend,
+    legend_above,
+    name_layers,
+)
 
 WIDE = 3.0
 """Residuals beyond this [nats] are drawn on a scale that is linear up to 1 and logarithmic from there."""
@@ -213,7 +225,7 @@ def deficit_vs_sigma2(
     ax.axline((1, 1), (2, 2), ls="--", color=ORANGE, lw=1, label="the law, D = σ²/2")
     ax.axhline(rows["log_tokens"].max(), ls=":", color=BLACK, lw=0.8, label="largest log N")
     ax.set(xlabel="measured σ²/2 [nats]", ylabel="deficit D = log N − H [nats]")
-    legend(ax)
+    legend_above(ax, 2)
     return ax
 
 

@@ -117,7 +117,7 @@ def check_scaling(rows: pd.DataFrame, scaling: Sequence[str] | None) -> list[str
 def removed(rule: str, fraction: float, brief: bool = False) -> str:
     """How much of the drift of the mean over layers a rule removes, in words; nothing for "original"."""
     hidden = rule == "original" or pd.isna(fraction)
-    return "" if hidden else f" ({100 * fraction:.0f}% {'removed' if brief else 'of the drift removed'})"
+    return "" if hidden else f" ({100 * fraction:.0f}% {'removed' if brief else 'of the mean drift removed'})"
 
 
 MARKS: dict[str, dict[str, Any]] = {

@@ -61,7 +61,9 @@ def as_often(pipe: Any) -> None:
 
 
 def loaded() -> Any:
-    """The embedded pipeline, silent."""
+    """The embedded pipeline, silent; in a process that has imported what Datasets are made of, as a notebook's has."""
+    import xarray  # noqa: F401
+
     pipe = entropylab.load()
     pipe.set_progress_bar_config(disable=True)
     return pipe

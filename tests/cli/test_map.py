@@ -14,7 +14,7 @@ from ..conftest import new_random_pipeline
 
 def test_a_figure_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda self, path: drawn.append((self, path)))
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda self, path, **options: drawn.append((self, path)))
     monkeypatch.setattr(entropylab, "load", lambda model, **options: new_random_pipeline(), raising=False)
     words = ["--size", "64", "64x96", "--prompt", "a red car", "--scaling", "original,0.5", "--steps", "1", "--quiet"]
     result = run("map", *words, "--layers", "self", "--nats", "--train-size", "64", "--out", tmp_path / "map.pdf")
@@ -37,7 +37,7 @@ def test_a_figure_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_words_and_received_attention(tmp_path, monkeypatch, words, label, count) -> None:
     drawn = []
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda self, path: drawn.append(self))
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda self, path, **options: drawn.append(self))
     monkeypatch.setattr(entropylab, "load", lambda model, **options: new_random_pipeline(), raising=False)
     asked = ["--size", "64", "--prompt", "a red car", "--steps", "1", "--quiet", "--train-size", "64"]
     result = run("map", *asked, *words, "--out", tmp_path / "map.png")

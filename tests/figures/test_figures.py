@@ -254,7 +254,7 @@ def test_pictures_are_those_of_the_pipeline(folder: Path) -> None:
 
 
 def test_two_models_side_by_side(ds: xr.Dataset, tmp_path: Path, undrawn: None, figures: list[Figure]) -> None:
-    ds = ds.isel(size=[0, 2, 4], step=[0], branch=[0])
+    ds = ds.isel(size=[0, 2, 4], step=[0], branch=[0]).assign_coords(part=("layer", ["image"] * ds.sizes["layer"]))
     other = ds.assign(entropy=0.9 * ds["entropy"]).assign_attrs(model="other")
     two_models.draw({"embedded": ds, "emoji-joint": other}, tmp_path)
     assert set(pd.read_csv(tmp_path / "two_models.csv")["run"]) == {"embedded", "emoji-joint"}

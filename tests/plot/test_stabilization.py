@@ -25,7 +25,7 @@ def test_stabilization_draws_every_layer_in_order(ds, ax) -> None:
             np.testing.assert_allclose(line.get_ydata(), own["entropy"])
     home = fit(ds, by="layer").to_dataset()["entropy"].sel(size="64x64")
     np.testing.assert_allclose(drawn["64x64, training size"].get_ydata(), home)
-    assert "128x128, sqrt_log (30% of the drift removed)" in drawn
+    assert "128x128, sqrt_log (30% of the mean drift removed)" in drawn
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["down 0", "down 1", "mid", "up 0", "up 1"]
     assert ax.get_xlabel().startswith("self-attention layer")
     assert ax.get_ylabel() == "attention entropy of a row [nats]"

@@ -54,7 +54,7 @@ def test_the_sweep_refers_to_the_training_size(swept, ax) -> None:
     assert right.get_ylabel() == "drift from the training size [nats]"
     ax.figure.draw_without_rendering()
     np.testing.assert_allclose(right.get_ylim(), np.array(ax.get_ylim()) - home, atol=1e-6)
-    assert "calibrated (100% of the drift removed)" in bars(ax)
+    assert "calibrated (100% of the mean drift removed)" in bars(ax)
     assert "[nats]" in ax.get_ylabel()
     assert "multiplier" in ax.get_xlabel()
 
