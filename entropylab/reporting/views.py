@@ -166,10 +166,10 @@ class View:
     @property
     def within_layers(self) -> float:
         """The part of the variance over heads that is within layers; NaN with one layer, or without variance."""
-        total = float(((self.heads - np.nanmean(self.heads)) ** 2).sum(axis=None))
+        total = float(np.nansum((self.heads - np.nanmean(self.heads)) ** 2))
         if len(self.heads) < 2 or self.heads.count(axis=1).max() < 2 or total <= 0:
             return np.nan
-        return float((self.heads.sub(self.heads.mean(axis=1), axis=0) ** 2).sum(axis=None)) / total
+        return float(np.nansum(self.heads.sub(self.heads.mean(axis=1), axis=0) ** 2)) / total
 
     @property
     def chain(self) -> pd.DataFrame:
