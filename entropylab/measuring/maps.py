@@ -279,7 +279,7 @@ class Maps:
 
         ``run.maps`` holds what was added up, by what its steps have in common, the forward in them, and the device.
         """
-        step, alike = run.steps[-1], self.alike(run)[-1]
+        step, alike = run.steps[-1], self.likeness(run, len(run.steps) - 1)
         for number, call in enumerate(calls):
             for device in {sums.device for _, sums, _ in call.rows}:
                 here = [row for row in call.rows if row[1].device == device]
@@ -293,11 +293,13 @@ class Maps:
                     sums, counts = before.sums + sums, before.counts + counts
                 run.maps[key] = Held(pieces, sums, counts)
 
+    def likeness(self, run: Run, index: int) -> Hashable:
+        """What a step of a run has in common with others; its number where steps are kept."""
+        return index if "step" in self.keep else tuple(forward.likeness for forward in run.steps[index].forwards)
+
     def alike(self, run: Run) -> list[Hashable]:
-        """What each step of a run has in common with others; its number where steps are kept."""
-        if "step" in self.keep:
-            return list(range(len(run.steps)))
-        return [tuple(forward.likeness for forward in step.forwards) for step in run.steps]
+        """The likeness of every step."""
+        return [self.likeness(run, index) for index in range(len(run.steps))]
 
     def finish(self, run: Run) -> Finished:
         """The maps of a run, now that the host may wait for them."""
