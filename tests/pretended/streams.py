@@ -65,8 +65,8 @@ class Event:
         return self.stream is None or self.stream.delivered >= self.until
 
     def synchronize(self) -> None:
-        self.wait("event")
-        if self.stream is not None:
+        if self.stream is not None and not self.query():
+            self.wait("event")
             self.stream.land(self.until)
 
 

@@ -8,6 +8,7 @@ import torch
 
 import entropylab
 from entropylab.measuring import run
+from entropylab.pipelines import denoisers
 from entropylab.pipelines.guidance import Branch, Texts, evidence
 
 from ..zoo import BY_NAME
@@ -110,27 +111,37 @@ def test_nothing_waits_for_the_timestep_but_a_rule_that_wants_a_number(rule, wai
     torch.testing.assert_close(found["cuda:1"], found["cpu"], atol=1e-4, rtol=1e-4)
 
 
-def test_steps_are_handed_over_when_they_have_arrived(wanted) -> None:
-    pipe, found, known = FAMILY.build(), [], []
+@pytest.mark.parametrize("name", ["FLUX.1", "Stable Diffusion 1"])  # the second has branches to be told apart
+def test_steps_are_handed_over_when_they_have_arrived(name: str) -> None:
+    family, found, known, waits = BY_NAME[name], [], [], []
+    pipe, wanted = family.build(), on_cpu(name)
+    (denoiser,) = denoisers(pipe).values()
 
     def land(*_) -> None:
         known.append(len(found))
         for stream in gpus.streams.known:
             stream.land()
+        waits[:] = [gpus.log.waits]
+
+    def tell(ds) -> None:
+        found.append(ds)
+        waits.append(gpus.log.waits)
 
     with pretended() as gpus, on_gpus(pipe, "cuda:1"):
         with entropylab.record(pipe):
-            FAMILY.sample(pipe)
-            _, alone = followed(gpus, FAMILY, pipe)
-        with entropylab.record(pipe, on_step=found.append):
-            FAMILY.sample(pipe)
-            _, log = followed(gpus, FAMILY, pipe)
+            family.sample(pipe)
+            _, alone = followed(gpus, family, pipe)
+        with entropylab.record(pipe, on_step=tell):
+            family.sample(pipe)
+            _, log = followed(gpus, family, pipe)
             assert log.while_sampling.waits == alone.while_sampling.waits
-            with pipe.transformer.register_forward_hook(land):
-                FAMILY.sample(pipe)
+            with denoiser.register_forward_hook(land):
+                family.sample(pipe)
+            assert waits[0] == waits[1], "what has arrived is handed over without a wait"
     steps = wanted.sizes["step"]
     assert known == [2 * steps + max(0, number - 1) for number in range(steps)]
     for number, ds in enumerate(found[: 2 * steps]):
-        alike = wanted.isel(step=[number % steps], sample=[number // steps])
+        first = number // steps * ds.sizes["sample"]
+        alike = wanted.isel(step=[number % steps], sample=slice(first, first + ds.sizes["sample"]))
         assert ds.branch.values.tolist() == alike.branch.values.tolist()
         assert same(ds, alike)
