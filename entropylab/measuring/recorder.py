@@ -282,7 +282,7 @@ class Recorder(Sight):
             if self.patterns and not any(fnmatchcase(call.layer, each) or each == kind for each in self.patterns):
                 self.passed_over.setdefault(call.layer, kind)
                 return False
-            taken = {seen.path for seen in forward.calls} if forward is not None else set()
+            taken = {seen.path for seen, _ in forward.taken} if forward is not None else set()
             parts = self.reduction.parts(call)
             call.known.by[self] = Known({part: self.entry_of(call, kind, part, taken) for part in parts})
         known = call.known.by[self]
@@ -292,8 +292,7 @@ class Recorder(Sight):
             return None
         if known.seen is not None and call.inputs is forward.inputs:
             sums = None if known.sums is None else known.sums(call.query, call.key, call.scale)
-            forward.calls.append(known.seen)
-            forward.found.append(self.reduction.of_plain(call) if sums is None else sums)
+            forward.taken.append((known.seen, self.reduction.of_plain(call) if sums is None else sums))
         else:
             self.look(known, forward, call)
         if known.run is not self.run or known.rescaled is not call.rescaled:
