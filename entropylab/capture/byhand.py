@@ -179,11 +179,11 @@ def factors_of(args: tuple, kwargs: dict[str, Any]) -> Iterator[Factor]:
     flat = [part for value in given for part in (value if isinstance(value, list | tuple) else [value])]
     tensors = [value for value in flat if isinstance(value, Tensor)]
     if flat and isinstance(flat[0], str):
-        sides, _, out = flat[0].replace(" ", "").partition("->")
+        sides, arrow, out = flat[0].replace(" ", "").partition("->")
         names = sides.split(",")
-        if len(tensors) == len(names) == 2 and "->" in flat[0]:
-            yield factor_of_einsum(*tensors, *names, out)
-            yield factor_of_einsum(*tensors[::-1], *names[::-1], out)
+        if len(tensors) == len(names) == 2 and arrow:
+            yield factor_of_einsum(tensors[0], tensors[1], names[0], names[1], out)
+            yield factor_of_einsum(tensors[1], tensors[0], names[1], names[0], out)
     elif len(tensors) > 1 and all(tensor.ndim > 1 for tensor in tensors[-2:]):
         one, other = tensors[-2:]
         yield Factor(one, one.shape[-1], one.shape[-2], other)

@@ -95,7 +95,7 @@ copied = Shared()
 
 def without_ours(owner: type) -> Undo:
     """Let modules leave out what is ours when they are copied or pickled."""
-    original = owner.__reduce_ex__
+    original: Any = owner.__reduce_ex__
 
     def __reduce_ex__(self: nn.Module, protocol: Any) -> Any:
         made = original(self, protocol)
