@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..capture import AttentionCall
-from ..capture.changes import MARK, owner_of_state, states, without_watchers
+from ..capture.changes import MARK, copied, without_ours
 from ..capture.inputs import Inputs
 from ..capture.roles import PARTS
 from ..capture.session import reason_of
@@ -83,10 +83,10 @@ class Words:
     def followed(self) -> Iterator[None]:
         """Look at the text encoders while the context lasts."""
         with ExitStack() as stack:
+            stack.enter_context(copied.changed(nn.Module, without_ours))
             for encoder, tokenizer in self.encoders.items():
                 hook = partial(self.on_text, tokenizer)
                 setattr(hook, MARK, True)
-                stack.enter_context(states.changed(owner_of_state(type(encoder)), without_watchers))
                 stack.callback(encoder.register_forward_hook(hook, with_kwargs=True).remove)
             yield
 
