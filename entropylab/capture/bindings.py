@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -32,6 +33,11 @@ changed = Shared()
 """Modules, classes, functions and instances that hold substitutes."""
 
 
+free: "WeakKeyDictionary[ModuleType, tuple[int, int]]" = WeakKeyDictionary()
+"""Modules that held none of the functions, and how much there was then: unless a class of a model comes from one, it is
+looked through again only when there is more."""
+
+
 @contextmanager
 def bound_names(roots: Mapping[str, nn.Module]) -> Iterator[None]:
     """Have the substitutes stand in under every name that ``roots`` reach them by, while the context lasts."""
@@ -39,7 +45,14 @@ def bound_names(roots: Mapping[str, nn.Module]) -> Iterator[None]:
         for holder in holders(roots):
             if holder in changed or any(True for _ in held(holder)):
                 stack.enter_context(changed.changed(holder, stand_in))
+            elif isinstance(holder, ModuleType):
+                free[holder] = names_in(holder)
         yield
+
+
+def names_in(module: ModuleType) -> tuple[int, int]:
+    """How many names a module has, and how many functions are seen."""
+    return len(vars(module)), len(substitutes)
 
 
 def holders(roots: Mapping[str, nn.Module]) -> Iterator[Any]:
@@ -52,8 +65,9 @@ def holders(roots: Mapping[str, nn.Module]) -> Iterator[Any]:
     files = {own.__module__ for own in classes}
     packages = {name.partition(".")[0] for name in files} - {__name__.partition(".")[0]}
     for name, module in list(sys.modules.items()):
-        if isinstance(module, ModuleType) and (name in files or name.partition(".")[0] in packages):
-            yield module
+        if name in files or name.partition(".")[0] in packages:
+            if isinstance(module, ModuleType) and (name in files or free.get(module) != names_in(module)):
+                yield module
     met: set[int] = set()
     for holder in [*classes, *instances]:
         if id(holder) not in met:

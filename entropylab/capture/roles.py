@@ -217,9 +217,17 @@ def forget_if_changed(root: nn.Module) -> None:
     anatomies[root] = anatomy
 
 
+SETTINGS = frozenset((bool, int, float, str))
+"""Types of what a module is set to."""
+
+
 def traits(thing: Any) -> Hashable:
     """What a module or a processor is, how it is set, and whether another forward was put in its place."""
     own = getattr(thing, "__dict__", {})
-    several = {name: value if isinstance(value, list | tuple) else [value] for name, value in own.items()}
-    settings = {name: each for name, each in several.items() if all(isinstance(one, int | float | str) for one in each)}
-    return type(thing), id(own.get("forward")), repr(settings)
+    found: list[Hashable] = [type(thing), id(own.get("forward"))]
+    for name, value in own.items():
+        if type(value) in SETTINGS:
+            found += (name, value)
+        elif type(value) in (list, tuple) and SETTINGS.issuperset(map(type, value)):
+            found += (name, tuple(value))
+    return tuple(found)
