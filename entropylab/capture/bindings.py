@@ -65,9 +65,9 @@ def holders(roots: Mapping[str, nn.Module]) -> Iterator[Any]:
     files = {own.__module__ for own in classes}
     packages = {name.partition(".")[0] for name in files} - {__name__.partition(".")[0]}
     for name, module in list(sys.modules.items()):
-        if name in files or name.partition(".")[0] in packages:
-            if isinstance(module, ModuleType) and (name in files or free.get(module) != names_in(module)):
-                yield module
+        is_near = (name in files or name.partition(".")[0] in packages) and isinstance(module, ModuleType)
+        if is_near and (name in files or free.get(module) != names_in(module)):
+            yield module
     met: set[int] = set()
     for holder in [*classes, *instances]:
         if id(holder) not in met:
