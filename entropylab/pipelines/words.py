@@ -43,13 +43,11 @@ class Encoded:
         values: of each of its layers, (tokens, `CHANNELS` at most), and how many channels there are.
         owners: (words, tokens), 1 where a token is one of a word's.
         most: the largest number of tokens that a word has in one text.
-        in_call: whether the pipeline was called meanwhile; what it encodes is used in that call alone.
     """
 
     values: list[tuple[Tensor, int]]
     owners: Tensor
     most: int
-    in_call: bool
 
 
 class Words:
@@ -58,8 +56,9 @@ class Words:
     Attributes:
         words: as they were given.
         encoders: text encoder -> its tokenizer.
-        prompts: what the pipeline's call was given, as long as it lasts.
-        encoded: what encoders made of them, by encoder and ids.
+        prompts: what the pipeline's calls that run were given, the innermost last.
+        encoded: what encoders made of them, by the number of calls that run, encoder and ids; what a call encodes is
+            used in that call alone.
         marks: a text that a denoiser is handed -> (images, words, tokens), 1 where a token is one of a word's.
         here: what was found last: the inputs of a forward, and for numbers of keys which of them are the words'.
         problem: why some text could not be read, if one could not.
@@ -73,8 +72,8 @@ class Words:
             raise EntropyLabError(
                 f"words need a pipeline with a text encoder and its tokenizer. {type(pipe).__name__} has none."
             )
-        self.prompts: list[str] | None = None
-        self.encoded: dict[Hashable, Encoded] = {}
+        self.prompts: list[list[str]] = []
+        self.encoded: dict[tuple[int, Hashable, Hashable], Encoded] = {}
         self.marks: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self.here: tuple[Inputs | None, dict[int, Any]] = (None, {})
         self.problem = ""
@@ -92,12 +91,12 @@ class Words:
 
     def on_call(self, arguments: dict[str, Any]) -> None:
         """The pipeline is called."""
-        self.prompts = [text for name, value in arguments.items() if "prompt" in name for text in names_of(value)]
+        self.prompts.append([text for name, value in arguments.items() if "prompt" in name for text in names_of(value)])
 
     def on_end(self) -> None:
         """The pipeline's call is over."""
-        self.prompts = None
-        self.encoded = {key: each for key, each in self.encoded.items() if not each.in_call}
+        del self.prompts[-1:]
+        self.encoded = {key: each for key, each in self.encoded.items() if key[0] <= len(self.prompts)}
 
     def on_text(self, tokenizer: Any, encoder: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         """A text encoder has run; whatever goes wrong in reading it, the pipeline goes on."""
@@ -109,8 +108,8 @@ class Words:
 
     def read(self, tokenizer: Any, encoder: nn.Module, ids: Any, output: Any) -> None:
         """Keep what an encoder made of the words' tokens among ``ids`` (texts, tokens)."""
-        texts = ids.tolist()
-        found = [tokens_of(tokenizer, text, self.words, self.prompts or []) for text in texts]
+        texts, prompts = ids.tolist(), self.prompts[-1] if self.prompts else []
+        found = [tokens_of(tokenizer, text, self.words, prompts) for text in texts]
         each = [
             (row, token, word) for row, own in enumerate(found) for word, tokens in enumerate(own) for token in tokens
         ]
@@ -126,8 +125,8 @@ class Words:
         owners = torch.zeros(len(self.words), len(each))
         owners[list(words), range(len(each))] = 1
         most = max((len(tokens) for own in found for tokens in own), default=0)
-        name = (id(encoder), tuple(map(tuple, texts)))
-        self.encoded[name] = Encoded(values, owners.to(ids.device), most, self.prompts is not None)
+        name = (len(self.prompts), id(encoder), tuple(map(tuple, texts)))
+        self.encoded[name] = Encoded(values, owners.to(ids.device), most)
         self.marks.clear()
 
     def keys_of(self, call: AttentionCall, place: tuple[int, int] | None, images: int) -> tuple[Tensor, Tensor] | str:
