@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import xarray as xr
-from torch import nn
+from torch import Tensor, nn
 
 from .. import pipelines
 from ..capture import AttentionCall
@@ -373,7 +373,8 @@ class Recorder(Sight):
         if self.kept_maps is not None:
             self.kept_maps.add_step(self.run, calls)
         if self.live is not None:
-            self.live.take(self.run, self.cells)
+            is_known = self.volume is not None and isinstance(sample, Tensor) and sample.ndim > 0
+            self.live.take(self.run, self.cells, sample[0].numel() < self.volume if is_known else None)
 
 
 def packed(inputs: Inputs) -> Packed | None:
