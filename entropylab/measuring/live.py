@@ -33,12 +33,14 @@ class Live:
         on_step: who is told; None from its first error on.
         waiting: what was not handed over yet: a step as a run of its own, and its number.
         is_open: whether the last of them may have more views of the picture to come.
+        problem: the warning that it failed, where warnings are errors: it is raised when the record ends.
         is_told: whether ``on_step`` runs now: what it makes the pipeline do is not measured.
     """
 
     on_step: OnStep | None
     waiting: deque[tuple[Run, int]] = field(default_factory=deque)
     is_open: bool = False
+    problem: EntropyLabWarning | None = None
     is_told: bool = False
 
     def take(self, run: Run, cells: Cells, is_view: bool | None = None) -> None:
@@ -75,11 +77,11 @@ class Live:
                 self.on_step(dataset_of_step(run, number, cells))
         except Exception as error:
             self.on_step = None
-            warnings.warn(
-                f"on_step is not called again, after {type(error).__name__}: {one_line(error, 200)}",
-                EntropyLabWarning,
-                stacklevel=2,
-            )
+            said = f"on_step is not called again, after {type(error).__name__}: {one_line(error, 200)}"
+            try:
+                warnings.warn(said, EntropyLabWarning, stacklevel=2)
+            except EntropyLabWarning as problem:
+                self.problem = problem
         finally:
             self.is_told = False
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -86,6 +87,19 @@ def test_whoever_is_told_and_fails_is_told_no_more(random_pipe):
             images = sample(random_pipe, steps=3)
     assert torch.equal(images, sample(random_pipe, steps=3))
     assert len(told) == 1 and rec.dataset.sizes["step"] == 3
+
+
+def test_where_warnings_are_errors_its_failure_is_raised_at_the_end(random_pipe):
+    def fail(ds):
+        raise OSError("the logger is down")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(EntropyLabWarning, match="is not called again, after OSError"):
+            with entropylab.record(random_pipe, on_step=fail) as rec:
+                images = sample(random_pipe, steps=3)
+    assert torch.equal(images, sample(random_pipe, steps=3))
+    assert rec.unmeasured == {} and rec.dataset.sizes["step"] == 3
 
 
 def test_ctrl_c_in_it_ends_sampling_and_loses_nothing(random_pipe):
