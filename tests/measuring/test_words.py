@@ -69,6 +69,17 @@ def test_stable_diffusion(random_pipe):
         check_words(rec.maps, seen, TOKENS | {"red": [1]})
 
 
+def test_layers_of_the_encoder_that_are_skipped(random_pipe, monkeypatch):
+    encoder = random_pipe.text_encoder
+    if not hasattr(encoder, "text_model"):  # since transformers 5, though the pipeline still asks for it
+        monkeypatch.setattr(type(encoder), "text_model", property(lambda self: self), raising=False)
+    with every_map({"unet": random_pipe.unet}) as seen:
+        sample(random_pipe, clip_skip=1)
+    with entropylab.record(random_pipe, words=list(SPOKEN), keep=EACH) as rec:
+        sample(random_pipe, clip_skip=1)
+    assert check_words(rec.maps, seen, TOKENS) == 7
+
+
 def test_two_encoders_side_by_side():
     """Stable Diffusion XL: their channels lie behind each other, and a prompt of its own for the second may differ."""
     model = unet(**XL | {"projection_class_embeddings_input_dim": 6 * 8 + WIDTH}, cross_attention_dim=2 * WIDTH)
