@@ -233,7 +233,8 @@ def encoders_of(pipe: Any) -> dict[nn.Module, Any]:
 def check_words(words: Any) -> tuple[str, ...]:
     """``words`` as a tuple: some, each once, each with a letter or a figure."""
     given = tuple(normalize("NFC", word) for word in names_of(words))
-    if not given or len({word.casefold() for word in given}) < len(given) or not all(map(pieces_of, given)):
+    is_fit = given and all(map(pieces_of, given))
+    if not is_fit or len({pattern_of(word).pattern.casefold() for word in given}) < len(given):
         raise EntropyLabError(f"words must be words of the prompt, each once: ['hat', 'red']. Got {words!r}.")
     return given
 

@@ -283,7 +283,7 @@ def test_whatever_goes_wrong_the_pipeline_goes_on(random_pipe, monkeypatch):
         assert rec.maps["64x64/16x16"].entropy.notnull().all()
 
 
-@pytest.mark.parametrize("words", [[], "", ["red", "RED"], ["?"], 3, [None]])
+@pytest.mark.parametrize("words", [[], "", ["red", "RED"], ["red ", "red"], ["red  car", " red car"], ["?"], 3, [None]])
 def test_what_are_no_words(random_pipe, words):
     with pytest.raises(EntropyLabError, match="each once"), entropylab.record(random_pipe, words=words):
         pass
