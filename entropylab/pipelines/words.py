@@ -17,6 +17,7 @@ from unicodedata import normalize
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..capture import AttentionCall
@@ -60,7 +61,8 @@ class Words:
         encoded: what encoders made of them, by the number of calls that run, encoder and ids; what a call encodes is
             used in that call alone.
         marks: a text that a denoiser is handed -> (images, words, tokens), 1 where a token is one of a word's.
-        here: what was found last: the inputs of a forward, and for numbers of keys which of them are the words'.
+        here: what was found last: the inputs of a forward, and for numbers of keys which of them are the words'; for
+            0 where each image is handed a text of its own.
         problem: why some text could not be read, if one could not.
     """
 
@@ -137,7 +139,7 @@ class Words:
 
         Args:
             call: an attention call, to text among others.
-            place: which of its denoiser's images it is about, first and last + 1; None if it attends image by image.
+            place: which of its denoiser's images it is about, first and last + 1; None if it makes a call for each.
             images: how many images its denoiser has.
 
         Returns:
@@ -145,10 +147,14 @@ class Words:
         """
         if call.roles is None or call.inputs is None:
             return "what its keys stand for is not known"
-        if place is None:
-            return "it attends image by image"
+        first, last = (call.occurrence, call.occurrence + 1) if place is None else place
+        batch, own = call.query.shape[0], last - first
         codes, count = call.roles.keys.codes, call.roles.keys.count("text", call.key.shape[-2])
-        if codes is not None and bool(((codes == PARTS.index("text")).sum(1) != count).any()):
+        counts = [count] * batch if codes is None else (codes == PARTS.index("text")).sum(1).tolist()
+        lengths = [len(text) for text in one_each(call.inputs)[first:last] for _ in range(batch // own)]
+        if counts == lengths:
+            count = 0
+        elif any(each != count for each in counts):
             return "its texts differ in their number of tokens"
         known, found = self.here
         if known is not call.inputs:
@@ -158,11 +164,10 @@ class Words:
         if isinstance(found[count], str):
             return found[count]
         index, is_own = found[count]
-        batch, own = call.query.shape[0], place[1] - place[0]
         if len(index) not in (1, images) or batch % own:
             return f"it is about {batch} images, and the text of {len(index)}"
         if len(index) == images:
-            index, is_own = (side[slice(*place)].repeat_interleave(batch // own, 0) for side in (index, is_own))
+            index, is_own = (side[first:last].repeat_interleave(batch // own, 0) for side in (index, is_own))
         index, is_own = (side.expand(batch, -1, -1) for side in (index, is_own))
         where = call.roles.keys.standing_for("text", call.key.device)
         if isinstance(where, slice):
@@ -171,10 +176,18 @@ class Words:
         return order.gather(1, index.flatten(1)).view(index.shape), is_own
 
     def among(self, inputs: Inputs, count: int) -> tuple[Tensor, Tensor] | str:
-        """Which of ``count`` tokens of text are the words', and whether: (images, words, most); or why none is."""
+        """Which of ``count`` tokens of text are the words', and whether: (images, words, most); or why none is.
+
+        With 0 each image is handed a text of its own.
+        """
         handed = inputs.sources.get("text", [])
         if not self.encoded:
             return self.problem or "no text encoder of the pipeline made its text while it was recorded"
+        if count == 0:
+            texts = one_each(inputs)
+            count = max(map(len, texts))
+            marks = torch.cat([pad(self.marked(text), (0, count - len(text))) for text in texts])
+            return self.chosen(marks)
         if any(tensor.ndim != 3 or where != slice(None) for tensor, where in handed):
             return "its text does not come as (images, tokens, channels)"
         texts = [tensor for tensor, _ in handed]
@@ -183,14 +196,18 @@ class Words:
             if len(texts) != 1:
                 return f"its {count} keys of text are not the tokens that its denoiser is handed"
         images = max(len(tensor) for tensor in texts)
-        marks = torch.cat([self.marked(tensor).expand(images, -1, -1) for tensor in texts], -1)
+        return self.chosen(torch.cat([self.marked(tensor).expand(images, -1, -1) for tensor in texts], -1))
+
+    def chosen(self, marks: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens that ``marks`` (images, words, tokens) say are the words', as `among` returns them."""
         most = sum(each.most for each in self.encoded.values())
-        found, index = marks.topk(max(1, min(most, count)), -1)
+        found, index = marks.topk(max(1, min(most, marks.shape[-1])), -1)
         return index, found > 0
 
-    def marked(self, text: Tensor) -> Tensor:
-        """Which tokens of a text (images, tokens, channels) are the words': 1 or 0, (images, words, tokens)."""
-        if text not in self.marks:
+    def marked(self, given: Tensor) -> Tensor:
+        """Which tokens of a text ([images,] tokens, channels) are the words': 1 or 0, (images, words, tokens)."""
+        if given not in self.marks:
+            text = given if given.ndim == 3 else given[None]
             found = text.new_zeros((len(text), len(self.words), text.shape[1]), dtype=torch.float32)
             shifts = {0, *(width for each in self.encoded.values() for _, width in each.values)}
             for each in self.encoded.values():
@@ -199,8 +216,14 @@ class Words:
                     for shift in (shift for shift in shifts if shift < text.shape[-1]):
                         is_same = are_same(text[..., shift : shift + CHANNELS], values.to(text.device))
                         found = torch.maximum(found, owners @ is_same.float())
-            self.marks[text] = found
-        return self.marks[text]
+            self.marks[given] = found
+        return self.marks[given]
+
+
+def one_each(inputs: Inputs) -> list[Tensor]:
+    """The texts (tokens, channels) of a denoiser's images, where it is handed a list of them."""
+    texts = inputs.texts
+    return texts if len(texts) == inputs.batch and all(text.ndim == 2 for text in texts) else []
 
 
 def are_same(text: Tensor, values: Tensor) -> Tensor:
