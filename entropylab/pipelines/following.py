@@ -107,17 +107,23 @@ def followed(thing: Any, listener: "Sight", methods: tuple[str, ...]) -> Iterato
 
 def see_methods(methods: tuple[str, ...], own: type) -> Undo:
     """Let methods of a class tell of themselves, as far as it has them."""
-    return together([replaced(own, name, seen(name, getattr(own, name))) for name in methods if hasattr(own, name)])
+    return together([replaced(own, name, seen(name, own)) for name in methods if hasattr(own, name)])
 
 
-def seen(name: str, original: Any) -> Any:
-    """A method that tells of itself; what it is given is told by name."""
+def seen(name: str, own: type) -> Any:
+    """A method of a class that tells of itself, unless one that a subclass has in its place does.
+
+    What it is given is told by name.
+    """
+    original = getattr(own, name)
     parameters = inspect.signature(original).parameters.values()
     names = [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
     before, after = BEFORE.get(name), AFTER.get(name)
 
     @functools.wraps(original)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if next((kind for kind in type(self).__mro__ if kind in classes), own) is not own:
+            return original(self, *args, **kwargs)
         given = {**dict(zip(names, (self, *args), strict=False)), **kwargs}
         failed = True
         try:
@@ -142,13 +148,16 @@ def listeners_of(thing: Any) -> "list[Sight]":
 
 def tell(told: "list[Sight]", events: Events) -> None:
     """Tell listeners what happens; the pipeline goes on whatever goes wrong there, if its call is not refused."""
+    refusal = None
     for listener in told:
         for event, *about in events:
             if listener.looks_away and event != "on_parts":
                 continue
             try:
                 getattr(listener, event)(*about)
-            except RefusedCallError:
-                raise
+            except RefusedCallError as problem:  # everybody is told that the call begins, for all are that it ends
+                refusal = refusal or problem
             except Exception as problem:
                 listener.on_failure(problem)
+    if refusal is not None:
+        raise refusal

@@ -13,7 +13,7 @@ import numpy as np
 from ..capture import AttentionCall
 from ..capture.inputs import Inputs
 from ..sizes import Size
-from .kinds import kind_of, rounded_up
+from .kinds import kind_of, rounded_up, tokens_apart
 
 LEVELS = [2**power for power in range(12)]
 """Latent pixels along one side of a token: the levels of a U-Net, or patches."""
@@ -87,6 +87,12 @@ def grid_of(
         if (order := order_of(call, rows, places, many, level)) is not None
     ]
     at = f"{rows} rows at {places} places of each image" if places > 1 else f"{rows} rows"
+    tokens, many = call.query.shape[-2], (1, *call.inputs.frames)  # windows may be filled up
+    if not fitting and places > 1 and tokens_apart(tokens, places, latent, latent, many) is not None:
+        return (
+            f"{at} are windows, lines or columns of it, whose latent size is {latent[0]}x{latent[1]}: which of these, "
+            "and whether windows are shifted, can't be told by their numbers"
+        )
     if len(fitting) != 1:
         what = "fit several grids" if fitting else "fit no grid of it"
         return f"{at} {what}, whose latent size is {latent[0]}x{latent[1]}"

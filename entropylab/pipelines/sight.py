@@ -49,7 +49,9 @@ class Sight:
         size: (height, width) that the pipeline was asked for [pixels], if it was.
         latent: latent size (height, width) of the denoiser's input, as far as it is known.
         latents: how many tokens the image has, where the denoiser is handed tokens and no grid.
+        volume: how many numbers one image's latents are, where the pipeline has made them.
         asked: the arguments of the pipeline's call, while it runs.
+        calling: of each call of the pipeline that runs, what was known before; a callback may call the pipeline.
         factor: pixels per latent pixel along one side.
         prompt: what the pipeline's own prompt was encoded as, (samples, tokens, channels), as far as that is certain.
         observer: who looks; what seems to run is forgotten when a call begins or ends, for Ctrl-C ends modules unseen.
@@ -67,7 +69,9 @@ class Sight:
         self.size: Size | None = None
         self.latent: Size | None = None
         self.latents: int | None = None
+        self.volume: int | None = None
         self.asked: dict[str, Any] = {}
+        self.calling: list[tuple[Any, ...]] = []
         self.factor = vae_factor(pipe)
         self.prompt: Tensor | None = None
         self.observer: Observer | None = None
@@ -96,19 +100,21 @@ class Sight:
     def on_call(self, arguments: dict[str, Any]) -> None:
         """The pipeline is called with these arguments, by name: they may name the size."""
         self.leave()
-        self.asked, self.prompt = arguments, None
+        self.calling.append((self.asked, self.size, self.latents, self.volume, self.prompt))
+        self.asked, self.latents, self.volume, self.prompt = arguments, None, None, None
         height, width = arguments.get("height"), arguments.get("width")
         self.size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
     def on_end(self, failed: bool) -> None:
         """The pipeline's call is over; ``failed`` if by an exception."""
         self.leave()
-        self.size = self.latents = self.prompt = None
-        self.asked = {}
+        before = self.calling.pop() if self.calling else ({}, None, None, None, None)
+        self.asked, self.size, self.latents, self.volume, self.prompt = before
 
     def on_latents(self, latents: Tensor) -> None:
         """The pipeline has made its latents: where they are tokens, they tell how many belong to the image."""
         self.latents = latents.shape[1] if latents.ndim == 3 else None
+        self.volume = latents[0].numel()
 
     def on_encoded(self, arguments: dict[str, Any], found: Any) -> None:
         """The pipeline has encoded a prompt, with these arguments; kept if it is its own and not what to avoid."""
