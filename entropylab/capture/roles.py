@@ -224,7 +224,7 @@ SETTINGS = frozenset((bool, int, float, str))
 def traits(thing: Any) -> Hashable:
     """What a module or a processor is, how it is set, and whether another forward was put in its place."""
     own = getattr(thing, "__dict__", {})
-    found: list[Hashable] = [type(thing), id(own.get("forward"))]
+    found: list[Any] = [type(thing), id(own.get("forward"))]
     for name, value in own.items():
         if type(value) in SETTINGS:
             found += (name, value)
