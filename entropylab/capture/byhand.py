@@ -3,15 +3,15 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import wraps
+from dataclasses import dataclass
+from functools import partial, wraps
 from math import prod
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .calls import NOWHERE, AttentionCall, KnownCall, check_readable
+from .calls import AttentionCall, KnownCall, check_readable
 from .session import Frame, apart, fail, looked_at, running, session, unseen
 from .telling import show
 from .tracing import version_of
@@ -70,33 +70,37 @@ def forget_products() -> None:
     scores.shapes.clear()
 
 
-def seen_softmax(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``original``, whose logits are noted by the modules that run."""
+Note = Callable[[Frame, tuple, dict[str, Any], Any], None]
+
+
+def noted_by(note: Note, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``original``, of whose arguments and result ``note`` is told."""
 
     @wraps(original)
-    def softmax(*args: Any, **kwargs: Any) -> Tensor:
+    def function(*args: Any, **kwargs: Any) -> Tensor:
         if (frame := looked_at()) is None:
             return original(*args, **kwargs)
         with unseen():  # whoever follows the model calls us once more
             result = original(*args, **kwargs)
         try:
-            given = dict(zip(("input", "dim"), args, strict=False)) | kwargs
-            logits, dim = given.get("input"), given.get("dim")
-            if isinstance(logits, Tensor) and isinstance(dim, int) and logits.ndim > 1 and not logits.is_nested:
-                note(frame, logits, dim, result)
+            note(frame, args, kwargs, result)
         except Exception as problem:
             fail(problem, of_rescaling=False)
         return result
 
-    return softmax
+    return function
 
 
 @apart
-def note(frame: Frame, logits: Tensor, dim: int, result: Tensor) -> None:
+def note_softmax(frame: Frame, args: tuple, kwargs: dict[str, Any], result: Any) -> None:
     """Note a softmax for the attention layer that runs, if its attention is not seen otherwise, or the inmost module.
 
     It is owned by the layer, or by the inmost module that has parameters.
     """
+    given = dict(zip(("input", "dim"), args, strict=False)) | kwargs
+    logits, dim = given.get("input"), given.get("dim")
+    if not isinstance(logits, Tensor) or not isinstance(dim, int) or logits.is_nested or logits.ndim < 2:
+        return
     frames = list(frame.around())
     layer = next((each for each in frames if each.place.is_attention), None)
     if not logits.numel() or (layer is not None and (layer.seen or layer.by_inputs)):
@@ -145,32 +149,19 @@ def lose(frame: Frame, reason: str | None, of_rescaling: str | None = None) -> N
             observer.lose(path, why)
 
 
-def seen_product(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``original``, one of ``PRODUCTS``; what it multiplies may be an attention map."""
-
-    @wraps(original)
-    def product(*args: Any, **kwargs: Any) -> Tensor:
-        if (frame := looked_at()) is None:
-            return original(*args, **kwargs)
-        with unseen():
-            result = original(*args, **kwargs)
-        try:
-            if isinstance(result, Tensor) and not result.is_nested:
-                note_product(frame, args, kwargs, result)
-        except Exception as problem:
-            fail(problem, of_rescaling=False)
-        return result
-
-    return product
-
-
-def note_product(frame: Frame, args: tuple, kwargs: dict[str, Any], result: Tensor) -> None:
+def note_product(frame: Frame, args: tuple, kwargs: dict[str, Any], result: Any) -> None:
     """Tell of the map among the factors of a product; without one, the product may be the logits of one."""
+    if not isinstance(result, Tensor) or result.is_nested:
+        return
     factors = list(factors_of(args, kwargs))
     waits = any(each.maps for each in frame.around())
     dims = [factor.tensor.ndim for factor in factors]
     if not (waits and see_product(frame, factors)) and dims and (min(dims) > 2 or max(dims) == 2):
         scores.shapes.append(tuple(result.shape))
+
+
+seen_softmax, seen_product = partial(noted_by, note_softmax), partial(noted_by, note_product)
+"""A softmax, or one of ``PRODUCTS``, that is seen."""
 
 
 def factors_of(args: tuple, kwargs: dict[str, Any]) -> Iterator[Factor]:
@@ -246,21 +237,18 @@ def judge(frame: Frame, noted: Noted, factor: Factor, is_alone: bool) -> None:
 
 
 def tell_of_logits(frame: Frame, logits: Tensor) -> None:
-    """Tell of the attention that a module computes by hand, by its logits; it can't be rescaled."""
-    call = call_of_logits(logits, heads_of(frame.module))
-    if (forward := running()) is not None:
+    """Tell of the attention that a module computes by hand, by its logits; it can't be rescaled.
+
+    They are (batch, heads, queries, keys) or (batch * heads, queries, keys).
+    """
+    check_readable(logits, logits)
+    heads, forward = heads_of(frame.module), running()
+    number, known = 0, KnownCall()
+    if forward is not None:
         place = ("by hand", frame.module)
         number = forward.counts[place]
         forward.counts[place] += 1
-        known = forward.known.setdefault((place, number, logits.shape, frame.watchers), KnownCall())
-        call = replace(call, occurrence=number, inputs=forward.inputs, known=known)
-    show(frame, replace(call, module=frame.module, beside=frame.beside))
-    frame.is_seen(by_all=False)
-
-
-def call_of_logits(logits: Tensor, heads: int) -> AttentionCall:
-    """A call with these logits, (batch, heads, queries, keys) or (batch * heads, queries, keys), and nothing else."""
-    check_readable(logits, logits)
+        known = forward.known.setdefault((place, number, logits.shape, frame.watchers), known)
     if logits.ndim == 3:
         logits = logits.unflatten(0, (-1, heads)) if len(logits) % heads == 0 else logits[:, None]
     logits = logits.flatten(0, -4) if logits.ndim > 4 else logits
@@ -268,7 +256,9 @@ def call_of_logits(logits: Tensor, heads: int) -> AttentionCall:
         logits = logits.transpose(1, 2)
     query = logits.new_zeros(*logits.shape[:3], 1)
     key = logits.new_zeros(*logits.shape[:2], logits.shape[3], 1)
-    return AttentionCall("", NOWHERE, query, key, logits, 1.0, False)
+    inputs, module = None if forward is None else forward.inputs, frame.module
+    show(frame, AttentionCall("", module, query, key, logits, 1.0, False, number, inputs, known, 1.0, frame.beside))
+    frame.is_seen(by_all=False)
 
 
 def heads_of(module: Any) -> int:

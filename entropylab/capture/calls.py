@@ -85,10 +85,6 @@ class AttentionCall:
         return None if self.beside is None else self.beside(self)[1]
 
 
-NOWHERE = nn.Identity()
-"""The module of a call whose place is not known yet."""
-
-
 def check_readable(query: Tensor, key: Tensor) -> None:
     """An EntropyLabError if tensors hold no rows that could be looked at one by one."""
     if query.is_nested or key.is_nested:

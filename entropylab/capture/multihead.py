@@ -43,7 +43,7 @@ def mask_of(module: nn.MultiheadAttention, given: dict) -> Tensor | None:
     if given["key"].is_nested:
         counts = torch.tensor([len(each) for each in given["key"].unbind()])
         padding = torch.arange(int(counts.max())) >= counts[:, None]
-        masks.append(padding.to(given["key"].device)[:, None, None])
+        masks.append(padding.to(given["key"].device, non_blocking=True)[:, None, None])
     for name, heads in (("attn_mask", module.num_heads), ("key_padding_mask", 1)):
         mask = given.get(name)
         if mask is not None and name == "key_padding_mask" and mask.ndim == 2:

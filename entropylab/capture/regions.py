@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, compile, nn
 from torch.compiler import is_dynamo_compiling
+from torch.utils._pytree import tree_flatten
 
 from ..errors import EntropyLabError
 from .calls import AttentionCall, Beside
@@ -251,13 +252,9 @@ def may_compile() -> bool:
 
 def looks_of(value: Any) -> Any:
     """What tells forwards apart of their arguments: shapes, and which there are."""
-    if isinstance(value, Tensor):
-        return value.shape, value.dtype
-    if isinstance(value, dict):
-        return tuple((name, looks_of(each)) for name, each in value.items())
-    if isinstance(value, tuple | list):
-        return tuple(looks_of(each) for each in value)
-    return value if isinstance(value, bool | str | None) else type(value)
+    leaves, shape = tree_flatten(value)
+    each = ((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+    return str(shape), tuple(one if isinstance(one, bool | str | tuple | None) else type(one) for one in each)
 
 
 def write_out(module: nn.Module, hook: Callable[[Place, nn.Module], None]) -> Undo:

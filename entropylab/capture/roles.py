@@ -148,16 +148,13 @@ def are_blended(image: Tensor, other: Tensor) -> bool:
     return bool((image & other).any()) and bool((image & ~other).any()) and not bool((other & ~image).any())
 
 
-Place = tuple[int, int]
-"""A call within a forward: the id of the module that makes it, and how many it made before."""
-
-
 @dataclass(eq=False)
 class Layout:
     """The roles in every call of one forward, found once and used again while the inputs are laid out alike."""
 
     deciding: list[Values]  # of the inputs that may decide where tokens stand: masks, token numbers
-    calls: dict[Place, Roles | None] = field(default_factory=dict)
+    # The roles by call: the id of the module that makes it, and how many it made before.
+    calls: dict[tuple[int, int], Roles | None] = field(default_factory=dict)
     whole: bool = False  # whether every call of that forward is in it
     reads: bool = False  # whether the values of ``deciding`` may have been read; if not, it holds for any others
     apart: set[int] = field(default_factory=set)  # ids of modules whose calls with the same keys are no slices

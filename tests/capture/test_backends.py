@@ -88,8 +88,16 @@ def hide(model, backend=AttentionBackendName.XFORMERS):
             part.processor._attention_backend = backend
 
 
-def only_one_is_seen(family, pipe, other, hiding):
+@pytest.mark.parametrize("process_wide", [False, True])
+def test_a_backend_that_hides_is_switched_to_native_and_back(process_wide, hiding, monkeypatch):
     """While one pipeline is recorded it hides nothing, another one still does, and the default stays what it is."""
+    if process_wide:
+        monkeypatch.setattr(_AttentionBackendRegistry, "_active_backend", AttentionBackendName.XFORMERS)
+    family = BY_NAME["FLUX.1"]
+    pipe, other = family.build(), family.build()
+    if not process_wide:
+        hide(pipe.transformer, "xformers")
+        hide(other.transformer)
     before, default = state(pipe.transformer, other.transformer), _AttentionBackendRegistry._active_backend
     with entropylab.record(pipe) as rec:
         assert _AttentionBackendRegistry._active_backend == default
@@ -99,23 +107,6 @@ def only_one_is_seen(family, pipe, other, hiding):
         assert len(hiding) > 0
     assert rec.unmeasured == {}
     assert state(pipe.transformer, other.transformer) == before
-
-
-def test_a_backend_that_hides_is_switched_to_native_and_back(hiding):
-    family = BY_NAME["FLUX.1"]
-    pipe, other = family.build(), family.build()
-    hide(pipe.transformer, "xformers")
-    hide(other.transformer)
-    only_one_is_seen(family, pipe, other, hiding)
-
-
-def test_a_process_wide_default_that_hides_stays_what_it_is(hiding, monkeypatch):
-    monkeypatch.setattr(_AttentionBackendRegistry, "_active_backend", AttentionBackendName.XFORMERS)
-    family = BY_NAME["FLUX.1"]
-    pipe, other = family.build(), family.build()
-    only_one_is_seen(family, pipe, other, hiding)
-    assert _AttentionBackendRegistry._active_backend == AttentionBackendName.XFORMERS
-    monkeypatch.undo()
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

@@ -14,9 +14,8 @@ import entropylab
 from ..attention import together
 from ..seeds import normal
 from . import imported
-from .bare import sharpened
 from .nets import OwnAttention, agree, net_of, recorded, run
-from .test_transformers import llama
+from .test_transformers import made
 
 ORIGINAL = F.scaled_dot_product_attention
 
@@ -182,7 +181,7 @@ class OfTransformers(nn.Module):
 
     def __init__(self, implementation):
         super().__init__()
-        self.layer = llama(implementation).layers[0].self_attn
+        self.layer = made("llama", implementation).layers[0].self_attn
 
     def forward(self, tokens):
         turned = torch.ones(1, tokens.shape[1], 8), torch.zeros(1, tokens.shape[1], 8)
@@ -196,8 +195,7 @@ def test_flex_attention_of_transformers_is_measured_and_leaves_no_compiled_copy_
 
     found = []
     for implementation in ("flex_attention", "eager"):
-        torch.manual_seed(0)
-        model = sharpened(OfTransformers(implementation))
+        model = OfTransformers(implementation)
         with torch.no_grad(), entropylab.record(model, strict=True) as rec:
             model(normal(2, 11, 32))
         found.append(rec.dataset.drop_attrs())

@@ -15,12 +15,10 @@ from .test_roles import agree, recorded
 
 def by_range(tensor, dtype):
     """A tensor in few bits, and the one scale of all of it."""
-    if dtype.is_floating_point:
-        scale = tensor.abs().amax().clamp(min=1e-12) / torch.finfo(dtype).max
-        return (tensor / scale).to(dtype), scale
-    tensor = tensor.nan_to_num()
-    scale = tensor.abs().amax().clamp(min=1e-12) / torch.iinfo(dtype).max
-    return (tensor / scale).round().to(dtype), scale
+    most = torch.finfo(dtype).max if dtype.is_floating_point else torch.iinfo(dtype).max
+    tensor = tensor if dtype.is_floating_point else tensor.nan_to_num()
+    scale = tensor.abs().amax().clamp(min=1e-12) / most
+    return (tensor / scale if dtype.is_floating_point else (tensor / scale).round()).to(dtype), scale
 
 
 def product(tokens, weight, bias, dtype):
@@ -56,27 +54,19 @@ class OpenLinear(nn.Linear):
         return product(tokens, self.weight, self.bias, torch.float8_e4m3fn)
 
 
-def opaque(linear, weight=OpaqueWeight):
-    linear.weight = nn.Parameter(linear.weight.detach().as_subclass(weight), requires_grad=False)
-
-
-def opaque_int8(linear):
-    opaque(linear, OpaqueInt8Weight)
-
-
-def in_the_open(linear):
-    linear.__class__ = OpenLinear
-
-
 def quantised(model, how):
-    for part in model.modules():
-        if type(part) is nn.Linear:
-            how(part)
+    """``model`` with its linear layers of another class, or with weights of another class."""
+    for part in [part for part in model.modules() if type(part) is nn.Linear]:
+        if how is OpenLinear:
+            part.__class__ = OpenLinear
+        else:
+            part.weight = nn.Parameter(part.weight.detach().as_subclass(how), requires_grad=False)
     return model
 
 
 @pytest.mark.parametrize(
-    ("order", "how"), [(("text", "image"), opaque), (("image", "text"), opaque_int8), ("shuffled", in_the_open)]
+    ("order", "how"),
+    [(("text", "image"), OpaqueWeight), (("image", "text"), OpaqueInt8Weight), ("shuffled", OpenLinear)],
 )
 def test_parts_of_a_quantised_joint_transformer(order, how):
     agree(*recorded(quantised(new_joint(order), how), inputs(), inputs(12, 9)))
@@ -86,7 +76,7 @@ def test_quantisation_would_spread_what_is_followed():
     """The partner: one NaN makes every token NaN, or goes lost."""
     tokens = torch.randn(2, 5, 8)
     tokens[0, 1] = torch.nan
-    for how, bad in ((opaque, 10), (opaque_int8, 0), (in_the_open, 10)):
+    for how, bad in ((OpaqueWeight, 10), (OpaqueInt8Weight, 0), (OpenLinear, 10)):
         layer = quantised(nn.Sequential(nn.Linear(8, 8)), how)
         assert int(layer(tokens).isnan().any(-1).sum()) == bad
 
@@ -122,10 +112,6 @@ def test_a_model_that_can_not_be_followed_is_tried_once_and_named(monkeypatch):
     assert len(told) == 1
     assert rec.unmeasured == {}
     assert set(rec.dataset.part.values) == {"unknown"}
-
-
-def test_rescaling_says_that_it_went_by_numbers():
-    model = Several()
-    with pytest.warns(EntropyLabWarning, match="could not tell what the tokens of Several stand for"):
-        with entropylab.rescale(model, 1.5):
-            forwards(model, [(12, 7), (12, 7)])
+    told = pytest.warns(EntropyLabWarning, match="could not tell what the tokens of Several stand for")
+    with told, entropylab.rescale(model, 1.5):
+        forwards(model, [(12, 7), (12, 7)])

@@ -10,7 +10,7 @@ import entropylab
 from entropylab import pipelines
 from entropylab.errors import EntropyLabWarning
 
-from ..attention import in_heads, together
+from ..attention import PlainAttention, in_heads, together
 from ..maps import entropy_of
 from ..sampling import sample
 from ..seeds import normal
@@ -20,28 +20,30 @@ from .test_masks import BIAS
 SLICE = 7  # does not divide TOKENS
 
 
-def ragged(bias):
-    """Some keys are closed to some queries only."""
-    return bias > -1
+RAGGED = BIAS > -1
+"""Some keys are closed to some queries only."""
 
 
 class Sliced(OwnAttention):
     """Attention of SLICE queries at a time, under a mask or none."""
 
-    def __init__(self, mask=None, is_contiguous=False):
+    def __init__(self, mask=None):
         super().__init__()
-        self.mask, self.is_contiguous = mask, is_contiguous
+        self.mask = mask
 
     def forward(self, tokens):
         query, key, value = self.sides(tokens)
         masks = [None] * TOKENS if self.mask is None else self.mask.split(SLICE, -2)
-        slices = query.split(SLICE, 2)
-        slices = [each.contiguous() for each in slices] if self.is_contiguous else slices
         parts = [
             F.scaled_dot_product_attention(each, key, value, attn_mask=mask)
-            for each, mask in zip(slices, masks, strict=False)
+            for each, mask in zip(query.split(SLICE, 2), masks, strict=False)
         ]
         return together(torch.cat(parts, 2))
+
+
+class Whole(OwnAttention):
+    def forward(self, tokens):
+        return together(F.scaled_dot_product_attention(*self.sides(tokens)))
 
 
 class Projected(OwnAttention):
@@ -56,7 +58,7 @@ class Projected(OwnAttention):
 MASKS = {
     "none": (None, lambda logits: logits),
     "additive": (BIAS, lambda logits: logits + BIAS),
-    "boolean": (ragged(BIAS), lambda logits: logits.masked_fill(~ragged(BIAS), -torch.inf)),
+    "boolean": (RAGGED, lambda logits: logits.masked_fill(~RAGGED, -torch.inf)),
 }
 
 
@@ -103,10 +105,6 @@ def test_slices_in_a_module_of_which_nothing_is_known_are_self_attention(attn):
 
 @pytest.mark.parametrize("make", [net_of, unnamed_of])
 def test_slices_are_rescaled_as_the_whole(make):
-    class Whole(OwnAttention):
-        def forward(self, tokens):
-            return together(F.scaled_dot_product_attention(*self.sides(tokens)))
-
     whole, net = make(Whole), make(Sliced)
     go = run if make is net_of else run_unnamed
     with entropylab.rescale(whole, 1.5, train_size=8):
@@ -214,26 +212,17 @@ class Pooled(OwnAttention):
         super().__init__()
         self.asking = nn.Parameter(normal(1, 5, WIDTH))
 
-    def forward(self, tokens, context=None):
-        query, key, value = self.sides(self.asking.expand(len(tokens), -1, -1), tokens if context is None else context)
+    def forward(self, tokens):
+        query, key, value = self.sides(self.asking.expand(len(tokens), -1, -1), tokens)
         mixed = together(F.scaled_dot_product_attention(query, key, value))
         return tokens + mixed.mean(1, keepdim=True)
 
 
-class Crossed(OwnAttention):
-    def forward(self, tokens, context):
-        return together(F.scaled_dot_product_attention(*self.sides(tokens, context)))
-
-
 def test_attention_to_other_tokens_stays_cross():
-    with entropylab.record(net := unnamed_of(Pooled)) as rec:
-        run_unnamed(net)
-    assert list(rec.dataset.kind.values) == ["cross"]
-    torch.manual_seed(0)
-    net = Crossed().eval()
-    with entropylab.record(net) as rec, torch.no_grad():
-        net(normal(2, TOKENS, WIDTH), normal(2, TOKENS + 3, WIDTH))
-    assert list(rec.dataset.kind.values) == ["cross"]
+    for net, given in ((unnamed_of(Pooled), []), (PlainAttention(WIDTH), [normal(2, TOKENS + 3, WIDTH)])):
+        with entropylab.record(net) as rec, torch.no_grad():
+            net(normal(2, TOKENS, WIDTH), *given)
+        assert list(rec.dataset.kind.values) == ["cross"]
 
 
 def test_sinks_do_not_count_as_tokens_that_grow():

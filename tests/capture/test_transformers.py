@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import transformers
 
 import entropylab
 
@@ -21,45 +22,28 @@ SIZES = {
 IMPLEMENTATIONS = ["sdpa", "eager"]
 
 
-def bert(implementation):
-    from transformers import BertConfig, BertModel
-
-    return BertModel(BertConfig(**SIZES, attn_implementation=implementation))
-
-
-def gpt2(implementation):
-    from transformers import GPT2Config, GPT2Model
-
-    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2}
-    return GPT2Model(GPT2Config(**sizes, attn_implementation=implementation))
-
-
-def llama(implementation):
-    from transformers import LlamaConfig, LlamaModel
-
-    return LlamaModel(LlamaConfig(**SIZES, num_key_value_heads=2, attn_implementation=implementation))
-
-
-def clip(implementation):
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    return CLIPTextModel(CLIPTextConfig(**SIZES, attn_implementation=implementation))
-
-
-def t5(implementation):
-    from transformers import T5Config, T5EncoderModel
-
-    sizes = {"vocab_size": 50, "d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 4}
-    return T5EncoderModel(T5Config(**sizes, attn_implementation=implementation))
-
-
-TEXT_MODELS = {"bert": bert, "gpt2": gpt2, "llama": llama, "clip": clip, "t5": t5}
+TEXT_MODELS = {
+    "bert": ("Bert", "BertModel", SIZES),
+    "gpt2": ("GPT2", "GPT2Model", {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 50, "bos_token_id": 1}),
+    "llama": ("Llama", "LlamaModel", SIZES | {"num_key_value_heads": 2}),
+    "clip": ("CLIPText", "CLIPTextModel", SIZES),
+    "t5": (
+        "T5",
+        "T5EncoderModel",
+        {"vocab_size": 50, "d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 4},
+    ),
+}
 CAUSAL = ("gpt2", "llama", "clip")
 
 
 def made(name, implementation):
     torch.manual_seed(0)
-    return sharpened(TEXT_MODELS[name](implementation))
+    config, model, sizes = TEXT_MODELS[name]
+    return sharpened(getattr(transformers, model)(config_of(config, sizes, implementation)))
+
+
+def config_of(name, sizes, implementation="sdpa"):
+    return getattr(transformers, f"{name}Config")(**sizes, attn_implementation=implementation)
 
 
 def maps_of(name, **arguments):
@@ -113,11 +97,8 @@ def test_embeddings_instead_of_token_numbers():
 
 
 def test_generation_with_a_cache_is_a_step_a_token():
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     torch.manual_seed(0)
-    config = LlamaConfig(**SIZES, num_key_value_heads=2, attn_implementation="sdpa")
-    model = sharpened(LlamaForCausalLM(config))
+    model = sharpened(transformers.LlamaForCausalLM(config_of("Llama", TEXT_MODELS["llama"][2])))
     with entropylab.record(model) as rec:
         model.generate(IDS, max_new_tokens=4, min_new_tokens=4, do_sample=False, pad_token_id=0)
     keys = rec.dataset["keys"].squeeze(("size", "scaling", "branch")).isel(sample=0, layer=0, head=0).values
@@ -127,15 +108,13 @@ def test_generation_with_a_cache_is_a_step_a_token():
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_encoder_and_decoder_with_padding_between_them(implementation):
     """As many queries as keys, some of which are padding: the queries are no padding for that."""
-    from transformers import BartConfig, BartModel
 
     def new(kind):
         torch.manual_seed(0)
         sizes = {f"{part}_{name}": size for part in ("encoder", "decoder") for name, size in
                  {"layers": 1, "attention_heads": 4, "ffn_dim": 32}.items()}  # fmt: skip
         tokens = {name: SIZES[name] for name in SIZES if name.endswith("_id")} | {"vocab_size": 50}
-        config = BartConfig(**sizes, **tokens, d_model=32, attn_implementation=kind)
-        return sharpened(BartModel(config))
+        return sharpened(transformers.BartModel(config_of("Bart", {**sizes, **tokens, "d_model": 32}, kind)))
 
     arguments = {"input_ids": IDS, "attention_mask": LEFT.long(), "decoder_input_ids": IDS.flip(1)}
     ds = recorded(new(implementation), **arguments)
