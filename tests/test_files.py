@@ -51,15 +51,12 @@ def test_a_file_without_a_seal_is_opened(content: bytes, tmp_path: Path) -> None
     xr.testing.assert_identical(entropylab.open(tmp_path / "old.nc"), measured())
 
 
-def test_a_file_without_a_seal_on_which_hdf5_hangs(
-    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_without_a_seal_on_which_hdf5_hangs(content: bytes, tmp_path: Path) -> None:
     old = bytearray(unsealed(content))
     heap = old.index(b"GCOL")
     old[heap + 512 : heap + 1024] = bytes(512)
     (tmp_path / "old.nc").write_bytes(old)
-    monkeypatch.setattr(hdf5, "SECONDS", 1.0)
-    with pytest.raises(EntropyLabError, match=r"old\.nc is truncated, damaged.*can't be read within 1 s"):
+    with pytest.raises(EntropyLabError, match=r"old\.nc is truncated, damaged.*a heap of its texts is damaged"):
         entropylab.open(tmp_path / "old.nc")
 
 
@@ -106,9 +103,9 @@ def sparse(file: h5py.File, secret: Path) -> None:
     ("craft", "message", "seal"),
     [
         (external, "'seed' are kept in other files", True),
-        (soft_link_out, "'seed' is a link", False),
-        (link_in_a_group, "'seed' is a link", True),
-        (endless, "its groups are in each other", False),
+        (soft_link_out, " is a link", False),
+        (link_in_a_group, " is a link", True),
+        (endless, "is there under several names", False),
         (virtual, "'seed' are kept in other files", False),
         (sparse, "'huge' claims 200 GB", True),
     ],

@@ -80,7 +80,7 @@ def test_good_captions_are_read_and_bad_ones_counted(ending: str, tmp_path: Path
     path = tmp_path / f"captions.{ending}"
     write, bad = BAD[ending]
     write(path)
-    with pytest.warns(EntropyLabWarning, match=rf"{sum(bad.values())} captions of .*captions.{ending} were"):
+    with pytest.warns(EntropyLabWarning, match=rf"{sum(bad.values())} captions of .*captions.{ending} left out"):
         found = read_prompts(path)
     assert (found, found.skipped, found.source) == (GOOD, bad, str(path))
     if ending != "txt":
@@ -208,7 +208,7 @@ def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     ]:
         with pytest.raises(EntropyLabError, match=message):
             read_prompts(name)
-    monkeypatch.setattr(datasets, "load_dataset", lambda **_: (_ for _ in ()).throw(ConnectionError("no route")))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("no route")))
     with pytest.raises(EntropyLabError, match="'org/captions' can't be read, as a file or from the .* hub: no route"):
         read_prompts("org/captions")
 
