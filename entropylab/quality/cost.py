@@ -23,15 +23,9 @@ PROCESS = f"wall clock; most resident memory of the process, looked at every {10
 
 @dataclass
 class Meter:
-    """Seconds and peak memory of batches, of one size and method.
+    """Seconds a picture, peak memory, and memory added [MiB] of batches; and the machine's load after each.
 
-    Attributes:
-        device: where the pipeline is.
-        aside: bytes on that device that are not the pipeline's, such as the models that judge.
-        seconds: of every batch, a picture [s].
-        peaks: of every batch [MiB].
-        added: of every batch, above what was there when it began [MiB].
-        loads: the machine's load average after every batch.
+    ``aside`` are bytes on the device that are not the pipeline's, such as the models that judge.
     """
 
     device: torch.device

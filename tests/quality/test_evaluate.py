@@ -67,7 +67,7 @@ def test_dims_names_units_and_files(random_pipe, tmp_path):
     entropylab.save(ds, tmp_path / "evaluation.nc")
     assert entropylab.open(tmp_path / "evaluation.nc").fid.equals(ds.fid)
     found = sorted((tmp_path / "32x32" / "sqrt_log").iterdir())
-    assert [path.name for path in found] == [*(f"{number:04d}.png" for number in range(12)), "made.json"]
+    assert [path.name for path in found] == [*(f"{number:04d}.png" for number in range(12)), "part-000000-000011.json"]
     assert prompt_of(found[6]) == PROMPTS[1]
 
 
@@ -111,8 +111,8 @@ def test_an_evaluation_goes_on_where_it_was_stopped(random_pipe, tmp_path):
     assert len(drawn) - before == 3 and all(ds[name].equals(again[name]) for name in ds)
     with pytest.raises(EntropyLabError, match=r"holds those of something else \(seed: 0 there, 1 now\)"):
         quick(random_pipe, sizes=[32], pictures=tmp_path, call=stopped, seed=1)
-    (tmp_path / "32x32" / "original" / "made.json").write_text("{")
-    with pytest.raises(EntropyLabError, match=r"made\.json is damaged"):
+    (tmp_path / "32x32" / "original" / "part-000000-000011.json").write_text("{")
+    with pytest.raises(EntropyLabError, match=r"000011\.json is damaged"):
         quick(random_pipe, sizes=[32], pictures=tmp_path, call=stopped)
 
 
@@ -152,7 +152,6 @@ def test_processes_share_the_pictures(tmp_path):
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
     assert sorted(seeds_drawn(tmp_path)) == list(range(0, 72, 4)), "each once"
-    assert [path.name for path in (tmp_path / "32x32" / "original").glob("*.json")] == ["made.json"]
 
 
 def test_a_folder_of_real_pictures(random_pipe, tmp_path):
