@@ -4,8 +4,9 @@ The baselines are named like rules: ``scaling=("original", "sqrt_log", "resize",
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -76,9 +77,7 @@ class Rescaled(Method):
 
     def sample(self, pipe: Any, size: Size, prompts: list[str], generators: Generators, draw: Draw) -> Tensor:
         """Under the rule."""
-        if self.rule.is_original:
-            return as_images(draw(pipe, size, prompts, generators))
-        with rescale(pipe, self.rule, train_size=self.train_size):
+        with nullcontext() if self.rule.is_original else rescale(pipe, self.rule, train_size=self.train_size):
             return as_images(draw(pipe, size, prompts, generators))
 
 
@@ -130,7 +129,6 @@ class MultiDiffusion(Method):
     windows: int = 16
     train_size: Any = None
     name: str = "multidiffusion"
-    _made: dict[int, tuple[Any, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def description(self) -> dict[str, Any]:
@@ -140,8 +138,7 @@ class MultiDiffusion(Method):
     def check(self, pipe: Any, train_size: Any) -> None:
         """Only Stable Diffusion's parts can be put together so."""
         check_train_size(pipe, train_size)
-        needed = {"vae", "text_encoder", "tokenizer", "unet", "scheduler"}
-        missing = sorted(needed - set(getattr(pipe, "components", {})))
+        missing = sorted({*PARTS, "scheduler"} - set(getattr(pipe, "components", {})))
         if missing:
             raise EntropyLabError(
                 f"scaling 'multidiffusion' needs the parts of a StableDiffusionPipeline. {type(pipe).__name__} has no "
@@ -155,44 +152,44 @@ class MultiDiffusion(Method):
 
     def sample(self, pipe: Any, size: Size, prompts: list[str], generators: Generators, draw: Draw) -> Tensor:
         """One picture after the other: diffusers mixes up the prompts of several."""
-        if id(pipe) not in self._made:
-            window = tuple(side // pipelines.vae_factor(pipe) for side in check_train_size(pipe, self.train_size))
-            self._made[id(pipe)] = (pipe, new_panorama(pipe, window, self.stride, self.windows))
-        panorama = self._made[id(pipe)][1]
+        panorama = new_panorama(pipe, self, pipelines.vae_factor(pipe))
         pairs = zip(prompts, generators, strict=True)
         return torch.cat([as_images(draw(panorama, size, [prompt], [generator])) for prompt, generator in pairs])
 
 
-def new_panorama(pipe: Any, window: Sequence[int], stride: int | None, windows: int) -> Any:
-    """Diffusers' panorama pipeline of the parts of ``pipe``, with windows (height, width) [latent pixels]."""
+def new_panorama(pipe: Any, method: MultiDiffusion, factor: int) -> Any:
+    """Diffusers' panorama pipeline of the parts of ``pipe``, whose autoencoder divides by ``factor``."""
     from diffusers import DDIMScheduler, StableDiffusionPanoramaPipeline
+
+    high, wide = (side // factor for side in check_train_size(pipe, method.train_size))
 
     class Panorama(StableDiffusionPanoramaPipeline):
         """Diffusers' pipeline, whose windows are 64 latent pixels of an autoencoder that divides by 8 otherwise."""
 
         def get_views(self, panorama_height: int, panorama_width: int, *_: Any, **__: Any) -> list[tuple[int, ...]]:
-            factor = pipelines.vae_factor(self)
             return [
-                (top, top + window[0], left, left + window[1])
-                for top in starts(panorama_height // factor, window[0], stride)
-                for left in starts(panorama_width // factor, window[1], stride)
+                (top, top + high, left, left + wide)
+                for top in starts(panorama_height // factor, high, method.stride)
+                for left in starts(panorama_width // factor, wide, method.stride)
             ]
 
         def __call__(self, *arguments: Any, **settings: Any) -> Any:
-            return super().__call__(*arguments, view_batch_size=windows, **settings)
+            return super().__call__(*arguments, view_batch_size=method.windows, **settings)
 
-    taken = ("vae", "text_encoder", "tokenizer", "unet")
     beside = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
-    made = Panorama(**{name: getattr(pipe, name) for name in taken}, scheduler=scheduler, **beside)
+    made = Panorama(**{name: getattr(pipe, name) for name in PARTS}, scheduler=scheduler, **beside)
     made.set_progress_bar_config(disable=True)
     return made
 
 
+PARTS = ("vae", "text_encoder", "tokenizer", "unet")
+"""Of Stable Diffusion, beside its scheduler."""
+
+
 def starts(length: int, window: int, stride: int | None) -> list[int]:
     """Where windows begin on a side of ``length``: every ``stride``, and flush with the end [latent pixels]."""
-    step = stride or max(1, window // 4)
-    return [*range(0, length - window, step), length - window]
+    return [*range(0, length - window, stride or max(1, window // 4)), length - window]
 
 
 @dataclass(frozen=True)
@@ -248,17 +245,13 @@ def as_images(found: Any) -> Tensor:
     return values if values.dtype == torch.uint8 else (values.float() * 255).round().clamp(0, 255).byte()
 
 
-BASELINES: dict[str, Callable[[Any], Method]] = {
-    "resize": lambda train_size: Resized(train_size=train_size),
-    "multidiffusion": lambda train_size: MultiDiffusion(train_size=train_size),
-}
-"""Methods by name that are no scaling rules, made for a training size."""
+BASELINES: dict[str, Callable[..., Method]] = {"resize": Resized, "multidiffusion": MultiDiffusion}
+"""Methods by name that are no scaling rules."""
 
 
 def check_methods(pipe: Any, scaling: Any, train_size: Any) -> list[Method]:
     """``scaling`` as methods: some, different in name, each of which works with ``pipe``."""
-    given = scaling if isinstance(scaling, list | tuple) else [scaling]
-    methods = [as_method(one, train_size) for one in given]
+    methods = [as_method(one, train_size) for one in (scaling if isinstance(scaling, list | tuple) else [scaling])]
     names = [method.name for method in methods]
     if not names or len(set(names)) < len(names):
         raise EntropyLabError(f"scaling must name at least one rule or method, each once. Got {names}.")
@@ -272,7 +265,7 @@ def as_method(one: Any, train_size: Any) -> Method:
     if isinstance(one, Method):
         return one
     if isinstance(one, str) and one in BASELINES:
-        return BASELINES[one](train_size)
+        return BASELINES[one](train_size=train_size)
     try:
         return Rescaled(named_rule(one), train_size)
     except EntropyLabError as error:
