@@ -95,7 +95,7 @@ def evaluate(
         batch_size: pictures sampled together.
         train_size: training size [pixels] if the pipeline's config does not say.
         call: ``call(pipe, size, prompts, generators)`` gives pictures by a pipeline whose signature is its own.
-        pictures: a folder to write every picture to, as SIZE/RULE/0000.png; `entropylab ratings make` reads them. What
+        pictures: a folder to write every picture to, as SIZE/RULE/0000.png; figures/ratings.py reads them. What
             an evaluation that was stopped has finished is read there instead of sampled again, and processes that make
             the same call at once share the sampling, as with `measure(..., out=...)`; each judges all pictures.
         resamples: bootstrap draws.
