@@ -9,7 +9,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -159,10 +159,8 @@ def to_bytes(encoded: Mapping[str, xr.Dataset]) -> bytes:
     packed = {"zlib": True, "complevel": 4, "shuffle": True, "fletcher32": True}
     with h5netcdf.File(file, "w") as handle:
         for path, group in encoded.items():
-            storages = {
-                name: {"_FillValue": None, **(packed if variable.ndim else {})} if variable.dtype.kind in "biuf" else {}
-                for name, variable in group.variables.items()
-            }
+            numbers = {name: variable for name, variable in group.variables.items() if variable.dtype.kind in "biuf"}
+            storages = {name: {"_FillValue": None, **(packed if each.ndim else {})} for name, each in numbers.items()}
             store = H5NetCDFStore(handle if path == "/" else handle.create_group(path))
             group.dump_to_store(store, encoding=storages)
     return file.getvalue()
@@ -172,26 +170,21 @@ def from_bytes(content: bytes) -> xr.Dataset | xr.DataTree:
     """The Dataset in a netCDF-4 file, or the DataTree if there are groups in it."""
     plain: dict[str, Any] = {"mask_and_scale": False, "decode_times": False, "decode_timedelta": False}
     with h5netcdf.File(io.BytesIO(content), "r", decode_vlen_strings=True) as handle:
-        stores = {"/": H5NetCDFStore(handle)} | {path: H5NetCDFStore(handle[path]) for path in paths_in(handle)}
-        found = {path: decode(xr.open_dataset(store, **plain).load()) for path, store in stores.items()}
+        found = {each.name: decode(xr.open_dataset(H5NetCDFStore(each), **plain).load()) for each in groups_in(handle)}
     return xr.DataTree.from_dict(found) if len(found) > 1 else found["/"]
 
 
-def paths_in(group: Any) -> Iterator[str]:
-    """The paths of all groups in one, outer ones first."""
+def groups_in(group: Any) -> Iterator[Any]:
+    """A group, and all in it, outer ones first."""
+    yield group
     for inner in group.groups.values():
-        yield inner.name
-        yield from paths_in(inner)
+        yield from groups_in(inner)
 
 
 def encode(ds: xr.Dataset) -> xr.Dataset:
     """``ds`` with variables and attributes that netCDF can hold."""
     spaced = [str(name) for name in ds.coords if " " in str(name)]
-    encoded = xr.Dataset(
-        {name: encode_variable(name, ds.variables[name]) for name in ds.data_vars},
-        {name: encode_variable(name, ds.variables[name]) for name in ds.coords},
-        encode_attributes(ds.attrs),
-    )
+    encoded = rebuilt(ds, lambda name: encode_variable(name, ds.variables[name]), encode_attributes(ds.attrs))
     return encoded.reset_coords(spaced).assign_attrs({COORDINATES: json.dumps(spaced)}) if spaced else encoded
 
 
@@ -199,11 +192,12 @@ def decode(ds: xr.Dataset) -> xr.Dataset:
     """What ``encode`` was given, from what was read of the file; text as fixed-width unicode again."""
     attributes = dict(ds.attrs)
     ds = ds.set_coords(json.loads(attributes.pop(COORDINATES, "[]")))
-    return xr.Dataset(
-        {name: decode_variable(ds.variables[name]) for name in ds.data_vars},
-        {name: decode_variable(ds.variables[name]) for name in ds.coords},
-        decode_attributes(attributes),
-    )
+    return rebuilt(ds, lambda name: decode_variable(ds.variables[name]), decode_attributes(attributes))
+
+
+def rebuilt(ds: xr.Dataset, new: Callable[[Any], xr.Variable], attributes: dict[str, Any]) -> xr.Dataset:
+    """``ds`` with a new variable for each, and new attributes."""
+    return xr.Dataset({name: new(name) for name in ds.data_vars}, {name: new(name) for name in ds.coords}, attributes)
 
 
 def encode_variable(name: Any, variable: xr.Variable) -> xr.Variable:

@@ -9,6 +9,7 @@ import hashlib
 import heapq
 import itertools
 import json
+import os
 import random
 import re
 import warnings
@@ -154,15 +155,8 @@ def cells_of(source: Any, column: str | None) -> Iterator[Any]:
 
     Bytes that are no UTF-8 become halves of characters, so that the caption that holds them is left out and no other.
     """
-    if column is not None and (not isinstance(column, str) or not column):
-        raise EntropyLabError(f"column must be the name of a column. Got {column!r}.")
-    path = Path(source)
-    kind = path.suffix.lower()
-    try:
-        is_file, is_there = path.is_file(), path.exists()
-    except (OSError, ValueError):  # nothing that could be the name of a file
-        is_file = is_there = False
-    named = None if is_there or kind in (*LOADERS, *READERS) else HUB_ID.fullmatch(str(source))
+    kind, is_file = Path(source).suffix.lower(), os.path.isfile(source)
+    named = None if is_file or kind in (*LOADERS, *READERS) else HUB_ID.fullmatch(str(source))
     if named:
         return read_data(source, named[1], {"name": named[2], "split": named[3]}, column)
     if not is_file:
@@ -171,8 +165,8 @@ def cells_of(source: Any, column: str | None) -> Iterator[Any]:
             f"parquet or existing text file. Got {str(source)!r}."
         )
     if kind in LOADERS:
-        return read_data(source, LOADERS[kind], {"data_files": str(path), "split": "train"}, column)
-    return read_text(path, READERS.get(kind, read_lines), column)
+        return read_data(source, LOADERS[kind], {"data_files": str(source), "split": "train"}, column)
+    return read_text(Path(source), READERS.get(kind, read_lines), column)
 
 
 def column_of(column: str | None, names: Sequence[str], source: Any) -> str:

@@ -113,7 +113,7 @@ def test_of_parquet_only_the_captions_are_read(tmp_path: Path) -> None:
 REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
     ("p.txt", b"\n \n", {}, "at least one caption. It is empty"),
     ("p.txt", b"a", {"column": "caption"}, "column='caption' is for csv"),
-    ("p.txt", b"a", {"column": 3}, "column must be the name of a column. Got 3"),
+    ("p.csv", b"a,b\n1,2\n", {"column": 3}, "column must be one of those of .*: a, b. Got 3"),
     ("p.csv", b"caption\n", {}, "at least one caption"),
     ("p.csv", b"caption,text\n1,2\n", {}, "column must say which column of .*: caption, text"),
     ("p.csv", b"a,b\n1,2\n", {"column": "c"}, "column must be one of those of .*: a, b. Got 'c'"),

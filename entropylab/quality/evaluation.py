@@ -34,7 +34,7 @@ from .cost import Meter, how
 from .defects import defects
 from .distances import NEIGHBOURS, check_enough, needed
 from .features import Features, features_of
-from .methods import Draw, Method, check_methods
+from .methods import Draw, Method, check_methods, name_of
 from .results import FIGURES, Judged, estimates, new_draws, of_real, resampled, summarised
 from .saving import COSTS, PictureRun
 
@@ -179,14 +179,13 @@ def evaluate(
                     draws.loc[size_label(size), cell[1], list(estimated)] = resampled(estimated, count, resamples)
             real[size] = {} if found is None else of_real(found, count, figures)
             looked_at.append("" if found is None or found.size is None else size_label(found.size))
-    loads = [load for meter in meters.values() for load in meter.loads]
     settings = sampling.settings
     called = {"steps": settings.get("num_inference_steps"), "guidance_scale": settings.get("guidance_scale")}
     given = {name: value for name, value in called.items() if value is not None}
     about = {"batch_size": sampling.batch_size, "seed": seed, "resamples": resamples}
     ds = summarised(draws, sampling.sizes, judge.metrics, count, real, meters)
     ds = ds.assign_coords(reference_size=("size", np.array(looked_at, dtype=object)))
-    return ds.assign_attrs(sampling.source | judge.names() | given | about | {"cost": how(sampling.device, loads)})
+    return ds.assign_attrs(sampling.source | judge.names() | given | about | {"cost": how(sampling.device)})
 
 
 @dataclass(frozen=True)
@@ -220,7 +219,7 @@ class Request:
             draw, named = own_call(settings), {}
         elif self.steps is None and self.guidance_scale is None:
             settings, draw = {}, self.call
-            named = {"call": getattr(draw, "__qualname__", type(draw).__name__)}
+            named = {"call": name_of(draw)}
         else:
             raise EntropyLabError(
                 "steps and guidance_scale are for the pipeline's own call: with call=, set them there."

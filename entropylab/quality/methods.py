@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .. import pipelines
 from ..errors import EntropyLabError
+from ..runs.configuration import fingerprint
 from ..scaling import LayerRule, NamedRule, check_train_size, named_rule, rescale
 from ..sizes import Size
 
@@ -25,6 +26,12 @@ Draw = Callable[[Any, Size, list[str], Generators], Any]
 
 Upscaler = Callable[[Tensor, Size, list[str], Generators], Any]
 """``upscaler(images, size, prompts, generators)``: uint8 (pictures, 3, height, width) made larger."""
+
+PARTS = ("vae", "text_encoder", "tokenizer", "unet")
+"""Of Stable Diffusion, beside its scheduler."""
+
+WINDOWS = 16
+"""Windows of MultiDiffusion that are denoised together."""
 
 
 class Method(ABC):
@@ -64,8 +71,6 @@ class Rescaled(Method):
     @property
     def description(self) -> dict[str, Any]:
         """The rule's name and what tells it from another of that name."""
-        from ..runs.configuration import fingerprint
-
         return {"name": self.name, "rule": fingerprint(self.rule)}
 
     def check(self, pipe: Any, train_size: Any) -> None:
@@ -86,7 +91,8 @@ class Resized(Method):
     """Sample at the training size and resize: up to where the size is covered, then cut to it around the middle.
 
     Attributes:
-        upscaler: hands the pictures to something else first, such as `through_upscaler`; what it gives is resized.
+        upscaler: ``upscaler(images, size, prompts, generators)`` makes the pictures larger first, such as a pipeline
+            that takes images; what it gives is resized.
     """
 
     upscaler: Upscaler | None = None
@@ -96,7 +102,7 @@ class Resized(Method):
     @property
     def description(self) -> dict[str, Any]:
         """The upscaler, if there is one."""
-        return {"name": self.name, "upscaler": None if self.upscaler is None else str(self.upscaler)}
+        return {"name": self.name, "upscaler": None if self.upscaler is None else name_of(self.upscaler)}
 
     def check(self, pipe: Any, train_size: Any) -> None:
         """The training size must be known."""
@@ -115,25 +121,14 @@ class MultiDiffusion(Method):
     """Windows of the training size, denoised each on its own and averaged where they overlap, at every step.
 
     Diffusers' StableDiffusionPanoramaPipeline, with windows of this pipeline's training size instead of 512 pixels, and
-    with a last window that ends where the picture does. Sizes with a side below the training size have no window.
-
-    Attributes:
-        stride: between windows [latent pixels]; None for a quarter of a window. Diffusers takes an eighth, which costs
-            up to four times as much.
-        windows: denoised together.
+    with a last window that ends where the picture does. They are a quarter of a window apart, where diffusers takes an
+    eighth at up to four times the cost. Sizes with a side below the training size have no window.
 
     Source: Bar-Tal et al. 2023, "MultiDiffusion".
     """
 
-    stride: int | None = None
-    windows: int = 16
     train_size: Any = None
     name: str = "multidiffusion"
-
-    @property
-    def description(self) -> dict[str, Any]:
-        """How far windows are apart."""
-        return {"name": self.name, "stride": self.stride}
 
     def check(self, pipe: Any, train_size: Any) -> None:
         """Only Stable Diffusion's parts can be put together so."""
@@ -152,16 +147,17 @@ class MultiDiffusion(Method):
 
     def sample(self, pipe: Any, size: Size, prompts: list[str], generators: Generators, draw: Draw) -> Tensor:
         """One picture after the other: diffusers mixes up the prompts of several."""
-        panorama = new_panorama(pipe, self, pipelines.vae_factor(pipe))
+        panorama = new_panorama(pipe, self.train_size)
         pairs = zip(prompts, generators, strict=True)
         return torch.cat([as_images(draw(panorama, size, [prompt], [generator])) for prompt, generator in pairs])
 
 
-def new_panorama(pipe: Any, method: MultiDiffusion, factor: int) -> Any:
-    """Diffusers' panorama pipeline of the parts of ``pipe``, whose autoencoder divides by ``factor``."""
+def new_panorama(pipe: Any, train_size: Any) -> Any:
+    """Diffusers' panorama pipeline of the parts of ``pipe``, with windows of its training size."""
     from diffusers import DDIMScheduler, StableDiffusionPanoramaPipeline
 
-    high, wide = (side // factor for side in check_train_size(pipe, method.train_size))
+    factor = pipelines.vae_factor(pipe)
+    high, wide = (side // factor for side in check_train_size(pipe, train_size))
 
     class Panorama(StableDiffusionPanoramaPipeline):
         """Diffusers' pipeline, whose windows are 64 latent pixels of an autoencoder that divides by 8 otherwise."""
@@ -169,12 +165,12 @@ def new_panorama(pipe: Any, method: MultiDiffusion, factor: int) -> Any:
         def get_views(self, panorama_height: int, panorama_width: int, *_: Any, **__: Any) -> list[tuple[int, ...]]:
             return [
                 (top, top + high, left, left + wide)
-                for top in starts(panorama_height // factor, high, method.stride)
-                for left in starts(panorama_width // factor, wide, method.stride)
+                for top in starts(panorama_height // factor, high)
+                for left in starts(panorama_width // factor, wide)
             ]
 
         def __call__(self, *arguments: Any, **settings: Any) -> Any:
-            return super().__call__(*arguments, view_batch_size=method.windows, **settings)
+            return super().__call__(*arguments, view_batch_size=WINDOWS, **settings)
 
     beside = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
@@ -183,36 +179,9 @@ def new_panorama(pipe: Any, method: MultiDiffusion, factor: int) -> Any:
     return made
 
 
-PARTS = ("vae", "text_encoder", "tokenizer", "unet")
-"""Of Stable Diffusion, beside its scheduler."""
-
-
-def starts(length: int, window: int, stride: int | None) -> list[int]:
-    """Where windows begin on a side of ``length``: every ``stride``, and flush with the end [latent pixels]."""
-    return [*range(0, length - window, stride or max(1, window // 4)), length - window]
-
-
-@dataclass(frozen=True)
-class Handover:
-    """Hands pictures to an upscaler pipeline."""
-
-    pipe: Any
-    settings: dict[str, Any]
-
-    def __call__(self, images: Tensor, size: Size, prompts: list[str], generators: Generators) -> Any:
-        """The pictures, made larger; by how much is the upscaler's own."""
-        given = {"prompt": prompts, "image": images.float() / 255, "generator": generators}
-        return self.pipe(**given, output_type="np", **self.settings).images
-
-    def __str__(self) -> str:
-        """What it is, for records."""
-        name = getattr(self.pipe, "name_or_path", "") or type(self.pipe).__name__
-        return " ".join([str(name), *(f"{key}={value}" for key, value in self.settings.items())])
-
-
-def through_upscaler(upscaler: Any, **settings: Any) -> Upscaler:
-    """A diffusers upscaler pipeline, such as StableDiffusionLatentUpscalePipeline, for ``Resized(upscaler=...)``."""
-    return Handover(upscaler, settings)
+def starts(length: int, window: int) -> list[int]:
+    """Where windows begin on a side of ``length``: every quarter, and flush with the end [latent pixels]."""
+    return [*range(0, length - window, max(1, window // 4)), length - window]
 
 
 def resized(images: Tensor, size: Size) -> Tensor:
@@ -225,6 +194,11 @@ def resized(images: Tensor, size: Size) -> Tensor:
     values = F.interpolate(images.float(), covering, mode="bicubic", antialias=True, align_corners=False)
     top, left = ((have - want) // 2 for have, want in zip(covering, size, strict=True))
     return values[..., top : top + size[0], left : left + size[1]].round().clamp(0, 255).byte()
+
+
+def name_of(function: Any) -> str:
+    """What a function is called, the same in every process."""
+    return str(getattr(function, "__qualname__", type(function).__name__))
 
 
 def as_images(found: Any) -> Tensor:

@@ -29,7 +29,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 LOCKS = ".locks"
 """The folder of the locks, beside those of the sizes."""
 
-COSTS = ("seconds", "peaks", "added", "loads")
+COSTS = ("seconds", "peaks", "added")
 """What is kept of pictures' costs: lists of `Meter`."""
 
 

@@ -39,11 +39,10 @@ def test_known_gaussians():
     assert Moments(drawn(100)).distance(drawn(100)) == pytest.approx(0, abs=1e-8)
 
 
-@pytest.mark.parametrize("name", ["samples", "reference"])
-def test_too_few_pictures_are_refused_with_the_count_needed(name):
-    check_enough(name, 16, 8)
-    with pytest.raises(EntropyLabError, match=rf"{name} must be at least 16 pictures .* in 8 features.*Got 15"):
-        check_enough(name, 15, 8)
+def test_too_few_pictures_are_refused_with_the_count_needed():
+    check_enough("samples", 16, 8)
+    with pytest.raises(EntropyLabError, match=r"samples must be at least 16 pictures .* in 8 features.*Got 15"):
+        check_enough("samples", 15, 8)
 
 
 def coverage(made, real, k=5):
