@@ -26,6 +26,9 @@ from .cost import Meter
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 """Ends of the names of picture files."""
 
+WHOLE = "made.json"
+"""What earlier versions wrote instead of records of units, once all pictures of a size and method were there."""
+
 LOCKS = ".locks"
 """The folder of the locks, beside those of the sizes."""
 
@@ -120,7 +123,8 @@ class PictureRun:
 
     def mark(self, unit: Unit) -> Path:
         """What says that a unit is finished."""
-        return self.folder(unit.size, unit.scaling) / f"part-{unit.start:06d}-{unit.stop - 1:06d}.json"
+        whole = self.folder(unit.size, unit.scaling) / WHOLE
+        return whole if whole.is_file() else whole.with_name(f"part-{unit.start:06d}-{unit.stop - 1:06d}.json")
 
     def finished(self) -> set[str]:
         """Names of the units that are finished."""
@@ -168,7 +172,7 @@ class PictureRun:
     def check(self) -> None:
         """Raise an EntropyLabError if pictures of something else are there, or a record is damaged."""
         for cell, made in self.made.items():
-            for path in sorted(self.folder(*cell).glob("part-*.json")):
+            for path in sorted(self.folder(*cell).glob("*.json")):
                 if changed := differences(read_record(path)["made"], made):
                     raise EntropyLabError(
                         f"pictures: {path.parent} holds those of something else ({'; '.join(changed)}). Choose another "
@@ -177,7 +181,8 @@ class PictureRun:
 
     def meter(self, cell: tuple[Size, str], device: torch.device) -> Meter:
         """What all pictures of a size and method cost."""
-        costs = [read_record(self.mark(unit))["cost"] for unit in self.units if (unit.size, unit.scaling) == cell]
+        marks = dict.fromkeys(self.mark(unit) for unit in self.units if (unit.size, unit.scaling) == cell)
+        costs = [read_record(mark)["cost"] for mark in marks]
         return Meter(device, 0, *([x for cost in costs for x in cost[name]] for name in COSTS))
 
     def batches(self, cell: tuple[Size, str], batch_size: int) -> Iterator[tuple[int, Tensor]]:

@@ -267,11 +267,9 @@ def test_what_the_page_refuses(folders, tmp_path, page, capsys):
         ([one, tmp_path / "empty"], {}, "have none in common"),
         ([one, other], {}, "have none in common"),
         ([bomb, one], {}, "must be readable as pictures"),
-        (["a\0b", one], {}, "pictures must be a name without NUL"),
         (folders, {"prompts": lines}, "a line for each of 3 pictures.*has 2"),
         (folders, {"prompts": tmp_path / "latin.txt"}, "prompts must be a text file in UTF-8"),
         (folders, {"pairs": 0}, "pairs must be an int"),
-        (folders, {"out": tmp_path / "no" / "page.html"}, "no folder"),
         (folders, {"out": page}, "exists already"),
     ]
     for pictures, options, message in cases:

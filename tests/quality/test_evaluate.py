@@ -119,14 +119,21 @@ def test_an_evaluation_goes_on_where_it_was_stopped(tmp_path):
     again = evaluated(tmp_path)
     assert len(seeds_drawn(tmp_path)) == 22 and all(ds[name].equals(again[name]) for name in ds)
     (tmp_path / "again").mkdir()
+    part = tmp_path / "32x32" / "original" / "part-000000-000031.json"
+    record = part.read_text()
     assert ds.fid.equals(evaluated(tmp_path / "again").fid)
     with pytest.raises(EntropyLabError, match=r"holds those of something else \(seed: 0 there, 1 now\)"):
         evaluated(tmp_path, seed=1)
     with pytest.raises(EntropyLabError, match="holds those of something else"):
         evaluated(tmp_path, batch_size=24)
-    (tmp_path / "32x32" / "original" / "part-000000-000031.json").write_text("{")
+    part.write_text("{")
     with pytest.raises(EntropyLabError, match=r"000031\.json is damaged"):
         evaluated(tmp_path)
+    for path in part.parent.glob("*.json"):
+        path.unlink()
+    part.with_name("made.json").write_text(record)
+    assert evaluated(tmp_path).fid.equals(ds.fid)
+    assert len(seeds_drawn(tmp_path)) == 22, "an earlier version has finished it"
 
 
 def test_processes_share_the_pictures(tmp_path):
