@@ -5,6 +5,7 @@ are the pictures the same, does anything wait for the GPU, what does it cost?
 """
 
 import getpass
+import itertools
 import json
 import os
 import platform
@@ -70,8 +71,8 @@ def examine(model: Any = None, *, device: Any = None, dtype: Any = None, repeats
         },
         "devices": devices(),
         "examined": str(place),
+        "backends": backends(place),
     }
-    found["backends"] = backends(place)
     found["accuracy"] = accuracy(place, found["backends"])
     with quiet(pipe):
         found["sampling"] = sampling(pipe, repeats)
@@ -99,20 +100,18 @@ def backends(device: torch.device) -> dict[str, str]:
 def questions(device: torch.device) -> Iterator[tuple[dict[str, Any], Tensor, Tensor, dict[str, Any]]]:
     """What backends are asked: what is special about it, q, k, and further arguments."""
     generator = torch.Generator().manual_seed(0)
-    for dtype in DTYPES:
-        for width in WIDTHS:
-            q, k = (torch.randn(2, 4, n, width, generator=generator).to(device, dtype) for n in (ROWS, KEYS))
-            left = (torch.rand(2, 1, ROWS, KEYS, generator=generator) > 0.3).to(device)
-            bias = torch.randn(2, 1, ROWS, KEYS, generator=generator).to(device)
-            special = {"dtype": str(dtype).removeprefix("torch."), "width": width}
-            masks: dict[str, dict[str, Any]] = {
-                "none": {},
-                "boolean": {"mask": left},
-                "bias": {"mask": bias},
-                "causal": {"is_causal": True},
-            }
-            for mask, more in masks.items():
-                yield special | {"mask": mask}, 2 * q, k, more
+    for dtype, width in itertools.product(DTYPES, WIDTHS):
+        q, k = (torch.randn(2, 4, n, width, generator=generator).to(device, dtype) for n in (ROWS, KEYS))
+        left = (torch.rand(2, 1, ROWS, KEYS, generator=generator) > 0.3).to(device)
+        bias = torch.randn(2, 1, ROWS, KEYS, generator=generator).to(device)
+        masks: dict[str, dict[str, Any]] = {
+            "none": {},
+            "boolean": {"mask": left},
+            "bias": {"mask": bias},
+            "causal": {"is_causal": True},
+        }
+        for mask, more in masks.items():
+            yield {"dtype": str(dtype).removeprefix("torch."), "width": width, "mask": mask}, 2 * q, k, more
 
 
 def accuracy(device: torch.device, usable: dict[str, str]) -> list[dict[str, Any]]:
@@ -123,19 +122,18 @@ def accuracy(device: torch.device, usable: dict[str, str]) -> list[dict[str, Any
         wide = more | ({"mask": more["mask"].double()} if special["mask"] == "bias" else {})
         exact = row_statistics(q.double(), k.double(), statistics=STATISTICS, backend="reference", **wide)
         plain = row_statistics(q, k, statistics=STATISTICS, backend="reference", **more)
-        for backend in names:
-            for statistic in STATISTICS:
-                entry = special | {"backend": backend, "statistic": statistic}
-                if why_not(backend, check_rows(q, k, None, more.get("mask"), "is_causal" in more, (statistic,)), False):
-                    continue
-                try:
-                    answer = row_statistics(q, k, statistics=(statistic,), backend=backend, **more)[statistic]
-                except Exception as problem:  # a kernel that does not compile or launch is a finding
-                    found.append(entry | {"failed": one_line(problem, 300)})
-                    continue
-                size = max(1.0, float(exact[statistic].abs().nan_to_num(0).max()))
-                errors = [float((each.double() - exact[statistic]).abs().max()) for each in (answer, plain[statistic])]
-                found.append(entry | {"error": errors[0], "allowed": 2 * errors[1] + SLACK * size})
+        for backend, statistic in itertools.product(names, STATISTICS):
+            if why_not(backend, check_rows(q, k, None, more.get("mask"), "is_causal" in more, (statistic,)), False):
+                continue
+            entry = special | {"backend": backend, "statistic": statistic}
+            try:
+                answer = row_statistics(q, k, statistics=(statistic,), backend=backend, **more)[statistic]
+            except Exception as problem:  # a kernel that does not compile or launch is a finding
+                found.append(entry | {"failed": one_line(problem, 300)})
+                continue
+            size = max(1.0, float(exact[statistic].abs().nan_to_num(0).max()))
+            errors = [float((each.double() - exact[statistic]).abs().max()) for each in (answer, plain[statistic])]
+            found.append(entry | {"error": errors[0], "allowed": 2 * errors[1] + SLACK * size})
     return found
 
 
@@ -171,39 +169,41 @@ def sampling(pipe: Any, repeats: int) -> dict[str, Any]:
         picture: Tensor = pipe(prompt=prompt, generator=torch.Generator("cpu").manual_seed(0), **settings)[0]
         return picture
 
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always", EntropyLabWarning)
-        with record(pipe) as recorder:
-            plain()
-    found: dict[str, Any] = {"pipeline": type(pipe).__name__, "size": "its own" if size is None else size_label(size)}
-    found["layers"] = len(recorder.dataset.layer)
-    found["unmeasured"] = recorder.unmeasured
-    found["warnings"] = [
-        " ".join(str(each.message).split())[:300] for each in told if issubclass(each.category, EntropyLabWarning)
-    ]
-
     def watched() -> Tensor:
         with record(pipe):
             return plain()
 
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", EntropyLabWarning)
+        with record(pipe) as recorder:
+            plain()
     first, second = plain(), plain()
-    repeatable = torch.equal(first, second)
-    ratios, identical = [], True
+    repeatable, ratios, identical = torch.equal(first, second), [], True
     for _ in range(repeats):
         (alone, picture), (seen, other) = timed(plain), timed(watched)
         ratios.append(seen / alone)
         identical &= torch.equal(picture, other)
-    found |= {"identical": identical, "repeatable": repeatable}
-    found |= {"time": statistics.median(ratios), "time least": min(ratios), "time most": max(ratios)}
-    found |= of_a_gpu(pipe, plain, record) if pipe.device.type == "cuda" else {}
-    found["problems"] = []
-    if repeatable and not identical:
-        found["problems"].append("pictures change while they are recorded")
-    if found.get("waits"):
-        found["problems"].append(f"recording waits for the GPU {found['waits']} times in a run")
-    if recorder.unmeasured:
-        found["problems"].append(f"{len(recorder.unmeasured)} attention layers ran that were not measured")
-    return found
+    ours = [each.message for each in told if issubclass(each.category, EntropyLabWarning)]
+    waits_and_memory = of_a_gpu(pipe, plain, record) if pipe.device.type == "cuda" else {}
+    problems = {
+        "pictures change while they are recorded": repeatable and not identical,
+        f"recording waits for the GPU {waits_and_memory.get('waits')} times in a run": waits_and_memory.get("waits"),
+        f"{len(recorder.unmeasured)} attention layers ran that were not measured": recorder.unmeasured,
+    }
+    return {
+        "pipeline": type(pipe).__name__,
+        "size": "its own" if size is None else size_label(size),
+        "layers": len(recorder.dataset.layer),
+        "unmeasured": recorder.unmeasured,
+        "warnings": [" ".join(str(message).split())[:300] for message in ours],
+        "identical": identical,
+        "repeatable": repeatable,
+        "time": statistics.median(ratios),
+        "time least": min(ratios),
+        "time most": max(ratios),
+        **waits_and_memory,
+        "problems": [problem for problem, is_there in problems.items() if is_there],
+    }
 
 
 def timed(run: Callable[[], Tensor]) -> tuple[float, Tensor]:
@@ -240,19 +240,14 @@ def of_a_gpu(pipe: Any, plain: Callable[[], Tensor], record: Any) -> dict[str, A
 
 def anonymous(found: dict[str, Any]) -> dict[str, Any]:
     """What was found, without names of users, machines and folders."""
-    text = json.dumps(found)
-    for private in private_words():
-        text = text.replace(json.dumps(private)[1:-1], "...")
-    return dict(json.loads(text))
-
-
-def private_words() -> list[str]:
-    """Folders, the user and the machine; the longest first."""
     folders = (sys.prefix, sys.base_prefix, str(Path.home()), str(Path.cwd()), str(Path(__file__).parents[1]))
-    words = {*folders, socket.gethostname()}
+    private = {*folders, socket.gethostname()}
     with suppress(KeyError, OSError):  # a user without a name
-        words.add(getpass.getuser())
-    return sorted((word for word in words if len(word) > 2 and word not in ("root", "user")), key=len, reverse=True)
+        private.add(getpass.getuser())
+    text = json.dumps(found)
+    for word in sorted(private - {"root", "user"}, key=len, reverse=True):
+        text = text.replace(json.dumps(word)[1:-1], "...") if len(word) > 2 else text
+    return dict(json.loads(text))
 
 
 def described(found: dict[str, Any]) -> str:
@@ -269,9 +264,9 @@ def described(found: dict[str, Any]) -> str:
         blocks.append(
             f"largest error against float64 of entropy, and of any statistic, on {found['examined']}\n{table}"
         )
-    shown = {name: value if value not in ({}, []) else "none" for name, value in found["sampling"].items()}
-    told = {name: f"{value:.2f}" if isinstance(value, float) else str(value) for name, value in shown.items()}
-    blocks.append(f"two steps, recorded; time and memory as multiples of plain sampling\n{pd.Series(told).to_string()}")
-    problems = found["problems"]
-    blocks.append("all is well" if not problems else "\n".join(["wrong:", *(f"- {problem}" for problem in problems)]))
+    shown = {name: "none" if value in ({}, []) else value for name, value in found["sampling"].items()}
+    told = pd.Series({name: f"{value:.2f}" if isinstance(value, float) else value for name, value in shown.items()})
+    blocks.append(f"two steps, recorded; time and memory as multiples of plain sampling\n{told.to_string()}")
+    problems = [f"- {problem}" for problem in found["problems"]]
+    blocks.append("\n".join(["wrong:", *problems]) if problems else "all is well")
     return "\n\n".join(blocks)

@@ -71,11 +71,7 @@ def cannot_write(path: Path, error: OSError) -> EntropyLabError:
 
 
 def real_file(path: Path) -> Path:
-    """``path``, or where it leads if it is a link, so that a file put there does not take the link's place.
-
-    Raises:
-        EntropyLabError: a device, a pipe, a folder or another thing that a file must not replace.
-    """
+    """``path``, or where it leads if it is a link, so that a file put there does not take the link's place."""
     try:
         target = Path(os.path.realpath(path)) if path.is_symlink() else path
         if os.path.lexists(target) and not target.is_file():
@@ -87,14 +83,7 @@ def real_file(path: Path) -> Path:
 
 
 def check_writable(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
-    """``path`` as a Path, or where it leads if it is a link, if a file can be written there.
-
-    To be called before any long work starts.
-
-    Raises:
-        EntropyLabError: it names a folder, a device or the like, or a file that is there already (without
-            ``overwrite``), or its folder does not exist or can't be written to.
-    """
+    """``path``, or where it leads if it is a link, if a file can be written there; asked before long work starts."""
     target = real_file(as_path(path))
     try:
         if target.exists() and not overwrite:
@@ -109,11 +98,7 @@ def check_writable(path: str | os.PathLike[str], overwrite: bool = False) -> Pat
 
 
 def as_path(path: Any, name: str = "path", what: str = "file") -> Path:
-    """``path`` as a Path, if it can be one.
-
-    Raises:
-        EntropyLabError: no text, none at all, or one that no system takes for a name. ``name`` is the argument's.
-    """
+    """``path``, the argument ``name``, as a Path if it is a name that a system takes."""
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str) or not text:
         raise EntropyLabError(f"{name} must be the name of a {what}. Got {path!r}.")
@@ -132,11 +117,7 @@ def is_plain_text(text: str) -> bool:
 
 
 def make_folder(out: str | os.PathLike[str], name: str = "out") -> Path:
-    """A folder to write to, made if need be; to be called before any long work starts.
-
-    Raises:
-        EntropyLabError: it can't be made, or not be written to.
-    """
+    """A folder to write to, made if need be; asked for before long work starts."""
     folder = as_path(out, name, "folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -159,11 +140,7 @@ def told(path: Path) -> Iterator[None]:
 
 
 def listed(folder: Path) -> list[os.DirEntry[str]]:
-    """Everything in a folder; nothing if there is no folder.
-
-    Raises:
-        EntropyLabError: it can't be read, or is none.
-    """
+    """Everything in a folder; nothing if there is no folder."""
     with told(folder):
         try:
             with os.scandir(folder) as entries:
@@ -184,11 +161,7 @@ def files(folder: Path, end: str) -> set[str]:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is anything of a name, if only a link to nowhere.
-
-    Raises:
-        EntropyLabError: its folder can't be read, or is none.
-    """
+    """Whether there is anything of a name, if only a link to nowhere."""
     with told(path):
         try:
             path.lstat()

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,11 @@ from .dataset import ATTRIBUTE, check_ours
 from .errors import EntropyLabError, one_line
 from .files import as_path, check_writable, is_plain_text, write_whole
 
-JSON_NAMES = "entropylab_json"
-"""In a file: names of the attributes that are written as JSON, because netCDF has nothing for their type."""
-
 APART = "entropylab_apart"
-"""In a file, as JSON: attributes whose names would mean something to netCDF or xarray, or are none there."""
+"""In a file, as JSON: attributes whose values or names netCDF can't hold, or would take for something else."""
+
+JSON_NAMES = "entropylab_json"
+"""In files of earlier versions: names of the attributes whose values are JSON."""
 
 COORDINATES = "entropylab_coordinates"
 """In a file, as JSON: coordinates with a space in their name, which netCDF's own list of them can't hold."""
@@ -38,7 +38,7 @@ DTYPE = "entropylab_dtype"
 JSON_TEXT = "text as JSON"
 
 RESERVED = {
-    *(JSON_NAMES, APART, COORDINATES, DTYPE),
+    *(APART, JSON_NAMES, COORDINATES, DTYPE),
     *("CLASS", "DIMENSION_LABELS", "DIMENSION_LIST", "NAME", "REFERENCE_LIST"),
     *("add_offset", "coordinates", "dtype", "grid_mapping", "missing_value", "scale_factor"),
 }
@@ -75,7 +75,7 @@ def save(ds: xr.Dataset | xr.DataTree, path: str | os.PathLike[str], overwrite: 
         >>> entropylab.save(ds.mean("head", keep_attrs=True), "entropy.nc", overwrite=True)
     """
     target = check_writable(path, overwrite)
-    groups = groups_of(ds)
+    groups = {name: with_plain_attributes(group) for name, group in groups_of(ds).items()}
     encoded = {name: encode(group) for name, group in groups.items()}
     try:  # in memory: HDF5 ends the process if it can't write to a disk what it has in hand when it closes a file
         content = to_bytes(encoded)
@@ -144,13 +144,11 @@ def content_of(source: Path) -> bytes:
     try:
         if not stat.S_ISREG(source.stat().st_mode):  # opening a pipe would wait for somebody to write to it
             raise EntropyLabError(f"{source} can't be read: it is no regular file.")
-        with open(source, "rb") as file:
-            start = file.read(len(hdf5.SIGNATURE))
-            content = start + file.read() if start == hdf5.SIGNATURE else start
+        content = source.read_bytes()
     except OSError as error:
         raise EntropyLabError(f"{source} can't be read: {one_line(error)}.") from error
-    if start != hdf5.SIGNATURE:
-        what = "is empty" if not start else "is not a netCDF-4 file"
+    if not content.startswith(hdf5.SIGNATURE):
+        what = "is not a netCDF-4 file" if content else "is empty"
         raise EntropyLabError(f"{source} {what}; entropylab.open reads what entropylab.save wrote.")
     return content
 
@@ -161,10 +159,8 @@ def to_bytes(encoded: Mapping[str, xr.Dataset]) -> bytes:
     packed = {"zlib": True, "complevel": 4, "shuffle": True, "fletcher32": True}
     with h5netcdf.File(file, "w") as handle:
         for path, group in encoded.items():
-            storages = {
-                name: {"_FillValue": None, **(packed if variable.ndim else {})} if variable.dtype.kind in "biuf" else {}
-                for name, variable in group.variables.items()
-            }
+            numbers = {name: variable for name, variable in group.variables.items() if variable.dtype.kind in "biuf"}
+            storages = {name: {"_FillValue": None, **(packed if each.ndim else {})} for name, each in numbers.items()}
             store = H5NetCDFStore(handle if path == "/" else handle.create_group(path))
             group.dump_to_store(store, encoding=storages)
     return file.getvalue()
@@ -174,49 +170,44 @@ def from_bytes(content: bytes) -> xr.Dataset | xr.DataTree:
     """The Dataset in a netCDF-4 file, or the DataTree if there are groups in it."""
     plain: dict[str, Any] = {"mask_and_scale": False, "decode_times": False, "decode_timedelta": False}
     with h5netcdf.File(io.BytesIO(content), "r", decode_vlen_strings=True) as handle:
-        stores = {"/": H5NetCDFStore(handle)} | {path: H5NetCDFStore(handle[path]) for path in paths_in(handle)}
-        found = {path: decode(xr.open_dataset(store, **plain).load()) for path, store in stores.items()}
+        found = {each.name: decode(xr.open_dataset(H5NetCDFStore(each), **plain).load()) for each in groups_in(handle)}
     return xr.DataTree.from_dict(found) if len(found) > 1 else found["/"]
 
 
-def paths_in(group: Any) -> Iterator[str]:
-    """The paths of all groups in one, outer ones first."""
+def groups_in(group: Any) -> Iterator[Any]:
+    """A group, and all in it, outer ones first."""
+    yield group
     for inner in group.groups.values():
-        yield inner.name
-        yield from paths_in(inner)
+        yield from groups_in(inner)
 
 
 def encode(ds: xr.Dataset) -> xr.Dataset:
     """``ds`` with variables and attributes that netCDF can hold."""
     spaced = [str(name) for name in ds.coords if " " in str(name)]
-    encoded = xr.Dataset(
-        {name: encode_variable(name, ds.variables[name]) for name in ds.data_vars},
-        {name: encode_variable(name, ds.variables[name]) for name in ds.coords},
-        encode_attributes(ds.attrs),
-    )
+    encoded = rebuilt(ds, lambda name: encode_variable(name, ds.variables[name]), encode_attributes(ds.attrs))
     return encoded.reset_coords(spaced).assign_attrs({COORDINATES: json.dumps(spaced)}) if spaced else encoded
 
 
 def decode(ds: xr.Dataset) -> xr.Dataset:
     """What ``encode`` was given, from what was read of the file; text as fixed-width unicode again."""
-    spaced = json.loads(ds.attrs.get(COORDINATES, "[]"))
-    attributes = {name: value for name, value in ds.attrs.items() if name != COORDINATES}
-    ds = ds.set_coords(spaced)
-    return xr.Dataset(
-        {name: decode_variable(ds.variables[name]) for name in ds.data_vars},
-        {name: decode_variable(ds.variables[name]) for name in ds.coords},
-        decode_attributes(attributes),
-    )
+    attributes = dict(ds.attrs)
+    ds = ds.set_coords(json.loads(attributes.pop(COORDINATES, "[]")))
+    return rebuilt(ds, lambda name: decode_variable(ds.variables[name]), decode_attributes(attributes))
+
+
+def rebuilt(ds: xr.Dataset, new: Callable[[Any], xr.Variable], attributes: dict[str, Any]) -> xr.Dataset:
+    """``ds`` with a new variable for each, and new attributes."""
+    return xr.Dataset({name: new(name) for name in ds.data_vars}, {name: new(name) for name in ds.coords}, attributes)
 
 
 def encode_variable(name: Any, variable: xr.Variable) -> xr.Variable:
     """A variable as numbers or text that netCDF can hold."""
     values, own = variable.values, {}
     kind = values.dtype.kind if isinstance(variable.dtype, np.dtype) else ""
-    unit = TIME_UNITS.get(np.datetime_data(values.dtype)[0]) if kind in ("m", "M") else None
     texts = values.ravel().tolist() if kind in ("U", "T", "O") else []
-    holds = kind in ("b", "i", "u", "f", "c", "S") or unit or kind in ("U", "T", "O")
-    if not isinstance(name, str) or not holds or not all(isinstance(text, str) for text in texts):
+    unit = TIME_UNITS.get(np.datetime_data(values.dtype)[0]) if kind in ("m", "M") else None
+    known = unit or kind in set("biufcSUTO")
+    if not isinstance(name, str) or not known or not all(isinstance(text, str) for text in texts):
         raise EntropyLabError(
             "variables of ds must have text for a name, and hold numbers, text, or dates and time spans as datetime64 "
             f"and timedelta64. Got {name!r} of {variable.dtype}."
@@ -229,7 +220,7 @@ def encode_variable(name: Any, variable: xr.Variable) -> xr.Variable:
         if not all(map(is_plain_text, texts)):
             own, texts = {DTYPE: JSON_TEXT}, [json.dumps(text) for text in texts]
         values = np.array(texts, dtype=str).reshape(values.shape)
-    return xr.Variable(variable.dims, values, {**encode_attributes(variable.attrs, reserved=own), **own})
+    return xr.Variable(variable.dims, values, {**encode_attributes(variable.attrs, own), **own})
 
 
 def decode_variable(variable: xr.Variable) -> xr.Variable:
@@ -247,25 +238,18 @@ def decode_variable(variable: xr.Variable) -> xr.Variable:
 
 
 def encode_attributes(attributes: Mapping[Any, Any], reserved: Mapping[str, Any] = {}) -> dict[str, Any]:
-    """Attributes as text, float and 64-bit int; others as JSON, their names in ``JSON_NAMES``, or in ``APART``."""
-    kept, coded, apart = {}, [], {}
-    for name, value in attributes.items():
-        if not isinstance(name, str):
-            raise EntropyLabError(f"attributes of ds must have text for names. Got {name!r}.")
-        value = as_python(name, value)
-        if name in RESERVED or name in reserved or not NAME.fullmatch(name):
-            apart[name] = value
-        elif is_plain(value):
-            kept[name] = value
-        else:
-            kept[name] = json.dumps(value)
-            coded.append(name)
-    return kept | ({JSON_NAMES: json.dumps(coded)} if coded else {}) | ({APART: json.dumps(apart)} if apart else {})
+    """Attributes as text, float and 64-bit int; others in `APART`, as are those whose names are ``reserved``."""
+    kept: dict[str, Any] = {}
+    apart: dict[str, Any] = {}
+    for name, value in as_python("attributes", attributes).items():
+        plain = NAME.fullmatch(name) and name not in RESERVED and name not in reserved and is_plain(value)
+        (kept if plain else apart)[name] = value
+    return kept | ({APART: json.dumps(apart)} if apart else {})
 
 
 def decode_attributes(attributes: Mapping[Any, Any]) -> dict[str, Any]:
     """What ``encode_attributes`` was given."""
-    values = {str(name): as_python(name, value) for name, value in attributes.items()}
+    values = as_python("attributes", attributes)
     apart = json.loads(values.pop(APART, "{}"))
     for name in json.loads(values.pop(JSON_NAMES, "[]")):
         values[name] = json.loads(values[name])
@@ -273,11 +257,7 @@ def decode_attributes(attributes: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def as_python(name: Any, value: Any) -> Any:
-    """An attribute's value as JSON knows it: NumPy's scalars and arrays as Python's numbers and lists, tuples as lists.
-
-    Raises:
-        EntropyLabError: anything else.
-    """
+    """An attribute's value as JSON knows it, with Python's numbers for NumPy's and lists for tuples and arrays."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if value is None or isinstance(value, str | bool | int | float):
@@ -285,7 +265,7 @@ def as_python(name: Any, value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [as_python(name, one) for one in value]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {str(key): as_python(name, one) for key, one in value.items()}
+        return {str(key): as_python(key, one) for key, one in value.items()}
     raise EntropyLabError(
         "attributes of ds must be text, numbers, None, and lists and dicts of them, with text for keys. "
         f"Got {name!r}: {type(value).__name__}."
@@ -299,24 +279,21 @@ def is_plain(value: Any) -> bool:
     return type(value) is float or (type(value) is str and value != "" and is_plain_text(value))
 
 
+def with_plain_attributes(ds: xr.Dataset) -> xr.Dataset:
+    """``ds`` with all attributes as they come back, as JSON knows them; a shallow copy."""
+    plain = ds.copy(deep=False)
+    plain.attrs = as_python("attributes", plain.attrs)
+    for variable in plain.variables.values():
+        variable.attrs = as_python("attributes", variable.attrs)
+    return plain
+
+
 def difference(ds: xr.Dataset, back: xr.Dataset) -> str:
     """What is not the same in what was written and what is read again; "" if all is."""
-    ours, theirs = contents(ds), contents(back)
-    return next((name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)), "")
-
-
-def contents(ds: xr.Dataset) -> dict[str, Any]:
-    """All that must come back, by what it is called in messages."""
-    found: dict[str, Any] = {"the list of coordinates": sorted(map(str, ds.coords))}
-    for place, attributes in [("", ds.attrs), *((f" of {name!r}", v.attrs) for name, v in ds.variables.items())]:
-        found |= {f"attribute {name!r}{place}": repr(as_python(name, value)) for name, value in attributes.items()}
-    return found | {f"variable {name!r}": (v.dims, values_of(v)) for name, v in ds.variables.items()}
-
-
-def values_of(variable: xr.Variable) -> Any:
-    """What makes two variables the same: the texts, or the type and the bytes of the numbers."""
-    if variable.dtype.kind in "UTO":
-        return variable.values.tolist()
-    values = np.ascontiguousarray(variable.values)
-    values = values.astype(values.dtype.newbyteorder("="))
-    return values.dtype, values.shape, values.tobytes()
+    for name, variable in ds.variables.items():
+        there = back.variables.get(name)
+        if there is None or not there.identical(variable):
+            return f"variable {name!r}"
+        if variable.dtype.kind not in "UTO" and there.dtype.newbyteorder("=") != variable.dtype.newbyteorder("="):
+            return f"the type of variable {name!r}"
+    return "" if back.identical(ds) else "its list of variables, coordinates and attributes"

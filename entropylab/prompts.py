@@ -9,11 +9,12 @@ import hashlib
 import heapq
 import itertools
 import json
+import os
 import random
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ LONGEST = 10_000
 HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?::([\w.-]+)/([\w.-]+))?")
 """OWNER/NAME, or OWNER/NAME:CONFIGURATION/SPLIT."""
 
+LOADERS = {".parquet": "parquet", ".json": "json"}
+"""Loaders of ``datasets``, by the end of a file's name."""
+
 BATCH = 1000
 """Rows of a data set in memory at once."""
 
@@ -37,19 +41,11 @@ UNREADABLE = object()
 
 
 class Prompts(list[str]):
-    """Prompts that know where they come from.
+    """Prompts that know their ``source``, and of ``skipped`` captions how many were left out for what reason."""
 
-    Attributes:
-        source: the file or data set; "" for a list that was handed over.
-        skipped: why captions were left out -> how many.
-    """
-
-    source: str = ""
-    skipped: dict[str, int]
-
-    def __init__(self, texts: Iterable[str], source: str = "", skipped: dict[str, int] | None = None) -> None:
+    def __init__(self, texts: Iterable[str], source: str = "", skipped: Mapping[str, int] = {}) -> None:
         super().__init__(texts)
-        self.source, self.skipped = source, dict(skipped or {})
+        self.source, self.skipped = source, dict(skipped)
 
     @property
     def report(self) -> str:
@@ -57,9 +53,7 @@ class Prompts(list[str]):
         if not self.skipped:
             return ""
         reasons = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items())
-        left_out = sum(self.skipped.values())
-        were = "was" if left_out == 1 else "were"
-        return f"{counted(left_out, 'caption')} of {self.source} {were} left out: {reasons}."
+        return f"{counted(sum(self.skipped.values()), 'caption')} of {self.source} left out: {reasons}."
 
 
 def digest(texts: Iterable[str]) -> str:
@@ -134,28 +128,26 @@ def choose(captions: Iterable[str], samples: int | None, seed: int) -> list[str]
     return [text for _, _, text in best]
 
 
-def usable(captions: Iterable[Any], skipped: Counter[str]) -> Iterator[str]:
+def usable(cells: Iterable[Any], skipped: Counter[str]) -> Iterator[str]:
     """The captions that can be used; the others are counted by what is wrong with them."""
-    for caption in captions:
-        text, problem = judged(caption)
+    for cell in cells:
+        text = cell.decode("utf-8", errors="surrogateescape") if isinstance(cell, bytes) else cell
+        problem = problem_of(text)
         if problem:
             skipped[problem] += 1
         else:
-            yield text
+            yield text.strip()
 
 
-def judged(caption: Any) -> tuple[str, str]:
-    """A caption as text, and what is wrong with it ("" if nothing is)."""
-    if caption is None or caption is UNREADABLE:
-        return "", "missing" if caption is None else "unreadable"
-    if isinstance(caption, bytes):
-        caption = caption.decode("utf-8", errors="surrogateescape")
-    if not isinstance(caption, str):
-        return "", "not text"
-    text = caption.strip()
-    if not text or len(text) > LONGEST:
-        return "", "too long" if text else "empty"
-    return text, "" if is_plain_text(text) else "wrongly encoded"
+def problem_of(text: Any) -> str:
+    """What is wrong with a caption; "" if nothing is."""
+    if text is None or text is UNREADABLE:
+        return "missing" if text is None else "unreadable"
+    if not isinstance(text, str):
+        return "not text"
+    if not text.strip() or len(text.strip()) > LONGEST:
+        return "too long" if text.strip() else "empty"
+    return "" if is_plain_text(text) else "wrongly encoded"
 
 
 def cells_of(source: Any, column: str | None) -> Iterator[Any]:
@@ -163,25 +155,18 @@ def cells_of(source: Any, column: str | None) -> Iterator[Any]:
 
     Bytes that are no UTF-8 become halves of characters, so that the caption that holds them is left out and no other.
     """
-    if column is not None and (not isinstance(column, str) or not column):
-        raise EntropyLabError(f"column must be the name of a column. Got {column!r}.")
-    path = Path(source)
-    kind = path.suffix.lower()
-    try:
-        is_file, is_there = path.is_file(), path.exists()
-    except (OSError, ValueError):  # nothing that could be the name of a file
-        is_file = is_there = False
+    kind, is_file = Path(source).suffix.lower(), os.path.isfile(source)
+    named = None if is_file or kind in (*LOADERS, *READERS) else HUB_ID.fullmatch(str(source))
+    if named:
+        return read_data(source, named[1], {"name": named[2], "split": named[3]}, column)
     if not is_file:
-        hub = None if is_there or kind in (*LOADERS, ".txt", ".csv", ".tsv", ".jsonl", ".ndjson") else str(source)
-        if hub is None or (named := HUB_ID.fullmatch(hub)) is None:
-            raise EntropyLabError(
-                "prompts must be a list of strings, the id of a data set on the hub, or a csv, tsv, jsonl, json, "
-                f"parquet or existing text file. Got {str(source)!r}."
-            )
-        return read_data(named[1], {"name": named[2], "split": named[3]}, column)
+        raise EntropyLabError(
+            "prompts must be a list of strings, the id of a data set on the hub, or a csv, tsv, jsonl, json, "
+            f"parquet or existing text file. Got {str(source)!r}."
+        )
     if kind in LOADERS:
-        return read_data(path, {"path": LOADERS[kind], "data_files": str(path), "split": "train"}, column)
-    return READERS.get(kind, read_lines)(path, column)
+        return read_data(source, LOADERS[kind], {"data_files": str(source), "split": "train"}, column)
+    return read_text(Path(source), READERS.get(kind, read_lines), column)
 
 
 def column_of(column: str | None, names: Sequence[str], source: Any) -> str:
@@ -196,52 +181,52 @@ def column_of(column: str | None, names: Sequence[str], source: Any) -> str:
     raise EntropyLabError(f"column must say which column of {source} holds the captions: {', '.join(names)}.")
 
 
-def read_lines(path: Path, column: str | None) -> Iterator[Any]:
+def read_text(path: Path, read: Any, column: str | None) -> Iterator[Any]:
+    """A caption a line or row of a file."""
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        yield from read(file, path, column)
+
+
+def read_lines(file: Any, path: Path, column: str | None) -> Iterator[Any]:
     """A caption a line; blank lines are none."""
     if column is not None:
         raise EntropyLabError(f"column={column!r} is for csv, tsv, jsonl, json and parquet. Got prompts from {path}.")
-    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-        yield from filter(str.strip, file)
+    yield from filter(str.strip, file)
 
 
-def read_csv(path: Path, column: str | None) -> Iterator[Any]:
+def read_csv(file: Any, path: Path, column: str | None) -> Iterator[Any]:
     """A caption a row, after a first row of column names."""
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        rows = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        if not rows.fieldnames:
+    rows = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    if not rows.fieldnames:
+        return
+    name = column_of(column, rows.fieldnames, path)
+    while True:
+        try:
+            yield next(rows)[name]
+        except StopIteration:
             return
-        name = column_of(column, rows.fieldnames, path)
-        while True:
-            try:
-                yield next(rows)[name]
-            except StopIteration:
-                return
-            except csv.Error:
-                yield UNREADABLE
+        except csv.Error:
+            yield UNREADABLE
 
 
-def read_jsonl(path: Path, column: str | None) -> Iterator[Any]:
+def read_jsonl(file: Any, path: Path, column: str | None) -> Iterator[Any]:
     """A caption a line: an object that has it under ``column``, or a string."""
-    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-        for line in filter(str.strip, file):
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError):
-                value = UNREADABLE
-            if isinstance(value, dict):
-                column = column or column_of(None, list(value), path)
-                value = value.get(column)
-            yield value
+    for line in filter(str.strip, file):
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            value = UNREADABLE
+        if isinstance(value, dict):
+            column = column or column_of(None, list(value), path)
+            value = value.get(column)
+        yield value
 
 
-READERS = {".csv": read_csv, ".tsv": read_csv, ".jsonl": read_jsonl, ".ndjson": read_jsonl}
-"""How a file is read, by the end of its name; others are read as text."""
-
-LOADERS = {".parquet": "parquet", ".json": "json"}
-"""Loaders of ``datasets``, by the end of a file's name."""
+READERS = {".txt": read_lines, ".csv": read_csv, ".tsv": read_csv, ".jsonl": read_jsonl, ".ndjson": read_jsonl}
+"""How a file is read, by the end of its name; files of other names are read as text."""
 
 
-def read_data(source: Any, options: dict[str, Any], column: str | None) -> Iterator[Any]:
+def read_data(source: Any, path: str, options: dict[str, Any], column: str | None) -> Iterator[Any]:
     """A caption a row of what ``datasets.load_dataset`` gives, a batch of rows at a time.
 
     Raises:
@@ -253,12 +238,8 @@ def read_data(source: Any, options: dict[str, Any], column: str | None) -> Itera
         raise EntropyLabError(
             f"prompts {source} need the library datasets: pip install 'entropylab[prompts]'."
         ) from error
-
-    def load(**more: Any) -> Any:
-        return datasets.load_dataset(**{"path": str(source), "streaming": True, **options, **more})
-
     try:
-        data = load()
+        data = datasets.load_dataset(path, streaming=True, **options)
         if isinstance(data, dict):
             if len(data) > 1:
                 raise EntropyLabError(
@@ -268,22 +249,19 @@ def read_data(source: Any, options: dict[str, Any], column: str | None) -> Itera
             (data,) = data.values()
         name = column_of(column, data.column_names or list(next(iter(data), {})), source)
         try:  # of parquet, other columns must not be read: they may hold pictures
-            data = load(split=data.split, columns=[name], batch_size=BATCH)
+            known = options | {"split": data.split, "columns": [name], "batch_size": BATCH}
+            data = datasets.load_dataset(path, streaming=True, **known)
         except (TypeError, ValueError):  # what is not stored as parquet takes no such options
             data = data.select_columns([name])
         for table in data.with_format("arrow").iter(BATCH):
-            yield from bytes_of(table[name], name, source)
+            try:  # not yet decoded: a cell that is wrongly encoded must not spoil the others
+                yield from table[name].cast("large_binary").to_pylist()
+            except (ValueError, NotImplementedError) as error:
+                kind = table[name].type
+                raise EntropyLabError(f"column {name!r} of {source} must hold text. Got {kind}.") from error
     except EntropyLabError:
         raise
     except Exception as error:  # whatever the readers, the hub's client and the network below it make of it
         raise EntropyLabError(
             f"prompts {str(source)!r} can't be read, as a file or from the Hugging Face hub: {one_line(error, 200)}"
         ) from error
-
-
-def bytes_of(cells: Any, name: str, source: Any) -> Iterator[bytes | None]:
-    """A column, not yet decoded: a cell that is wrongly encoded must not spoil the others."""
-    try:
-        return iter(cells.cast("large_binary").to_pylist())
-    except (ValueError, NotImplementedError) as error:
-        raise EntropyLabError(f"column {name!r} of {source} must hold text. Got {cells.type}.") from error

@@ -46,21 +46,16 @@ def test_a_block_of_zeros_anywhere_is_noticed_before_hdf5_sees_it(content: bytes
                 entropylab.open(path)
 
 
-def test_a_file_without_a_seal_is_opened(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "old.nc").write_bytes(unsealed(content))
-    xr.testing.assert_identical(entropylab.open(tmp_path / "old.nc"), measured())
-
-
-def test_a_file_without_a_seal_on_which_hdf5_hangs(
-    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    old = bytearray(unsealed(content))
+def test_a_file_without_a_seal(content: bytes, tmp_path: Path) -> None:
+    """It is opened, unless it is one on which HDF5 hangs."""
+    path, old = tmp_path / "old.nc", bytearray(unsealed(content))
+    path.write_bytes(old)
+    xr.testing.assert_identical(entropylab.open(path), measured())
     heap = old.index(b"GCOL")
     old[heap + 512 : heap + 1024] = bytes(512)
-    (tmp_path / "old.nc").write_bytes(old)
-    monkeypatch.setattr(hdf5, "SECONDS", 1.0)
-    with pytest.raises(EntropyLabError, match=r"old\.nc is truncated, damaged.*can't be read within 1 s"):
-        entropylab.open(tmp_path / "old.nc")
+    path.write_bytes(old)
+    with pytest.raises(EntropyLabError, match=r"old\.nc is truncated, damaged.*a heap of its texts is damaged"):
+        entropylab.open(path)
 
 
 def test_what_another_program_changed_is_read_as_it_is_now(content: bytes, tmp_path: Path) -> None:
@@ -77,14 +72,13 @@ def external(file: h5py.File, secret: Path) -> None:
     file.create_dataset("seed", (2,), "i8", external=[(str(secret), 0, 16)])
 
 
-def soft_link_out(file: h5py.File, secret: Path) -> None:
-    del file["seed"]
-    file.create_group("group")["out"] = h5py.ExternalLink(str(secret), "seed")
-    file["seed"] = h5py.SoftLink("/group/out")
-
-
 def link_in_a_group(file: h5py.File, secret: Path) -> None:
     file.create_group("group/inner")["seed"] = h5py.ExternalLink(str(secret), "seed")
+
+
+def soft_link(file: h5py.File, secret: Path) -> None:
+    del file["seed"]
+    file["seed"] = h5py.SoftLink("/rows")
 
 
 def endless(file: h5py.File, secret: Path) -> None:
@@ -106,9 +100,9 @@ def sparse(file: h5py.File, secret: Path) -> None:
     ("craft", "message", "seal"),
     [
         (external, "'seed' are kept in other files", True),
-        (soft_link_out, "'seed' is a link", False),
-        (link_in_a_group, "'seed' is a link", True),
-        (endless, "its groups are in each other", False),
+        (soft_link, "'seed' is a link", False),
+        (link_in_a_group, "inner/seed' is a link", True),
+        (endless, "is there under several names", False),
         (virtual, "'seed' are kept in other files", False),
         (sparse, "'huge' claims 200 GB", True),
     ],
@@ -259,16 +253,10 @@ def test_dates_and_time_spans_come_back_as_such(tmp_path: Path) -> None:
         {"a/b": ("z", [1.0])},
         {3: ("z", [1.0])},
         {"_nc4_non_coord_x": ("z", [1.0])},
+        *({"v": ("z", [1.0], odd)} for odd in ({"x": {1: 2}}, {1: "x"}, {"x": b"y"}, {"x": {2}}, {"x": 1j})),
     ],
 )
 def test_what_would_not_come_back_is_refused(change: Any, tmp_path: Path) -> None:
     with pytest.raises(EntropyLabError, match="could not be written|of ds must|ds must hold"):
         entropylab.save(measured().assign(change), tmp_path / "entropy.nc")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("attributes", [{"x": {1: 2}}, {1: "x"}, {"x": b"bytes"}, {"x": {2, 3}}, {"x": 1j}])
-def test_attributes_that_would_not_come_back_are_refused(attributes: Any, tmp_path: Path) -> None:
-    with pytest.raises(EntropyLabError, match="attributes of ds must"):
-        entropylab.save(measured().assign_attrs(attributes), tmp_path / "entropy.nc")
     assert list(tmp_path.iterdir()) == []

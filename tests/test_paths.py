@@ -10,7 +10,6 @@ from entropylab import EntropyLabError
 from entropylab.calibration import Calibration
 from entropylab.prompts import read_prompts
 from entropylab.quality.evaluation import evaluate
-from entropylab.quality.ratings import analyse, make_page
 from entropylab.runs import merge, status
 
 from .datasets import synthetic
@@ -34,9 +33,6 @@ TAKERS = {
     "calibration": lambda path, pipe: Calibration.open(path),
     "status": lambda path, pipe: status(path),
     "merge": lambda path, pipe: merge([path]),
-    "make_page": lambda path, pipe: make_page([path, path], "page.html"),
-    "make_page out": lambda path, pipe: make_page([], path),
-    "analyse": lambda path, pipe: analyse([path]),
 }
 
 

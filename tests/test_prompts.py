@@ -80,7 +80,7 @@ def test_good_captions_are_read_and_bad_ones_counted(ending: str, tmp_path: Path
     path = tmp_path / f"captions.{ending}"
     write, bad = BAD[ending]
     write(path)
-    with pytest.warns(EntropyLabWarning, match=rf"{sum(bad.values())} captions of .*captions.{ending} were"):
+    with pytest.warns(EntropyLabWarning, match=rf"{sum(bad.values())} captions of .*captions.{ending} left out"):
         found = read_prompts(path)
     assert (found, found.skipped, found.source) == (GOOD, bad, str(path))
     if ending != "txt":
@@ -113,7 +113,7 @@ def test_of_parquet_only_the_captions_are_read(tmp_path: Path) -> None:
 REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
     ("p.txt", b"\n \n", {}, "at least one caption. It is empty"),
     ("p.txt", b"a", {"column": "caption"}, "column='caption' is for csv"),
-    ("p.txt", b"a", {"column": 3}, "column must be the name of a column. Got 3"),
+    ("p.csv", b"a,b\n1,2\n", {"column": 3}, "column must be one of those of .*: a, b. Got 3"),
     ("p.csv", b"caption\n", {}, "at least one caption"),
     ("p.csv", b"caption,text\n1,2\n", {}, "column must say which column of .*: caption, text"),
     ("p.csv", b"a,b\n1,2\n", {"column": "c"}, "column must be one of those of .*: a, b. Got 'c'"),
@@ -208,7 +208,7 @@ def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     ]:
         with pytest.raises(EntropyLabError, match=message):
             read_prompts(name)
-    monkeypatch.setattr(datasets, "load_dataset", lambda **_: (_ for _ in ()).throw(ConnectionError("no route")))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("no route")))
     with pytest.raises(EntropyLabError, match="'org/captions' can't be read, as a file or from the .* hub: no route"):
         read_prompts("org/captions")
 

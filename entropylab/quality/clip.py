@@ -19,13 +19,7 @@ BATCH = 64
 
 
 class Clip:
-    """Agreement between pictures and prompts.
-
-    Attributes:
-        name: of the model, for tables.
-        model: with ``get_image_features`` and ``get_text_features``.
-        processor: which makes their arguments from pictures and texts.
-    """
+    """Agreement between pictures and prompts, by a model and the processor that makes its arguments from them."""
 
     def __init__(self, name: str, model: Any, processor: Any) -> None:
         self.name, self.model, self.processor = name, model.eval(), processor
@@ -82,11 +76,7 @@ def plain(found: Any) -> Tensor:
 
 
 def clip_of(model: Any, embedded: bool, device: Any = "cpu") -> Clip:
-    """The model of ``evaluate(clip=...)``: a Clip, a hub id or folder, or None for what suits the pipeline.
-
-    Raises:
-        EntropyLabError: neither, or a model that can't be had.
-    """
+    """The model of ``evaluate(clip=...)``: a Clip, a hub id or folder, or None for what suits the pipeline."""
     if isinstance(model, Clip):
         return model
     if model is None and embedded:

@@ -17,21 +17,12 @@ MIB = 2**20
 EVERY = 0.002
 """How often the process's memory is looked at [s]."""
 
-GPU = "CUDA events; peak of the CUDA allocator, without the models that judge"
-PROCESS = f"wall clock; most resident memory of the process, looked at every {1000 * EVERY:.0f} ms"
-
 
 @dataclass
 class Meter:
-    """Seconds and peak memory of batches, of one size and method.
+    """Seconds a picture, peak memory, and memory added [MiB] of batches.
 
-    Attributes:
-        device: where the pipeline is.
-        aside: bytes on that device that are not the pipeline's, such as the models that judge.
-        seconds: of every batch, a picture [s].
-        peaks: of every batch [MiB].
-        added: of every batch, above what was there when it began [MiB].
-        loads: the machine's load average after every batch.
+    ``aside`` are bytes on the device that are not the pipeline's, such as the models that judge.
     """
 
     device: torch.device
@@ -39,7 +30,6 @@ class Meter:
     seconds: list[float] = field(default_factory=list)
     peaks: list[float] = field(default_factory=list)
     added: list[float] = field(default_factory=list)
-    loads: list[float] = field(default_factory=list)
 
     @contextmanager
     def batch(self, pictures: int) -> Iterator[None]:
@@ -49,7 +39,6 @@ class Meter:
         self.seconds.append(found["seconds"] / pictures)
         self.peaks.append((found["peak"] - self.aside) / MIB)
         self.added.append((found["peak"] - found["before"]) / MIB)
-        self.loads.append(psutil.getloadavg()[0])
 
     @property
     def time(self) -> float:
@@ -67,12 +56,12 @@ class Meter:
         return max(self.added[1:] or self.added, default=np.nan)
 
 
-def how(device: torch.device, loads: list[float]) -> str:
-    """How time and memory are measured on a device, in words, and what else the machine had to do."""
+def how(device: torch.device) -> str:
+    """How time and memory are measured on a device, in words."""
     if device.type == "cuda":
-        return GPU
+        return "CUDA events; peak of the CUDA allocator, without the models that judge"
     threads = f"{torch.get_num_threads()} threads of {psutil.cpu_count()} cores"
-    return f"{PROCESS}; {threads} at a load of up to {max(loads):.1f}" if loads else PROCESS
+    return f"wall clock; most resident memory of the process, looked at every {1000 * EVERY:.0f} ms; {threads}"
 
 
 @contextmanager

@@ -15,12 +15,8 @@ the picture itself:
                           1 for what repeats exactly, whatever it is.
 ========================  ===========================================================================================
 
-None of them is calibrated to what people see. How far each tells pictures that were cut, moved, halved, tiled, shown
-twice or made noisy from whole ones is measured by `entropylab.quality.broken` (figures/defects_checked.py), and each
-has blind spots: ``disagreement`` rises with repetition too; ``cut`` takes noise at the edge for an object, and a
-missing half within the frame for nothing; ``excess_agreement`` needs the repeated thing to be what was asked for, and
-is for comparing means, as pictures differ more than damages do; ``self_similarity`` falls with noise, rises where half
-of a picture is blank, and repetition that is not alike escapes it.
+None of them is calibrated to what people see; how far each tells broken pictures from whole ones, and its blind spots,
+figures/defects_checked.py measures.
 """
 
 from collections.abc import Callable

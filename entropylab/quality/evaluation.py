@@ -34,10 +34,9 @@ from .cost import Meter, how
 from .defects import defects
 from .distances import NEIGHBOURS, check_enough, needed
 from .features import Features, features_of
-from .methods import Draw, Method, check_methods
-from .results import FIGURES, Judged, empty, fill
-from .saving import COSTS, Kept
-from .sharing import PictureRun, share
+from .methods import Draw, Method, check_methods, name_of
+from .results import FIGURES, Judged, estimates, new_draws, of_real, resampled, summarised
+from .saving import COSTS, PictureRun
 
 METRICS = ("fid", "clip", "diversity", "time", "memory")
 
@@ -96,7 +95,7 @@ def evaluate(
         batch_size: pictures sampled together.
         train_size: training size [pixels] if the pipeline's config does not say.
         call: ``call(pipe, size, prompts, generators)`` gives pictures by a pipeline whose signature is its own.
-        pictures: a folder to write every picture to, as SIZE/RULE/0000.png; `entropylab ratings make` reads them. What
+        pictures: a folder to write every picture to, as SIZE/RULE/0000.png; figures/ratings.py reads them. What
             an evaluation that was stopped has finished is read there instead of sampled again, and processes that make
             the same call at once share the sampling, as with `measure(..., out=...)`; each judges all pictures.
         resamples: bootstrap draws.
@@ -150,39 +149,43 @@ def evaluate(
         check_seed(seed, count)
         check_count("resamples", resamples, None)
         chosen = [texts[i % len(texts)] for i in range(count)]
-        aside = judge.size_on(device) if pool is None else 0
-        sampling = replace(sampling, prompts=chosen, aside=aside)
+        sampling = replace(sampling, prompts=chosen, aside=judge.size_on(device) if pool is None else 0)
         if pictures is None:
-            meters = {cell: Meter(device, aside) for cell in cells}
+            meters = {cell: Meter(device, sampling.aside) for cell in cells}
             batches = {cell: sampling.batches(*cell, meters[cell], range(count)) for cell in cells}
         else:
             if not os.path.isdir(pictures := as_path(pictures, "pictures", "folder")):
                 make_folder(pictures, "pictures")
-            run = PictureRun(Path(pictures), sampling.kept(Path(pictures)), chosen)
-            share(run, sampling, progress, pool)
-            meters = {cell: Meter(sampling.device, **one.cost) for cell, one in run.kept.items()}
-            batches = {cell: one.batches(sampling.batch_size) for cell, one in run.kept.items()}
+            run = sampling.run(pictures)
+            run.share(sampling, progress, pool)
+            meters = {cell: run.meter(cell, sampling.device) for cell in cells}
+            batches = {cell: run.batches(cell, sampling.batch_size) for cell in cells}
         if pool is not None:
             stack.close()  # judging needs no workers
-        ds = empty(sampling.sizes, [one.name for one in sampling.methods], judge.metrics, count)
+        draws = new_draws(sampling.sizes, [one.name for one in sampling.methods], judge.metrics, resamples)
+        figures, real, looked_at = draws["figure"].values.tolist(), {}, []
         bar = stack.enter_context(progress_bar(count * sum(size[0] * size[1] for size, _ in cells), progress))
         for size in sampling.sizes:
-            judged = {}
+            found = judge.reference(size)
             for cell in (cell for cell in cells if cell[0] == size):
                 bar.set_description_str(f"{size_label(size)} {cell[1]}")
                 parts = []
                 for start, images in batches[cell]:
                     parts.append(judge(images, chosen[start : start + len(images)]))
                     bar.update(size[0] * size[1] * len(images))
-                joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-                judged[cell[1]] = joined, meters[cell]
-            fill(ds, size, judged, judge.reference(size), resamples)
-    loads = [load for meter in meters.values() for load in meter.loads]
+                judged = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+                if figures:
+                    estimated = estimates(judged, found, figures)
+                    draws.loc[size_label(size), cell[1], list(estimated)] = resampled(estimated, count, resamples)
+            real[size] = {} if found is None else of_real(found, count, figures)
+            looked_at.append("" if found is None or found.size is None else size_label(found.size))
     settings = sampling.settings
     called = {"steps": settings.get("num_inference_steps"), "guidance_scale": settings.get("guidance_scale")}
     given = {name: value for name, value in called.items() if value is not None}
     about = {"batch_size": sampling.batch_size, "seed": seed, "resamples": resamples}
-    return ds.assign_attrs(sampling.source | judge.names() | given | about | {"cost": how(sampling.device, loads)})
+    ds = summarised(draws, sampling.sizes, judge.metrics, count, real, meters)
+    ds = ds.assign_coords(reference_size=("size", np.array(looked_at, dtype=object)))
+    return ds.assign_attrs(sampling.source | judge.names() | given | about | {"cost": how(sampling.device)})
 
 
 @dataclass(frozen=True)
@@ -211,26 +214,29 @@ class Request:
         embedded = is_embedded(pipe)
         texts = check_prompts(pipe, captions() if self.prompts is None and embedded else self.prompts)
         check_seed(self.seed, 1)
-        if self.call is not None and (self.steps is not None or self.guidance_scale is not None):
+        if self.call is None:
+            settings = call_settings(pipe, self.steps, self.guidance_scale)
+            draw, named = own_call(settings), {}
+        elif self.steps is None and self.guidance_scale is None:
+            settings, draw = {}, self.call
+            named = {"call": name_of(draw)}
+        else:
             raise EntropyLabError(
                 "steps and guidance_scale are for the pipeline's own call: with call=, set them there."
             )
-        settings = {} if self.call is not None else call_settings(pipe, self.steps, self.guidance_scale)
-        named = {} if self.call is None else {"call": getattr(self.call, "__qualname__", type(self.call).__name__)}
-        cells = [(size, one.name) for size in sizes for one in methods if one.applies(pipe, size, self.train_size)]
         return Sampling(
             pipe=pipe,
             sizes=sizes,
             methods=methods,
-            cells=cells,
+            cells=[(size, one.name) for size in sizes for one in methods if one.applies(pipe, size, self.train_size)],
             prompts=list(texts),
             seed=self.seed,
             batch_size=check_count("batch_size", self.batch_size, 1),
-            draw=self.call or own_call(settings),
+            draw=draw,
             train_size=self.train_size,
             settings=settings | named,
             embedded=embedded,
-            device=device_of(pipe),
+            device=next(next(iter(pipelines.denoisers(pipe).values())).parameters()).device,
             source=provenance(pipe),
             weights=digest_of_weights(pipe) if long else "",
         )
@@ -240,12 +246,6 @@ def captions(seed: int = 0) -> list[str]:
     """All captions of the embedded pipeline's pictures, shuffled, so that the first are of all sorts."""
     names = list(captions_by_name().values())
     return [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
-
-
-def device_of(pipe: Any) -> torch.device:
-    """Where the denoiser is."""
-    root = next(iter(pipelines.denoisers(pipe).values()))
-    return next(root.parameters()).device
 
 
 def own_call(settings: dict[str, Any]) -> Draw:
@@ -262,22 +262,9 @@ def own_call(settings: dict[str, Any]) -> Draw:
 class Sampling:
     """What every size and method is sampled from; to long runs a job, whose units are pictures.
 
-    Attributes:
-        pipe: the pipeline; None on a machine that leaves sampling to others.
-        sizes: (height, width) [pixels].
-        methods: all, in their order.
-        cells: the sizes and names of methods of which there are pictures.
-        prompts: one a picture.
-        seed: of the first picture; the next has the next.
-        batch_size: pictures sampled together.
-        draw: samples a batch.
-        train_size: as the caller gave it.
-        settings: how the pipeline is called.
-        embedded: whether the pipeline is the embedded one.
-        device: where it is.
-        source: what the pipeline is.
-        weights: a digest of all its weights, if pictures are kept.
-        aside: bytes on the device that are not the pipeline's, such as the models that judge.
+    ``cells`` are the sizes and names of methods of which there are pictures, ``prompts`` one a picture, ``aside`` bytes
+    on the device that are not the pipeline's. There is no ``pipe`` on a machine that leaves sampling to others, and
+    ``weights`` is a digest only if pictures are kept.
     """
 
     pipe: Any
@@ -339,14 +326,12 @@ class Sampling:
         """What the pipeline is, as far as it decides the pictures."""
         return {name: self.source[name] for name in FROM_PIPE if name in self.source} | {"weights": self.weights}
 
-    def kept(self, folder: Path) -> dict[tuple[Size, str], Kept]:
-        """The folder of every size and method."""
-        each = self.batch_size * max(1, TOGETHER // self.batch_size)
+    def run(self, folder: Path) -> PictureRun:
+        """The folder of all pictures."""
         methods = {one.name: one for one in self.methods}
-        return {
-            (size, name): Kept(folder / size_label(size) / name, self.made(size, methods[name]), self.prompts, each)
-            for size, name in self.cells
-        }
+        each = self.batch_size * max(1, TOGETHER // self.batch_size)
+        made = {(size, name): self.made(size, methods[name]) for size, name in self.cells}
+        return PictureRun(folder, made, self.prompts, each)
 
     def made(self, size: Size, method: Method) -> dict[str, Any]:
         """What decides the pictures of one size and method, as JSON can hold it."""
@@ -365,14 +350,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Judge:
-    """The models that pictures are judged by.
-
-    Attributes:
-        metrics: what is wanted.
-        given: the reference, as the caller gave it.
-        features: for distances, if any are wanted.
-        clip: for agreement, if it is wanted.
-    """
+    """The models that pictures are judged by, as far as ``metrics`` need them; ``given`` is the caller's reference."""
 
     metrics: tuple[str, ...]
     given: Any

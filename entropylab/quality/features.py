@@ -28,19 +28,16 @@ DRAWN = 4
 
 @dataclass(frozen=True)
 class Reference:
-    """Features of real pictures, which Frechet distance, coverage and recall compare with.
+    """Features (pictures, dimension) of real pictures, which Frechet distance, coverage and recall compare with.
 
-    Attributes:
-        features: (pictures, dimension), float64.
-        size: at which they were looked at (height, width) [pixels]; None if that is not known.
-        copies: how many features of the same picture follow each other.
-        measures: of pictures by name: "clip_score" and the defects, as far as they are known.
+    ``size`` is that at which they were looked at, if it is known; ``copies`` features of the same picture follow each
+    other; ``measures`` are "clip_score" and the defects of the pictures, as far as they are known.
     """
 
-    features: np.ndarray
+    features: Array
     size: Size | None = None
     copies: int = 1
-    measures: dict[str, np.ndarray] = field(default_factory=dict)
+    measures: dict[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,8 +78,7 @@ class Features:
             return Reference(reference.astype(float))
         if self.published:  # looked at in their own size, once for all sizes
             if "real" not in self.known:
-                parts = [self(image) for image in pictures_of(reference)]
-                self.known["real"] = Reference(np.concatenate(parts))
+                self.known["real"] = Reference(np.concatenate([self(image) for image in pictures_of(reference)]))
             return self.known["real"]
         same, parts = (resized(image, size) for image in pictures_of(reference)), []
         while batch := list(islice(same, BATCH)):
@@ -91,13 +87,12 @@ class Features:
 
     def check_reference(self, reference: Any, embedded: bool) -> None:
         """Raise an EntropyLabError where no real pictures are known, or too few; before any sampling."""
-        if reference is None:
-            if not (embedded and self.embedded):
-                raise EntropyLabError(
-                    "reference must be given for a pipeline or for features other than the embedded ones: a folder of "
-                    "real pictures, pictures, or their features as an array (pictures, dimension). Got None."
-                )
-        elif isinstance(reference, np.ndarray) and reference.ndim == 2:
+        if reference is None and not (embedded and self.embedded):
+            raise EntropyLabError(
+                "reference must be given for a pipeline or for features other than the embedded ones: a folder of "
+                "real pictures, pictures, or their features as an array (pictures, dimension). Got None."
+            )
+        if isinstance(reference, np.ndarray) and reference.ndim == 2:
             if reference.shape[1] != self.dimension:
                 raise EntropyLabError(
                     f"reference must have the {self.dimension} features of {self.name}. Got {reference.shape[1]}."
@@ -149,8 +144,9 @@ def pictures_of(reference: Any) -> Iterator[Tensor]:
 def embedded_reference(size: Size, file: Path = FOLDER / FILE) -> Reference:
     """The real pictures at a size, or at the one nearest in shape, then in area, that is shipped."""
 
-    def apart(other: Size) -> tuple[float, float]:
-        return difference(other[0] / other[1], size[0] / size[1]), difference(other[0] * other[1], size[0] * size[1])
+    def apart(other: Size) -> tuple[float, ...]:  # to whole percent, so that equal shapes are equal
+        shapes, areas = (other[0] / other[1], size[0] / size[1]), (other[0] * other[1], size[0] * size[1])
+        return tuple(round(abs(float(np.log(one / two))), 2) for one, two in (shapes, areas))
 
     with safe_open(file, framework="numpy") as tensors:
         names = list(tensors.keys())
@@ -158,8 +154,3 @@ def embedded_reference(size: Size, file: Path = FOLDER / FILE) -> Reference:
         start = f"{height}x{width}."
         found = {name[len(start) :]: tensors.get_tensor(name).astype(float) for name in names if name.startswith(start)}
     return Reference(found.pop("features"), (height, width), DRAWN, found)
-
-
-def difference(one: float, other: float) -> float:
-    """How much larger the larger is, to whole percent, so that equal shapes are equal."""
-    return round(abs(float(np.log(one / other))), 2)

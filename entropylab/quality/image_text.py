@@ -1,9 +1,7 @@
 """The embedded pictures' own image-text model: one space of 32 features for pictures and for prompts.
 
-It stands in for Inception and for CLIP where the embedded pipeline is judged: a small convolutional image tower,
-trained by ``python -m recipes.image_text`` against the embedded pipeline's own text encoder, which stays as it is
-(contrastive learning after Radford et al. 2021). Its distances and scores are comparable with each other only, never
-with published FID or CLIP scores.
+A small convolutional image tower, trained by ``python -m recipes.image_text`` against the embedded pipeline's own text
+encoder (contrastive learning after Radford et al. 2021). Its distances and scores are comparable with each other only.
 """
 
 from collections.abc import Sequence
@@ -53,12 +51,7 @@ class Block(nn.Module):
 
 
 class ImageText(nn.Module):
-    """An image tower, and a projection of the pooled text that a CLIP text encoder gives.
-
-    Attributes:
-        name: what tables call these features.
-        num_features: how many they are; the name that torchmetrics asks for.
-    """
+    """An image tower, and a projection of the pooled text that a CLIP text encoder gives."""
 
     name = NAME
     num_features = DIMENSION

@@ -4,8 +4,9 @@ The baselines are named like rules: ``scaling=("original", "sqrt_log", "resize",
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from .. import pipelines
 from ..errors import EntropyLabError
+from ..runs.configuration import fingerprint
 from ..scaling import LayerRule, NamedRule, check_train_size, named_rule, rescale
 from ..sizes import Size
 
@@ -24,6 +26,12 @@ Draw = Callable[[Any, Size, list[str], Generators], Any]
 
 Upscaler = Callable[[Tensor, Size, list[str], Generators], Any]
 """``upscaler(images, size, prompts, generators)``: uint8 (pictures, 3, height, width) made larger."""
+
+PARTS = ("vae", "text_encoder", "tokenizer", "unet")
+"""Of Stable Diffusion, beside its scheduler."""
+
+WINDOWS = 16
+"""Windows of MultiDiffusion that are denoised together."""
 
 
 class Method(ABC):
@@ -63,8 +71,6 @@ class Rescaled(Method):
     @property
     def description(self) -> dict[str, Any]:
         """The rule's name and what tells it from another of that name."""
-        from ..runs.configuration import fingerprint
-
         return {"name": self.name, "rule": fingerprint(self.rule)}
 
     def check(self, pipe: Any, train_size: Any) -> None:
@@ -76,9 +82,7 @@ class Rescaled(Method):
 
     def sample(self, pipe: Any, size: Size, prompts: list[str], generators: Generators, draw: Draw) -> Tensor:
         """Under the rule."""
-        if self.rule.is_original:
-            return as_images(draw(pipe, size, prompts, generators))
-        with rescale(pipe, self.rule, train_size=self.train_size):
+        with nullcontext() if self.rule.is_original else rescale(pipe, self.rule, train_size=self.train_size):
             return as_images(draw(pipe, size, prompts, generators))
 
 
@@ -87,7 +91,8 @@ class Resized(Method):
     """Sample at the training size and resize: up to where the size is covered, then cut to it around the middle.
 
     Attributes:
-        upscaler: hands the pictures to something else first, such as `through_upscaler`; what it gives is resized.
+        upscaler: ``upscaler(images, size, prompts, generators)`` makes the pictures larger first, such as a pipeline
+            that takes images; what it gives is resized.
     """
 
     upscaler: Upscaler | None = None
@@ -97,7 +102,7 @@ class Resized(Method):
     @property
     def description(self) -> dict[str, Any]:
         """The upscaler, if there is one."""
-        return {"name": self.name, "upscaler": None if self.upscaler is None else str(self.upscaler)}
+        return {"name": self.name, "upscaler": None if self.upscaler is None else name_of(self.upscaler)}
 
     def check(self, pipe: Any, train_size: Any) -> None:
         """The training size must be known."""
@@ -116,32 +121,19 @@ class MultiDiffusion(Method):
     """Windows of the training size, denoised each on its own and averaged where they overlap, at every step.
 
     Diffusers' StableDiffusionPanoramaPipeline, with windows of this pipeline's training size instead of 512 pixels, and
-    with a last window that ends where the picture does. Sizes with a side below the training size have no window.
-
-    Attributes:
-        stride: between windows [latent pixels]; None for a quarter of a window. Diffusers takes an eighth, which costs
-            up to four times as much.
-        windows: denoised together.
+    with a last window that ends where the picture does. They are a quarter of a window apart, where diffusers takes an
+    eighth at up to four times the cost. Sizes with a side below the training size have no window.
 
     Source: Bar-Tal et al. 2023, "MultiDiffusion".
     """
 
-    stride: int | None = None
-    windows: int = 16
     train_size: Any = None
     name: str = "multidiffusion"
-    _made: dict[int, tuple[Any, Any]] = field(default_factory=dict, repr=False, compare=False)
-
-    @property
-    def description(self) -> dict[str, Any]:
-        """How far windows are apart."""
-        return {"name": self.name, "stride": self.stride}
 
     def check(self, pipe: Any, train_size: Any) -> None:
         """Only Stable Diffusion's parts can be put together so."""
         check_train_size(pipe, train_size)
-        needed = {"vae", "text_encoder", "tokenizer", "unet", "scheduler"}
-        missing = sorted(needed - set(getattr(pipe, "components", {})))
+        missing = sorted({*PARTS, "scheduler"} - set(getattr(pipe, "components", {})))
         if missing:
             raise EntropyLabError(
                 f"scaling 'multidiffusion' needs the parts of a StableDiffusionPipeline. {type(pipe).__name__} has no "
@@ -155,67 +147,41 @@ class MultiDiffusion(Method):
 
     def sample(self, pipe: Any, size: Size, prompts: list[str], generators: Generators, draw: Draw) -> Tensor:
         """One picture after the other: diffusers mixes up the prompts of several."""
-        if id(pipe) not in self._made:
-            window = tuple(side // pipelines.vae_factor(pipe) for side in check_train_size(pipe, self.train_size))
-            self._made[id(pipe)] = (pipe, new_panorama(pipe, window, self.stride, self.windows))
-        panorama = self._made[id(pipe)][1]
+        panorama = new_panorama(pipe, self.train_size)
         pairs = zip(prompts, generators, strict=True)
         return torch.cat([as_images(draw(panorama, size, [prompt], [generator])) for prompt, generator in pairs])
 
 
-def new_panorama(pipe: Any, window: Sequence[int], stride: int | None, windows: int) -> Any:
-    """Diffusers' panorama pipeline of the parts of ``pipe``, with windows (height, width) [latent pixels]."""
+def new_panorama(pipe: Any, train_size: Any) -> Any:
+    """Diffusers' panorama pipeline of the parts of ``pipe``, with windows of its training size."""
     from diffusers import DDIMScheduler, StableDiffusionPanoramaPipeline
+
+    factor = pipelines.vae_factor(pipe)
+    high, wide = (side // factor for side in check_train_size(pipe, train_size))
 
     class Panorama(StableDiffusionPanoramaPipeline):
         """Diffusers' pipeline, whose windows are 64 latent pixels of an autoencoder that divides by 8 otherwise."""
 
         def get_views(self, panorama_height: int, panorama_width: int, *_: Any, **__: Any) -> list[tuple[int, ...]]:
-            factor = pipelines.vae_factor(self)
             return [
-                (top, top + window[0], left, left + window[1])
-                for top in starts(panorama_height // factor, window[0], stride)
-                for left in starts(panorama_width // factor, window[1], stride)
+                (top, top + high, left, left + wide)
+                for top in starts(panorama_height // factor, high)
+                for left in starts(panorama_width // factor, wide)
             ]
 
         def __call__(self, *arguments: Any, **settings: Any) -> Any:
-            return super().__call__(*arguments, view_batch_size=windows, **settings)
+            return super().__call__(*arguments, view_batch_size=WINDOWS, **settings)
 
-    taken = ("vae", "text_encoder", "tokenizer", "unet")
     beside = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
-    made = Panorama(**{name: getattr(pipe, name) for name in taken}, scheduler=scheduler, **beside)
+    made = Panorama(**{name: getattr(pipe, name) for name in PARTS}, scheduler=scheduler, **beside)
     made.set_progress_bar_config(disable=True)
     return made
 
 
-def starts(length: int, window: int, stride: int | None) -> list[int]:
-    """Where windows begin on a side of ``length``: every ``stride``, and flush with the end [latent pixels]."""
-    step = stride or max(1, window // 4)
-    return [*range(0, length - window, step), length - window]
-
-
-@dataclass(frozen=True)
-class Handover:
-    """Hands pictures to an upscaler pipeline."""
-
-    pipe: Any
-    settings: dict[str, Any]
-
-    def __call__(self, images: Tensor, size: Size, prompts: list[str], generators: Generators) -> Any:
-        """The pictures, made larger; by how much is the upscaler's own."""
-        given = {"prompt": prompts, "image": images.float() / 255, "generator": generators}
-        return self.pipe(**given, output_type="np", **self.settings).images
-
-    def __str__(self) -> str:
-        """What it is, for records."""
-        name = getattr(self.pipe, "name_or_path", "") or type(self.pipe).__name__
-        return " ".join([str(name), *(f"{key}={value}" for key, value in self.settings.items())])
-
-
-def through_upscaler(upscaler: Any, **settings: Any) -> Upscaler:
-    """A diffusers upscaler pipeline, such as StableDiffusionLatentUpscalePipeline, for ``Resized(upscaler=...)``."""
-    return Handover(upscaler, settings)
+def starts(length: int, window: int) -> list[int]:
+    """Where windows begin on a side of ``length``: every quarter, and flush with the end [latent pixels]."""
+    return [*range(0, length - window, max(1, window // 4)), length - window]
 
 
 def resized(images: Tensor, size: Size) -> Tensor:
@@ -228,6 +194,11 @@ def resized(images: Tensor, size: Size) -> Tensor:
     values = F.interpolate(images.float(), covering, mode="bicubic", antialias=True, align_corners=False)
     top, left = ((have - want) // 2 for have, want in zip(covering, size, strict=True))
     return values[..., top : top + size[0], left : left + size[1]].round().clamp(0, 255).byte()
+
+
+def name_of(function: Any) -> str:
+    """What a function is called, the same in every process."""
+    return str(getattr(function, "__qualname__", type(function).__name__))
 
 
 def as_images(found: Any) -> Tensor:
@@ -248,17 +219,13 @@ def as_images(found: Any) -> Tensor:
     return values if values.dtype == torch.uint8 else (values.float() * 255).round().clamp(0, 255).byte()
 
 
-BASELINES: dict[str, Callable[[Any], Method]] = {
-    "resize": lambda train_size: Resized(train_size=train_size),
-    "multidiffusion": lambda train_size: MultiDiffusion(train_size=train_size),
-}
-"""Methods by name that are no scaling rules, made for a training size."""
+BASELINES: dict[str, Callable[..., Method]] = {"resize": Resized, "multidiffusion": MultiDiffusion}
+"""Methods by name that are no scaling rules."""
 
 
 def check_methods(pipe: Any, scaling: Any, train_size: Any) -> list[Method]:
     """``scaling`` as methods: some, different in name, each of which works with ``pipe``."""
-    given = scaling if isinstance(scaling, list | tuple) else [scaling]
-    methods = [as_method(one, train_size) for one in given]
+    methods = [as_method(one, train_size) for one in (scaling if isinstance(scaling, list | tuple) else [scaling])]
     names = [method.name for method in methods]
     if not names or len(set(names)) < len(names):
         raise EntropyLabError(f"scaling must name at least one rule or method, each once. Got {names}.")
@@ -272,7 +239,7 @@ def as_method(one: Any, train_size: Any) -> Method:
     if isinstance(one, Method):
         return one
     if isinstance(one, str) and one in BASELINES:
-        return BASELINES[one](train_size)
+        return BASELINES[one](train_size=train_size)
     try:
         return Rescaled(named_rule(one), train_size)
     except EntropyLabError as error:

@@ -1,7 +1,6 @@
 """The Dataset of an evaluation: figures with their bootstrap errors, and how they change against the first rule."""
 
-from collections.abc import Callable, Container, Sequence
-from typing import Any
+from collections.abc import Callable, Container, Mapping, Sequence
 
 import numpy as np
 import xarray as xr
@@ -51,15 +50,10 @@ FIGURES = {
 COSTS = {"time": "s", "memory": "MiB", "memory_added": "MiB"}
 """Figures that are not of the pictures, and their units; all others have none."""
 
-FORMS = {
-    "": (("size", "scaling"), ""),
-    "_error": (("size", "scaling"), "standard error of "),
-    "_change": (("size", "scaling"), "change against the first rule of "),
-    "_interval": (("size", "scaling", "bound"), "95 % interval of "),
-    "_change_interval": (("size", "scaling", "bound"), "95 % interval of "),
-    "_real": (("size",), "of as many real pictures, "),
-}
-"""What is known of a figure: the end of its name, its dimensions and its words. Of costs only the first."""
+
+def figures_of(metrics: Sequence[str]) -> list[str]:
+    """The figures of metrics, but for costs."""
+    return [name for metric in metrics for name in FIGURES[metric] if name not in COSTS]
 
 
 def estimates(judged: Judged, reference: Reference | None, wanted: Container[str]) -> dict[str, Estimate]:
@@ -112,76 +106,76 @@ def of_real(reference: Reference, count: int, wanted: Container[str], seed: int 
     return values | {name: float(all_of.mean()) for name, all_of in reference.measures.items() if name in wanted}
 
 
-def bootstrap(estimate: Callable[[Array], Array], count: int, resamples: int, seed: int = 0) -> Array:
-    """``estimate`` of the indices (count,) of pictures drawn with replacement: (..., resamples)."""
+def resampled(found: Mapping[str, Estimate], count: int, resamples: int, seed: int = 0) -> Array:
+    """Figures of all pictures, then of as many drawn with replacement, each time anew: (figures, 1 + resamples).
+
+    The draws are the same for every size and method, as are the seeds of the pictures.
+    """
     drawn = np.random.default_rng(seed).integers(0, count, (resamples, count))
-    return np.stack([estimate(chosen) for chosen in drawn], -1)
+    return np.array([[estimate(chosen) for chosen in (np.arange(count), *drawn)] for estimate in found.values()])
 
 
-def interval(value: Array, draws: Array, count: int) -> tuple[Array, Array]:
-    """Standard error of an estimate, and its 95 % interval (..., 2): Student's t with the bootstrap's standard error.
+def new_draws(sizes: Sequence[Size], methods: Sequence[str], metrics: Sequence[str], resamples: int) -> xr.DataArray:
+    """Where what `resampled` gives is put for every size and method, with NaN everywhere."""
+    coords = {"size": [size_label(size) for size in sizes], "scaling": list(methods), "figure": figures_of(metrics)}
+    shape = [*map(len, coords.values()), 1 + resamples]
+    return xr.DataArray(np.full(shape, np.nan), coords, (*coords, "draw"))
 
-    Not the bootstrap's percentiles: a Frechet distance, a coverage or a pairwise distance is biased by the number of
-    distinct pictures, of which every draw has fewer, so that percentiles miss the estimate altogether. The interval is
-    for what this many pictures give on average. ``draws`` (..., resamples) are those of `bootstrap`.
+
+def interval(draws: xr.DataArray, count: int) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+    """A figure of so many pictures, its standard error, and its 95 % interval (..., bound).
+
+    ``draws`` (..., draw) are as of `resampled`. Student's t with the bootstrap's standard error, not the bootstrap's
+    percentiles: a Frechet distance, a coverage or a pairwise distance is biased by the number of distinct pictures, of
+    which every draw has fewer, so that percentiles miss the estimate altogether. The interval is for what this many
+    pictures give on average. Of one picture there is none.
     """
-    error = draws.std(-1, ddof=1) * np.sqrt(count / (count - 1))
-    reach = stdtrit(count - 1, (1 + LEVEL) / 2) * error
-    return error, np.stack([value - reach, value + reach], -1)
+    value, spread = draws.isel(draw=0), draws.isel(draw=slice(1, None)).std("draw", ddof=1, skipna=False)
+    error = spread * (np.sqrt(count / (count - 1)) if count > 1 else np.nan)
+    reach = stdtrit(max(1, count - 1), (1 + LEVEL) / 2) * error
+    bounds = xr.concat([value - reach, value + reach], xr.Variable("bound", ["low", "high"]))
+    return value, error, bounds.transpose(..., "bound")
 
 
-def empty(sizes: Sequence[Size], names: Sequence[str], metrics: Sequence[str], count: int) -> xr.Dataset:
-    """The Dataset with NaN everywhere."""
-    lengths = {"size": len(sizes), "scaling": len(names), "bound": 2}
-    variables: dict[str, Any] = {}
-    for name, words in (figure for metric in metrics for figure in FIGURES[metric].items()):
-        for end, (dims, of) in FORMS.items():
-            if not end or name not in COSTS:
-                values = np.full([lengths[dim] for dim in dims], np.nan)
-                variables[name + end] = (dims, values, {"units": COSTS.get(name, "1"), "long_name": of + words})
-    coords: dict[str, Any] = {
-        "size": [size_label(size) for size in sizes],
-        "scaling": list(names),
-        "bound": ["low", "high"],
-        "height": ("size", [size[0] for size in sizes], {"units": "pixels", "long_name": "Height"}),
-        "width": ("size", [size[1] for size in sizes], {"units": "pixels", "long_name": "Width"}),
-        "reference_size": ("size", np.full(len(sizes), "", dtype=object)),
+def summarised(
+    draws: xr.DataArray,
+    sizes: Sequence[Size],
+    metrics: Sequence[str],
+    count: int,
+    real: Mapping[Size, Mapping[str, float]],
+    meters: Mapping[tuple[Size, str], Meter],
+) -> xr.Dataset:
+    """The Dataset: figures by ``draws`` (size, scaling, figure, draw), those of real pictures, and costs."""
+    change = draws - draws.isel(scaling=0, drop=True)
+    change[:, 0] = np.nan
+    value, error, bounds = interval(draws, count)
+    difference, _, bounds_of_difference = interval(change, count)
+    forms = {
+        "": (value, ""),
+        "_error": (error, "standard error of "),
+        "_change": (difference, "change against the first rule of "),
+        "_interval": (bounds, "95 % interval of "),
+        "_change_interval": (bounds_of_difference, "95 % interval of "),
     }
-    return xr.Dataset(variables, coords, {"samples": count})
-
-
-def fill(
-    ds: xr.Dataset, size: Size, cells: dict[str, tuple[Judged, Meter]], reference: Reference | None, resamples: int
-) -> None:
-    """Put the figures of one size into ``ds``: what the pictures cost, and what they are, by method.
-
-    All methods share the bootstrap's draws, as they share the seeds.
-    """
-    label, count, wanted = size_label(size), ds.attrs["samples"], set(map(str, ds))
-    for name, (_, meter) in cells.items():
-        for cost in COSTS.keys() & wanted:
-            ds[cost].loc[label, name] = getattr(meter, cost)
-    if reference is not None and reference.size is not None:
-        ds["reference_size"].loc[label] = size_label(reference.size)
-    found = {name: estimates(judged, reference, wanted) for name, (judged, _) in cells.items()}
-    figures = list(next(iter(found.values()), {}))
-    if not figures or count < 2:
-        return
-
-    def all_of(chosen: Array) -> Array:
-        return np.array([[estimate(chosen) for estimate in one.values()] for one in found.values()])
-
-    def put(end: str, rules: Sequence[str], values: Array, draws: Array) -> None:
-        errors, bounds = interval(values, draws, count)
-        for column, figure in enumerate(figures):
-            ds[figure + end].loc[label, rules] = values[:, column]
-            ds[f"{figure}{end}_interval"].loc[label, rules] = bounds[:, column]
-            if not end:
-                ds[f"{figure}_error"].loc[label, rules] = errors[:, column]
-
-    rules, values, draws = list(found), all_of(np.arange(count)), bootstrap(all_of, count, resamples)
-    put("", rules, values, draws)
-    if ds["scaling"].values[0] in cells and len(rules) > 1:
-        put("_change", rules[1:], values[1:] - values[0], draws[1:] - draws[0])
-    for figure, value in of_real(reference, count, wanted).items() if reference is not None else ():
-        ds[f"{figure}_real"].loc[label] = value
+    methods = draws["scaling"].values.tolist()
+    height, width = np.array(sizes).T
+    ds = xr.Dataset(
+        coords={
+            "size": draws["size"],
+            "scaling": methods,
+            "bound": ["low", "high"],
+            "height": ("size", height, {"units": "pixels", "long_name": "Height"}),
+            "width": ("size", width, {"units": "pixels", "long_name": "Width"}),
+        },
+        attrs={"samples": count},
+    )
+    for name, words in (figure for metric in metrics for figure in FIGURES[metric].items()):
+        if name in COSTS:
+            known = [[getattr(meters.get((size, method)), name, np.nan) for method in methods] for size in sizes]
+            ds[name] = ("size", "scaling"), known, {"units": COSTS[name], "long_name": words}
+            continue
+        for end, (found, of) in forms.items():
+            ds[name + end] = found.sel(figure=name, drop=True).assign_attrs(units="1", long_name=of + words)
+        of_real = [real.get(size, {}).get(name, np.nan) for size in sizes]
+        ds[f"{name}_real"] = "size", of_real, {"units": "1", "long_name": f"of as many real pictures, {words}"}
+    return ds

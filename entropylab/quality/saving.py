@@ -1,29 +1,39 @@
-"""Pictures as PNG files that carry their prompt, and the record of what made those of one size by one method."""
+"""Pictures as PNG files that carry their prompt, and a folder of them that processes, or a cluster, fill together."""
 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor
 
 from ..errors import EntropyLabError, one_line
-from ..files import as_path, cannot_write, write_whole
+from ..files import as_path, cannot_write, make_folder, write_whole
+from ..runs.configuration import differences
+from ..runs.locks import Locks
+from ..runs.place import by_environment
+from ..runs.progress import Progress
 from ..runs.units import Unit
+from ..runs.worker import Worker
+from ..sizes import Size, size_label
+from .cost import Meter
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 """Ends of the names of picture files."""
 
-RECORD = "made.json"
-COSTS = ("seconds", "peaks", "added", "loads")
-"""What a record says of pictures' costs: lists of `Meter`."""
+WHOLE = "made.json"
+"""What earlier versions wrote instead of records of units, once all pictures of a size and method were there."""
 
-Cost = dict[str, Any]
-Part = range | Unit
-"""Some of the pictures of one size and method: from ``start`` to ``stop`` (not included)."""
+LOCKS = ".locks"
+"""The folder of the locks, beside those of the sizes."""
+
+COSTS = ("seconds", "peaks", "added")
+"""What is kept of pictures' costs: lists of `Meter`."""
 
 
 def save_pictures(images: Tensor, prompts: Sequence[str], folder: Path, first: int = 0) -> list[Path]:
@@ -55,11 +65,7 @@ def prompt_of(path: Path) -> str | None:
 
 
 def picture_files(folder: str | Path, name: str) -> list[Path]:
-    """The pictures of a folder, by name; ``name`` is that of the argument that holds it.
-
-    Raises:
-        EntropyLabError: no folder, or one that can't be read.
-    """
+    """The pictures of a folder, by name; ``name`` is that of the argument that holds it."""
     place = as_path(folder, name, "folder")
     try:
         return sorted(path for path in place.iterdir() if path.suffix.lower() in PICTURES and path.is_file())
@@ -68,11 +74,7 @@ def picture_files(folder: str | Path, name: str) -> list[Path]:
 
 
 def read_picture(path: Path) -> Tensor:
-    """A picture file as (3, height, width) of uint8.
-
-    Raises:
-        EntropyLabError: no picture.
-    """
+    """A picture file as (3, height, width) of uint8."""
     from PIL import Image
 
     try:
@@ -83,89 +85,118 @@ def read_picture(path: Path) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The folder of one size and method: its pictures, and, once they are all there, what made them and what they cost.
+class PictureRun:
+    """A folder of pictures, SIZE/RULE/0000.png, as those that sample them see it: what a RunFolder is to `measure`.
 
-    Until then every part of them has a small file that says so.
+    Beside the pictures a small file for every unit says that it is finished, what made it, and what it cost.
 
     Attributes:
-        folder: SIZE/RULE.
-        made: what decides the pictures, as JSON can hold it.
-        prompts: one a picture.
-        each: pictures of a part.
+        path: the folder.
+        made: what decides the pictures of every size and method, as JSON can hold it.
+        record: what whoever samples a unit is told: the prompt of every picture.
+        each: pictures of a unit.
     """
 
-    folder: Path
-    made: dict[str, Any]
-    prompts: list[str]
+    path: Path
+    made: dict[tuple[Size, str], dict[str, Any]]
+    record: list[str]
     each: int
 
+    @cached_property
+    def units(self) -> list[Unit]:
+        """All units."""
+        count = len(self.record)
+        return [
+            Unit(size, place, name, start, min(start + self.each, count))
+            for place, (size, name) in enumerate(self.made)
+            for start in range(0, count, self.each)
+        ]
+
     @property
-    def parts(self) -> list[range]:
-        """Numbers of the pictures of every part."""
-        count = len(self.prompts)
-        return [range(start, min(start + self.each, count)) for start in range(0, count, self.each)]
+    def locks(self) -> Locks:
+        """Who is at work."""
+        return Locks(self.path / LOCKS)
 
-    def mark(self, part: Part) -> Path:
-        """What says that a part is there."""
-        return self.folder / f"part-{part.start:06d}-{part.stop - 1:06d}.json"
+    def folder(self, size: Size, name: str) -> Path:
+        """Where the pictures of a size and method are."""
+        return self.path / size_label(size) / name
 
-    def is_finished(self, part: Part) -> bool:
-        """Whether a part's pictures are there."""
-        return self.mark(part).is_file() or (self.folder / RECORD).is_file()
+    def mark(self, unit: Unit) -> Path:
+        """What says that a unit is finished."""
+        whole = self.folder(unit.size, unit.scaling) / WHOLE
+        return whole if whole.is_file() else whole.with_name(f"part-{unit.start:06d}-{unit.stop - 1:06d}.json")
 
-    def write(self, part: Part, images: Tensor, cost: Cost) -> None:
-        """Write a part's pictures, then what says that they are there."""
-        save_pictures(images, self.prompts[part.start : part.stop], self.folder, part.start)
-        self.write_record(self.mark(part), cost)
+    def finished(self) -> set[str]:
+        """Names of the units that are finished."""
+        return {unit.name for unit in self.units if self.is_finished(unit)}
 
-    def write_record(self, path: Path, cost: Cost) -> None:
-        """Write what made pictures, and what they cost."""
-        write_whole(path, json.dumps({"made": self.made, "cost": cost}, indent=1).encode())
+    def is_finished(self, unit: Unit) -> bool:
+        """Whether a unit's pictures are there."""
+        return self.mark(unit).is_file()
+
+    def check_still_there(self) -> None:
+        """Raise an EntropyLabError if the folder was removed."""
+        if not self.path.is_dir():
+            raise EntropyLabError(f"pictures: {self.path} was removed while it was written to.")
+
+    def write(self, unit: Unit, ds: xr.Dataset) -> None:
+        """Write a unit's pictures, then what says that they are there."""
+        folder = self.folder(unit.size, unit.scaling)
+        save_pictures(torch.tensor(ds["images"].values), self.record[unit.start : unit.stop], folder, unit.start)
+        record = {"made": self.made[unit.size, unit.scaling], "cost": ds.attrs["cost"]}
+        write_whole(self.mark(unit), json.dumps(record, indent=1).encode())
+
+    def share(self, job: Any, progress: bool, pool: Any = None) -> None:
+        """Sample until all pictures are there: here, beside other processes that do the same, or on a cluster.
+
+        Args:
+            job: samples them here, as `Sampling`.
+            progress: whether to tell how far it is.
+            pool: the workers of a cluster that sample instead, as `runs.engine.Pool`.
+
+        Raises:
+            EntropyLabError: pictures of something else are there, or they can't be written.
+        """
+        self.check()
+        make_folder(self.path / LOCKS, "pictures")
+        place = by_environment()
+        shown = Progress(self.units, progress and place.is_main)
+        try:
+            if pool is None:
+                Worker(self, job, shown, place).work()
+            else:
+                pool.work(self, shown)
+        finally:
+            shown.close()
 
     def check(self) -> None:
         """Raise an EntropyLabError if pictures of something else are there, or a record is damaged."""
-        for path in (self.folder / RECORD, *map(self.mark, self.parts)):
-            if path.is_file():
-                self.cost_in(path)
+        for cell, made in self.made.items():
+            for path in sorted(self.folder(*cell).glob("*.json")):
+                if changed := differences(read_record(path)["made"], made):
+                    raise EntropyLabError(
+                        f"pictures: {path.parent} holds those of something else ({'; '.join(changed)}). Choose another "
+                        "folder."
+                    )
 
-    def cost_in(self, path: Path) -> Cost:
-        """What the pictures cost that a record speaks of, as `Meter` takes it.
+    def meter(self, cell: tuple[Size, str], device: torch.device) -> Meter:
+        """What all pictures of a size and method cost."""
+        marks = dict.fromkeys(self.mark(unit) for unit in self.units if (unit.size, unit.scaling) == cell)
+        costs = [read_record(mark)["cost"] for mark in marks]
+        return Meter(device, 0, *([x for cost in costs for x in cost[name]] for name in COSTS))
 
-        Raises:
-            EntropyLabError: they are pictures of something else, or the record is damaged.
-        """
-        from ..runs.configuration import differences
-
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            made, cost = dict(found["made"]), {name: list(found["cost"][name]) for name in COSTS}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise EntropyLabError(f"pictures: {path} is damaged; remove it to sample again.") from error
-        changed = differences(made, self.made)
-        if changed:
-            raise EntropyLabError(
-                f"pictures: {self.folder} holds those of something else ({'; '.join(changed)}). Choose another folder."
-            )
-        return cost
-
-    def finish(self) -> None:
-        """Put what all parts cost into one record, once they are all there."""
-        path = self.folder / RECORD
-        if not path.is_file():
-            costs = [self.cost_in(self.mark(part)) for part in self.parts]
-            self.write_record(path, {name: [x for cost in costs for x in cost[name]] for name in COSTS})
-        for part in self.parts:
-            self.mark(part).unlink(missing_ok=True)
-
-    @property
-    def cost(self) -> Cost:
-        """What all pictures cost."""
-        return self.cost_in(self.folder / RECORD)
-
-    def batches(self, batch_size: int) -> Iterator[tuple[int, Tensor]]:
+    def batches(self, cell: tuple[Size, str], batch_size: int) -> Iterator[tuple[int, Tensor]]:
         """The number of the first picture of every batch, and its pictures (batch, 3, height, width) of uint8."""
-        numbers = range(len(self.prompts))
+        numbers = range(len(self.record))
         for start in numbers[::batch_size]:
-            files = [self.folder / f"{number:04d}.png" for number in numbers[start : start + batch_size]]
+            files = [self.folder(*cell) / f"{number:04d}.png" for number in numbers[start : start + batch_size]]
             yield start, torch.stack([read_picture(file) for file in files])
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What made a unit's pictures, and what they cost."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {"made": dict(found["made"]), "cost": {name: list(found["cost"][name]) for name in COSTS}}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EntropyLabError(f"pictures: {path} is damaged; remove it to sample again.") from error

@@ -78,8 +78,6 @@ NOTHING = [
     ("generate", "a heart", "--size", 32, "--out", " "),
     ("merge", "run", "--out= "),
     ("report", "a.nc", "--out="),
-    ("ratings", "make", "pictures", "--out="),
-    ("ratings", "analyse", "a.json", "--out="),
 ]
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+import entropylab
 from entropylab import EntropyLabError
 from entropylab.quality.evaluation import own_call
 from entropylab.quality.methods import (
@@ -25,9 +26,11 @@ def sampled(pipe, name, size, draw=DRAW):
     return method.sample(pipe, size, PROMPTS, generators(len(PROMPTS)), draw)
 
 
-def test_every_method_gives_the_size(random_pipe):
+def test_every_method_gives_the_size_and_leaves_the_pipeline_as_it_was(random_pipe):
+    before = sampled(random_pipe, "original", (32, 32))
     for name in ("original", "sqrt_log", 1.2, "resize", "multidiffusion"):
         assert tuple(sampled(random_pipe, name, (64, 96)).shape) == (2, 3, 64, 96)
+    assert torch.equal(sampled(random_pipe, "original", (32, 32)), before)
 
 
 def test_resize_samples_at_the_training_size(random_pipe):
@@ -45,17 +48,12 @@ def test_multidiffusion_is_the_pipeline_itself_where_there_is_one_window(random_
     assert (wide - sampled(random_pipe, "original", (64, 96)).int()).abs().max() > 1
 
 
-def test_multidiffusion_needs_the_training_size_at_least(random_pipe):
+def test_multidiffusion_needs_the_training_size_and_the_parts_of_stable_diffusion(random_pipe):
     method = MultiDiffusion()
     assert method.applies(random_pipe, (64, 96), None)
     assert not method.applies(random_pipe, (96, 56), None)
-
-
-def test_the_pipeline_is_left_as_it_was(random_pipe):
-    before = sampled(random_pipe, "original", (32, 32))
-    for name in ("sqrt_log", "resize", "multidiffusion"):
-        sampled(random_pipe, name, (64, 72))
-    assert torch.equal(sampled(random_pipe, "original", (32, 32)), before)
+    with pytest.raises(EntropyLabError, match="needs the parts of a StableDiffusionPipeline.*no unet"):
+        check_methods(entropylab.load("emoji-joint", device="cpu"), ["multidiffusion"], None)
 
 
 def test_resizing_keeps_shapes_and_cuts_the_middle():
@@ -99,10 +97,3 @@ def test_pictures_in_every_form():
 def test_methods_that_are_none(random_pipe, scaling, message):
     with pytest.raises(EntropyLabError, match=message):
         check_methods(random_pipe, scaling, None)
-
-
-def test_multidiffusion_needs_the_parts_of_stable_diffusion():
-    import entropylab
-
-    with pytest.raises(EntropyLabError, match="needs the parts of a StableDiffusionPipeline.*no unet"):
-        check_methods(entropylab.load("emoji-joint", device="cpu"), ["multidiffusion"], None)

@@ -1,0 +1,164 @@
+"""A page that asks people to rate pictures blindly, for table 3.
+
+python figures/ratings.py PICTURES/96x96/original PICTURES/96x96/sqrt_log [--out DIR], of two or more folders, one a
+method, with pictures of the same names, as ``entropylab evaluate --pictures PICTURES`` writes them. The page,
+ratings.html, needs no server and no network: whoever rates opens it, rates from 1 to 10 by mouse or keyboard how well
+each picture shows its prompt, and saves a file, which table3.py analyses. Which method made which picture stands in it
+in a form that nobody reads by accident; order of pairs and sides are shuffled anew in every browser.
+"""
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+import shared
+from entropylab import EntropyLabError
+from entropylab.errors import check_int, one_line
+from entropylab.files import as_path, check_writable, write_whole
+from entropylab.quality.saving import PICTURES, picture_files
+
+FORMAT = "entropylab ratings 1"
+
+PAIRS = 50
+"""Pairs on a page at most; the paper's number."""
+
+WIDEST = 512
+"""Pictures smaller than this are shown at a whole multiple of their size [pixels], so that none looks blurred."""
+
+
+class Pair(NamedTuple):
+    """Two pictures of one prompt by two methods."""
+
+    prompt: str
+    methods: tuple[str, str]
+    files: tuple[Path, Path]
+
+
+def make_page(
+    pictures: Sequence[str | Path],
+    out: str | Path,
+    *,
+    prompts: str | Path | None = None,
+    pairs: int = PAIRS,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Path:
+    """Write a page with ``pairs`` pairs at most of the pictures of two or more folders, chosen by ``seed``.
+
+    ``prompts`` is a text file with a prompt a line, in the order of names; None where the PNGs carry theirs.
+
+    Source: paper, Table 3 and supplement 6.2.4.
+    """
+    path = check_writable(out, overwrite)
+    check_int("pairs", pairs)
+    check_int("seed", seed, 0)
+    found = found_pairs([as_path(folder, "pictures", "folder") for folder in pictures], prompts)
+    rng, chosen = np.random.default_rng(seed), []
+    for i in sorted(rng.permutation(len(found))[:pairs]):
+        one = found[i]
+        if rng.integers(2):  # whoever reads the page's text does not learn the order of the methods either
+            one = Pair(one.prompt, one.methods[::-1], one.files[::-1])
+        chosen.append(one)
+    write_whole(path, page_of(chosen).encode())
+    return Path(out)
+
+
+def found_pairs(folders: Sequence[Path], prompts: str | Path | None) -> list[Pair]:
+    """All pairs of pictures of the same name in two folders."""
+    files = [{path.stem: path for path in picture_files(folder, "pictures")} for folder in folders]
+    methods = [folder.resolve().name for folder in folders]
+    if len(folders) < 2 or len(set(methods)) < len(methods):
+        raise EntropyLabError(f"pictures must be two or more folders of different names, one a method. Got {methods}.")
+    texts = prompts_of(files, prompts)
+    found = [
+        Pair(texts[name], (methods[i], methods[j]), (files[i][name], files[j][name]))
+        for i, j in combinations(range(len(folders)), 2)
+        for name in files[i]
+        if name in files[j]
+    ]
+    if not found:
+        raise EntropyLabError(
+            f"pictures must be folders with pictures ({', '.join(PICTURES)}), of the same names in two of them. "
+            f"{', '.join(methods)} have none in common."
+        )
+    return found
+
+
+def prompts_of(files: Sequence[dict[str, Path]], prompts: str | Path | None) -> dict[str, str]:
+    """The prompt of every name: a line of a text file, blank ones left out, or what a picture carries."""
+    names = sorted(set().union(*files))
+    if prompts is not None:
+        path = as_path(prompts, "prompts")
+        try:
+            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise EntropyLabError(f"prompts must be a text file in UTF-8. {path}: {one_line(error, 200)}.") from error
+        if len(lines) != len(names):
+            raise EntropyLabError(f"prompts must be a line for each of {len(names)} pictures. {path} has {len(lines)}.")
+        return dict(zip(names, lines, strict=True))
+    first = {name: path for group in reversed(files) for name, path in group.items()}
+    found = {name: opened(first[name]).info.get("prompt") for name in names}
+    for name, text in found.items():
+        if not text:
+            raise EntropyLabError(f"prompts must be a file with a prompt a line: picture {name!r} carries no prompt.")
+    return found
+
+
+def opened(path: Path) -> Image.Image:
+    """A picture, read."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except Exception as error:  # Pillow raises of all kinds, also for pictures far too large
+        raise EntropyLabError(f"pictures must be readable as pictures. {path}: {one_line(error, 200)}.") from error
+    return image
+
+
+def page_of(pairs: Sequence[Pair]) -> str:
+    """The page's HTML."""
+    shown = [{"prompt": pair.prompt, "pictures": [as_url(path) for path in pair.files]} for pair in pairs]
+    key = [{"prompt": pair.prompt, "methods": pair.methods, "name": pair.files[0].stem} for pair in pairs]
+    hidden = base64.b64encode(json.dumps(key).encode()).decode()
+    data: dict[str, Any] = {"format": FORMAT, "page": hashlib.sha256(hidden.encode()).hexdigest()[:12]}
+    text = json.dumps(data | {"key": hidden, "widest": WIDEST, "pairs": shown})
+    template = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
+    # "</script" ends a script and "<!--<script" keeps it from ending, whatever quotes they stand in.
+    return template.replace("{{count}}", str(len(pairs))).replace("{{data}}", text.replace("<", "\\u003c"))
+
+
+def as_url(path: Path) -> str:
+    """A picture as a PNG within the page, without what it carries beside its pixels: there its method may be named."""
+    file, pixels = io.BytesIO(), opened(path).convert("RGB")
+    pixels.info = {}
+    pixels.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def command(arguments: Sequence[str] | None = None) -> None:
+    """Write the page."""
+    parser = shared.new_parser(__doc__)
+    add = parser.add_argument
+    add("pictures", nargs="+", type=Path, metavar="PICTURES", help="folders of pictures, one a method")
+    add("--prompts", type=Path, metavar="FILE", help="text file, a prompt a line; the PNGs' own if left out")
+    add("--pairs", type=int, default=PAIRS, metavar="N", help="pairs on the page at most (%(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="of the choice of pairs (%(default)s)")
+    add("--overwrite", action="store_true", help="replace a page that is there")
+    given = parser.parse_args(arguments)
+
+    def work() -> None:
+        options = {name: getattr(given, name) for name in ("prompts", "pairs", "seed", "overwrite")}
+        print(f"wrote {make_page(given.pictures, given.out / 'ratings.html', **options)}")
+
+    shared.run(parser, given.out, work)
+
+
+if __name__ == "__main__":
+    command()
