@@ -115,7 +115,7 @@ def as_path(path: Any, name: str = "path", what: str = "file") -> Path:
         EntropyLabError: no text, none at all, or one that no system takes for a name. ``name`` is the argument's.
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
-    if not isinstance(text, str) or not text:
+    if not isinstance(text, str) or not text.strip():
         raise EntropyLabError(f"{name} must be the name of a {what}. Got {path!r}.")
     try:
         whole = b"\0" not in os.fsencode(text)

@@ -104,7 +104,7 @@ def measure(
     if not long:
         check_writable(out, overwrite)
     else:
-        from ..runs.beginning import check_folder
+        from ..runs.folder import check_folder
         from ..runs.place import own_device
 
         check_folder(out)

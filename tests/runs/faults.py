@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import entropylab
-from entropylab.runs.folder import RECORD, read_record
+from entropylab.runs.folder import RECORD, read_run
 
 from . import stub
 from .processes import start
@@ -83,7 +83,7 @@ def check_units(path: Path, known: set[str], tally: Tally) -> set[str]:
     """Every unit that is there can be read, and none is lost; the units that are there."""
     if not (path / RECORD).exists():
         return set()
-    run = read_record(path)
+    run = read_run(path)
     finished = run.finished()
     if not known <= finished:
         raise AssertionError(f"lost: {known - finished}")
