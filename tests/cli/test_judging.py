@@ -22,14 +22,14 @@ from ..test_calibration import FEW, MixedPipe
 def judged(calls: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """`calibrate` and `evaluate` write down what they were called with, and give a little of what they would."""
 
-    def calibrate(pipe: Any, sizes: Any, **options: Any) -> entropylab.Calibration:
-        calls["calibrate"] = {"sizes": sizes, **options}
+    def calibrate(pipe: Any, **options: Any) -> entropylab.Calibration:
+        calls["calibrate"] = options
         removed = xr.DataArray(np.full((1, 1), 0.875), {"rule": ["calibrated"], "size": ["64x64"]}, ("rule", "size"))
         one = xr.DataArray(np.ones((1, 1, 1)), dims=("size", "layer", "head"))
         return entropylab.Calibration(xr.Dataset({"held_out": removed, "calibrated": one}, attrs={ATTRIBUTE: "0"}))
 
-    def evaluate(pipe: Any, sizes: Any, scaling: Any, **options: Any) -> xr.Dataset:
-        calls["evaluate"] = {"sizes": sizes, "scaling": scaling, **options}
+    def evaluate(pipe: Any, **options: Any) -> xr.Dataset:
+        calls["evaluate"] = options
         both = {"size": ["64x64"], "scaling": ["original", "resize"]}
         values = {name: xr.DataArray([[1.5, 2.5]], both, tuple(both)) for name in ("fid", "fid_error")}
         return xr.Dataset(values, attrs={ATTRIBUTE: "0"})
@@ -120,8 +120,7 @@ def test_evaluate_hands_every_option_on(judged: dict[str, Any], tmp_path: Path) 
     assert result.exit_code == 0, result.output
     assert judged["evaluate"] == {
         "sizes": [64],
-        "scaling": ("original", 0.9, "resize"),
-        "prompts": None,
+        "scaling": ["original", 0.9, "resize"],
         "samples": 3,
         "steps": 5,
         "guidance_scale": 2.5,
