@@ -39,6 +39,9 @@ def test_samples_kept_apart(tmp_path: Path) -> None:
     ds = measure(tmp_path / "run", keep=SAMPLES)
     assert bare(ds).identical(bare(measure()))
     assert list(ds.prompt.values) == PROMPTS
+    late = measure(tmp_path / "late", seed=4, prompts=PROMPTS[4:], keep=SAMPLES)
+    np.testing.assert_array_equal(late.entropy, ds.entropy.isel(sample=slice(4, None)))
+    assert not np.array_equal(late.entropy, ds.entropy.isel(sample=slice(0, 4)))
 
 
 def test_units_may_have_any_number_of_samples(done: Path, tmp_path: Path) -> None:
@@ -102,16 +105,9 @@ def test_half_a_run_with_samples_apart_keeps_every_sample_in_its_place(tmp_path:
 def test_nothing_finished_yet(run: Path) -> None:
     for path in files(run):
         path.unlink()
+    assert len(read_run(run).units) == 4
     with pytest.raises(EntropyLabError, match="has no finished unit yet, of 4"):
         entropylab.open(run)
-
-
-def test_seeds_belong_to_samples_not_to_units(tmp_path: Path) -> None:
-    a, b = (again(tmp_path / str(each), unit_samples=each, keep=SAMPLES) for each in (2, 6))
-    assert bare(a).identical(bare(b))
-    late = again(tmp_path / "late", seed=4, prompts=PROMPTS[4:], keep=SAMPLES)
-    np.testing.assert_array_equal(late.entropy, a.entropy.isel(sample=slice(4, None)))
-    assert not np.array_equal(late.entropy, a.entropy.isel(sample=slice(0, 4)))
 
 
 def test_memory_does_not_grow_with_samples(tmp_path: Path) -> None:
