@@ -72,29 +72,18 @@ class Task:
 
 @dataclass
 class Pool:
-    """The workers of a run, as the driver sees them.
-
-    Attributes:
-        new_worker: the actor class of Measurer, with its resources.
-        sent: the arguments of ``Measurer.prepare``, in the memory of the cluster.
-        resources: what a worker takes of the cluster.
-        queue: the units that nobody has in hand.
-        idle: workers that are ready and have nothing to do.
-        tasks: what all others do, by what they will answer.
-        known: what the first worker answered that was ready.
-        room: for how many workers there is room, as it was ``looked`` at [s].
-    """
+    """The workers of a run, as the driver sees them."""
 
     ray: Any
     new_worker: Any
-    sent: list[Any]
-    resources: Mapping[str, float]
+    sent: list[Any]  # the arguments of Measurer.prepare, in the memory of the cluster
+    resources: Mapping[str, float]  # what a worker takes
     shown: Progress
     queue: deque[Unit] = field(default_factory=deque)
     idle: list[Any] = field(default_factory=list)
-    tasks: dict[Any, Task] = field(default_factory=dict)
-    known: tuple[Any, ...] = ()
-    room: int = 0
+    tasks: dict[Any, Task] = field(default_factory=dict)  # by what will answer
+    known: tuple[Any, ...] = ()  # what the first worker answered that was ready
+    room: int = 0  # for so many workers, when it was looked at [s]
     looked: float = float("-inf")
 
     @property
@@ -150,12 +139,7 @@ class Pool:
                 self.tasks[worker.measure.remote(unit, record)] = Task(worker, unit, lock)
 
     def answers(self) -> Iterator[tuple[Any, Any]]:
-        """What a worker has measured, once one has; nothing if none has for a while, or if one got ready or was lost.
-
-        Raises:
-            EntropyLabError: a worker that loaded another pipeline than the first, or that can't be started.
-            Exception: whatever the pipeline raised.
-        """
+        """What workers have measured; nothing if none has for a while, or if one only got ready or was lost."""
         if not self.tasks:
             time.sleep(LOOK)
             return
@@ -210,11 +194,7 @@ class Cluster:
 
 
 def check_engine(engine: Any, address: Any, resources: Any) -> Cluster | None:
-    """What the arguments engine, address and resources ask for; None for this process.
-
-    Raises:
-        EntropyLabError: they ask for nothing that there is.
-    """
+    """What the arguments engine, address and resources ask for; None for this process."""
     if engine is None and (address is not None or resources is not None):
         raise EntropyLabError("address and resources are for an engine: pass engine='ray'.")
     if engine not in (None, "ray"):
@@ -232,9 +212,6 @@ def pool_on(cluster: Cluster, pipe: Any, request: Any, unit_samples: int | None,
     """Workers on a cluster, the first of which is ready; they end with the context.
 
     Each does what ``request.job(pipe, long=True)`` says, of the pipeline that ``pipe`` loads.
-
-    Raises:
-        EntropyLabError: what can't be sent to workers, no Ray, no cluster, or an argument that does not fit.
     """
     sent = (loader_of(pipe), request, unit_samples)
     with connected(cluster.address, sent) as ray:
@@ -271,11 +248,7 @@ def measure_on(
 
 
 def loader_of(pipe: Any) -> Callable[[], Any]:
-    """What loads the pipeline on a worker.
-
-    Raises:
-        EntropyLabError: a pipeline that is loaded already.
-    """
+    """What loads the pipeline on a worker."""
     if pipe is None or isinstance(pipe, str | Path):
         return partial(load, os.path.abspath(pipe) if pipe is not None and os.path.isdir(pipe) else pipe)
     if inspect.isroutine(pipe) or isinstance(pipe, partial | type):

@@ -99,11 +99,7 @@ class RunFolder:
                 write_whole(self.file(unit), hdf5.sealed(netcdf.to_bytes({"/": netcdf.encode(ds)})))
 
     def read(self, unit: Unit) -> xr.Dataset:
-        """Read a finished unit.
-
-        Raises:
-            EntropyLabError: it is damaged, or another run's.
-        """
+        """Read a finished unit."""
         ds = netcdf.read(self.file(unit))
         if ds.attrs.get("configuration") != self.digest(unit) or ds.attrs.get("unit") != unit.name:
             raise EntropyLabError(f"{self.file(unit)} is not a unit of this run.")
@@ -128,11 +124,7 @@ class RunFolder:
 
 
 def read_run(path: Path) -> RunFolder:
-    """The run in a folder.
-
-    Raises:
-        EntropyLabError: there is none, its record or its prompts are damaged, or it has another format.
-    """
+    """The run in a folder."""
     again = "If its units are there, the command that made the run writes it again."
     record = record_of(path)
     if record is None:
@@ -145,11 +137,7 @@ def read_run(path: Path) -> RunFolder:
 
 
 def record_of(path: Path) -> dict[str, Any] | None:
-    """What stands in a run's record; None if there is none, or not what was written.
-
-    Raises:
-        EntropyLabError: it can't be read, or is of another format.
-    """
+    """What stands in a run's record; None if there is none, or not what was written."""
     file = path / RECORD
     if not is_there(file) or not file.is_file():  # reading a pipe would wait for somebody to write to it
         return None
@@ -178,11 +166,7 @@ def prompts_of(path: Path, samples: int) -> list[str]:
 
 
 def check_folder(out: Any) -> Path:
-    """``out`` as a Path, if a run can be written there or goes on there; the folder is made if need be.
-
-    Raises:
-        EntropyLabError: no name of a folder, a folder that holds something else, or one that can't be written.
-    """
+    """``out`` as a Path, if a run can be written there or goes on there; the folder is made if need be."""
     path = make_folder(out)
     there = {entry.name for entry in listed(path) if not entry.name.startswith(".")} - {PROMPTS, LOCKS}
     if there and not there & {RECORD, UNITS}:
@@ -205,9 +189,6 @@ def begin(
     """Start a run in a folder, or go on with the one that is there, also if it is to have more samples now.
 
     ``unit_samples`` is what was asked for; None for that of the run that is there.
-
-    Raises:
-        EntropyLabError: the run there has another configuration; the message shows the difference.
     """
     with alone(path):
         if overwrite:
@@ -271,11 +252,7 @@ def check_units(run: RunFolder) -> None:
 
 
 def clear(path: Path) -> None:
-    """Remove a run, and nothing else; its record last, so that what is half removed is still known for what it is.
-
-    Raises:
-        EntropyLabError: processes are at work on it.
-    """
+    """Remove a run, and nothing else; its record last, so that what is half removed is still known for what it is."""
     busy = [f"{unit} by {who}" for unit, who in Locks(path / LOCKS).holders().items()]
     if busy:
         raise EntropyLabError(f"overwrite: processes are at work on {path} ({', '.join(busy[:3])}); end them first.")

@@ -27,9 +27,6 @@ class Locks:
         """Take a unit, which is given back when what is returned closes; None if somebody has it.
 
         With ``wait``, it is taken once nobody has it.
-
-        Raises:
-            EntropyLabError: the folder can't be used.
         """
         path = self.folder / f"{name}{END}"
         while True:

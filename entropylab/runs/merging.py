@@ -128,37 +128,21 @@ def in_place(array: np.ndarray, whole: Cells, part: Cells, empty: float, layer_a
 
 @dataclass
 class Merged:
-    """What was read of one or several runs.
-
-    Attributes:
-        run: the first of them.
-        cells: everything measured.
-        total: how many units there are.
-        done: how many of them could be read.
-        damaged: units that are there and can't be read -> why.
-        unmeasured: attention layers that ran and could not be measured.
-        devices: what the units were measured on.
-        versions: what versions of packages they were measured with.
-        unfinished: sizes and scalings that have not all of their samples yet, in words.
-    """
+    """What was read of one or several runs, of which ``run`` is the first."""
 
     run: RunFolder
     cells: Cells
-    total: int = 0
-    done: int = 0
-    damaged: dict[Unit, str] = field(default_factory=dict)
+    total: int = 0  # units
+    done: int = 0  # those that could be read
+    damaged: dict[Unit, str] = field(default_factory=dict)  # those that are there and can't be read -> why
     unmeasured: dict[str, None] = field(default_factory=dict)
     devices: set[str] = field(default_factory=set)
     versions: set[str] = field(default_factory=set)
-    unfinished: list[str] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)  # sizes and rules that lack samples, in words
 
     @property
     def dataset(self) -> xr.Dataset:
-        """All of it.
-
-        Raises:
-            EntropyLabError: damaged units, or nothing finished yet.
-        """
+        """All of it."""
         if self.damaged:
             raise EntropyLabError(
                 f"{self.run.path} has damaged units ({len(self.damaged)}); the command that made the run measures them "
@@ -183,9 +167,6 @@ def merged(*runs: RunFolder) -> Merged:
     """Read the units of runs one by one and add them up, samples by their seeds; a unit that several have counts once.
 
     Samples that are not there stand as NaN where samples are kept apart, so that those after them keep their places.
-
-    Raises:
-        EntropyLabError: other configurations, or samples that are partly the same.
     """
     keep = runs[0].configuration["keep"]
     found = Merged(runs[0], Cells((), None if keep is None else tuple(keep)))
@@ -235,11 +216,7 @@ def read_first(places: list[tuple[RunFolder, Unit]], found: Merged) -> xr.Datase
 
 
 def rows_of(runs: Sequence[RunFolder]) -> dict[tuple[Any, str], Row]:
-    """The units of every size and rule, as they first come.
-
-    Raises:
-        EntropyLabError: other configurations, or samples that are partly the same.
-    """
+    """The units of every size and rule, as they first come."""
     rows: dict[tuple[Any, str], Row] = {}
     rules: dict[str, str] = {}
     for run in runs:

@@ -56,11 +56,7 @@ class Job:
         return provenance(self.pipe)
 
     def known(self, unit_samples: int | None) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-        """Everything that decides the numbers, where they come from, and the prompt of every sample.
-
-        Raises:
-            EntropyLabError: units can't have so many samples.
-        """
+        """Everything that decides the numbers, where they come from, and the prompt of every sample."""
         prompts, batch = self.plan.prompts, self.plan.batch_size
         each = unit_samples or default_samples(len(prompts), batch)
         if each % batch and each < len(prompts):
