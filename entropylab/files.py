@@ -100,7 +100,7 @@ def check_writable(path: str | os.PathLike[str], overwrite: bool = False) -> Pat
 def as_path(path: Any, name: str = "path", what: str = "file") -> Path:
     """``path``, the argument ``name``, as a Path if it is a name that a system takes."""
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
-    if not isinstance(text, str) or not text:
+    if not isinstance(text, str) or not text.strip():
         raise EntropyLabError(f"{name} must be the name of a {what}. Got {path!r}.")
     try:
         whole = b"\0" not in os.fsencode(text)

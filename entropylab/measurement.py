@@ -21,9 +21,8 @@ from .measuring.recorder import Recorder
 from .measuring.recording import DEFAULT_STATISTICS, new_recorder, watching
 from .netcdf import save
 from .pipelines.words import check_spoken
-from .runs.beginning import check_folder
 from .runs.engine import check_engine, measure_on
-from .runs.folder import MOST_SAMPLES
+from .runs.folder import MOST_SAMPLES, check_folder
 from .runs.worker import KEPT_APART, Job, measure_run, source_of
 from .sizes import size_label
 
@@ -224,7 +223,7 @@ class Request:
         if self.samples is not None and self.samples > MOST_SAMPLES:
             raise EntropyLabError(f"samples must be at most {MOST_SAMPLES}. Got {self.samples}.")
         if out is not None:
-            check_folder(as_path(out, "out", "folder"))
+            check_folder(out)
         texts = check_prompts(pipe, self.prompts, self.samples, self.seed, self.column)
         count = check_count("samples", self.samples, len(texts))
         check_seed(self.seed, count)

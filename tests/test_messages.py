@@ -1,6 +1,5 @@
 """Errors that no other test meets: each is one, names what was wrong, and says what came."""
 
-import json
 import sys
 import types
 from collections.abc import Callable
@@ -19,7 +18,6 @@ from entropylab.measuring.logits import sampled_logits
 from entropylab.plot.layers import steps_table
 from entropylab.quality.features import features_of
 from entropylab.quality.saving import read_picture
-from entropylab.runs.folder import read_record
 from tests.datasets import synthetic
 
 
@@ -93,11 +91,3 @@ def test_what_judges_and_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
     refuses("features 'inception' need torchmetrics and torch-fidelity", lambda: features_of("inception", False))
     monkeypatch.setitem(sys.modules, "torchmetrics.image.fid", None)
     refuses("features 'inception' need torchmetrics and torch-fidelity", lambda: features_of("inception", False))
-
-
-def test_a_run_of_another_format(tmp_path: Path) -> None:
-    record = {"format": 1, "configuration": {}, "digest": "", "attributes": {}}
-    (tmp_path / "run.json").write_text(json.dumps(record))
-    refuses("holds a run of format 1; this is for format 2", lambda: read_record(tmp_path))
-    (tmp_path / "run.json").write_text("{")
-    refuses("run.json can't be read: it is not what entropylab wrote", lambda: read_record(tmp_path))

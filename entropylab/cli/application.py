@@ -125,10 +125,7 @@ app = typer.Typer(
 def show_version(wanted: bool) -> None:
     """Print the version and stop."""
     if wanted:
-        try:
-            say(f"entropylab {metadata.version('entropylab')}")
-        except metadata.PackageNotFoundError:
-            say("entropylab (not installed)")
+        say(f"entropylab {metadata.version('entropylab')}")
         raise typer.Exit
 
 

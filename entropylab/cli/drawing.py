@@ -1,17 +1,20 @@
-"""Commands that show: ``entropylab layers``, ``generate`` and ``map``."""
+"""Commands that show: ``entropylab layers``, ``generate``, ``map`` and ``doctor``."""
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
+
+import typer
 
 import entropylab
 
 from ..errors import EntropyLabError
-from ..files import check_writable, make_folder
-from ..sizes import Size, as_pair, parse_sizes, size_label, split
+from ..files import check_writable, make_folder, write_whole
+from ..sizes import as_pair, size_label
 from . import options as opt
 from .application import TakesSizes, app
-from .words import as_table, parse_rules, say
+from .words import as_table, say
 
 WIDE = 3.0
 """Of a map in the figure [inches]."""
@@ -42,30 +45,27 @@ def layers(model: opt.Model = None, dtype: opt.Dtype = None, device: opt.Device 
     '  entropylab generate "a red heart" --size 32 64 96x128 --seed 7 --out images/',
 )
 def generate(
-    prompt: Annotated[str, opt.argument("PROMPT", "What to draw.")],
+    ctx: typer.Context,
+    prompt: opt.Prompt,
     sizes: opt.Sizes,
-    model: Annotated[str | None, opt.option("MODEL", f"{opt.PIPELINE}; the embedded U-Net if left out.")] = None,
+    model: opt.ModelOption = None,
     scaling: opt.Rules = ["original"],
     train_size: opt.TrainSize = None,
     steps: opt.Steps = None,
-    guidance: opt.Guidance = None,
+    guidance_scale: opt.Guidance = None,
     seed: opt.Seed = 0,
     dtype: opt.Dtype = None,
     device: opt.Device = None,
-    out: Annotated[Path, opt.path_option("DIR", "Folder to write to; made if need be.")] = Path(),
+    out: opt.Folder = Path(),
     overwrite: opt.Overwrite = False,
-    quiet: opt.Quiet = False,
+    progress: opt.Progress = True,
 ) -> None:
     """``entropylab generate``."""
-    pairs, rules = [as_pair(size) for size in parse_sizes(sizes)], parse_rules(scaling)
-    trained = opt.one_size("train-size", train_size)
     make_folder(out)
-    names = [f"{size_label(pair)}_{rule}_seed{seed}.png" for pair in pairs for rule in rules]
+    names = [f"{size_label(as_pair(size))}_{rule}_seed{seed}.png" for size in sizes for rule in scaling]
     paths = [check_writable(out / name, overwrite) for name in names]
     pipe = entropylab.load(model, dtype=dtype, device=device)
-    for path, image in zip(
-        paths, drawn(pipe, prompt, pairs, rules, trained, steps, guidance, seed, quiet), strict=True
-    ):
+    for path, image in zip(paths, drawn(pipe, **ctx.params), strict=True):
         image.save(path)
         say(str(path))
 
@@ -83,60 +83,52 @@ def generate(
     '  entropylab map --size 64 128 --prompt "a red heart" --scaling original,sqrt_log --layers "*up_blocks*attn1"',
 )
 def draw_maps(
+    ctx: typer.Context,
     sizes: opt.Sizes,
-    prompt: Annotated[str, opt.option("TEXT", "What to draw.")],
+    prompt: opt.PromptOption,
     model: opt.Model = None,
     scaling: opt.Rules = ["original"],
-    layers: Annotated[
-        list[str] | None,
-        opt.option(
-            "NAME,...",
-            "Kinds (self, cross, joint) or patterns of layer paths; their mean. self,joint if left out, or with "
-            "--words cross,joint.",
-        ),
-    ] = None,
-    nats: Annotated[bool, opt.switch("--nats", "Draw entropy in nats, not divided by log N.")] = False,
+    layers: opt.Layers = None,
+    nats: opt.Nats = False,
     received: opt.Received = False,
     words: opt.Words = None,
     train_size: opt.TrainSize = None,
     steps: opt.Steps = None,
-    guidance: opt.Guidance = None,
+    guidance_scale: opt.Guidance = None,
     seed: opt.Seed = 0,
     dtype: opt.Dtype = None,
     device: opt.Device = None,
-    out: Annotated[Path, opt.path_option("FILE", "Figure to write: .png, .pdf or .svg.")] = Path("map.png"),
+    out: opt.Figure = Path("map.png"),
     overwrite: opt.Overwrite = False,
-    quiet: opt.Quiet = False,
+    progress: opt.Progress = True,
 ) -> None:
     """``entropylab map``."""
-    pairs, rules = [as_pair(size) for size in parse_sizes(sizes)], parse_rules(scaling)
-    trained = opt.one_size("train-size", train_size)
-    chosen = split(layers) if layers else ["cross" if words else "self", "joint"]
-    spoken = split(words) if words else None
-    if spoken and (received or len(rules) > 1):
+    chosen = layers or ["cross" if words else "self", "joint"]
+    if words and (received or len(scaling) > 1):
         more = "--received" if received else "all rules but one"
         raise EntropyLabError(f"words are drawn across, in the place of rules: leave {more} out.")
     if out.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise EntropyLabError(f"out must name a figure: .png, .pdf or .svg. Got {out}.")
     check_writable(out, overwrite)
-    if spoken:
+    if words:
         from ..pipelines.words import check_spoken, check_words
 
-        check_spoken(check_words(spoken), [prompt])
+        check_spoken(check_words(words), [prompt])
     pipe = entropylab.load(model, dtype=dtype, device=device)
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    variable = "words" if spoken else "received" if received else "entropy"
-    kept: dict[str, Any] = {"maps": variable == "entropy", "received": received, "words": spoken}
+    variable = "words" if words else "received" if received else "entropy"
+    kept: dict[str, Any] = {"maps": variable == "entropy", "received": received, "words": words}
     with entropylab.record(pipe, layers=chosen, **kept) as rec:
-        images = list(drawn(pipe, prompt, pairs, rules, trained, steps, guidance, seed, quiet))
-    rows = [images[start : start + len(rules)] for start in range(0, len(images), len(rules))]
-    tall, across = sum(height / width for height, width in pairs), len(spoken or rules)
+        images = list(drawn(pipe, **ctx.params))
+    pairs, across = [as_pair(size) for size in sizes], len(words or scaling)
+    rows = [images[start : start + len(scaling)] for start in range(0, len(images), len(scaling))]
     rows = [line * (across // len(line)) for line in rows]
+    tall = sum(height / width for height, width in pairs)
     with rc_context(entropylab.plot.PAPER):
         figure = Figure(figsize=(WIDE * across + 1.2, WIDE * tall + 0.4), layout="constrained")
-        shown: dict[str, Any] = {"variable": variable, "columns": "word" if spoken else "scaling"}
+        shown: dict[str, Any] = {"variable": variable, "columns": "word" if words else "scaling"}
         entropylab.plot.entropy_maps(rec.maps, rows, figure.subplots(), layer=chosen, normalised=not nats, **shown)
         figure.savefig(out, bbox_inches="tight")  # with labels of rows at its edge
     say(f"wrote {out}")
@@ -145,29 +137,60 @@ def draw_maps(
 def drawn(
     pipe: Any,
     prompt: str,
-    pairs: list[Size],
-    rules: Iterable[Any],
-    trained: Size | None,
+    sizes: Sequence[Any],
+    scaling: Iterable[Any],
+    train_size: Any,
     steps: int | None,
-    guidance: float | None,
+    guidance_scale: float | None,
     seed: int,
-    quiet: bool,
+    progress: bool,
+    **others: Any,
 ) -> Iterator[Any]:
-    """A PIL image of the prompt for every size and rule, all from the same noise."""
+    """A PIL image of the prompt for every size and rule, all from the same noise, as a command's options say."""
     import torch
 
     from ..measuring.checks import check_steps
     from ..models.prompts import default_settings
     from ..pipelines import check_sizes
 
-    check_sizes(pipe, pairs)
     check_steps(pipe, steps or 1)
-    if quiet:
+    if not progress:
         pipe.set_progress_bar_config(disable=True)
-    given: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance}
+    given: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
     given = default_settings(pipe) | {name: value for name, value in given.items() if value is not None}
-    for height, width in pairs:
-        for rule in rules:
+    for height, width in check_sizes(pipe, sizes):
+        for rule in scaling:
             generator = torch.Generator("cpu").manual_seed(seed)  # the same noise on every device
-            with entropylab.rescale(pipe, rule, train_size=trained):
+            with entropylab.rescale(pipe, rule, train_size=train_size):
                 yield pipe(prompt=prompt, height=height, width=width, generator=generator, **given).images[0]
+
+
+@app.command(
+    short_help="Say whether entropylab is right on this machine.",
+    help="In about a minute: versions and devices; which ways of computing row statistics can be used here and why the "
+    "others can't, each against float64; and a pipeline sampled with and without being recorded: are the pictures the "
+    "same, does anything wait for the GPU, what does it cost? Ends with status 1 if something is wrong.",
+    epilog="\b\nExamples:\n  entropylab doctor\n  entropylab doctor sd21 --device cuda --out doctor.json",
+)
+def doctor(
+    model: opt.Model = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    out: Annotated[
+        Path | None,
+        opt.path_option("FILE.json", "Write all of it there, to attach to a bug report; no names, no paths."),
+    ] = None,
+    overwrite: opt.Overwrite = False,
+) -> None:
+    """``entropylab doctor``."""
+    from ..doctor import described, examine
+
+    if out is not None:
+        check_writable(out, overwrite)
+    found = examine(model, device=device, dtype=dtype)
+    say(described(found))
+    if out is not None:
+        write_whole(out, json.dumps(found, indent=1).encode())
+        say(f"wrote {out}")
+    if found["problems"]:
+        raise typer.Exit(1)

@@ -2,15 +2,16 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+
+import typer
 
 import entropylab
 
 from ..files import check_writable
-from ..sizes import parse_sizes, split
+from ..sizes import as_pair, size_label
 from . import options as opt
 from .application import TakesSizes, app
-from .words import is_first, prompts_of, rule_of, say
+from .words import is_first, prompts_of, say
 
 
 @app.command(
@@ -24,66 +25,39 @@ from .words import is_first, prompts_of, rule_of, say
     "  entropylab calibrate sd21 --sizes 512 1024 --prompts captions.txt --samples 16 --out sd21.nc",
 )
 def calibrate(
+    ctx: typer.Context,
     sizes: opt.Sizes,
     model: opt.Model = None,
-    samples: Annotated[
-        int | None,
-        opt.option("N", "Images per size and pass; if left out one for each prompt, less those kept back.", min=1),
-    ] = None,
+    samples: opt.Samples = None,
     steps: opt.Steps = None,
-    guidance: opt.Guidance = None,
+    guidance_scale: opt.Guidance = None,
     seed: opt.Seed = 0,
     prompts: opt.Prompts = None,
     column: opt.Column = None,
-    rows: Annotated[int, opt.option("N", "Query rows of every map to look at, at random.", min=1)] = 256,
-    iterations: Annotated[int, opt.option("N", "Newton steps at most, a pass each.", min=1)] = 6,
-    tolerance: Annotated[float, opt.option("NATS", "Stop when entropies are as near [nats].")] = 0.01,
-    kinds: Annotated[
-        list[str], opt.option("KIND,...", "Kinds of layers to calibrate: self, joint, temporal; others stay.")
-    ] = ["self", "joint"],
-    held_out: Annotated[
-        bool, opt.switch("--held-out/--no-held-out", "Judge the rules on other prompts and seeds.")
-    ] = True,
+    rows: opt.Rows = 256,
+    iterations: opt.Iterations = 6,
+    tolerance: opt.Nearness = 0.01,
+    kinds: opt.Kinds = ["self", "joint"],
+    held_out: opt.HeldOut = True,
     batch_size: opt.BatchSize = 4,
     train_size: opt.TrainSize = None,
     dtype: opt.Dtype = None,
     device: opt.Device = None,
     out: opt.File = Path("calibration.nc"),
     overwrite: opt.Overwrite = False,
-    quiet: opt.Quiet = False,
+    progress: opt.Progress = True,
 ) -> None:
     """``entropylab calibrate``."""
-    from ..scaling.rescaling import check_kinds
-
-    wanted, trained, chosen = (
-        parse_sizes(sizes),
-        opt.one_size("train-size", train_size),
-        check_kinds(tuple(split(kinds))),
-    )
     texts = prompts_of(prompts, column, None if samples is None else 2 * samples, seed)
+    given = opt.handed_on(ctx, "prompts", "column", "out", "overwrite") | ({"prompts": texts} if texts else {})
     check_writable(out, overwrite)
-    found = entropylab.calibrate(
-        entropylab.load(model, dtype=dtype, device=device),
-        wanted,
-        train_size=trained,
-        rows=rows,
-        iterations=iterations,
-        tolerance=tolerance,
-        kinds=chosen,
-        held_out=held_out,
-        prompts=texts,
-        samples=samples,
-        steps=steps,
-        guidance_scale=guidance,
-        seed=seed,
-        batch_size=batch_size,
-        progress=not quiet,
-    )
+    found = entropylab.calibrate(entropylab.load(model, dtype=dtype, device=device), **given)
     found.save(out, overwrite=overwrite)
     if "held_out" in found.dataset:
         removed = found.dataset["held_out"].to_pandas().to_string(float_format="{:.3f}".format)
         say(f"part of the drift that each rule removes on other prompts and seeds:\n{removed}\n")
-    say(f"wrote {out}; next: entropylab measure --sizes {' '.join(sizes)} --scaling original,{out}")
+    labels = " ".join(size_label(as_pair(size)) for size in sizes)
+    say(f"wrote {out}; next: entropylab measure --sizes {labels} --scaling original,{out}")
 
 
 @app.command(
@@ -97,38 +71,27 @@ def calibrate(
     "  entropylab evaluate sd21 --sizes 512 1024 --reference coco/ --pictures PICTURES/ --engine ray --out sd21.nc",
 )
 def evaluate(
+    ctx: typer.Context,
     sizes: opt.Sizes,
     model: opt.Model = None,
-    scaling: Annotated[
-        list[str], opt.option("RULE,...", "Rules as of `entropylab measure`, and baselines: resize, multidiffusion.")
-    ] = ["original", "sqrt_log"],
-    samples: Annotated[
-        int | None, opt.option("N", "Pictures of every size and rule; what a distance needs.", min=1)
-    ] = None,
+    scaling: opt.Methods = ["original", "sqrt_log"],
+    samples: opt.Samples = None,
     steps: opt.Steps = None,
-    guidance: opt.Guidance = None,
+    guidance_scale: opt.Guidance = None,
     seed: opt.Seed = 0,
     prompts: opt.Prompts = None,
-    reference: Annotated[
-        Path | None, opt.path_option("DIR", "Folder of real pictures; the embedded ones if left out.")
-    ] = None,
-    metrics: Annotated[list[str], opt.option("NAME,...", "Of fid, clip, diversity, defects, time, memory.")] = [
+    reference: opt.Reference = None,
+    metrics: opt.Metrics = [
         "fid",
         "clip",
         "diversity",
         "time",
         "memory",
     ],
-    features: Annotated[
-        str | None, opt.option("inception", "Where distances are measured; the model's own if left out.")
-    ] = None,
-    clip: Annotated[
-        str | None, opt.option("MODEL", "Hub id or folder of a CLIP model; the model's own if left out.")
-    ] = None,
-    pictures: Annotated[
-        Path | None, opt.path_option("DIR", "Write every picture there; the same command goes on.")
-    ] = None,
-    resamples: Annotated[int, opt.option("N", "Bootstrap draws.", min=1)] = 300,
+    features: opt.Features = None,
+    clip: opt.Clip = None,
+    pictures: opt.Pictures = None,
+    resamples: opt.Resamples = 300,
     batch_size: opt.BatchSize = 4,
     train_size: opt.TrainSize = None,
     dtype: opt.Dtype = None,
@@ -138,46 +101,19 @@ def evaluate(
     engine: opt.Engine = None,
     address: opt.Address = None,
     resources: opt.Resources = None,
-    quiet: opt.Quiet = False,
+    progress: opt.Progress = True,
 ) -> None:
     """``entropylab evaluate``."""
-    from ..quality.evaluation import check_metrics
-    from ..quality.methods import as_method
     from ..runs.place import own_device
 
-    wanted, trained = parse_sizes(sizes), opt.one_size("train-size", train_size)
-    rules = tuple(rule_of(text) for text in split(scaling))
-    for rule in rules:
-        as_method(rule, trained)
-    names, texts = check_metrics(tuple(split(metrics))), prompts_of(prompts, None, None, seed)
+    texts = prompts_of(prompts, None, None, seed)
+    given = opt.handed_on(ctx, "prompts", "out", "overwrite") | ({"prompts": texts} if texts else {})
     check_writable(out, overwrite)
+    if engine and device == "cpu":
+        given.setdefault("resources", {"num_cpus": 1})
     device = own_device(device) if pictures is not None and not engine else device
     load = partial(entropylab.load, model, dtype=dtype, device=device)
-    cluster: dict[str, Any] = {
-        "engine": engine,
-        "address": address,
-        "resources": opt.resources_of(resources, engine, device),
-    }
-    ds = entropylab.evaluate(
-        load if engine else load(),
-        wanted,
-        rules,
-        prompts=texts,
-        samples=samples,
-        steps=steps,
-        guidance_scale=guidance,
-        seed=seed,
-        reference=reference,
-        metrics=names,
-        features=features,
-        clip=clip,
-        batch_size=batch_size,
-        train_size=trained,
-        pictures=pictures,
-        resamples=resamples,
-        progress=not quiet,
-        **{name: value for name, value in cluster.items() if value is not None},
-    )
+    ds = entropylab.evaluate(load if engine else load(), **given)
     if not is_first():  # of processes that shared the pictures
         return
     entropylab.save(ds, out, overwrite=overwrite)

@@ -2,16 +2,17 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
+
+import typer
 
 import entropylab
 
 from ..errors import EntropyLabError
 from ..files import check_writable
-from ..sizes import parse_sizes, split
 from . import options as opt
 from .application import TakesSizes, app
-from .words import as_table, is_first, parse_rules, prompts_of, say
+from .words import as_table, is_first, prompts_of, say
 
 
 @app.command(
@@ -33,120 +34,57 @@ from .words import as_table, is_first, parse_rules, prompts_of, say
     "  entropylab measure sd21 --sizes 256 512 768 --samples 5000 --out RUN/ --engine ray",
 )
 def measure(
+    ctx: typer.Context,
     sizes: opt.Sizes,
     model: opt.Model = None,
-    samples: Annotated[
-        int | None,
-        opt.option(
-            "N", "Images per size and rule; if left out one for each prompt, 40 with an embedded pipeline.", min=1
-        ),
-    ] = None,
+    samples: opt.Samples = None,
     steps: opt.Steps = None,
-    guidance: opt.Guidance = None,
+    guidance_scale: opt.Guidance = None,
     seed: opt.Seed = 0,
-    prompts: Annotated[
-        Path | None,
-        opt.path_option(
-            "FILE",
-            f"{opt.ONE_PROMPT_A_LINE}; or a data set's id on the hub. If there are more prompts than samples, the seed "
-            "decides which. The embedded pipeline has its own.",
-        ),
-    ] = None,
+    prompts: opt.Prompts = None,
     column: opt.Column = None,
     scaling: opt.Rules = ["original"],
-    statistics: Annotated[
-        list[str],
-        opt.option(
-            "NAME,...",
-            "entropy [nats], sigma2 [nats^2], third [nats^3], fourth [nats^4], sensitivity [nats^2], lse [nats], "
-            "mean [nats], gaussian [nats], slope, rarefied [nats].",
-        ),
-    ] = ["entropy", "sigma2"],
+    statistics: opt.Statistics = ["entropy", "sigma2"],
     batch_size: opt.BatchSize = 4,
-    rows: Annotated[
-        int | None, opt.option("N", "Measure a random subset of this many query rows; all if left out.", min=1)
-    ] = None,
-    layers: Annotated[
-        list[str] | None, opt.option("NAME,...", "Kinds (self, cross, joint) or patterns of layer paths.")
-    ] = None,
-    keep: Annotated[
-        list[str] | None,
-        opt.option(
-            "NAME,...",
-            "What to keep apart of branch, sample, step, layer, head; the rest is averaged. All if left out, in a "
-            "long run all but sample.",
-        ),
-    ] = None,
-    strict: Annotated[
-        bool, opt.switch("--strict", "End with an error if a layer ran that could not be measured.")
-    ] = False,
+    rows: opt.Rows = None,
+    layers: opt.Layers = None,
+    keep: opt.Keep = None,
+    strict: opt.Strict = False,
     train_size: opt.TrainSize = None,
     dtype: opt.Dtype = None,
     device: opt.Device = None,
-    out: Annotated[Path, opt.path_option("FILE.nc", "File to write, or a folder for a long run: RUN/.")] = Path(
-        "entropy.nc"
-    ),
-    maps: Annotated[
-        Path | None, opt.path_option("FILE.nc", "Write entropy maps too, where in the picture attention looks.")
-    ] = None,
+    out: opt.FileOrFolder = Path("entropy.nc"),
+    maps: opt.Maps = None,
     received: opt.Received = False,
     words: opt.Words = None,
     overwrite: opt.Overwrite = False,
     engine: opt.Engine = None,
     address: opt.Address = None,
     resources: opt.Resources = None,
-    quiet: opt.Quiet = False,
+    progress: opt.Progress = True,
 ) -> None:
     """``entropylab measure``: what can be checked is checked before the model is loaded."""
-    wanted, texts = parse_sizes(sizes), prompts_of(prompts, column, samples, seed)
+    texts = prompts_of(prompts, column, samples, seed)
+    given = opt.handed_on(ctx, "prompts", "column", "out", "overwrite") | ({"prompts": texts} if texts else {})
     long = out.is_dir() or out.suffix.lower() not in (".nc", ".nc4", ".h5", ".hdf5", ".netcdf")
-    trained = opt.one_size("train-size", train_size)
-    if not long:
-        check_writable(out, overwrite)
-    else:
-        from ..runs.beginning import check_folder
+    if long:
+        from ..runs.folder import check_folder
         from ..runs.place import own_device
 
-        check_folder(out)
+        given["out"] = check_folder(out)
         device = device if engine else own_device(device)
+    else:
+        check_writable(out, overwrite)
     if maps is not None:
         if long or maps == out:
             raise EntropyLabError(f"maps must be a file beside out, which is a file too. Got {maps} and {out}.")
         check_writable(maps, overwrite)
-    from ..measuring.cells import check_keep
-    from ..measuring.reduce import check_statistics
-
-    rules, names = parse_rules(scaling), check_statistics(split(statistics))
-    further: dict[str, Any] = {
-        "out": out if long else None,
-        "maps": maps,
-        "received": received or None,
-        "words": split(words) if words else None,
-        "overwrite": overwrite if long or maps is not None else None,
-        "engine": engine,
-        "address": address,
-        "resources": opt.resources_of(resources, engine, device),
-        "strict": strict or None,
-        "layers": tuple(split(layers)) if layers else None,
-        "keep": check_keep(split(keep)) if keep else None,
-    }
+    if long or maps is not None:
+        given["overwrite"] = overwrite
+    if engine and device == "cpu":
+        given.setdefault("resources", {"num_cpus": 1})
     load = partial(entropylab.load, model, dtype=dtype, device=device)
-    ds = entropylab.measure(
-        load if engine else load(),
-        wanted,
-        prompts=texts,
-        samples=samples,
-        steps=steps,
-        guidance_scale=guidance,
-        seed=seed,
-        scaling=rules,
-        statistics=names,
-        rows=rows,
-        train_size=trained,
-        batch_size=batch_size,
-        progress=not quiet,
-        **{name: value for name, value in further.items() if value is not None},
-    )
+    ds = entropylab.measure(load if engine else load(), **given)
     if not long:
         entropylab.save(ds, out, overwrite=overwrite)
     if maps is not None:
@@ -179,7 +117,7 @@ def status(
     epilog="\b\nExamples:\n  entropylab merge RUN/ --out entropy.nc\n  entropylab merge one/ other/ --out both.nc",
 )
 def merge(
-    runs: Annotated[list[Path], opt.argument("RUN...", "Folders of the runs.")],
+    runs: opt.Runs,
     out: opt.File,
     overwrite: opt.Overwrite = False,
 ) -> None:

@@ -1,5 +1,10 @@
-"""The options and arguments that commands share, each said once."""
+"""The options and arguments that commands share, each said once: its help, and what is made of its words.
 
+Those that a function of the library takes have its name there, and are handed on by `handed_on`.
+"""
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,6 +12,7 @@ import typer
 
 from ..errors import EntropyLabError
 from ..sizes import Size, as_pair, parse_sizes, split
+from .words import rule_of
 
 
 def named_path(text: str) -> Path:
@@ -16,9 +22,9 @@ def named_path(text: str) -> Path:
     return Path(text)
 
 
-def option(metavar: str, text: str, **further: Any) -> Any:
-    """An option: what stands for its value in the help, and what it is for."""
-    return typer.Option(metavar=metavar, help=text, **further)
+def option(metavar: str, text: str, *names: str, **further: Any) -> Any:
+    """An option: what stands for its value in the help, what it is for, and its names if they are not the obvious."""
+    return typer.Option(*names, metavar=metavar, help=text, **further)
 
 
 def path_option(metavar: str, text: str) -> Any:
@@ -36,45 +42,128 @@ def switch(name: str, text: str) -> Any:
     return typer.Option(name, help=text)
 
 
-PIPELINE = "Hub id, folder, or preset (sd21, ldm256, emoji-joint)"
+def handed_on(ctx: typer.Context, *but: str) -> dict[str, Any]:
+    """What was given of a command's options, as its function in the library takes them."""
+    but = (*but, "model", "dtype", "device")
+    return {name: value for name, value in ctx.params.items() if name not in but and value is not None}
+
+
+def words(texts: list[str] | None) -> list[str] | None:
+    """The words of an option that takes several, with commas between them."""
+    return split(texts) if texts else None
+
+
+def checked_by(module: str, name: str) -> Callable[[list[str] | None], Any]:
+    """What makes something of such words: a function of the package, which is imported when it is needed."""
+
+    def checked(texts: list[str] | None) -> Any:
+        check = getattr(import_module(f"..{module}", __package__), name)
+        return check(tuple(split(texts))) if texts else None
+
+    return checked
+
+
+def one_size(param: typer.CallbackParam, text: str | None) -> Size | None:
+    """The size of an option that takes one, or None."""
+    if text is None:
+        return None
+    size, *more = parse_sizes([text])
+    if more:
+        raise EntropyLabError(f"{param.opts[0].strip('-')} must be one size. Got {text!r}.")
+    return as_pair(size)
+
+
+def rules_of(texts: Sequence[str]) -> list[Any]:
+    """The rules of ``--scaling``: names, numbers as multipliers, and files of calibrations."""
+    from ..scaling import named_rule
+
+    rules = [rule_of(text) for text in split(texts)]
+    for rule in rules:
+        named_rule(rule)
+    return rules
+
+
+def methods_of(texts: Sequence[str]) -> list[Any]:
+    """Rules likewise, and baselines by name."""
+    from ..quality.methods import as_method
+
+    rules = [rule_of(text) for text in split(texts)]
+    for rule in rules:
+        as_method(rule, None)
+    return rules
+
+
+def resources_of(text: str | None) -> dict[str, float] | None:
+    """What ``--resources`` says."""
+    try:
+        pairs = [part.split("=") for part in split([text])] if text is not None else []
+        return {name.strip(): float(value) for name, value in pairs} or None
+    except ValueError:
+        raise EntropyLabError(f"resources must be such as num_gpus=0.5,num_cpus=4. Got {text!r}.") from None
+
+
+PIPELINE = "Hub id, folder, or preset (sd21, ldm256, emoji-joint) of a pipeline; the embedded U-Net if left out."
 WRITTEN = "What `entropylab measure` wrote: a file or a folder."
-ONE_PROMPT_A_LINE = "Text file, one prompt a line; csv, tsv, jsonl or parquet"
 
 # What is sampled.
-Model = Annotated[str | None, argument("MODEL", f"{PIPELINE} of a pipeline; the embedded U-Net if left out.")]
-Prompts = Annotated[Path | None, path_option("FILE", f"{ONE_PROMPT_A_LINE}. The embedded pipeline has its own.")]
+Model = Annotated[str | None, argument("MODEL", PIPELINE)]
+ModelOption = Annotated[str | None, option("MODEL", PIPELINE, "--model")]
+Prompt = Annotated[str, argument("PROMPT", "What to draw.")]
+PromptOption = Annotated[str, option("TEXT", "What to draw.", "--prompt")]
+Prompts = Annotated[
+    Path | None,
+    path_option(
+        "FILE",
+        "Text file, one prompt a line; csv, tsv, jsonl or parquet; or a data set's id on the hub. If there are more "
+        "prompts than samples, the seed decides which. The embedded pipeline has its own.",
+    ),
+]
+Samples = Annotated[
+    int | None,
+    option(
+        "N",
+        "Images per size and rule; if left out one for each prompt (40 with an embedded pipeline), to judge what a "
+        "distance needs.",
+        min=1,
+    ),
+]
 Column = Annotated[str | None, option("NAME", "Column of FILE that holds the prompts; found by its name.")]
 Seed = Annotated[int, option("N", "Seed of the first sample's noise.", min=0)]
 
 # How it is sampled.
 Sizes = Annotated[
     list[str],
-    typer.Option(
+    option(
+        "SIZE...",
+        "Image sizes in pixels: 64 is a square, 96x128 is HEIGHTxWIDTH; several in a row, or with commas.",
         "--sizes",
         "--size",
-        metavar="SIZE...",
-        help="Image sizes in pixels: 64 is a square, 96x128 is HEIGHTxWIDTH; several in a row, or with commas.",
+        callback=parse_sizes,
     ),
 ]
 Rules = Annotated[
     list[str],
-    typer.Option(
-        "--scaling",
-        metavar="RULE,...",
-        help="Rules for the softmax scale: original (as trained), sqrt_log (times sqrt(log N / log T)), "
+    option(
+        "RULE,...",
+        "Rules for the softmax scale: original (as trained), sqrt_log (times sqrt(log N / log T)), "
         "scalable_softmax (log N / log T), yarn, proportional, a number, or FILE.nc that `entropylab calibrate` wrote "
         "(its calibrated multipliers; FILE.nc:predicted and FILE.nc:invariant are its other rules).",
+        callback=rules_of,
     ),
 ]
 TrainSize = Annotated[
-    str | None, option("SIZE", "Size that the pipeline was trained at, for rules; its config says if left out.")
+    str | None,
+    option("SIZE", "Size that the pipeline was trained at, for rules; its config says if left out.", callback=one_size),
 ]
 Steps = Annotated[int | None, option("N", "Denoising steps; the pipeline's own number if left out.", min=1)]
-Guidance = Annotated[float | None, option("SCALE", "Guidance scale; the pipeline's own if left out.")]
+Guidance = Annotated[
+    float | None,
+    option("SCALE", "Guidance scale; the pipeline's own if left out.", "--guidance-scale", "--guidance"),
+]
 BatchSize = Annotated[int, option("N", "Images sampled at once.", min=1)]
 Dtype = Annotated[str | None, option("DTYPE", "float32, float16, bfloat16; what suits the device if left out.")]
 Device = Annotated[str | None, option("DEVICE", "cpu, cuda, cuda:1, mps; the fastest there is if left out.")]
-Quiet = Annotated[bool, switch("--quiet", "No progress bar.")]
+Progress = Annotated[bool, switch("--progress/--quiet", "Whether to show a progress bar.")]
 Engine = Annotated[
     str | None,
     option("ray", "Sample on a Ray cluster, whose workers load the pipeline themselves (a long run, or --pictures)."),
@@ -89,18 +178,103 @@ Address = Annotated[
 Resources = Annotated[
     str | None,
     option(
-        "NAME=N,...", "What a worker takes: num_gpus=0.5, num_cpus=4; one GPU if the cluster has any, else one CPU."
+        "NAME=N,...",
+        "What a worker takes: num_gpus=0.5, num_cpus=4; one GPU if the cluster has any, else one CPU.",
+        callback=resources_of,
     ),
 ]
 
-# What is mapped beside entropy.
+# What is measured.
+Statistics = Annotated[
+    list[str],
+    option(
+        "NAME,...",
+        "entropy [nats], sigma2 [nats^2], third [nats^3], fourth [nats^4], sensitivity [nats^2], lse [nats], "
+        "mean [nats], gaussian [nats], slope, rarefied [nats].",
+        callback=checked_by("measuring.reduce", "check_statistics"),
+    ),
+]
+Rows = Annotated[int | None, option("N", "Look at a random subset of this many query rows; all if left out.", min=1)]
+Layers = Annotated[
+    list[str] | None,
+    option(
+        "NAME,...",
+        "Kinds (self, cross, joint) or patterns of layer paths. If left out all; of `map` the mean of self,joint, or "
+        "with --words of cross,joint.",
+        callback=words,
+    ),
+]
+Keep = Annotated[
+    list[str] | None,
+    option(
+        "NAME,...",
+        "What to keep apart of branch, sample, step, layer, head; the rest is averaged. All if left out, in a long run "
+        "all but sample.",
+        callback=checked_by("measuring.cells", "check_keep"),
+    ),
+]
+Strict = Annotated[bool, switch("--strict", "End with an error if a layer ran that could not be measured.")]
+Maps = Annotated[Path | None, path_option("FILE.nc", "Write entropy maps too, where in the picture attention looks.")]
+Nats = Annotated[bool, switch("--nats", "Draw entropy in nats, not divided by log N.")]
 Received = Annotated[
     bool, switch("--received", "Map received attention: how much each token is looked at, mean over rows.")
 ]
-Words = Annotated[list[str] | None, option("WORD,...", "Map the weight on words of the prompt in the picture.")]
+Words = Annotated[
+    list[str] | None,
+    option("WORD,...", "Map the weight on words of the prompt in the picture.", callback=words),
+]
+
+# How rules are found, and pictures judged.
+Iterations = Annotated[int, option("N", "Newton steps at most, a pass each.", min=1)]
+Nearness = Annotated[float, option("NATS", "Stop when entropies are as near [nats].", "--tolerance")]
+Kinds = Annotated[
+    list[str],
+    option(
+        "KIND,...",
+        "Kinds of layers to calibrate: self, joint, temporal; others stay.",
+        callback=checked_by("scaling.rescaling", "check_kinds"),
+    ),
+]
+HeldOut = Annotated[bool, switch("--held-out/--no-held-out", "Judge the rules on other prompts and seeds.")]
+Methods = Annotated[
+    list[str],
+    option(
+        "RULE,...",
+        "Rules as of `entropylab measure`, and baselines: resize, multidiffusion.",
+        "--scaling",
+        callback=methods_of,
+    ),
+]
+Reference = Annotated[Path | None, path_option("DIR", "Folder of real pictures; the embedded ones if left out.")]
+Metrics = Annotated[
+    list[str],
+    option(
+        "NAME,...",
+        "Of fid, clip, diversity, defects, time, memory.",
+        callback=checked_by("quality.evaluation", "check_metrics"),
+    ),
+]
+Features = Annotated[str | None, option("inception", "Where distances are measured; the model's own if left out.")]
+Clip = Annotated[str | None, option("MODEL", "Hub id or folder of a CLIP model; the model's own if left out.")]
+Pictures = Annotated[Path | None, path_option("DIR", "Write every picture there; the same command goes on.")]
+Resamples = Annotated[int, option("N", "Bootstrap draws.", min=1)]
 
 # What was measured.
 Run = Annotated[Path, argument("RUN", WRITTEN)]
+Runs = Annotated[list[Path], argument("RUN...", WRITTEN)]
+Other = Annotated[Path, argument("OTHER", "Another, or the same with another rule or size.")]
+By = Annotated[
+    list[str] | None,
+    option(
+        "NAME,...",
+        "A line for each layer or head, in `fit` also for each step or branch, in `check` for each size; or for each "
+        "of several of them.",
+        callback=words,
+    ),
+]
+OneSize = Annotated[str | None, option("SIZE", "Which size; all of both if left out.", callback=one_size)]
+OtherSize = Annotated[str | None, option("SIZE", "Which size of OTHER; that of --size if left out.", callback=one_size)]
+OtherScaling = Annotated[str | None, option("RULE", "Which rule of OTHER; that of --scaling if left out.")]
 Kind = Annotated[
     str | None,
     option(
@@ -116,25 +290,11 @@ Tolerance = Annotated[float, option("NATS", "What the law may be off by where it
 
 # What is written.
 File = Annotated[Path, path_option("FILE.nc", "File to write.")]
+FileOrFolder = Annotated[Path, path_option("FILE.nc", "File to write, or a folder for a long run: RUN/.")]
+Folder = Annotated[Path, path_option("DIR", "Folder to write to; made if need be.")]
+Figure = Annotated[Path, path_option("FILE", "Figure to write: .png, .pdf or .svg.")]
+Page = Annotated[Path, path_option("FILE.html", "File to write; a report's Markdown is beside it.")]
+Table = Annotated[
+    Path | None, path_option("FILE.csv", "CSV to write; of `check` without --by every layer, head, size.")
+]
 Overwrite = Annotated[bool, switch("--overwrite", "Replace what is there already.")]
-
-
-def one_size(name: str, text: str | None) -> Size | None:
-    """The size of an option that takes one, or None."""
-    if text is None:
-        return None
-    size, *more = parse_sizes([text])
-    if more:
-        raise EntropyLabError(f"{name} must be one size. Got {text!r}.")
-    return as_pair(size)
-
-
-def resources_of(text: str | None, engine: str | None, device: str | None) -> dict[str, float] | None:
-    """What ``--resources`` says; a CPU if the pipeline is wanted on one, though the cluster may have GPUs."""
-    if text is None:
-        return {"num_cpus": 1} if engine and device == "cpu" else None
-    try:
-        pairs = [part.split("=") for part in split([text])]
-        return {name.strip(): float(value) for name, value in pairs}
-    except ValueError:
-        raise EntropyLabError(f"resources must be such as num_gpus=0.5,num_cpus=4. Got {text!r}.") from None

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+import typer
+
 import entropylab
 
 from ..errors import EntropyLabError
 from ..files import check_writable
-from ..sizes import split
 from . import options as opt
 from .application import app
 from .words import say, write_csv
@@ -40,15 +41,12 @@ def opened(path: Path) -> Any:
 )
 def fit(
     run: opt.Run,
-    by: Annotated[
-        str | None, opt.option("NAME,...", "A line for each of layer, head, step, branch, or of several of them.")
-    ] = None,
+    by: opt.By = None,
     kind: opt.Kind = None,
     scaling: opt.Scaling = None,
 ) -> None:
     """``entropylab fit``."""
-    groups = None if by is None else split([by])
-    say(entropylab.fit(opened(run), by=groups, kind=kind, scaling=scaling).summary())
+    say(entropylab.fit(opened(run), by=by, kind=kind, scaling=scaling).summary())
 
 
 @app.command(
@@ -61,25 +59,18 @@ def fit(
 )
 def check(
     run: opt.Run,
-    by: Annotated[
-        str | None, opt.option("NAME,...", "A row for each of layer, head, size, or of several of them.")
-    ] = None,
+    by: opt.By = None,
     kind: opt.Kind = None,
     scaling: opt.Scaling = None,
     tolerance: opt.Tolerance = TOLERANCE,
-    out: Annotated[
-        Path | None,
-        opt.path_option(
-            "FILE.csv", "Write a CSV of the table of --by; without --by, a row for every layer, head and size."
-        ),
-    ] = None,
+    out: opt.Table = None,
     overwrite: opt.Overwrite = False,
 ) -> None:
     """``entropylab check``."""
     if out is not None:
         check_writable(out, overwrite)
     found = entropylab.check(opened(run), kind=kind, scaling=scaling)
-    table = found.to_frame() if by is None else found.grouped(split([by]))
+    table = found.to_frame() if by is None else found.grouped(by)
     small = found.smallest(tolerance).to_string(index=False, float_format="{:.4g}".format)
     parts = [found.summary()]
     if by is not None:
@@ -98,25 +89,22 @@ def check(
     "  entropylab compare both.nc both.nc --scaling original --other-scaling sqrt_log --size 128 --out layers.csv",
 )
 def compare(
+    ctx: typer.Context,
     run: opt.Run,
-    other: Annotated[Path, opt.argument("OTHER", "Another, or the same with another rule or size.")],
+    other: opt.Other,
     kind: opt.Kind = None,
     scaling: opt.Scaling = None,
-    other_scaling: Annotated[
-        str | None, opt.option("RULE", "Which rule of OTHER; that of --scaling if left out.")
-    ] = None,
-    size: Annotated[str | None, opt.option("SIZE", "Which size; all of both if left out.")] = None,
-    other_size: Annotated[str | None, opt.option("SIZE", "Which size of OTHER; that of --size if left out.")] = None,
-    out: Annotated[Path | None, opt.path_option("FILE.csv", "Write a CSV, a row for every layer.")] = None,
+    other_scaling: opt.OtherScaling = None,
+    size: opt.OneSize = None,
+    other_size: opt.OtherSize = None,
+    out: opt.Table = None,
     overwrite: opt.Overwrite = False,
 ) -> None:
     """``entropylab compare``."""
-    sizes = {"size": opt.one_size("size", size), "other_size": opt.one_size("other-size", other_size)}
     if out is not None:
         check_writable(out, overwrite)
-    found = entropylab.compare(
-        opened(run), opened(other), kind=kind, scaling=scaling, other_scaling=other_scaling, **sizes
-    )
+    given = opt.handed_on(ctx, "run", "other", "out", "overwrite")
+    found = entropylab.compare(opened(run), opened(other), **given)
     say(found.summary())
     if out is not None:
         write_csv(found.to_frame(), out, "%.6g")
@@ -133,10 +121,8 @@ def compare(
     "--name DiT --out models.html",
 )
 def report(
-    runs: Annotated[list[Path], opt.argument("RUN...", opt.WRITTEN)],
-    out: Annotated[Path, opt.path_option("FILE.html", "File to write; the Markdown is beside it.")] = Path(
-        "report.html"
-    ),
+    runs: opt.Runs,
+    out: opt.Page = Path("report.html"),
     name: Annotated[
         list[str] | None, opt.option("NAME", "What to call a run, once for each; its model if left out.")
     ] = None,

@@ -11,7 +11,6 @@ import typer
 
 from ..errors import EntropyLabError, EntropyLabWarning
 from ..files import write_whole
-from ..sizes import split
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that steer a terminal, turn its text round, or can't be written to it; lines and tabs are none of them."""
@@ -21,12 +20,7 @@ LIKE_A_SIZE = re.compile(r"[-+]?[0-9.][0-9.,xX-]*")
 
 def say(text: object, err: bool = False) -> None:
     """Print, whatever files hold: what would steer the terminal is shown as its code."""
-    typer.echo(harmless(str(text)), err=err)
-
-
-def harmless(text: str) -> str:
-    """A text whose control characters are shown as codes."""
-    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    typer.echo(CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text)), err=err)
 
 
 def repeat_sizes(arguments: Sequence[str]) -> list[str]:
@@ -63,16 +57,6 @@ def prompts_of(path: Path | None, column: str | None, samples: int | None, seed:
     if found.report and is_first():
         say(found.report, err=True)
     return found
-
-
-def parse_rules(texts: Sequence[str]) -> tuple[Any, ...]:
-    """The rules of ``--scaling``: names, numbers as multipliers, and files of calibrations."""
-    from ..scaling import named_rule
-
-    rules = tuple(rule_of(text) for text in split(texts))
-    for rule in rules:
-        named_rule(rule)
-    return rules
 
 
 def rule_of(text: str) -> Any:

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from ..checkpoints import digest_of_weights
 from ..measuring.provenance import provenance
 from ..pipelines import denoisers
+from ..prompts import digest
 from ..scaling import RULES, LayerRule, NamedRule, at_work, known_train_size
 from ..sizes import Size, size_label
 
@@ -32,8 +32,6 @@ def configuration_of(
     pipe: Any, plan: Any, recorder: Any, sizes: Sequence[Size], rules: Sequence[NamedRule], train_size: Any, each: int
 ) -> dict[str, Any]:
     """Everything that decides the numbers, as JSON can hold it; ``each`` is the number of samples of a unit."""
-    from ..prompts import digest
-
     source = provenance(pipe)
     found = {
         **{name: source[name] for name in FROM_PIPE if name in source},
@@ -97,29 +95,19 @@ def digest_of(configuration: Mapping[str, Any]) -> str:
 
 
 def differences(there: Mapping[str, Any], now: Mapping[str, Any], but: Sequence[str] = ()) -> list[str]:
-    """Where two configurations differ, each as "name: what is there, then what is now"."""
+    """Where two configurations differ, each as "name: what is there, then what is now"; settings one by one."""
     flat_there, flat_now = flattened(there), flattened(now)
-    names = [name for name in dict.fromkeys((*flat_there, *flat_now)) if name.split(".")[0] not in but]
     return [
-        f"{name}: {shown(flat_there.get(name))} there, {shown(flat_now.get(name))} now"
-        for name in names
-        if flat_there.get(name) != flat_now.get(name)
+        f"{name}: {json.dumps(flat_there.get(name)):.100} there, {json.dumps(flat_now.get(name)):.100} now"
+        for name in {**flat_there, **flat_now}
+        if name.split(".")[0] not in but and flat_there.get(name) != flat_now.get(name)
     ]
 
 
 def flattened(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings and the scheduler's configuration, one name each."""
+    """Settings and the scheduler's configuration, which is JSON or "", one name each."""
     found: dict[str, Any] = {}
     for name, value in configuration.items():
-        inner = value
-        if name == "scheduler_config" and isinstance(value, str):
-            with suppress(ValueError):
-                inner = json.loads(value)
+        inner = json.loads(value or "{}") if name == "scheduler_config" else value
         found |= {f"{name}.{key}": each for key, each in inner.items()} if isinstance(inner, dict) else {name: inner}
     return found
-
-
-def shown(value: Any) -> str:
-    """A value, shortened."""
-    text = json.dumps(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."

@@ -12,7 +12,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,13 +22,11 @@ import xarray as xr
 
 from ..bars import quiet
 from ..errors import EntropyLabError, EntropyLabWarning, check_positive, one_line
-from ..files import as_path
 from ..measuring.provenance import command
 from ..models import load
 from ..prompts import read_prompts
-from .beginning import begin, check_folder
 from .configuration import differences
-from .locks import Lock
+from .folder import begin, check_folder
 from .progress import Progress
 from .units import Unit
 from .worker import finished, leaving_what_is_finished
@@ -69,37 +67,23 @@ class Task:
 
     worker: Any
     unit: Unit | None = None
-    lock: Lock | None = None
+    lock: ExitStack | nullcontext = field(default_factory=nullcontext)
 
 
 @dataclass
 class Pool:
-    """The workers of a run, as the driver sees them.
-
-    Attributes:
-        new_worker: the actor class of Measurer, with its resources.
-        sent: the arguments of ``Measurer.prepare``, in the memory of the cluster.
-        resources: what a worker takes of the cluster.
-        queue: the units that nobody has in hand.
-        idle: workers that are ready and have nothing to do.
-        tasks: what all others do, by what they will answer.
-        known: what the first worker answered that was ready.
-        warned: what was warned of already.
-        room: for how many workers there is room.
-        looked: when that was looked at [s].
-    """
+    """The workers of a run, as the driver sees them."""
 
     ray: Any
     new_worker: Any
-    sent: list[Any]
-    resources: Mapping[str, float]
+    sent: list[Any]  # the arguments of Measurer.prepare, in the memory of the cluster
+    resources: Mapping[str, float]  # what a worker takes
     shown: Progress
     queue: deque[Unit] = field(default_factory=deque)
     idle: list[Any] = field(default_factory=list)
-    tasks: dict[Any, Task] = field(default_factory=dict)
-    known: tuple[Any, ...] = ()
-    warned: set[str] = field(default_factory=set)
-    room: int = 0
+    tasks: dict[Any, Task] = field(default_factory=dict)  # by what will answer
+    known: tuple[Any, ...] = ()  # what the first worker answered that was ready
+    room: int = 0  # for so many workers, when it was looked at [s]
     looked: float = float("-inf")
 
     @property
@@ -109,23 +93,24 @@ class Pool:
 
     def work(self, run: Any, shown: Progress) -> None:
         """Measure until every unit of a run is finished: of a RunFolder, or an evaluation's PictureRun."""
-        self.shown = shown
-        done, record = run.finished(), self.ray.put(run.record)
+        self.shown, record = shown, self.ray.put(run.record)
+        warned: set[str] = set()
+        done = run.finished()
+        shown.follow(done)
         self.queue = deque(unit for unit in run.units if unit.name not in done)
         with leaving_what_is_finished(run):
             while self.queue or self.in_hand:
                 self.grow(len(self.queue) + self.in_hand)
-                done |= self.hand_out(run, record)
+                self.hand_out(run, record)
                 for task, (ds, messages) in self.answers():
                     with task.lock:
-                        done |= self.hand_out(run, record)  # nobody waits until this unit is written
+                        self.hand_out(run, record)  # nobody waits until this unit is written
                         run.check_still_there()
-                        self.shown.begin(task.unit, done)
+                        shown.begin(task.unit)
                         run.write(task.unit, ds)
-                    self.shown.end(task.unit, ds.attrs["seconds"], max(1, self.in_hand))
-                    done = set()
-                    for message in set(messages) - self.warned:
-                        self.warned.add(message)
+                    shown.end(task.unit, ds.attrs["seconds"], max(1, self.in_hand))
+                    for message in set(messages) - warned:
+                        warned.add(message)
                         warnings.warn(message, EntropyLabWarning, stacklevel=6)
 
     def grow(self, units: int) -> None:
@@ -139,27 +124,22 @@ class Pool:
             worker = self.new_worker.remote()
             self.tasks[worker.prepare.remote(*self.sent)] = Task(worker)
 
-    def hand_out(self, run: Any, record: Any) -> set[str]:
-        """Hand units to workers that have nothing to do; names of those that another process has finished."""
-        done = set()
-        for _ in range(len(self.queue) if self.idle else 0):
+    def hand_out(self, run: Any, record: Any) -> None:
+        """Hand units that no other process has finished, or has in hand, to workers that have nothing to do."""
+        for _ in range(len(self.queue)):
+            if not self.idle:
+                return
             unit = self.queue.popleft()
             if run.is_finished(unit):
-                done.add(unit.name)
-            elif not self.idle or (lock := run.locks.take(unit.name)) is None:
+                self.shown.follow({unit.name})
+            elif (lock := run.locks.take(unit.name)) is None:
                 self.queue.append(unit)
             else:
                 worker = self.idle.pop()
                 self.tasks[worker.measure.remote(unit, record)] = Task(worker, unit, lock)
-        return done
 
     def answers(self) -> Iterator[tuple[Any, Any]]:
-        """What a worker has measured, once one has; nothing if none has for a while, or if one got ready or was lost.
-
-        Raises:
-            EntropyLabError: a worker that loaded another pipeline than the first, or that can't be started.
-            Exception: whatever the pipeline raised.
-        """
+        """What workers have measured; nothing if none has for a while, or if one only got ready or was lost."""
         if not self.tasks:
             time.sleep(LOOK)
             return
@@ -196,9 +176,7 @@ class Pool:
 
     def end(self, task: Task) -> None:
         """End a worker, and give back what it had in hand."""
-        if task.lock is not None:
-            task.lock.release()
-        with suppress(Exception):  # it may have ended, or the cluster
+        with task.lock, suppress(Exception):  # it may have ended, or the cluster
             self.ray.kill(task.worker)
 
     def close(self) -> None:
@@ -209,23 +187,14 @@ class Pool:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster, as the caller named it.
-
-    Attributes:
-        address: where it is; None for one that is found, or started here.
-        resources: what a worker takes of it; None for one GPU if it has any, else one CPU.
-    """
+    """A cluster as the caller named it: where it is (None: found or started here), and what a worker takes of it."""
 
     address: str | None
     resources: Mapping[str, float] | None
 
 
 def check_engine(engine: Any, address: Any, resources: Any) -> Cluster | None:
-    """What the arguments engine, address and resources ask for; None for this process.
-
-    Raises:
-        EntropyLabError: they ask for nothing that there is.
-    """
+    """What the arguments engine, address and resources ask for; None for this process."""
     if engine is None and (address is not None or resources is not None):
         raise EntropyLabError("address and resources are for an engine: pass engine='ray'.")
     if engine not in (None, "ray"):
@@ -242,28 +211,18 @@ def check_engine(engine: Any, address: Any, resources: Any) -> Cluster | None:
 def pool_on(cluster: Cluster, pipe: Any, request: Any, unit_samples: int | None, progress: bool) -> Iterator[Pool]:
     """Workers on a cluster, the first of which is ready; they end with the context.
 
-    Args:
-        cluster: where they are.
-        pipe: what loads the pipeline.
-        request: what they are asked for: ``request.job(pipe, long=True)`` is what does it.
-        unit_samples: samples of a unit.
-        progress: whether to tell of workers that are lost.
-
-    Raises:
-        EntropyLabError: what can't be sent to workers, no Ray, no cluster, or an argument that does not fit.
+    Each does what ``request.job(pipe, long=True)`` says, of the pipeline that ``pipe`` loads.
     """
     sent = (loader_of(pipe), request, unit_samples)
     with connected(cluster.address, sent) as ray:
         each = cluster.resources or ({"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1})
         new_worker = ray.remote(Measurer).options(**{"num_cpus": 0, **each})
         pool = Pool(ray, new_worker, [ray.put(part) for part in sent], each, Progress((), progress))
-        try:
+        with closing(pool):
             while not pool.known:
                 pool.grow(1)
                 list(pool.answers())
             yield pool
-        finally:
-            pool.close()
 
 
 def measure_on(
@@ -276,28 +235,20 @@ def measure_on(
     progress: bool,
 ) -> xr.Dataset:
     """What ``measure(..., out=..., engine=...)`` does; the Dataset of the finished run."""
-    path = check_folder(as_path(out, "out", "folder"))
+    path = check_folder(out)
     if isinstance(request.prompts, str | Path):
         known = {"column": request.column, "samples": request.samples, "seed": request.seed}
         request = replace(request, prompts=read_prompts(request.prompts, **known))
     with pool_on(cluster, pipe, request, unit_samples, progress) as pool:
         configuration, attributes, prompts = pool.known
         attributes |= {"command": command()}
-        check_folder(path, overwrite)
         run = begin(path, configuration, attributes, prompts, overwrite=overwrite, unit_samples=unit_samples)
-        shown = Progress(run.units, progress)
-        try:
+        with closing(Progress(run.units, progress)) as shown:
             return finished(run, partial(pool.work, run, shown), shown)
-        finally:
-            shown.close()
 
 
 def loader_of(pipe: Any) -> Callable[[], Any]:
-    """What loads the pipeline on a worker.
-
-    Raises:
-        EntropyLabError: a pipeline that is loaded already.
-    """
+    """What loads the pipeline on a worker."""
     if pipe is None or isinstance(pipe, str | Path):
         return partial(load, os.path.abspath(pipe) if pipe is not None and os.path.isdir(pipe) else pipe)
     if inspect.isroutine(pipe) or isinstance(pipe, partial | type):

@@ -1,4 +1,4 @@
-"""A run's folder: its record, its prompts, its finished units, and the locks of those at work.
+"""A run's folder: how it begins, goes on and grows there; its record, its prompts, its finished units.
 
 RUN/run.json        configuration and provenance
 RUN/prompts.jsonl   the prompt of every sample, one a line
@@ -6,63 +6,56 @@ RUN/units/*.nc      what is finished
 RUN/locks/*.lock    what is in hand
 """
 
-import hashlib
 import json
 import re
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from .. import hdf5, netcdf
 from ..dataset import ATTRIBUTE
-from ..errors import EntropyLabError, EntropyLabWarning, one_line
-from ..files import files, interrupted_later, is_there, told, write_whole
+from ..errors import EntropyLabError
+from ..files import PARTIAL, cannot_write, files, interrupted_later, is_there, listed, make_folder, told, write_whole
 from ..prompts import digest
 from .configuration import JOINED, differences, digest_of
-from .locks import Locks
+from .locks import END, Locks, locked
 from .units import Unit, cut
 
 FORMAT = 2
 RECORD, PROMPTS, UNITS, LOCKS = "run.json", "prompts.jsonl", "units", "locks"
 DAMAGED = ".damaged"
-CHECKSUM = "checksum"
+
+LOCK = ".lock"
+"""Held by the process that begins a run, or makes it longer."""
+
+OWN = re.compile(rf"\d+x\d+_\d+-[\w.-]*_\d+-\d+(\.nc|\.nc{DAMAGED}|{END})|\.[0-9a-f]{{32}}{PARTIAL}")
+"""Names of the files that a run makes in its folders of units and locks."""
 
 GROWING = ("samples", "prompts")
 """What changes in a configuration when its run is to have more samples."""
 
-MOST_SAMPLES, MOST_UNITS = 10_000_000, 1_000_000
-"""More than this no run has: their prompts and units are held in memory."""
+MOST_SAMPLES = 10_000_000
+"""More than this no run has: their prompts are held in memory."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder that holds a run.
-
-    Attributes:
-        path: the folder.
-        configuration: what decides the numbers.
-        attributes: where they come from: attributes of the Dataset.
-        texts: the prompt of every sample, if they are in memory anyway; else they are read when they are needed.
-        problem: why its record can't be used, if what it held was found in the units.
-    """
+    """A folder that holds a run: what decides its numbers, where they come from, and the prompt of every sample."""
 
     path: Path
     configuration: dict[str, Any]
     attributes: dict[str, Any]
-    texts: list[str] | None = None
-    problem: str = ""
+    prompts: list[str]
 
     @property
     def record(self) -> dict[str, Any]:
-        """What stands in its record, and in every unit, so that no record is needed to know whose they are."""
+        """What stands in its record."""
         known = {"configuration": self.configuration, "digest": digest_of(self.configuration)}
         return {"format": FORMAT, **known, "attributes": self.attributes}
 
@@ -89,11 +82,7 @@ class RunFolder:
         return self.path / UNITS / f"{unit.name}.nc"
 
     def finished(self) -> set[str]:
-        """Names of the units that are finished: of files, whatever else may have such a name.
-
-        Raises:
-            EntropyLabError: the folder can't be read.
-        """
+        """Names of the units that are finished: of files, whatever else may have such a name."""
         return files(self.path / UNITS, ".nc")
 
     def is_finished(self, unit: Unit) -> bool:
@@ -104,25 +93,16 @@ class RunFolder:
     def write(self, unit: Unit, ds: xr.Dataset) -> None:
         """Write a finished unit, whole; if somebody has written it meanwhile, theirs stays."""
         ds.attrs |= {"configuration": self.digest(unit), "unit": unit.name, ATTRIBUTE: self.attributes[ATTRIBUTE]}
-        ds.attrs[CHECKSUM] = checksum(ds)
         if not self.is_finished(unit):
             self.set_aside(unit)
             with interrupted_later(), told(self.file(unit)):
                 write_whole(self.file(unit), hdf5.sealed(netcdf.to_bytes({"/": netcdf.encode(ds)})))
 
     def read(self, unit: Unit) -> xr.Dataset:
-        """Read a finished unit.
-
-        Raises:
-            EntropyLabError: it is damaged, or another run's.
-        """
-        if not self.is_finished(unit):
-            raise EntropyLabError(f"{self.file(unit)} is no file, but a folder, a link to nothing or a device.")
+        """Read a finished unit."""
         ds = netcdf.read(self.file(unit))
         if ds.attrs.get("configuration") != self.digest(unit) or ds.attrs.get("unit") != unit.name:
             raise EntropyLabError(f"{self.file(unit)} is not a unit of this run.")
-        if ds.attrs.get(CHECKSUM) != checksum(ds):
-            raise EntropyLabError(f"{self.file(unit)} is damaged: its checksum is not that of its content.")
         return ds
 
     def set_aside(self, unit: Unit) -> None:
@@ -131,186 +111,155 @@ class RunFolder:
         with told(path), suppress(FileNotFoundError):
             path.replace(path.with_name(path.name + DAMAGED))
 
-    @cached_property
-    def prompts(self) -> list[str]:
-        """The prompt of every sample.
-
-        Raises:
-            EntropyLabError: the file that holds them is gone or damaged.
-        """
-        if self.texts is not None:
-            return self.texts
-        if problem := self.problem_of_prompts():
-            raise EntropyLabError(f"{problem}. The command that made the run writes it again.")
-        return list(self.stored_prompts())
-
-    def stored_prompts(self) -> Iterator[str]:
-        """The prompts in the file, one after the other; the file of a run that is just growing may have more."""
-        with open(self.path / PROMPTS, encoding="utf-8") as file:
-            yield from (json.loads(line) for line in islice(file, self.configuration["samples"]))
-
-    def problem_of_prompts(self) -> str:
-        """Why the file of prompts can't be used; "" if it can."""
-        path = self.path / PROMPTS
-        if is_there(path) and not path.is_file():
-            return f"{path} can't be read: it is no file"
-        try:
-            whole = digest(self.stored_prompts()) == self.configuration["prompts"]
-        except (OSError, RecursionError, ValueError) as error:
-            return f"{path} can't be read: {one_line(error)}"
-        return "" if whole else f"{path} is damaged: its checksum is not that of its content"
-
     def check_still_there(self) -> None:
         """Raise an EntropyLabError if the run was removed, or another put in its place, since it was read."""
-        gone = f"{self.path} was removed, or overwritten by another command, while this one was at work on it."
-        try:
-            there = read_record(self.path).configuration
-        except EntropyLabError as error:
-            raise EntropyLabError(f"{gone} {error}") from error
-        changed = differences(self.configuration, there, but=GROWING)
+        record = record_of(self.path)
+        there = {} if record is None else record["configuration"]
+        changed = differences(self.configuration, there, but=GROWING) if there else ["it holds no run"]
         if changed or there["samples"] < self.configuration["samples"]:
-            raise EntropyLabError(f"{gone} {'; '.join(changed)}".strip())
-
-
-def checksum(ds: xr.Dataset) -> str:
-    """SHA-256 of everything in a Dataset: names, dimensions, values and attributes, but for the checksum itself."""
-    found = hashlib.sha256()
-    for name, variable in sorted(ds.variables.items()):
-        text = variable.dtype.kind in "UTO"
-        kind = "text" if text else variable.dtype.newbyteorder("<").str
-        found.update(json.dumps([name, list(variable.dims), list(variable.shape), kind]).encode())
-        values = variable.values
-        found.update(
-            json.dumps(values.tolist()).encode() if text else np.ascontiguousarray(values, dtype=kind).tobytes()
-        )
-    attributes = {str(name): value for name, value in ds.attrs.items() if name != CHECKSUM}
-    found.update(json.dumps(attributes, sort_keys=True).encode())
-    return found.hexdigest()
-
-
-def labels_of(ds: xr.Dataset) -> dict[str, Any]:
-    """The labels of a unit."""
-    return json.loads(str(ds["labels"].values))
-
-
-class Unusable(EntropyLabError):
-    """A record that is lost or damaged; what it held may stand in the units."""
+            raise EntropyLabError(
+                f"{self.path} was removed, or overwritten by another command, while this one was at work on it: "
+                f"{'; '.join(changed)}"
+            )
 
 
 def read_run(path: Path) -> RunFolder:
-    """The run in a folder, by its record, or by its units where that is lost or damaged; a warning says so.
-
-    Raises:
-        EntropyLabError: there is none, or one of another format.
-    """
-    try:
-        return read_record(path)
-    except Unusable as error:
-        found = recovered(path, str(error))
-        if found is None:
-            raise
-    message = f"{found.problem} What it held was found in the units; the command that made the run writes it again."
-    warnings.warn(message, EntropyLabWarning, stacklevel=4)
-    return found
+    """The run in a folder."""
+    again = "If its units are there, the command that made the run writes it again."
+    record = record_of(path)
+    if record is None:
+        raise EntropyLabError(f"{path} holds no run: {RECORD} is missing, or not what entropylab wrote. {again}")
+    known = record["configuration"]
+    prompts = prompts_of(path, known["samples"])
+    if digest(prompts) != known["prompts"]:
+        raise EntropyLabError(f"{path / PROMPTS} is missing or damaged. {again}")
+    return RunFolder(path, known, record["attributes"], prompts)
 
 
-def read_record(path: Path) -> RunFolder:
-    """The run in a folder, by its record.
-
-    Raises:
-        EntropyLabError: there is none, or one of another format.
-    """
+def record_of(path: Path) -> dict[str, Any] | None:
+    """What stands in a run's record; None if there is none, or not what was written."""
     file = path / RECORD
+    if not is_there(file) or not file.is_file():  # reading a pipe would wait for somebody to write to it
+        return None
+    with told(file):
+        content = file.read_bytes()
     try:
-        record = json.loads(file.read_bytes() if file.is_file() or not is_there(file) else b"")
-    except FileNotFoundError:
-        what = f"a folder that holds no run: it has no {RECORD}" if path.is_dir() else "no folder of a run"
-        raise Unusable(f"{path} is {what}.") from None
-    except OSError as error:
-        raise EntropyLabError(f"{file} can't be read: {one_line(error)}.") from error
-    except (RecursionError, ValueError):
-        record = None
-    if not isinstance(record, dict):
-        raise Unusable(f"{file} can't be read: it is not what entropylab wrote.")
-    if isinstance(known := record.get("format"), int) and known != FORMAT:
-        raise EntropyLabError(f"{path} holds a run of format {known}; this is for format {FORMAT}.")
-    if not record.keys() >= {"format", "configuration", "digest", "attributes"}:
-        raise Unusable(f"{file} can't be read: it is not what entropylab wrote.")
-    if record["digest"] != digest_of(record["configuration"]):
-        raise Unusable(f"{file} is damaged or was changed: its checksum is not that of its configuration.")
-    if wrong := problem_of(record):
-        raise Unusable(f"{file} is damaged or was changed: {wrong}.")
-    return RunFolder(path, record["configuration"], record["attributes"])
+        record = json.loads(content)
+        if record["format"] != FORMAT:
+            raise EntropyLabError(f"{path} holds a run of format {record['format']}; this is for format {FORMAT}.")
+        whole = record["digest"] == digest_of(record["configuration"]) and ATTRIBUTE in record["attributes"]
+    except EntropyLabError:
+        raise
+    except (KeyError, RecursionError, TypeError, ValueError):
+        return None
+    return record if whole else None
 
 
-def recovered(path: Path, problem: str) -> RunFolder | None:
-    """The run of the units in a folder, as the one that knows of most samples has it; None if no unit tells.
+def prompts_of(path: Path, samples: int) -> list[str]:
+    """The prompts of so many samples, none if they can't be read; the file of a run that is growing may have more."""
+    file = path / PROMPTS
+    try:
+        with open(file, encoding="utf-8") as lines:
+            return [json.loads(line) for line in islice(lines, samples)]
+    except (OSError, RecursionError, ValueError):
+        return []
 
-    Raises:
-        EntropyLabError: they are of several runs.
+
+def check_folder(out: Any) -> Path:
+    """``out`` as a Path, if a run can be written there or goes on there; the folder is made if need be."""
+    path = make_folder(out)
+    there = {entry.name for entry in listed(path) if not entry.name.startswith(".")} - {PROMPTS, LOCKS}
+    if there and not there & {RECORD, UNITS}:
+        shown = ", ".join(sorted(there)[:3])
+        raise EntropyLabError(f"out must be an empty folder or that of a run. {path} has no {RECORD}, but {shown}.")
+    if RECORD in there and record_of(path) is None and not files(path / UNITS, ".nc"):
+        raise EntropyLabError(f"out must be a folder of a run. {path / RECORD} is not what entropylab wrote.")
+    return path
+
+
+def begin(
+    path: Path,
+    configuration: dict[str, Any],
+    attributes: dict[str, Any],
+    prompts: list[str],
+    *,
+    overwrite: bool = False,
+    unit_samples: int | None = None,
+) -> RunFolder:
+    """Start a run in a folder, or go on with the one that is there, also if it is to have more samples now.
+
+    ``unit_samples`` is what was asked for; None for that of the run that is there.
     """
-    best, known = None, ""
-    for name in sorted(files(path / UNITS, ".nc")):
+    with alone(path):
+        if overwrite:
+            clear(path)
+        for name in (UNITS, LOCKS):
+            with told(path / name):
+                (path / name).mkdir(exist_ok=True)
+        record = record_of(path)
+        if record is not None:
+            there = record["configuration"]
+            if unit_samples is None:
+                configuration = {**configuration, "unit_samples": there["unit_samples"]}
+            grown = check_grown(path, there, configuration, prompts)
+            attributes = {**record["attributes"], **(attributes if grown else {})}
+        run = RunFolder(path, configuration, attributes, prompts)
+        if record is None:
+            check_units(run)
+        if prompts_of(path, len(prompts)) != prompts:  # before the record: who reads a longer one finds them all
+            write_whole(path / PROMPTS, "".join(json.dumps(text) + "\n" for text in prompts).encode())
+        if run.record != record:
+            write_whole(path / RECORD, json.dumps(run.record, indent=1).encode())
+    return run
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Let one process at a time begin or grow a run, where the file system can; the system ends it with the process."""
+    with told(path), open(path / LOCK, "ab") as file:
+        locked(file, wait=True)
+        yield
+
+
+def check_grown(path: Path, there: dict[str, Any], now: dict[str, Any], prompts: list[str]) -> bool:
+    """Whether a configuration is the run's with more samples; an EntropyLabError with what differs if it is neither."""
+    changed = differences(there, now, but=("prompts",))
+    if digest(prompts[: there["samples"]]) != there["prompts"] and now["samples"] >= there["samples"]:
+        changed.append("prompts: not the same")
+    names = {line.partition(":")[0] for line in changed}
+    if not names <= {"samples"} or now["samples"] < there["samples"]:
+        joined = ", which entropylab merge can join to this one" if names <= {"sizes", "scaling", "rules"} else ""
+        raise EntropyLabError(
+            f"{path} holds a run of another configuration: {'; '.join(changed)}. Use another folder{joined}, or start "
+            "afresh with overwrite=True (--overwrite)."
+        )
+    return bool(changed)
+
+
+def check_units(run: RunFolder) -> None:
+    """Raise an EntropyLabError if units of another run are in a folder whose record, which would tell, is lost."""
+    own = {unit.name: unit for unit in run.units}
+    for name in sorted(run.finished()):
         try:
-            ds = netcdf.read(path / UNITS / f"{name}.nc")
-            record = labels_of(ds)["run"]
-            if ds.attrs.get(CHECKSUM) != checksum(ds) or problem_of(record):
-                continue
-        except (AttributeError, EntropyLabError, KeyError, RecursionError, TypeError, ValueError):
+            ds = netcdf.read(run.path / UNITS / f"{name}.nc")
+        except EntropyLabError:  # a damaged unit is measured again
             continue
-        run = RunFolder(path, record["configuration"], record["attributes"], problem=problem)
-        if best is not None and (changed := differences(best.configuration, run.configuration, but=GROWING)):
-            raise EntropyLabError(f"{problem} Units {known} and {name} are of different runs: {'; '.join(changed)}.")
-        if best is None or run.configuration["samples"] > best.configuration["samples"]:
-            best, known = run, name
-    return best
+        if name not in own or ds.attrs.get("configuration") != run.digest(own[name]):
+            raise EntropyLabError(
+                f"{run.path} has lost its {RECORD}, and {name} is a unit of another configuration. Use another folder, "
+                "or start afresh with overwrite=True (--overwrite)."
+            )
 
 
-def are_texts(value: Any) -> bool:
-    """Whether a value is a list of texts."""
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
-
-
-def are_sizes(value: Any) -> bool:
-    """Whether a value is a list of labels of sizes."""
-    return are_texts(value) and all(re.fullmatch(r"[1-9]\d{0,6}x[1-9]\d{0,6}", size) for size in value)
-
-
-def is_int(value: Any, least: int, most: int = 2**63) -> bool:
-    """Whether a value is a whole number between two."""
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-
-
-USED: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "sizes": ('labels such as "64x64"', lambda value: are_sizes(value) and len(value) > 0),
-    "scaling": ("texts", lambda value: are_texts(value) and len(value) > 0),
-    "rules": ("texts", are_texts),
-    "keep": ("names of dimensions, or null", lambda value: value is None or are_texts(value)),
-    "prompts": ("a text", lambda value: isinstance(value, str)),
-    "samples": (f"an int from 1 to {MOST_SAMPLES}", lambda value: is_int(value, 1, MOST_SAMPLES)),
-    "unit_samples": ("an int from 1", lambda value: is_int(value, 1)),
-    "seed": ("an int from 0", lambda value: is_int(value, 0)),
-}
-"""The parts of a configuration that are used here: what they must be, in words, and whether they are."""
-
-
-def problem_of(record: Any) -> str:
-    """What is wrong with the parts of a record that are used here, in words; "" if nothing is."""
-    known, attributes = (record.get(name) for name in ("configuration", "attributes"))
-    if not isinstance(known, dict) or not isinstance(attributes, dict):
-        return "configuration and attributes must be dicts"
-    if not isinstance(attributes.get(ATTRIBUTE), str):
-        return f"it has no {ATTRIBUTE}"
-    for name, (expected, fits) in USED.items():
-        if not fits(known.get(name)):
-            return f"{name} must be {expected}. Got {known.get(name)!r:.100}"
-    if len(known["rules"]) != len(known["scaling"]):
-        return f"rules must be as many as scaling. Got {known['rules']!r:.100}"
-    if too_many(len(known["sizes"]) * len(known["scaling"]), known["samples"], known["unit_samples"]):
-        return f"a run has at most {MOST_UNITS} units"
-    return ""
-
-
-def too_many(cells: int, samples: int, each: int) -> bool:
-    """Whether so many sizes and rules with so many samples, ``each`` in a unit, are more units than a run may have."""
-    return cells * -(-samples // each) > MOST_UNITS
+def clear(path: Path) -> None:
+    """Remove a run, and nothing else; its record last, so that what is half removed is still known for what it is."""
+    busy = [f"{unit} by {who}" for unit, who in Locks(path / LOCKS).holders().items()]
+    if busy:
+        raise EntropyLabError(f"overwrite: processes are at work on {path} ({', '.join(busy[:3])}); end them first.")
+    entries = [entry for name in (UNITS, LOCKS) for entry in listed(path / name) if OWN.fullmatch(entry.name)]
+    own = [Path(entry.path) for entry in entries if not entry.is_dir(follow_symlinks=False)]
+    try:
+        for file in (*own, path / PROMPTS, path / RECORD):
+            file.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error

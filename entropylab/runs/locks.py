@@ -4,10 +4,9 @@ Units are the same whoever measures them, and appear whole: where a file system 
 the same unit waste time and harm nothing.
 """
 
-import errno
 import os
 import platform
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -18,77 +17,33 @@ END = ".lock"
 """End of the names of the files."""
 
 
-@dataclass
-class Lock:
-    """A unit in hand; a context, which gives it back at the end.
-
-    Attributes:
-        path: the file.
-        file: the same, open and locked; None where there is something else of that name.
-    """
-
-    path: Path
-    file: IO[bytes] | None
-
-    def __enter__(self) -> "Lock":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.release()
-
-    def release(self) -> None:
-        """Give the unit back."""
-        if self.file is not None and not self.file.closed:
-            with suppress(OSError):
-                self.path.unlink()
-            self.file.close()
-
-
 @dataclass(frozen=True)
 class Locks:
-    """The locks of a run's units.
-
-    Attributes:
-        folder: where the files are.
-    """
+    """The locks of a run's units, files in a folder."""
 
     folder: Path
 
-    def take(self, name: str, wait: bool = False) -> Lock | None:
-        """Take a unit, or None if somebody has it; with ``wait``, once nobody has.
+    def take(self, name: str, wait: bool = False) -> ExitStack | None:
+        """Take a unit, which is given back when what is returned closes; None if somebody has it.
 
-        Raises:
-            EntropyLabError: the folder can't be used.
+        With ``wait``, it is taken once nobody has it.
         """
         path = self.folder / f"{name}{END}"
         while True:
-            with told(path):
-                try:
-                    number = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-                except OSError as error:
-                    if error.errno in (errno.EISDIR, errno.ELOOP, errno.ENXIO):
-                        return Lock(path, None)
-                    raise
-            file = os.fdopen(number, "r+b", buffering=0)
-            try:
+            with told(path), ExitStack() as held:
+                file = held.enter_context(open(path, "a+b", buffering=0))
                 if not locked(file, wait=False):
                     if not wait:
-                        file.close()
                         return None
-                    if file.read(200).decode(errors="replace") == me():  # nobody waits for himself
-                        file.close()
-                        return Lock(path, None)
+                    file.seek(0)
+                    if file.read(200) == me():
+                        return ExitStack()  # nobody waits for himself
                     locked(file, wait=True)
-                if is_still_there(path, file):
-                    with suppress(OSError):
-                        file.seek(0)
-                        file.truncate()
-                        file.write(me().encode())
-                    return Lock(path, file)
-            except BaseException:
-                file.close()
-                raise
-            file.close()  # who had it has removed it meanwhile
+                if is_still_there(path, file):  # else who had it has removed it meanwhile
+                    file.truncate(0)
+                    file.write(me())
+                    held.callback(remove, path)
+                    return held.pop_all()
 
     def holders(self) -> dict[str, str]:
         """Unit -> host and process that has it in hand."""
@@ -100,9 +55,15 @@ class Locks:
         return found
 
 
-def me() -> str:
+def me() -> bytes:
     """This host and process."""
-    return f"{platform.node()} process {os.getpid()}"
+    return f"{platform.node()} process {os.getpid()}".encode()
+
+
+def remove(path: Path) -> None:
+    """Remove a lock's file, if the folder is still there and open; without its lock it holds nobody back."""
+    with suppress(OSError):
+        path.unlink()
 
 
 def is_still_there(path: Path, file: IO[bytes]) -> bool:

@@ -12,31 +12,28 @@ import xarray as xr
 
 from ..dataset import describe
 from ..errors import EntropyLabError, EntropyLabWarning
-from ..files import as_path, is_there
+from ..files import as_path
 from ..measuring import layout
 from ..measuring.cells import KEPT, NOTHING, Cells, Counted, LayerLabel
 from ..measuring.moments import Moments, fit_shapes
+from ..prompts import digest
 from ..sizes import size_label
 from .configuration import JOINED, differences
-from .folder import RunFolder, labels_of, read_run
+from .folder import RunFolder, read_run
 from .units import Unit
 
-LABELS = ("module", "block", "kind", "part")
-
-Cell = dict[int, list[tuple[RunFolder, Unit]]]
-"""Seed of a unit's first sample -> the runs that have the unit, and what they call it."""
+Row = dict[tuple[int, int, str], list[tuple[RunFolder, Unit]]]
+"""Seeds of the first sample and after the last, and what tells the prompts -> the runs that have such a unit, and it"""
 
 
-def to_dataset(
-    cells: Cells, prompts: list[str], seeds: list[int], unmeasured: list[str], run: dict[str, Any] | None = None
-) -> xr.Dataset:
+def to_dataset(cells: Cells, prompts: list[str], seeds: list[int], unmeasured: list[str]) -> xr.Dataset:
     """Cells that hold one size and one scaling as a Dataset of two variables of at most one dimension: every variable
     and every dimension costs milliseconds to write and to read.
 
     ``values`` are those of (entry, branch, sample, step, layer, head) where samples are kept apart, else ``sums``:
     count, mean and sum of squared deviations over the samples, of (sum, entry, branch, step, layer, head); dimensions
     that were averaged away have length 1. ``labels`` is JSON: their shape, what the entries, branches and layers are,
-    what is counted by layer, and the record of the run that it is a unit of.
+    and what is counted by layer.
     """
     ((key, timesteps),) = cells.timesteps.items()
     if cells.keeps_samples:
@@ -50,7 +47,7 @@ def to_dataset(
         "layers": [
             {
                 "path": path,
-                **{name: getattr(label, name) for name in LABELS},
+                **{name: getattr(label, name) for name in layout.LABELS},
                 "counted": cells.counted[key[0]].get(path),
                 "grown": cells.grown[key[0]].get(path),
             }
@@ -61,28 +58,26 @@ def to_dataset(
         "unmeasured": unmeasured,
         "prompts": prompts,
         "seeds": seeds,
-        "run": run,
     }
     return xr.Dataset({"labels": ((), np.array(json.dumps(labels, default=float))), name: ("number", numbers.ravel())})
 
 
 def from_dataset(ds: xr.Dataset, size: Any, scaling: str, keep: tuple[str, ...] | None) -> Cells:
     """The Cells of which ``to_dataset`` made ``ds``; earlier versions wrote a dimension for each of the numbers'."""
-    labels, key = labels_of(ds), (size, scaling)
+    labels, key = json.loads(str(ds["labels"].values)), (size, scaling)
     cells = Cells((*("",) * KEPT, *labels["entries"]), keep, branches=labels["branches"])
     layers = {layer["path"]: layer for layer in labels["layers"]}
-    cells.layers = {path: LayerLabel(**{name: layer[name] for name in LABELS}) for path, layer in layers.items()}
+    cells.layers = {path: LayerLabel(**{name: layer[name] for name in layout.LABELS}) for path, layer in layers.items()}
     cells.grown[size] = {path: layer["grown"] for path, layer in layers.items()}
     cells.counted[size] = {path: Counted(*layer["counted"]) for path, layer in layers.items() if layer["counted"]}
     cells.timesteps[key] = np.array(labels["timesteps"], dtype=float)
-    cells.labels[key] = ([], [])
+    cells.labels[key] = (labels["prompts"], labels["seeds"]) if cells.keeps_samples else ([], [])
     if labels["multipliers"] is not None:
         cells.multipliers[key] = labels["multipliers"]
     numbers = ds["values" if cells.keeps_samples else "sums"].values
     numbers = numbers.reshape(labels.get("shape", numbers.shape))
     if cells.keeps_samples:
         cells.arrays[key] = [numbers]
-        cells.labels[key] = (labels["prompts"], labels["seeds"])
     else:
         cells.moments[key] = Moments(*numbers)
     return cells
@@ -95,8 +90,7 @@ def absorb(whole: Cells, part: Cells) -> None:
             f"units must hold the same numbers: {', '.join(whole.entries[KEPT:])}. "
             f"Got {', '.join(part.entries[KEPT:])}: another version of entropylab measured them."
         )
-    for path, label in part.layers.items():
-        whole.layers.setdefault(path, label)
+    whole.layers |= part.layers
     whole.branches += [name for name in part.branches if name not in whole.branches]
     for size, found in part.grown.items():
         whole.grown.setdefault(size, {}).update(found)
@@ -112,65 +106,43 @@ def absorb(whole: Cells, part: Cells) -> None:
         seeds.extend(part.labels[key][1])
     whole.multipliers.update(part.multipliers)
     for key, arrays in part.arrays.items():
-        whole.arrays.setdefault(key, []).extend(in_place(array, whole, part, np.nan, 1) for array in arrays)
+        whole.arrays.setdefault(key, []).extend(in_place(array, whole, part, np.nan, 4) for array in arrays)
     for key, moments in part.moments.items():
-        new = Moments(*(in_place(sums, whole, part, 0, 0) for sums in (moments.count, moments.mean, moments.m2)))
+        new = Moments(*(in_place(sums, whole, part, 0, 3) for sums in (moments.count, moments.mean, moments.m2)))
         whole.moments[key] = whole.moments[key].merged(new) if key in whole.moments else new
 
 
-def in_place(array: np.ndarray, whole: Cells, part: Cells, empty: float, shift: int) -> np.ndarray:
-    """An array of ``part`` with its branches and layers where ``whole`` has them, and ``empty`` elsewhere.
-
-    ``shift`` is 1 if a sample axis stands after the branches.
-    """
+def in_place(array: np.ndarray, whole: Cells, part: Cells, empty: float, layer_axis: int) -> np.ndarray:
+    """An array of ``part`` with its branches and layers where ``whole`` has them, and ``empty`` elsewhere."""
     kept = whole.keep
     for axis, name, ours, theirs in (
         (1, "branch", whole.branches, part.branches),
-        (3 + shift, "layer", list(whole.layers), list(part.layers)),
+        (layer_axis, "layer", list(whole.layers), list(part.layers)),
     ):
-        if (kept is None or name in kept) and ours[: len(theirs)] != theirs:
-            places = [ours.index(entry) for entry in theirs]
-            shape = list(array.shape)
-            shape[axis] = max(places) + 1
-            wider = np.full(shape, empty, dtype=array.dtype)
-            wider[(slice(None),) * axis + (places,)] = array
-            array = wider
+        if (kept is None or name in kept) and ours != theirs:
+            nothing = np.full_like(array.take([0], axis), empty)
+            places = [theirs.index(entry) if entry in theirs else -1 for entry in ours]
+            array = np.concatenate([array, nothing], axis).take(places, axis)
     return array
 
 
 @dataclass
 class Merged:
-    """What was read of one or several runs.
-
-    Attributes:
-        run: the first of them.
-        cells: everything measured.
-        total: how many units there are.
-        done: how many of them could be read.
-        damaged: units that are there and can't be read -> why.
-        unmeasured: attention layers that ran and could not be measured.
-        devices: what the units were measured on.
-        versions: what versions of packages they were measured with.
-        unfinished: sizes and scalings that have not all of their samples yet, in words.
-    """
+    """What was read of one or several runs, of which ``run`` is the first."""
 
     run: RunFolder
     cells: Cells
-    total: int = 0
-    done: int = 0
-    damaged: dict[Unit, str] = field(default_factory=dict)
+    total: int = 0  # units
+    done: int = 0  # those that could be read
+    damaged: dict[Unit, str] = field(default_factory=dict)  # those that are there and can't be read -> why
     unmeasured: dict[str, None] = field(default_factory=dict)
     devices: set[str] = field(default_factory=set)
     versions: set[str] = field(default_factory=set)
-    unfinished: list[str] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)  # sizes and rules that lack samples, in words
 
     @property
     def dataset(self) -> xr.Dataset:
-        """All of it.
-
-        Raises:
-            EntropyLabError: damaged units, or nothing finished yet.
-        """
+        """All of it."""
         if self.damaged:
             raise EntropyLabError(
                 f"{self.run.path} has damaged units ({len(self.damaged)}); the command that made the run measures them "
@@ -195,35 +167,31 @@ def merged(*runs: RunFolder) -> Merged:
     """Read the units of runs one by one and add them up, samples by their seeds; a unit that several have counts once.
 
     Samples that are not there stand as NaN where samples are kept apart, so that those after them keep their places.
-
-    Raises:
-        EntropyLabError: other configurations, or samples that are partly the same.
     """
     keep = runs[0].configuration["keep"]
     found = Merged(runs[0], Cells((), None if keep is None else tuple(keep)))
     cells = found.cells
     for key, row in rows_of(runs).items():
         done = total = 0
-        for seed in sorted(row):
-            run, unit = row[seed][0]
-            ds, count = read_first(row[seed], found), unit.samples
-            total += count
+        for (seed, after, _), places in sorted(row.items(), key=lambda each: each[0]):
+            ds = read_first(places, found)
+            total += after - seed
             found.total += 1
             if ds is not None:
                 part = from_dataset(ds, *key, cells.keep)
-                if not found.done:
-                    cells.entries = part.entries
+                cells.entries = cells.entries or part.entries
                 absorb(cells, part)
-                done += count
+                done += after - seed
                 found.done += 1
-                found.unmeasured |= dict.fromkeys(labels_of(ds)["unmeasured"])
+                found.unmeasured |= dict.fromkeys(json.loads(str(ds["labels"].values))["unmeasured"])
                 found.devices.add(ds.attrs["device"])
                 found.versions.add(ds.attrs["versions"])
             elif cells.keeps_samples:
-                cells.arrays.setdefault(key, []).append(np.full((1, 1, count, 1, 1, 1), np.nan))
+                run, unit = places[0]
+                cells.arrays.setdefault(key, []).append(np.full((1, 1, after - seed, 1, 1, 1), np.nan))
                 prompts, seeds = cells.labels.setdefault(key, ([], []))
                 prompts.extend(run.prompts[unit.start : unit.stop])
-                seeds.extend(range(seed, seed + count))
+                seeds.extend(range(seed, after))
         if not done:  # nothing is known of a size and rule of which there is no unit
             cells.arrays.pop(key, None)
             cells.labels.pop(key, None)
@@ -236,64 +204,45 @@ def read_first(places: list[tuple[RunFolder, Unit]], found: Merged) -> xr.Datase
     """A unit from the first run in which it can be read; None if it is in none."""
     problem = ""
     for run, unit in places:
-        if is_there(run.file(unit)):
+        if run.is_finished(unit):
             try:
                 return run.read(unit)
             except EntropyLabError as error:
-                if is_there(run.file(unit)):
+                if run.is_finished(unit):  # not set aside meanwhile
                     problem = str(error)
     if problem:
         found.damaged[places[0][1]] = problem
     return None
 
 
-def rows_of(runs: Sequence[RunFolder]) -> dict[tuple[Any, str], Cell]:
-    """The units of every size and rule, as they first come.
-
-    Raises:
-        EntropyLabError: other configurations, or samples that are partly the same.
-    """
-    rows: dict[tuple[Any, str], Cell] = {}
+def rows_of(runs: Sequence[RunFolder]) -> dict[tuple[Any, str], Row]:
+    """The units of every size and rule, as they first come."""
+    rows: dict[tuple[Any, str], Row] = {}
+    rules: dict[str, str] = {}
     for run in runs:
-        if changed := differences(runs[0].configuration, run.configuration, but=JOINED) + other_rules(runs[0], run):
+        known = run.configuration
+        changed = differences(runs[0].configuration, known, but=JOINED)
+        for name, rule in zip(known["scaling"], known["rules"], strict=True):
+            if rules.setdefault(name, rule) != rule:
+                changed.append(f"scaling {name!r}: not the same rule")
+        if changed:
             raise EntropyLabError(
                 f"runs must have one configuration. {runs[0].path} and {run.path}: {'; '.join(changed)}."
             )
         for unit in run.units:
+            prompts, seed = digest(run.prompts[unit.start : unit.stop]), known["seed"]
             row = rows.setdefault((unit.size, unit.scaling), {})
-            row.setdefault(run.configuration["seed"] + unit.start, []).append((run, unit))
-    for row in rows.values() if len(runs) > 1 else ():
-        for (seed, before), (other, after) in pairwise(sorted(row.items())):
-            if seed + before[0][1].samples > other:
-                raise overlap(before[0], after[0])
-        for first, *others in row.values():
-            for place in others:
-                if prompts_of(*first) != prompts_of(*place):
-                    raise overlap(first, place)
-    sizes, rules = dict.fromkeys(size for size, _ in rows), dict.fromkeys(rule for _, rule in rows)
-    return {(size, rule): rows[size, rule] for size in sizes for rule in rules if (size, rule) in rows}
-
-
-def other_rules(first: RunFolder, run: RunFolder) -> list[str]:
-    """Rules of two runs that have one name and are not the same."""
-    known, there = (dict(zip(r.configuration["scaling"], r.configuration["rules"], strict=True)) for r in (first, run))
-    return [f"scaling {name!r}: not the same rule" for name in known if name in there and known[name] != there[name]]
-
-
-def prompts_of(run: RunFolder, unit: Unit) -> list[str]:
-    """The prompt of every sample of a unit."""
-    return run.prompts[unit.start : unit.stop]
-
-
-def overlap(*places: tuple[RunFolder, Unit]) -> EntropyLabError:
-    """Two units that share some samples and not all."""
-    named = " and ".join(
-        f"{run.path} ({unit.label}, from seed {run.configuration['seed'] + unit.start})" for run, unit in places
-    )
-    return EntropyLabError(
-        f"runs must not share samples partly: {named}. Measure with seeds that are apart, or the same samples in the "
-        "same units."
-    )
+            row.setdefault((seed + unit.start, seed + unit.stop, prompts), []).append((run, unit))
+    for row in rows.values():
+        for before, after in pairwise(sorted(row)):
+            if before[1] > after[0]:
+                places = [row[before][0], row[after][0]]
+                named = " and ".join(f"{run.path} ({unit.label})" for run, unit in places)
+                raise EntropyLabError(
+                    f"runs must not share samples partly: {named}. Measure with seeds that are apart, or the same "
+                    "samples in the same units."
+                )
+    return rows
 
 
 def open_run(path: Any) -> xr.Dataset:
@@ -326,8 +275,6 @@ def merge(paths: Sequence[Any]) -> xr.Dataset:
     if isinstance(paths, str | bytes) or not isinstance(paths, Sequence) or not paths:
         raise EntropyLabError(f"runs must be a list of at least one folder. Got {paths!r}.")
     runs = [read_run(as_path(path, "run", "folder")) for path in paths]
-    if len({run.path.resolve() for run in runs}) < len(runs):
-        raise EntropyLabError(f"runs must differ from each other. Got {', '.join(str(path) for path in paths)}.")
     seeds = sorted({run.configuration["seed"] for run in runs})
     found = merged(*runs)
     ds = found.dataset

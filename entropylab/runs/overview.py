@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import as_path, listed, told
+from ..files import as_path, listed
 from ..sizes import size_label
 from .folder import DAMAGED, UNITS, read_run
 from .merging import merged
@@ -65,14 +65,11 @@ def status(path: Any, check: bool = False) -> Status:
         EntropyLabError: it holds no run.
     """
     run = read_run(as_path(path, "run", "folder"))
-    units, finished = run.units, run.finished()
-    names = {unit.name for unit in units}
-    at_work = {name: who for name, who in run.locks.holders().items() if name in names - finished}
-    left = sorted(entry.name for entry in listed(run.path / UNITS) if entry.name.endswith(DAMAGED))
-    damaged = {name: f"{run.path / UNITS / name} was damaged" for name in left}
+    finished = run.finished() & {unit.name for unit in run.units}
+    at_work = {name: who for name, who in run.locks.holders().items() if name not in finished}
+    entries = {entry.name: entry for entry in listed(run.path / UNITS)}
+    damaged = {name: f"{entries[name].path} was damaged" for name in sorted(entries) if name.endswith(DAMAGED)}
     if check:
         damaged |= {unit.name: problem for unit, problem in merged(run).damaged.items()}
-    here = frozenset(finished & names)
-    with told(run.path / UNITS):
-        size = sum((run.path / UNITS / f"{name}.nc").stat().st_size for name in here)
-    return Status(run.path, units, here, at_work, damaged, size)
+    size = sum(entry.stat().st_size for name, entry in entries.items() if name.removesuffix(".nc") in finished)
+    return Status(run.path, run.units, frozenset(finished), at_work, damaged, size)

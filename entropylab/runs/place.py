@@ -1,33 +1,30 @@
-"""Which of several processes this one is: by accelerate's PartialState (accelerate launch, torchrun), srun, mpirun."""
+"""Which of several processes this one is, by what torchrun, accelerate launch, srun and mpirun tell it."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ..errors import EntropyLabError
+LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+"""What torchrun and accelerate set, whose processes can wait for each other."""
 
-PLACES = {
-    "SLURM_PROCID": ("SLURM_NTASKS", "SLURM_LOCALID"),
-    "OMPI_COMM_WORLD_RANK": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
-    "PMI_RANK": ("PMI_SIZE", "MPI_LOCALRANKID"),
-}
-"""Where srun and mpirun write a process's number -> the number of processes, and its number on its machine."""
+PLACES = (
+    LAUNCHED,
+    ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
+)
+"""Where a launcher writes a process's number, how many there are, and its number on its machine."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """One process among those that were launched together.
-
-    Attributes:
-        rank: its number, from 0.
-        world: how many there are.
-        local_rank: its number on its machine: it takes that GPU.
-    """
+    """One process among those that were launched together; ``local_rank`` is its number on its machine."""
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
+    can_wait: bool = False
 
     @property
     def is_main(self) -> bool:
@@ -35,26 +32,13 @@ class Place:
         return self.rank == 0
 
 
-def number(name: str, default: int) -> int:
-    """An environment variable as a number."""
-    try:
-        return int(os.environ.get(name, default))
-    except ValueError:
-        raise EntropyLabError(f"{name} must be a whole number. Got {os.environ[name]!r}.") from None
-
-
 def by_environment() -> Place:
     """This process's place as the launcher's environment has it; no process group is needed for that."""
-    known = {"RANK": ("WORLD_SIZE", "LOCAL_RANK")} if is_launched() else PLACES
-    for rank, (world, local_rank) in known.items():
-        if rank in os.environ:
-            return Place(number(rank, 0), number(world, 1), number(local_rank, 0))
+    for names in PLACES:
+        rank, world, local_rank = (int(os.environ.get(name, -1)) for name in names)
+        if rank >= 0 and world > 1:
+            return Place(rank, world, max(0, local_rank), names == LAUNCHED)
     return Place()
-
-
-def is_launched() -> bool:
-    """Whether a launcher that PartialState knows has started several processes."""
-    return "RANK" in os.environ and "LOCAL_RANK" in os.environ and number("WORLD_SIZE", 1) > 1
 
 
 def is_left_alone() -> bool:
@@ -65,14 +49,14 @@ def is_left_alone() -> bool:
 
 def is_restarted() -> bool:
     """Whether torchrun has started this process anew after one was lost (``--max-restarts``)."""
-    return number("TORCHELASTIC_RESTART_COUNT", 0) > 0
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
 @contextmanager
-def main_first(place: Place, cpu: bool) -> Iterator[None]:
-    """Let the main of the processes that were launched together go through the body before the others, or fail there.
+def main_first(cpu: bool) -> Iterator[None]:
+    """Let the main of the processes that were launched together go through the body before the others.
 
-    They wait in a process group, for as long as this takes: one that lasts ends all when one process is lost, and can't
+    They wait in a process group for as long as this takes: one that lasts ends all when one process is lost, and can't
     be made again when torchrun starts them anew. ``cpu`` is whether they compute on CPUs, and talk through gloo.
     """
     import torch
@@ -80,18 +64,11 @@ def main_first(place: Place, cpu: bool) -> Iterator[None]:
 
     had = torch.distributed.is_initialized()
     state = PartialState(cpu=cpu or not torch.cuda.is_available())
-    try:
-        if not place.is_main:
-            state.wait_for_everyone()
-        try:
-            yield
-        finally:
-            if place.is_main:
-                state.wait_for_everyone()
-    finally:
-        if not had and torch.distributed.is_initialized():
-            state.destroy_process_group()
-            PartialState._reset_state()
+    with state.main_process_first():
+        yield
+    if not had:
+        state.destroy_process_group()
+        PartialState._reset_state()
 
 
 def own_device(device: str | None) -> str | None:

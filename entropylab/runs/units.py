@@ -13,13 +13,7 @@ PARTS = 100
 
 @dataclass(frozen=True)
 class Unit:
-    """Samples ``start`` to ``stop`` (not included) of one size under one rule.
-
-    Attributes:
-        size: (height, width) [pixels].
-        rule: the rule's place in the run.
-        scaling: the rule's name.
-    """
+    """Samples ``start`` to ``stop`` (not included) of one size [pixels] under one rule, the run's number ``rule``."""
 
     size: Size
     rule: int

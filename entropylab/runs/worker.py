@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -21,11 +21,10 @@ from ..measuring.recording import report_bad, report_unmeasured, report_untold, 
 from ..prompts import Prompts, count_cut
 from ..scaling import NamedRule
 from ..sizes import Size
-from .beginning import begin, check_folder
 from .configuration import configuration_of
-from .folder import MOST_UNITS, RECORD, RunFolder, too_many
+from .folder import RECORD, RunFolder, begin, check_folder
 from .merging import merged, to_dataset
-from .place import Place, by_environment, is_launched, is_left_alone, is_restarted, main_first
+from .place import Place, by_environment, is_left_alone, is_restarted, main_first
 from .progress import Progress
 from .units import Unit, default_samples
 
@@ -40,15 +39,7 @@ ALONE = (
 
 @dataclass
 class Job:
-    """What ``measure`` was asked for, checked, and the pipeline that does it.
-
-    Attributes:
-        recorder: measures the pipeline.
-        sizes: (height, width) [pixels].
-        train_size: as the caller gave it.
-        strict: whether an attention layer that could not be measured is an error.
-        attributes: where the numbers come from, beside the pipeline.
-    """
+    """What ``measure`` was asked for, checked, and the pipeline that does it; ``attributes`` say where all is from."""
 
     pipe: Any
     plan: Plan
@@ -65,17 +56,9 @@ class Job:
         return provenance(self.pipe)
 
     def known(self, unit_samples: int | None) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-        """Everything that decides the numbers, where they come from, and the prompt of every sample.
-
-        Raises:
-            EntropyLabError: units can't have so many samples.
-        """
+        """Everything that decides the numbers, where they come from, and the prompt of every sample."""
         prompts, batch = self.plan.prompts, self.plan.batch_size
         each = unit_samples or default_samples(len(prompts), batch)
-        if too_many(len(self.sizes) * len(self.rules), len(prompts), each):
-            raise EntropyLabError(
-                f"unit_samples must be so many that there are at most {MOST_UNITS} units. Got {each}."
-            )
         if each % batch and each < len(prompts):
             raise EntropyLabError(f"unit_samples must be a multiple of batch_size = {batch}. Got {each}.")
         found = configuration_of(self.pipe, self.plan, self.recorder, self.sizes, self.rules, self.train_size, each)
@@ -90,20 +73,25 @@ class Job:
         report_unmeasured(self.recorder, strict=False)
         report_untold(self.recorder)
 
-    def measure(self, unit: Unit, record: dict[str, Any], bar: Any) -> xr.Dataset:
-        """Measure one unit of the run that has this record; ``bar`` is told of the pixels sampled."""
+    def measure(self, unit: Unit, record: Any, bar: Any) -> xr.Dataset:
+        """Measure one unit; ``bar`` is told of the pixels sampled. The run's ``record`` has nothing that it needs."""
         began, recorder = time.monotonic(), self.recorder
         recorder.cells = Cells(recorder.reduction.names, recorder.keep)
         rule = self.rules[unit.rule]
         self.plan.sample(self.pipe, recorder, unit.size, rule, self.train_size, bar, unit.start, unit.stop)
-        check_scaling(unit, recorder.cells)
+        others = [scaling for _, scaling in recorder.cells.timesteps if scaling != unit.scaling]
+        if others:
+            raise EntropyLabError(
+                f"scaling must say under which rule a unit is sampled. {unit.label} was sampled under {others[0]!r}: "
+                "let `measure` rescale, or put the whole run inside `rescale`."
+            )
         if self.strict:
             report_unmeasured(recorder, strict=True)
         if not recorder.cells.timesteps:
             _ = recorder.dataset  # an EntropyLabError that says why it is empty
         seeds = [self.plan.seed + place for place in range(unit.start, unit.stop)]
         unmeasured = [f"{path}: {reason}" for path, reason in recorder.unmeasured.items()]
-        ds = to_dataset(recorder.cells, self.plan.prompts[unit.start : unit.stop], seeds, unmeasured, record)
+        ds = to_dataset(recorder.cells, self.plan.prompts[unit.start : unit.stop], seeds, unmeasured)
         recorder.cells = Cells(recorder.reduction.names, recorder.keep)
         known = {"device": device_name(self.source["device"]), "versions": self.source["versions"]}
         return ds.assign_attrs(**known, seconds=time.monotonic() - began)
@@ -111,22 +99,12 @@ class Job:
 
 @dataclass
 class Worker:
-    """One process at work on a run.
-
-    Attributes:
-        run: the run's folder: a RunFolder, or an evaluation's PictureRun.
-        job: what measures a unit of it: a Job, or an evaluation's Sampling.
-        place: which of several processes it is: one that speaks, and a share to begin with.
-        told: whom it said that it waits for.
-        found: names of finished units that were found since it told of any.
-    """
+    """One process at work on a run: a RunFolder whose units a Job measures, or a PictureRun and a Sampling."""
 
     run: Any
     job: Any
     progress: Progress
     place: Place = field(default_factory=Place)
-    told: set[str] = field(default_factory=set)
-    found: set[str] = field(default_factory=set)
 
     def work(self) -> None:
         """Measure until every unit is finished, by this process or another; wait for what others have in hand.
@@ -136,48 +114,35 @@ class Worker:
         while pending := self.pending():
             taken = [self.take(unit) for unit in pending]
             if not any(taken):
-                self.tell_waiting(pending)
+                who = self.run.locks.holders().get(pending[0].name, "another process")
+                self.progress.say(f"waiting for {pending[0].label}: in hand of {who}")
                 self.take(pending[0], wait=True)
 
     def pending(self) -> list[Unit]:
-        """The units that are not finished, its own share first."""
-        self.found |= (done := self.run.finished())
-        return shared_out([unit for unit in self.run.units if unit.name not in done], self.place)
+        """The units that are not finished: its own share first, then the others' shares."""
+        done = self.run.finished()
+        self.progress.follow(done)
+        rank, world = self.place.rank, self.place.world
+        units = [unit for unit in self.run.units if unit.name not in done]
+        return [unit for turn in range(world) for unit in units[(rank + turn) % world :: world]]
 
     def take(self, unit: Unit, wait: bool = False) -> bool:
-        """Measure a unit unless somebody has it in hand, or has had it; whether nobody has."""
-        if self.run.is_finished(unit):
-            self.found.add(unit.name)
-            return True
-        if (lock := self.run.locks.take(unit.name, wait)) is None:
+        """Measure a unit, unless it is finished by now; whether nobody else has it in hand."""
+        lock = self.run.locks.take(unit.name, wait)
+        if lock is None:
             return False
         with lock:
             if self.run.is_finished(unit):
+                self.progress.follow({unit.name})
                 return True
             self.run.check_still_there()
             with leaving_what_is_finished(self.run, unit):
-                self.progress.begin(unit, self.found)
-                self.found = set()
+                self.progress.begin(unit)
                 ds = self.job.measure(unit, self.run.record, self.progress)
                 self.run.check_still_there()
                 self.run.write(unit, ds)
                 self.progress.end(unit, ds.attrs["seconds"], max(1, len(self.run.locks.holders())))
         return True
-
-    def tell_waiting(self, pending: list[Unit]) -> None:
-        """Say, once for each, whom this process waits for."""
-        holders = self.run.locks.holders()
-        found = [f"{unit.label}: in hand of {holders[unit.name]}" for unit in pending if unit.name in holders]
-        for line in found:
-            if line not in self.told:
-                self.progress.say(f"waiting for {line}")
-        self.told.update(found)
-
-
-def shared_out(units: list[Unit], place: Place) -> list[Unit]:
-    """The units in the order in which a process takes them: its own share, then the others' shares."""
-    rank, world = place.rank, place.world
-    return [unit for turn in range(world) for unit in units[(rank + turn) % world :: world]]
 
 
 @contextmanager
@@ -196,16 +161,6 @@ def leaving_what_is_finished(run: Any, unit: Unit | None = None) -> Iterator[Non
         raise
 
 
-def check_scaling(unit: Unit, cells: Cells) -> None:
-    """Raise an EntropyLabError if a unit was sampled under another rule than its own."""
-    others = [scaling for _, scaling in cells.timesteps if scaling != unit.scaling]
-    if others:
-        raise EntropyLabError(
-            f"scaling must say under which rule a unit is sampled. {unit.label} was sampled under {others[0]!r}: let "
-            "`measure` rescale, or put the whole run inside `rescale`."
-        )
-
-
 def device_name(device: str) -> str:
     """What a device is: the name of a GPU, else its type."""
     place = torch.device(device or "cpu")
@@ -214,26 +169,20 @@ def device_name(device: str) -> str:
 
 def measure_run(job: Job, out: Any, overwrite: bool, unit_samples: int | None, progress: bool) -> xr.Dataset:
     """What ``measure(..., out=...)`` does once its arguments are checked; the Dataset of the finished run."""
-    overwrite, place = overwrite and not is_restarted(), by_environment()
+    place, known = by_environment(), job.known(unit_samples)
+    overwrite = overwrite and not is_restarted()
     together = overwrite and place.world > 1
-    if together and not is_launched():
+    if together and not place.can_wait:
         raise EntropyLabError(
             "overwrite needs processes that can wait for each other: start them with accelerate launch or torchrun, "
             "or remove the folder first."
         )
-    configuration, attributes, prompts = job.known(unit_samples)
-    with ExitStack() as stack:
-        if together:
-            stack.enter_context(main_first(place, cpu=job.source["device"].startswith("cpu")))
+    with main_first(cpu=job.source["device"].startswith("cpu")) if together else nullcontext():
         fresh = overwrite and place.is_main
-        path = check_folder(out, fresh)
-        run = begin(path, configuration, attributes, prompts, overwrite=fresh, unit_samples=unit_samples)
-    with ExitStack() as stack:
-        shown = Progress(run.units, progress and place.is_main)
-        stack.callback(shown.close)
+        run = begin(check_folder(out), *known, overwrite=fresh, unit_samples=unit_samples)
+    with closing(Progress(run.units, progress and place.is_main)) as shown, watching(job.recorder, job.strict):
         if is_left_alone():
             shown.say(ALONE)
-        stack.enter_context(watching(job.recorder, job.strict))
         return finished(run, Worker(run, job, shown, place).work, shown, place.is_main)
 
 
@@ -249,7 +198,6 @@ def finished(run: RunFolder, work: Callable[[], None], shown: Progress, is_main:
         for unit, problem in found.damaged.items():
             shown.say(f"measuring again: {problem}")
             run.set_aside(unit)
-            shown.lose(unit)
 
 
 def source_of(pipe: Any, prompts: Prompts) -> dict[str, Any]:

@@ -43,8 +43,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         made["load"] = {"model": model, **arguments}
         return Pipe()
 
-    def measure(pipe: Pipe, sizes: list[Any], **arguments: Any) -> xr.Dataset:
-        made["measure"] = {"sizes": sizes, **arguments}
+    def measure(pipe: Pipe, **arguments: Any) -> xr.Dataset:
+        made["measure"] = arguments
         return xr.Dataset(attrs={ATTRIBUTE: "0"})
 
     def save(ds: xr.Dataset, path: Path, overwrite: bool = False) -> None:

@@ -1,7 +1,16 @@
 """What the command line says of itself."""
 
+import inspect
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+import entropylab
+from entropylab.cli import app
 
 from ..command_line import run
 
@@ -42,3 +51,23 @@ def test_help_needs_no_torch_and_runs_as_a_module() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "Usage: entropylab" in result.stdout
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("command", "function", "own"),
+    [
+        ("measure", entropylab.measure, set()),
+        ("evaluate", entropylab.evaluate, {"out", "overwrite"}),
+        ("compare", entropylab.compare, {"run", "other", "out", "overwrite"}),
+    ],
+)
+def test_options_are_the_arguments_of_the_library_with_their_defaults(
+    command: str, function: Callable[..., Any], own: set[str]
+) -> None:
+    arguments = inspect.signature(function).parameters
+    options = {option.name: option for option in get_command(app).commands[command].params}  # type: ignore[attr-defined]
+    assert options.keys() - {"model", "dtype", "device", *own} <= arguments.keys()
+    for name in options.keys() & arguments.keys() - {"sizes", "out", *own}:
+        ours, theirs = options[name].default, arguments[name].default
+        ours = tuple(ours) if isinstance(ours, list) else ours
+        assert ours in (theirs, (theirs,)), name

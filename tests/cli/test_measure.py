@@ -1,5 +1,6 @@
 """``entropylab measure``: what it hands to the library, and what it checks before any model is loaded."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 import entropylab
 from entropylab.errors import EntropyLabError
+from entropylab.measurement import measure
 
 from ..command_line import refused, run
 
@@ -15,7 +17,7 @@ def test_measure_hands_every_option_on(calls: dict[str, Any], tmp_path: Path) ->
     (tmp_path / "prompts.txt").write_text("a cat\n\n  ein Bär \n", encoding="utf-8")
     words = "--sizes 64 --samples 3 --steps 5 --guidance 2.5 --seed 9 --scaling original,sqrt_log,0.9 --rows 256 "
     words += "--statistics entropy,lse --statistics third --batch-size 4 --device cpu --dtype float16 --overwrite "
-    words += "--quiet --train-size 512"
+    words += "--quiet --train-size 512 --layers self,*attn2 --layers joint --keep layer,sample --strict"
     out = tmp_path / "a.nc"
     result = run("measure", "m", *words.split(), "--prompts", tmp_path / "prompts.txt", "--out", out)
     assert result.exit_code == 0, result.output
@@ -26,11 +28,15 @@ def test_measure_hands_every_option_on(calls: dict[str, Any], tmp_path: Path) ->
         "steps": 5,
         "guidance_scale": 2.5,
         "seed": 9,
-        "scaling": ("original", "sqrt_log", 0.9),
+        "scaling": ["original", "sqrt_log", 0.9],
         "statistics": ("entropy", "lse", "third"),
         "rows": 256,
+        "layers": ["self", "*attn2", "joint"],
+        "keep": ("sample", "layer"),
         "train_size": (512, 512),
         "batch_size": 4,
+        "strict": True,
+        "received": False,
         "progress": False,
     }
     assert calls["load"] == {"model": "m", "dtype": "float16", "device": "cpu"}
@@ -38,15 +44,14 @@ def test_measure_hands_every_option_on(calls: dict[str, Any], tmp_path: Path) ->
     assert f"entropylab fit {out}" in result.stdout
 
 
-def test_layers_keep_and_strict(calls: dict[str, Any], tmp_path: Path) -> None:
-    words = "--layers self,*attn2 --layers joint --keep layer,sample --strict"
-    assert run("measure", "--sizes", 64, "--out", tmp_path / "a.nc", *words.split()).exit_code == 0
-    given = calls.pop("measure")
-    assert given["layers"] == ("self", "*attn2", "joint")
-    assert (given["keep"], given["strict"]) == (("sample", "layer"), True)
-    calls.clear()
-    refused(run("measure", "--sizes", 64, "--out", tmp_path / "a.nc", "--keep", "wisdom"), "keep must be some of")
-    assert calls == {}
+def test_measure_leaves_to_the_library_what_is_not_given(calls: dict[str, Any], tmp_path: Path) -> None:
+    assert run("measure", "--sizes", 64, "--out", tmp_path / "a.nc").exit_code == 0
+    assert calls["load"] == {"model": None, "dtype": None, "device": None}
+    known = inspect.signature(measure).parameters
+    given = calls["measure"]
+    assert given.pop("sizes") == [64]
+    assert given.pop("scaling") == [known["scaling"].default]
+    assert given == {name: known[name].default for name in given}
 
 
 def test_maps_go_to_a_file_beside_the_measurement(calls: dict[str, Any], tmp_path: Path) -> None:
@@ -57,16 +62,6 @@ def test_maps_go_to_a_file_beside_the_measurement(calls: dict[str, Any], tmp_pat
         refused(run("measure", "--sizes", 64, "--out", beside, "--maps", maps), "maps must be a file beside out")
     maps.touch()
     refused(run("measure", "--sizes", 64, "--out", out, "--maps", maps), "maps.nc exists already")
-
-
-def test_measure_leaves_to_the_library_what_is_not_given(calls: dict[str, Any], tmp_path: Path) -> None:
-    assert run("measure", "--sizes", 64, "--out", tmp_path / "a.nc").exit_code == 0
-    assert calls["load"] == {"model": None, "dtype": None, "device": None}
-    assert {name for name, value in calls["measure"].items() if value is None} == {
-        *("prompts", "samples", "steps", "guidance_scale", "rows", "train_size")
-    }
-    assert calls["measure"]["scaling"] == ("original",)
-    assert calls["measure"]["statistics"] == ("entropy", "sigma2")
 
 
 def test_the_output_is_checked_before_the_model_is_loaded(calls: dict[str, Any], tmp_path: Path) -> None:
@@ -87,7 +82,13 @@ def test_words_are_checked_before_the_model_is_loaded(calls: dict[str, Any], tmp
     refused(run("measure", *rest, "--prompts", prompts), "prompts")
     prompts.write_bytes(b"\n  \n")
     refused(run("measure", *rest, "--prompts", prompts), "prompts")
-    for words in ("--scaling sqrt_lg", "--scaling original,-1", "--scaling nan", "--statistics wisdom"):
+    for words in (
+        "--scaling sqrt_lg",
+        "--scaling original,-1",
+        "--scaling nan",
+        "--statistics wisdom",
+        "--keep wisdom",
+    ):
         refused(run("measure", *rest, *words.split()), words.split()[0].strip("-"))
     for words in ("--samples 0", "--steps -1", "--rows 0", "--batch-size 0", "--seed x"):
         result = run("measure", *rest, *words.split())
@@ -96,21 +97,17 @@ def test_words_are_checked_before_the_model_is_loaded(calls: dict[str, Any], tmp
     assert calls == {}
 
 
-def test_the_librarys_errors_are_one_line(
-    monkeypatch: pytest.MonkeyPatch, calls: dict[str, Any], tmp_path: Path
+@pytest.mark.parametrize("error", [EntropyLabError("statistics must be known.\nGot 'wisdom'."), ValueError("a bug")])
+def test_the_librarys_errors_are_one_line_and_others_are_not_hidden(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, calls: dict[str, Any], tmp_path: Path
 ) -> None:
-    def measure(*_: Any, **__: Any) -> None:
-        raise EntropyLabError("statistics must be known.\nGot 'wisdom'.")
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
 
-    monkeypatch.setattr(entropylab, "measure", measure)
-    refused(run("measure", "--sizes", 64, "--out", tmp_path / "a.nc"), "statistics must be known. Got 'wisdom'.")
-
-
-def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch, calls: dict[str, Any], tmp_path: Path) -> None:
-    def measure(*_: Any, **__: Any) -> None:
-        raise ValueError("a bug")
-
-    monkeypatch.setattr(entropylab, "measure", measure)
+    monkeypatch.setattr(entropylab, "measure", fail)
     result = run("measure", "--sizes", 64, "--out", tmp_path / "a.nc")
-    assert result.exit_code == 1
-    assert isinstance(result.exception, ValueError)
+    if isinstance(error, EntropyLabError):
+        refused(result, "statistics must be known. Got 'wisdom'.")
+    else:
+        assert result.exit_code == 1
+        assert result.exception is error

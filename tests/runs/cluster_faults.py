@@ -19,7 +19,7 @@ import psutil
 
 import entropylab
 from entropylab.runs.engine import STARTED_HERE
-from entropylab.runs.folder import RECORD, read_record
+from entropylab.runs.folder import RECORD, read_run
 
 from .faults import check
 from .stub import PROMPTS, Stub, measure
@@ -96,7 +96,7 @@ def torment(folder: Path, times: int, seed: int, longest: float) -> tuple[Counte
                 runs, known = runs + 1, {}
                 out = folder / f"run{runs}"
             elif (out / RECORD).exists():
-                run = read_record(out)
+                run = read_run(out)
                 for unit in run.units:
                     if run.is_finished(unit):
                         run.read(unit)

@@ -6,12 +6,12 @@ import random
 import signal
 import tempfile
 import time
-from dataclasses import dataclass
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import entropylab
-from entropylab.runs.folder import RECORD, read_record
+from entropylab.runs.folder import RECORD, read_run
 
 from . import stub
 from .processes import start
@@ -21,48 +21,36 @@ LONGEST = 1.5
 """Processes are killed at most this long after they began to measure [s]."""
 
 
-@dataclass
-class Tally:
-    """What happened.
+def torment(folder: Path, times: int, seed: int, workers: int = 1, **options: Any) -> Counter[str]:
+    """Kill ``times`` processes at random moments, run after run; check after each kill that all is well.
 
-    Attributes:
-        kills: processes killed while they ran.
-        runs: runs that were finished in spite of it.
-        resumed: units that a killed process had finished and the next one found.
-        in_flight: most units that were in hand at a kill.
+    How many were killed, how many runs finished in spite of it, how many units were in hand at most at a kill.
     """
-
-    kills: int = 0
-    runs: int = 0
-    resumed: int = 0
-    in_flight: int = 0
-
-
-def torment(folder: Path, times: int, seed: int, workers: int = 1, **options: Any) -> Tally:
-    """Kill ``times`` processes at random moments, run after run; check after each kill that all is well."""
-    moments, tally = random.Random(seed), Tally()
+    moments, tally = random.Random(seed), Counter[str]()
     expected = stub.measure(out=folder / "undisturbed", **options)
-    while tally.kills < times or not tally.runs:
-        run = folder / f"run{tally.runs}"
+    while tally["kills"] < times or not tally["runs"]:
+        run = folder / f"run{tally['runs']}"
         finish(run, times, moments, tally, workers, options)
         check(entropylab.open(run), expected)
-        tally.runs += 1
+        tally["runs"] += 1
     return tally
 
 
-def finish(run: Path, times: int, moments: random.Random, tally: Tally, workers: int, options: dict[str, Any]) -> None:
+def finish(
+    run: Path, times: int, moments: random.Random, tally: Counter[str], workers: int, options: dict[str, Any]
+) -> None:
     """Measure one run to its end with processes that are killed."""
     known: set[str] = set()
     while True:
         processes = [start(run, **options) for _ in range(workers)]
         victim = moments.choice(processes)
-        if tally.kills < times:
+        if tally["kills"] < times:
             wait_for(run, processes)
             time.sleep(moments.uniform(0, LONGEST))
             if victim.is_alive():
                 assert victim.pid is not None
                 os.kill(victim.pid, signal.SIGKILL)
-                tally.kills += 1
+                tally["kills"] += 1
         for process in processes:
             process.join()
         killed = [process for process in processes if process.exitcode]
@@ -79,19 +67,18 @@ def wait_for(run: Path, processes: list[Any]) -> None:
         time.sleep(0.005)
 
 
-def check_units(path: Path, known: set[str], tally: Tally) -> set[str]:
+def check_units(path: Path, known: set[str], tally: Counter[str]) -> set[str]:
     """Every unit that is there can be read, and none is lost; the units that are there."""
     if not (path / RECORD).exists():
         return set()
-    run = read_record(path)
+    run = read_run(path)
     finished = run.finished()
     if not known <= finished:
         raise AssertionError(f"lost: {known - finished}")
     for unit in run.units:
         if unit.name in finished:
             run.read(unit)
-    tally.resumed += len(finished - known)
-    tally.in_flight = max(tally.in_flight, len(run.locks.holders()))
+    tally["in_flight"] = max(tally["in_flight"], len(run.locks.holders()))
     return finished
 
 

@@ -3,7 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import xarray as xr
+
+import entropylab
 
 from .stub import Stub, measure
 
@@ -26,3 +30,18 @@ def files(run: Path) -> list[Path]:
 
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
+
+
+class Brightness(torch.nn.Module):
+    """Features: the mean of each colour."""
+
+    name, num_features = "brightness", 3
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.float().mean((-2, -1)) / 255
+
+
+def judged(pipe: Any, **options: Any) -> xr.Dataset:
+    """An evaluation of 12 pictures by their brightness."""
+    given = {"samples": 12, "metrics": ("fid",), "resamples": 2, "progress": False, "features": Brightness()}
+    return entropylab.evaluate(pipe, **given | {"reference": np.random.default_rng(0).random((50, 3))} | options)

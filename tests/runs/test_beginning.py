@@ -1,7 +1,7 @@
 """A command that begins a run, goes on with it, makes it longer, overwrites it, or is refused before any sampling."""
 
 import json
-import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,20 @@ import torch
 
 import entropylab
 from entropylab import EntropyLabError
-from entropylab.runs.folder import RECORD, read_record
+from entropylab.runs import folder
+from entropylab.runs.folder import RECORD, read_run
 
+from .processes import start
 from .short import again, bare, files
 from .stub import PROMPTS, Stub
 
 CHANGED: list[tuple[dict[str, Any], str]] = [
     ({"seed": 1}, "seed: 0 there, 1 now"),
-    ({"sizes": [64]}, r'sizes: \["32x32"\] there, \["64x64"\] now'),
-    ({"scaling": 1.5}, r'scaling: \["original"\] there, \["1.5"\] now'),
-    ({"samples": 6}, "samples: 8 there, 6 now"),
-    ({"prompts": [*PROMPTS[:7], "another"]}, "prompts: "),
+    ({"sizes": [64]}, r'sizes: \["32x32"\] there, \["64x64"\] now.*entropylab merge can join'),
+    ({"scaling": 1.5}, r'scaling: \["original"\] there, \["1.5"\] now.*entropylab merge can join'),
+    ({"samples": 6}, "samples: 8 there, 6 now. Use another"),
+    ({"prompts": [*PROMPTS[:7], "another"]}, "prompts: not the same"),
+    ({"prompts": ["another", *PROMPTS]}, "prompts: not the same"),
     ({"steps": 3}, "settings.num_inference_steps: null there, 3 now"),
     ({"batch_size": 3}, "batch_size: 2 there, 3 now"),
     ({"statistics": ["entropy"]}, r'statistics: \["entropy", "sigma2"\] there'),
@@ -41,6 +44,7 @@ def test_another_configuration_in_the_same_folder_is_refused_and_shown(
         again(run, pipe, **options)
     assert pipe.calls == 0
     assert len(files(run)) == 4
+    assert read_run(run).prompts == PROMPTS
 
 
 def test_other_weights_and_other_rules_of_the_same_name_are_another_configuration(run: Path, tmp_path: Path) -> None:
@@ -60,30 +64,42 @@ def test_other_weights_and_other_rules_of_the_same_name_are_another_configuratio
         again(tmp_path / "mine", scaling=mine)
 
 
-def test_overwriting_starts_afresh_and_leaves_other_files_alone(run: Path) -> None:
-    (run / "notes.md").write_text("mine")
+def test_overwriting_removes_what_is_the_runs_own_and_nothing_else(run: Path, tmp_path: Path) -> None:
+    first, second, *_ = files(run)
+    (tmp_path / "mine.nc").write_text("mine")
+    first.unlink()
+    first.symlink_to(tmp_path / "mine.nc")
+    second.write_bytes(b"")
+    second.rename(f"{second}.damaged")
+    second.mkdir()
+    foreign = [run / "notes.md", run / "units" / "holiday.jpg", run / "locks" / ".hidden", second / "picture.jpg"]
+    for path in foreign:
+        path.write_text("mine")
+    (run / "units" / f".{'0' * 32}.partial").write_text("half")
     ds = again(run, seed=5, overwrite=True)
-    assert ds.attrs["seed"] == 5
-    assert (run / "notes.md").read_text() == "mine"
+    assert ds.attrs["seed"] == entropylab.open(run).attrs["seed"] == 5
+    assert (tmp_path / "mine.nc").read_text() == "mine"
+    moved = {second / "picture.jpg": second.with_name(f"{second.name}.damaged") / "picture.jpg"}
+    assert [moved.get(path, path).read_text() for path in foreign] == ["mine"] * 4
+    there = {path.name for path in (run / "units").iterdir()}
+    assert there == {*(path.name for path in files(run)), "holiday.jpg", f"{second.name}.damaged"}
 
 
 def test_a_run_that_is_being_made_is_not_overwritten(run: Path) -> None:
-    lock = read_record(run).locks.take("unit")
-    assert lock is not None
-    with pytest.raises(EntropyLabError, match="overwrite: processes are at work"):
-        again(run, overwrite=True)
-    lock.release()
+    with read_run(run).locks.take("unit") or pytest.fail("not taken"):
+        with pytest.raises(EntropyLabError, match="overwrite: processes are at work"):
+            again(run, overwrite=True)
     again(run, overwrite=True)
 
 
 BAD: list[tuple[Any, dict[str, Any], str]] = [
     (3, {}, "out must be the name of a folder. Got 3"),
-    ("", {}, "out must be the name of a folder. Got ''"),
-    ("file", {}, "out must be a folder for the run. Got the file"),
-    ("file/run", {}, "can't be written"),
-    ("n" * 300, {}, "can't be written"),
+    (" ", {}, "out must be the name of a folder. Got ' '"),
+    ("file", {}, "out must be a folder that can be written to"),
+    ("file/run", {}, "out must be a folder that can be written to"),
+    ("n" * 300, {}, "out must be a folder that can be written to"),
+    ("/proc/self/run", {}, "out must be a folder that can be written to"),
     ("full", {}, "out must be an empty folder or that of a run.* holiday.jpg"),
-    ("run", {"unit_samples": 0}, "unit_samples must be an int >= 1"),
     ("run", {"unit_samples": 1.5}, "unit_samples must be an int >= 1"),
     ("run", {"unit_samples": 1}, "unit_samples must be a multiple of batch_size = 2"),
     (None, {"unit_samples": 4}, "overwrite, unit_samples and engine are for a long run: pass out="),
@@ -92,13 +108,11 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
     ("run", {"prompts": []}, "prompts must name at least one prompt"),
     ("run", {"prompts": ["a\x00b"]}, "without NUL"),
     ("run", {"prompts": "none.csv"}, "existing text file"),
-    ("run", {"samples": 0}, "samples must be an int >= 1"),
     ("run", {"samples": "all"}, "samples must be an int >= 1"),
     ("run", {"seed": -1}, "seed must be an int >= 0"),
     ("run", {"sizes": [33]}, "multiples of 8 pixels"),
     ("run", {"keep": ["pixels"]}, "keep must be some of"),
     ("run", {"scaling": "sqrtlog"}, "scaling must be one of"),
-    ("run", {"statistics": []}, "statistics must be some of"),
     ("run", {"batch_size": 0}, "batch_size must be an int >= 1"),
 ]
 
@@ -112,14 +126,8 @@ def test_bad_input_is_refused_before_any_sampling(
     (tmp_path / "full" / "holiday.jpg").write_text("a picture")
     pipe = Stub()
     with pytest.raises(EntropyLabError, match=message):
-        again(tmp_path / out if isinstance(out, str) and out else out, pipe, **options)
+        again(tmp_path / out if isinstance(out, str) and out.strip() else out, pipe, **options)
     assert pipe.calls == 0
-
-
-@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which not even root may write")
-def test_a_folder_in_which_nobody_may_write() -> None:
-    with pytest.raises(EntropyLabError, match="can't be written"):
-        again(Path("/proc/self/run"))
 
 
 def test_more_samples_go_on_from_the_ones_there_are(run: Path, tmp_path: Path) -> None:
@@ -127,50 +135,46 @@ def test_more_samples_go_on_from_the_ones_there_are(run: Path, tmp_path: Path) -
     ds = again(run, pipe, prompts=more)
     assert pipe.calls == 3
     assert ds.attrs["prompts_digest"] == json.loads((run / RECORD).read_text())["configuration"]["prompts"]
-    assert read_record(run).prompts == more
+    assert read_run(run).prompts == more
     assert bare(ds).identical(bare(again(tmp_path / "at once", prompts=more)))
-    with pytest.raises(EntropyLabError, match="samples: 13 there, 8 now. Use another"):
-        again(run)
-    with pytest.raises(EntropyLabError, match='prompts: sample 1 has "a very red car" there, "a blue car" now'):
-        again(run, prompts=[PROMPTS[0], "a blue car", *more, "and more"])
 
 
 def test_a_process_at_work_goes_on_when_its_run_grows(run: Path) -> None:
     files(run)[3].unlink()
+    others = []
 
     def grow(pipe: Stub) -> None:
         if pipe.calls == 1:
-            again(run, prompts=[*PROMPTS, "one more"])
+            more = [*PROMPTS, "one more"]
+            others.append(start(run, prompts=more, sizes=[32], scaling="original"))
+            while len(files(run)) < 4:
+                assert others[0].is_alive()
+                time.sleep(0.01)
 
     pipe = Stub()
     pipe.on_call = grow
     assert int(again(run, pipe).samples[0, 0]) == 8
+    others[0].join()
+    assert others[0].exitcode == 0
     assert int(entropylab.open(run).samples[0, 0]) == 9
 
 
-def test_a_command_that_is_refused_leaves_the_prompts_of_the_run_alone(done: Path, run: Path) -> None:
-    from entropylab.runs import beginning
+def test_two_that_make_a_run_longer_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, long = tmp_path / "run", [f"{text}, number {i}" for i in range(2) for text in PROMPTS]
+    again(run, prompts=long[:2])
+    write, others = folder.write_whole, []
 
-    record = read_record(done)
-    other = {**record.configuration, "prompts": "another", "seed": 1}
-    exists, seen = Path.exists, []
+    def write_while_another_grows_it(path: Path, content: bytes) -> None:
+        """Let another process make the run longer between reading its record and writing it, if it can."""
+        if path.name == RECORD:
+            others.append(start(run, prompts=long[:8], sizes=[32], scaling="original"))
+            time.sleep(1)
+        write(path, content)
 
-    def not_yet(self: Path, **options: Any) -> bool:
-        seen.append(self)
-        return exists(self, **options) and self.name != RECORD
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(EntropyLabError, match="seed: 0 there, 1 now"):
-        patch.setattr(Path, "exists", not_yet)  # as for a command that looked just before the other one began
-        beginning.begin(run, other, {}, ["another"])
-    assert run / RECORD in seen
-    assert read_record(run).prompts == PROMPTS
-
-
-def test_the_clock_of_this_machine_is_not_believed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (run / "units" / ".0.partial").write_text("being written")
-    monkeypatch.setattr("time.time", lambda: 1e10)
-    again(run)
-    assert (run / "units" / ".0.partial").exists()
-    os.utime(run / "units" / ".0.partial", (0, 0))
-    again(run)
-    assert not (run / "units" / ".0.partial").exists()
+    monkeypatch.setattr(folder, "write_whole", write_while_another_grows_it)
+    assert int(again(run, prompts=long[:4]).samples[0, 0]) == 4
+    for other in others:
+        other.join()
+    assert [other.exitcode for other in others] == [0]
+    assert read_run(run).prompts == long[:8]
+    assert bare(entropylab.open(run)).identical(bare(again(tmp_path / "at once", prompts=long[:8])))

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import Result
 
 import entropylab
-from entropylab.runs.folder import read_record
-from entropylab.runs.progress import Progress, span
+from entropylab.runs.folder import read_run
+from entropylab.runs.progress import Progress
 from entropylab.runs.units import cut
 
 from ..command_line import refused, run
@@ -20,12 +20,12 @@ from .stub import measure as measure_stub
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The models that were loaded; each is the stub."""
+    """The pipelines that were loaded."""
     made: list[Any] = []
 
     def load(*arguments: Any, **options: Any) -> Stub:
-        made.append(options)
-        return Stub()
+        made.append(Stub())
+        return made[-1]
 
     monkeypatch.setattr(entropylab, "load", load, raising=False)
     return made
@@ -49,14 +49,17 @@ def test_measure_status_merge_and_fit(loaded: list[Any], prompts: Path, tmp_path
     assert first.exit_code == 0, first.output
     assert f"entropylab fit {out}" in first.stdout
     assert first.stderr.count(" of 3 in all; 0:00:") == 3
-    run_folder = read_record(out)
-    run_folder.file(run_folder.units[1]).unlink()
+    folder = read_run(out)
+    folder.file(folder.units[1]).unlink()
     text = run("status", out).stdout
     assert [line.split() for line in text.splitlines()[:3]] == [
         ["size", "scaling", "units", "samples", "at", "work"],
         ["32x32", "original", "2/3", "4/6", "0"],
         ["all", "2/3", "4/6", "0"],
     ]
+    half = run("fit", out)
+    unfinished = f"warning: {out} is not finished, it has 2 of 3 units: 32x32 original 4 of 6 samples\n"
+    assert half.stderr.startswith(unfinished)
     again = measured(out, prompts, "--samples", 6)
     assert again.stderr.count("samples 2 to 3") == 1 == again.stderr.count("in all;")
     merged = run("merge", out, "--out", tmp_path / "one.nc")
@@ -82,28 +85,22 @@ def test_another_configuration_is_refused_until_overwriting_is_asked_for(
     loaded: list[Any], prompts: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    assert measured(out, prompts, "--samples", 2, "--quiet").exit_code == 0
+    assert measured(out, prompts, "--samples", 2, "--quiet").stderr == ""
     refused(measured(out, prompts, "--samples", 2, "--seed", 4), "seed: 0 there, 4 now", "--overwrite")
     assert measured(out, prompts, "--samples", 2, "--seed", 4, "--overwrite", "--quiet").exit_code == 0
     assert entropylab.open(out).attrs["seed"] == 4
 
 
-def test_quiet_says_nothing_on_the_way(loaded: list[Any], prompts: Path, tmp_path: Path) -> None:
-    assert measured(tmp_path / "run", prompts, "--samples", 2, "--quiet").stderr == ""
-
-
 def test_status_tells_of_work_and_damage(tmp_path: Path) -> None:
     out = tmp_path / "run"
     measure_stub(out, sizes=[32], scaling="original")
-    folder = read_record(out)
+    folder = read_run(out)
     folder.file(folder.units[0]).write_bytes(b"")
     folder.file(folder.units[1]).unlink()
-    lock = folder.locks.take(folder.units[1].name)
-    assert lock is not None
-    text = run("status", out, "--check").stdout
+    with folder.locks.take(folder.units[1].name) or pytest.fail("not taken"):
+        text = run("status", out, "--check").stdout
     assert f"process {os.getpid()}" in text
     assert "at work on 1: " in text
-    lock.release()
     assert "damaged: " in text
     assert "is empty" in text
     assert run("status", out).stdout.count("damaged") == 0
@@ -119,18 +116,7 @@ def test_what_holds_no_measurement_is_named(tmp_path: Path) -> None:
         more = ["--out", tmp_path / "report.html"] if command == "report" else []
         refused(run(command, path, *more), "calibration.nc holds no measurement", "every statistic", "sigma2(scaling")
         refused(run(command, listing, *more), "listing.nc holds no measurement", "missing entropy")
-        refused(run(command, tmp_path, *more), "a folder that holds no run: it has no run.json")
-
-
-def test_half_a_run_is_read_with_a_warning_of_one_line(tmp_path: Path) -> None:
-    measure_stub(tmp_path / "run", sizes=[32, 64], scaling="original")
-    folder = read_record(tmp_path / "run")
-    folder.file(folder.units[-1]).unlink()
-    result = run("fit", tmp_path / "run")
-    assert result.exit_code == 0
-    assert result.stderr.strip() == (
-        f"warning: {tmp_path / 'run'} is not finished, it has 7 of 8 units: 64x64 original 6 of 8 samples"
-    )
+        refused(run(command, tmp_path, *more), "holds no run: run.json is missing")
 
 
 @pytest.mark.parametrize(
@@ -144,49 +130,28 @@ def test_what_ends_a_run_says_what_is_kept(
         if pipe.calls == 3:
             raise error
 
-    def load(*arguments: Any, **options: Any) -> Stub:
-        pipe = Stub()
-        pipe.on_call = end
-        return pipe
-
-    monkeypatch.setattr(entropylab, "load", load, raising=False)
+    monkeypatch.setattr(Stub, "on_call", property(lambda self: end, lambda self, value: None), raising=False)
+    monkeypatch.setattr(entropylab, "load", lambda *arguments, **options: Stub(), raising=False)
     result = measured(tmp_path / "run", prompts, "--quiet")
     assert result.exit_code == status
     kept = f"what was finished is kept: entropylab status {tmp_path / 'run'}; the same command goes on"
     assert result.stderr.splitlines() == [first, kept]
 
 
-def told(terminal: bool) -> tuple[Progress, io.StringIO]:
-    """Progress that writes into a buffer."""
+def told(terminal: bool) -> str:
+    """What progress writes of the first of four units, which took a minute."""
     stream = io.StringIO()
     stream.isatty = lambda: terminal  # type: ignore[method-assign]
-    units = cut([(32, 32), (64, 64)], ["original"], 8, 4)
-    return Progress(units, stream=stream), stream
-
-
-def test_time_left_at_a_size_and_in_all() -> None:
-    progress, stream = told(terminal=False)
-    first = progress.units[0]
-    progress.begin(first, set())
-    progress.end(first, 60)
-    line = stream.getvalue()
-    assert "32x32 original, samples 0 to 3: 60.0 s; 1 of 2 units at this size, 1 of 4 in all" in line
-    assert "0:01:00 left at this size, 0:09:00 in all" in line
-    assert progress.left((32, 32), workers=3) == "0:00:20 left at this size, 0:03:00 in all"
-
-
-def test_on_a_terminal_there_is_a_bar() -> None:
-    progress, stream = told(terminal=True)
-    first = progress.units[0]
-    progress.begin(first, set())
-    progress.end(first, 60)
+    progress = Progress(cut([(32, 32), (64, 64)], ["original"], 8, 4), stream=stream)
+    progress.begin(first := next(iter(progress.pending.values())))
+    progress.end(first, 60, workers=3)
     progress.close()
-    assert "32x32 original:   0%" in stream.getvalue()
-    assert "\n" not in stream.getvalue().strip()
+    return stream.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0:00:00"), (59.6, "0:01:00"), (3661, "1:01:01"), (360000, "100:00:00")]
-)
-def test_spans(seconds: float, text: str) -> None:
-    assert span(seconds) == text
+def test_progress_with_the_time_left_in_lines_and_on_a_terminal() -> None:
+    """A unit of 64x64 takes four times as long: nine minutes are left, for three processes three."""
+    assert told(terminal=False) == "32x32 original, samples 0 to 3: 60.0 s; 1 of 4 in all; 0:03:00 left\n"
+    bar = told(terminal=True)
+    assert "32x32 original:   0%" in bar and "0:03:00 left" in bar
+    assert "\n" not in bar.strip()

@@ -1,7 +1,11 @@
-"""What goes wrong with the files of a run: damage, full disks, what was removed, replaced or changed by hand."""
+"""What goes wrong with the files of a run: damage, full disks, foreign things, shut folders, what was removed."""
 
 import errno
+import os
 import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,18 +16,10 @@ import entropylab
 from entropylab import EntropyLabError
 from entropylab.errors import EntropyLabWarning
 from entropylab.runs import folder, status
-from entropylab.runs.folder import read_record
 
 from ..datasets import flip_byte
 from .short import again, bare, files, truncate
-from .stub import PROMPTS, Stub
-
-
-def forge(path: Path) -> None:
-    """A valid file whose content is not what was measured."""
-    ds = entropylab.open(path)
-    ds["sums"].values[1] += 1e-9
-    entropylab.save(ds, path, overwrite=True)
+from .stub import Stub
 
 
 def blank(path: Path) -> None:
@@ -39,7 +35,7 @@ def exchange(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "harm", [truncate, blank, partial(flip_byte, name="sums"), forge, exchange, lambda path: path.write_bytes(b"")]
+    "harm", [truncate, blank, partial(flip_byte, name="sums"), exchange, lambda path: path.write_bytes(b"")]
 )
 def test_a_damaged_unit_is_noticed_and_measured_again(harm: Any, run: Path) -> None:
     before = entropylab.open(run)
@@ -52,6 +48,52 @@ def test_a_damaged_unit_is_noticed_and_measured_again(harm: Any, run: Path) -> N
     assert bare(again(run, pipe)).identical(bare(before))
     assert pipe.calls == 1
     assert [path.name for path in (run / "units").glob("*.damaged")] == [f"{victim.name}.damaged"]
+
+
+def link_to_nothing(path: Path) -> None:
+    path.symlink_to(path.parent / "nowhere")
+
+
+def link_to_itself(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def filled_folder(path: Path) -> None:
+    path.mkdir()
+    (path / "holiday.jpg").write_text("a picture")
+
+
+@pytest.mark.parametrize("thing", [link_to_nothing, link_to_itself, os.mkfifo, filled_folder])
+def test_what_is_no_file_is_no_unit(thing: Callable[[Path], None], run: Path) -> None:
+    before, victim = entropylab.open(run), files(run)[2]
+    victim.unlink()
+    thing(victim)
+    assert status(run).table[-1][2] == "3/4"
+    with pytest.warns(EntropyLabWarning, match="it has 3 of 4 units"):
+        entropylab.open(run)
+    pipe = Stub()
+    assert bare(again(run, pipe)).identical(bare(before))
+    assert pipe.calls == 1
+    assert os.path.lexists(f"{victim}.damaged")
+    assert stat.S_ISREG(victim.lstat().st_mode)
+
+
+def test_a_unit_may_be_a_link_to_a_file(run: Path, tmp_path: Path) -> None:
+    before, moved = entropylab.open(run), files(run)[2]
+    moved.rename(tmp_path / "elsewhere.nc")
+    moved.symlink_to(tmp_path / "elsewhere.nc")
+    pipe = Stub()
+    assert again(run, pipe).equals(before)
+    assert pipe.calls == 0
+
+
+@pytest.mark.parametrize("name", ["units", "locks"])
+def test_a_folder_of_the_run_that_is_something_else(name: str, run: Path) -> None:
+    shutil.rmtree(run / name)
+    (run / name).write_text("a file")
+    for use in (status, again):
+        with pytest.raises(EntropyLabError, match=f"{name}.* can't be"):
+            use(run)
 
 
 def test_a_disk_that_is_full_loses_only_the_unit_in_hand(
@@ -77,23 +119,6 @@ def test_a_disk_that_is_full_loses_only_the_unit_in_hand(
     assert bare(again(tmp_path / "run")).identical(bare(entropylab.open(done)))
 
 
-@pytest.mark.parametrize("name", ["open", "fsync"])
-def test_a_disk_that_is_full_for_small_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*arguments: Any, **options: Any) -> Any:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    from entropylab import files as small
-
-    if name == "open":
-        monkeypatch.setattr(small, "open", full, raising=False)
-    else:
-        monkeypatch.setattr(small.os, name, full)
-        monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(EntropyLabError, match="can't be written: No space left"):
-        again(tmp_path / "run")
-    assert not list((tmp_path / "run").rglob("*.partial"))
-
-
 def test_a_run_that_is_removed_or_replaced_under_a_process_that_is_at_work(done: Path, tmp_path: Path) -> None:
     def remove(pipe: Stub) -> None:
         shutil.rmtree(tmp_path / "run")
@@ -102,7 +127,7 @@ def test_a_run_that_is_removed_or_replaced_under_a_process_that_is_at_work(done:
         remove(pipe)
         shutil.copytree(done, tmp_path / "run")
 
-    for harm, message in ((remove, "is no folder of a run"), (replace, "seed: 5 there, 0 now")):
+    for harm, message in ((remove, "it holds no run"), (replace, "seed: 5 there, 0 now")):
         pipe = Stub()
         pipe.on_call = harm
         with pytest.raises(EntropyLabError, match=f"was removed, or overwritten by another command, .*{message}"):
@@ -111,14 +136,38 @@ def test_a_run_that_is_removed_or_replaced_under_a_process_that_is_at_work(done:
     assert bare(entropylab.open(tmp_path / "run")).identical(bare(entropylab.open(done)))
 
 
-@pytest.mark.parametrize("content", [None, "", "[1]\n", '"a"\n'])
-def test_prompts_that_are_lost_are_written_again(content: str | None, run: Path) -> None:
-    path = run / "prompts.jsonl"
-    path.unlink()
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(EntropyLabError, match=r"prompts.jsonl .* The command that made the run writes it again"):
-        entropylab.open(run)
+@pytest.fixture
+def nobody() -> Iterator[Path]:
+    """A folder, and a user from whom it may be locked; root goes wherever it likes."""
+    folder, user = Path(tempfile.mkdtemp()), os.geteuid()
+    if user == 0:
+        os.chown(folder, 65534, 65534)
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        os.seteuid(user)
+        for path in (folder, *folder.rglob("*")):
+            if path.is_dir():
+                path.chmod(0o700)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(("name", "mode"), [(".", 0), ("units", 0o500), ("units", 0), ("locks", 0o500), ("locks", 0)])
+def test_a_folder_that_is_shut_midway_is_named_and_loses_nothing(name: str, mode: int, nobody: Path) -> None:
+    run, pipe = nobody / "run", Stub()
+
+    def shut(pipe: Stub) -> None:
+        if pipe.calls == 3:
+            (run / name).chmod(mode)
+
+    pipe.on_call = shut
+    with pytest.raises(EntropyLabError, match=r"run.*: Permission denied"):
+        again(run, pipe)
+    for use in (status, again, entropylab.open) if (name, mode) == ("units", 0) else (status,) if not mode else ():
+        with pytest.raises(EntropyLabError, match=r"run.*: Permission denied"):
+            use(run)
+    (run / name).chmod(0o700)
     pipe = Stub()
     again(run, pipe)
-    assert (pipe.calls, read_record(run).prompts) == (0, PROMPTS)
+    assert pipe.calls in (1, 2)

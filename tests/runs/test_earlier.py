@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,7 +11,7 @@ import entropylab
 from entropylab.errors import EntropyLabWarning
 from entropylab.runs import status
 
-from .short import SAMPLES, bare, files
+from .short import SAMPLES, bare, files, judged
 from .stub import Stub, measure
 
 EARLIER = Path(__file__).with_name("earlier")
@@ -46,21 +45,11 @@ def test_a_run_that_an_earlier_version_began_goes_on(name: str, tmp_path: Path) 
         assert entropylab.open(out).attrs["units_done"] == 6
     (out / "run.json").unlink()
     before, pipe = first.read_bytes(), exact()
-    with pytest.warns(EntropyLabWarning, match="found in the units"):
-        found = begin(out, name, pipe)
+    found = begin(out, name, pipe)
     assert pipe.calls == 2
     assert first.read_bytes() == before
     expected = bare(begin(tmp_path / "now", name))
     assert bare(found).equals(expected) or bare(found).broadcast_equals(expected)
-
-
-class Brightness(torch.nn.Module):
-    """Features: the mean of each colour."""
-
-    name, num_features = "brightness", 3
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return images.float().mean((-2, -1)) / 255
 
 
 def paint(pipe: Stub, size: Any, prompts: list[str], generators: Any) -> torch.Tensor:
@@ -72,9 +61,7 @@ def paint(pipe: Stub, size: Any, prompts: list[str], generators: Any) -> torch.T
 
 def judge(pictures: Path, pipe: Stub) -> Any:
     """The call that made a folder of pictures."""
-    given = {"samples": 12, "batch_size": 4, "metrics": ("fid",), "resamples": 2, "progress": False}
-    given |= {"features": Brightness(), "reference": np.random.default_rng(0).random((50, 3)), "call": paint}
-    return entropylab.evaluate(pipe, [8], "original", prompts=["a", "b"], pictures=pictures, **given)
+    return judged(pipe, sizes=[8], scaling="original", prompts=["a", "b"], call=paint, pictures=pictures, batch_size=4)
 
 
 def test_pictures_that_an_earlier_version_began_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

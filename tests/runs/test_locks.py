@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
@@ -31,24 +32,13 @@ def held(tmp_path: Path):
     process.join()
 
 
-def test_one_holder_at_a_time(tmp_path: Path) -> None:
+def test_one_holder_at_a_time_who_gives_it_back_also_after_an_error(tmp_path: Path) -> None:
     one, other = Locks(tmp_path), Locks(tmp_path)
-    lock = one.take("unit")
-    assert lock is not None
-    assert other.take("unit") is one.take("unit") is None
-    another = other.take("another")
-    assert another is not None
-    lock.release()
-    again = other.take("unit")
-    assert again is not None
-    for each in (another, again):
-        each.release()
-
-
-def test_it_is_given_back_also_after_an_error(tmp_path: Path) -> None:
-    locks = Locks(tmp_path)
-    with pytest.raises(KeyboardInterrupt), locks.take("unit") or pytest.fail("not taken"):
-        assert str(os.getpid()) in locks.holders()["unit"]
+    with pytest.raises(KeyboardInterrupt), one.take("unit") or pytest.fail("not taken"):
+        assert other.take("unit") is one.take("unit") is None
+        with other.take("another") or pytest.fail("not taken"):
+            assert set(one.holders()) == {"unit", "another"}
+        assert str(os.getpid()) in other.holders()["unit"]
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
 
@@ -60,35 +50,29 @@ def test_who_has_it_is_told_and_a_dead_process_has_nothing(held, tmp_path: Path)
     held.kill()
     held.join()
     assert locks.holders() == {}
-    lock = locks.take("unit")
-    assert lock is not None
-    lock.release()
+    with locks.take("unit") or pytest.fail("not taken"):
+        assert str(os.getpid()) in locks.holders()["unit"]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_waiting_ends_when_the_holder_does(held, tmp_path: Path) -> None:
+    taken = Event()
+
+    def wait() -> None:
+        with Locks(tmp_path).take("unit", wait=True) or pytest.fail("not taken"):
+            taken.set()
+
+    waiting = Thread(target=wait)
+    waiting.start()
+    assert not taken.wait(0.2)
     held.kill()
-    lock = Locks(tmp_path).take("unit", wait=True)
-    assert lock is not None
-    lock.release()
-
-
-def test_nobody_waits_for_himself(tmp_path: Path) -> None:
-    locks = Locks(tmp_path)
-    with locks.take("unit") or pytest.fail("not taken"):
-        own = locks.take("unit", wait=True)
-        assert own is not None
-        own.release()
-        assert locks.take("unit") is None
+    assert taken.wait(60)
+    waiting.join()
 
 
 def test_a_file_that_was_removed_by_its_holder_is_not_taken_for_a_lock(tmp_path: Path) -> None:
     locks = Locks(tmp_path)
-    first = locks.take("unit")
-    assert first is not None
-    (tmp_path / f"unit{END}").unlink()  # as a holder does just before it lets go
-    second = locks.take("unit")
-    assert second is not None and locks.take("unit") is None
-    first.file.close()
-    assert locks.take("unit") is None
-    second.release()
+    with locks.take("unit") or pytest.fail("not taken"):
+        (tmp_path / f"unit{END}").unlink()  # as a holder does just before it lets go
+        with locks.take("unit") or pytest.fail("not taken"):
+            assert locks.take("unit") is None

@@ -1,15 +1,18 @@
 """Several processes on one run: the same result as one, bit for bit; the dead and the slow hold nobody back."""
 
 import os
+import shutil
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 import entropylab
-from entropylab.runs.folder import read_record
+from entropylab.runs.folder import RunFolder, read_run
 from entropylab.runs.place import PLACES, Place, by_environment, is_left_alone, own_device
-from entropylab.runs.worker import shared_out
+from entropylab.runs.progress import Progress
+from entropylab.runs.worker import Worker
 
 from . import faults, stub
 from .processes import launch, start
@@ -35,26 +38,23 @@ def test_processes_give_what_one_gives(world: int, together: bool, alone: Path, 
     assert list((tmp_path / "run" / "locks").iterdir()) == []
 
 
-def test_overwriting_with_processes_that_were_launched_together(tmp_path: Path) -> None:
-    stub.measure(tmp_path / "run", seed=1, sizes=[32], scaling="original")
-    assert launch(tmp_path / "run", 2, overwrite=True, sizes=[32], scaling="original") == [0, 0]
+def test_processes_that_were_launched_together_overwrite_once_and_fail_together(tmp_path: Path) -> None:
+    options = {"sizes": [32], "scaling": "original"}
+    stub.measure(tmp_path / "run", seed=1, **options)
+    assert launch(tmp_path / "run", 2, **options) == [1, 1]
+    assert launch(tmp_path / "run", 2, overwrite=True, **options) == [0, 0]
     assert entropylab.open(tmp_path / "run").attrs["seed"] == 0
-
-
-def test_processes_that_were_launched_together_fail_together(tmp_path: Path) -> None:
-    stub.measure(tmp_path / "run", seed=1, sizes=[32], scaling="original")
-    assert launch(tmp_path / "run", 2, sizes=[32], scaling="original") == [1, 1]
 
 
 def test_processes_killed_at_random_moments(tmp_path: Path) -> None:
     tally = faults.torment(tmp_path, times=4, seed=0)
-    assert tally.kills == 4
-    assert tally.in_flight <= 1
+    assert tally["kills"] == 4
+    assert tally["in_flight"] <= 1
 
 
 def test_the_harness_notices_a_unit_that_is_lost(alone: Path) -> None:
     with pytest.raises(AssertionError, match="lost: {'another'}"):
-        faults.check_units(alone, {"another"}, faults.Tally())
+        faults.check_units(alone, {"another"}, Counter())
 
 
 def test_a_unit_of_a_process_that_was_killed_is_measured_by_the_next(alone: Path, tmp_path: Path) -> None:
@@ -68,66 +68,57 @@ def test_a_unit_of_a_process_that_was_killed_is_measured_by_the_next(alone: Path
     faults.check(entropylab.open(out), entropylab.open(alone))
 
 
-def test_processes_begin_with_a_share_each_and_then_fill_what_is_missing(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    stub.measure(out)
-    run = read_record(out)
+def test_processes_begin_with_a_share_each_and_then_fill_what_is_missing(
+    alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = read_run(alone)
+    monkeypatch.setattr(RunFolder, "finished", lambda self: set())
     for rank in range(3):
-        shared = shared_out(run.units, Place(rank, 3))
+        shared = Worker(run, None, Progress(()), Place(rank, 3)).pending()
         assert shared[: len(run.units[rank::3])] == run.units[rank::3]
         assert sorted(shared, key=run.units.index) == run.units
 
 
-def test_a_finished_unit_is_not_replaced_by_a_process_that_comes_late(tmp_path: Path) -> None:
-    stub.measure(tmp_path / "run", sizes=[32], scaling="original")
-    run = read_record(tmp_path / "run")
+def test_a_finished_unit_is_not_replaced_by_a_process_that_comes_late(alone: Path, tmp_path: Path) -> None:
+    run = read_run(Path(shutil.copytree(alone, tmp_path / "run")))
     before = run.file(run.units[0]).read_bytes()
     ds = run.read(run.units[0])
     run.write(run.units[0], ds.assign_attrs(device="another"))
     assert run.file(run.units[0]).read_bytes() == before
 
 
-def test_overwriting_needs_processes_that_can_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLURM_PROCID", "1")
-    monkeypatch.setenv("SLURM_NTASKS", "4")
-    with pytest.raises(entropylab.EntropyLabError, match="overwrite needs processes that can wait"):
-        stub.measure(tmp_path / "run", overwrite=True)
-
-
-def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", *PLACES, "SLURM_NTASKS", "SLURM_LOCALID"):
+@pytest.fixture
+def unlaunched(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in (*(name for names in PLACES for name in names), "ACCELERATE_USE_CPU"):
         monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("names", PLACES)
+def test_places(names: tuple[str, ...], unlaunched: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert by_environment() == Place()
-    for name, value in {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1"}.items():
-        monkeypatch.setenv(name, value)
-    assert by_environment() == Place(5, 8, 1)
-    assert [Place(rank, 8).is_main for rank in (0, 5)] == [True, False]
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-    assert (own_device(None), own_device("cuda"), own_device("cpu"), own_device("cuda:0")) == (
-        *("cuda:1", "cuda:1", "cpu", "cuda:0"),
-    )
-    monkeypatch.setenv("SLURM_PROCID", "five")
-    with pytest.raises(entropylab.EntropyLabError, match="SLURM_PROCID must be a whole number. Got 'five'"):
-        by_environment()
+    for name, value in zip(names, "581", strict=True):
+        unlaunched.setenv(name, value)
+    place = by_environment()
+    assert (place.rank, place.world, place.local_rank, place.is_main) == (5, 8, 1, False)
+    unlaunched.setattr("torch.cuda.device_count", lambda: 4)
+    assert [own_device(one) for one in (None, "cuda", "cpu", "cuda:0")] == ["cuda:1", "cuda:1", "cpu", "cuda:0"]
+    if names != PLACES[0]:
+        with pytest.raises(entropylab.EntropyLabError, match="overwrite needs processes that can wait"):
+            stub.measure(tmp_path / "run", overwrite=True)
+    unlaunched.setenv(names[0], "0")
+    assert by_environment().is_main
+    unlaunched.setenv(names[1], "1")
+    assert by_environment() == Place()
 
 
-def test_places_that_mpirun_gives(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", *PLACES):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in {"RANK": "2", "SIZE": "4", "LOCAL_RANK": "1"}.items():
-        monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", value)
-    assert by_environment() == Place(2, 4, 1)
-
-
-def test_accelerate_that_starts_one_process_where_several_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "ACCELERATE_USE_CPU", *PLACES):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MASTER_PORT", "29500")
+def test_accelerate_that_starts_one_process_where_several_were_asked_for(unlaunched: pytest.MonkeyPatch) -> None:
+    unlaunched.setenv("MASTER_PORT", "29500")
     assert not is_left_alone()
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    unlaunched.setenv("ACCELERATE_USE_CPU", "True")
     assert is_left_alone()
-    monkeypatch.setenv("PMI_RANK", "0")
-    monkeypatch.setenv("PMI_SIZE", "2")
+    unlaunched.setenv("PMI_RANK", "0")
+    unlaunched.setenv("PMI_SIZE", "2")
     assert not is_left_alone()
 
 

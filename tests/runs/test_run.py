@@ -17,7 +17,7 @@ import entropylab
 from entropylab import EntropyLabError, netcdf
 from entropylab.errors import EntropyLabWarning
 from entropylab.runs import folder, status
-from entropylab.runs.folder import RECORD, read_record
+from entropylab.runs.folder import RECORD, read_run
 from entropylab.runs.merging import merged
 
 from .short import SAMPLES, again, bare, files
@@ -39,6 +39,9 @@ def test_samples_kept_apart(tmp_path: Path) -> None:
     ds = measure(tmp_path / "run", keep=SAMPLES)
     assert bare(ds).identical(bare(measure()))
     assert list(ds.prompt.values) == PROMPTS
+    late = measure(tmp_path / "late", seed=4, prompts=PROMPTS[4:], keep=SAMPLES)
+    np.testing.assert_array_equal(late.entropy, ds.entropy.isel(sample=slice(4, None)))
+    assert not np.array_equal(late.entropy, ds.entropy.isel(sample=slice(0, 4)))
 
 
 def test_units_may_have_any_number_of_samples(done: Path, tmp_path: Path) -> None:
@@ -83,7 +86,7 @@ def test_an_exception_keeps_what_is_finished_and_the_same_call_goes_on(
 
 def test_half_a_run_with_samples_apart_keeps_every_sample_in_its_place(tmp_path: Path) -> None:
     whole = measure(tmp_path / "run", keep=SAMPLES)
-    run = read_record(tmp_path / "run")
+    run = read_run(tmp_path / "run")
     for unit in run.units:
         if unit.start in (0, 4) or (unit.size == (32, 48) and unit.scaling == "1.5"):
             run.file(unit).unlink()
@@ -102,16 +105,9 @@ def test_half_a_run_with_samples_apart_keeps_every_sample_in_its_place(tmp_path:
 def test_nothing_finished_yet(run: Path) -> None:
     for path in files(run):
         path.unlink()
+    assert len(read_run(run).units) == 4
     with pytest.raises(EntropyLabError, match="has no finished unit yet, of 4"):
         entropylab.open(run)
-
-
-def test_seeds_belong_to_samples_not_to_units(tmp_path: Path) -> None:
-    a, b = (again(tmp_path / str(each), unit_samples=each, keep=SAMPLES) for each in (2, 6))
-    assert bare(a).identical(bare(b))
-    late = again(tmp_path / "late", seed=4, prompts=PROMPTS[4:], keep=SAMPLES)
-    np.testing.assert_array_equal(late.entropy, a.entropy.isel(sample=slice(4, None)))
-    assert not np.array_equal(late.entropy, a.entropy.isel(sample=slice(0, 4)))
 
 
 def test_memory_does_not_grow_with_samples(tmp_path: Path) -> None:
@@ -138,9 +134,9 @@ def test_provenance_is_enough_to_repeat_a_run(run: Path) -> None:
     assert len(ds.attrs["prompts_digest"]) == 64
     record = json.loads((run / RECORD).read_text())
     assert record["configuration"]["prompts"] == ds.attrs["prompts_digest"]
-    assert read_record(run).prompts == PROMPTS
+    assert read_run(run).prompts == PROMPTS
     assert len(record["configuration"]["weights"]) == 32
-    assert merged(read_record(run)).devices == {"cpu"}
+    assert merged(read_run(run)).devices == {"cpu"}
 
 
 def test_prompts_of_a_file_are_named_in_the_result(tmp_path: Path) -> None:
@@ -150,11 +146,11 @@ def test_prompts_of_a_file_are_named_in_the_result(tmp_path: Path) -> None:
         ds = again(tmp_path / "run", prompts=path, samples=4)
     assert json.loads(ds.attrs["prompts_skipped"]) == {"wrongly encoded": 1}
     assert ds.attrs["prompts_source"] == str(path)
-    assert set(read_record(tmp_path / "run").prompts) < set(PROMPTS)
+    assert set(read_run(tmp_path / "run").prompts) < set(PROMPTS)
 
 
 def test_units_of_several_versions_are_named(run: Path) -> None:
-    record = read_record(run)
+    record = read_run(run)
     assert "versions_of_units" not in entropylab.open(run).attrs
     ds = record.read(record.units[1])
     record.file(record.units[1]).unlink()
@@ -188,3 +184,54 @@ def test_ctrl_c_while_a_unit_is_written_comes_when_it_is(tmp_path: Path, monkeyp
         assert files(tmp_path / "other") == []
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+class Enough(Exception):
+    pass
+
+
+def python_calls_of_a_unit(run: Path, samples: int) -> int:
+    """Python function calls between the sampling of two units, in a run of which all units but the last are finished.
+
+    From one sampling of the pipeline to the next lies what a unit costs beside it: it is written, told of, and the
+    next is chosen and claimed.
+    """
+    options: dict[str, Any] = {"prompts": ["a"], "samples": samples, "unit_samples": 2, "progress": True}
+
+    def stop(pipe: Stub) -> None:
+        raise Enough
+
+    pipe = Stub()
+    pipe.on_call = stop
+    with pytest.raises(Enough):
+        again(run, pipe, **options)
+    known = read_run(run)
+    for unit in known.units[:-4]:
+        known.file(unit).touch()
+    calls = 0
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    def watch(pipe: Stub) -> None:
+        if pipe.calls == 2:
+            sys.setprofile(count)
+        elif pipe.calls == 3:
+            sys.setprofile(None)
+            raise Enough
+
+    pipe = Stub()
+    pipe.on_call = watch
+    try:
+        with pytest.raises(Enough):
+            again(run, pipe, **options)
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_a_unit_costs_as_much_in_a_long_run_as_in_a_short_one(tmp_path: Path) -> None:
+    short, long = (python_calls_of_a_unit(tmp_path / str(n), n) for n in (100, 2000))
+    assert short > 1000
+    assert long < short + 100

@@ -1,17 +1,14 @@
-"""Units as Datasets: everything comes back, sums merge exactly in any division, and a changed bit is noticed."""
+"""Units as Datasets: everything comes back, and sums merge exactly in any division."""
 
 import itertools
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import xarray as xr
 
 import entropylab
 from entropylab.measuring.cells import Cells, Counted, LayerLabel
 from entropylab.measuring.moments import Moments
-from entropylab.runs.folder import checksum
 from entropylab.runs.merging import absorb, from_dataset, to_dataset
 
 SIZE = (32, 48)
@@ -107,24 +104,3 @@ def test_units_of_another_version_are_refused() -> None:
     merged = Cells(("", "", "tokens", "sigma2"), KEEP)
     with pytest.raises(entropylab.EntropyLabError, match="tokens, sigma2. Got tokens, entropy: another version"):
         absorb(merged, cells(random(), "ab", ("cond", "uncond")))
-
-
-CHANGES: list[Any] = [
-    lambda ds: ds["sums"].values.__setitem__(0, 5.0),
-    lambda ds: ds.attrs.update(unit="another"),
-    lambda ds: ds.__setitem__("labels", ((), np.array("{}"))),
-    lambda ds: ds.__setitem__("sums", ds["sums"].astype("float32")),
-    lambda ds: ds.__setitem__("more", 1),
-]
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_every_change_changes_the_checksum(change: Any) -> None:
-    ds = to_dataset(cells(random(), "ab", ("cond", "uncond")), ["a"] * 4, [0, 1, 2, 3], [])
-    ds.attrs["unit"] = "unit"
-    before = checksum(ds)
-    assert checksum(ds.copy(deep=True)) == before
-    assert checksum(ds.assign_attrs(checksum=before)) == before
-    changed: xr.Dataset = ds.copy(deep=True)
-    change(changed)
-    assert checksum(changed) != before
