@@ -184,7 +184,9 @@ def train(
 
 def save_pipeline(pipe: Any, folder: Path) -> None:
     """Write a pipeline as fp16 safetensors, its tokenizers also in the form that older readers know."""
-    pipe.to(dtype=torch.float16)
+    for part in pipe.components.values():
+        if isinstance(part, nn.Module):
+            part.half()
     pipe.save_pretrained(folder, safe_serialization=True)
     for encoder in folder.glob("text_encoder*"):
         finish_text_encoder(encoder, folder / encoder.name.replace("text_encoder", "tokenizer"))
