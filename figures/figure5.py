@@ -16,28 +16,27 @@ STATISTICS = ("entropy", "sigma2", "gaussian", "slope", "rarefied")
 
 def measure(source: shared.Source) -> xr.Dataset:
     """The model as it is, at all sizes, with what predicts its entropy."""
-    return entropylab.measure(
-        source.pipe, source.sizes(), scaling=["original"], statistics=STATISTICS, layers="self", **source.sampling()
-    )
+    options = {"scaling": ["original"], "statistics": STATISTICS, "layers": "self", **source.sampling()}
+    return entropylab.measure(source.pipe, source.sizes(), **options)
 
 
 def draw(ds: xr.Dataset, out: Path) -> None:
     """A column for each number of training tokens: entropy above, the deficit below, and what predicts them."""
     rows = entropylab.plot.predictions(ds)
     trained = rows["train_tokens"].drop_duplicates()
+    shape = (3.6 * len(trained), 5.4)
     with plt.rc_context(entropylab.plot.PAPER):
-        figure, axes = plt.subplots(
-            2, len(trained), figsize=(3.6 * len(trained), 5.4), sharex="col", layout="constrained", squeeze=False
-        )
+        figure, axes = plt.subplots(2, len(trained), figsize=shape, sharex="col", layout="constrained", squeeze=False)
         for (above, below), tokens in zip(axes.T, trained, strict=True):
             entropylab.plot.entropy_predicted(ds, above, trained=tokens)
             entropylab.plot.entropy_predicted(ds, below, trained=tokens, deficit=True)
-            above.set_xlabel("")
-            above.set_title(f"layers of T = {tokens:.0f} tokens")
+            above.set(xlabel="", title=f"layers of T = {tokens:.0f} tokens")
             above.legend(loc="upper left")
             below.get_legend().remove()
         shared.write(figure, out, "figure5", rows)
 
 
+FILES = {"figure5.nc": measure}
+
 if __name__ == "__main__":
-    shared.command(__doc__, measure, draw)
+    shared.command(__doc__, FILES, draw)

@@ -18,9 +18,9 @@ def measure(source: shared.Source) -> xr.Dataset:
     """Every size under every rule, from the same seeds and prompts."""
     calibration = source.calibrated()
     rules = [*shared.RULES, calibration.invariant, calibration.calibrated]
+    options = source.sampling() | {"samples": source.samples or shared.SAMPLES}
     statistics = ("entropy", "sigma2", "sensitivity")
-    options = source.sampling() | {"samples": source.samples or shared.SAMPLES, "statistics": statistics}
-    return entropylab.measure(source.pipe, source.sizes(), scaling=rules, **options)
+    return entropylab.measure(source.pipe, source.sizes(), scaling=rules, statistics=statistics, **options)
 
 
 def draw(ds: xr.Dataset, out: Path) -> None:
@@ -32,5 +32,7 @@ def draw(ds: xr.Dataset, out: Path) -> None:
         shared.write(figure, out, "figure6", drift(ds))
 
 
+FILES = {"measurement.nc": measure}
+
 if __name__ == "__main__":
-    shared.command(__doc__, measure, draw)
+    shared.command(__doc__, FILES, draw)

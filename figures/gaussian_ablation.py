@@ -27,9 +27,10 @@ PANELS = {
     "series_residual": "entropy less the series to k4 [nats]",
     "fraction_removed": "fraction of the drift that √(log N / log T) removes",
 }
+RESIDUALS = [f"{name}_residual{end}" for name in ("law", "series", "gaussian") for end in ("", "_error")]
 
 
-def measure(source: shared.Source | None = None) -> xr.Dataset:
+def measure(source: shared.Source) -> xr.Dataset:
     """Simulated attention of every distribution and departure from the Gaussian, with and without the factor."""
     one = {"sigma": SIGMA, "train_tokens": TRAINED, "scaling": ("original", "sqrt_log"), **SETTINGS}
     keep: dict[str, Any] = {"data_vars": "all", "coords": "minimal", "compat": "override", "combine_attrs": "override"}
@@ -51,16 +52,16 @@ def table(ds: xr.Dataset) -> pd.DataFrame:
     """
     if not {"distribution", "departure"} <= set(ds.dims):
         raise entropylab.EntropyLabError(f"run must be simulated, as gaussian_ablation.nc. Got dims {list(ds.dims)}.")
-    names = ["size", "tokens", "sigma2", "entropy", "correction"]
-    names += [f"{name}_residual{end}" for name in ("law", "series", "gaussian") for end in ("", "_error")]
     parts = []
     for name in ds["distribution"].values:
         for departure in ds["departure"].values:
             one = ds.sel(distribution=name, departure=departure, drop=True)
-            rows = entropylab.check(one.mean("head", keep_attrs=True)).to_frame()[names]
+            found = entropylab.check(one.mean("head", keep_attrs=True)).to_frame()
             line, moved = entropylab.fit(one), drift(one)
             moved = moved[(moved["layer"] == MEAN) & (moved["scaling"] == "sqrt_log")]
-            rows = rows.assign(slope=line.slope, slope_error=line.slope_error)
+            rows = found[["size", "tokens", "sigma2", "entropy", "correction", *RESIDUALS]].assign(
+                slope=line.slope, slope_error=line.slope_error
+            )
             rows = rows.merge(moved[["size", "fraction_removed", "fraction_removed_error"]], on="size")
             trained = float(one["train_tokens"].item())
             home = float(rows.loc[np.isclose(rows["tokens"], trained), "sigma2"].iloc[0])
@@ -88,5 +89,7 @@ def draw(ds: xr.Dataset, out: Path) -> None:
         shared.write(figure, out, "gaussian_ablation", rows)
 
 
+FILES = {"gaussian_ablation.nc": measure}
+
 if __name__ == "__main__":
-    shared.command(__doc__, measure, draw)
+    shared.command(__doc__, FILES, draw)

@@ -28,18 +28,18 @@ def measure(source: shared.Source) -> xr.Dataset:
 
 
 def draw(ds: xr.Dataset, out: Path) -> None:
-    """Three panels, that on skewness and kurtosis if they were measured; a row for every layer, head and size."""
+    """Three panels; a row for every layer, head and size."""
     found = entropylab.check(ds)
     panels = [entropylab.plot.law_residual, entropylab.plot.residual_vs_cumulants, entropylab.plot.phase]
-    if not {"third", "fourth"} <= set(ds):
-        panels.remove(entropylab.plot.residual_vs_cumulants)
     with plt.rc_context(entropylab.plot.PAPER):
-        figure, axes = plt.subplots(1, len(panels), figsize=(3.6 * len(panels), 4.0), layout="constrained")
+        figure, axes = plt.subplots(1, 3, figsize=(11.4, 4.0), layout="constrained")
         for panel, ax in zip(panels, axes, strict=True):
             panel(ds, ax).legend(loc="lower center", bbox_to_anchor=(0.5, 1))
         shared.write(figure, out, "law_checks", found.to_frame())
     shared.write_table(found.smallest(), out, "smallest_n")
 
 
+FILES = {"law.nc": measure}
+
 if __name__ == "__main__":
-    shared.command(__doc__, measure, draw)
+    shared.command(__doc__, FILES, draw)

@@ -9,12 +9,10 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
 import xarray as xr
 
 import entropylab
 import shared
-from entropylab.models.prompts import default_settings
 
 PANELS = ((1, "original"), (2, "original"), (2, "sqrt_log"))
 """Sizes in training sizes, and rules."""
@@ -26,16 +24,12 @@ PROMPTS = ("a red car", "a penguin")
 def measure(source: shared.Source) -> xr.DataTree:
     """Entropy maps, and beside those of each size the pictures: uint8 with dims (scaling, sample, row, column, rgb)."""
     prompts = list(PROMPTS[: source.samples])
-    settings = default_settings(source.pipe) | ({"num_inference_steps": source.steps} if source.steps else {})
     pictures: dict[str, dict[str, np.ndarray]] = {}
     with entropylab.record(source.pipe, maps=True) as rec:
         for side, rule in PANELS:
             height, width = (side * each for each in source.trained)
-            seeds = [torch.Generator("cpu").manual_seed(seed) for seed in range(len(prompts))]
-            with entropylab.rescale(source.pipe, rule):
-                call = {"height": height, "width": width, "generator": seeds, "output_type": "np"}
-                images = source.pipe(prompts, **call, **settings).images
-            pictures.setdefault(f"{height}x{width}", {})[rule] = np.round(255 * images).astype(np.uint8)
+            images = shared.pictures(source, prompts, (height, width), rule, source.steps)
+            pictures.setdefault(f"{height}x{width}", {})[rule] = images
     maps = rec.maps
     for size, found in pictures.items():
         data = {"pictures": (("scaling", "sample", "row", "column", "rgb"), np.stack(list(found.values())))}
@@ -75,5 +69,7 @@ def panels(maps: xr.DataTree, figure: Any, count: int) -> list[dict[str, Any]]:
     return rows
 
 
+FILES = {"maps.nc": measure}
+
 if __name__ == "__main__":
-    shared.command(__doc__, measure, draw)
+    shared.command(__doc__, FILES, draw)

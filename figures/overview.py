@@ -27,15 +27,7 @@ def draw(mapped: xr.DataTree, ds: xr.Dataset, out: Path) -> None:
         shared.write(figure, out, "overview")
 
 
+FILES = maps.FILES | figure5.FILES
+
 if __name__ == "__main__":
-    parser = shared.new_parser(__doc__)
-    parser.add_argument("--run", type=Path, nargs=2, metavar="FILE.nc", help="draw these instead of measuring")
-    given = parser.parse_args()
-
-    def work() -> None:
-        """Measure what both parts need, or read it."""
-        source = shared.Source()
-        found = map(entropylab.open, given.run) if given.run else (maps.measure(source), figure5.measure(source))
-        draw(*found, given.out)
-
-    shared.run(parser, given.out, work)
+    shared.command(__doc__, FILES, draw)

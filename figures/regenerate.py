@@ -11,12 +11,11 @@ takes about half an hour more and needs entropylab[quality]. (Its figure 2 is a 
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any
-
-import xarray as xr
 
 import entropylab
 import figure5
@@ -34,102 +33,74 @@ import shared
 import sweep
 import two_models
 from entropylab import EntropyLabError
-from entropylab.models.prompts import is_embedded
 
-Measure = Callable[[shared.Source], xr.Dataset | xr.DataTree]
-Draw = Callable[[Any, Path], None]
-
-PARTS: dict[str, tuple[str, Measure, Sequence[Draw]]] = {
-    "measurement.nc": ("measuring every size under every rule", figure6.measure, (figure6.draw,)),
-    "figure5.nc": ("measuring what predicts entropy", figure5.measure, (figure5.draw,)),
-    "rules.nc": ("comparing rules", rules.measure, (rules.draw,)),
-    "sweep.nc": ("sweeping the multiplier", sweep.measure, (sweep.draw,)),
-    "pictures.nc": ("sampling pictures", samples.measure, (samples.draw,)),
-    "law.nc": ("measuring cumulants", law_checks.measure, (law_checks.draw, layers.draw)),
-    "logits.nc": ("sampling logits", logits.measure, (logits.draw,)),
-    "maps.nc": ("mapping where attention looks widely", maps.measure, (maps.draw,)),
-    "gaussian_ablation.nc": ("simulating attention", gaussian_ablation.measure, (gaussian_ablation.draw,)),
-}
-"""File -> what is done for it, how it is measured, and what is drawn from it."""
-
-OVERVIEW = ("maps.nc", "figure5.nc")
-"""What the overview is drawn from."""
+FIGURES = (figure6, figure5, rules, sweep, samples, law_checks, layers, logits, maps, gaussian_ablation, overview)
+OF_EMBEDDED = (two_models, prompts)
+"""Figures that are of the embedded models, whatever is asked for."""
 
 
 def regenerate(source: shared.Source, out: Path, tables: bool = False) -> None:
     """Measure and draw; each measurement is in its file before anything is drawn from it."""
-    steps, measured = len(PARTS) + 2, {}
-    say(source, f"1/{steps} calibrating, size by size")
     source.calibration = source.calibrated()
     source.calibration.save(out / "calibration.nc", overwrite=True)
-    for number, (name, (text, measure, drawings)) in enumerate(PARTS.items(), 2):
-        say(source, f"{number}/{steps} {text}")
-        ds = measured[name] = measure(source)
-        entropylab.save(ds, out / name, overwrite=True)
-        for draw in drawings:
-            draw(ds, out)
-    overview.draw(*(measured[name] for name in OVERVIEW), out)
-    if source.model is None:
-        say(source, f"{steps}/{steps} measuring a second model beside the embedded one")
-        runs = {}
-        for name, model in two_models.MODELS.items():
-            runs[name] = two_models.measure(shared.Source(model, source.samples, source.steps, source.progress))
-            entropylab.save(runs[name], out / f"two_models_{name}.nc", overwrite=True)
-        two_models.draw(runs, out)
-    if is_embedded(source.pipe):
-        prompts.draw(source, out)
+    written: set[str] = set()
+    for figure in (*FIGURES, *(OF_EMBEDDED if source.model is None else ())):
+        for name, measure in figure.FILES.items():
+            if name not in written:
+                if source.progress:
+                    print(f"measuring {name}", file=sys.stderr, flush=True)
+                entropylab.save(measure(source), out / name, overwrite=True)
+                written.add(name)
+        draw(figure, out, out)
     if tables:
         judge(source, out)
+
+
+def draw(figure: ModuleType, run: Path, out: Path) -> None:
+    """Draw a figure from the files of a folder."""
+    figure.draw(*(entropylab.open(run / name) for name in figure.FILES), out)
 
 
 def judge(source: shared.Source, out: Path) -> None:
     """Judge pictures, and write the tables and the grids of the pictures."""
     import grids
-    import table3
     import tables
 
-    say(source, "judging pictures, for the tables")
     with TemporaryDirectory() as folder:
         ds = tables.measure(source, pictures=Path(folder))
         entropylab.save(ds, out / tables.EVALUATION, overwrite=True)
         grids.draw_all(Path(folder), out)
-    tables.draw(ds, out)
+    draw_tables(out, out)
+
+
+def draw_tables(run: Path, out: Path) -> None:
+    """The tables from the evaluation in a folder."""
+    import table3
+    import tables
+
+    tables.draw(entropylab.open(run / tables.EVALUATION), out)
     table3.draw([], out)
 
 
 def redraw(run: Path, out: Path) -> None:
-    """Draw what was measured before; of a measurement that says no training size, figure 5 only."""
-    files = {run / name: drawings for name, (_, _, drawings) in PARTS.items()} if run.is_dir() else {}
-    found = {path: drawings for path, drawings in files.items() if path.is_file()}
-    models = {name: run / f"two_models_{name}.nc" for name in two_models.MODELS}
-    evaluation = run / "evaluation.nc"
-    if run.is_dir() and not found and not evaluation.is_file():
-        raise EntropyLabError(f"run must be a file, or a folder with {', '.join(PARTS)} in it. {run} has none of them.")
-    for path, drawings in (found if run.is_dir() else {run: (figure5.draw, figure6.draw)}).items():
-        ds = entropylab.open(path)
-        for draw in drawings:
-            try:
-                draw(ds, out)
-            except EntropyLabError as error:
-                if draw is not figure6.draw:
-                    raise
-                print(f"figure 6 is left out: {error}", file=sys.stderr)
-    if {run / name for name in OVERVIEW} <= set(found):
-        overview.draw(*(entropylab.open(run / name) for name in OVERVIEW), out)
-    if all(path.is_file() for path in models.values()):
-        two_models.draw({name: entropylab.open(path) for name, path in models.items()}, out)
-    if evaluation.is_file():
-        import table3
-        import tables
-
-        tables.draw(entropylab.open(evaluation), out)
-        table3.draw([], out)
-
-
-def say(source: shared.Source, text: str) -> None:
-    """Tell what is done now, where progress is shown."""
-    if source.progress:
-        print(text, file=sys.stderr, flush=True)
+    """Draw what was measured before; of one file figures 5 and 6, and figure 5 only if it has no training size."""
+    if not run.is_dir():
+        ds = entropylab.open(run)
+        figure5.draw(ds, out)
+        try:
+            figure6.draw(ds, out)
+        except EntropyLabError as error:
+            print(f"figure 6 is left out: {error}", file=sys.stderr)
+        return
+    there = {path.name for path in run.glob("*.nc")}
+    known = [figure for figure in (*FIGURES, *OF_EMBEDDED) if set(figure.FILES) <= there]
+    if not known and "evaluation.nc" not in there:
+        names = ", ".join(name for figure in FIGURES for name in figure.FILES)
+        raise EntropyLabError(f"run must be a file, or a folder with {names} in it. {run} has none of them.")
+    for figure in known:
+        draw(figure, run, out)
+    if "evaluation.nc" in there:
+        draw_tables(run, out)
 
 
 def command(arguments: Sequence[str] | None = None) -> None:

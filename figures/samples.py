@@ -9,18 +9,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 import xarray as xr
-from tqdm.auto import tqdm
 
 import entropylab
 import shared
-from entropylab.models.prompts import default_settings
 
 SIDES = (shared.LOWER, (1.5, 1), shared.HIGHER, (3, 3))
 """Sizes of the pictures, in training sizes; the training size stands beside each."""
 
-PICTURES, BATCH = 6, 4
+PICTURES = 6
 STEPS = 8
 """Fewer than the embedded pipeline takes by itself: the pictures at the largest size are most of the work."""
 
@@ -35,40 +32,24 @@ def measure(source: shared.Source) -> xr.Dataset:
     """
     rules = {"original": "original", "sqrt_log": "sqrt_log", "calibrated": source.calibrated(SIDES).calibrated}
     prompts = shared.mixed_prompts()[: min(PICTURES, source.samples or PICTURES)]
-    sizes = source.sizes(SIDES)
-    home = label(source.trained)
-    data = {home: as_variable(sampled(source, source.trained, "original", prompts), "sample")}
-    for size in tqdm(sizes, disable=not source.progress, leave=False):
-        pictures = np.stack([sampled(source, size, rule, prompts) for rule in rules.values()])
-        data[label(size)] = as_variable(pictures, "scaling", "sample")
+    steps = source.steps or STEPS
+    home = shared.pictures(source, prompts, source.trained, "original", steps)
+    found = {
+        size: np.stack([shared.pictures(source, prompts, size, rule, steps) for rule in rules.values()])
+        for size in source.sizes(SIDES)
+    }
     coords = {"scaling": list(rules), "prompt": ("sample", prompts), "seed": ("sample", np.arange(len(prompts)))}
-    about = {"model": str(source.model), "train_size": home, "entropylab_version": version("entropylab")}
-    return xr.Dataset(data, coords, about)
+    return dataset(home, found, coords)
 
 
-def sampled(source: shared.Source, size: tuple[int, int], rule: Any, prompts: list[str]) -> np.ndarray:
-    """Pictures (sample, y, x, channel) of uint8 at one size under one rule."""
-    settings = default_settings(source.pipe) | {"num_inference_steps": source.steps or STEPS}
-    found = []
-    with entropylab.rescale(source.pipe, rule):
-        for start in range(0, len(prompts), BATCH):
-            some = prompts[start : start + BATCH]
-            seeds = [torch.Generator("cpu").manual_seed(start + place) for place in range(len(some))]
-            call = {"height": size[0], "width": size[1], "generator": seeds, "output_type": "np"}
-            found.append(source.pipe(some, **call, **settings).images)
-    return np.round(255 * np.concatenate(found)).astype(np.uint8)
-
-
-def label(size: tuple[int, int]) -> str:
-    """A size as text."""
-    return f"{size[0]}x{size[1]}"
-
-
-def as_variable(pictures: np.ndarray, *dims: str) -> xr.Variable:
-    """An array of pictures with names for its dims, which differ between sizes."""
-    height, width = pictures.shape[-3:-1]
-    attrs = {"units": "1", "long_name": f"pictures {height}x{width}, 255 is white"}
-    return xr.Variable((*dims, f"y{height}", f"x{width}", "channel"), pictures, attrs)
+def dataset(home: np.ndarray, others: dict[tuple[int, int], np.ndarray], coords: dict[str, Any]) -> xr.Dataset:
+    """Pictures at the training size, and those of other sizes under several rules, as one Dataset."""
+    data = {}
+    for (height, width), pictures in {home.shape[1:3]: home, **others}.items():
+        dims = ("scaling", "sample", f"y{height}", f"x{width}", "channel")[-pictures.ndim :]
+        about = {"units": "1", "long_name": f"pictures {height}x{width}, 255 is white"}
+        data[f"{height}x{width}"] = xr.Variable(dims, pictures, about)
+    return xr.Dataset(data, coords, {"train_size": next(iter(data)), "entropylab_version": version("entropylab")})
 
 
 def table(ds: xr.Dataset, size: str) -> pd.DataFrame:
@@ -78,20 +59,19 @@ def table(ds: xr.Dataset, size: str) -> pd.DataFrame:
     ``other_pictures``, the same between the picture under "original" and those of the other prompts: what no likeness
     at all amounts to. The rows of prompt "mean" are means over prompts.
     """
-    pictures = ds[size].values.astype(float) / 255
-    original = pictures[list(ds["scaling"].values).index("original")]
-    axes = (-3, -2, -1)
-    others = [abs(np.roll(original, shift, 0) - original).mean(axes) for shift in range(1, len(original))]
-    unlike = np.mean(others, axis=0) if others else np.full(1, np.nan)
+    pictures = ds[size].astype(float) / 255
+    original = pictures.sel(scaling="original")
+    within = original.dims[1:]
+    others = [abs(original.roll(sample=shift) - original).mean(within) for shift in range(1, ds.sizes["sample"])]
+    change = abs(pictures.drop_sel(scaling="original") - original).mean(within).to_pandas()
+    unlike = sum(others) / len(others) if others else np.nan * original.mean(within)
     parts = []
-    for rule, own in zip(ds["scaling"].values, pictures, strict=True):
-        values = pd.DataFrame({"change": abs(own - original).mean(axes), "other_pictures": unlike})
-        values = pd.concat([values, values.mean().to_frame().T], ignore_index=True)
-        values[["size", "scaling"]] = size, rule
-        values["prompt"] = [*ds["prompt"].values, "mean"]
-        parts.append(values[["size", "scaling", "prompt", "change", "other_pictures"]])
-    rows = pd.concat(parts, ignore_index=True)
-    return rows[rows["scaling"] != "original"]
+    for rule, values in change.iterrows():
+        rows = pd.DataFrame({"size": size, "scaling": rule, "prompt": ds["prompt"].values, "change": values})
+        rows["other_pictures"] = unlike.values
+        mean = rows[["change", "other_pictures"]].mean()
+        parts += [rows, pd.DataFrame([{"size": size, "scaling": rule, "prompt": "mean", **mean}])]
+    return pd.concat(parts, ignore_index=True)
 
 
 def draw(ds: xr.Dataset, out: Path) -> None:
@@ -99,9 +79,8 @@ def draw(ds: xr.Dataset, out: Path) -> None:
     sizes = [str(name) for name, value in ds.items() if "scaling" in value.dims and "channel" in value.dims]
     home = ds.attrs.get("train_size")
     if not sizes or home is None:
-        raise entropylab.EntropyLabError(
-            f"run must hold pictures, as pictures.nc. Got variables {sorted(map(str, ds))}."
-        )
+        have = sorted(map(str, ds))
+        raise entropylab.EntropyLabError(f"run must hold pictures, as pictures.nc. Got variables {have}.")
     for size in sizes:
         grid = [ds[home].values, *ds[size].values]
         names = [f"{home}\noriginal", *(f"{size}\n{rule}" for rule in ds["scaling"].values)]
@@ -110,5 +89,7 @@ def draw(ds: xr.Dataset, out: Path) -> None:
         shared.write_pictures(grid, names, ds["prompt"].values.tolist(), out, name, table(ds, size))
 
 
+FILES = {"pictures.nc": measure}
+
 if __name__ == "__main__":
-    shared.command(__doc__, measure, draw)
+    shared.command(__doc__, FILES, draw)

@@ -4,19 +4,21 @@ The numbers are chosen so that `regenerate.py` is done in under ten minutes on t
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
-import xarray as xr
+import torch
 from matplotlib.figure import Figure
 
 import entropylab
 from entropylab import Calibration, EntropyLabError
-from entropylab.models.prompts import embedded_prompts
+from entropylab.models.prompts import default_settings, embedded_prompts
 from entropylab.scaling import check_train_size
 
 Sides = tuple[float, float]
@@ -40,28 +42,22 @@ HELD_OUT = 1000
 WIDTH = 0.85
 """Of a picture in a grid of them [inches]."""
 
+BATCH = 4
+"""Pictures that are sampled at once."""
+
 ITERATIONS = 3
 """Newton steps of a calibration, which starts from the second-order solution."""
 
 
+@dataclass
 class Source:
-    """A pipeline, and how much to sample of it.
+    """A pipeline, loaded when it is first needed, and how much to sample of it; None is each figure's own number."""
 
-    Args:
-        model: as for `entropylab.load`; loaded when it is first needed. Prompts are those of the embedded pipeline.
-        samples: at most so many of every size and rule; None for the numbers of each figure.
-        steps: denoising steps; None for the numbers of each figure.
-        progress: show progress.
-
-    Attributes:
-        calibration: what `calibrated` gives without calibrating, if it is not None.
-    """
-
-    def __init__(
-        self, model: str | None = None, samples: int | None = None, steps: int | None = None, progress: bool = True
-    ) -> None:
-        self.model, self.samples, self.steps, self.progress = model, samples, steps, progress
-        self.calibration: Calibration | None = None
+    model: str | None = None
+    samples: int | None = None
+    steps: int | None = None
+    progress: bool = True
+    calibration: Calibration | None = None
 
     @cached_property
     def pipe(self) -> Any:
@@ -82,20 +78,36 @@ class Source:
 
     def sampling(self, samples: int = SAMPLES, steps: int = STEPS) -> dict[str, Any]:
         """How to sample, as arguments of `entropylab.measure`; at most ``samples`` samples of each."""
-        return {
-            "prompts": mixed_prompts(),
-            "samples": samples if self.samples is None else min(samples, self.samples),
-            "steps": self.steps or steps,
-            "progress": self.progress,
-        }
+        samples = samples if self.samples is None else min(samples, self.samples)
+        steps = self.steps or steps
+        return {"prompts": mixed_prompts(), "samples": samples, "steps": steps, "progress": self.progress}
 
     def calibrated(self, sides: Sequence[Sides] | None = None) -> Calibration:
-        """A calibration at these sizes; the training size needs none."""
+        """The calibration at hand, or one at these sizes; the training size needs none."""
         if self.calibration is not None:
             return self.calibration
         away = [size for size in self.sizes(sides) if size != self.trained]
         sampling = self.sampling(FEW) | {"prompts": mixed_prompts()[::-1], "seed": HELD_OUT}
         return entropylab.calibrate(self.pipe, away, iterations=ITERATIONS, held_out=False, **sampling)
+
+
+def pictures(
+    source: Source, prompts: Sequence[str], size: tuple[int, int], rule: Any = "original", steps: int | None = None
+) -> np.ndarray:
+    """Pictures (sample, y, x, channel) of uint8 at one size under one rule, sample i from seed i."""
+    settings = default_settings(source.pipe) | ({"num_inference_steps": steps} if steps else {})
+    settings |= {"height": size[0], "width": size[1], "output_type": "np"}
+    found = []
+    with entropylab.rescale(source.pipe, rule):
+        for start in range(0, len(prompts), BATCH):
+            some = prompts[start : start + BATCH]
+            seeds = [torch.Generator("cpu").manual_seed(start + place) for place in range(len(some))]
+            found.append(source.pipe(some, generator=seeds, **settings).images)
+    return np.round(255 * np.concatenate(found)).astype(np.uint8)
+
+
+Files = Mapping[str, Callable[[Source], Any]]
+"""The files that a figure is drawn from, and what measures each."""
 
 
 def mixed_prompts() -> list[str]:
@@ -121,22 +133,19 @@ def run(parser: argparse.ArgumentParser, out: Path, work: Callable[[], None]) ->
         parser.error(str(error))
 
 
-def command(
-    about: str | None,
-    measure: Callable[[Source], xr.Dataset],
-    draw: Callable[[xr.Dataset, Path], None],
-    arguments: Sequence[str] | None = None,
-) -> None:
-    """The command line of one figure: measure what it needs, or read it from a file, and draw."""
+def command(about: str | None, files: Files, draw: Callable[..., None], arguments: Sequence[str] | None = None) -> None:
+    """The command line of one figure: measure what it needs, or read it from files, and draw."""
     parser = new_parser(about)
-    parser.add_argument("--run", type=Path, metavar="FILE.nc", help="draw this instead of measuring")
+    words = f"draw these instead of measuring: {' '.join(files)}"
+    parser.add_argument("--run", type=Path, nargs=len(files), metavar="FILE.nc", help=words)
     parser.add_argument("--samples", type=int, metavar="N", help="at most this many images per size and rule")
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps")
     given = parser.parse_args(arguments)
 
     def work() -> None:
         source = Source(samples=given.samples, steps=given.steps)
-        draw(entropylab.open(given.run) if given.run else measure(source), given.out)
+        found = map(entropylab.open, given.run) if given.run else (measure(source) for measure in files.values())
+        draw(*found, given.out)
 
     run(parser, given.out, work)
 
@@ -152,12 +161,7 @@ def write(figure: Figure, out: Path, name: str, table: pd.DataFrame | None = Non
 
 
 def write_pictures(
-    grid: Sequence[Any],
-    rows: Sequence[str],
-    columns: Sequence[str],
-    out: Path,
-    name: str,
-    table: pd.DataFrame | None = None,
+    grid: Sequence[Any], rows: Sequence[str], columns: Sequence[str], out: Path, name: str, table: Any = None
 ) -> None:
     """Write a grid of pictures, rows of arrays (height, width, channels), with labels of rows and columns."""
     tall = sum(row[0].shape[0] / row[0].shape[1] for row in grid)
@@ -174,30 +178,22 @@ def write_table(table: pd.DataFrame, out: Path, name: str) -> None:
     print(f"wrote {out / name}.csv", flush=True)
 
 
-def write_text(text: str, out: Path, name: str) -> None:
+def write_text(parts: Sequence[str], out: Path, name: str) -> None:
     """Write NAME.md, and print it."""
+    text = "\n\n".join(parts) + "\n"
     (out / f"{name}.md").write_text(text, encoding="utf-8")
     print(text, flush=True)
 
 
-INTERVALS = {("low", "high"): "95 % interval", ("change_low", "change_high"): "95 % interval of the change"}
-"""Pairs of columns that stand in one column of Markdown."""
-
-
 def as_markdown(frame: pd.DataFrame) -> str:
-    """A table in Markdown: numbers with four digits, nothing for NaN, both ends of an interval in one column."""
+    """A table in Markdown: numbers with four digits, nothing for NaN."""
 
     def word(value: Any) -> str:
         if not isinstance(value, float):
             return str(value)
         return "" if pd.isna(value) else f"{round(value, 6) + 0.0:.4g}"  # the CSV has no more than six decimals either
 
-    shown = frame.astype(object).map(word)
-    for (low, high), name in INTERVALS.items():
-        if {low, high} <= set(frame):
-            both = (shown[low] + " to " + shown[high]).where(frame[low].notna(), "")
-            shown.insert(list(shown).index(low), name, both)
-            shown = shown.drop(columns=[low, high])
-    rules = ["---:" if name in frame and pd.api.types.is_numeric_dtype(frame[name]) else "---" for name in shown]
-    head, *body = (f"| {' | '.join(line)} |" for line in [list(shown), *shown.to_numpy().tolist()])
-    return "\n".join([head.replace("_", " "), f"|{'|'.join(rules)}|", *body])
+    rules = ["---:" if pd.api.types.is_numeric_dtype(frame[name]) else "---" for name in frame]
+    head = [str(name).replace("_", " ") for name in frame]
+    body = frame.astype(object).map(word).to_numpy().tolist()
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rules, *body))

@@ -22,8 +22,15 @@ def measure(source: shared.Source) -> xr.Dataset:
     """A lower and a higher size under numbers and rules, and the training size as the model is."""
     sides = (shared.LOWER, shared.HIGHER)
     calibration = source.calibrated(sides)
-    options = {"layers": "self", "keep": ("sample", "layer", "head"), **source.sampling(shared.FEW)}
     rules = [*shared.RULES, calibration.invariant, calibration.calibrated, *NUMBERS]
+    return at_home_and_away(source, sides, rules, ("sample", "layer", "head"))
+
+
+def at_home_and_away(
+    source: shared.Source, sides: tuple[shared.Sides, ...], rules: list, keep: tuple[str, ...]
+) -> xr.Dataset:
+    """The training size as the model is, which no rule changes, and other sizes under rules."""
+    options = {"layers": "self", "keep": keep, **source.sampling(shared.FEW)}
     home = entropylab.measure(source.pipe, [source.trained], **options)
     away = entropylab.measure(source.pipe, source.sizes(sides), scaling=rules, **options)
     return xr.concat([home, away], "size", join="outer", combine_attrs="override")
@@ -40,5 +47,7 @@ def draw(ds: xr.Dataset, out: Path) -> None:
         shared.write(figure, out, "sweep", rows)
 
 
+FILES = {"sweep.nc": measure}
+
 if __name__ == "__main__":
-    shared.command(__doc__, measure, draw)
+    shared.command(__doc__, FILES, draw)

@@ -16,10 +16,10 @@ import pandas as pd
 from scipy.stats import t as student
 from scipy.stats import wilcoxon
 
-import published
 import shared
 from entropylab import EntropyLabError
 from ratings import FORMAT
+from tables import published
 
 NONE = "No ratings were given: `python figures/ratings.py` writes a page that asks for them."
 
@@ -156,22 +156,17 @@ def krippendorff(ratings: np.ndarray) -> float:
 def draw(files: Sequence[Path], out: Path) -> None:
     """Write table3.md, table3_published.csv and, if there are ratings, table3.csv."""
     found = analyse(files) if files else None
-    paper = published.table("table3")
+    paper = published("table3")
     parts = ["## Table 3: ratings from 1 to 10", found.summary() if found else NONE]
     parts += ["Published by the paper, of 45 people and 50 pairs:", shared.as_markdown(paper)]
-    shared.write_text("\n\n".join(parts) + "\n", out, "table3")
+    shared.write_text(parts, out, "table3")
     shared.write_table(paper, out, "table3_published")
     if found:
         shared.write_table(found.methods, out, "table3")
 
 
-def command(arguments: Sequence[str] | None = None) -> None:
-    """Analyse what raters saved."""
+if __name__ == "__main__":
     parser = shared.new_parser(__doc__)
     parser.add_argument("files", nargs="*", type=Path, metavar="FILES", help="what the ratings page saved")
-    given = parser.parse_args(arguments)
+    given = parser.parse_args()
     shared.run(parser, given.out, lambda: draw(given.files, given.out))
-
-
-if __name__ == "__main__":
-    command()

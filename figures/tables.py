@@ -1,9 +1,16 @@
 """The paper's tables from one evaluation, as Markdown and CSV, with the published values alongside.
 
 ``make tables``, or python figures/tables.py [MODEL] [--run evaluation.nc]. Table 3 is table3.py's.
+
+What the paper publishes is in figures/published/: Tables 1 to 3 and the supplement's two, sizes as height x width. The
+paper does not say which of "512 * 288" is the width; it is taken to be the first. Table 1 has FID of 30,000 pictures
+(Stable Diffusion) and 50,000 (latent diffusion), none comparable with distances in other features; Table 2 has CLIP
+scores, Table 3 mean ratings from 1 to 10 by 45 people of 50 pairs. At the training size both factors are the same. The
+supplement's tables have FID, GPU memory and average time; the second is of 4,000 pictures, says the paper, but its FID
+at 768 is to the last digit that of Table 1.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +18,6 @@ import pandas as pd
 import xarray as xr
 
 import entropylab
-import published
 import shared
 from entropylab import Calibration, EntropyLabError
 from entropylab.cli.words import rule_of
@@ -31,6 +37,33 @@ CALIBRATED_WITH = 3
 RULES = ("original", "sqrt_log", "invariant", "calibrated", "resize", "multidiffusion")
 METRICS = ("fid", "clip", "diversity", "defects", "time", "memory")
 
+TABLES = {
+    "table1": "Table 1: Frechet distance",
+    "table2": "Table 2: CLIP score",
+    "table_s1": "Supplement, Table 1: resizing",
+    "table_s2": "Supplement, Table 2: MultiDiffusion",
+    "diversity": "Diversity",
+    "defects": "Defects",
+}
+FIGURES = {
+    "table1": ("fid",),
+    "table2": ("clip_score",),
+    "table_s1": ("fid", "time", "memory", "memory_added"),
+    "table_s2": ("fid", "time", "memory", "memory_added"),
+    "diversity": ("pairwise_distance", "coverage", "recall"),
+    "defects": ("disagreement", "cut", "excess_agreement", "self_similarity"),
+}
+COSTS = {
+    "table_s1": ("original", "sqrt_log", "invariant", "calibrated", "resize"),
+    "table_s2": ("sqrt_log", "multidiffusion"),
+}
+"""Rules in the supplement's tables."""
+
+MODELS = {PRESETS["sd21"].model: "Stable Diffusion 2.1-base", PRESETS["ldm256"].model: "LDM text-to-image 256"}
+"""The paper's names of its models."""
+
+MARK = " (published)"
+
 
 def measure(
     source: shared.Source,
@@ -45,7 +78,7 @@ def measure(
 
     Args:
         source: the pipeline, and how much to sample of it.
-        sizes: in pixels; the paper's if None.
+        sizes: in pixels; the paper's, or multiples of the training size, if None.
         scaling: as for `entropylab.evaluate`; "invariant" and "calibrated" are calibrated first, at the same sizes,
             with few pictures.
         prompts: as for `entropylab.evaluate`.
@@ -53,10 +86,11 @@ def measure(
         options: of `entropylab.evaluate`.
     """
     own = is_embedded(source.pipe)
-    prompts = captions() if prompts is None and own else prompts
-    pairs = [(size, size) if isinstance(size, int) else size for size in sizes or sizes_of(source)]
-    steps = source.steps or (shared.STEPS if own else None)
-    given: dict[str, Any] = {"prompts": prompts, "progress": source.progress, "steps": steps}
+    papers = {preset.model: preset.sizes for preset in PRESETS.values()}
+    sizes = sizes or papers.get(str(source.pipe.name_or_path)) or source.sizes(SIDES)
+    pairs = [(size, size) if isinstance(size, int) else size for size in sizes]
+    given: dict[str, Any] = {"prompts": captions() if prompts is None and own else prompts}
+    given |= {"progress": source.progress, "steps": source.steps or (shared.STEPS if own else None)}
     rules = list(scaling)
     if {"invariant", "calibrated"} & set(rules):
         if calibration is not None and calibration.is_file():
@@ -68,157 +102,90 @@ def measure(
             if calibration is not None:
                 found.save(calibration)
         rules = [getattr(found, rule) if rule in ("invariant", "calibrated") else rule for rule in rules]
-    count = source.samples or (SAMPLES if own else None)
-    return entropylab.evaluate(
-        source.pipe, pairs, rules, samples=count, batch_size=BATCH, metrics=METRICS, **given, **options
-    )
+    given |= {"samples": source.samples or (SAMPLES if own else None), "batch_size": BATCH, "metrics": METRICS}
+    return entropylab.evaluate(source.pipe, pairs, rules, **given, **options)
 
 
-def sizes_of(source: shared.Source) -> list[Any]:
-    """The paper's sizes for its models, else multiples of the training size."""
-    known = {preset.model: list(preset.sizes) for preset in PRESETS.values()}
-    return known.get(str(source.pipe.name_or_path)) or source.sizes(SIDES)
+def table(ds: xr.Dataset, name: str) -> pd.DataFrame:
+    """A row for every size and rule: one figure with interval and change against the original factor, or several.
+
+    Last of each size is what as many real pictures have, in a column or a row; in the supplement's tables it is not.
+    Rules that have no such size have no row, and in table_s2 sizes have none that one of its rules lacks.
+    """
+    names = list(FIGURES[name])
+    if missing := [figure for figure in names if figure not in ds]:
+        have = sorted(map(str, ds))
+        raise EntropyLabError(f"run must be what entropylab.evaluate gave, with {missing[0]!r} in it. Got {have}.")
+    rules = ds["scaling"].values.tolist()
+    if name in COSTS:
+        found = rows_of(ds[names], [rule for rule in COSTS[name] if rule in rules]).dropna()
+        whole = found.groupby("size")["rule"].transform("size") == len(COSTS[name])
+        return (found[whole] if name == "table_s2" else found).reset_index(drop=True)
+    if len(names) == 1:
+        (figure,) = names
+        ends = ds[[f"{figure}_interval", f"{figure}_change_interval"]]
+        (low, change_low), (high, change_high) = (ends.sel(bound=b, drop=True).values() for b in ("low", "high"))
+        columns = {figure: ds[figure], "low": low, "high": high, "change": ds[f"{figure}_change"]}
+        columns |= {"change_low": change_low, "change_high": change_high, "real_pictures": ds[f"{figure}_real"]}
+        return rows_of(xr.Dataset(columns), rules).dropna(subset=figure, ignore_index=True)
+    real = xr.Dataset({figure: ds[f"{figure}_real"] for figure in names}).expand_dims(scaling=["real pictures"])
+    found = rows_of(xr.concat([ds[names], real], "scaling", join="outer"), [*rules, "real pictures"])
+    return found[(found["rule"] == "real pictures") | found.notna().all(axis=1)].reset_index(drop=True)
 
 
-def check_has(ds: xr.Dataset, *figures: str) -> None:
-    """Raise an EntropyLabError if an evaluation lacks a figure."""
-    for figure in figures:
-        if figure not in ds:
-            have = sorted(map(str, ds))
-            raise EntropyLabError(f"run must be what entropylab.evaluate gave, with {figure!r} in it. Got {have}.")
-
-
-def by_size(figure: str) -> Callable[[xr.Dataset], pd.DataFrame]:
-    """A table of one figure: sizes down, a row for every rule, with interval and change against the original factor."""
-
-    def frame(ds: xr.Dataset) -> pd.DataFrame:
-        check_has(ds, figure)
-        found = {
-            figure: ds[figure],
-            "low": ds[f"{figure}_interval"].sel(bound="low", drop=True),
-            "high": ds[f"{figure}_interval"].sel(bound="high", drop=True),
-            "change": ds[f"{figure}_change"],
-            "change_low": ds[f"{figure}_change_interval"].sel(bound="low", drop=True),
-            "change_high": ds[f"{figure}_change_interval"].sel(bound="high", drop=True),
-            "real_pictures": ds[f"{figure}_real"],
-        }
-        return rows_of(xr.Dataset(found)).dropna(subset=figure, ignore_index=True)
-
-    return frame
-
-
-def costs(*rules: str, every: bool = False) -> Callable[[xr.Dataset], pd.DataFrame]:
-    """A table of Frechet distance, time and memory of some rules; with ``every``, of sizes that all of them have."""
-
-    def frame(ds: xr.Dataset) -> pd.DataFrame:
-        names = ["fid", "time", "memory", "memory_added"]
-        check_has(ds, *names)
-        known = [rule for rule in rules if rule in ds["scaling"].values]
-        found = rows_of(ds[names].sel(scaling=known)).dropna(ignore_index=True)
-        whole = found.groupby("size").rule.transform("size") == len(known)
-        return found[whole] if every else found
-
-    return frame
-
-
-def others(*figures: str) -> Callable[[xr.Dataset], pd.DataFrame]:
-    """A table of several figures side by side, and last of each size what as many real pictures have."""
-
-    def frame(ds: xr.Dataset) -> pd.DataFrame:
-        check_has(ds, *figures)
-        real = ds[[f"{name}_real" for name in figures]].rename({f"{name}_real": name for name in figures})
-        joined = xr.concat([ds[list(figures)], real.expand_dims(scaling=["real pictures"])], "scaling", join="outer")
-        found = rows_of(joined.sel(scaling=[*ds["scaling"].values, "real pictures"]))
-        return found[(found["rule"] == "real pictures") | found.notna().all(axis=1)].reset_index(drop=True)
-
-    return frame
-
-
-def rows_of(ds: xr.Dataset) -> pd.DataFrame:
+def rows_of(ds: xr.Dataset, rules: Sequence[str]) -> pd.DataFrame:
     """A row for every size and rule, in their order."""
-    frame = ds.reset_coords(drop=True).to_dataframe(dim_order=["size", "scaling"]).reset_index()
-    return frame.rename(columns={"scaling": "rule"})[["size", "rule", *ds.data_vars]]
+    ds = ds.reset_coords(drop=True).sel(scaling=list(rules)).rename(scaling="rule")
+    return ds.to_dataframe(dim_order=["size", "rule"]).reset_index()[["size", "rule", *ds.data_vars]]
 
 
-SIDE_NOTE = "Where the sides differ, the paper is taken to name the width first."
-TABLES: dict[str, tuple[str, Callable[[xr.Dataset], pd.DataFrame], pd.DataFrame | None, str]] = {
-    "table1": (
-        "Table 1: Frechet distance",
-        by_size("fid"),
-        published.table("table1"),
-        SIDE_NOTE,
-    ),
-    "table2": (
-        "Table 2: CLIP score",
-        by_size("clip_score"),
-        published.table("table2"),
-        SIDE_NOTE,
-    ),
-    "table_s1": (
-        "Supplement, Table 1: resizing",
-        costs("original", "sqrt_log", "invariant", "calibrated", "resize"),
-        published.table("table_s1"),
-        "",
-    ),
-    "table_s2": (
-        "Supplement, Table 2: MultiDiffusion",
-        costs("sqrt_log", "multidiffusion", every=True),
-        published.table("table_s2"),
-        "FID of 4,000 pictures, as the paper says; its 28.1372 is also what Table 1 has of 30,000.",
-    ),
-    "diversity": ("Diversity", others("pairwise_distance", "coverage", "recall"), None, ""),
-    "defects": ("Defects", others("disagreement", "cut", "excess_agreement", "self_similarity"), None, ""),
-}
-"""Title, how the table follows from an evaluation, what the paper publishes, and a note on that."""
+def published(name: str) -> pd.DataFrame:
+    """A table as published: table1, table2, table3, table_s1 or table_s2; the names of its values say so."""
+    found = pd.read_csv(Path(__file__).with_name("published") / f"{name}.csv")
+    return found.rename(columns=lambda column: column if column in ("model", "size", "rule") else column + MARK)
+
+
+def beside(found: pd.DataFrame, model: str, paper: pd.DataFrame) -> pd.DataFrame:
+    """A table with the published values of the same model, size and rule beside its own, where there are any."""
+    if model not in MODELS:
+        return found
+    values = paper[paper.model == MODELS[model]].drop(columns="model")
+    if "rule" not in values:
+        values = values.melt("size", var_name="rule", value_name="published")
+        values["rule"] = values.rule.str.removesuffix(MARK)
+    return found.merge(values, "left", on=["size", "rule"])
 
 
 def draw(ds: xr.Dataset, out: Path, names: Sequence[str] = tuple(TABLES)) -> None:
     """Write NAME.md, NAME.csv and, of what the paper has too, NAME_published.csv."""
     for name in names:
-        title, frame, paper, note = TABLES[name]
-        found = published.beside(frame(ds), str(ds.attrs.get("model")), paper)
-        parts = [f"## {title}", said(ds, set(found)), shared.as_markdown(found)]
-        shared.write_table(found, out, name)
-        if paper is not None:
+        found, last = table(ds, name), []
+        if name.startswith("table"):
+            paper = published(name)
+            found = beside(found, str(ds.attrs.get("model")), paper)
+            last = ["Published by the paper, of other models than the embedded ones:", shared.as_markdown(paper)]
             shared.write_table(paper, out, f"{name}_published")
-            parts += [f"Published by the paper, of other models than the embedded ones. {note}".strip()]
-            parts += [shared.as_markdown(paper)]
-        shared.write_text("\n\n".join(parts) + "\n", out, name)
+        shared.write_table(found, out, name)
+        shared.write_text([f"## {TABLES[name]}", said(ds), shared.as_markdown(found), *last], out, name)
 
 
-def said(ds: xr.Dataset, columns: set[str]) -> str:
+def said(ds: xr.Dataset) -> str:
     """What a reader of the numbers must know."""
     attrs = ds.attrs
-    steps = f"{attrs['steps']} steps" if "steps" in attrs else "the pipeline's own number of steps"
-    parts = [
-        f"Model {attrs.get('model', '?')}, {attrs['samples']} pictures of each size and rule, {steps}; "
-        "sizes are height x width."
-    ]
-    judged = [word for name, word in {"fid": "Frechet distance", "coverage": "diversity"}.items() if name in columns]
-    if judged:
-        what = " and ".join(judged)
-        parts.append(f"{what[0].upper()}{what[1:]} in the features: {attrs.get('features')}.")
-    if "fid" in columns:
-        comparable = attrs.get("comparable_with_published_fid")
-        parts.append(
+    distances = "Not comparable with published FID."
+    if attrs.get("comparable_with_published_fid"):
+        distances = (
             "A distance falls with the number of pictures: to be compared with published FID only where that is of as "
             "many (the paper's: 30,000 and 50,000) against the same real pictures."
-            if comparable
-            else "Not comparable with published FID."
         )
-    if columns & {"clip_score", "disagreement"}:
-        parts.append(f"Agreement of picture and prompt by: {attrs.get('clip_model')}.")
-    if "low" in columns:
-        parts.append(
-            "95 % intervals by bootstrap over pictures; changes are against the original factor, seed by seed. In the "
-            "last column, as many real pictures."
-        )
-    if "time" in columns:
-        parts.append(
-            f"Time [s] a picture and peak memory [MiB], in all and added by sampling, in batches of "
-            f"{attrs.get('batch_size')}: {attrs['cost']}, {attrs['device']}."
-        )
-    return " ".join(parts)
+    return (
+        f"Model {attrs.get('model', '?')}, {attrs['samples']} pictures of each size and rule, "
+        f"{attrs.get('steps', 'as many as the pipeline takes')} steps; sizes are height x width. Frechet distance and "
+        f"diversity in the features: {attrs.get('features')}. {distances} Agreement of picture and prompt by: "
+        f"{attrs.get('clip_model')}. 95 % intervals (low, high) by bootstrap over pictures; changes are against the "
+        f"original factor, seed by seed; real pictures are as many. Time [s] a picture and peak memory [MiB], in all "
+        f"and added by sampling, in batches of {attrs.get('batch_size')}: {attrs.get('cost')}, {attrs.get('device')}."
+    )
 
 
 def command(arguments: Sequence[str] | None = None) -> None:

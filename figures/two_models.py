@@ -14,9 +14,6 @@ import entropylab
 import shared
 from entropylab.plot.layers import QUANTITIES, layer_lines
 
-MODELS = {"embedded": None, "emoji-joint": "emoji-joint"}
-"""Names and models; the second learned the same pictures as the first."""
-
 KINDS = ("self", "joint")
 
 SIDES: tuple[shared.Sides, ...] = (shared.LOWER, (0.75, 0.75), (1, 1), (1.5, 1.5), shared.HIGHER)
@@ -38,11 +35,17 @@ def measure(source: shared.Source) -> xr.Dataset:
     )
 
 
-def draw(runs: dict[str, xr.Dataset], out: Path) -> None:
+def measure_joint(source: shared.Source) -> xr.Dataset:
+    """The second model, which learned the same pictures."""
+    return measure(shared.Source("emoji-joint", source.samples, source.steps, source.progress))
+
+
+def draw(unet: xr.Dataset, joint: xr.Dataset, out: Path) -> None:
     """Three panels: slope, deficit and measured sigma^2/2 of every layer, by its place in the model; and the report.
 
     Of joint layers the panels have the rows that stand for the image: those of text need not do the same.
     """
+    runs = {"embedded": unet, "emoji-joint": joint}
     shown = {name: ds.isel(layer=(ds["part"] == "image").values) for name, ds in runs.items()}
     with plt.rc_context(entropylab.plot.PAPER):
         figure, axes = plt.subplots(1, len(QUANTITIES), figsize=(10.2, 3.8), layout="constrained")
@@ -53,17 +56,7 @@ def draw(runs: dict[str, xr.Dataset], out: Path) -> None:
     print(f"wrote {out / 'two_models.html'}, two_models.md and its figures", flush=True)
 
 
+FILES = {"two_models_embedded.nc": measure, "two_models_emoji-joint.nc": measure_joint}
+
 if __name__ == "__main__":
-    parser = shared.new_parser(__doc__)
-    parser.add_argument("--run", type=Path, nargs="+", metavar="FILE.nc", help="draw these instead of measuring")
-    given = parser.parse_args()
-
-    def work() -> None:
-        """Measure both models, or read them."""
-        if given.run:
-            runs = {path.stem.removeprefix("two_models_"): entropylab.open(path) for path in given.run}
-        else:
-            runs = {name: measure(shared.Source(model)) for name, model in MODELS.items()}
-        draw(runs, given.out)
-
-    shared.run(parser, given.out, work)
+    shared.command(__doc__, FILES, draw)

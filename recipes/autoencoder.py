@@ -7,7 +7,6 @@ first weights were those of the embedded model of release 0.1, which knew the sa
 ``--begin`` takes the folder of such a pipeline.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .loop import Loop
+from .loop import Loop, new_parser
 from .pictures import PIXELS, drawings, kept, other_drawings, variants
 
 
@@ -38,9 +37,9 @@ def new_autoencoder() -> AutoencoderKL:
     )
 
 
-def to_tensor(images: np.ndarray, device: torch.device) -> torch.Tensor:
+def to_tensor(images: np.ndarray) -> torch.Tensor:
     """uint8 (n, height, width, 3) to float (n, 3, height, width) in [-1, 1]."""
-    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -78,15 +77,7 @@ def training_pictures(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def train(folder: Path, steps: int, batch: int, peak: float = 1.5e-3, begin: Path | None = None) -> Path:
-    """Train for ``steps`` (on from the last checkpoint, if there is one); return the path of the weights.
-
-    Args:
-        folder: run folder.
-        steps: of the whole run.
-        batch: pictures a step.
-        peak: highest learning rate.
-        begin: pipeline whose autoencoder has the first weights; None for random ones.
-    """
+    """Train until ``steps``, on from the last checkpoint, the weights of the pipeline in ``begin``, or random ones."""
     torch.manual_seed(0)
     captioned, others = training_pictures(folder)
     images = np.concatenate([captioned, others])
@@ -95,39 +86,37 @@ def train(folder: Path, steps: int, batch: int, peak: float = 1.5e-3, begin: Pat
     loop = Loop(folder, "autoencoder", model, peak, decay=0.998)
 
     def loss_of_batch() -> tuple[torch.Tensor, dict[str, float]]:
-        target = to_tensor(images[torch.randint(len(images), (batch,)).numpy()], torch.device("cpu"))
+        target = to_tensor(images[torch.randint(len(images), (batch,)).numpy()])
         posterior = model.encode(target).latent_dist
         output = model.decode(posterior.sample()).sample
         loss = reconstruction_loss(output, target) + 1e-6 * posterior.kl().mean()
         return loss, {"psnr": psnr(output.detach(), target)}
 
     loop.train(steps, loss_of_batch, every=100)
-    return finish(loop, captioned)
-
-
-def finish(loop: Loop, captioned: np.ndarray) -> Path:
-    """Write the averaged weights, with latents of mean 0 and variance 1, and reconstructions to look at."""
-    path = loop.folder / "autoencoder.safetensors"
-    save_file({name: value.contiguous() for name, value in loop.average.module.state_dict().items()}, path)
-    model = trained(path, torch.device("cpu"))
-    standardise(model, to_tensor(captioned[:: max(1, len(captioned) // 512)], torch.device("cpu")))
-    show_reconstructions(loop, model, captioned)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
+    average, path = loop.average.module.eval().requires_grad_(False), loop.folder / "autoencoder.safetensors"
+    standardise(average, some(captioned))
+    finish(loop, average, captioned, path)
     return path
 
 
-def show_reconstructions(loop: Loop, model: AutoencoderKL, captioned: np.ndarray) -> None:
-    """Log the error for captioned pictures, and draw some above what became of them."""
-    sample = to_tensor(captioned[:: max(1, len(captioned) // 512)], torch.device("cpu"))
+def some(captioned: np.ndarray) -> torch.Tensor:
+    """Up to about 512 pictures, evenly."""
+    return to_tensor(captioned[:: max(1, len(captioned) // 512)])
+
+
+def finish(loop: Loop, model: AutoencoderKL, captioned: np.ndarray, path: Path) -> None:
+    """Write the weights, log the error for captioned pictures, and draw some above what became of them."""
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
+    sample = some(captioned)
     with torch.no_grad():
         output = torch.cat([model.decode(model.encode(part).latent_dist.mean).sample for part in sample.split(64)])
     loop.log(final_psnr=psnr(output, sample))
     save_picture(torch.cat([sample[:32], output[:32]]), loop.folder / "reconstructions.png", 16)
 
 
-def trained(path: Path, device: torch.device) -> AutoencoderKL:
+def trained(path: Path) -> AutoencoderKL:
     """The autoencoder with the weights at ``path``, frozen."""
-    model = new_autoencoder().to(device, memory_format=torch.channels_last)
+    model = new_autoencoder().to(memory_format=torch.channels_last)
     model.load_state_dict(load_file(path))
     return model.eval().requires_grad_(False)
 
@@ -142,7 +131,7 @@ def save_picture(images: torch.Tensor, path: Path, columns: int) -> None:
 def train_decoder(folder: Path, steps: int, batch: int, peak: float = 1e-3) -> None:
     """Train the decoder on, alone, for latents that a denoiser was trained on already and that must stay."""
     path = folder / "autoencoder" / "autoencoder.safetensors"
-    model = trained(path, torch.device("cpu")).to(memory_format=torch.channels_last)
+    model = trained(path)
     captioned, others = training_pictures(folder)
     images = np.concatenate([captioned, captioned, others])
     torch.manual_seed(0)
@@ -150,7 +139,7 @@ def train_decoder(folder: Path, steps: int, batch: int, peak: float = 1e-3) -> N
     loop = Loop(folder, "decoder", parts, peak, decay=0.998)
 
     def loss_of_batch() -> tuple[torch.Tensor, dict[str, float]]:
-        target = to_tensor(images[torch.randint(len(images), (batch,)).numpy()], torch.device("cpu"))
+        target = to_tensor(images[torch.randint(len(images), (batch,)).numpy()])
         with torch.no_grad():
             latents = model.encode(target).latent_dist.sample()
         output = model.decode(latents).sample
@@ -158,23 +147,15 @@ def train_decoder(folder: Path, steps: int, batch: int, peak: float = 1e-3) -> N
 
     loop.train(steps, loss_of_batch, every=100)
     parts.load_state_dict(loop.average.module.state_dict())
-    show_reconstructions(loop, model, captioned)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
+    finish(loop, model, captioned, path)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train and save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/emoji"), help="run folder (%(default)s)")
-    parser.add_argument("--steps", type=int, default=1500, help="(%(default)s)")
-    parser.add_argument("--batch", type=int, default=16, help="(%(default)s)")
+    parser = new_parser(__doc__, "runs/emoji", steps=1500, batch=16)
     parser.add_argument("--begin", type=Path, metavar="FOLDER", help="pipeline that the first weights are of")
     parser.add_argument("--decoder-only", action="store_true", help="train the decoder of a trained one on")
-    parser.add_argument("--pictures-only", action="store_true", help="draw the training pictures, no more")
     given = parser.parse_args(arguments)
-    if given.pictures_only:
-        training_pictures(given.out)
-        return
     if given.decoder_only:
         train_decoder(given.out, given.steps, given.batch)
     else:

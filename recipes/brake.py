@@ -20,23 +20,14 @@ WEIGHT = 0.06
 
 
 def logit_variance(query: torch.Tensor, key: torch.Tensor, scale: float) -> torch.Tensor:
-    """Variance of each row's logits over the keys, averaged over rows and batch: (heads,).
-
-    Args:
-        query: (batch, heads, queries, channels).
-        key: (batch, heads, keys, channels).
-        scale: what the products are multiplied by.
-    """
+    """Variance over the keys of the logits of q and k (batch, heads, tokens, channels), mean over rows: (heads,)."""
     centred = key - key.mean(-2, keepdim=True)
     covariance = centred.transpose(-1, -2) @ centred / key.shape[-2]
     return scale**2 * ((query @ covariance) * query).sum(-1).mean((0, 2))
 
 
 def attended_variance(query: torch.Tensor, key: torch.Tensor, scale: float) -> torch.Tensor:
-    """Variance of each row's logits under its attention, averaged over rows and batch: (heads,).
-
-    Arguments as for ``logit_variance``; this one makes the map of the given queries.
-    """
+    """Variance of each row's logits under its attention, from its map; else as ``logit_variance``."""
     logits = scale * query @ key.transpose(-1, -2)
     attention = logits.softmax(-1)
     mean = (attention * logits).sum(-1, keepdim=True)
@@ -44,15 +35,11 @@ def attended_variance(query: torch.Tensor, key: torch.Tensor, scale: float) -> t
 
 
 class Brake:
-    """Watches the self-attention layers of a model, and tells how far their logits are from the targets.
+    """Watches the modules of a model called ``attn1``, and tells how far their logits are from the targets.
 
-    Args:
-        model: whose modules called ``attn1`` (with ``to_q``, ``to_k``, ``heads``, ``scale``) are watched.
-        variance: target of the logits' variance.
-        share: target of Var_A / (2 log N), which is the share of a drift of entropy with size that the paper's factor
-            removes. Gaussian logits of variance 5 to 6 have 0.25 to 0.28, and at no variance more.
-        pictures: how many of a batch are looked at.
-        rows: how many rows of each picture are looked at for Var_A.
+    ``variance`` is that of the logits' variance; ``share`` that of Var_A / (2 log N), the share of a drift of entropy
+    with size that the paper's factor removes. Gaussian logits of variance 5 to 6 have 0.25 to 0.28, and at no variance
+    more. So many ``pictures`` of a batch are looked at, and for Var_A so many ``rows`` of each.
     """
 
     def __init__(

@@ -5,7 +5,6 @@ last checkpoint when it is started again, and leaves the weights in fp16 and the
 core of a CPU it takes about ten minutes.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from entropylab.quality.defects import defects
 from entropylab.quality.features import DRAWN, FILE
 from entropylab.quality.image_text import WEIGHTS, ImageText, TextTower
 
-from .loop import Loop, trapezoid
+from .loop import Loop, new_parser, trapezoid
 from .pictures import PIXELS, drawings, other_drawings, place, variants
 from .text import spoken
 
@@ -133,11 +132,7 @@ def write_reference(model: ImageText, folder: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Train, and write weights and features of the real pictures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/image-text"), help="run folder (%(default)s)")
-    parser.add_argument("--steps", type=int, default=500, help="(%(default)s)")
-    parser.add_argument("--batch", type=int, default=128, help="(%(default)s)")
-    given = parser.parse_args(arguments)
+    given = new_parser(__doc__, "runs/image-text", steps=500, batch=128).parse_args(arguments)
     model = train(given.out, given.steps, given.batch)
     save_file({name: value.half().contiguous() for name, value in model.state_dict().items()}, given.out / WEIGHTS)
     model.load_state_dict({name: value.float() for name, value in load_file(given.out / WEIGHTS).items()})

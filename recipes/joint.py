@@ -7,7 +7,6 @@ text takes part, as in FLUX. Queries and keys are normed with learned gains, so 
 one took 5,000 steps of 32 pictures, from random weights.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -17,9 +16,9 @@ from transformers import CLIPTextModel
 
 from entropylab.models.joint import JointPipeline
 
-from .loop import Loop
-from .text import LENGTH, WIDTH, finish_text_encoder
-from .unet import LOGIT_VARIANCE, Batches, draw_grid
+from .loop import Loop, new_parser
+from .text import LENGTH, WIDTH
+from .unet import LOGIT_VARIANCE, Batches, draw_grid, save_pipeline
 
 
 def new_transformer() -> FluxTransformer2DModel:
@@ -132,24 +131,9 @@ def train(folder: Path, steps: int, batch: int, peak: float, count: int = 48) ->
     return pipeline()
 
 
-def save_pipeline(pipe: JointPipeline, folder: Path) -> None:
-    """Write the pipeline as fp16 safetensors, readable by older transformers too.
-
-    In the package its autoencoder is left out, which is that of the first model.
-    """
-    for name in ("transformer", "vae", "text_encoder"):
-        getattr(pipe, name).half()
-    pipe.save_pretrained(folder, safe_serialization=True)
-    for place in ("", "_2"):
-        finish_text_encoder(folder / f"text_encoder{place}", folder / f"tokenizer{place}")
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """Train and save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/emoji"), help="run folder (%(default)s)")
-    parser.add_argument("--steps", type=int, default=6000, help="may change when a run goes on (%(default)s)")
-    parser.add_argument("--batch", type=int, default=32, help="(%(default)s)")
+    """Train and save. In the package the autoencoder is left out, which is that of the first model."""
+    parser = new_parser(__doc__, "runs/emoji", steps=6000, batch=32)
     parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate (%(default)s)")
     given = parser.parse_args(arguments)
     pipe = train(given.out, given.steps, given.batch, given.rate)

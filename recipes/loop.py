@@ -2,6 +2,7 @@
 had happened.
 """
 
+import argparse
 import json
 import math
 import time
@@ -16,6 +17,15 @@ from torch.optim.swa_utils import AveragedModel
 
 Rate = Callable[[int, int, float], float]
 """The learning rate from a step (the first is 1), the number of steps, and the highest rate."""
+
+
+def new_parser(about: str | None, out: str, steps: int, batch: int) -> argparse.ArgumentParser:
+    """What every stage can be told; the number of steps may change when a run goes on."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(out), help="run folder (%(default)s)")
+    parser.add_argument("--steps", type=int, default=steps, help="(%(default)s)")
+    parser.add_argument("--batch", type=int, default=batch, help="(%(default)s)")
+    return parser
 
 
 def cosine(step: int, steps: int, peak: float, warmup: int = 150) -> float:
@@ -35,21 +45,9 @@ def moved(decay: float, average: torch.Tensor, value: torch.Tensor, updates: tor
 
 
 class Loop:
-    """Trains a module in a run folder, and takes up the last checkpoint there, random numbers included.
+    """Trains a module, and takes up the last checkpoint in FOLDER/STAGE, random numbers included.
 
-    Args:
-        folder: run folder.
-        stage: name of a folder in it, for ``checkpoint.pt``, ``log.jsonl`` and pictures.
-        model: what is trained.
-        peak: highest learning rate.
-        decay: of the average of the weights.
-        rate: learning rate, step by step.
-        options: of AdamW, instead of the recipes' own.
-
-    Attributes:
-        folder: of the stage.
-        average: of the weights, over about the last 1 / (1 - decay) steps.
-        done: steps taken so far.
+    ``average`` has averaged weights (``average.module`` the module), ``done`` counts steps; ``options`` are AdamW's.
     """
 
     def __init__(
@@ -79,14 +77,9 @@ class Loop:
         show: Callable[[Path], None] | None = None,
         show_every: int = 1000,
     ) -> None:
-        """Train until ``steps``.
+        """Train until ``steps``, which the learning rate is fitted to, and which may be others when a run goes on.
 
-        Args:
-            steps: of the whole run, which the learning rate is fitted to; it may be another when a run goes on.
-            loss_of_batch: gives the loss of a new batch, and what to log of it.
-            every: steps between checkpoints and lines of the log.
-            show: draws the model's pictures to a path.
-            show_every: steps between two such pictures.
+        ``loss_of_batch`` gives the loss of a new batch, and what to log of it; ``show`` draws pictures to a path.
         """
         sums: dict[str, float] = {}
         since, began = self.done, time.monotonic()

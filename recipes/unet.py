@@ -12,7 +12,6 @@ variance of the logits, with a weight of 0.01; then Var_A too, with 0.01 up to s
 there on. From random weights this recipe has not been run; the old model took 5,000 steps.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from entropylab.models.prompts import captions, embedded_prompts
 
 from .autoencoder import save_picture, to_tensor, trained
 from .brake import Brake
-from .loop import Loop
+from .loop import Loop, new_parser
 from .pictures import PIXELS, drawings, kept, variants
 from .text import WIDTH, finish_text_encoder, new_text_encoder, new_tokenizer, spoken
 
@@ -54,17 +53,10 @@ def new_unet() -> UNet2DConditionModel:
 
 
 class Batches:
-    """Latents and token ids to draw batches from.
-
-    The latents are made once, and kept in the run folder.
-
-    Args:
-        folder: run folder, with the trained autoencoder.
-        count: placements of each emoji.
-    """
+    """Latents, made once of ``count`` placements of each emoji and kept in the run folder, and token ids."""
 
     def __init__(self, folder: Path, count: int) -> None:
-        self.autoencoder = trained(folder / "autoencoder" / "autoencoder.safetensors", torch.device("cpu"))
+        self.autoencoder = trained(folder / "autoencoder" / "autoencoder.safetensors")
         self.latents = torch.from_numpy(
             kept(folder / f"latents-{count}.npy", lambda: latents_of(pictures(folder, count), self.autoencoder))
         )
@@ -99,7 +91,7 @@ def latents_of(images: np.ndarray, autoencoder: AutoencoderKL) -> np.ndarray:
     """Latents float16 (emoji, count, 4, 16, 16) of pictures uint8 (emoji, count, 64, 64, 3)."""
 
     def encoded(pictures: np.ndarray) -> torch.Tensor:
-        parts = to_tensor(pictures, torch.device("cpu")).split(16)
+        parts = to_tensor(pictures).split(16)
         return torch.cat([autoencoder.encode(part).latent_dist.mean for part in parts])
 
     return torch.stack([encoded(pictures) for pictures in images]).half().numpy()
@@ -162,16 +154,9 @@ def draw_grid(pipe: Any, path: Path) -> None:
 def train(
     folder: Path, steps: int, batch: int, peak: float, target: float, begin: Path | None = None, count: int = 48
 ) -> StableDiffusionPipeline:
-    """Train for ``steps`` (on from the last checkpoint, if there is one); return the pipeline with averaged weights.
+    """Train until ``steps``, on from the last checkpoint; return the pipeline with averaged weights.
 
-    Args:
-        folder: run folder, with the trained autoencoder.
-        steps: of the whole run.
-        batch: pictures a step.
-        peak: highest learning rate.
-        target: of the variance of the logits, which the brake holds.
-        begin: pipeline that has the first weights; None for random ones.
-        count: placements of each emoji.
+    ``target`` is the variance of the logits that the brake holds, ``begin`` a pipeline that has the first weights.
     """
     batches = Batches(folder, count)
     torch.manual_seed(0)
@@ -197,20 +182,19 @@ def train(
     return pipeline()
 
 
-def save_pipeline(pipe: StableDiffusionPipeline, folder: Path) -> None:
-    """Write a pipeline as fp16 safetensors, its tokenizer also in the form that older readers know."""
-    for name in ("unet", "vae", "text_encoder"):
-        getattr(pipe, name).half()
+def save_pipeline(pipe: Any, folder: Path) -> None:
+    """Write a pipeline as fp16 safetensors, its tokenizers also in the form that older readers know."""
+    for part in pipe.components.values():
+        if isinstance(part, nn.Module):
+            part.half()
     pipe.save_pretrained(folder, safe_serialization=True)
-    finish_text_encoder(folder / "text_encoder", folder / "tokenizer")
+    for encoder in folder.glob("text_encoder*"):
+        finish_text_encoder(encoder, folder / encoder.name.replace("text_encoder", "tokenizer"))
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train and save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/emoji"), help="run folder (%(default)s)")
-    parser.add_argument("--steps", type=int, default=1800, help="may change when a run goes on (%(default)s)")
-    parser.add_argument("--batch", type=int, default=24, help="(%(default)s)")
+    parser = new_parser(__doc__, "runs/emoji", steps=1800, batch=24)
     parser.add_argument("--rate", type=float, default=6e-4, help="highest learning rate (%(default)s)")
     parser.add_argument("--target", type=float, default=LOGIT_VARIANCE, help="variance of logits (%(default)s)")
     parser.add_argument("--begin", type=Path, metavar="FOLDER", help="pipeline that the first weights are of")

@@ -15,7 +15,6 @@ import entropylab
 from entropylab import EntropyLabError
 from entropylab.calibration import ByLayer
 from entropylab.measuring.logits import sampled_logits
-from entropylab.plot.layers import steps_table
 from entropylab.quality.features import features_of
 from entropylab.quality.saving import read_picture
 from tests.datasets import synthetic
@@ -42,7 +41,7 @@ def test_layers_that_are_not_there() -> None:
     rule = ByLayer({"unet.one": np.zeros(1)}, {"unet.one": np.zeros((1, 2))})
     refuses("it has no layer 'unet.two', but 1 layer such as unet.one", lambda: rule.factor("unet.two", 64, 64))
     averaged = synthetic().mean("step", keep_attrs=True)
-    refuses("ds must have a dim step, not averaged", lambda: steps_table(averaged))
+    refuses("ds must have a dim step, not averaged", lambda: entropylab.plot.entropy_vs_step(averaged))
 
 
 def test_what_a_calibration_can_not_be_asked(random_pipe: Any) -> None:

@@ -8,15 +8,13 @@ Examples:
     ...     figure.savefig("figure5.pdf")
 """
 
-from .comparison import compare
 from .law import deficit_vs_sigma2, law_residual, logit_distribution, phase, residual_vs_cumulants
-from .layers import by_layer, entropy_vs_step, heads
+from .layers import by_layer, compare, entropy_vs_step, heads
 from .maps import animate, entropy_map, entropy_maps
-from .predictions import entropy_predicted, predictions
 from .rules import stabilization, sweep
 from .samples import samples
 from .style import PAPER
-from .tokens import deficit_vs_tokens, entropy_vs_tokens
+from .tokens import deficit_vs_tokens, entropy_predicted, entropy_vs_tokens, predictions
 
 __all__ = [
     "PAPER",

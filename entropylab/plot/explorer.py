@@ -15,6 +15,9 @@ from ..sizes import size_label
 from .maps import ACROSS, check_maps, entropy_map, values_of
 from .samples import check_images
 
+STRETCHED = 0.05
+"""By how much the sides of a picture may be in another proportion than its size's: pipelines round sizes."""
+
 
 def explore(maps: xr.DataTree, images: Any = None) -> "Explorer":
     """Entropy maps in a notebook, with controls beside the picture; as the last line of a cell it is shown.
@@ -32,7 +35,7 @@ def explore(maps: xr.DataTree, images: Any = None) -> "Explorer":
 
     Raises:
         EntropyLabError: ipywidgets is missing (``pip install 'entropylab[notebook]'``); no such maps; pictures that
-            are not as many as samples, or not of every size and rule.
+            are not as many as samples, not of every size and rule, or not in the proportions of their size.
 
     Examples:
         >>> with entropylab.record(pipe, maps=True, keep=["branch", "layer", "step", "head"]) as rec:
@@ -150,7 +153,11 @@ def pictures_of(maps: xr.DataTree, images: Any, sizes: list[str]) -> dict[tuple[
             if len(pictures) != len(samples):
                 wanted = f"images must be one for each of {len(samples)} samples at {size}"
                 raise EntropyLabError(f"{wanted}. Got {len(pictures)}.")
+            height, width = map(int, size.split("x"))
             for sample, picture in zip(samples, check_images([pictures])[0], strict=True):
+                if abs(picture.shape[0] * width / (picture.shape[1] * height) - 1) > STRETCHED:
+                    text = f"images at {size} must be as high for their width. Got one of shape {picture.shape}."
+                    raise EntropyLabError(text)
                 found[size, rule, sample] = picture
     return found
 

@@ -10,7 +10,6 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
-from scipy.stats import mstats
 
 from ..errors import EntropyLabError
 from ..law.averages import Kinds
@@ -18,19 +17,8 @@ from ..law.averages import check as check_dataset
 from ..law.check import check
 from ..law.names import RESIDUALS
 from ..law.theory import TOLERANCE, largest_sigma2
-from .style import (
-    BLACK,
-    BLUE,
-    COLORS,
-    GREY,
-    MORE_MARKERS,
-    ORANGE,
-    VERMILLION,
-    axes_of,
-    legend,
-    legend_above,
-    name_layers,
-)
+from . import style
+from .style import BLACK, BLUE, COLORS, GREY, MORE_MARKERS, ORANGE, VERMILLION, axes_of, legend, name_layers
 
 WIDE = 3.0
 """Residuals beyond this [nats] are drawn on a scale that is linear up to 1 and logarithmic from there."""
@@ -69,31 +57,31 @@ def law_residual(
         >>> ax.figure.savefig("law_residual.pdf")
     """
     mean, single = residuals(ds, name=name, kind=kind, scaling=scaling)
+    drawn = [mean, single] if heads and len(single) else [mean]
     ax = axes_of(ax)
     places = {layer: place for place, layer in enumerate(dict.fromkeys(mean["layer"]))}
     sizes = list(dict.fromkeys(mean.sort_values("log_tokens", kind="stable")["size"]))
     for number, size in enumerate(sizes):
+        color, marker = COLORS[number % len(COLORS)], MORE_MARKERS[number % len(MORE_MARKERS)]
         shift = 0.5 * ((number + 0.5) / len(sizes) - 0.5)
-        style: dict[str, Any] = {"color": COLORS[number % len(COLORS)]}
-        if heads and len(single):
-            part = single[single["size"] == size]
-            x = part["layer"].map(places) + shift
-            ax.plot(x, part["residual"], ".", ms=2, alpha=0.5, zorder=1, label="_", **style)
-        part = mean[mean["size"] == size]
-        error = part["error"] if part["error"].notna().any() else None
-        marker = MORE_MARKERS[number % len(MORE_MARKERS)]
-        x = part["layer"].map(places) + shift
-        ax.errorbar(x, part["residual"], error, ls="", marker=marker, capsize=2, zorder=3, label=str(size), **style)
+        for rows in drawn:
+            part = rows[rows["size"] == size]
+            x, y = part["layer"].map(places) + shift, part["residual"]
+            if rows is single:
+                ax.plot(x, y, ".", ms=2, alpha=0.5, zorder=1, label="_", color=color)
+            else:
+                error = part["error"] if part["error"].notna().any() else None
+                look: dict[str, Any] = {"marker": marker, "color": color, "label": str(size)}
+                ax.errorbar(x, y, error, ls="", capsize=2, zorder=3, **look)
     ax.axhline(0, ls=":", color=BLACK, lw=0.8, zorder=0)
-    known = pd.concat([mean["residual"], single["residual"]]) if heads else mean["residual"]
+    known = pd.concat([rows["residual"] for rows in drawn])
     known = known[np.isfinite(known)]
     if len(known) and abs(known).max() > WIDE:
         ax.set_yscale("symlog", linthresh=1.0)
         ax.set_ylim(min(1.5 * known.min(), -0.5), max(1.5 * known.max(), 0.5))
     name_layers(ax, mean.drop_duplicates("layer"))
-    ax.set_xlabel("layer, in the order in which data meet them")
     text = f"entropy less {RESIDUALS[name]} [nats]".replace("the law's prediction", "log N − σ²/2")
-    ax.set_ylabel(textwrap.fill(text, 40))
+    ax.set(xlabel="layer, in the order in which data meet them", ylabel=textwrap.fill(text, 40))
     legend(ax)
     return ax
 
@@ -137,23 +125,27 @@ def residual_vs_cumulants(
     """
     found = check(ds, kind=kind, scaling=scaling)
     found["series"]
-    rows = found.to_frame()
+    rows, ax = found.to_frame(), axes_of(ax)
     cold = rows["near_freezing"].astype(bool)
-    order = rows["layer"].map({layer: place for place, layer in enumerate(dict.fromkeys(rows["layer"]))})
-    ax = axes_of(ax)
-    look: dict[str, Any] = {"s": 9, "lw": 0.8, "cmap": "viridis", "vmin": 0, "vmax": max(1, order.max()), "zorder": 3}
     for chosen, words, marker in ((~cold, "other rows", "o"), (cold, "near freezing", "x")):
-        part = rows[chosen]
-        if len(part):
-            places, text = (part["correction"], part["law_residual"]), f"{words} ({len(part)})"
-            ax.scatter(*places, c=order[chosen], marker=marker, label=text, **look)
-    reach = np.array([-1, 1]) * max(1.0, *(abs(rows[name]).max() for name in ("correction", "law_residual")))
+        if chosen.any():
+            text = f"{words} ({chosen.sum()})"
+            by_order(ax, rows, "correction", "law_residual", chosen, s=9, lw=0.8, marker=marker, label=text)
+    reach = np.array([-1, 1]) * max(1.0, rows[["correction", "law_residual"]].abs().max(axis=None))
     ax.plot(reach, reach, "--", color=BLACK, lw=0.8, marker="", zorder=1, label="all explained")
     ax.set_xscale("symlog", linthresh=1)
     ax.set_yscale("symlog", linthresh=1)
     ax.set(xlabel="− k3/3 − k4/8, measured [nats]", ylabel="entropy less log N − σ²/2 [nats]")
     legend(ax)
+    style.colours_of_layers(ax, rows["layer"].nunique())
     return ax
+
+
+def by_order(ax: Axes, rows: pd.DataFrame, x: str, y: str, chosen: Any = slice(None), **look: Any) -> None:
+    """Points of two columns, coloured by the order of their layers."""
+    order = pd.factorize(rows["layer"])[0]
+    limits = {"vmin": 0, "vmax": max(1, order.max()), "cmap": "viridis"}
+    ax.scatter(rows[x][chosen], rows[y][chosen], c=order[chosen], zorder=3, **limits, **look)
 
 
 def phase(ds: xr.Dataset, ax: Axes | None = None, *, kind: Kinds = None, scaling: str | None = None) -> Axes:
@@ -169,25 +161,21 @@ def phase(ds: xr.Dataset, ax: Axes | None = None, *, kind: Kinds = None, scaling
         >>> ax.figure.savefig("phase.pdf")
     """
     found = check(ds, kind=kind, scaling=scaling)
-    rows = found.to_frame()
-    order = {layer: place for place, layer in enumerate(dict.fromkeys(rows["layer"]))}
-    ax = axes_of(ax)
-    x, y = rows["log_tokens"], rows["sigma2"]
-    points = ax.scatter(x, y, c=rows["layer"].map(order), s=8, cmap="viridis", zorder=3, label="layers and heads")
-    line = np.linspace(0, 1.05 * x.max(), 50)
+    rows, ax = found.to_frame(), axes_of(ax)
+    by_order(ax, rows, "log_tokens", "sigma2", s=8, label="layers and heads")
+    end, known = rows["log_tokens"].max(), rows["sigma2"][rows["sigma2"] > 0]
+    line = np.linspace(0, 1.05 * end, 50)
     ax.plot(line, 2 * line, "-", color=VERMILLION, label="freezing, σ² = 2 log N")
-    from_two = line[line >= np.log(2)]
-    near = largest_sigma2(np.exp(from_two))
-    ax.plot(from_two, near, "--", color=ORANGE, label=f"near it, Gaussian rows {TOLERANCE:g} nats off the law")
-    known = y[y > 0]
+    line = line[line >= np.log(2)]
+    near = largest_sigma2(np.exp(line))
+    ax.plot(line, near, "--", color=ORANGE, label=f"near it, Gaussian rows {TOLERANCE:g} nats off the law")
     if len(known):
         ax.set_yscale("log")
-        ax.set_ylim(min(known.min(), 1) / 1.5, max(known.max(), 2 * x.max()) * 1.5)
-    ax.set_xlim(min(x.min(), 1) - 0.2, 1.05 * x.max())
+        ax.set_ylim(min(known.min(), 1) / 1.5, max(known.max(), 2 * end) * 1.5)
+    ax.set_xlim(min(rows["log_tokens"].min(), 1) - 0.2, 1.05 * end)
     ax.set(xlabel="log N [nats]", ylabel="σ² of the logits, mean over rows [nats²]")
     legend(ax)
-    if len(order) > 1 and ax.figure is not None:
-        ax.figure.colorbar(points, ax=ax, label="layer, in order", ticks=[0, len(order) - 1])
+    style.colours_of_layers(ax, rows["layer"].nunique())
     return ax
 
 
@@ -225,7 +213,7 @@ def deficit_vs_sigma2(
     ax.axline((1, 1), (2, 2), ls="--", color=ORANGE, lw=1, label="the law, D = σ²/2")
     ax.axhline(rows["log_tokens"].max(), ls=":", color=BLACK, lw=0.8, label="largest log N")
     ax.set(xlabel="measured σ²/2 [nats]", ylabel="deficit D = log N − H [nats]")
-    legend_above(ax, 2)
+    style.legend_above(ax, 2)
     return ax
 
 
@@ -266,34 +254,29 @@ def logit_distribution(logits: Mapping[str, Any], ax: Axes | None = None) -> Axe
     edges = np.linspace(-REACH, REACH, BINS + 1)
     for name, (values, skewness, kurtosis) in rows.items():
         density = np.histogram(values, edges)[0] / len(values) / np.diff(edges)
-        middles = (edges[1:] + edges[:-1]) / 2
         shown = np.where(density > 0, density, np.nan)
         text = f"{name}: " + f"skewness {skewness:.2f}, kurtosis {kurtosis:.2f}".replace("-", "−")
-        ax.plot(middles, shown, ds="steps-mid", marker="", label=text)
+        ax.plot((edges[1:] + edges[:-1]) / 2, shown, ds="steps-mid", marker="", label=text)
     x = np.linspace(-REACH, REACH, 201)
     ax.plot(x, np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), "--", color=BLACK, lw=0.8, marker="", label="Gaussian")
     ax.set_yscale("log")
-    ax.set_ylim(1e-4, 3)
-    ax.set_xlim(-REACH, REACH)
-    ax.set(xlabel="logit, standardised within its row", ylabel="density")
+    ax.set(xlim=(-REACH, REACH), ylim=(1e-4, 3), xlabel="logit, standardised within its row", ylabel="density")
     legend(ax)
     return ax
 
 
 def standardised(name: str, logits: Any) -> tuple[NDArray[Any], float, float]:
-    """All standardised logits of a layer, and the means over rows of skewness and excess kurtosis.
-
-    Rows that don't spread are left out.
-    """
+    """All standardised logits of a layer, and the means over rows that spread of skewness and excess kurtosis."""
     values, shapes = [], []
     for part in logits if isinstance(logits, list | tuple) else [logits]:
-        rows = np.ma.masked_invalid(np.atleast_1d(np.asarray(part, float)))
-        rows = rows.reshape(-1, max(1, rows.shape[-1]))
-        rows = rows[np.ma.filled(rows.std(-1) > 1e-6 * (1 + abs(rows).max(-1)), False)]
-        if rows.size:
-            values.append(((rows - rows.mean(-1, keepdims=True)) / rows.std(-1, keepdims=True)).compressed())
-            shapes.append([mstats.skew(rows, -1), mstats.kurtosis(rows, -1)])
-    if not shapes:
+        rows = np.atleast_1d(np.asarray(part, float))
+        rows = np.where(np.isfinite(rows), rows, np.nan).reshape(-1, max(1, rows.shape[-1]))
+        rows = rows[np.isfinite(rows).any(-1)]
+        rows = rows[np.nanstd(rows, -1) > 1e-6 * (1 + np.nanmax(abs(rows), -1))] if len(rows) else rows
+        rows = (rows - np.nanmean(rows, -1, keepdims=True)) / np.nanstd(rows, -1, keepdims=True)
+        values.append(rows[np.isfinite(rows)])
+        shapes.append([np.nanmean(rows**3, -1), np.nanmean(rows**4, -1) - 3])
+    if not any(map(len, values)):
         raise EntropyLabError(f"logits of {name!r} must have rows (..., keys) of more than one value. Got none.")
     skewness, kurtosis = np.concatenate(shapes, -1).mean(-1)
     return np.concatenate(values), float(skewness), float(kurtosis)

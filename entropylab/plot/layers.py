@@ -1,9 +1,7 @@
-"""Single layers and heads: a map of them, entropy through the denoising steps, and the layers of several models."""
+"""Single layers and heads: through the steps, on a map, of several models, and what one changes of another."""
 
 from collections.abc import Mapping
-from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -14,15 +12,27 @@ from ..errors import EntropyLabError
 from ..law import fit
 from ..law.averages import Kinds, averaged, counted, log_tokens, of_kind, over_samples, under
 from ..law.check import check
+from ..law.compare import Comparison
 from ..law.drift import training_size
 from ..law.names import layer_names
 from ..sizes import AnySize, size_label
-from .style import BLACK, PAPER, axes_of, elided, legend
+from .style import (
+    BLACK,
+    BLUE,
+    GREY,
+    PAPER,
+    axes_of,
+    colours_of_layers,
+    elided,
+    legend,
+    legend_above,
+    name_layers,
+)
 
 NAMED = 12
 """Layers that have a name each; of more only the order is told, by colour."""
 
-SHARES = {"normalised_entropy": "entropy / log N, 1 is uniform"}
+SHARE = "entropy / log N, 1 is uniform"
 
 
 def entropy_vs_step(
@@ -54,32 +64,25 @@ def entropy_vs_step(
         >>> ax = entropylab.plot.entropy_vs_step(ds, size=64)
         >>> ax.figure.savefig("entropy_vs_step.pdf")
     """
-    part, label = at_size(under(of_kind(ds, kind), scaling)[0], size, kind)
-    if "step" not in part["entropy"].dims:
-        raise EntropyLabError(f"ds must have a dim step, not averaged. Got {list(part['entropy'].dims)}.")
+    part, label = at_size(ds, "step", size, kind, scaling)
     mask = counted(part["entropy"])
-    keep = ("layer", "step")
-    y = averaged(part["entropy"], mask, (*keep, "sample"))
-    error = over_samples(part, y, mask, keep)
-    mean = y.mean("sample") if "sample" in y.dims else y
-    unit = log_tokens(part) if normalised else xr.ones_like(log_tokens(part))
+    y = averaged(part["entropy"], mask, ("layer", "step", "sample"))
+    mean, error = y.mean("sample") if "sample" in y.dims else y, over_samples(part, y, mask, ("layer", "step"))
+    if normalised:
+        mean, error = mean / log_tokens(part), error / log_tokens(part)
     ax = axes_of(ax)
-    steps = np.arange(1, mean.sizes["step"] + 1)
-    many = part.sizes["layer"] > NAMED
-    names = ["_"] * part.sizes["layer"] if many else [elided(name) for name in layer_names(part)]
-    for place, color in enumerate(sns.color_palette("viridis", part.sizes["layer"])):
-        one = unit.isel(layer=place).item()
-        line, half = (v.isel(layer=place).values / one for v in (mean, error))
+    steps, count = np.arange(1, mean.sizes["step"] + 1), part.sizes["layer"]
+    names = ["_"] * count if count > NAMED else [elided(name) for name in layer_names(part)]
+    for place, color in enumerate(sns.color_palette("viridis", count)):
+        line, half = (values.isel(layer=place).values for values in (mean, error))
         ax.plot(steps, line, "-", marker=".", color=color, label=names[place])
         if np.isfinite(half).any():
             ax.fill_between(steps, line - half, line + half, color=color, alpha=0.2, lw=0)
     ax.set_xticks(steps if len(steps) <= 12 else steps[:: len(steps) // 8])
-    ax.set_xlabel("denoising step, from noise to image")
-    ax.set_ylabel(f"{SHARES['normalised_entropy'] if normalised else 'attention entropy [nats]'}, at {label}")
-    if many:
-        last = part.sizes["layer"] - 1
-        colours = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, last), "viridis")
-        ax.figure.colorbar(colours, ax=ax, label="layer, in order", ticks=[0, last])
+    about = SHARE if normalised else "attention entropy [nats]"
+    ax.set(xlabel="denoising step, from noise to image", ylabel=f"{about}, at {label}")
+    if count > NAMED:
+        colours_of_layers(ax, count)
     legend(ax)
     return ax
 
@@ -114,52 +117,36 @@ def heads(
         >>> ax = entropylab.plot.heads(ds, size=64)
         >>> ax.figure.savefig("heads.pdf")
     """
-    part, label = at_size(under(of_kind(ds, kind), scaling)[0], size, kind)
-    if "head" not in part["entropy"].dims:
-        raise EntropyLabError(f"ds must have a dim head, not averaged. Got {list(part['entropy'].dims)}.")
+    part, label = at_size(ds, "head", size, kind, scaling)
     found = check(part, kind=kind)
-    share = name in SHARES
+    share = name == "normalised_entropy"
     data = found["entropy"] / found["log_tokens"] if share else found[name].astype(float)
     frame = data.isel(size=0).transpose("layer", "head").dropna("head", how="all").to_pandas()
     frame.index = pd.Index([elided(text) for text in layer_names(found.dataset)])
-    about = {"long_name": SHARES[name]} if share else found[name].attrs
-    unit = about.get("units", "1")
-    words = f"{about['long_name']}{f' [{unit}]' if unit != '1' else ''}, at {label}"
-    look: dict[str, Any] = {"cmap": "viridis"} | ({"vmin": 0, "vmax": 1} if share else {})
-    if not share and frame.min(axis=None) < 0 < frame.max(axis=None):
+    words, look = SHARE, {"cmap": "viridis", "vmin": 0, "vmax": 1}
+    if not share:
+        about = found[name].attrs
+        words = about["long_name"] + (f" [{about['units']}]" if about.get("units", "1") != "1" else "")
         reach = frame.abs().max(axis=None)
-        look = {"cmap": "RdBu", "vmin": -reach, "vmax": reach}
-    ax = sns.heatmap(frame, ax=axes_of(ax), linewidths=0.3, cbar_kws={"label": words}, **look)
+        signed = frame.min(axis=None) < 0 < frame.max(axis=None)
+        look = {"cmap": "RdBu", "vmin": -reach, "vmax": reach} if signed else {"cmap": "viridis"}
+    ax = sns.heatmap(frame, ax=axes_of(ax), linewidths=0.3, cbar_kws={"label": f"{words}, at {label}"}, **look)
     ax.set(xlabel="head", ylabel="layer")
     ax.tick_params(length=0)
     return ax
 
 
-def at_size(part: xr.Dataset, size: AnySize | None, kind: Kinds) -> tuple[xr.Dataset, str]:
-    """The part at one size, with its label; by default the only one, or the training size."""
+def at_size(ds: xr.Dataset, dim: str, size: AnySize | None, kind: Kinds, scaling: str | None) -> tuple[xr.Dataset, str]:
+    """The part at one size, which has a dim, and the size's label; by default the only one, or the training size."""
+    part = under(of_kind(ds, kind), scaling)[0]
     labels = [str(label) for label in np.atleast_1d(part["size"].values)]
     default = labels[0] if len(labels) == 1 else None
     label = size_label(size) if size is not None else default or training_size(part, kind=kind)
     if label not in labels:
         raise EntropyLabError(f"size must be one of those measured, {labels}. Got {size!r}.")
+    if dim not in part["entropy"].dims:
+        raise EntropyLabError(f"ds must have a dim {dim}, not averaged. Got {list(part['entropy'].dims)}.")
     return (part.isel(size=labels.index(label)) if "size" in part.dims else part), label
-
-
-def steps_table(ds: xr.Dataset, *, kind: Kinds = None, scaling: str | None = None) -> pd.DataFrame:
-    """Entropy and normalised entropy of every size, layer, head and step; means over branches and samples.
-
-    Raises:
-        EntropyLabError: as `entropy_vs_step`.
-    """
-    part = under(of_kind(ds, kind), scaling)[0]
-    if "step" not in part["entropy"].dims:
-        raise EntropyLabError(f"ds must have a dim step, not averaged. Got {list(part['entropy'].dims)}.")
-    mask = counted(part["entropy"])
-    keep = [dim for dim in ("size", "layer", "head", "step") if dim in part["entropy"].dims]
-    mean = averaged(part["entropy"], mask, keep)
-    data = xr.Dataset({"entropy": mean, "normalised_entropy": mean / log_tokens(part)}).transpose(*keep)
-    frame = data.to_dataframe(dim_order=keep).reset_index()
-    return frame[[*keep, "tokens", "entropy", "normalised_entropy"]].dropna(subset="entropy", ignore_index=True)
 
 
 QUANTITIES = {
@@ -245,3 +232,42 @@ def layer_lines(runs: Mapping[str, xr.Dataset], *, kind: Kinds = None, scaling: 
     rows = pd.concat(parts, ignore_index=True)
     first = [name for name in ("run", "layer", "block", "place") if name in rows]
     return rows[[*first, *(name for name in rows if name not in (*first, "kind", "part", "module"))]]
+
+
+def compare(comparison: Comparison, ax: Axes | None = None) -> Axes:
+    """The difference of entropy in every layer with its 95% interval, and in the mean layer as a line.
+
+    Args:
+        comparison: from `entropylab.compare`.
+        ax: Axes to draw on; the current ones by default.
+
+    Returns:
+        The Axes. Filled marks are layers that differ at p < 0.05, corrected for their number (Holm).
+
+    Raises:
+        EntropyLabError: not a comparison.
+
+    Examples:
+        >>> found = entropylab.compare(ds, ds, scaling="original", other_scaling="sqrt_log", size=96)
+        >>> ax = entropylab.plot.compare(found)
+        >>> ax.figure.savefig("compare.pdf")
+    """
+    if not isinstance(comparison, Comparison):
+        raise EntropyLabError(f"comparison must be from entropylab.compare. Got {type(comparison).__name__}.")
+    ax, rows = axes_of(ax), comparison.to_frame()
+    place = np.arange(len(rows))
+    reach = rows["difference_high"] - rows["difference"]
+    if reach.notna().any():
+        ax.errorbar(place, rows["difference"], reach, ls="", capsize=2, lw=0.8, color=BLUE)
+    differs = rows["difference_holm"] < 0.05
+    for chosen, fill, words in ((differs, BLUE, "differs (Holm, p < 0.05)"), (~differs, "white", "not told from 0")):
+        if chosen.any():
+            own = rows["difference"][chosen]
+            ax.plot(place[chosen], own, "o", color=BLUE, markerfacecolor=fill, zorder=3, label=f"{words}: {len(own)}")
+    ax.axhline(0, ls=":", color=GREY, lw=0.8)
+    mean = comparison["mean_difference"].item()
+    ax.axhline(mean, ls="--", color=BLACK, lw=0.8, label=f"mean layer, {mean:+.3f} nats")
+    name_layers(ax, rows)
+    ax.set(xlim=(-0.5, len(rows) - 0.5), xlabel="layer", ylabel="entropy, other less first [nats]")
+    legend_above(ax)
+    return ax

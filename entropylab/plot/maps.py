@@ -1,7 +1,6 @@
 """Maps over the picture, side by side, and through the steps: where attention looks widely, and what it looks at."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -15,17 +14,18 @@ from matplotlib.colors import ListedColormap, Normalize
 from ..errors import EntropyLabError, names_of
 from ..law.names import names_by_layer
 from ..sizes import AnySize, size_label
-from .samples import GAP, check_images
+from .samples import check_images, corners_of, label_grid
 from .style import axes_of
 
-LABELS = {False: "attention entropy [nats]", True: "entropy / log N, 1 is uniform"}
-WEIGHTS = {
+LABELS = {
+    ("entropy", False): "attention entropy [nats]",
+    ("entropy", True): "entropy / log N, 1 is uniform",
     ("received", False): "received attention [fraction]",
     ("received", True): "received attention x N, 1 is uniform",
     ("words", False): "weight on the word [fraction]",
     ("words", True): "weight on the word [fraction]",
 }
-"""Of other maps than entropy's."""
+"""What a scale of colours says, by variable and whether it is normalised."""
 
 KINDS = {"words": ("cross", "joint")}
 """Kinds of the layers whose mean is drawn, where they are not self and joint."""
@@ -93,7 +93,7 @@ def entropy_map(
     variable = variable or default_variable(chosen)
     found = map_of(maps, layer, normalised, chosen, variable)
     ax = axes_of(ax)
-    shown = draw(ax, found, image, (0.0, 0.0), found.width, Normalize(*(limits or limits_of([found]))))
+    shown = draw(ax, found, image, (0.0, 0.0), sides(found)[1], Normalize(*(limits or limits_of([found]))))
     frame(ax, found)
     if colorbar:
         scale(ax, shown, normalised, variable)
@@ -154,20 +154,14 @@ def entropy_maps(
         named = [{**chosen, rows: value, columns: other} for other in across]
         grid.append([map_of(maps, each.pop("layer", layer), normalised, each, variable) for each in named])
     ax, norm = axes_of(ax), Normalize(*(limits or limits_of([panel for line in grid for panel in line])))
-    top, middles = 0.0, []
-    for line, over in zip(grid, pictures, strict=True):
-        for left, (panel, picture) in enumerate(zip(line, over, strict=True)):
-            shown = draw(ax, panel, picture, (top, left * (1 + GAP)), 1.0, norm)
-        tall = max(panel.height / panel.width for panel in line)
-        middles.append(top + tall / 2)
-        top += tall + GAP
-    ax.set(xlim=(0, len(across) * (1 + GAP) - GAP), ylim=(top - GAP, 0), aspect="equal")
-    ax.set_yticks(middles, list(down.values()))
-    is_crowded = len(across) * max(map(len, across.values())) > CROWDED
-    turned: dict[str, Any] = {"rotation": 35, "ha": "left", "rotation_mode": "anchor"} if is_crowded else {}
-    ax.set_xticks([0.5 + left * (1 + GAP) for left in range(len(across))], list(across.values()), **turned)
-    ax.tick_params(length=0, labeltop=True, labelbottom=False)
-    ax.spines[:].set_visible(False)
+    tall = [[height / width for height, width in map(sides, line)] for line in grid]
+    for corners, line, over in zip(corners_of(tall), grid, pictures, strict=True):
+        for corner, panel, picture in zip(corners, line, over, strict=True):
+            shown = draw(ax, panel, picture, corner, 1.0, norm)
+    label_grid(ax, tall, list(down.values()), list(across.values()))
+    if len(across) * max(map(len, across.values())) > CROWDED:
+        for text in ax.get_xticklabels():
+            text.set(rotation=35, ha="left", rotation_mode="anchor")
     scale(ax, shown, normalised, variable)
     return ax
 
@@ -221,7 +215,7 @@ def animate(
     def at(step: int) -> list[Any]:
         for artist in [*ax.images]:
             artist.remove()
-        draw(ax, panels[step], pictures[step], (0.0, 0.0), panels[step].width, Normalize(*limits))
+        draw(ax, panels[step], pictures[step], (0.0, 0.0), sides(panels[step])[1], Normalize(*limits))
         ax.set_title(f"step {step + 1} of {len(steps)}")
         return [*ax.images]
 
@@ -236,19 +230,16 @@ def default_variable(chosen: Iterable[str]) -> str:
     return "words" if "word" in chosen else "entropy"
 
 
-@dataclass(frozen=True)
-class Panel:
-    """A map (tokens down, tokens across), and the size of its picture [pixels]."""
-
-    values: np.ndarray
-    height: float
-    width: float
+def sides(panel: xr.DataArray) -> tuple[float, float]:
+    """Height and width [pixels] of the picture that a map (y, x) lies over."""
+    height, width = (float(panel[side][0] + panel[side][-1]) for side in ("y", "x"))
+    return height, width
 
 
-def draw(ax: Axes, panel: Panel, image: Any, corner: tuple[float, float], width: float, norm: Normalize) -> Any:
+def draw(ax: Axes, panel: xr.DataArray, image: Any, corner: tuple[float, float], width: float, norm: Normalize) -> Any:
     """Draw a map so wide, its upper left corner at ``corner`` (down, across); what it gives a scale to."""
-    top, left = corner
-    extent = (left, left + width, top + width * panel.height / panel.width, top)
+    (top, left), (high, wide) = corner, sides(panel)
+    extent = (left, left + width, top + width * high / wide, top)
     look: dict[str, Any] = {"interpolation": "nearest", "extent": extent}
     if image is None:
         return ax.imshow(panel.values, cmap=COLOURS, norm=norm, **look)
@@ -259,19 +250,19 @@ def draw(ax: Axes, panel: Panel, image: Any, corner: tuple[float, float], width:
     return ax.imshow(panel.values, cmap=VEIL, norm=norm, **look)
 
 
-def frame(ax: Axes, panel: Panel) -> None:
+def frame(ax: Axes, panel: xr.DataArray) -> None:
     """Axes as large as a picture, and without anything around it."""
-    ax.set(xlim=(0, panel.width), ylim=(panel.height, 0), aspect="equal", xticks=[], yticks=[])
+    height, width = sides(panel)
+    ax.set(xlim=(0, width), ylim=(height, 0), aspect="equal", xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
 
 
-def scale(ax: Axes, shown: Any, normalised: bool, variable: str = "entropy") -> None:
+def scale(ax: Axes, shown: Any, normalised: bool, variable: str) -> None:
     """A scale of the colours beside the Axes."""
-    label = LABELS[normalised] if variable == "entropy" else WEIGHTS[variable, normalised]
-    ax.figure.colorbar(shown, ax=ax, label=label, shrink=0.8)
+    ax.figure.colorbar(shown, ax=ax, label=LABELS[variable, normalised], shrink=0.8)
 
 
-def limits_of(panels: Sequence[Panel]) -> tuple[float, float]:
+def limits_of(panels: Sequence[xr.DataArray]) -> tuple[float, float]:
     """The lowest and the highest value of some maps."""
     values = np.concatenate([each.values.ravel() for each in panels])
     if np.isnan(values).all():
@@ -284,7 +275,7 @@ def groups(maps: Any, layer: Any, size: AnySize | None, variable: str = "entropy
 
     Layers with no map of the variable there are left out.
     """
-    if variable != "entropy" and (variable, False) not in WEIGHTS:
+    if (variable, False) not in LABELS:
         raise EntropyLabError(f"variable must be entropy, received or words. Got {variable!r}.")
     label = pick("size", list(check_maps(maps).children), None if size is None else size_label(size))
     patterns, count = names_of(KINDS.get(variable, ("self", "joint")) if layer is None else layer), 0
@@ -334,17 +325,14 @@ def values_of(
     sizes = list(maps.children) if isinstance(maps, xr.DataTree) else [None]
     found = list(groups(maps, layer, chosen.get("size", sizes[0] if sizes else None), variable))
     if name == "layer":
-        labels = {
-            each: np.concatenate([ds[each].values for ds in found]) for each in ("layer", "block", "part", "order")
-        }
-        ordered = xr.Dataset(coords={each: ("layer", values) for each, values in labels.items()}).sortby("order")
-        return names_by_layer(ordered)
+        named = [ds.drop_vars(ds.data_vars)[["block", "part", "order"]] for ds in found]
+        return names_by_layer(xr.concat(named, "layer").sortby("order"))
     known = dict.fromkeys(value for ds in found if name in ds.dims for value in ds[name].values.tolist())
     return {value: f"{name} {value + 1}" if isinstance(value, int) else str(value) for value in known}
 
 
-def map_of(maps: xr.DataTree, layer: Any, normalised: bool, chosen: dict[str, Any], variable: str = "entropy") -> Panel:
-    """The mean map of some layers, on the finest of their grids."""
+def map_of(maps: xr.DataTree, layer: Any, normalised: bool, chosen: dict[str, Any], variable: str) -> xr.DataArray:
+    """The mean map (y, x) of some layers, on the finest of their grids."""
     unknown = set(chosen) - set(ACROSS)
     if unknown:
         raise EntropyLabError(f"what is chosen must be of {', '.join(ACROSS)}. Got {sorted(unknown)}.")
@@ -365,7 +353,6 @@ def map_of(maps: xr.DataTree, layer: Any, normalised: bool, chosen: dict[str, An
                 values = values.sel({name: pick(name, known, chosen.get(name))})
         found.append(values.mean([name for name in ("step", "head") if name in values.dims]))
     fine = max(found, key=lambda each: each.sizes["y"] * each.sizes["x"])
-    y, x = fine["y"], fine["x"]
-    parts = [each.sel(y=y, x=x, method="nearest").transpose("layer", "y", "x").values for each in found]
-    height, width = (float(side[0] + side[-1]) for side in (y.values, x.values))
-    return Panel(np.concatenate(parts).mean(0), height, width)
+    parts = [each.sel(y=fine["y"], x=fine["x"], method="nearest").transpose("layer", "y", "x") for each in found]
+    mean = np.concatenate([part.values for part in parts]).mean(0)
+    return xr.DataArray(mean, {"y": fine["y"].values, "x": fine["x"].values}, ("y", "x"))

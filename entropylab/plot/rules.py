@@ -8,26 +8,12 @@ import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
 
-from ..errors import EntropyLabError
+from ..errors import EntropyLabError, names_of
 from ..law.averages import Kinds, kind_in, kinds_of, of_kind
 from ..law.drift import MEAN, drift, training_size
 from ..sizes import AnySize, size_label
-from .style import (
-    BLACK,
-    BLUE,
-    DASHES,
-    GREEN,
-    GREY,
-    MARKERS,
-    MORE_MARKERS,
-    ORANGE,
-    PURPLE,
-    VERMILLION,
-    axes_of,
-    label,
-    legend,
-    name_layers,
-)
+from . import style
+from .style import BLACK, BLUE, DASHES, GREEN, GREY, MARKERS, MORE_MARKERS, ORANGE, PURPLE, VERMILLION
 
 FORESEEN = "foreseen of the rules at the training size"
 
@@ -64,54 +50,44 @@ def stabilization(
     """
     rows = drift(ds, train_size, kind=kind)
     trained = training_size(ds, train_size, kind=kind)
-    chosen = check_sizes(rows, sizes, trained)
-    rules = check_scaling(rows, scaling)
-    groups = dict(list(rows.groupby(["size", "scaling"], sort=False)))
-    ax = axes_of(ax)
-    reference = groups[trained, "original"].query("layer != @MEAN")
+    tokens = rows[rows["layer"] == MEAN].drop_duplicates("size").set_index("size")["tokens"].sort_values(kind="stable")
+    chosen = [size_label(size) for size in sizes or (tokens.index[0], tokens.index[-1])]
+    if len(chosen) != 2 or not set(chosen) <= set(tokens.index):
+        raise EntropyLabError(f"sizes must be two of those measured, {list(tokens.index)}. Got {sizes!r}.")
+    have = list(dict.fromkeys(rows["scaling"]))
+    wanted = have if scaling is None else names_of(scaling)
+    if not set(wanted) <= set(have):
+        raise EntropyLabError(f"scaling must be some of those measured, {have}. Got {scaling!r}.")
+    rules = ["original", *(name for name in wanted if name != "original")]
+    groups = {key: part.query("layer != @MEAN") for key, part in rows.groupby(["size", "scaling"], sort=False)}
+    gone = rows[rows["layer"] == MEAN].set_index(["size", "scaling"])["fraction_removed"]
+    ax = style.axes_of(ax)
+    reference = groups[trained, "original"]
     alone = "_" if len(reference) == 1 else ""  # a line of one layer is a dash
     line: dict[str, Any] = {"color": BLACK, "lw": 1.8, "marker": alone, "ms": 14}
     ax.plot(range(len(reference)), reference["entropy"], "-", label=f"{trained}, training size", **line)
-    for size, color, marker in zip(chosen, (BLUE, VERMILLION), MARKERS, strict=False):
+    foreseen_label = FORESEEN
+    shown = [size for size in dict.fromkeys(chosen) if sizes or size != trained]
+    for size, color, marker in zip(shown, (BLUE, VERMILLION), MARKERS, strict=False):
         for number, rule in enumerate(rules):
-            part, mean = groups[size, rule].query("layer != @MEAN"), groups[size, rule].query("layer == @MEAN")
+            part = groups[size, rule]
             mark = marker if number < 2 else MORE_MARKERS[number % len(MORE_MARKERS)]
-            style = {"ls": DASHES[(number + 1) % len(DASHES)], "marker": mark, "color": color}
+            look: dict[str, Any] = {"ls": DASHES[(number + 1) % len(DASHES)], "marker": mark, "color": color}
             fill = "white" if rule == "original" else color
-            text = f"{size}, {rule}{removed(rule, mean['fraction_removed'].iloc[0], len(rules) > 4)}"
-            ax.plot(range(len(part)), part["entropy"], mfc=fill, label=text, **style)
+            text = f"{size}, {rule}{removed(rule, gone[size, rule], len(rules) > 4)}"
+            ax.plot(range(len(part)), part["entropy"], mfc=fill, label=text, **look)
             if rule != "original" and "predicted_fraction" in part and part["predicted_fraction"].notna().any():
-                before = groups[size, "original"].query("layer != @MEAN")
+                before = groups[size, "original"]
                 foreseen = before["entropy"].values - part["predicted_fraction"].values * before["drift"].values
-                look: dict[str, Any] = {"ls": "", "marker": "x", "color": BLACK, "ms": 5, "zorder": 4}
-                known = FORESEEN in [str(line.get_label()) for line in ax.get_lines()]
-                ax.plot(range(len(part)), foreseen, label="_" if known else FORESEEN, **look)
-    name_layers(ax, reference)
-    ax.set_ylabel(label(ds["entropy"], "attention entropy"))
+                look = {"ls": "", "marker": "x", "color": BLACK, "ms": 5, "zorder": 4, "label": foreseen_label}
+                ax.plot(range(len(part)), foreseen, **look)
+                foreseen_label = "_"
+    style.name_layers(ax, reference)
     kinds = " and ".join(kinds_of(kind_in(ds, kind)))
+    ax.set_ylabel(style.label(ds["entropy"], "attention entropy"))
     ax.set_xlabel(f"{kinds}-attention layer, in the order in which data meet them")
-    legend(ax)
+    style.legend(ax)
     return ax
-
-
-def check_sizes(rows: pd.DataFrame, sizes: tuple[AnySize, AnySize] | None, trained: str) -> list[str]:
-    """Labels of the lower and the higher size."""
-    tokens = rows[rows["layer"] == MEAN].drop_duplicates("size").set_index("size")["tokens"].sort_values(kind="stable")
-    if sizes is None:
-        return [size for size in dict.fromkeys((tokens.index[0], tokens.index[-1])) if size != trained]
-    labels = [size_label(size) for size in sizes]
-    if len(labels) != 2 or not set(labels) <= set(tokens.index):
-        raise EntropyLabError(f"sizes must be two of those measured, {list(tokens.index)}. Got {sizes!r}.")
-    return labels
-
-
-def check_scaling(rows: pd.DataFrame, scaling: Sequence[str] | None) -> list[str]:
-    """The scalings to draw, "original" first."""
-    have = list(dict.fromkeys(rows["scaling"]))
-    wanted = have if scaling is None else [scaling] if isinstance(scaling, str) else list(scaling)
-    if not set(wanted) <= set(have):
-        raise EntropyLabError(f"scaling must be some of those measured, {have}. Got {scaling!r}.")
-    return ["original", *(name for name in wanted if name != "original")]
 
 
 def removed(rule: str, fraction: float, brief: bool = False) -> str:
@@ -160,7 +136,7 @@ def sweep(
     rows = sweep_table(ds, size=size, train_size=train_size)
     mean = rows[rows["layer"] == MEAN]
     reference = mean["reference"].iloc[0]
-    ax = axes_of(ax)
+    ax = style.axes_of(ax)
     trained = f"{training_size(ds, train_size)}, training size"
     ax.axhline(reference, ls="--", color=BLACK, lw=0.8, zorder=0, label=trained)
     curve = mean[mean["curve"]]
@@ -171,12 +147,12 @@ def sweep(
     for _, row in rules.sort_values("scaling", key=lambda names: names.map(order).fillna(len(order))).iterrows():
         error = None if pd.isna(row["drift_error"]) else row["drift_error"]
         text = f"{row['scaling']}{removed(row['scaling'], row['fraction_removed'])}"
-        style = MARKS.get(row["scaling"], OTHER)
-        ax.errorbar(row["multiplier"], row["entropy"], error, ls="", capsize=2, zorder=3, label=text, **style)
+        look = MARKS.get(row["scaling"], OTHER)
+        ax.errorbar(row["multiplier"], row["entropy"], error, ls="", capsize=2, zorder=3, label=text, **look)
     ax.set(xlabel="multiplier of the softmax scale (mean)", ylabel="mean entropy of self-attention [nats]")
     shift: tuple[Any, Any] = (lambda entropy: entropy - reference, lambda drift: drift + reference)
     ax.secondary_yaxis("right", functions=shift).set_ylabel("drift from the training size [nats]")
-    legend(ax)
+    style.legend(ax)
     return ax
 
 

@@ -44,23 +44,31 @@ def samples(
     grid = check_images(images)
     names = check_labels("rows", rows, len(grid)), check_labels("columns", columns, len(grid[0]))
     ax = axes_of(ax)
-    top, middles = 0.0, []
-    for row in grid:
-        heights = [image.shape[0] / image.shape[1] for image in row]
-        for left, (image, height) in enumerate(zip(row, heights, strict=True)):
-            start = left * (1 + GAP)
+    tall = [[image.shape[0] / image.shape[1] for image in row] for row in grid]
+    for corners, row, heights in zip(corners_of(tall), grid, tall, strict=True):
+        for (top, left), image, height in zip(corners, row, heights, strict=True):
             look: dict[str, Any] = {"interpolation": "nearest", "cmap": "gray", "vmin": 0}
             white = 255 if image.dtype == np.uint8 else 1
-            ax.imshow(image, extent=(start, start + 1, top + height, top), vmax=white, **look)
-        middles.append(top + heights[0] / 2)
-        top += max(heights) + GAP
-    ax.set(xlim=(0, len(grid[0]) * (1 + GAP) - GAP), ylim=(top - GAP, 0), aspect="equal")
-    ax.set_yticks(middles, names[0])
-    across = [0.5 + left * (1 + GAP) for left in range(len(grid[0]))]
-    ax.set_xticks(across, [textwrap.fill(text, LETTERS) for text in names[1]])
+            ax.imshow(image, extent=(left, left + 1, top + height, top), vmax=white, **look)
+    label_grid(ax, tall, names[0], [textwrap.fill(text, LETTERS) for text in names[1]])
+    return ax
+
+
+def corners_of(tall: Sequence[Sequence[float]]) -> list[list[tuple[float, float]]]:
+    """Upper left corners (down, across) of rows of pictures of width 1 and these heights."""
+    tops = np.cumsum([0, *(max(row) + GAP for row in tall)])
+    return [[(top, left * (1 + GAP)) for left in range(len(row))] for top, row in zip(tops, tall, strict=False)]
+
+
+def label_grid(ax: Axes, tall: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str]) -> None:
+    """The frame of a grid of pictures, with labels at the left and above."""
+    corners = corners_of(tall)
+    last, across = corners[-1][0][0] + max(tall[-1]), [left for _, left in corners[0]]
+    ax.set(xlim=(0, across[-1] + 1), ylim=(last, 0), aspect="equal")
+    ax.set_yticks([row[0][0] + heights[0] / 2 for row, heights in zip(corners, tall, strict=True)], rows)
+    ax.set_xticks([left + 0.5 for left in across], columns)
     ax.tick_params(length=0, labeltop=True, labelbottom=False)
     ax.spines[:].set_visible(False)
-    return ax
 
 
 def check_images(images: Any) -> list[list[np.ndarray]]:

@@ -8,6 +8,8 @@ import pandas as pd
 import xarray as xr
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.font_manager import FontProperties
 
 from ..law.names import short
@@ -91,6 +93,13 @@ def columns_of(ax: Axes, names: Sequence[str], size: str | None = None) -> int:
         if letter * sum(widths) < 1.1 * points:
             return columns
     return 1
+
+
+def colours_of_layers(ax: Axes, count: int) -> None:
+    """A key to colours that go by the order of so many layers; none for a single one."""
+    if count > 1 and ax.figure is not None:
+        colours = ScalarMappable(Normalize(0, count - 1), "viridis")
+        ax.figure.colorbar(colours, ax=ax, label="layer, in order", ticks=[0, count - 1])
 
 
 def name_layers(ax: Axes, layers: pd.DataFrame) -> None:

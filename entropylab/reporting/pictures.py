@@ -37,14 +37,7 @@ LAW = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure.
-
-    Attributes:
-        name: of its file, without an ending.
-        caption: what it shows.
-        png: the figure itself.
-        wide: whether it takes the whole width of a page.
-    """
+    """A figure: name of its file without an ending, what it shows, the PNG, and whether it is as wide as a page."""
 
     name: str
     caption: str

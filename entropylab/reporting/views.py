@@ -21,25 +21,10 @@ from ..law.names import layer_names
 
 @dataclass(eq=False)
 class View:
-    """Some layers of a run, and what the law makes of them; what can't be told is None.
+    """Some layers of a run, under every scaling, and what the law makes of them.
 
-    Attributes:
-        label: the run's name.
-        data: those layers alone, under every scaling.
-        kind: of those layers.
-        tolerance: what the law may be off by [nats].
-        left_out: layers that are not in it, because at some sizes, steps or samples they have no numbers.
-        why: what is None -> the reason, which goes on after "because".
-        sizes, rules: labels of the sizes; the scalings other than "original".
-        trained, shown_size: label of the training size; of that at which heads and steps are shown.
-        line, lines, points: `Fit` of the mean over layers; the lines of layers; the means over layers by size.
-        check, layers, smallest: `Check`, and its tables.
-        rows: its rows, with ``ratio`` of deficit and sigma^2/2, ``off`` |law_residual|, ``free`` (without a flag).
-        freezing: sigma^2/(2 log N) by layer (rows), at every N (columns, smallest first).
-        drift, mean_drift: table of the drift away from the training size; of the mean over layers.
-        removed: what each rule removes of the layers' own drifts, mean over sizes.
-        heads, head_ranges: entropy / log N by layer (rows) and head (columns); its range in each layer.
-        steps: entropy [nats] by layer at the first, middle and last step.
+    What can't be told is None, and ``why`` has the reason by its name, which goes on after "because". Tables name
+    layers by their short names. ``left_out`` are layers that at some sizes, steps or samples have no numbers.
     """
 
     label: str
@@ -51,21 +36,21 @@ class View:
     sizes: list[str] = field(default_factory=list)
     rules: list[str] = field(default_factory=list)
     trained: str | None = None
-    shown_size: str = ""
-    line: Any = None
+    shown_size: str = ""  # at which heads and steps are shown
+    line: Any = None  # of the mean over layers
     lines: Any = None
     points: Any = None
     check: Any = None
-    rows: Any = None
+    rows: Any = None  # of the check, with ratio of deficit and sigma^2/2, off |law_residual|, free of flags
     layers: Any = None
     smallest: Any = None
-    freezing: Any = None
+    freezing: Any = None  # sigma^2/(2 log N) by layer (rows), at every N (columns, smallest first)
     drift: Any = None
     mean_drift: Any = None
-    removed: Any = None
-    heads: Any = None
+    removed: Any = None  # by each rule of the layers' own drifts, mean over sizes
+    heads: Any = None  # entropy / log N by layer (rows) and head (columns)
     head_ranges: Any = None
-    steps: Any = None
+    steps: Any = None  # entropy [nats] by layer at the first, middle and last step
 
     def __post_init__(self) -> None:
         self.sizes = [str(size) for size in np.atleast_1d(self.data["size"].values)]
@@ -201,12 +186,8 @@ class View:
 class Run:
     """A measured Dataset under a name.
 
-    Attributes:
-        label: the name.
-        ds: the Dataset.
-        own: what the report is about: its self-attention layers or, where it has none, the image's part of joint ones.
-        image: the image's part of its joint layers, image rows among image keys; None if it has none.
-        whole: the same rows among all their keys.
+    ``own`` is what the report is about: self-attention layers or, where it has none, the image's part of joint ones:
+    ``image``, image rows among image keys. ``whole`` are the same rows among all their keys.
     """
 
     label: str

@@ -1,9 +1,12 @@
 """The scripts of figures/, importable by name; all figures, drawn once from a small random pipeline."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import xarray as xr
+from matplotlib.figure import Figure
 
 import gaussian_ablation
 import regenerate
@@ -44,3 +47,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("figures") / "made" / "on the way"
     run_small(out)
     return out
+
+
+@pytest.fixture
+def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made and not painted, which takes most of the time: their files are empty."""
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **options: path.write_bytes(b""))
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch, unpainted: None) -> Iterator[list[Figure]]:
+    """The figures that scripts made."""
+    made: list[Figure] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(plt, "close", made.append)
+        yield made
+    plt.close("all")

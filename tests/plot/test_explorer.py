@@ -184,6 +184,7 @@ def test_a_notebook_has_a_widget_and_a_picture_for_those_who_only_read_it(maps):
         ({(32, 48): pictures(32, 48, 1), "64x96": []}, "one for each of 2 samples at 32x48. Got 1"),
         ({(32, 48): "ab", "64x96": []}, "one for each of 2 samples at 32x48. Got 1"),
         ({(32, 48): [1, 2], "64x96": []}, "images must be pictures"),
+        ({(32, 48): pictures(48, 48, 1, 2), "64x96": []}, r"images at 32x48 must be as high .* shape \(48, 48\)"),
     ],
 )
 def test_other_pictures_are_refused(maps, images, said):

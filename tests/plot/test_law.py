@@ -12,9 +12,8 @@ from entropylab.gaussian import entropy_given_variance
 from entropylab.law.averages import log_tokens
 from entropylab.law.names import layer_names
 from entropylab.plot.law import BINS, REACH, residuals
-from entropylab.plot.layers import steps_table
 
-from ..datasets import NOISY, SIZES, own_mean, synthetic
+from ..datasets import NOISY, SIZES, synthetic
 from .artists import bars, heights
 
 
@@ -80,6 +79,7 @@ def test_residual_against_cumulants_lies_on_the_line_where_they_explain_it(ax) -
     warm = (found["entropy"].notnull() & ~found["near_freezing"]).values
     np.testing.assert_allclose(np.sort(x), np.sort(found["correction"].values[warm]))
     np.testing.assert_allclose(x, y, atol=1e-5)
+    assert ax.figure.axes[1].get_ylabel() == "layer, in order"
     broken = plot.residual_vs_cumulants(ds.assign(third=-ds["third"]), Figure().subplots())
     x, y = np.asarray(broken.collections[0].get_offsets()).T
     assert abs(x - y).max() > 0.01
@@ -128,14 +128,6 @@ def test_entropy_through_the_steps(ds, ax) -> None:
     assert "at 64x64" in ax.get_ylabel()
     other = plot.entropy_vs_step(ds, Figure().subplots(), size=32, normalised=True)
     assert all((line.get_ydata() > 0).all() and (line.get_ydata() < 1.01).all() for line in other.get_lines())
-
-
-def test_the_table_of_steps(ds) -> None:
-    rows = steps_table(ds)
-    assert len(rows) == 32 * len(SIZES) * 3
-    np.testing.assert_allclose(rows["normalised_entropy"], rows["entropy"] / np.log(rows["tokens"]))
-    own = rows[rows["size"] == "32x32"].groupby(["layer", "step"])["entropy"].mean().mean()
-    assert own == pytest.approx(own_mean(ds)[0].mean(), rel=1e-5)
 
 
 def test_heads_on_a_map(ds, ax) -> None:

@@ -6,10 +6,8 @@ from matplotlib.figure import Figure
 
 from entropylab import plot
 from entropylab.law import fit
-from entropylab.law.drift import MEAN
-from entropylab.plot.tokens import table
 
-from ..datasets import BOTH, SIZES, synthetic
+from ..datasets import BOTH, synthetic
 from .artists import bars, heights, lines, starting
 
 
@@ -45,11 +43,9 @@ def test_layers_lie_thin_behind(ds, ax) -> None:
     assert len(thin) == 5
     for number, line in enumerate(thin):
         np.testing.assert_allclose(line.get_ydata(), np.sort(by_layer["entropy"].values[:, number]))
-    rows = table(ds)
     assert min(bar.lines[0].get_zorder() for bar in bars(ax).values()) > max(line.get_zorder() for line in thin)
     bare = plot.entropy_vs_tokens(ds, Figure().subplots(), layers=False, law=False)
     assert set(lines(bare)) == {text for text in lines(ax) if text.startswith(("slope", "uniform"))}
-    assert set(rows["layer"]) == {MEAN, *by_layer.slope["layer"].values}
 
 
 def test_deficit_beside_half_of_sigma2(ds, ax) -> None:
@@ -88,14 +84,3 @@ def test_averaged_datasets_can_be_drawn(average: tuple[str, ...]) -> None:
     assert not [text for text in lines(drawn) if text.startswith("law")]
     plot.deficit_vs_tokens(part, Figure().subplots())
     assert len(lines(plot.stabilization(part, Figure().subplots()))) == 5
-
-
-def test_the_table_is_what_was_drawn(ds) -> None:
-    rows = table(ds)
-    assert len(rows) == 6 * len(SIZES)
-    assert rows["layer"].iloc[0] == MEAN
-    mean = rows[rows["layer"] == MEAN]
-    np.testing.assert_allclose(mean["fitted"], mean["intercept"] + mean["slope"] * mean["log_tokens"])
-    assert mean["slope"].unique().tolist() == [fit(ds).slope]
-    assert rows.drop(columns="entropy_error").notna().all().all()
-    assert len(table(ds.isel(layer=0))) == len(SIZES)

@@ -33,8 +33,8 @@ def test_standardise_changes_latents_and_not_pictures():
 
 def test_it_begins_with_the_weights_of_a_pipeline_or_at_random(images, tmp_path):
     """One step at the rate of the warm-up moves weights by little."""
-    given = trained(autoencoder.train(tmp_path / "given", 1, 2, begin=FOLDER), torch.device("cpu"))
-    random = trained(autoencoder.train(tmp_path / "random", 1, 2), torch.device("cpu"))
+    given = trained(autoencoder.train(tmp_path / "given", 1, 2, begin=FOLDER))
+    random = trained(autoencoder.train(tmp_path / "random", 1, 2))
     shipped = load_file(FOLDER / "vae" / "diffusion_pytorch_model.safetensors")
     name = "encoder.conv_in.weight"
     torch.testing.assert_close(given.state_dict()[name], shipped[name].float(), rtol=0, atol=1e-3)
@@ -43,14 +43,14 @@ def test_it_begins_with_the_weights_of_a_pipeline_or_at_random(images, tmp_path)
 
 def test_its_latents_are_standard_and_its_decoder_learns_on_without_moving_them(images, tmp_path):
     path = autoencoder.train(tmp_path, steps=2, batch=2)
-    pictures = to_tensor(images, torch.device("cpu"))
-    before = trained(path, torch.device("cpu"))
+    pictures = to_tensor(images)
+    before = trained(path)
     latents = before.encode(pictures).latent_dist.mean
     torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(4), rtol=0, atol=1e-3)
     torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(4), rtol=0, atol=1e-3)
 
     autoencoder.train_decoder(tmp_path, steps=2, batch=2)
-    after = trained(path, torch.device("cpu"))
+    after = trained(path)
     assert torch.equal(after.encode(pictures).latent_dist.mean, latents)
     assert not torch.equal(after.decode(latents).sample, before.decode(latents).sample)
     assert (tmp_path / "decoder" / "reconstructions.png").exists()

@@ -33,7 +33,7 @@ def test_self_attention_has_256_or_64_tokens_at_the_training_size(model, tokeniz
 
 def test_batches_pair_latents_with_wordings_of_their_own_caption(tmp_path, monkeypatch):
     """Latents that tell which emoji they are of, so that the pairs can be checked."""
-    monkeypatch.setattr("recipes.unet.trained", lambda path, device: None)
+    monkeypatch.setattr("recipes.unet.trained", lambda path: None)
     monkeypatch.setattr("recipes.unet.pictures", lambda folder, count: None)
     numbers = torch.arange(172.0).view(172, 1, 1, 1, 1).expand(172, 2, 4, 16, 16).numpy()
     monkeypatch.setattr("recipes.unet.latents_of", lambda images, autoencoder: numbers)

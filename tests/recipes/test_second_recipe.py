@@ -9,7 +9,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 import entropylab
 from entropylab.models.joint import JointPipeline
 from entropylab.models.prompts import FOLDER
-from recipes.joint import assemble, begin, flow_loss, new_transformer, save_pipeline
+from recipes.joint import assemble, begin, flow_loss, new_transformer
+from recipes.unet import save_pipeline
 
 
 class Parts:

@@ -278,3 +278,17 @@ def test_joint_and_self_attention_side_by_side(flux: xr.Dataset, ds: xr.Dataset,
     assert "**U-Net**" in found[FIT] and "**FLUX**" in found[FIT] and "Side by side" in found
     assert "**FLUX**" in found[JOINT] and "**U-Net**" not in found[JOINT]
     assert "because only one size was measured" in found[FIT]
+
+
+def test_self_and_joint_attention_of_one_model(flux: xr.Dataset, tmp_path: Path, undrawn: None) -> None:
+    """Self-attention is what the report is about; the image's part of joint layers has a section of its own, last."""
+    kinds = xr.DataArray(np.where(flux["module"] == flux["module"][0], "self", "joint"), dims="layer")
+    found = written(tmp_path, flux.assign_coords(kind=kinds))
+    assert list(found)[1:-1] == [
+        *("What was measured", FIT, DEFICIT, CHECKS, DRIFT, "Heads", STEPS, "The phase picture", JOINT),
+    ]
+    own = entropylab.fit(flux.isel(layer=kinds.values == "self").assign_coords(kind=("layer", ["self"] * 2)))
+    assert f"{own.slope:.3f} ± " in found[FIT] and f"{own.slope:.3f} ± " not in found[JOINT]
+    image = entropylab.fit(flux.isel(layer=kinds.values == "joint"), kind="image")
+    assert f"{image.slope:.3f} ± " in found[JOINT] and f"{image.slope:.3f} ± " not in found[FIT]
+    assert "no self-attention" not in found["What was measured"]
