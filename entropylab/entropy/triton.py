@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .native import BETWEEN, NUMBERS, OF_PART
+from .parts import BETWEEN, NUMBERS, OF_PART
 from .rows import LARGEST_MASK, STATISTICS, Rows, RowStatistics
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)

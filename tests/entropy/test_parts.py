@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import entropylab
 from entropylab.entropy import STATISTICS, row_statistics
-from entropylab.entropy.parts import Parts, needed
+from entropylab.entropy.parts import joined, needed
 
 from ..joints import PARTS, inputs, lengths, new_joint, wanted
 
@@ -32,15 +32,14 @@ def random_rows(seed: int, keys: int, parts: int, spread: float, kind: str):
 
 def in_parts(q, k, mask, codes, statistics, dtype=torch.float64):
     """The rows' statistics among the keys of each part, each by a mask or by a choice of keys."""
-    found = {}
+    found = []
     for code in codes.unique().tolist():
         chosen = codes == code
         part_mask = None if mask is None else mask[..., chosen]
         part_mask = part_mask.to(dtype) if part_mask is not None and part_mask.is_floating_point() else part_mask
-        found[str(code)] = row_statistics(
-            q.to(dtype), k.to(dtype)[..., chosen, :], mask=part_mask, statistics=needed(statistics)
-        )
-    return Parts(found)
+        own = {"mask": part_mask, "statistics": needed(statistics)}
+        found.append(row_statistics(q.to(dtype), k.to(dtype)[..., chosen, :], **own))
+    return joined(found)
 
 
 def of_whole(q, k, mask):
@@ -84,7 +83,7 @@ rows_of_all_sorts = given(
 @rows_of_all_sorts
 def test_the_whole_from_its_parts(seed, keys, parts, spread, kind):
     q, k, mask, codes = random_rows(seed, keys, parts, spread, kind)
-    merged, expected = in_parts(q, k, mask, codes, STATISTICS).whole(), of_whole(q, k, mask)
+    merged, expected = in_parts(q, k, mask, codes, STATISTICS).whole, of_whole(q, k, mask)
     for name in STATISTICS:
         size = float(expected[name].nan_to_num(0).abs().max())
         np.testing.assert_allclose(merged[name], expected[name], rtol=1e-7, atol=1e-10 * max(size, 1), err_msg=name)
@@ -105,7 +104,7 @@ def test_the_chain_rule(seed, keys, parts, spread, kind):
     total = found.between + found.within.sum(0)
     expected = of_whole(q, k, mask)["entropy"].nan_to_num(0)
     np.testing.assert_allclose(total, expected, atol=1e-9)
-    np.testing.assert_allclose(found.mass.sum(0), (found.counts.sum(0) > 0).double(), atol=1e-12)
+    np.testing.assert_allclose(found.mass.sum(0), (found.whole.keys > 0).double(), atol=1e-12)
     assert bool((found.between >= 0).all())
     assert bool((found.between <= np.log(len(found.rows)) + 1e-12).all())
 
@@ -122,11 +121,11 @@ def test_a_part_without_keys_changes_nothing():
     alone = in_parts(q, k, mask, codes, STATISTICS)
     closed = torch.zeros(2, 1, 5, 10, dtype=torch.bool)
     nothing = row_statistics(q, k, mask=closed, statistics=needed(STATISTICS))
-    both = Parts({**alone.rows, "nothing": nothing})
+    both = joined([*alone.rows, nothing])
     for name in STATISTICS:
-        np.testing.assert_allclose(both.whole()[name], alone.whole()[name], rtol=1e-12)
+        np.testing.assert_allclose(both.whole[name], alone.whole[name], rtol=1e-12)
     assert float(both.between.abs().max()) == 0
-    none = Parts({"nothing": nothing, "nothing else": nothing}).whole()
+    none = joined([nothing, nothing]).whole
     assert all(bool(none[name].isnan().all()) for name in STATISTICS)
     assert int(none.keys.max()) == 0
 
@@ -137,7 +136,7 @@ def test_parts_far_apart_in_their_logits():
     mask = torch.zeros(1, 1, 1, 12, dtype=torch.float64).masked_fill(codes == 1, 5000.0)
     found = in_parts(q, k, mask, codes, STATISTICS)
     np.testing.assert_allclose(found.mass[1], 1.0)
-    np.testing.assert_allclose(found.whole().entropy, of_whole(q, k, mask)["entropy"], rtol=1e-9)
+    np.testing.assert_allclose(found.whole.entropy, of_whole(q, k, mask)["entropy"], rtol=1e-9)
 
 
 STATISTICS_OF_DATASET = ["entropy", "sigma2", "lse", "mean", "third", "fourth", "sensitivity"]

@@ -5,7 +5,7 @@ import torch
 
 from entropylab.entropy import STATISTICS, reference, sums
 from entropylab.entropy import triton as backend
-from entropylab.entropy.parts import Parts
+from entropylab.entropy.parts import joined
 from entropylab.entropy.rows import Rows
 from entropylab.entropy.sums import BETWEEN, NUMBERS, KeyParts
 
@@ -16,17 +16,17 @@ pytestmark = pytest.mark.usefixtures("interpreter", "poisoned")
 
 
 def exact(pieces, statistics, is_split, begin, end, counted):
-    rows = {}
-    for index, piece in enumerate(pieces):
+    rows = []
+    for piece in pieces:
         mask = piece.mask if piece.mask is None or piece.mask.dtype == torch.bool else piece.mask.double()
         wide = type(piece)(piece.q.double(), piece.own_k.double(), piece.scale, mask, piece.is_causal, piece.statistics)
         found = reference.row_statistics(wide)
         names = found.names()
         keys = found.keys.expand(piece.q.shape[:-1])[..., begin:end]
-        rows[str(index)] = type(found)(keys=keys, **{n: found[n][..., begin:end] for n in names if n != "keys"})
-    together = Parts(rows) if is_split else None
+        rows.append(type(found)(keys=keys, **{n: found[n][..., begin:end] for n in names if n != "keys"}))
+    split = joined(rows) if is_split else None
     some = None if counted is None else counted.expand(pieces[0].q.shape[:-1])[..., begin:end]
-    return sums.summed(rows["0"] if together is None else together.whole(), statistics, some, together)
+    return sums.summed(rows[0] if split is None else split.whole, statistics, some, split)
 
 
 def check(q, k, statistics, mask=None, is_causal=False, parts=None, some=None):
