@@ -11,7 +11,7 @@ import torch
 
 from entropylab.entropy import triton as backend
 
-KERNELS = ("entropylab.entropy.triton_kernel", "entropylab.entropy.triton_sums")
+KERNELS = ("entropylab.entropy.triton_kernel",)
 
 
 @cache

@@ -73,7 +73,7 @@ def test_sums_compile_without_a_gpu(tmp_path, monkeypatch, capability, parts, mo
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from entropylab.entropy.triton_sums import sum_kernel
+    from entropylab.entropy.triton_kernel import sum_kernel
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     choices = backend.summed_for(STATISTICS, STATISTICS if more else BASIC, parts, parts > 1, more, not more, more)
