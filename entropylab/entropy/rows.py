@@ -172,7 +172,7 @@ def check_rows(
     known = (*STATISTICS, *BEYOND)
     if not names or not set(names) <= set(known):
         raise EntropyLabError(f"statistics must be some of {', '.join(known)}. Got {statistics!r}.")
-    return Rows(q, k, scale, mask, is_causal, names)
+    return Rows(q, k, scale, None if mask is None else torch.atleast_1d(mask), is_causal, names)
 
 
 def check_mask(mask: Tensor | None, shape: tuple[int, ...]) -> None:

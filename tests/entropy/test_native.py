@@ -11,7 +11,6 @@ import torch
 from entropylab import EntropyLabError, row_statistics
 from entropylab.entropy import STATISTICS, native
 from entropylab.entropy.choice import choose, why_not
-from entropylab.entropy.parts import BETWEEN, OF_PART, KeyParts, joined
 from entropylab.entropy.rows import Rows, check_rows
 from entropylab.entropy.sums import head_sums
 
@@ -20,51 +19,10 @@ from ..seeds import tokens
 pytestmark = pytest.mark.skipif(native.compiler() is None, reason="no C compiler on this machine")
 
 BASIC = ("entropy", "lse", "mean", "variance")
-SHAPES = [(63, 111, 24), (1, 1, 1), (97, 255, 40), (13, 513, 64), (200, 33, 160), (5, 300, 256)]
 
 
 def rows_of(q, k, statistics=STATISTICS):
     return check_rows(q, k, None, None, False, statistics)
-
-
-def masks(batch, heads, queries, keys):
-    left = tokens(batch, 1, queries, keys, seed=5) > -0.5
-    left[..., 0] = True
-    yield "none", {}
-    yield "boolean", {"mask": left}
-    yield "keys", {"mask": left[:, :, :1]}
-    yield "bias", {"mask": tokens(heads, queries, keys, seed=6).masked_fill(~left[0], -torch.inf)}
-    yield "causal", {"is_causal": True}
-    yield "both", {"mask": left, "is_causal": True}
-
-
-@pytest.mark.parametrize(("queries", "keys", "width"), SHAPES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_at_most_twice_the_error_of_plain_pytorch(queries, keys, width, dtype):
-    q = tokens(2, 4, queries, width, dtype=dtype) * 2
-    k = tokens(2, 2, keys, width, seed=1, dtype=dtype) + 1
-    for name, options in masks(2, 4, queries, keys):
-        exact = row_statistics(q.double(), k.double(), statistics=STATISTICS, backend="reference", **{
-            key: value.double() if isinstance(value, torch.Tensor) and value.dtype != torch.bool else value
-            for key, value in options.items()
-        })  # fmt: skip
-        plain = row_statistics(q, k, statistics=STATISTICS, backend="reference", **options)
-        found = row_statistics(q, k, statistics=STATISTICS, backend="native", **options)
-        assert (found.keys == exact.keys).all()
-        for statistic in STATISTICS:
-            assert (found[statistic].isnan() == exact[statistic].isnan()).all(), (name, statistic)
-            ours, theirs = (
-                float((each[statistic].double() - exact[statistic]).abs().nan_to_num(0).max())
-                for each in (found, plain)
-            )
-            floor = 4e-6 * max(1.0, float(exact[statistic].abs().nan_to_num(0).max()))
-            assert ours <= 2 * theirs + floor, (name, statistic)
-
-
-def test_the_tolerance_would_notice_a_key_too_few():
-    q, k = tokens(2, 4, 63, 24) * 2, tokens(2, 2, 111, 24, seed=1)
-    whole, less = (row_statistics(q, keys, backend="native").entropy for keys in (k, k[..., 1:, :]))
-    assert (whole - less).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("statistics", [STATISTICS, ("entropy", "variance")])
@@ -90,54 +48,6 @@ def test_small_and_large_logits_agree_with_float64_and_with_the_masked_way():
             for name in BASIC:
                 exact = wanted[name][..., rows]
                 torch.testing.assert_close(found[name].double(), exact, rtol=2e-6, atol=4e-6)
-
-
-def test_sums_are_those_of_the_rows_that_count():
-    q, k = tokens(2, 4, 210, 24) * 2, tokens(2, 2, 111, 24, seed=1)
-    q[0, 1, 7] = torch.nan
-    mask = tokens(2, 1, 210, 111, seed=2) > 0
-    mask[1, 0, 9] = False
-    counted = (tokens(2, 1, 210, seed=3) > -1).expand(2, 4, 210)
-    sums = native.head_sums(Rows(q, k, 24**-0.5, mask, False, STATISTICS), counted)
-    rows = row_statistics(q, k, mask=mask, statistics=STATISTICS, backend="reference")
-    bad, empty = rows.entropy.isnan() & (rows.keys > 0), rows.keys == 0
-    good = counted & ~bad & ~empty
-    expected = [good.sum(-1), (counted & empty).sum(-1), (counted & bad).sum(-1), (rows.keys * counted).sum(-1)]
-    torch.testing.assert_close(sums[..., :4], torch.stack(expected, -1).double(), rtol=0, atol=0)
-    for place, name in enumerate(STATISTICS):
-        values = rows[name].double().masked_fill(~good, 0)
-        torch.testing.assert_close(sums[..., 4 + place], values.sum(-1), rtol=1e-4, atol=1e-2)
-        torch.testing.assert_close(sums[..., 4 + 7 + place], values.square().sum(-1), rtol=1e-4, atol=1e-1)
-
-
-@pytest.mark.parametrize("is_causal", [False, True])
-@pytest.mark.parametrize("masked", [False, True])
-def test_parts_of_the_keys_in_one_pass(is_causal, masked):
-    q, k = tokens(2, 4, 50, 16) * 2, tokens(2, 2, 90, 16, seed=1)
-    codes = torch.stack([torch.randint(3, (90,), generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)])
-    codes[0] = codes[0].clamp(max=1)  # the first image has nothing of the third part
-    mask = tokens(2, 1, 50, 90, seed=2) > 0 if masked else None
-    sums = native.head_sums(Rows(q, k, 0.25, mask, is_causal, STATISTICS), None, KeyParts(codes, (0, 1, 2)))
-    later = torch.ones(50, 90).tril().bool() if is_causal else torch.ones(50, 90, dtype=torch.bool)
-    wide = {"scale": 0.25, "statistics": STATISTICS, "backend": "reference"}
-    found = []
-    for part in range(3):
-        own = (codes == part)[:, None, None] & later & (True if mask is None else mask)
-        found.append(row_statistics(q.double(), k.double(), mask=own, **wide))
-    parts = joined(found)
-    whole, good = parts.whole, parts.whole.keys > 0
-    assert torch.equal(sums[..., 0], good.sum(-1).double())
-    for place, name in enumerate(STATISTICS):
-        values = whole[name].masked_fill(~good, 0)
-        torch.testing.assert_close(sums[..., 4 + place], values.sum(-1), rtol=1e-4, atol=2e-2)
-    between = parts.between.masked_fill(~good, 0).sum(-1)
-    torch.testing.assert_close(sums[..., BETWEEN], between, rtol=1e-5, atol=1e-4)
-    for part, rows in enumerate(found):
-        there = rows.keys > 0
-        expected = (there, rows.keys, parts.mass[part], parts.within[part], rows.entropy, rows.variance)
-        for place, values in enumerate(expected):
-            total, of = values.double().masked_fill(~there, 0).sum(-1), sums[..., BETWEEN + 1 + 6 * part + place]
-            torch.testing.assert_close(of, total, rtol=1e-4, atol=1e-3, msg=OF_PART[place])
 
 
 def test_gradients_and_tensors_without_memory_are_left_to_others():
