@@ -196,14 +196,6 @@ def test_a_short_call_costs_few_python_calls():
     assert len(calls) <= 8, calls
 
 
-def test_sizes_strides_and_scales_are_not_taken_for_another_call_s():
-    q, k = tokens(1, 2, 16, 8), tokens(1, 2, 16, 8, seed=1)
-    for one, other, scale in ((q, k, 1.0), (q, k, 0.5), (q.mT.contiguous().mT, k, 0.5), (q[:, :, ::2], k * 2, 0.5)):
-        found = head_sums(Rows(one, other, scale, None, False, ("entropy",)))[..., 4]
-        wanted = row_statistics(one.double(), other.double(), scale=scale, statistics=("entropy",)).entropy.sum(-1)
-        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
-
-
 def test_a_prepared_question_is_of_what_looks_alike():
     q, k, names = tokens(2, 4, 9, 16), tokens(2, 2, 13, 16, seed=1), ("entropy", "variance")
     ask = native.prepared(q, k, 0.25, names)
