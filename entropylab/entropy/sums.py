@@ -23,12 +23,9 @@ __all__ = ["BETWEEN", "COUNTS", "NUMBERS", "OF_PART", "KeyParts", "head_sums", "
 def head_sums(rows: Rows, counted: Tensor | None = None, parts: KeyParts | None = None) -> Tensor:
     """The sums over the rows of every head: float64 (batch, heads, ``NUMBERS``), on the device of q, without waiting.
 
-    Where a GPU is short of memory, of half of the rows and then of the other half.
-
-    Args:
-        rows: q (batch, heads, queries, d) and so on, not yet checked; sums of statistics not asked for are 0.
-        counted: which rows count, boolean, broadcastable to (batch, heads, queries); None if all do.
-        parts: the parts of the keys, for their own sums.
+    Of rows that are not yet checked, and of those that count: boolean, broadcastable to (batch, heads, queries), or
+    None. Sums of statistics not asked for are 0. Where a GPU is short of memory, of half of the rows and then of the
+    other half.
     """
     q, k = rows.q, rows.own_k
     (batch, heads, _, width), (others, shared, _, depth) = q.shape, k.shape

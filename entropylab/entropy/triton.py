@@ -131,9 +131,8 @@ ROWS_AT_ONCE = 1024
 def head_sums(
     pieces: Sequence[Rows], statistics: tuple[str, ...], is_split: bool, some: Sequence[Some]
 ) -> list[Tensor]:
-    """The sums over some query rows, and over some others, ...: each float64 (batch, heads, ``NUMBERS``).
+    """The sums over each of ``some`` query rows: float64 (batch, heads, ``NUMBERS``), by a launch; one more a piece.
 
-    One launch for each part of the keys, and one for each of ``some``.
     The pieces are parts of the keys if ``is_split``, else one; about the same queries and the same statistics, the mean
     among them, and entropy and LSE of parts. Those of ``statistics`` are summed.
     """
