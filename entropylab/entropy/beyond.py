@@ -50,16 +50,9 @@ def values_in(found: Mapping[str, Tensor] | RowStatistics, name: str) -> tuple[T
 def sums_beyond(
     rows: Rows, statistics: tuple[str, ...], counted: Tensor | None = None, grows: Tensor | None = None
 ) -> Tensor:
-    """Sums over the rows of each head, in which a value that is not finite does not count, without waiting.
+    """Sums over the rows of each head that count (all if None), in which a value that is not finite does not.
 
-    Args:
-        rows: q (batch, heads, queries, d) and so on; its own statistics are not looked at.
-        statistics: names of `BEYOND`.
-        counted: which rows count, boolean, broadcastable to (batch, heads, queries); None if all do.
-        grows: as of `beyond`.
-
-    Returns:
-        float64 (batch, heads, `COLUMNS` of each of `values_of` the statistics).
+    float64 (batch, heads, `COLUMNS` of each of `values_of` the statistics), without waiting; ``grows`` as of `beyond`.
     """
     found = beyond(rows, statistics, grows)
     entropy = found.get("entropy")
@@ -77,13 +70,9 @@ def beyond(rows: Rows, statistics: tuple[str, ...], grows: Tensor | None = None)
     """Statistics of `BEYOND` of every row: (..., heads, queries), of "rarefied" (..., heads, queries, parts).
 
     NaN for rows without keys; slope for those with a single key, and rarefied for those with fewer keys than parts.
-    With "gaussian" comes "unexplained", and with "rarefied" the "entropy" of the same rows.
-
-    Args:
-        rows: what is asked; its own statistics are not looked at.
-        statistics: which of `BEYOND`.
-        grows: boolean (batch, keys): the keys whose number grows with N, if not all do. Then only these are left out,
-            and slope is still that against log of all keys.
+    With "gaussian" comes "unexplained", and with "rarefied" the "entropy" of the same rows. ``grows``, boolean
+    (batch, keys), says which keys grow with N, if not all do: only these are left out, and slope is still that against
+    log of all keys.
     """
     found = {}
     if "gaussian" in statistics:
@@ -92,9 +81,12 @@ def beyond(rows: Rows, statistics: tuple[str, ...], grows: Tensor | None = None)
         far = (whole["entropy"] - found["gaussian"]).abs()
         found["unexplained"] = (far > (2 * spread).clamp(min=LEAST)).to(far.dtype).masked_fill(far.isnan(), torch.nan)
     if "slope" in statistics or "rarefied" in statistics:
-        shape, room = rows.q.shape[:-1], {"slope": (), "rarefied": (len(PARTITIONS),), "entropy": ()}
-        names = [name for name in room if name in statistics or (name == "entropy" and "rarefied" in statistics)]
-        found |= {name: rows.q.new_empty((*shape, *room[name]), dtype=rows.dtype) for name in names}
+        shape, more = rows.q.shape[:-1], {"slope": (), "rarefied": (len(PARTITIONS),)}
+        found |= {
+            name: rows.q.new_empty((*shape, *more[name]), dtype=rows.dtype) for name in more if name in statistics
+        }
+        if "rarefied" in found:
+            found["entropy"] = rows.q.new_empty(shape, dtype=rows.dtype)
         grows = None if grows is None else grows[:, None, None]
         is_plain = rows.mask is None and not rows.is_causal and grows is None
         for chunk, logits in by_chunks(rows):

@@ -1,8 +1,7 @@
 """Which backend answers a question, and why not the others."""
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -16,29 +15,6 @@ Found = TypeVar("Found")
 BACKENDS = ("auto", "triton", "native", "sdpa", "reference")
 """What ``backend`` may be; after "auto" the backends in the order in which it tries them."""
 
-
-@dataclass(frozen=True)
-class Choice:
-    """A backend, and those that were passed over.
-
-    Attributes:
-        name: the backend to use.
-        refused: backend -> why it can't, or should not, be used.
-    """
-
-    name: str
-    refused: Mapping[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        reasons = "; ".join(f"not {name}: {reason}" for name, reason in self.refused.items())
-        return f"{self.name} ({reasons})" if reasons else self.name
-
-    def __call__(self, rows: Rows) -> RowStatistics:
-        """Ask the backend."""
-        backends = {"triton": triton, "native": native, "sdpa": sdpa, "reference": reference}
-        return backends[self.name].row_statistics(rows)
-
-
 failed: dict[torch.device, str] = {}
 """Devices on which the fused kernel was tried and did not compile or start, and why; it is not tried there again."""
 
@@ -49,11 +25,11 @@ def answer(rows: Rows, backend: str = "auto") -> RowStatistics:
     Raises:
         EntropyLabError: as `choose`; the fused kernel, asked for by name, fails.
     """
-    choice = choose(rows, backend)
-    if choice.name != "triton":
-        return choice(rows)
-    found = fused(rows.q.device, lambda: choice(rows), backend)
-    return answer(rows, backend) if found is None else found
+    name = choose(rows, backend)
+    if name == "triton":
+        found = fused(rows.q.device, lambda: triton.row_statistics(rows), backend)
+        return answer(rows, backend) if found is None else found
+    return {"native": native, "sdpa": sdpa, "reference": reference}[name].row_statistics(rows)
 
 
 def fused(device: torch.device, ask: Callable[[], Found], backend: str = "auto") -> Found | None:
@@ -72,7 +48,7 @@ def fused(device: torch.device, ask: Callable[[], Found], backend: str = "auto")
     return None
 
 
-def choose(rows: Rows, backend: str = "auto") -> Choice:
+def choose(rows: Rows, backend: str = "auto") -> str:
     """The backend that answers ``rows``: the one asked for, or the first of ``BACKENDS`` that can.
 
     Raises:
@@ -80,13 +56,11 @@ def choose(rows: Rows, backend: str = "auto") -> Choice:
     """
     if backend not in BACKENDS:
         raise EntropyLabError(f"backend must be one of {', '.join(BACKENDS)}. Got {backend!r}.")
-    refused: dict[str, str] = {}
-    for name in BACKENDS[1:] if backend == "auto" else (backend,):
-        problem = why_not(name, rows, backend == "auto")
-        if problem is None:
-            return Choice(name, refused)
-        refused[name] = problem
-    raise EntropyLabError(f"backend {backend!r} can't be used here: {refused[backend]}. Use 'auto' or 'reference'.")
+    if backend == "auto":
+        return next(name for name in BACKENDS[1:] if why_not(name, rows, unasked=True) is None)
+    if problem := why_not(backend, rows, unasked=False):
+        raise EntropyLabError(f"backend {backend!r} can't be used here: {problem}. Use 'auto' or 'reference'.")
+    return backend
 
 
 def why_not(name: str, rows: Rows, unasked: bool) -> str | None:

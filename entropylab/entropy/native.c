@@ -2,7 +2,7 @@
  *
  * A few rows by a panel of keys at a time stay in registers; a tile of logits, in units of log 2, stays in the first
  * cache. For every row run a maximum M and the sums of p, p z, p z^2 (z = s - M, p = 2^z), which are shifted when M
- * moves, and of the first four powers of s - pivot over its keys. The keys of every part are centred first, which takes
+ * moves, and of powers of s - pivot over its keys. The keys of every part are centred first, which takes
  * a common offset of the logits away before it can cost digits. Where neither a mask nor a row's end cuts them and
  * |q| |k| bounds the logits, as almost always, entropy, LSE and variance take a shorter way: `swift`.
  *
@@ -14,11 +14,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__AVX512F__)
+#if defined(__AVX__)
 #include <immintrin.h>
+#endif
+#if defined(__AVX512F__)
 enum { LANES = 16, BLOCK = 12 };
 #elif defined(__AVX__)
-#include <immintrin.h>
 enum { LANES = 8, BLOCK = 6 };
 #elif defined(__ARM_NEON)
 #include <arm_neon.h>
@@ -30,7 +31,6 @@ enum { PANEL = 2 * LANES, TILE = 512, ROWS = 96, WIDEST = 256, STATISTICS = 7, C
 enum { BETWEEN = COUNTS + 2 * STATISTICS, NUMBERS = BETWEEN + 1 + PARTS * OF_PART };
 enum { ENTROPY, LSE, MEAN, VARIANCE, THIRD, FOURTH, SENSITIVITY };
 enum { STRIDE = WIDEST + LANES }; /* floats from one query to the next */
-enum { FLOAT32, BFLOAT16, FLOAT16 };
 
 #define VECTOR __attribute__((vector_size(4 * LANES)))
 #define INLINE static inline __attribute__((always_inline))
@@ -42,15 +42,9 @@ typedef float narrow __attribute__((vector_size(2 * LANES)));
 static const float LOG2E = 1.4426950408889634f, LEFT_OUT = -9999.f, CLOSED = -1e38f, SMALLEST = -126.f, REACH = 40;
 static const double LN2 = 0.69314718055994531;
 
-INLINE vec all(float x) {
-#if defined(__AVX512F__)
-  return (vec)_mm512_set1_ps(x);
-#elif defined(__AVX__)
-  return (vec)_mm256_set1_ps(x);
-#else
-  return (vec){x, x, x, x};
-#endif
-}
+INLINE vec all(float x) { return x - (vec){0}; }
+INLINE vec load(const float *from) { vec x; memcpy(&x, from, sizeof x); return x; }
+INLINE void store(float *to, vec x) { memcpy(to, &x, sizeof x); }
 INLINE vec larger(vec a, vec b) { /* b where a is NaN */
 #if defined(__AVX512F__)
   return (vec)_mm512_max_ps((__m512)a, (__m512)b);
@@ -76,8 +70,6 @@ INLINE float largest(vec x) {
   return most;
 #endif
 }
-INLINE vec load(const float *from) { vec x; memcpy(&x, from, sizeof x); return x; }
-INLINE void store(float *to, vec x) { memcpy(to, &x, sizeof x); }
 INLINE float total(vec x) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_ps((__m512)x);
@@ -140,25 +132,22 @@ INLINE vec small_exp2_of(vec x) {
 #endif
 
 typedef struct {
-  const void *q, *k, *mask;
-  const uint8_t *counted;
   int64_t batch, heads, key_heads, queries, keys, width;
   int64_t q_strides[4], k_strides[4], mask_strides[4], counted_strides[3]; /* elements: batch, heads, tokens, d */
-  int64_t dtype, mask_is_bool, is_causal, wanted; /* wanted: a bit a statistic */
-  int64_t parts;         /* how many parts the keys are in, 1 to PARTS */
-  const int32_t *order;  /* (batch, keys): the keys, those of one part after those of another; null as they stand */
-  const int64_t *bounds; /* (batch, parts + 1): where in this order each part begins and ends */
+  int64_t is_causal, wanted, threads; /* wanted: a bit a statistic */
   double scale;
+  const uint8_t *mask;    /* which keys may be attended to, or null */
+  const float *bias;      /* what is added to the logits, by the mask's strides, or null */
+  const uint8_t *counted; /* which rows the sums are of, or null */
+  int64_t parts;          /* how many parts the keys are in, 1 to PARTS */
+  const int32_t *order;   /* (batch, keys): the keys, those of one part after those of another; null as they stand */
+  const int64_t *bounds;  /* (batch, parts + 1): where in this order each part begins and ends */
   float *rows[STATISTICS]; /* each (batch, heads, queries), or null */
   int64_t *row_keys;       /* likewise */
-  double *sums; /* (batch, heads, NUMBERS), or null: rows valid, empty and bad, keys; over the valid rows the sums of
-                   the statistics, of their squares, of the entropy between the parts; and of each part: rows that have
-                   keys in it, sums of keys, weight, what it adds to the entropy, entropy and variance within it */
-  int64_t threads;
   void (*parallel)(void (*)(void *), void *, unsigned, unsigned); /* GOMP_parallel of torch's OpenMP, or null */
 } Question;
 
-typedef struct { /* of one row, over the keys met so far; pzz, third and fourth at level 2 alone */
+typedef struct { /* of one row, over the keys met so far; pzz, third and fourth only where more is asked */
   vec p, pz, first, second, pzz, third, fourth;
   float most, pivot;
   int64_t keys;
@@ -166,38 +155,12 @@ typedef struct { /* of one row, over the keys met so far; pzz, third and fourth 
 
 typedef struct {
   const Question *asked;
+  const float *q, *k;
   int64_t first_head, last_head, tiles_of_rows, room; /* room: floats of one packed key head */
   float *packed, *centres, *longest; /* of every key head and part of its keys; longest: norm of a centred key */
   double *partial;
   int64_t next, failed;
 } Work;
-
-INLINE float float16(uint16_t half) {
-  uint32_t sign = (uint32_t)(half & 0x8000) << 16, rest = half & 0x7fff, bits;
-  if (rest >= 0x7c00) bits = sign | 0x7f800000 | (rest & 0x3ff) << 13;
-  else if (rest >= 0x400) bits = sign | ((rest + 0x1c000) << 13);
-  else { float tiny = (float)rest * 5.9604644775390625e-8f; memcpy(&bits, &tiny, 4); bits |= sign; }
-  float x;
-  memcpy(&x, &bits, 4);
-  return x;
-}
-
-/* One token's d numbers as float32. */
-static void unpack(float *to, const void *from, int64_t start, int64_t stride, int64_t width, int64_t dtype) {
-  if (dtype == FLOAT32) {
-    const float *x = (const float *)from + start;
-    int64_t c = 0;
-    if (stride == 1) for (; c + LANES <= width; c += LANES) store(to + c, load(x + c));
-    for (; c < width; c++) to[c] = x[c * stride];
-  } else {
-    const uint16_t *x = (const uint16_t *)from + start;
-    if (dtype == FLOAT16) for (int64_t c = 0; c < width; c++) to[c] = float16(x[c * stride]);
-    else for (int64_t c = 0; c < width; c++) {
-      uint32_t bits = (uint32_t)x[c * stride] << 16;
-      memcpy(to + c, &bits, 4);
-    }
-  }
-}
 
 /* Where a part of the keys begins in the order; as packed, every part begins with a panel of its own. */
 INLINE int64_t bound(const Question *a, int64_t batch, int64_t part) {
@@ -210,16 +173,17 @@ static void pack_keys(Work *work, int64_t head) {
   const int64_t *by = a->k_strides, width = a->width, batch = head / a->key_heads;
   int64_t start = batch * by[0] + head % a->key_heads * by[1];
   const int32_t *order = a->order ? a->order + batch * a->keys : NULL;
-  float *packed = work->packed + (head - work->first_head) * work->room, token[WIDEST] = {0};
+  float *packed = work->packed + (head - work->first_head) * work->room, token[WIDEST];
   for (int64_t part = 0; part < a->parts; part++) {
     int64_t from = bound(a, batch, part), keys = bound(a, batch, part + 1) - from, wide_keys = padded(keys), used = 0;
     float *centre = work->centres + ((head - work->first_head) * a->parts + part) * padded(width);
     double sum[WIDEST] = {0};
     vec longest = all(0);
     for (int64_t j = 0; j < keys; j++) {
-      unpack(token, a->k, start + (order ? order[from + j] : from + j) * by[2], by[3], width, a->dtype);
+      const float *key = work->k + start + (order ? order[from + j] : from + j) * by[2];
       float *panel = packed + j / PANEL * PANEL * width + j % PANEL;
       int32_t bits[WIDEST], most = 0;
+      for (int64_t c = 0; c < width; c++) token[c] = key[c * by[3]];
       memcpy(bits, token, sizeof(float) * (size_t)width);
       for (int64_t c = 0; c < width; c++) panel[c * PANEL] = token[c];
       for (int64_t c = 0; c < width; c++) most = (bits[c] & INT32_MAX) > most ? bits[c] & INT32_MAX : most;
@@ -273,9 +237,9 @@ INLINE void logits_of(const float *q, const float *k, int64_t width, int64_t key
   }
 }
 
-INLINE void clear(Row *row, int level) {
+INLINE void clear(Row *row, int more) {
   row->p = row->pz = row->first = row->second = all(0);
-  if (level > 1) row->pzz = row->third = row->fourth = all(0);
+  if (more) row->pzz = row->third = row->fourth = all(0);
   row->most = row->pivot = 0;
   row->keys = 0;
 }
@@ -286,15 +250,13 @@ static int64_t masked(const Question *a, int64_t head, int64_t i, int64_t j0, in
   const int32_t *order = a->order ? a->order + batch * a->keys + j0 : NULL;
   for (int64_t j = 0; j < wide; j++) open[j] = -(int32_t)(j < keys);
   if (a->is_causal) for (int64_t j = 0; j < keys; j++) open[j] = -(int32_t)((order ? order[j] : j0 + j) <= i);
-  if (a->mask) {
+  if (a->mask || a->bias) {
     const int64_t *by = a->mask_strides, step = by[3];
     int64_t start = batch * by[0] + head % a->heads * by[1] + i * by[2] + (order ? 0 : j0 * step);
-    const uint8_t *flags = (const uint8_t *)a->mask + start;
-    const float *bias = (const float *)a->mask + start;
-    if (a->mask_is_bool && order) for (int64_t j = 0; j < keys; j++) open[j] &= -(int32_t)(flags[order[j] * step] != 0);
-    else if (a->mask_is_bool) for (int64_t j = 0; j < keys; j++) open[j] &= -(int32_t)(flags[j * step] != 0);
+    if (a->mask) for (int64_t j = 0; j < keys; j++)
+      open[j] &= -(int32_t)(a->mask[start + (order ? order[j] : j) * step] != 0);
     else for (int64_t j = 0; j < keys; j++) {
-      float added = bias[(order ? order[j] : j) * step];
+      float added = a->bias[start + (order ? order[j] : j) * step];
       open[j] &= -(int32_t)!(added <= LEFT_OUT);
       s[j] += added * LOG2E;
     }
@@ -303,8 +265,8 @@ static int64_t masked(const Question *a, int64_t head, int64_t i, int64_t j0, in
   return left;
 }
 
-/* Take a tile of a row's logits in. level 0: entropy and lse; 1: with the variance; 2: everything. */
-INLINE void take(Row *row, const float *s, const int32_t *open, int64_t keys, float most, int64_t left, int level) {
+/* Take a tile of a row's logits in, and with more than entropy, LSE, mean and variance in mind, all powers. */
+INLINE void take(Row *row, const float *s, const int32_t *open, int64_t keys, float most, int64_t left, int more) {
   if (row->keys == 0) {
     row->most = most;
     if (open) { /* a centre near the row's mean: the keys' centre is that only where all of them count */
@@ -315,7 +277,7 @@ INLINE void take(Row *row, const float *s, const int32_t *open, int64_t keys, fl
   } else if (most > row->most) {
     float move = row->most - most;
     vec by = all(move), much = all(exp2f(move));
-    if (level > 1) row->pzz = much * (row->pzz + by * (all(2) * row->pz + by * row->p));
+    if (more) row->pzz = much * (row->pzz + by * (all(2) * row->pz + by * row->p));
     row->pz = much * (row->pz + by * row->p);
     row->p *= much;
     row->most = most;
@@ -334,19 +296,26 @@ INLINE void take(Row *row, const float *s, const int32_t *open, int64_t keys, fl
     vec ez = e * z;
     p += e;
     pz += ez;
+    vec cc = c * c;
     first += c;
-    if (level > 0) { vec cc = c * c; second += cc; if (level > 1) { third += cc * c; fourth += cc * cc; } }
-    if (level > 1) pzz += ez * z;
+    second += cc;
+    if (!more) continue;
+    pzz += ez * z;
+    third += cc * c;
+    fourth += cc * cc;
   }
   row->p += p;
   row->pz += pz;
   row->first += first;
-  if (level > 0) row->second += second;
-  if (level > 1) { row->pzz += pzz; row->third += third; row->fourth += fourth; }
+  row->second += second;
+  if (!more) return;
+  row->pzz += pzz;
+  row->third += third;
+  row->fourth += fourth;
 }
 
 /* A row's statistics, natural logarithms; shift is what centring the keys took from every logit. */
-INLINE void finish(const Row *row, double shift, int level, double *found) {
+INLINE void finish(const Row *row, double shift, int more, double *found) {
   double n = (double)row->keys, p = total(row->p), z = total(row->pz) / p, size = log2(p);
   double m1 = total(row->first) / n, m2 = total(row->second) / n, variance = m2 - m1 * m1;
   double lost = isnan(m1) || row->keys == 0 ? NAN : 0; /* a NaN among the logits is lost in maxima */
@@ -355,7 +324,7 @@ INLINE void finish(const Row *row, double shift, int level, double *found) {
   found[MEAN] = LN2 * (m1 + row->pivot) + shift;
   found[VARIANCE] = LN2 * LN2 * (variance > 0 ? variance : variance * 0);
   found[THIRD] = found[FOURTH] = found[SENSITIVITY] = 0;
-  if (level < 2) return;
+  if (!more) return;
   double spread = total(row->pzz) / p - z * z, m3 = total(row->third) / n, m4 = total(row->fourth) / n;
   double third = m3 - 3 * m1 * m2 + 2 * m1 * m1 * m1;
   double moment = m4 - 4 * m1 * m3 + 6 * m1 * m1 * m2 - 3 * m1 * m1 * m1 * m1;
@@ -365,14 +334,14 @@ INLINE void finish(const Row *row, double shift, int level, double *found) {
 }
 
 /* A whole row's statistics from those of the parts of its keys (chain rule, total variance); the weight of each. */
-INLINE int64_t combine(const Row *rows, int64_t parts, const double *shifts, int level, double found[PARTS][STATISTICS],
+INLINE int64_t combine(const Row *rows, int64_t parts, const double *shifts, int more, double found[PARTS][STATISTICS],
                        double *whole, double *weight, double *between) {
   int64_t keys = 0;
   double most = -INFINITY, sum = 0, mean = 0, expected = 0, m2 = 0, m3 = 0, m4 = 0;
   *between = 0;
   for (int64_t m = 0; m < parts; m++) {
     keys += rows[m * ROWS].keys;
-    finish(rows + m * ROWS, shifts[m * ROWS], level, found[m]);
+    finish(rows + m * ROWS, shifts[m * ROWS], more, found[m]);
     if (rows[m * ROWS].keys && !(found[m][LSE] <= most)) most = found[m][LSE];
   }
   if (parts == 1) { memcpy(whole, found[0], sizeof found[0]); weight[0] = 1; return keys; }
@@ -405,10 +374,10 @@ INLINE int64_t combine(const Row *rows, int64_t parts, const double *shifts, int
 }
 
 /* Write a finished row, and add it to the sums of its head. */
-INLINE void put(const Question *a, int64_t head, int64_t i, const Row *rows, const double *shifts, int level,
+INLINE void put(const Question *a, int64_t head, int64_t i, const Row *rows, const double *shifts, int more,
                 double *sums) {
   double found[PARTS][STATISTICS], whole[STATISTICS], weight[PARTS], between, any = 0;
-  int64_t at = head * a->queries + i, keys = combine(rows, a->parts, shifts, level, found, whole, weight, &between);
+  int64_t at = head * a->queries + i, keys = combine(rows, a->parts, shifts, more, found, whole, weight, &between);
   if (a->row_keys) a->row_keys[at] = keys;
   for (int x = 0; x < STATISTICS; x++) {
     if (!(a->wanted >> x & 1)) continue;
@@ -434,14 +403,14 @@ INLINE void put(const Question *a, int64_t head, int64_t i, const Row *rows, con
     of[2] += weight[m];
     of[3] += weight[m] * found[m][ENTROPY];
     of[4] += found[m][ENTROPY];
-    of[5] += found[m][VARIANCE];
+    if (a->wanted >> VARIANCE & 1) of[5] += found[m][VARIANCE];
   }
 }
 
 /* The same for keys that nothing masks and rows whose logits stay within REACH: straight from the registers and about
  * 0, not a maximum, which moves E[s] by REACH at most. Their mean is 0: the keys are centred. What fills the last panel
  * is 0 too, so that all it adds is 2^0 where no key is. */
-INLINE void swift(const float *q, const float *k, int64_t width, int64_t keys, Row *rows, int level) {
+INLINE void swift(const float *q, const float *k, int64_t width, int64_t keys, Row *rows, int squares) {
   vec p[BLOCK], pz[BLOCK], second[BLOCK];
   for (int a = 0; a < BLOCK; a++) p[a] = pz[a] = second[a] = all(0);
   for (int64_t j = 0; j < keys; j += PANEL, k += PANEL * width) {
@@ -453,26 +422,28 @@ INLINE void swift(const float *q, const float *k, int64_t width, int64_t keys, R
       p[a] += e + f;
       vec t = pz[a] + e * x;
       pz[a] = t + f * y;
-      if (level) { t = second[a] + x * x; second[a] = t + y * y; }
+      if (squares) { t = second[a] + x * x; second[a] = t + y * y; }
     }
   }
   vec added = all(0);
   for (int64_t e = (keys - 1) % PANEL + 1; e < PANEL; e++) added[e % LANES] += small_exp2_of(all(0))[0];
   for (int a = 0; a < BLOCK; a++) {
     rows[a].keys += keys;
-    rows[a].p += p[a] - added; rows[a].pz += pz[a]; rows[a].second += second[a];
+    rows[a].p += p[a] - added;
+    rows[a].pz += pz[a];
+    rows[a].second += second[a];
   }
 }
 
 INLINE void block(const Question *a, const float *q, const float *k, int64_t head, int64_t i, int64_t j0, int64_t keys,
-                  Row *rows, int level) {
+                  Row *rows, int more) {
   float s[BLOCK][TILE] __attribute__((aligned(64)));
   int32_t open[TILE] __attribute__((aligned(64)));
   vec most[BLOCK];
   logits_of(q, k, a->width, keys, s, most);
   for (int r = 0; r < BLOCK && i + r < a->queries; r++) {
     int64_t left = keys;
-    if (a->mask || keys % LANES || (a->is_causal && (a->order || i + r < j0 + keys - 1))) {
+    if (a->mask || a->bias || keys % LANES || (a->is_causal && (a->order || i + r < j0 + keys - 1))) {
       left = masked(a, head, i + r, j0, keys, s[r], open);
       if (left == 0) continue;
       vec now = all(CLOSED);
@@ -480,8 +451,8 @@ INLINE void block(const Question *a, const float *q, const float *k, int64_t hea
       most[r] = now;
     }
     float top = largest(most[r]);
-    if (left < keys || keys % LANES) take(rows + r, s[r], open, keys, top, left, level);
-    else take(rows + r, s[r], NULL, keys, top, left, level);
+    if (left < keys || keys % LANES) take(rows + r, s[r], open, keys, top, left, more);
+    else take(rows + r, s[r], NULL, keys, top, left, more);
   }
 }
 
@@ -496,18 +467,21 @@ static void rows_of(Work *work, int64_t item, float *queries, Row *rows, double 
   const float *longest = work->longest + (key_head - work->first_head) * a->parts;
   float norm = 0;
   float factor = (float)(a->scale * 1.4426950408889634);
-  int level = a->wanted & (1 << THIRD | 1 << FOURTH | 1 << SENSITIVITY) ? 2 : a->wanted >> VARIANCE & 1;
+  int more = (a->wanted & (1 << THIRD | 1 << FOURTH | 1 << SENSITIVITY)) != 0;
   for (int64_t i = last - first; i % BLOCK; i++) { /* nobody's, in the last block */
     memset(queries + i * STRIDE, 0, sizeof(float) * (size_t)width);
-    for (int64_t m = 0; m < a->parts; m++) clear(rows + m * ROWS + i, level);
+    for (int64_t m = 0; m < a->parts; m++) clear(rows + m * ROWS + i, more);
   }
   for (int64_t i = first; i < last; i++) {
     float *token = queries + (i - first) * STRIDE;
+    const float *query = work->q + head / a->heads * by[0] + head % a->heads * by[1] + i * by[2];
     memset(token + width, 0, sizeof(float) * (size_t)(padded(width) - width));
-    unpack(token, a->q, head / a->heads * by[0] + head % a->heads * by[1] + i * by[2], by[3], width, a->dtype);
+    int64_t c = 0;
+    if (by[3] == 1) for (; c + LANES <= width; c += LANES) store(token + c, load(query + c));
+    for (; c < width; c++) token[c] = query[c * by[3]];
     for (int64_t m = 0; m < a->parts; m++) {
       shifts[m * ROWS + i - first] = a->scale * dot(token, centre + m * padded(width), width);
-      clear(rows + m * ROWS + i - first, level);
+      clear(rows + m * ROWS + i - first, more);
     }
     vec square = all(0);
     for (int64_t c = 0; c < width; c += LANES) {
@@ -520,18 +494,16 @@ static void rows_of(Work *work, int64_t item, float *queries, Row *rows, double 
   }
   for (int64_t part = 0; part < a->parts; part++) {
     int64_t begin = bound(a, head / a->heads, part), end = bound(a, head / a->heads, part + 1);
-    int is_swift = level < 2 && !a->mask && !a->is_causal && sqrtf(norm) * factor * longest[part] < REACH;
+    int is_swift = !more && !a->mask && !a->bias && !a->is_causal && sqrtf(norm) * factor * longest[part] < REACH;
     int64_t keys;
     for (int64_t j = begin; j < end && !(a->is_causal && !a->order && j >= last); j += keys) {
       keys = end - j < TILE ? end - j : TILE;
       for (int64_t i = first; i < last; i += BLOCK) {
         const float *q = queries + (i - first) * STRIDE, *k = packed + (j - begin) * width;
         Row *own = rows + part * ROWS + i - first;
-        if (is_swift) {
-          if (level == 1) swift(q, k, width, keys, own, 1);
-          else swift(q, k, width, keys, own, 0);
-        } else if (level == 2) block(a, q, k, head, i, j, keys, own, 2);
-        else if (level == 1) block(a, q, k, head, i, j, keys, own, 1);
+        if (is_swift && a->wanted >> VARIANCE & 1) swift(q, k, width, keys, own, 1);
+        else if (is_swift) swift(q, k, width, keys, own, 0);
+        else if (more) block(a, q, k, head, i, j, keys, own, 1);
         else block(a, q, k, head, i, j, keys, own, 0);
       }
     }
@@ -539,7 +511,7 @@ static void rows_of(Work *work, int64_t item, float *queries, Row *rows, double 
     packed += padded(end - begin) * width;
   }
   double *sums = work->partial ? work->partial + item * NUMBERS : NULL;
-  for (int64_t i = first; i < last; i++) put(a, head, i, rows + i - first, shifts + i - first, level, sums);
+  for (int64_t i = first; i < last; i++) put(a, head, i, rows + i - first, shifts + i - first, more, sums);
 }
 
 static void pack_all(void *given) {
@@ -584,32 +556,36 @@ static void in_parallel(const Question *a, void (*run)(void *), Work *work, int6
   for (int64_t i = 0; i < count; i++) pthread_join(started[i], NULL);
 }
 
-/* Answer a question: 0, or 1 if there was no memory. */
-int row_statistics(const Question *a) {
+/* Answer a question about q and k, float32, by their strides: 0, or 1 if there was no memory.
+ *
+ * sums (batch, heads, NUMBERS), or null: rows valid, empty and bad, keys; over the valid rows the sums of the
+ * statistics, of their squares, of the entropy between the parts; and of each part: rows that have keys in it, sums of
+ * keys, weight, what it adds to the entropy, entropy and variance within it. */
+int row_statistics(const Question *a, const float *q, const float *k, double *sums) {
   int64_t key_heads = a->batch * a->key_heads, group = a->heads / a->key_heads;
   int64_t room = padded(a->keys + (a->parts - 1) * PANEL) * a->width;
   int64_t at_once = (int64_t)(1 << 22) / room; /* packed keys of 16 MB at most, but for one head */
   at_once = at_once < 1 ? 1 : at_once > key_heads ? key_heads : at_once;
-  Work work = {.asked = a, .tiles_of_rows = (a->queries + ROWS - 1) / ROWS, .room = room};
+  Work work = {.asked = a, .q = q, .k = k, .tiles_of_rows = (a->queries + ROWS - 1) / ROWS, .room = room};
   size_t items = (size_t)(at_once * group * work.tiles_of_rows);
   double few = (double)key_heads * (double)group * (double)a->queries * (double)a->keys * (double)a->width;
   int64_t threads = few < 1e6 ? 1 : INT64_MAX;
   int bad = posix_memalign((void **)&work.packed, 64, sizeof(float) * (size_t)(at_once * room));
   work.centres = malloc(sizeof(float) * (size_t)(at_once * a->parts * (padded(a->width) + 1)));
   work.longest = work.centres + at_once * a->parts * padded(a->width);
-  work.partial = a->sums ? malloc(sizeof(double) * items * NUMBERS) : NULL;
-  bad = bad || !work.centres || (a->sums && !work.partial);
+  work.partial = sums ? malloc(sizeof(double) * items * NUMBERS) : NULL;
+  bad = bad || !work.centres || (sums && !work.partial);
   for (int64_t head = 0; head < key_heads && !bad; head += at_once) {
     work.first_head = head;
     work.last_head = head + at_once < key_heads ? head + at_once : key_heads;
-    if (a->sums) memset(work.partial, 0, sizeof(double) * items * NUMBERS);
+    if (sums) memset(work.partial, 0, sizeof(double) * items * NUMBERS);
     in_parallel(a, pack_all, &work, threads);
     in_parallel(a, rows_all, &work, threads);
-    for (int64_t h = 0; a->sums && h < (work.last_head - head) * group; h++) {
-      double *sums = a->sums + (head * group + h) * NUMBERS;
-      memset(sums, 0, sizeof(double) * NUMBERS);
+    for (int64_t h = 0; sums && h < (work.last_head - head) * group; h++) {
+      double *own = sums + (head * group + h) * NUMBERS;
+      memset(own, 0, sizeof(double) * NUMBERS);
       for (int64_t tile = 0; tile < work.tiles_of_rows; tile++)
-        for (int64_t x = 0; x < NUMBERS; x++) sums[x] += work.partial[(h * work.tiles_of_rows + tile) * NUMBERS + x];
+        for (int64_t x = 0; x < NUMBERS; x++) own[x] += work.partial[(h * work.tiles_of_rows + tile) * NUMBERS + x];
     }
     bad = (int)work.failed;
   }

@@ -4,107 +4,113 @@ By the chain rule H = H(part) + sum_m p_m H_m, where p_m is the weight that the 
 of these weights, and H_m the row's entropy among the keys of m alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from .rows import RowStatistics
+from .rows import STATISTICS, RowStatistics
+
+MOST_PARTS = 4
+COUNTS = ("valid", "empty", "bad", "keys")
+OF_PART = ("rows", "keys", "mass", "within", "entropy", "variance")
+"""What is summed over rows: these counts, statistics and their squares, the entropy between parts, and this of each."""
+
+BETWEEN = len(COUNTS) + 2 * len(STATISTICS)
+NUMBERS = BETWEEN + 1 + MOST_PARTS * len(OF_PART)
+
+CUMULANTS = ("mean", "variance", "third", "fourth")
+
+
+@dataclass(frozen=True)
+class KeyParts:
+    """Which keys are of which part.
+
+    Attributes:
+        codes: (batch, keys), the part of every key.
+        parts: which codes there are, at most ``MOST_PARTS``; the keys of others are nobody's.
+        spans: where each part stands, if that is one stretch and the same for every image; else None.
+    """
+
+    codes: Tensor
+    parts: tuple[int, ...]
+    spans: tuple[slice, ...] | None = None
+
+    @property
+    def places(self) -> list[slice | Tensor]:
+        """Where each part stands: slices of the keys, or boolean (batch, keys)."""
+        return list(self.spans) if self.spans is not None else [self.codes == part for part in self.parts]
+
+    @cached_property
+    def order(self) -> Tensor:
+        """(batch, keys) int32: the keys, those of one part after those of another."""
+        ranks = torch.zeros_like(self.codes)
+        for rank, part in enumerate(self.parts):
+            ranks[self.codes == part] = rank
+        return ranks.argsort(dim=1, stable=True).to(torch.int32).contiguous()
+
+    @cached_property
+    def bounds(self) -> Tensor:
+        """(batch, parts + 1) int64: where in this order each part begins and ends."""
+        counts = torch.stack([(self.codes == part).sum(1) for part in self.parts], 1).cumsum(1)
+        return torch.cat([counts.new_zeros(len(counts), 1), counts], 1).contiguous()
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The statistics of rows among each part of their keys; every one must have entropy and LSE.
+    """Rows by the parts of their keys.
 
     Attributes:
-        rows: part -> RowStatistics of tensors (..., heads, queries) among the keys of that part alone.
+        rows: the statistics among the keys of each part, (..., heads, queries).
+        whole: the statistics over all keys, as many as the parts have.
+        mass: the weight p_m that each row gives to each part, (parts, ..., heads, queries).
+        within: what each part adds to the row's entropy, p_m H_m [nats], (parts, ..., heads, queries).
+        between: entropy between the parts, H(part) [nats], (..., heads, queries).
     """
 
-    rows: Mapping[str, RowStatistics]
-
-    def stacked(self, name: str) -> Tensor:
-        """A statistic of every part: (parts, ..., heads, queries), 0 where a row has no key in a part."""
-        return torch.stack([found[name].masked_fill(found.keys == 0, 0) for found in self.rows.values()])
-
-    @cached_property
-    def counts(self) -> Tensor:
-        """Number of keys of every part: (parts, ..., heads, queries)."""
-        return torch.stack([found.keys for found in self.rows.values()])
-
-    @cached_property
-    def lse(self) -> Tensor:
-        """Log-sum-exp over all keys [nats]: (..., heads, queries)."""
-        return self.own_lse.logsumexp(0)
-
-    @cached_property
-    def own_lse(self) -> Tensor:
-        """Log-sum-exp over the keys of every part [nats]: (parts, ..., heads, queries), -inf where there are none."""
-        return self.stacked("lse").masked_fill(self.counts == 0, -torch.inf)
-
-    @cached_property
-    def mass(self) -> Tensor:
-        """The weight p_m that each row gives to each part: (parts, ..., heads, queries)."""
-        return (self.own_lse - self.lse).exp().masked_fill(self.counts.sum(0) == 0, 0)
-
-    @cached_property
-    def between(self) -> Tensor:
-        """Entropy between the parts, H(part) [nats]: (..., heads, queries)."""
-        return -torch.special.xlogy(self.mass, self.mass).sum(0)
-
-    @cached_property
-    def within(self) -> Tensor:
-        """What each part adds to the row's entropy, p_m H_m [nats]: (parts, ..., heads, queries)."""
-        return self.mass * self.stacked("entropy")
-
-    def whole(self) -> RowStatistics:
-        """The statistics of the rows over all their keys, as many as the parts have."""
-        names = tuple(name for name in next(iter(self.rows.values())).names() if name != "keys")
-        keys = self.counts.sum(0)
-        found = {"entropy": self.between + self.within.sum(0), "lse": self.lse}
-        if "sensitivity" in names:
-            found["sensitivity"] = self.sensitivity()
-        found |= self.cumulants(keys, names)
-        chosen = {name: found[name].masked_fill(keys == 0, torch.nan) for name in names}
-        return RowStatistics(keys=keys, **chosen)
-
-    def sensitivity(self) -> Tensor:
-        """Var_A[s] over all keys, by the law of total variance."""
-        expected = self.stacked("lse") - self.stacked("entropy")
-        centre = (self.mass * expected).sum(0)
-        return (self.mass * (self.stacked("sensitivity") + (expected - centre).square())).sum(0)
-
-    def cumulants(self, keys: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
-        """Mean and cumulants over all keys, from the central moments of the parts."""
-        if "mean" not in names:
-            return {}
-        means = self.stacked("mean")
-        share = self.counts.to(means.dtype) / keys.clamp(min=1)
-        mean = (share * means).sum(0)
-        shift = means - mean
-        found = {"mean": mean}
-        if "variance" in names:
-            second = self.stacked("variance")
-            variance = (share * (second + shift.square())).sum(0)
-            found["variance"] = variance
-        if "third" in names:
-            third = self.stacked("third")
-            found["third"] = (share * (third + 3 * shift * second + shift.pow(3))).sum(0)
-        if "fourth" in names:
-            fourth = self.stacked("fourth") + 3 * second.square()
-            moment = share * (fourth + 4 * shift * third + 6 * shift.square() * second + shift.pow(4))
-            found["fourth"] = moment.sum(0) - 3 * variance.square()
-        return found
+    rows: Sequence[RowStatistics]
+    whole: RowStatistics
+    mass: Tensor
+    within: Tensor
+    between: Tensor
 
 
 def needed(names: tuple[str, ...]) -> tuple[str, ...]:
     """Which statistics of the parts the statistics ``names`` of the whole need."""
-    wanted = {"entropy", "lse", *names}
-    if wanted & {"mean", "variance", "third", "fourth"}:
-        wanted.add("mean")
-    if wanted & {"third", "fourth"}:
-        wanted.add("variance")
-    if "fourth" in wanted:
-        wanted.add("third")
-    return tuple(name for name in RowStatistics.__dataclass_fields__ if name in wanted)
+    highest = max((CUMULANTS.index(name) for name in names if name in CUMULANTS), default=0)
+    wanted = {"entropy", "lse", *names, *CUMULANTS[: highest + 1]}
+    return tuple(name for name in STATISTICS if name in wanted)
+
+
+def joined(rows: Sequence[RowStatistics]) -> Parts:
+    """All about rows from what is `needed` of them among each part of their keys."""
+    own = {name: torch.stack([each[name].masked_fill(each.keys == 0, 0) for each in rows]) for name in rows[0].names()}
+    counts = own.pop("keys")
+    keys = counts.sum(0)
+    own_lse = own["lse"].masked_fill(counts == 0, -torch.inf)
+    lse = own_lse.logsumexp(0)
+    mass = (own_lse - lse).exp().masked_fill(keys == 0, 0)
+    within, between = mass * own["entropy"], -torch.special.xlogy(mass, mass).sum(0)
+    found = {"entropy": between + within.sum(0), "lse": lse}
+    if "sensitivity" in own:  # the law of total variance
+        expected = own["lse"] - own["entropy"]
+        apart = expected - (mass * expected).sum(0)
+        found["sensitivity"] = (mass * (own["sensitivity"] + apart.square())).sum(0)
+    share = counts.to(mass.dtype) / keys.clamp(min=1)
+    mean = (share * own["mean"]).sum(0)
+    shift = own["mean"] - mean
+    found["mean"] = mean
+    if "variance" in own:
+        second = own["variance"]
+        found["variance"] = (share * (second + shift.square())).sum(0)
+    if "third" in own:
+        third = own["third"]
+        found["third"] = (share * (third + 3 * shift * second + shift.pow(3))).sum(0)
+    if "fourth" in own:
+        moment = own["fourth"] + 3 * second.square()
+        moment = moment + 4 * shift * third + 6 * shift.square() * second + shift.pow(4)
+        found["fourth"] = (share * moment).sum(0) - 3 * found["variance"].square()
+    found = {name: values.masked_fill(keys == 0, torch.nan) for name, values in found.items()}
+    return Parts(rows, RowStatistics(keys=keys, **found), mass, within, between)

@@ -1,6 +1,7 @@
 """The definition: a plain softmax over chunks of rows. Slow, works everywhere, float64 for float64 input."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,17 +21,14 @@ def row_statistics(rows: Rows) -> RowStatistics:
 
     Where gradients are wanted each chunk is computed once more on the way back, so that none exists then either.
     """
+    k = wide_keys(rows)
     if rows.want_gradients():
-        k = wide_keys(rows)
-        parts = [
-            checkpoint(statistics_of, rows, k, chunk, use_reentrant=False, preserve_rng_state=False)
-            for chunk in chunks(rows)
-        ]
+        again = partial(checkpoint, statistics_of, rows, k, use_reentrant=False, preserve_rng_state=False)
+        parts = [again(chunk) for chunk in chunks(rows)]
         joined = {name: torch.cat([part[name] for part in parts], -1) for name in rows.statistics}
         return RowStatistics(keys=rows.keys(), **joined)
     # Small results kept between large temporaries would let the heap grow to several maps: room for all, first.
     found = {name: rows.q.new_empty(rows.q.shape[:-1], dtype=rows.dtype) for name in rows.statistics}
-    k = wide_keys(rows)
     for chunk in chunks(rows):
         known = statistics_of(rows, k, chunk)
         for name in rows.statistics:

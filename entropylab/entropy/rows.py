@@ -123,13 +123,11 @@ class Rows:
         """How many keys each row may attend to: int64 (..., heads, queries)."""
         shape, keys = self.q.shape[:-1], self.own_k.shape[-2]
         if self.is_causal and self.mask is None:
-            left = torch.arange(1, shape[-1] + 1, device=self.q.device).clamp(max=keys)
-            return left.expand(shape)
+            return torch.arange(1, shape[-1] + 1, device=self.q.device).clamp(max=keys).expand(shape)
         blocked = self.blocked()
         if blocked is None:
             return torch.full((), keys, device=self.q.device).expand(shape)
-        free = (~blocked).sum(-1) * (1 if blocked.shape[-1] == keys else keys)
-        return free.expand(shape)
+        return ((~blocked).sum(-1) * (1 if blocked.shape[-1] == keys else keys)).expand(shape)
 
 
 def rows_of(mask: Tensor, start: int, stop: int) -> Tensor:
@@ -172,7 +170,7 @@ def check_rows(
     known = (*STATISTICS, *BEYOND)
     if not names or not set(names) <= set(known):
         raise EntropyLabError(f"statistics must be some of {', '.join(known)}. Got {statistics!r}.")
-    return Rows(q, k, scale, mask, is_causal, names)
+    return Rows(q, k, scale, None if mask is None else torch.atleast_1d(mask), is_causal, names)
 
 
 def check_mask(mask: Tensor | None, shape: tuple[int, ...]) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vecdot
 
-from .rows import LARGEST_MASK, Rows, RowStatistics
+from .rows import Rows, RowStatistics, masked_out
 
 SUPPORTED = ("entropy", "lse", "mean", "variance")
 CUDA_WIDTH = 4
@@ -18,32 +18,23 @@ BIAS_WIDTH = 16
 
 def why_not(rows: Rows) -> str | None:
     """Why this backend can't answer ``rows``, or None if it can."""
-    if rows.q.device.type not in ("cpu", "cuda"):
-        return f"no fused attention that returns its LSE on device {rows.q.device.type!r}"
-    if rows.q.device.type == "cuda" and rows.dtype == torch.float64:
-        return "fused attention on CUDA has no float64"
-    unsupported = [name for name in rows.statistics if name not in SUPPORTED]
-    if unsupported:
-        return f"the attention identity does not give {', '.join(unsupported)}"
-    if rows.q.device.type == "cuda" and rows.q.shape[-1] % CUDA_WIDTH:
+    device, mask = rows.q.device.type, rows.mask
+    if device not in ("cpu", "cuda"):
+        return f"no fused attention that returns its LSE on device {device!r}"
+    if device == "cuda" and (rows.dtype == torch.float64 or rows.q.shape[-1] % CUDA_WIDTH):
         return f"fused attention on CUDA takes float32 of a head dimension that is a multiple of {CUDA_WIDTH}"
-    problem = why_not_mask(rows.mask)
-    if problem is not None:
-        return problem
-    if rows.is_causal and rows.mask is not None:
+    if unsupported := [name for name in rows.statistics if name not in SUPPORTED]:
+        return f"the attention identity does not give {', '.join(unsupported)}"
+    if mask is not None and mask.dtype != torch.bool:
+        if device == "cuda":
+            return "whether an additive mask only leaves keys out can't be told without waiting for the device"
+        if not ((mask == 0) | masked_out(mask)).all():
+            return "the mask has values between 0 and -inf"
+    if rows.is_causal and mask is not None:
         return "a mask beside is_causal"
-    if rows.wants("mean", "variance") and (rows.is_causal or not same_for_all_queries(rows.mask)):
+    if rows.wants("mean", "variance") and (rows.is_causal or not same_for_all_queries(mask)):
         return "mean and variance under a mask that differs by query"
     return None
-
-
-def why_not_mask(mask: Tensor | None) -> str | None:
-    """Why the identity does not hold under a mask, which may only let through (0, True) or leave out; else None."""
-    if mask is None or mask.dtype == torch.bool:
-        return None
-    if mask.device.type != "cpu":
-        return "whether an additive mask only leaves keys out can't be told without waiting for the device"
-    return None if ((mask == 0) | (mask <= LARGEST_MASK)).all() else "the mask has values between 0 and -inf"
 
 
 def same_for_all_queries(mask: Tensor | None) -> bool:
@@ -54,14 +45,15 @@ def same_for_all_queries(mask: Tensor | None) -> bool:
 def row_statistics(rows: Rows) -> RowStatistics:
     """Entropy, LSE, mean and variance of ``rows``; accumulated in float32, or float64 for float64 input."""
     q, k = rows.q.to(rows.dtype).contiguous(), rows.shared_out(rows.own_k.to(rows.dtype))
-    shared = rows.blocked() if same_for_all_queries(rows.mask) and not rows.is_causal else None
-    weight = key_weights(shared, k)
-    spoiled = None
-    if shared is not None:
-        k = k.masked_fill(weight == 0, 0)  # whatever a key holds that is left out
-    elif rows.mask is not None or rows.is_causal:
+    blocked, keys = None if rows.mask is None else rows.blocked(), rows.keys()
+    nothing = keys == 0
+    by_row = rows.is_causal or not same_for_all_queries(rows.mask)
+    weight = key_weights(None if by_row else blocked, k)
+    if by_row:
         bad = ~k.sum(-1).isfinite()
-        k, spoiled = k.masked_fill(bad[..., None], 0), spoiled_rows(rows, bad)
+        k, nothing = k.masked_fill(bad[..., None], 0), nothing | spoiled_rows(rows, blocked, bad)
+    elif blocked is not None:
+        k = k.masked_fill(weight == 0, 0)  # whatever a key holds that is left out
     centre = (weight * k).sum(-2, keepdim=True)
     centred = (k - centre).contiguous()
     mean = rows.scale * (q @ centre.transpose(-1, -2))[..., 0]
@@ -70,24 +62,19 @@ def row_statistics(rows: Rows) -> RowStatistics:
         covariance = (weight * centred).transpose(-1, -2) @ centred
         found["variance"] = rows.scale**2 * vecdot(q @ covariance, q).clamp(min=0)
     if rows.wants("entropy", "lse"):
-        blocked = None if rows.mask is None else rows.blocked()
         expected, lse = attend(q, centred, rows.scale, blocked, rows.is_causal)
         found["lse"] = lse + mean
         found["entropy"] = (lse - rows.scale * vecdot(q, expected)).clamp(min=0)
-    keys = rows.keys()
-    empty = keys == 0
-    empty = empty if spoiled is None else empty | spoiled
-    chosen = {name: found[name].masked_fill(empty, torch.nan) for name in rows.statistics}
-    return RowStatistics(keys=keys, **chosen)
+    return RowStatistics(keys, **{name: found[name].masked_fill(nothing, torch.nan) for name in rows.statistics})
 
 
-def spoiled_rows(rows: Rows, bad: Tensor) -> Tensor:
+def spoiled_rows(rows: Rows, blocked: Tensor | None, bad: Tensor) -> Tensor:
     """Which rows have a key among theirs that is ``bad`` (..., heads, keys): boolean (..., heads, queries)."""
     queries, keys = rows.q.shape[-2], bad.shape[-1]
-    if rows.mask is None:
+    if blocked is None:
         last = torch.arange(queries, device=bad.device).clamp(max=keys - 1)
         return (bad.cumsum(-1) > 0)[..., last]
-    left, bad = (~rows.blocked()).to(rows.dtype), bad.to(rows.dtype)  # type: ignore[operator]
+    left, bad = (~blocked).to(rows.dtype), bad.to(rows.dtype)
     left = left.expand(*left.shape[:-1], keys)
     if left.ndim > 2 and left.shape[-3] > 1:
         return (left @ bad[..., None])[..., 0] > 0

@@ -6,71 +6,93 @@ parts of the keys; and of each part: rows that have keys in it, and the sums of 
 it adds to the entropy, and of the entropy and the variance within it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from . import native, triton
 from .choice import answer, choose, fused
-from .native import BETWEEN, COUNTS, NUMBERS, OF_PART, KeyParts
-from .parts import Parts, needed
+from .parts import BETWEEN, COUNTS, NUMBERS, OF_PART, KeyParts, Parts, joined, needed
 from .rows import STATISTICS, Rows, RowStatistics, check_rows, rows_of
 
-Found = TypeVar("Found")
-
-__all__ = [
-    "BETWEEN",
-    "COUNTS",
-    "NUMBERS",
-    "OF_PART",
-    "KeyParts",
-    "head_sums",
-    "summed",
-    "sums_and_rows",
-    "sums_of_several",
-]
+__all__ = ["BETWEEN", "COUNTS", "NUMBERS", "OF_PART", "KeyParts", "head_sums", "summed", "sums_and_rows"]
 
 
 def head_sums(rows: Rows, counted: Tensor | None = None, parts: KeyParts | None = None) -> Tensor:
     """The sums over the rows of every head: float64 (batch, heads, ``NUMBERS``), on the device of q, without waiting.
 
-    Where a GPU is short of memory, of half of the rows and then of the other half.
-
-    Args:
-        rows: q (batch, heads, queries, d) and so on, not yet checked; sums of statistics not asked for are 0.
-        counted: which rows count, boolean, broadcastable to (batch, heads, queries); None if all do.
-        parts: the parts of the keys, for their own sums; at most ``MOST_PARTS``.
+    Of rows that are not yet checked, and of those that count: boolean, broadcastable to (batch, heads, queries), or
+    None. Sums of statistics not asked for are 0. Where a GPU is short of memory, of half of the rows and then of the
+    other half.
     """
     q, k = rows.q, rows.own_k
-    if q.dtype != k.dtype or not fit(q.shape, k.shape, rows.scale):
+    (batch, heads, _, width), (others, shared, _, depth) = q.shape, k.shape
+    agree = batch == others and width == depth and 0 not in (*q.shape, *k.shape) and not heads % shared
+    if not agree or q.dtype != k.dtype or not 0 <= rows.scale < torch.inf:
         check_rows(q, k, rows.scale, rows.mask, rows.is_causal, rows.statistics)  # says what is wrong
-    if need_a_pass(rows.statistics) and type(native.kernel()) is not str and native.why_not_tensors(q, k) is None:
+    needs_a_pass = not native.FROM_THE_KEYS.issuperset(rows.statistics)
+    if needs_a_pass and not isinstance(native.kernel(), str) and native.why_not_tensors(q, k) is None:
         return native.head_sums(rows, counted, parts)
+    return sums_and_rows(rows, (), counted, parts)[0]
+
+
+def sums_and_rows(
+    rows: Rows, of_rows: tuple[str, ...], counted: Tensor | None = None, parts: KeyParts | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """As `head_sums`, and the statistics ``of_rows`` by name: (batch, heads, queries), NaN of rows that don't count."""
     try:
-        return by_rows(rows, counted, parts)
+        return at_once(rows, of_rows, counted, parts)
     except torch.OutOfMemoryError:
-        if q.shape[-2] < 2:
+        if rows.q.shape[-2] < 2:
             raise
     # Outside of the except clause, where the error no longer keeps the tensors of what failed alive.
-    first, second = in_halves(head_sums, rows, counted, parts)
-    return first + second
+    if rows.q.is_cuda:
+        torch.cuda.empty_cache()
+    found, queries = [], rows.q.shape[-2]
+    for start, stop in ((0, queries // 2), (queries // 2, queries)):
+        mask = None if rows.mask is None else rows_of(rows.mask, start, stop)
+        mask = causal(mask, start, stop, rows.own_k) if rows.is_causal else mask
+        some = counted if counted is None or counted.shape[-1] == 1 else counted[..., start:stop]
+        half = replace(rows, q=rows.q[..., start:stop, :], mask=mask, is_causal=False)
+        found.append(sums_and_rows(half, of_rows, some, parts))
+    (sums, first), (more, second) = found
+    return sums + more, {name: torch.cat([first[name], second[name]], -1) for name in of_rows}
 
 
-@lru_cache(maxsize=1024)
-def fit(q: torch.Size, k: torch.Size, scale: float) -> bool:
-    """Whether these are shapes of queries and keys, with a scale; remembered, for layers ask the same at every step."""
-    (batch, heads, _, width), (others, shared, _, depth) = q, k
-    return batch == others and width == depth and 0 not in (*q, *k) and not heads % shared and 0 <= scale < torch.inf
+def at_once(
+    rows: Rows, of_rows: tuple[str, ...], counted: Tensor | None, parts: KeyParts | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """As `sums_and_rows`, by way of statistics of each row from whatever backend can."""
+    pieces = questions(replace(rows, statistics=(*rows.statistics, *of_rows)), parts)
+    if not of_rows:
+        few = in_few_launches(pieces, rows.statistics, parts is not None, [(0, rows.q.shape[-2], counted)])
+        if few is not None:
+            return few[0], {}
+    found = [answer(each) for each in pieces]
+    split = None if parts is None else joined(found)
+    whole = found[0] if split is None else split.whole
+    sums = summed(whole, rows.statistics, counted, split)
+    left_out = ~whole["mean"].isfinite() if counted is None else ~(whole["mean"].isfinite() & counted)
+    return sums, {name: whole[name].masked_fill(left_out, torch.nan) for name in of_rows}
 
 
-@lru_cache(maxsize=64)
-def need_a_pass(statistics: tuple[str, ...]) -> bool:
-    """Whether statistics need a pass over the keys."""
-    return not native.FROM_THE_KEYS.issuperset(statistics)
+def questions(rows: Rows, parts: KeyParts | None) -> list[Rows]:
+    """What is asked of rows among each part of the keys, or among all; the mean is finite only if all logits are."""
+    names = tuple(dict.fromkeys((*rows.statistics, "mean")))
+    if parts is None:
+        return [replace(rows, statistics=names)]
+    k = rows.own_k
+    mask = causal(rows.mask, 0, rows.q.shape[-2], k) if rows.is_causal else rows.mask
+    pieces = []
+    for where in parts.places:
+        if isinstance(where, slice):
+            key, own = k[..., where, :], mask if mask is None or mask.shape[-1] == 1 else mask[..., where]
+        else:
+            key, own = k, both(mask, where[:, None, None, :])
+        pieces.append(Rows(rows.q, key, rows.scale, own, False, needed(names)))
+    return pieces
 
 
 def causal(mask: Tensor | None, start: int, stop: int, key: Tensor) -> Tensor:
@@ -89,85 +111,11 @@ def both(mask: Tensor | None, left: Tensor) -> Tensor:
     return mask.expand(shape).masked_fill(~left, -torch.inf)
 
 
-def by_rows(rows: Rows, counted: Tensor | None, parts: KeyParts | None) -> Tensor:
-    """``head_sums`` by way of statistics of each row, from whatever backend can."""
-    pieces = questions(rows, parts)
-    found = in_few_launches(pieces, rows.statistics, parts is not None, [(0, rows.q.shape[-2], counted)])
-    return answered(pieces, rows.statistics, counted, parts is not None)[0] if found is None else found[0]
-
-
-def sums_and_rows(
-    rows: Rows, of_rows: tuple[str, ...], counted: Tensor | None = None, parts: KeyParts | None = None
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """As `head_sums`, and the statistics ``of_rows`` by name: (batch, heads, queries), NaN of rows that don't count."""
-    with_these = replace(rows, statistics=tuple(dict.fromkeys((*rows.statistics, *of_rows))))
-    try:
-        sums, found = answered(questions(with_these, parts), rows.statistics, counted, parts is not None)
-        left_out = ~found["mean"].isfinite() if counted is None else ~(found["mean"].isfinite() & counted)
-        return sums, {name: found[name].masked_fill(left_out, torch.nan) for name in of_rows}
-    except torch.OutOfMemoryError:
-        if rows.q.shape[-2] < 2:
-            raise
-
-    def ask(half: Rows, counted: Tensor | None, parts: KeyParts | None) -> tuple[Tensor, dict[str, Tensor]]:
-        return sums_and_rows(half, of_rows, counted, parts)
-
-    first, second = in_halves(ask, rows, counted, parts)
-    return first[0] + second[0], {name: torch.cat([first[1][name], second[1][name]], -1) for name in of_rows}
-
-
-def in_halves(
-    ask: Callable[[Rows, Tensor | None, KeyParts | None], Found],
-    rows: Rows,
-    counted: Tensor | None,
-    parts: KeyParts | None,
-) -> list[Found]:
-    """What ``ask`` says of the first half of the rows, and of the second, where all at once have no room."""
-    if rows.q.is_cuda:
-        torch.cuda.empty_cache()
-    found, queries = [], rows.q.shape[-2]
-    for start, stop in ((0, queries // 2), (queries // 2, queries)):
-        own = None if rows.mask is None else rows_of(rows.mask, start, stop)
-        own = causal(own, start, stop, rows.own_k) if rows.is_causal else own
-        some = counted if counted is None or counted.shape[-1] == 1 else counted[..., start:stop]
-        found.append(ask(replace(rows, q=rows.q[..., start:stop, :], mask=own, is_causal=False), some, parts))
-    return found
-
-
-def answered(
-    pieces: list[Rows], statistics: tuple[str, ...], counted: Tensor | None, is_split: bool
-) -> tuple[Tensor, RowStatistics]:
-    """The sums, and what they are sums of: the statistics of every row over all pieces of its keys."""
-    if not is_split:
-        rows = answer(pieces[0])
-        return summed(rows, statistics, counted), rows
-    together = Parts({str(index): answer(rows) for index, rows in enumerate(pieces)})
-    whole = together.whole()
-    return summed(whole, statistics, counted, together), whole
-
-
-def questions(rows: Rows, parts: KeyParts | None) -> list[Rows]:
-    """What is asked of rows among each part of the keys, or among all; the mean is finite only if all logits are."""
-    asked = tuple(dict.fromkeys((*rows.statistics, "mean")))
-    if parts is None:
-        return [replace(rows, statistics=asked)]
-    k = rows.own_k
-    mask = causal(rows.mask, 0, rows.q.shape[-2], k) if rows.is_causal else rows.mask
-    pieces = []
-    for where in parts.places:
-        if isinstance(where, slice):
-            key, own = k[..., where, :], mask if mask is None or mask.shape[-1] == 1 else mask[..., where]
-        else:
-            key, own = k, both(mask, where[:, None, None, :])
-        pieces.append(Rows(rows.q, key, rows.scale, own, False, needed(asked)))
-    return pieces
-
-
 def in_few_launches(
     pieces: list[Rows], statistics: tuple[str, ...], is_split: bool, some: Sequence[triton.Some]
 ) -> list[Tensor] | None:
     """`triton.head_sums`, or None where the fused kernels can't be had."""
-    if choose(pieces[0]).name != "triton":
+    if choose(pieces[0]) != "triton":
         return None
     return fused(pieces[0].q.device, lambda: triton.head_sums(pieces, statistics, is_split, some))
 
@@ -206,16 +154,15 @@ def summed(
     counters = (good, empty, ran & ~finite, rows.keys * ran)
     sums[..., : len(COUNTS)] = torch.stack([each.sum(-1) for each in counters], -1).double()
     places = [len(COUNTS) + STATISTICS.index(name) for name in statistics]
-    first, second = values.sum(-1), values.square().sum(-1)
-    for index, place in enumerate(places):
-        sums[..., place], sums[..., place + len(STATISTICS)] = first[index], second[index]
+    for place, own in zip(places, values, strict=True):
+        sums[..., place], sums[..., place + len(STATISTICS)] = own.sum(-1), own.square().sum(-1)
     if parts is not None:
         sums[..., BETWEEN] = parts.between.double().masked_fill(~good, 0).sum(-1)
-        mass, within = parts.mass, parts.within
-        for index, own in enumerate(parts.rows.values()):
+        for index, own in enumerate(parts.rows):
             there = good & (own.keys > 0)
-            variance = own["variance"] if own.variance is not None else torch.zeros_like(own["entropy"])
-            columns = (there, own.keys, mass[index], within[index], own["entropy"], variance)
-            of = [each.double().masked_fill(~there, 0).sum(-1) for each in columns]
-            sums[..., BETWEEN + 1 + index * len(OF_PART) :][..., : len(OF_PART)] = torch.stack(of, -1)
+            columns = [there, own.keys, parts.mass[index], parts.within[index], own["entropy"]]
+            columns += [own["variance"]] if own.variance is not None else []
+            first = BETWEEN + 1 + index * len(OF_PART)
+            for place, values in enumerate(columns, first):
+                sums[..., place] = values.double().masked_fill(~there, 0).sum(-1)
     return sums

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .native import BETWEEN, NUMBERS, OF_PART
+from .parts import NUMBERS
 from .rows import LARGEST_MASK, STATISTICS, Rows, RowStatistics
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -99,17 +99,26 @@ def why_not_on(device: torch.device) -> str | None:
 
 def row_statistics(rows: Rows) -> RowStatistics:
     """Every statistic of ``rows``, accumulated in float32, on their device, without waiting for it."""
-    shape = rows.q.shape[:-1]
-    found = torch.empty((len(rows.statistics), *shape), dtype=torch.float32, device=rows.q.device)
-    mask = counts = None
-    if rows.mask is not None:
-        mask = rows.mask.expand(*shape, rows.own_k.shape[-2])
-        counts = torch.empty(shape, dtype=torch.int64, device=rows.q.device)
-    with torch.cuda.device_of(rows.q):
-        for q, k, out, *masked in batches([rows.q, rows.own_k, found.movedim(0, -3), mask, counts]):
-            launch(rows, q, k, out, *masked)
-    keys = rows.keys() if counts is None else counts
-    return RowStatistics(keys=keys, **dict(zip(rows.statistics, found, strict=True)))
+    found, counts = launched([rows])
+    keys = rows.keys() if counts is None else counts[0]
+    return RowStatistics(keys=keys, **dict(zip(rows.statistics, found[0], strict=True)))
+
+
+def launched(pieces: Sequence[Rows]) -> tuple[Tensor, Tensor | None]:
+    """What the kernel writes of every piece: (pieces, statistics, ..., heads, queries), and with masks their keys."""
+    first = pieces[0]
+    shape = first.q.shape[:-1]
+    found = torch.empty((len(pieces), len(first.statistics), *shape), dtype=torch.float32, device=first.q.device)
+    counts = None
+    if first.mask is not None:
+        counts = torch.empty((len(pieces), *shape), dtype=torch.int64, device=first.q.device)
+    with torch.cuda.device_of(first.q):
+        for index, rows in enumerate(pieces):
+            mask = None if rows.mask is None else rows.mask.expand(*shape, rows.own_k.shape[-2])
+            own = None if counts is None else counts[index]
+            for given in batches([rows.q, rows.own_k, found[index].movedim(0, -3), mask, own]):
+                launch(rows, *given)
+    return found, counts
 
 
 Some = tuple[int, int, Tensor | None]
@@ -122,28 +131,13 @@ ROWS_AT_ONCE = 1024
 def head_sums(
     pieces: Sequence[Rows], statistics: tuple[str, ...], is_split: bool, some: Sequence[Some]
 ) -> list[Tensor]:
-    """The sums over some query rows, and over some others, ...: each float64 (batch, heads, ``NUMBERS``).
+    """The sums over each of ``some`` query rows: float64 (batch, heads, ``NUMBERS``), by a launch; one more a piece.
 
-    One launch for each part of the keys, and one for each of ``some``.
-
-    Args:
-        pieces: a question for each part of the keys (if ``is_split``), or a single one; about the same queries and the
-            same statistics, the mean among them, and entropy and LSE if the keys are split.
-        statistics: which are summed.
-        is_split: whether the pieces are parts of the keys.
-        some: over which query rows.
+    The pieces are parts of the keys if ``is_split``, else one; about the same queries and the same statistics, the mean
+    among them, and entropy and LSE of parts. Those of ``statistics`` are summed.
     """
-    first = pieces[0]
-    shape = first.q.shape[:-1]
-    found = torch.empty((len(pieces), len(first.statistics), *shape), dtype=torch.float32, device=first.q.device)
-    is_masked = first.mask is not None
-    counts = torch.empty((len(pieces), *shape), dtype=torch.int64, device=first.q.device) if is_masked else None
-    with torch.cuda.device_of(first.q):
-        for index, rows in enumerate(pieces):
-            mask = None if rows.mask is None else rows.mask.expand(*shape, rows.own_k.shape[-2])
-            launch(
-                rows, rows.q, rows.own_k, found[index].transpose(0, 1), mask, None if counts is None else counts[index]
-            )
+    found, counts = launched(pieces)
+    with torch.cuda.device_of(found):
         return [launch_sums(pieces, statistics, is_split, found, counts, *where) for where in some]
 
 
@@ -152,7 +146,7 @@ def launch_sums(
     begin: int, end: int, counted: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """Start the kernel of sums on what was found of the rows."""
-    from .triton_sums import sum_kernel
+    from .triton_kernel import sum_kernel
 
     parts, _, batch, heads, queries = found.shape
     sums = torch.empty((batch, heads, NUMBERS), dtype=torch.float64, device=found.device)
@@ -178,17 +172,16 @@ def summed_for(
         **{name.upper(): found.index(name) if name in found else -1 for name in STATISTICS},
         "FOUND": len(found),
         "WANTED": sum(1 << STATISTICS.index(name) for name in statistics),
-        "PARTS": parts,
+        "PIECES": parts,
+        "PARTS": power_of_two(parts),
         "SPLIT": is_split,
         "MASKED": is_masked,
         "CAUSAL": is_causal,
         "COUNTED": is_counted,
-        "BETWEEN": BETWEEN,
-        "OF_PART": len(OF_PART),
         "NUMBERS": NUMBERS,
         "COLUMNS": power_of_two(NUMBERS),
         "ROWS": ROWS_AT_ONCE,
-        "num_warps": 8,
+        "num_warps": 16 if parts > 2 else 8,
     }
 
 
@@ -209,6 +202,7 @@ def launch(rows: Rows, q: Tensor, k: Tensor, out: Tensor, mask: Tensor | None, c
     from .triton_kernel import row_kernel
 
     choices = compiled_for(rows, q, k, mask)
+    kind = torch.float32 if mask is None or mask.dtype == torch.bool else mask.dtype
     programs = q.shape[0] * q.shape[1] * -(-q.shape[2] // choices["ROWS"])
     strides = [
         *divided(q.stride(), choices["ALIGNED"]),
@@ -219,7 +213,7 @@ def launch(rows: Rows, q: Tensor, k: Tensor, out: Tensor, mask: Tensor | None, c
     sizes = [out.stride(1), q.shape[2], k.shape[2], q.shape[1], q.shape[1] // k.shape[1]]
     row_kernel[(programs,)](
         q, k, bytes_of(mask, q), centre, out, out if counts is None else counts,
-        *strides, *sizes, rows.scale, lowest(mask), **choices,
+        *strides, *sizes, rows.scale, lowest(kind), **choices,
     )  # fmt: skip
 
 
@@ -240,7 +234,7 @@ def choices_for(
 ) -> dict[str, Any]:  # fmt: skip
     """What `compiled_for` says, remembered: every layer asks the same at every step."""
     size = dtype.itemsize
-    tile_rows, tile_keys, warps, stages = blocks(size, head)
+    tile_rows, tile_keys, warps, stages = BLOCKS[size][min(width for width in BLOCKS[size] if width >= head)]
     dims, more_dims = head_blocks(head)
     is_plain = not mask and not {"third", "fourth", "sensitivity"} & set(asked)
     return {
@@ -274,12 +268,6 @@ def divided(strides: tuple[int, ...], aligned: int) -> tuple[int, ...]:
     return (*(stride // aligned for stride in strides[:3]), strides[3])
 
 
-def blocks(element_size: int, head: int) -> tuple[int, int, int, int]:
-    """Query rows and keys of a tile, warps and stages for a dtype of so many bytes and a head dimension."""
-    table = BLOCKS[element_size]
-    return table[min(size for size in table if size >= head)]
-
-
 def head_blocks(head: int) -> tuple[int, int]:
     """Two powers of two, at least 16 or 0, that cover a head dimension with little to spare: 72 -> 64 + 16.
 
@@ -304,12 +292,7 @@ def bytes_of(mask: Tensor | None, instead: Tensor) -> Tensor:
     return mask.view(torch.uint8) if mask.dtype == torch.bool else mask
 
 
-def lowest(mask: Tensor | None) -> float:
-    """What of an additive mask leaves its key out, if less or equal."""
-    return LARGEST_MASK if mask is None or mask.dtype == torch.bool else rounded(LARGEST_MASK, mask.dtype)
-
-
 @cache
-def rounded(number: float, dtype: torch.dtype) -> float:
-    """A number as a tensor of ``dtype`` compares with it: bfloat16 has -9984 for both -9999 and -10000."""
-    return torch.tensor(number, dtype=dtype, device="cpu").item()
+def lowest(dtype: torch.dtype) -> float:
+    """What of an additive mask leaves its key out, as its dtype rounds it: bfloat16 has -9984 for -9999 and -10000."""
+    return torch.tensor(LARGEST_MASK, dtype=dtype, device="cpu").item()

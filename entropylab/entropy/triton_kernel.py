@@ -1,7 +1,7 @@
-"""The fused kernel itself. Importing this module imports Triton: only ``triton.py`` does, and only when it launches.
+"""The fused kernels themselves. Importing this module imports Triton: only ``triton.py`` does, when it launches.
 
-One program owns a block of query rows of one head and walks once over the keys. Of every tile of logits it keeps, per
-row and in float32, what merges with the next tile without subtracting large numbers:
+Of `row_kernel` one program owns a block of query rows of one head and walks once over the keys. Of every tile of logits
+it keeps, per row and in float32, what merges with the next tile without subtracting large numbers:
 
 - the running maximum ``top``, ``total = sum 2^z`` and ``first = sum z 2^z`` with ``z = (x - top) log2(e) <= 0``. All
   terms of a sum have one sign, so H = ln total - ln 2 first / total is a sum of two numbers >= 0. The difference is
@@ -124,6 +124,13 @@ def merge_moments(
     return mean, second, third, fourth, lost_mean, lost_second, lost_third, lost_fourth
 
 
+@triton.jit
+def put(out, PLACE: tl.constexpr, step, values, inside):
+    """Write a statistic of rows to its place, if it has one."""
+    if PLACE >= 0:
+        tl.store(out + PLACE * step, values, mask=inside)
+
+
 STRIDES = [f"{name}_{dimension}" for name in ("q", "k", "mask") for dimension in ("batch", "head", "row")]
 
 
@@ -204,22 +211,12 @@ def row_kernel(
         unit = scale * 0.0 + 1.0
     per_unit = unit * LOG2_E
 
-    top = tl.full((ROWS,), float("-inf"), tl.float32)
-    total = tl.full((ROWS,), 0.0, tl.float32)
-    first = tl.full((ROWS,), 0.0, tl.float32)
-    spread = tl.full((ROWS,), 0.0, tl.float32)
-    count = tl.full((ROWS,), 0.0, tl.float32)
-    mean = tl.full((ROWS,), 0.0, tl.float32)
-    second = tl.full((ROWS,), 0.0, tl.float32)
-    third = tl.full((ROWS,), 0.0, tl.float32)
-    fourth = tl.full((ROWS,), 0.0, tl.float32)
-    lost_total = tl.full((ROWS,), 0.0, tl.float32)
-    lost_first = tl.full((ROWS,), 0.0, tl.float32)
-    lost_spread = tl.full((ROWS,), 0.0, tl.float32)
-    lost_mean = tl.full((ROWS,), 0.0, tl.float32)
-    lost_second = tl.full((ROWS,), 0.0, tl.float32)
-    lost_third = tl.full((ROWS,), 0.0, tl.float32)
-    lost_fourth = tl.full((ROWS,), 0.0, tl.float32)
+    zero = tl.zeros((ROWS,), tl.float32)
+    top = zero + float("-inf")
+    total, first, spread, count = zero, zero, zero, zero
+    mean, second, third, fourth = zero, zero, zero, zero
+    lost_total, lost_first, lost_spread = zero, zero, zero
+    lost_mean, lost_second, lost_third, lost_fourth = zero, zero, zero, zero
 
     if CENTRE:
         centre += (batch * (heads // group) + head // group) * HEAD
@@ -299,20 +296,163 @@ def row_kernel(
     out += at
     if MASK != "":
         tl.store(counts + at, tl.where(none, 0.0, count).to(tl.int64), mask=row_inside)
-    if ENTROPY >= 0:
+    if SOFTMAX:
         entropy = tl.log(total) - first / total * LN_2
-        tl.store(out + ENTROPY * out_statistic, tl.where(entropy < 0, 0.0, entropy) + nothing, mask=row_inside)
-    if LSE >= 0:
-        tl.store(out + LSE * out_statistic, tl.log(total) + tl.where(none, 0.0, top) * unit + nothing, mask=row_inside)
-    if SENSITIVITY >= 0:
-        tl.store(out + SENSITIVITY * out_statistic, spread / total * (LN_2 * LN_2) + nothing, mask=row_inside)
-    if MEAN >= 0:
-        tl.store(out + MEAN * out_statistic, mean * unit + nothing, mask=row_inside)
+        put(out, ENTROPY, out_statistic, tl.where(entropy < 0, 0.0, entropy) + nothing, row_inside)
+        put(out, LSE, out_statistic, tl.log(total) + tl.where(none, 0.0, top) * unit + nothing, row_inside)
+        put(out, SENSITIVITY, out_statistic, spread / total * (LN_2 * LN_2) + nothing, row_inside)
     variance = second / count * unit * unit
-    if VARIANCE >= 0:
-        tl.store(out + VARIANCE * out_statistic, variance + nothing, mask=row_inside)
-    if THIRD >= 0:
-        tl.store(out + THIRD * out_statistic, third / count * unit * unit * unit + nothing, mask=row_inside)
-    if FOURTH >= 0:
-        moment = fourth / count * unit * unit * unit * unit
-        tl.store(out + FOURTH * out_statistic, moment - 3.0 * variance * variance + nothing, mask=row_inside)
+    moment = fourth / count * unit * unit * unit * unit
+    put(out, MEAN, out_statistic, mean * unit + nothing, row_inside)
+    put(out, VARIANCE, out_statistic, variance + nothing, row_inside)
+    put(out, THIRD, out_statistic, third / count * unit * unit * unit + nothing, row_inside)
+    put(out, FOURTH, out_statistic, moment - 3.0 * variance * variance + nothing, row_inside)
+
+
+@triton.jit
+def values_of(found, PLACE: tl.constexpr, step, here):
+    """A statistic (parts, rows), float64; 0 where there is no key, and where it was not found."""
+    if PLACE >= 0:
+        values = tl.load(found + PLACE * step, mask=here, other=0.0).to(tl.float64)
+    else:
+        values = tl.where(here, 0.0, 0.0).to(tl.float64)
+    return values
+
+
+@triton.jit
+def in_columns(columns, INDEX: tl.constexpr, WANTED: tl.constexpr, values, good):
+    """The sum of a statistic (rows,) over good rows and that of its squares, in their columns, if it is wanted."""
+    total = tl.zeros_like(columns).to(tl.float64)
+    if (WANTED >> INDEX) & 1:
+        values = tl.where(good, values, 0.0)
+        total = tl.where(columns == 4 + INDEX, tl.sum(values, 0), total)
+        total = tl.where(columns == 11 + INDEX, tl.sum(values * values, 0), total)
+    return total
+
+
+@triton.jit
+def part_column(columns, column, values, there):
+    """The sum of values (parts, rows) over rows that have keys there, in its column (parts, columns)."""
+    return tl.where(columns == column, tl.sum(tl.where(there, values, 0.0), 1)[:, None], 0.0)
+
+
+@triton.jit(
+    do_not_specialize=[
+        "counted_batch", "counted_head", "counted_row", "begin", "end", "queries", "heads", "statistic",
+        "keys_0", "keys_1", "keys_2", "keys_3",
+    ]
+)  # fmt: skip
+def sum_kernel(
+    found, counts, counted, sums,
+    counted_batch, counted_head, counted_row, begin, end, queries, heads, statistic,
+    keys_0, keys_1, keys_2, keys_3,
+    ENTROPY: tl.constexpr, LSE: tl.constexpr, MEAN: tl.constexpr, VARIANCE: tl.constexpr,
+    THIRD: tl.constexpr, FOURTH: tl.constexpr, SENSITIVITY: tl.constexpr, FOUND: tl.constexpr, WANTED: tl.constexpr,
+    PIECES: tl.constexpr, PARTS: tl.constexpr, SPLIT: tl.constexpr, MASKED: tl.constexpr, CAUSAL: tl.constexpr,
+    COUNTED: tl.constexpr, NUMBERS: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """The sums over query rows ``begin`` to ``end`` of one head, in float64; see ``sums.py`` for what they are.
+
+    found (PIECES, FOUND, batch, heads, queries) float32 and, if MASKED, counts (PIECES, batch, heads, queries) int64
+    are what ``row_kernel`` left of each part of the keys; else the parts have ``keys_0`` to ``keys_3`` keys each.
+    counted are bytes (batch, heads, queries) by their strides, if COUNTED; sums (batch, heads, NUMBERS). ENTROPY to
+    SENSITIVITY are places along FOUND, or -1; WANTED has a bit for each statistic to be summed. Where the keys are
+    SPLIT, whole rows come from their parts by the chain rule and total variance, as in ``parts.joined``; a single part
+    has the weight 1, and the same formulas leave its statistics as they are. PARTS is PIECES or the next power of two.
+    """
+    BETWEEN: tl.constexpr = 4 + 2 * 7
+    FIRST: tl.constexpr = BETWEEN + 1
+    OF_PART: tl.constexpr = 6
+    head_map = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, COLUMNS)
+    part_columns = tl.arange(0, 8)[None, :]
+    part = tl.arange(0, PARTS)[:, None]
+    sizes = tl.where(part == 0, keys_0, tl.where(part == 1, keys_1, tl.where(part == 2, keys_2, keys_3)))
+    total = tl.zeros((COLUMNS,), tl.float64)
+    of_parts = tl.zeros((PARTS, 8), tl.float64)
+    step = tl.cast(statistic, tl.int64)
+    for start in tl.range(begin, end, ROWS):
+        row = start + tl.arange(0, ROWS)
+        inside = row < end
+        at = head_map * queries + row
+        counts_here = inside
+        if COUNTED:
+            places = (head_map // heads) * counted_batch + (head_map % heads) * counted_head
+            places += row.to(tl.int64) * counted_row
+            counts_here = inside & (tl.load(counted + places, mask=inside, other=0) != 0)
+
+        if MASKED:
+            there = inside[None, :] & (part < PIECES)
+            number = tl.load(counts + part * step + at[None, :], mask=there, other=0).to(tl.float64)
+        elif CAUSAL:
+            number = tl.where(inside[None, :], tl.minimum(row[None, :] + 1, sizes), 0).to(tl.float64)
+        else:
+            number = tl.where(inside[None, :], sizes, 0).to(tl.float64)
+        keys = tl.sum(number, 0)
+        here = number > 0
+        own = found + part * step * FOUND + at[None, :]
+        own_entropy, lse = values_of(own, ENTROPY, step, here), values_of(own, LSE, step, here)
+        if SPLIT:
+            top = tl.max(tl.where(here & (lse == lse), lse, float("-inf")), 0)
+            top = tl.where(top == float("-inf"), 0.0, top)
+            weight = tl.where(here, tl.exp(lse - top[None, :]), 0.0)
+            whole = tl.where(keys > 0, tl.sum(weight, 0), 1.0)
+            mass = weight / whole[None, :]
+            whole = top + tl.log(whole)
+        else:
+            mass, whole = tl.where(here, 1.0, 0.0).to(tl.float64), tl.sum(lse, 0)
+        entropy = tl.sum(mass * own_entropy, 0)
+        if SPLIT:
+            between = -tl.sum(mass * tl.log(tl.where(mass == 0, 1.0, mass)), 0)
+            entropy += between
+        expected = lse - own_entropy
+        apart = expected - tl.sum(mass * expected, 0)[None, :]
+        sensitivity = tl.sum(mass * (values_of(own, SENSITIVITY, step, here) + apart * apart), 0)
+
+        share = number / tl.where(keys > 0, keys, 1.0)[None, :]
+        own_mean = values_of(own, MEAN, step, here)
+        mean = tl.sum(share * own_mean, 0)
+        shift = tl.where(here, own_mean - mean[None, :], 0.0)
+        second, cubic = values_of(own, VARIANCE, step, here), values_of(own, THIRD, step, here)
+        variance = tl.sum(share * (second + shift * shift), 0)
+        third = tl.sum(share * (cubic + 3 * shift * second + shift * shift * shift), 0)
+        moment = values_of(own, FOURTH, step, here) + 3 * second * second
+        moment += 4 * shift * cubic + 6 * shift * shift * second + shift * shift * shift * shift
+        fourth = tl.sum(share * moment, 0) - 3 * variance * variance
+
+        probe = mean
+        if SENSITIVITY >= 0:
+            probe += sensitivity
+        if FOURTH >= 0:
+            probe += fourth
+        if THIRD >= 0:
+            probe += third
+        if VARIANCE >= 0:
+            probe += variance
+        ran = counts_here & (keys > 0)
+        good = ran & (tl.abs(probe + entropy + whole) < float("inf"))  # false for NaN as well
+        one = tl.full((ROWS,), 1.0, tl.float64)
+        total += tl.where(columns == 0, tl.sum(tl.where(good, one, 0.0), 0), 0.0)
+        total += tl.where(columns == 1, tl.sum(tl.where(counts_here & (keys == 0), one, 0.0), 0), 0.0)
+        total += tl.where(columns == 2, tl.sum(tl.where(ran & (good == 0), one, 0.0), 0), 0.0)
+        total += tl.where(columns == 3, tl.sum(tl.where(ran, keys, 0.0), 0), 0.0)
+        total += in_columns(columns, 0, WANTED, entropy, good)
+        total += in_columns(columns, 1, WANTED, whole, good)
+        total += in_columns(columns, 2, WANTED, mean, good)
+        total += in_columns(columns, 3, WANTED, variance, good)
+        total += in_columns(columns, 4, WANTED, third, good)
+        total += in_columns(columns, 5, WANTED, fourth, good)
+        total += in_columns(columns, 6, WANTED, sensitivity, good)
+        if SPLIT:
+            total += tl.where(columns == BETWEEN, tl.sum(tl.where(good, between, 0.0), 0), 0.0)
+            there = here & good[None, :]
+            of_parts += part_column(part_columns, 0, tl.where(here, 1.0, 0.0).to(tl.float64), there)
+            of_parts += part_column(part_columns, 1, number, there)
+            of_parts += part_column(part_columns, 2, mass, there)
+            of_parts += part_column(part_columns, 3, mass * own_entropy, there)
+            of_parts += part_column(part_columns, 4, own_entropy, there)
+            of_parts += part_column(part_columns, 5, second, there)
+    sums += head_map * NUMBERS
+    are_of_parts = (columns >= FIRST) & (columns < FIRST + PARTS * OF_PART)
+    tl.store(sums + columns, total, mask=(columns < NUMBERS) & (are_of_parts == 0))
+    tl.store(sums + FIRST + part * OF_PART + part_columns, of_parts, mask=part_columns + part * 0 < OF_PART)

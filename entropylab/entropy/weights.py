@@ -19,14 +19,8 @@ from .sums import both
 def received(rows: Rows, lse: Tensor | None = None, counted: Tensor | None = None) -> Tensor:
     """The weight that each key gets, mean over query rows: the column means of A, (..., heads, keys), adding up to 1.
 
-    Args:
-        rows: q, k and so on; its statistics are not looked at.
-        lse: of every row [nats], (..., heads, queries); computed if None.
-        counted: which rows count, boolean, broadcastable to (..., heads, queries); None if all do. Rows without keys,
-            or whose LSE is NaN, never do.
-
-    Returns:
-        Float32, or float64 for float64 input; NaN where no row of the head counts.
+    NaN where no row of the head counts (boolean, broadcastable to (batch, heads, queries), or None); rows without keys,
+    or whose ``lse`` (..., heads, queries) is NaN, never do.
     """
     lse = answer(replace(rows, statistics=("lse",)))["lse"] if lse is None else lse
     good = lse.isfinite() if counted is None else lse.isfinite() & counted
@@ -37,12 +31,9 @@ def received(rows: Rows, lse: Tensor | None = None, counted: Tensor | None = Non
 
 
 def weight_on(rows: Rows, lse: Tensor, places: Tensor) -> Tensor:
-    """The weight that each row gives to each of some keys: (batch, heads, queries, places), NaN where the LSE is.
+    """The weight that each row gives to the keys at ``places`` (batch, places): (batch, heads, queries, places).
 
-    Args:
-        rows: q (batch, heads, queries, d) and so on; its statistics are not looked at.
-        lse: of every row over all its keys [nats], (batch, heads, queries).
-        places: which keys, (batch, places).
+    NaN where the ``lse`` is, that of every row over all its keys.
     """
     own_k, mask, (batch, count) = rows.own_k, rows.mask, places.shape
     k = own_k.gather(2, places[:, None, :, None].expand(batch, own_k.shape[1], count, own_k.shape[3]))

@@ -1,23 +1,27 @@
-"""What the tests of the fused kernel share."""
+"""What the tests of the kernels share."""
 
 import importlib.util
 import math
 import sys
+from dataclasses import replace
 from functools import cache
 from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
+from entropylab import row_statistics
+from entropylab.entropy import STATISTICS, native, sdpa
 from entropylab.entropy import triton as backend
+from entropylab.entropy.rows import check_rows
 
-KERNELS = ("entropylab.entropy.triton_kernel", "entropylab.entropy.triton_sums")
+KERNELS = "entropylab.entropy.triton_kernel"
 
 
 @cache
-def interpreted_kernel(name: str) -> ModuleType:
-    """A copy of a kernel's module, loaded while TRITON_INTERPRET is set; the usual one may be compiled."""
-    spec = importlib.util.find_spec(name)
+def interpreted_kernels() -> ModuleType:
+    """A copy of the kernels' module, loaded while TRITON_INTERPRET is set; the usual one may be compiled."""
+    spec = importlib.util.find_spec(KERNELS)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -56,8 +60,7 @@ def interpreter(monkeypatch):
         monkeypatch.setattr(standard, name, function)
         if hasattr(triton.language, name):
             monkeypatch.setattr(triton.language, name, function)
-    for name in KERNELS:
-        monkeypatch.setitem(sys.modules, name, interpreted_kernel(name))
+    monkeypatch.setitem(sys.modules, KERNELS, interpreted_kernels())
     yield
     for owner, known in zip(owners, before, strict=True):
         for name, value in list(vars(owner).items()):
@@ -68,10 +71,50 @@ def interpreter(monkeypatch):
 
 
 @pytest.fixture
+def usable(request, poisoned):
+    """Makes a backend of some name usable, or skips the test."""
+
+    def make(name):
+        if name == "triton":
+            pytest.importorskip("triton")
+            request.getfixturevalue("interpreter")
+        elif name == "native" and native.compiler() is None:
+            pytest.skip("no C compiler on this machine")
+        return name
+
+    return make
+
+
+@pytest.fixture(params=["native", "triton"])
+def kernel(request, usable):
+    """The name of a backend of our own."""
+    return usable(request.param)
+
+
+@pytest.fixture(params=["native", "triton", "sdpa", "reference"])
+def ask(request, usable):
+    """Statistics by a backend, those of them that it gives."""
+
+    def ask(q, k, statistics=STATISTICS, **options):
+        rows = check_rows(q, k, None, options.get("mask"), options.get("is_causal", False), statistics)
+        own = [
+            name
+            for name in statistics
+            if request.param != "sdpa" or not sdpa.why_not(replace(rows, statistics=(name,)))
+        ]
+        return row_statistics(q, k, statistics=own, backend=request.param, **options) if own else pytest.skip("none")
+
+    usable(request.param)
+    return ask
+
+
+@pytest.fixture
 def poisoned(monkeypatch):
-    """What the backend allocates is full of NaN, or of -1, until the kernel writes it."""
+    """What the kernels are given to fill is full of NaN, or of -1, until the kernel writes it."""
 
-    def empty(*args, dtype, **options):
-        return torch.full(*args, math.nan if dtype.is_floating_point else -1, dtype=dtype, **options)
+    def empty(*shape, dtype, **options):
+        shape = shape[0] if len(shape) == 1 else shape
+        return torch.full(shape, math.nan if dtype.is_floating_point else -1, dtype=dtype, **options)
 
-    monkeypatch.setattr(backend, "torch", SimpleNamespace(**vars(torch) | {"empty": empty}))
+    for module in (backend, native):
+        monkeypatch.setattr(module, "torch", SimpleNamespace(**vars(torch) | {"empty": empty}))

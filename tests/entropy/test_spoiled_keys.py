@@ -7,7 +7,7 @@ import torch
 
 from entropylab import row_statistics
 from entropylab.entropy import native, sums
-from entropylab.entropy.parts import Parts, needed
+from entropylab.entropy.parts import joined, needed
 from entropylab.entropy.rows import Rows
 from entropylab.measuring.reduce import Reduction
 
@@ -80,14 +80,13 @@ def test_mean_and_variance_of_rows_that_leave_it_out():
 def test_parts_are_nan_where_they_should_be():
     q, k = sides()
     statistics = needed(("entropy", "variance"))
-    parts = {"one": slice(0, 10), "other": slice(10, KEYS)}
-    rows = {}
-    for name, where in parts.items():
-        rows[name] = row_statistics(q, k[..., where, :], mask=BY_ROW[:, where], statistics=statistics)
-    found = Parts(rows)
+    found = joined([
+        row_statistics(q, k[..., where, :], mask=BY_ROW[:, where], statistics=statistics)
+        for where in (slice(0, 10), slice(10, KEYS))
+    ])  # fmt: skip
     spoiled = torch.zeros(2, 4, QUERIES).bool()
     spoiled[1, 2] = BY_ROW[:, BAD]
-    for values in (found.whole().entropy, found.lse, found.between, found.mass[0], found.mass[1], found.within[0]):
+    for values in (found.whole.entropy, found.whole.lse, found.between, found.mass[0], found.mass[1], found.within[0]):
         assert torch.equal(values.isnan(), spoiled)
 
 

@@ -11,7 +11,9 @@ from entropylab.entropy import triton as backend
 from entropylab.entropy.rows import RowStatistics, check_rows
 
 from ..seeds import tokens
-from .kernel import BASIC, BRAIN, HALF, SHAPES, SINGLE, ask, check_rule, triton
+from .kernel import BASIC, BRAIN, HALF, SHAPES, SINGLE, ask, check_rule
+
+triton = pytest.importorskip("triton")
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -23,27 +25,33 @@ KNOWS_BLACKWELL = tuple(int(part) for part in triton.__version__.split(".")[:2])
 newest = pytest.mark.skipif(not KNOWS_BLACKWELL, reason="Triton does not know 10.0")
 
 
-def built(q, mask, is_causal, statistics, capability):
-    """The kernel as it is compiled for these tensors (batch, heads, tokens, d), q being k as well."""
+def compiled(kernel, choices, kinds, capability):
+    """A kernel compiled for a GPU, arguments being of some kinds, and int32 else."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from entropylab.entropy.triton_kernel import row_kernel
-
-    rows = check_rows(q, q, None, mask, is_causal, statistics)
-    choices = backend.compiled_for(rows, q, q, None if mask is None else mask.expand(*q.shape[:-1], q.shape[-2]))
-    constants = {name: value for name, value in choices.items() if name.isupper()} | {"q_dim": 1, "k_dim": 1}
-    types = {"q": q.dtype, "k": q.dtype, "mask": SINGLE if choices["MASK"] == "additive" else torch.uint8}
-    pointers = {HALF: "*fp16", BRAIN: "*bf16", SINGLE: "*fp32", torch.uint8: "*u8"}
-    signature = dict.fromkeys(row_kernel.arg_names, "i32") | {"out": "*fp32", "counts": "*i64", "centre": "*fp32"}
-    signature |= {name: pointers[found] for name, found in types.items()} | {"scale": "fp32", "lowest": "fp32"}
+    constants = {name: value for name, value in choices.items() if name.isupper()}
+    constants |= {name: 1 for name in ("q_dim", "k_dim") if name in kernel.arg_names}
+    signature = dict.fromkeys(kernel.arg_names, "i32") | kinds
     if "constexprs" in inspect.signature(ASTSource).parameters:
         known = {"signature": signature | dict.fromkeys(constants, "constexpr"), "constexprs": constants}
     else:  # before 3.3
         signature = {name: kind for name, kind in signature.items() if name not in constants}
         known = {"signature": signature, "constants": constants}
     options = {name: value for name, value in choices.items() if not name.isupper()}
-    return triton.compile(ASTSource(fn=row_kernel, **known), target=GPUTarget("cuda", capability, 32), options=options)
+    return triton.compile(ASTSource(fn=kernel, **known), target=GPUTarget("cuda", capability, 32), options=options)
+
+
+def built(q, mask, is_causal, statistics, capability):
+    """The kernel as it is compiled for these tensors (batch, heads, tokens, d), q being k as well."""
+    from entropylab.entropy.triton_kernel import row_kernel
+
+    rows = check_rows(q, q, None, mask, is_causal, statistics)
+    choices = backend.compiled_for(rows, q, q, None if mask is None else mask.expand(*q.shape[:-1], q.shape[-2]))
+    side = {HALF: "*fp16", BRAIN: "*bf16", SINGLE: "*fp32"}[q.dtype]
+    kinds = {"q": side, "k": side, "mask": "*fp32" if choices["MASK"] == "additive" else "*u8", "centre": "*fp32"}
+    kinds |= {"out": "*fp32", "counts": "*i64", "scale": "fp32", "lowest": "fp32"}
+    return compiled(row_kernel, choices, kinds, capability)
 
 
 NONE, CAUSAL = (None, False), (torch.ones(64, dtype=torch.bool), True)
@@ -70,23 +78,12 @@ def test_compiles_for_other_choices_of_statistics(tmp_path, monkeypatch, statist
 
 @pytest.mark.parametrize(("capability", "parts", "more"), [(80, 1, False), (90, 3, True)])
 def test_sums_compile_without_a_gpu(tmp_path, monkeypatch, capability, parts, more):
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from entropylab.entropy.triton_sums import sum_kernel
+    from entropylab.entropy.triton_kernel import sum_kernel
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     choices = backend.summed_for(STATISTICS, STATISTICS if more else BASIC, parts, parts > 1, more, not more, more)
-    constants = {name: value for name, value in choices.items() if name.isupper()}
-    signature = dict.fromkeys(sum_kernel.arg_names, "i32")
-    signature |= {"found": "*fp32", "counts": "*i64", "counted": "*u8", "sums": "*fp64"}
-    if "constexprs" in inspect.signature(ASTSource).parameters:
-        known = {"signature": signature | dict.fromkeys(constants, "constexpr"), "constexprs": constants}
-    else:  # before 3.3
-        signature = {name: kind for name, kind in signature.items() if name not in constants}
-        known = {"signature": signature, "constants": constants}
-    target = GPUTarget("cuda", capability, 32)
-    assert triton.compile(ASTSource(fn=sum_kernel, **known), target=target, options={"num_warps": 8}).asm["cubin"]
+    kinds = {"found": "*fp32", "counts": "*i64", "counted": "*u8", "sums": "*fp64"}
+    assert compiled(sum_kernel, choices, kinds, capability).asm["cubin"]
 
 
 @on_a_gpu
@@ -114,7 +111,7 @@ def test_gpu_is_used_by_itself_and_never_waits():
     q, k = (tokens(2, 4, 256, 64, seed=seed, dtype=HALF, device="cuda") for seed in (0, 1))
     for mask in (None, torch.ones(256, device="cuda").bool(), torch.zeros(256, 256, device="cuda")):
         rows = check_rows(q, k, None, mask, False, BASIC)
-        assert choice.choose(rows).name == "triton"
+        assert choice.choose(rows) == "triton"
         row_statistics(q, k, mask=mask)
         torch.cuda.set_sync_debug_mode("error")
         try:

@@ -225,7 +225,7 @@ def test_bad_files_are_named_and_left_out(tmp_path):
     assert set(found.bad) == {str(path) for path in files[1:]}
     assert all(len(reason) <= 200 and str(path) in found.summary() for path, reason in found.bad.items())
     assert len(found.scores) == 4
-    table3.command([*(str(path) for path in files if "\0" not in str(path)), "--out", str(tmp_path)])
+    table3.draw([path for path in files if "\0" not in str(path)], tmp_path)
     assert list(pd.read_csv(tmp_path / "table3.csv").method) == ["original", "sqrt_log"]
     with pytest.raises(EntropyLabError, match=r"None can be used: .*torn\.json"):
         analyse(files[1:])

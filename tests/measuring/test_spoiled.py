@@ -106,16 +106,16 @@ def test_a_layer_that_is_bad_throughout_is_named_all_the_same(tmp_path: object) 
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A device that has room for 3 rows at once; how many rows it was asked for each time."""
     sizes: list[int] = []
-    by_rows = sums.by_rows
+    at_once = sums.at_once
 
-    def small(rows: Rows, *rest: object) -> torch.Tensor:
+    def small(rows: Rows, *rest: object) -> object:
         sizes.append(rows.q.shape[-2])
         if rows.q.shape[-2] > 3:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
-        return by_rows(rows, *rest)
+        return at_once(rows, *rest)
 
     monkeypatch.setattr(native, "why_not_tensors", lambda q, k: "a device")
-    monkeypatch.setattr(sums, "by_rows", small)
+    monkeypatch.setattr(sums, "at_once", small)
     return sizes
 
 
@@ -140,40 +140,24 @@ def test_where_memory_is_short_rows_are_asked_for_in_pieces(kind: str, asked: li
     assert not torch.allclose(found, head_sums(replace(rows, scale=0.6), counted), atol=1e-3)
 
 
-@pytest.fixture
-def asked_with_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The same of rows whose entropy is kept, for maps."""
-    sizes: list[int] = []
-    answered = sums.answered
-
-    def small(pieces: list[Rows], *rest: object) -> object:
-        sizes.append(pieces[0].q.shape[-2])
-        if sizes[-1] > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
-        return answered(pieces, *rest)
-
-    monkeypatch.setattr(sums, "answered", small)
-    return sizes
-
-
 @pytest.mark.parametrize("is_causal", [False, True])
-def test_where_memory_is_short_rows_of_maps_stay_in_their_order(is_causal: bool, asked_with_rows: list[int]) -> None:
+def test_where_memory_is_short_rows_of_maps_stay_in_their_order(is_causal: bool, asked: list[int]) -> None:
     query, key = tensors()
     counted = torch.tensor([True, True, False, True, True, True, True])
     whole = row_statistics(query, key, scale=0.5, is_causal=is_causal, statistics=("entropy", "mean"))
     found, of_rows = sums_and_rows(Rows(query, key, 0.5, None, is_causal, ("entropy",)), ("entropy",), counted)
     entropy = of_rows["entropy"]
-    assert asked_with_rows == [7, 3, 4, 2, 2]
+    assert asked == [7, 3, 4, 2, 2]
     torch.testing.assert_close(found, summed(whole, ("entropy",), counted), rtol=1e-5, atol=1e-4)
     assert entropy[..., 2].isnan().all() and entropy[..., counted].isfinite().all()
     torch.testing.assert_close(entropy[..., counted], whole["entropy"][..., counted], rtol=1e-5, atol=1e-5)
     assert not torch.allclose(entropy.roll(1, -1)[..., counted], whole["entropy"][..., counted], atol=1e-3)
 
 
-def test_maps_are_made_where_memory_is_short(random_pipe: object, asked_with_rows: list[int]) -> None:
+def test_maps_are_made_where_memory_is_short(random_pipe: object, asked: list[int]) -> None:
     with entropylab.record(random_pipe, maps=True, layers="*mid_block*attn1") as rec:
         sample(random_pipe, (32, 32), steps=1)
-    assert rec.unmeasured == {} and max(asked_with_rows) > 3 >= min(asked_with_rows)
+    assert rec.unmeasured == {} and max(asked) > 3 >= min(asked)
     (size,) = rec.maps.children.values()
     (group,) = size.children.values()
     wanted = rec.dataset.entropy.isel(size=0).mean(["head", "step"]).transpose(*group.entropy.dims[:-2])
@@ -191,7 +175,7 @@ def test_no_room_for_a_single_row(monkeypatch: pytest.MonkeyPatch) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(native, "why_not_tensors", lambda q, k: "a device")
-    monkeypatch.setattr(sums, "by_rows", nothing)
+    monkeypatch.setattr(sums, "at_once", nothing)
     with pytest.raises(torch.OutOfMemoryError):
         head_sums(Rows(*tensors(), 0.5, None, False, ("entropy",)))
 

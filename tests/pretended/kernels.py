@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from entropylab.entropy import reference
-from entropylab.entropy.parts import Parts
+from entropylab.entropy.parts import joined
 from entropylab.entropy.rows import Rows, RowStatistics
 from entropylab.entropy.sums import summed
 
@@ -30,7 +30,7 @@ def sum_kernel(
     begin: int, end: int, counted: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """What our kernel of sums writes, by small operations in float64, for tensors of the CPU."""
-    rows = {}
+    rows = []
     for index, piece in enumerate(pieces):
         if counts is not None:
             keys = counts[index]
@@ -40,10 +40,10 @@ def sum_kernel(
         own = {
             name: values[..., begin:end].double() for name, values in zip(piece.statistics, found[index], strict=True)
         }
-        rows[str(index)] = RowStatistics(keys=keys[..., begin:end], **own)
+        rows.append(RowStatistics(keys=keys[..., begin:end], **own))
     some = None if counted is None else counted.expand(found.shape[2:])[..., begin:end]
-    together = Parts(rows) if is_split else None
-    return summed(rows["0"] if together is None else together.whole(), statistics, some, together)
+    split = joined(rows) if is_split else None
+    return summed(rows[0] if split is None else split.whole, statistics, some, split)
 
 
 def efficient(
