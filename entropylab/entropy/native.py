@@ -196,11 +196,11 @@ def prepared(q: Tensor, k: Tensor, scale: float, statistics: tuple[str, ...]) ->
     question = asked(readable(Rows(q, k, scale, None, False, statistics)))
     shape, is_half = (q.shape[0] * q.shape[1], NUMBERS), q.dtype != torch.float32
     looks = (type(q), type(k), q.shape, k.shape, q.dtype, k.dtype, q.layout, k.layout, q.device, k.device, scale)
-    memory = (q.stride(), k.stride())
+    memory = (q.stride(), k.stride(), False, False)
 
     def head_sums(q: Tensor, k: Tensor, scale: float) -> Tensor | None:
         own = (type(q), type(k), q.shape, k.shape, q.dtype, k.dtype, q.layout, k.layout, q.device, k.device, scale)
-        if own != looks or (q.stride(), k.stride()) != memory:
+        if own != looks or (q.stride(), k.stride(), q.is_neg(), k.is_neg()) != memory:
             return None
         if is_half:
             q, k = q.float(), k.float()
