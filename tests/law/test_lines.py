@@ -6,11 +6,10 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from scipy.special import polygamma
 
 from entropylab import EntropyLabError
-from entropylab.law import BOUNDED, CLUSTERED, ORDINARY, UNKNOWN, fit
-from entropylab.law.lines import curvature, straight_line, theil_sen
+from entropylab.law import BOUNDED, CLUSTERED, ORDINARY, fit
+from entropylab.law.lines import curvature, straight_line
 
 from ..datasets import NOISY, SIZES, norris, own_log_tokens, own_mean, replicates, synthetic
 
@@ -59,11 +58,10 @@ def test_nist_norris() -> None:
 @given(shift=st.floats(-2, 2), stretch=st.floats(0.1, 3))
 def test_shift_and_stretch_of_entropy(shift: float, stretch: float) -> None:
     x, y = replicates(number=1)
-    for line in (straight_line, theil_sen):
-        one, other = line(x, y), line(x, stretch * y + shift)
-        np.testing.assert_allclose(other["slope"], stretch * one["slope"], rtol=1e-9)
-        np.testing.assert_allclose(other["intercept"], stretch * one["intercept"] + shift, rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose(other["slope_error"], stretch * one["slope_error"], rtol=1e-9)
+    one, other = straight_line(x, y), straight_line(x, stretch * y + shift)
+    np.testing.assert_allclose(other["slope"], stretch * one["slope"], rtol=1e-9)
+    np.testing.assert_allclose(other["intercept"], stretch * one["intercept"] + shift, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(other["slope_error"], stretch * one["slope_error"], rtol=1e-9)
 
 
 # Samples as clusters.
@@ -82,13 +80,12 @@ def test_clustered_errors_are_those_of_the_mean_of_the_samples_own_lines() -> No
     assert result.predict_error(1000) == pytest.approx(stats.sem(at))
 
 
-@pytest.mark.parametrize("method", ["least_squares", "theil_sen"])
-def test_samples_torn_apart_give_larger_errors(method: str) -> None:
+def test_samples_torn_apart_give_larger_errors() -> None:
     ds = synthetic(noise=0.01, sample_level=0.1)
     torn = ds.copy(deep=True)
     for place in range(ds.sizes["size"]):
         torn["entropy"][place] = np.roll(ds["entropy"][place], place, axis=2)
-    own, other = fit(ds, method=method), fit(torn, method=method)
+    own, other = fit(ds), fit(torn)
     assert other.slope == pytest.approx(own.slope)
     assert other.slope_error > 4 * own.slope_error, "a level of each sample's own cancels in its slope only whole"
 
@@ -131,17 +128,16 @@ def held(line: dict[str, np.ndarray], truth: float = 1.0, name: str = "slope") -
     return float(np.mean((line[f"{name}_low"] < truth) & (line[f"{name}_high"] > truth)))
 
 
-@pytest.mark.parametrize("line", [straight_line, theil_sen])
 @pytest.mark.parametrize("clusters", [3, 8])
-def test_intervals_hold_the_truth_as_often_as_they_say(line, clusters: int) -> None:
+def test_intervals_hold_the_truth_as_often_as_they_say(clusters: int) -> None:
     x, y = replicates(clusters, 1000)
-    found = line(x, y)
+    found = straight_line(x, y)
     assert 0.93 <= held(found) <= 0.98
     assert 0.93 <= held(found, -0.5, "intercept") <= 0.98
     assert np.mean(found["slope_p"] < 0.05) == pytest.approx(1 - held(found), abs=1e-9)
     assert abs(found["slope"].mean() - 1) < 3 * found["slope"].std() / 1000**0.5, "no bias"
     if clusters == 8:
-        assert np.mean(line(x, y + 0.1 * x)["slope_p"] < 0.05) > 0.9, "and a slope of 1.1 is told from 1"
+        assert np.mean(straight_line(x, y + 0.1 * x)["slope_p"] < 0.05) > 0.9, "and a slope of 1.1 is told from 1"
 
 
 def test_intervals_that_take_points_for_independent_do_not() -> None:
@@ -166,100 +162,11 @@ def test_errors_of_samples_that_were_averaged_are_the_largest_that_they_can_be()
     assert bound["degrees_of_freedom"].values.tolist() == [5.0] * 5
 
 
-# Weights.
-
-
-def noisy_small() -> xr.Dataset:
-    """A measurement whose smallest sizes are noisy."""
-    ds = synthetic(samples=8, steps=1, average=("branch", "step", "head"))
-    rng = np.random.default_rng(1)
-    spread = np.where(ds["tokens"].mean("layer") < ds["tokens"].mean("layer").median(), 0.5, 0.01)
-    extra = xr.DataArray(rng.standard_normal((len(SIZES), 8)) * spread[:, None], dims=("size", "sample"))
-    return ds.assign(entropy=ds["entropy"] + extra)
-
-
-def smooth_variances(x: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Variances over samples on a straight line in log variance, its slope shrunk as James and Stein do."""
-    line = stats.linregress(x, np.log(points.var(1, ddof=1)))
-    noise = polygamma(1, (points.shape[1] - 1) / 2) / ((x - x.mean()) ** 2).sum()
-    return np.exp(max(0, 1 - 2 * noise / line.slope**2) * line.slope * x)
-
-
-def test_weights_are_those_of_smooth_variances_over_samples() -> None:
-    ds = noisy_small()
-    result = fit(ds, method="weighted")
-    x, points = own_log_tokens(ds), own_mean(ds.expand_dims(["branch", "step", "head"]))
-    weights = smooth_variances(x, points) ** -0.5
-    expected = np.polyfit(x, points.mean(1), 1, w=weights)
-    own = [np.polyfit(x, sample, 1, w=weights)[0] for sample in points.T]
-    assert (result.slope, result.intercept) == pytest.approx(tuple(expected), rel=1e-5)
-    assert result.slope_error == pytest.approx(stats.sem(own), rel=1e-5)
-    assert (result.method, result.errors) == ("weighted", CLUSTERED)
-    assert abs(result.slope - 1) < 0.3 * abs(fit(ds).slope - 1), "noisy sizes count less"
-    assert result.slope_error < fit(ds).slope_error
-
-
-@pytest.mark.parametrize("samples", [3, 8])
-@pytest.mark.parametrize("steepness", [0.0, 1.2])
-def test_weighted_intervals_hold_the_truth_as_often(samples: int, steepness: float) -> None:
-    """Six sizes, equally noisy or the smaller ones more so, measured 1500 times, as so many layers."""
-    rng = np.random.default_rng(0)
-    tokens = np.geomspace(64, 4096, 6)
-    scatter = 0.1 * (tokens / 512) ** (-steepness / 2)
-    y = np.log(tokens)[:, None] - 0.5 + scatter[:, None] * rng.standard_normal((1500, 6, samples))
-    ds = xr.Dataset(
-        {"entropy": (("layer", "size", "sample"), y)},
-        coords={
-            "size": [str(count) for count in range(6)],
-            "layer": [str(count) for count in range(1500)],
-            "kind": ("layer", ["self"] * 1500),
-            "tokens": (("size", "layer"), np.repeat(tokens[:, None], 1500, 1)),
-        },
-    )
-    assert 0.91 <= held(fit(ds, by="layer", method="weighted").dataset) <= 0.98
-    if samples < 8:
-        x = np.broadcast_to(np.log(tokens)[:, None], y.shape)
-        raw = straight_line(x, y, 1 / y.var(-1, ddof=1, keepdims=True))
-        assert held(raw) < 0.9, "a weight from each size's own variance makes errors too small"
-
-
-# The robust line.
-
-
-def test_theil_sen_agrees_with_scipy_and_a_broken_size_does_not_move_it() -> None:
-    ds = synthetic(**NOISY)
-    result = fit(ds, method="theil_sen")
-    x, points = own_log_tokens(ds), own_mean(ds)
-    other = stats.theilslopes(points.mean(1), x, method="joint")
-    assert (result.slope, result.intercept) == pytest.approx((other.slope, other.intercept), rel=1e-6)
-    left = [stats.theilslopes(np.delete(points, i, 1).mean(1), x).slope for i in range(6)]
-    assert result.slope_error == pytest.approx((5 * np.var(left)) ** 0.5, rel=1e-4), "the jackknife's"
-    assert result.errors == CLUSTERED
-    frozen = ds.copy(deep=True)
-    frozen["entropy"][4] = 0.1
-    moved = abs(fit(frozen, method="theil_sen").slope - result.slope)
-    assert moved < 0.1
-    assert abs(fit(frozen).slope - fit(ds).slope) > 5 * moved
-
-
-def test_medians_leave_out_what_is_missing() -> None:
-    x = np.broadcast_to(np.arange(5.0)[:, None], (2, 5, 1)).copy()
-    y = 2 * x + 1
-    y[0, 2], y[1] = np.nan, np.nan
-    found = theil_sen(x, y)
-    assert (found["slope"][0], found["intercept"][0]) == (2, 1)
-    assert np.isnan(found["slope"][1]) and np.isnan(found["slope_error"]).all()
-    noisy = synthetic(**NOISY)
-    gone = noisy.assign(entropy=noisy["entropy"].where((noisy["sample"] < 5) | (noisy["size"] == "32x32")))
-    assert fit(gone, method="theil_sen").slope_error > 0
-
-
 def test_which_errors_are_taken() -> None:
     one = synthetic(samples=1, noise=0.1)
     assert fit(one).errors == ORDINARY
-    assert fit(one, method="theil_sen").errors == UNKNOWN
     with pytest.raises(EntropyLabError, match="at least two sizes with different N"):
-        fit(one.isel(size=[0]), method="theil_sen")
+        fit(one.isel(size=[0]))
 
 
 # Is it straight?
