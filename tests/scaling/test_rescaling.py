@@ -46,7 +46,7 @@ def test_one_call_compares_all_rules(random_pipe):
     assert moved["yarn"] < moved["sqrt_log"], "0.1 ln s + 1, squared, is more at N = 2.25 T"
     assert float(abs(ds.entropy - ds.entropy.sel(scaling="original")).sel(size="64x64").max()) == 0
     for name in ("scalable_softmax", "proportional"):
-        with pytest.raises(EntropyLabError, match=f"rule '{name}' needs at least 2 tokens"):
+        with pytest.raises(EntropyLabError, match=f"rule '{name}' fails for .*: it needs at least 2 tokens"):
             entropylab.measure(random_pipe, [8], scaling=name, **options)
 
 
@@ -85,7 +85,7 @@ def test_a_rule_that_asks_for_a_timestep_where_there_is_none():
             return super().forward(sample.flatten(2).mT)
 
     layer = Timeless(16)
-    with pytest.raises(EntropyLabError, match="asks for the timestep, and the denoiser was handed none"):
+    with pytest.raises(EntropyLabError, match="it asks for the timestep, and the denoiser was handed none"):
         with entropylab.rescale(layer, lambda n, t, timestep: 1.0, train_size=8):
             layer(torch.randn(1, 16, 4, 4))
 
@@ -240,8 +240,8 @@ BAD = [
     (0, {}, "finite multiplier > 0"),
     (-2.0, {}, "finite multiplier > 0"),
     (float("inf"), {}, "finite multiplier > 0"),
-    ([1.0], {}, "scaling must be one of.*Got list"),
-    (None, {}, "scaling must be one of.*Got NoneType"),
+    ([1.0], {}, "scaling must be one of.*Got .1.0"),
+    (None, {}, "scaling must be one of.*Got None"),
     ("sqrt_log", {"train_size": "64"}, "must be an int or a .height, width. pair"),
 ]
 
@@ -270,7 +270,7 @@ def test_bad_multipliers_are_named_with_their_layer(random_pipe, rule, message):
 
 
 def test_a_layer_of_one_token(random_pipe):
-    with pytest.raises(EntropyLabError, match="needs at least 2 tokens.*N = 1 and T = 64"):
+    with pytest.raises(EntropyLabError, match="with N = 1, T = 64: it needs at least 2 tokens"):
         with entropylab.rescale(random_pipe):
             sample(random_pipe, (8, 8), steps=1)
 
@@ -319,9 +319,9 @@ def keyword(*, tokens, train_tokens):
 @pytest.mark.parametrize(
     ("rule", "message", "way"),
     [
-        (two, "callable .N, T. -> multiplier. Got 'two', which can't be called with two numbers", "rescale"),
-        (lambda n, t, layer: 1.1, "can't be called with two numbers", "by name"),
-        (keyword, "can't be called with two numbers", "measure"),
+        (two, "callable .N, T. -> multiplier. Got 'two', which fails with N = 256, T = 256: TypeError", "rescale"),
+        (lambda n, t, layer: 1.1, "Got 'mine', which fails with .*missing 1 required .*: 'layer'", "by name"),
+        (keyword, "Got 'keyword', which fails with .* positional arguments", "measure"),
         (fails, "Got 'fails', which fails with N = 256, T = 256: KeyError", "measure"),
         (never, "rule 'mine' must give a finite multiplier > 0", "by name"),
         (lambda n, t: "two", "must give a finite multiplier > 0", "rescale"),
