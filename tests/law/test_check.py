@@ -141,24 +141,12 @@ def test_uniform_attention_is_on_the_law_and_that_proves_little() -> None:
     np.testing.assert_allclose(found["law_residual"], 0, atol=1e-5)
 
 
-DS = synthetic(steps=1, samples=2)
-
-
-@pytest.mark.parametrize(
-    ("ds", "options", "message"),
-    [
-        ([1], {}, "must be an xarray.Dataset.* Got list"),
-        (DS.drop_vars("sigma2"), {}, "ds must hold sigma2.* Got "),
-        (DS.assign(sigma2=DS["sigma2"].isel(size=0, drop=True)), {}, "every statistic along the dims of entropy"),
-        (DS.drop_vars("tokens"), {}, "missing tokens"),
-        (DS, {"kind": "joint"}, "kind='joint'"),
-        (DS, {"scaling": "sqrt_log"}, "scaling must be one of those measured"),
-        (DS.assign(entropy=DS["entropy"] * np.nan), {}, "must be finite"),
-    ],
-)
-def test_what_can_not_be_checked(ds: xr.Dataset, options: dict, message: str) -> None:
-    with pytest.raises(EntropyLabError, match=message):
-        check(ds, **options)
+def test_what_can_not_be_checked() -> None:
+    ds = synthetic(steps=1, samples=2)
+    with pytest.raises(EntropyLabError, match="ds must hold sigma2.* Got "):
+        check(ds.drop_vars("sigma2"))
+    with pytest.raises(EntropyLabError, match="every statistic along the dims of entropy"):
+        check(ds.assign(sigma2=ds["sigma2"].isel(size=0, drop=True)))
 
 
 def test_groups_of_layers_are_the_layers_of_the_check() -> None:
@@ -225,7 +213,7 @@ def test_biases_in_errors_over_samples() -> None:
     error = residual.std("sample", ddof=1) / residual.sizes["sample"] ** 0.5
     np.testing.assert_allclose(layers["gaussian_bias"], residual.mean("sample"), atol=1e-6)
     np.testing.assert_allclose(layers["gaussian_z"], residual.mean("sample") / error, rtol=1e-4)
-    assert "gaussian_z" not in check(ds.isel(sample=[0])).summary()
+    assert "gaussian_z" not in check(ds.isel(sample=[0])).summary(), "of one sample it is not known"
 
 
 def test_in_joint_layers_the_image_alone_is_thinned_and_their_kind_is_the_default() -> None:

@@ -101,15 +101,12 @@ def test_datasets_that_share_nothing() -> None:
         "share a layer": layers,
         "share a size": other.assign_coords(size=["1x1", "2x2"]),
         "keep samples apart": other.mean("sample", keep_attrs=True),
-        "must be an xarray.Dataset": None,
     }
     for message, ds in cases.items():
         with pytest.raises(EntropyLabError, match=message):
             compare(first, ds)
     with pytest.raises(EntropyLabError, match="size must be one of those measured"):
         compare(first, other, size=7)
-    with pytest.raises(EntropyLabError, match="scaling must be one of"):
-        compare(first, other, other_scaling="sqrt_log")
 
 
 def test_samples_that_are_not_finished_are_left_out() -> None:

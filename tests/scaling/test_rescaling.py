@@ -139,27 +139,29 @@ def test_identity_at_the_training_size_and_change_elsewhere(random_pipe):
         assert torch.equal(plain, sample(random_pipe, size))
 
 
-@pytest.mark.parametrize("prepare", ["default", "fused", "legacy", "sliced"])
-def test_output_changes_with_every_processor_and_equally(random_pipe, prepare):
-    with entropylab.rescale(random_pipe):
+def by_head(tokens, train_tokens):
+    return torch.tensor([1.0, 2.0] if train_tokens == 256 else [1.0, 2.0, 1.5, 0.5])
+
+
+@pytest.mark.parametrize("rule", ["sqrt_log", by_head])
+@pytest.mark.parametrize("prepare", ["fused", "legacy", "sliced"])
+def test_output_changes_with_every_processor_and_equally(random_pipe, prepare, rule):
+    with entropylab.rescale(random_pipe, rule):
         usual = sample(random_pipe, (96, 96), steps=1)
     if prepare == "fused":
         random_pipe.unet.fuse_qkv_projections()
     elif prepare == "legacy":
         random_pipe.unet.set_attn_processor(AttnProcessor())
-    elif prepare == "sliced":
-        random_pipe.unet.set_attention_slice("auto")
+    else:
+        random_pipe.unet.set_attention_slice(1 if rule is by_head else "auto")
     plain = sample(random_pipe, (96, 96), steps=1)
-    with entropylab.rescale(random_pipe):
+    with entropylab.rescale(random_pipe, rule), entropylab.record(random_pipe):
         changed = sample(random_pipe, (96, 96), steps=1)
     assert (plain - changed).abs().max() > 1e-4
     torch.testing.assert_close(changed, usual, atol=1e-4, rtol=1e-4)
 
 
 def test_one_multiplier_per_head(random_pipe):
-    def by_head(tokens, train_tokens):
-        return torch.tensor([1.0, 2.0] if train_tokens == 256 else [1.0, 2.0, 1.0, 1.0])
-
     first = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1"
     with entropylab.record(random_pipe) as plain:
         sample(random_pipe, steps=1)
@@ -168,21 +170,6 @@ def test_one_multiplier_per_head(random_pipe):
     changed, unchanged = (each.dataset.sigma2.isel(scaling=0, drop=True) for each in (rec, plain))
     ratio = (changed / unchanged).sel(layer=first).mean(("branch", "sample")).values.ravel()[:2]
     assert ratio == pytest.approx([1.0, 4.0], rel=1e-4)
-
-
-@pytest.mark.parametrize("prepare", ["legacy", "sliced"])
-def test_one_multiplier_per_head_without_sdpa(random_pipe, prepare):
-    def by_head(tokens, train_tokens):
-        return torch.tensor([1.0, 2.0] if train_tokens == 256 else [1.0, 2.0, 1.5, 0.5])
-
-    with entropylab.rescale(random_pipe, by_head):
-        expected = sample(random_pipe, steps=1)
-    if prepare == "legacy":
-        random_pipe.unet.set_attn_processor(AttnProcessor())
-    else:
-        random_pipe.unet.set_attention_slice(1)
-    with entropylab.rescale(random_pipe, by_head), entropylab.record(random_pipe):
-        torch.testing.assert_close(sample(random_pipe, steps=1), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_cross_attention_only_when_asked(random_pipe):
@@ -234,41 +221,6 @@ def test_a_rule_that_finds_nothing_to_rescale_says_so(random_pipe):
             sample(random_pipe, steps=1)
 
 
-BAD = [
-    ("sqrt_log", {"kinds": ("slef",)}, "kinds must be some of self, cross, joint, temporal"),
-    ("sqrt-log", {}, "scaling must be one of original, sqrt_log"),
-    (0, {}, "finite multiplier > 0"),
-    (-2.0, {}, "finite multiplier > 0"),
-    (float("inf"), {}, "finite multiplier > 0"),
-    ([1.0], {}, "scaling must be one of.*Got .1.0"),
-    (None, {}, "scaling must be one of.*Got None"),
-    ("sqrt_log", {"train_size": "64"}, "must be an int or a .height, width. pair"),
-]
-
-
-@pytest.mark.parametrize(("rule", "options", "message"), BAD)
-def test_bad_rules(random_pipe, rule, options, message):
-    before = state_of_pipeline(random_pipe)
-    with pytest.raises(EntropyLabError, match=message):
-        entropylab.rescale(random_pipe, rule, **options)
-    assert state_of_pipeline(random_pipe) == before
-
-
-@pytest.mark.parametrize(
-    ("rule", "message"),
-    [
-        (lambda n, t: float("nan"), "must give a finite multiplier"),
-        (lambda n, t: -1, "must give a finite multiplier"),
-        (lambda n, t: None, "must give a finite multiplier"),
-        (lambda n, t: "two", "must give a finite multiplier"),
-        (lambda n, t: torch.ones(7), "one multiplier per head: layer .* has 2 heads. Got 7"),
-    ],
-)
-def test_bad_multipliers_are_named_with_their_layer(random_pipe, rule, message):
-    with pytest.raises(EntropyLabError, match=message), entropylab.rescale(random_pipe, rule):
-        sample(random_pipe, steps=1)
-
-
 def test_a_layer_of_one_token(random_pipe):
     with pytest.raises(EntropyLabError, match="with N = 1, T = 64: it needs at least 2 tokens"):
         with entropylab.rescale(random_pipe):
@@ -308,34 +260,30 @@ def fails(tokens, train_tokens):
     raise KeyError("no such layer")
 
 
-def never(tokens, train_tokens):
-    return float("nan")
-
-
-def keyword(*, tokens, train_tokens):
-    return 1.0
-
-
 @pytest.mark.parametrize(
-    ("rule", "message", "way"),
+    ("rule", "options", "message"),
     [
-        (two, "callable .N, T. -> multiplier. Got 'two', which fails with N = 256, T = 256: TypeError", "rescale"),
-        (lambda n, t, layer: 1.1, "Got 'mine', which fails with .*missing 1 required .*: 'layer'", "by name"),
-        (keyword, "Got 'keyword', which fails with .* positional arguments", "measure"),
-        (fails, "Got 'fails', which fails with N = 256, T = 256: KeyError", "measure"),
-        (never, "rule 'mine' must give a finite multiplier > 0", "by name"),
-        (lambda n, t: "two", "must give a finite multiplier > 0", "rescale"),
+        ("sqrt_log", {"kinds": ("slef",)}, "kinds must be some of self, cross, joint, temporal"),
+        ("sqrt_log", {"train_size": "64"}, "must be an int or a .height, width. pair"),
+        ("sqrt-log", {}, "scaling must be one of original, sqrt_log"),
+        (0, {}, "finite multiplier > 0"),
+        (float("inf"), {}, "finite multiplier > 0"),
+        ([1.0], {}, "scaling must be one of.*Got .1.0"),
+        (None, {}, "scaling must be one of.*Got None"),
+        (two, {}, "callable .N, T. -> multiplier. Got 'two', which fails with N = 256, T = 256: TypeError"),
+        (fails, {}, "Got 'fails', which fails with N = 256, T = 256: KeyError"),
+        ("mine", {}, "rule 'mine' must give a finite multiplier > 0"),
+        (lambda n, t: -1, {}, "must give a finite multiplier > 0"),
+        (lambda n, t: "two", {}, "must give a finite multiplier > 0"),
     ],
 )
-def test_a_rule_that_is_none_is_refused_before_any_sampling(random_pipe, monkeypatch, rule, message, way):
+def test_bad_rules_are_refused_before_any_sampling(random_pipe, monkeypatch, rule, options, message):
     monkeypatch.setattr(random_pipe.unet, "forward", None)
-    if way == "by name":
-        monkeypatch.setitem(RULES, "mine", rule)
+    monkeypatch.setitem(RULES, "mine", lambda n, t: float("nan"))
+    before = state_of_pipeline(random_pipe)
     with pytest.raises(EntropyLabError, match=message):
-        if way == "measure":
-            entropylab.measure(random_pipe, [64], scaling=rule, prompts=["a red car"], progress=False)
-        else:
-            entropylab.rescale(random_pipe, "mine" if way == "by name" else rule)
+        entropylab.rescale(random_pipe, rule, **options)
+    assert state_of_pipeline(random_pipe) == before
 
 
 def test_rules_that_are_called_otherwise(random_pipe):
@@ -354,10 +302,13 @@ def test_rules_that_are_called_otherwise(random_pipe):
         assert min(handle.multipliers.values()) > 1
 
 
-def test_a_rule_that_fails_while_sampling_is_named_with_its_layer(random_pipe):
-    def picky(tokens, train_tokens):
-        return {256: 1.0}[tokens]
-
-    with pytest.raises(EntropyLabError, match="rule 'picky' fails for layer unet.* with N = 576, T = 256: KeyError"):
-        with entropylab.rescale(random_pipe, picky):
-            sample(random_pipe, (96, 96), steps=1)
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (lambda n, t: {256: 1.0}[n], "fails for layer unet.* with N = 576, T = 256: KeyError"),
+        (lambda n, t: torch.ones(7), "one multiplier per head: layer .* has 2 heads. Got 7"),
+    ],
+)
+def test_a_rule_that_fails_while_sampling_is_named_with_its_layer(random_pipe, rule, message):
+    with pytest.raises(EntropyLabError, match=message), entropylab.rescale(random_pipe, rule):
+        sample(random_pipe, (96, 96), steps=1)
