@@ -122,11 +122,10 @@ def rescaled(
 ) -> Iterator[Rescaling]:
     """The context behind ``rescale`` and ``measure``; see ``rescale``."""
     rescaling = new_rescaling(pipe, rule, train_size, kinds)
-    sight = rescaling.sight
     working.append(rescaling)
     try:
         told = {"on_forward": rescaling.on_forward, "rescales": True}
-        with observed(sight, rescaling.on_attention, **told) as observer:
+        with observed(rescaling.sight, rescaling.on_attention, **told) as observer:
             yield rescaling
             warn_of_untouched(rescaling, observer)
     finally:
@@ -149,17 +148,13 @@ def new_rescaling(pipe: Any, rule: Any, train_size: Any, kinds: Sequence[str] | 
 
 def at_work(roots: Iterable[nn.Module]) -> Rescaling | None:
     """What rescales some denoisers now, or a part of them, or something that they are a part of."""
-    if not working:
-        return None
     ours = list(roots)
-    theirs = [(rescaling, list(rescaling.sight.roots.values())) for rescaling in working]
-    same = (rescaling for rescaling, others in theirs if any(root is other for root in ours for other in others))
-    if (found := next(same, None)) is not None:
-        return found
+    theirs = [(rescaling, other) for rescaling in working for other in rescaling.sight.roots.values()]
+    same = [rescaling for rescaling, other in theirs if any(root is other for root in ours)]
+    if same or not working:
+        return same[0] if same else None
     parts = {part for root in ours for part in root.modules()}
-    return next(
-        (rescaling for rescaling, others in theirs for other in others if not parts.isdisjoint(other.modules())), None
-    )
+    return next((rescaling for rescaling, other in theirs if not parts.isdisjoint(other.modules())), None)
 
 
 def rule_at_work(roots: Iterable[nn.Module]) -> str:
