@@ -80,7 +80,8 @@ class Calibration:
     @property
     def about(self) -> dict[str, Any]:
         """What every rule of this calibration knows of its model."""
-        weights, others, kinds = (json.loads(self.dataset.attrs.get(name, "null")) for name in ATTRIBUTES)
+        names = ("weights", "uncalibrated", "kinds")
+        weights, others, kinds = (json.loads(self.dataset.attrs.get(name, "null")) for name in names)
         return {"weights": weights or {}, "others": tuple(others or ()), "kinds": tuple(kinds) if kinds else None}
 
     def rule(self, name: str) -> ByLayer:
@@ -117,10 +118,6 @@ class Calibration:
 
     def _repr_html_(self) -> str:
         return self.dataset._repr_html_()
-
-
-ATTRIBUTES = ("weights", "uncalibrated", "kinds")
-"""Attributes of the Dataset that every rule needs to know, as JSON."""
 
 
 def known(values: Array) -> Array:

@@ -267,27 +267,25 @@ def test_text_does_not_grow_with_the_picture():
     assert abs(slopes_of(rows, slice(10, 310)).mean() - slopes_of(rows, slice(None)).mean()) > 0.05
 
 
-@pytest.mark.parametrize("shape", [(40,), (5, 40), (1, 1, 5, 40), (1, 2, 1, 40)])
-def test_a_multiplier_is_of_the_scale_and_not_of_what_a_mask_adds(shape):
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(2, 5, 40, generator=generator, dtype=torch.float64)
-    bias = 3 * torch.rand(shape, generator=generator, dtype=torch.float64)
-    found = responses_of(replace(rows_of(logits), mask=bias))[0]
-    for place in (0, 15, 30):
-        wanted = torch.distributions.Categorical(logits=ASKED[place] * logits + bias).entropy()
-        torch.testing.assert_close(found[..., place], wanted.reshape(2, 5))
-    scaled = torch.distributions.Categorical(logits=ASKED[30] * (logits + bias)).entropy().reshape(2, 5)
-    assert abs(found[..., 30] - scaled).max() > 0.01
+BIAS = 3 * torch.rand(1, 2, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("mask", [None, torch.arange(6) != 2])
-def test_multipliers_under_a_causal_mask(mask):
+@pytest.mark.parametrize("mask", [BIAS[0, 0, 0], BIAS[0, 0], BIAS[:, :1], BIAS[:, :, :1], None, torch.arange(6) != 2])
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_a_multiplier_is_of_the_scale_and_not_of_what_a_mask_adds(mask, is_causal):
     logits = torch.randn(2, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = responses_of(replace(rows_of(logits), is_causal=True, mask=mask))[0]
-    open_to = torch.ones(6, 6, dtype=torch.bool).tril() & (mask if mask is not None else True)
+    found = responses_of(replace(rows_of(logits), is_causal=is_causal, mask=mask))[0]
+    added = torch.zeros_like(logits)
+    if mask is not None:
+        added = added.masked_fill(~mask, -1e9) if mask.dtype == torch.bool else added + mask
+    if is_causal:
+        added = added.masked_fill(~torch.ones(6, 6, dtype=torch.bool).tril(), -1e9)
     for place in (0, 15, 30):
-        wanted = torch.distributions.Categorical(logits=(ASKED[place] * logits).masked_fill(~open_to, -1e9)).entropy()
+        wanted = torch.distributions.Categorical(logits=ASKED[place] * logits + added).entropy().reshape(2, 6)
         torch.testing.assert_close(found[..., place], wanted)
+    if mask is not None and mask.dtype != torch.bool and not is_causal:
+        scaled = torch.distributions.Categorical(logits=ASKED[30] * (logits + mask)).entropy().reshape(2, 6)
+        assert abs(found[..., 30] - scaled).max() > 0.01
 
 
 def test_half_precision_is_not_rounded_once_more():

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import pipelines
 from ..checkpoints import magnitudes
-from ..errors import EntropyLabError, EntropyLabWarning
+from ..errors import EntropyLabError, EntropyLabWarning, counted
 from .rules import LayerRule
 
 Array = NDArray[Any]
@@ -65,8 +65,10 @@ class OfOneModel(LayerRule):
         """One multiplier per head (heads,); 1 for a layer that is left alone."""
         if layer in self.others:
             return torch.ones((), dtype=torch.float64)
-        if layer not in self.heads():
-            raise EntropyLabError("the calibration is of another model, which has no such layer")
+        heads = self.heads()
+        if layer not in heads:
+            has = f"{counted(len(heads), 'layer')} such as {next(iter(heads), 'none')}"
+            raise EntropyLabError(f"the calibration is of another model: it has no layer {layer!r}, but {has}.")
         return torch.tensor(self.by_head(layer, tokens, train_tokens, growth), dtype=torch.float64)
 
 

@@ -57,13 +57,10 @@ def yarn(tokens: int, train_tokens: int) -> float:
 
 
 class LayerRule(ABC):
-    """A rule that knows the layers: its multipliers differ between them.
-
-    Attributes:
-        kinds: kinds of layers that it is for, unless the caller names others; None for the usual ones.
-    """
+    """A rule that knows the layers: its multipliers differ between them."""
 
     kinds: tuple[str, ...] | None = None
+    """Kinds of layers that it is for, unless the caller names others; None for the usual ones."""
 
     @abstractmethod
     def check(self, pipe: Any) -> None:
@@ -79,13 +76,7 @@ NEEDS_CALIBRATION = ("invariant", "calibrated", "predicted")
 
 @dataclass(frozen=True)
 class NamedRule:
-    """A rule and the name that results carry.
-
-    Attributes:
-        name: the name.
-        function: the rule.
-        needs_sizes: whether it asks for N and T.
-    """
+    """A rule, the name that results carry, and whether it asks for N and T."""
 
     name: str
     function: Rule | LayerRule
@@ -139,8 +130,9 @@ def named_rule(rule: Any) -> NamedRule:
     if isinstance(rule, str):
         name, function = rule, RULES.get(rule)
     if not callable(function):
+        came = repr(rule) if isinstance(rule, str) else type(rule).__name__  # which may hold a Dataset
         raise EntropyLabError(
-            f"scaling must be one of {', '.join(RULES)}, a number or a callable (N, T) -> multiplier. Got {rule!r}."
+            f"scaling must be one of {', '.join(RULES)}, a number or a callable (N, T) -> multiplier. Got {came}."
         )
     if RULES.get(name, function) is not function:
         raise EntropyLabError(
