@@ -1,6 +1,6 @@
 """The law of attention entropy, its fit and its checks. Knows Datasets, and no torch."""
 
 from .averages import samples_of
-from .fit import BOUNDED, CLUSTERED, ORDINARY, Fit, fit
+from .fit import BOUNDED, CLUSTERED, ORDINARY, UNKNOWN, Fit, fit
 
-__all__ = ["BOUNDED", "CLUSTERED", "ORDINARY", "Fit", "fit", "samples_of"]
+__all__ = ["BOUNDED", "CLUSTERED", "ORDINARY", "UNKNOWN", "Fit", "fit", "samples_of"]

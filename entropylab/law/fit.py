@@ -31,13 +31,15 @@ from .averages import (
     with_known_samples,
     words_of,
 )
-from .lines import curvature, straight_line
+from .lines import curvature, smooth_weights, straight_line, theil_sen
 from .names import LONG_NAMES, Result, names_by_layer, page, table, text_table
 
 GROUPS = ("layer", "head", "step", "branch")
+METHODS = ("least_squares", "weighted", "theil_sen")
 CLUSTERED = "cluster-robust, samples as clusters"
 BOUNDED = "at most, from the samples' spreads at each size"
 ORDINARY = "ordinary least squares"
+UNKNOWN = "unknown"
 ERRORS = {"clustered": CLUSTERED, "bounded": BOUNDED, "ordinary": ORDINARY}
 """How errors are found: the word that asks for it, and what a `Fit` says of itself."""
 
@@ -91,6 +93,11 @@ class Fit(Result):
     def errors(self) -> str:
         """How the standard errors were found."""
         return str(self.dataset.attrs["errors"])
+
+    @property
+    def method(self) -> str:
+        """How the line was laid: "least_squares", "weighted" or "theil_sen"."""
+        return str(self.dataset.attrs["method"])
 
     @property
     def slope_interval(self) -> tuple[Any, Any]:
@@ -160,7 +167,7 @@ class Fit(Result):
         a = self.dataset.attrs
         places = "heads" if a["heads"] else "layers"
         left = f"; {a['left_out']} {places} left out, not finite at every size" if a["left_out"] else ""
-        return f"{about(self.dataset)}, least squares; errors: {self.errors}{left}"
+        return f"{about(self.dataset)}, {self.method.replace('_', ' ')}; errors: {self.errors}{left}"
 
     def _short(self) -> pd.DataFrame:
         """The lines, with what matters most of each."""
@@ -224,16 +231,18 @@ def fit(
     *,
     kind: Kinds = None,
     scaling: str | None = None,
+    method: str = "least_squares",
     errors: str = "auto",
 ) -> Fit:
     """Fit entropy against log N, H = slope * log N + intercept: overall, or once for every group.
 
-    By least squares. Samples, not query rows, are the independent unit of every error:
+    Samples, not query rows, are the independent unit of every error:
 
     - "clustered": each sample, with all its sizes, is a cluster; Student's t with one degree of freedom less than there
       are samples. Exact for samples that are normal, however few: 95% intervals held the truth in 94 to 95% of 2000
       simulated measurements with 2 to 10 samples, also where small sizes are noisier, and in 97 to 99% where one sample
-      is five times as noisy as the others. Taken for "auto" where samples were kept apart.
+      is five times as noisy as the others. Of "theil_sen" by leaving out each sample in turn, which held it as often.
+      Taken for "auto" where samples were kept apart.
     - "bounded": where samples were averaged while measuring, how a sample's sizes vary together is lost. From the
       spreads that were kept (``entropy_m2``) the largest error is computed that slope and intercept can have, taken for
       "auto" there; mostly several times too large, since a sample's own level cancels in a slope.
@@ -248,6 +257,10 @@ def fit(
             several; or "image": the image rows of joint layers among the image's own keys, which alone grow with it. By
             default "self", or if the model has none "joint", "temporal" or "cross"; the summary says which.
         scaling: which scaling; by default the only one, or "original" of several.
+        method: "least_squares"; "weighted", each size by its number of samples over their variance, where sizes had
+            different numbers of samples or small sizes are noisy: the variances are smoothed along N, for three
+            samples tell little of one; "theil_sen", the median of the slopes between all pairs of sizes, where a size
+            is broken (a frozen one, say) and should not draw the line.
         errors: "clustered", "bounded", "ordinary", or "auto".
 
     Returns:
@@ -259,8 +272,8 @@ def fit(
         to stay as it is, and ``level_power`` that for H itself, of a factor that all rows of the group share.
 
     Raises:
-        EntropyLabError: not such a Dataset; no such layer, scaling, group or errors; fewer than two different N; errors
-            that the Dataset does not allow.
+        EntropyLabError: not such a Dataset; no such layer, scaling, group, method or errors; fewer than two different
+            N; errors or weights that the Dataset does not allow.
 
     Examples:
         >>> ds = entropylab.simulate_dataset(tokens=(64, 256, 1024), sigma=1.0, samples=4)
@@ -280,16 +293,19 @@ def fit(
     have = [name for name in GROUPS if name in part["entropy"].dims]
     if not set(groups) <= set(have) or len(set(groups)) < len(groups):
         raise EntropyLabError(f"by must be None or some of the dims that were measured, {have}. Got {list(groups)}.")
-    way = way_to_errors(errors, part)
+    way = way_to_errors(errors, method, part)
     mask = counted(part["entropy"])
     keep = ("size", *groups)
     x = averaged(log_tokens(part), mask, keep)
     y = averaged(part["entropy"], mask, (*keep, "sample"))
     spread = over_samples(part, y, mask, keep)
-    line = line_of(part, x, y, spread, groups, way) if "size" in y.dims else {}
+    line = line_of(part, x, y, spread, groups, method, way) if "size" in y.dims else {}
     if not line or not np.isfinite(line["slope"]).any():
         sizes = ", ".join(map(str, np.atleast_1d(part["size"].values)))
-        raise EntropyLabError(f"ds must hold at least two sizes with different N in its {kind} layers. Got {sizes}.")
+        weighted = ", with standard errors over samples that weights can be had from" if method == "weighted" else ""
+        raise EntropyLabError(
+            f"ds must hold at least two sizes with different N in its {kind} layers{weighted}. Got {sizes}."
+        )
     data = points_of(part, x, y, spread, mask, keep).assign({key: (groups, value) for key, value in line.items()})
     if "local_slope" in data:
         data["predicted_slope"] = along_tokens(data["local_slope"], data["log_tokens"])
@@ -297,41 +313,55 @@ def fit(
     data["residual"] = data["entropy"] - data["fitted"]
     total = ((data["entropy"] - data["entropy"].mean("size")) ** 2).sum("size")
     data["r_squared"] = 1 - (data["residual"] ** 2).sum("size") / total.where(total > 0)
-    attrs = {"by": ", ".join(groups), "errors": ERRORS[way]}
+    attrs = {"by": ", ".join(groups), "method": method, "errors": ERRORS.get(way, UNKNOWN)}
     return Fit(data.assign_attrs(attrs | provenance(part, mask, kind, scaling)))
 
 
-def way_to_errors(errors: str, part: xr.Dataset) -> str:
-    """How errors are found, one of `ERRORS`; "auto" is the best that the Dataset allows."""
+def way_to_errors(errors: str, method: str, part: xr.Dataset) -> str:
+    """How errors are found, one of `ERRORS` or "unknown"; "auto" is the best that the Dataset allows."""
+    if method not in METHODS:
+        raise EntropyLabError(f"method must be one of {', '.join(METHODS)}. Got {method!r}.")
     number = samples_of(part)
     apart = part.sizes.get("sample", 1) > 1
-    have = ["ordinary"]
-    if apart:
-        have = ["clustered", "ordinary"]
-    elif "entropy_m2" in part and number > 1:
-        have = ["bounded", "ordinary"]
+    have = ["clustered"] if apart else []
+    if not apart and "entropy_m2" in part and number > 1 and method != "theil_sen":
+        have.append("bounded")
+    if method == "least_squares" or (method == "weighted" and not apart):
+        have.append("ordinary")
     if errors not in ("auto", *have):
         raise EntropyLabError(
-            f"errors must be 'auto' or, of {number} samples {'apart' if apart else 'not apart'}, one of {have}. "
-            f"Got {errors!r}."
+            f"errors must be 'auto' or, of {number} samples {'apart' if apart else 'not apart'} with "
+            f"method={method!r}, one of {have}. Got {errors!r}."
         )
-    return have[0] if errors == "auto" else errors
+    return next(iter(have), "unknown") if errors == "auto" else errors
 
 
 def line_of(
-    part: xr.Dataset, x: xr.DataArray, y: xr.DataArray, spread: xr.DataArray, groups: Sequence[str], way: str
+    part: xr.Dataset,
+    x: xr.DataArray,
+    y: xr.DataArray,
+    spread: xr.DataArray,
+    groups: Sequence[str],
+    method: str,
+    way: str,
 ) -> dict[str, Any]:
     """The line of y against x for every group; ``spread`` are the standard errors of y over samples."""
-    if "sample" not in y.dims:
+    if "sample" in y.dims:
+        number = y.notnull().sum("sample")
+        y = y.mean("sample").expand_dims("sample") if way == "ordinary" else y
+    else:
+        number = part.get("samples", xr.ones_like(y))
         y = y.expand_dims("sample")
-    elif way == "ordinary":
-        y = y.mean("sample").expand_dims("sample")
     y = y.transpose(*groups, "size", "sample")
-    bound: tuple[Any, ...] = ()
-    if way == "bounded":
-        bound = (spread.broadcast_like(y).transpose(*y.dims).values, samples_of(part))
-    xs = x.broadcast_like(y).transpose(*y.dims).values
-    return straight_line(xs, y.values, *bound) | curvature(xs, y.values, *bound)
+    one = y.isel(sample=[0])
+    n, error = (value.broadcast_like(one).transpose(*y.dims).values for value in (number, spread))
+    xs, ys = x.broadcast_like(y).transpose(*y.dims).values, y.values
+    bound = (error, samples_of(part)) if way == "bounded" else ()
+    straight = curvature(xs, ys, *bound)
+    if method == "theil_sen":
+        return theil_sen(xs, ys) | straight
+    weights = smooth_weights(xs[..., :1], error, n) if method == "weighted" else 1.0
+    return straight_line(xs, ys, weights, *bound) | straight
 
 
 def points_of(

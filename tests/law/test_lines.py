@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import xarray as xr
 from scipy import stats
+from scipy.special import polygamma
 
 from entropylab import EntropyLabError
-from entropylab.law import BOUNDED, CLUSTERED, ORDINARY, fit
-from entropylab.law.lines import curvature, straight_line
+from entropylab.law import BOUNDED, CLUSTERED, ORDINARY, UNKNOWN, fit
+from entropylab.law.lines import curvature, smooth_weights, straight_line, theil_sen
 
 from ..datasets import NOISY, SIZES, norris, own_log_tokens, own_mean, replicates, synthetic
 
@@ -40,6 +41,15 @@ def test_nist_norris() -> None:
     assert p == pytest.approx(2 * stats.t.sf(abs(t), len(data) - 2))
 
 
+@pytest.mark.parametrize("line", [straight_line, theil_sen])
+def test_shift_and_stretch_of_entropy(line) -> None:
+    x, y = replicates(number=1)
+    one, other = line(x, y), line(x, 3 * y - 2)
+    np.testing.assert_allclose(other["slope"], 3 * one["slope"])
+    np.testing.assert_allclose(other["intercept"], 3 * one["intercept"] - 2)
+    np.testing.assert_allclose(other["slope_error"], 3 * one["slope_error"])
+
+
 # Samples as clusters.
 
 
@@ -56,12 +66,13 @@ def test_clustered_errors_are_those_of_the_mean_of_the_samples_own_lines() -> No
     assert result.predict_error(1000) == pytest.approx(stats.sem(at))
 
 
-def test_samples_torn_apart_give_larger_errors() -> None:
+@pytest.mark.parametrize("method", ["least_squares", "theil_sen"])
+def test_samples_torn_apart_give_larger_errors(method: str) -> None:
     ds = synthetic(noise=0.01, sample_level=0.1)
     torn = ds.copy(deep=True)
     for place in range(ds.sizes["size"]):
         torn["entropy"][place] = np.roll(ds["entropy"][place], place, axis=2)
-    own, other = fit(ds), fit(torn)
+    own, other = fit(ds, method=method), fit(torn, method=method)
     assert other.slope == pytest.approx(own.slope)
     assert other.slope_error > 4 * own.slope_error, "a level of each sample's own cancels in its slope only whole"
 
@@ -104,16 +115,17 @@ def held(line: dict[str, np.ndarray], truth: float = 1.0, name: str = "slope") -
     return float(np.mean((line[f"{name}_low"] < truth) & (line[f"{name}_high"] > truth)))
 
 
+@pytest.mark.parametrize("line", [straight_line, theil_sen])
 @pytest.mark.parametrize("clusters", [3, 8])
-def test_intervals_hold_the_truth_as_often_as_they_say(clusters: int) -> None:
+def test_intervals_hold_the_truth_as_often_as_they_say(line, clusters: int) -> None:
     x, y = replicates(clusters, 1000)
-    found = straight_line(x, y)
+    found = line(x, y)
     assert 0.93 <= held(found) <= 0.98
     assert 0.93 <= held(found, -0.5, "intercept") <= 0.98
     assert np.mean(found["slope_p"] < 0.05) == pytest.approx(1 - held(found), abs=1e-9)
     assert abs(found["slope"].mean() - 1) < 3 * found["slope"].std() / 1000**0.5, "no bias"
     if clusters == 8:
-        assert np.mean(straight_line(x, y + 0.1 * x)["slope_p"] < 0.05) > 0.9, "and a slope of 1.1 is told from 1"
+        assert np.mean(line(x, y + 0.1 * x)["slope_p"] < 0.05) > 0.9, "and a slope of 1.1 is told from 1"
 
 
 def test_intervals_that_take_points_for_independent_do_not() -> None:
@@ -140,11 +152,90 @@ def test_errors_of_samples_that_were_averaged_are_the_largest_that_they_can_be()
     assert bound["degrees_of_freedom"].values.tolist() == [5.0] * 5
 
 
-def test_errors_that_are_asked_for_and_a_single_sample() -> None:
+def test_which_errors_are_taken() -> None:
     averaged, one = synthetic(**NOISY, average=("sample",)), synthetic(samples=1, noise=0.1)
     assert fit(averaged, errors="ordinary").errors == fit(one).errors == ORDINARY
-    with pytest.raises(EntropyLabError, match="at least two sizes with different N"):
-        fit(one.isel(size=[0]))
+    assert fit(one, method="theil_sen").errors == UNKNOWN
+    for method in ("least_squares", "theil_sen"):
+        with pytest.raises(EntropyLabError, match="at least two sizes with different N"):
+            fit(one.isel(size=[0]), method=method)
+
+
+# Weights.
+
+
+def test_weights_are_those_of_smooth_variances_over_samples() -> None:
+    """Log variance on a straight line, its slope shrunk as James and Stein do."""
+    ds = synthetic(samples=8, steps=1)
+    x, number = own_log_tokens(ds), len(SIZES)
+    noise = np.where(x < np.median(x), 0.5, 0.01)[:, None] * np.random.default_rng(1).standard_normal((number, 8))
+    ds = ds.assign(entropy=ds["entropy"] + xr.DataArray(noise, dims=("size", "sample")))
+    points = own_mean(ds)
+    line = stats.linregress(x, np.log(points.var(1, ddof=1)))
+    known = polygamma(1, 7 / 2) / ((x - x.mean()) ** 2).sum()
+    weights = np.exp(-max(0, 1 - 2 * known / line.slope**2) * line.slope * x / 2)
+    own = [np.polyfit(x, sample, 1, w=weights)[0] for sample in points.T]
+    result = fit(ds, method="weighted")
+    assert (result.slope, result.intercept) == pytest.approx(np.polyfit(x, points.mean(1), 1, w=weights), rel=1e-5)
+    assert result.slope_error == pytest.approx(stats.sem(own), rel=1e-5)
+    assert (result.method, result.errors) == ("weighted", CLUSTERED)
+    assert abs(result.slope - 1) < 0.3 * abs(fit(ds).slope - 1), "noisy sizes count less"
+    assert result.slope_error < fit(ds).slope_error
+
+
+def test_ordinary_errors_of_points_with_weights_are_those_of_least_squares() -> None:
+    x, y = (values[0, :, :1] for values in replicates(number=1))
+    weights = np.linspace(1, 5, len(x))[:, None]
+    (slope, _), covariance = np.polyfit(x[:, 0], y[:, 0], 1, w=weights[:, 0] ** 0.5, cov=True)
+    found = straight_line(x, y, weights)
+    assert found["slope"] == pytest.approx(slope)
+    assert (found["slope_error"], found["intercept_error"]) == pytest.approx(np.diag(covariance) ** 0.5)
+    assert straight_line(x, y)["slope_error"] != pytest.approx(found["slope_error"], rel=1e-3)
+
+
+@pytest.mark.parametrize("samples", [3, 8])
+@pytest.mark.parametrize("steepness", [0.0, 1.2])
+def test_weighted_intervals_hold_the_truth_as_often(samples: int, steepness: float) -> None:
+    """Six sizes, equally noisy or the smaller ones more so, measured 1500 times."""
+    tokens = np.geomspace(64, 4096, 6)[:, None]
+    x = np.broadcast_to(np.log(tokens), (1500, 6, samples))
+    y = x + 0.1 * (tokens / 512) ** (-steepness / 2) * np.random.default_rng(0).standard_normal(x.shape)
+    error = y.std(-1, ddof=1, keepdims=True) / samples**0.5
+    weights = smooth_weights(x[..., :1], error, np.full(error.shape, samples))
+    assert 0.91 <= held(straight_line(x, y, weights)) <= 0.98
+    if samples < 8:
+        raw = straight_line(x, y, 1 / error**2)
+        assert held(raw) < 0.9, "a weight from each size's own variance makes errors too small"
+
+
+# The robust line.
+
+
+def test_theil_sen_agrees_with_scipy_and_a_broken_size_does_not_move_it() -> None:
+    ds = synthetic(**NOISY)
+    result = fit(ds, method="theil_sen")
+    x, points = own_log_tokens(ds), own_mean(ds)
+    other = stats.theilslopes(points.mean(1), x, method="joint")
+    assert (result.slope, result.intercept) == pytest.approx((other.slope, other.intercept), rel=1e-6)
+    left = [stats.theilslopes(np.delete(points, i, 1).mean(1), x).slope for i in range(6)]
+    assert result.slope_error == pytest.approx((5 * np.var(left)) ** 0.5, rel=1e-4), "the jackknife's"
+    assert (result.method, result.errors) == ("theil_sen", CLUSTERED)
+    frozen = ds.copy(deep=True)
+    frozen["entropy"][4] = 0.1
+    moved = abs(fit(frozen, method="theil_sen").slope - result.slope)
+    assert moved < 0.1
+    assert abs(fit(frozen).slope - fit(ds).slope) > 5 * moved
+    gone = ds.assign(entropy=ds["entropy"].where((ds["sample"] < 5) | (ds["size"] == "32x32")))
+    assert fit(gone, method="theil_sen").slope_error > 0
+
+
+def test_medians_leave_out_what_is_missing() -> None:
+    x = np.broadcast_to(np.arange(5.0)[:, None], (2, 5, 1))
+    y = 2 * x + 1
+    y[0, 2], y[1] = np.nan, np.nan
+    found = theil_sen(x, y)
+    assert (found["slope"][0], found["intercept"][0]) == (2, 1)
+    assert np.isnan(found["slope"][1]) and np.isnan(found["slope_error"]).all()
 
 
 # Is it straight?
