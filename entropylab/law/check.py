@@ -380,8 +380,10 @@ def predictions(part: xr.Dataset) -> dict[str, xr.DataArray]:
     names = [name for name in ("entropy", "sigma2", "third", "fourth") if name in part]
     found = {name: part[name].astype("float64") for name in names}
     found["law"] = part["log_tokens"] - found["sigma2"] / 2
-    of_cells = xr.apply_ufunc(entropy_given_variance, found["sigma2"], part["tokens"].astype("float64"))
-    found["gaussian"] = part["gaussian"].astype("float64") if "gaussian" in part else of_cells
+    if "gaussian" in part:
+        found["gaussian"] = part["gaussian"].astype("float64")
+    else:
+        found["gaussian"] = xr.apply_ufunc(entropy_given_variance, found["sigma2"], part["tokens"].astype("float64"))
     if "rarefied_half" in part and part.sizes["size"] > 1:
         found["rarefied"] = rarefied(part)
     if "third" in found:

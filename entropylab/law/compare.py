@@ -186,9 +186,7 @@ def entropy_of(part: xr.Dataset, names: list[str]) -> xr.DataArray:
     entropy = part["entropy"].astype("float64")
     entropy = entropy.mean("step") if "step" in entropy.dims else entropy
     samples = pd.DataFrame({name: part[name].values for name in names})
-    again = samples.groupby(
-        names, dropna=False
-    ).cumcount()  # one that comes again is paired with the other's that comes again
+    again = samples.groupby(names, dropna=False).cumcount()  # one that comes again is paired with such a one
     keys = samples.assign(again=again).astype(str).agg(", ".join, axis=1)
     plain = entropy.drop_vars([name for name in entropy.coords if name not in entropy.dims])
     return plain.assign_coords(sample=keys.values)

@@ -217,8 +217,11 @@ def test_theil_sen_agrees_with_scipy_and_a_broken_size_does_not_move_it() -> Non
     x, points = own_log_tokens(ds), own_mean(ds)
     other = stats.theilslopes(points.mean(1), x, method="joint")
     assert (result.slope, result.intercept) == pytest.approx((other.slope, other.intercept), rel=1e-6)
-    left = [stats.theilslopes(np.delete(points, i, 1).mean(1), x).slope for i in range(6)]
-    assert result.slope_error == pytest.approx((5 * np.var(left)) ** 0.5, rel=1e-4), "the jackknife's"
+    left = [stats.theilslopes(np.delete(points, i, 1).mean(1), x, method="joint") for i in range(6)]
+    slopes, intercepts = (np.array([getattr(line, name) for line in left]) for name in ("slope", "intercept"))
+    jackknife = [(5 * np.var(values)) ** 0.5 for values in (slopes, intercepts, intercepts + slopes * np.log(1000))]
+    found = (result.slope_error, result.intercept_error, result.predict_error(1000))
+    assert found == pytest.approx(jackknife, rel=1e-4)
     assert (result.method, result.errors) == ("theil_sen", CLUSTERED)
     frozen = ds.copy(deep=True)
     frozen["entropy"][4] = 0.1
