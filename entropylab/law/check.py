@@ -117,13 +117,13 @@ class Check(Result):
         """A row for every layer: how far off the law and its refinements are, and the flags.
 
         Columns ``..._off`` are means over heads and sizes of the absolute residual [nats], so that heads can't hide
-        each other; ``law_worst`` is the largest. ``explained`` is the
-        part of ``law_off`` that the series takes away: 1 all of it, 0 none, below 0 it makes the law worse. Flags are
-        the fraction of heads and sizes that they are up in; ``tokens`` the smallest and the largest N. ``..._bias`` is
-        the mean over heads and sizes of entropy less the law, Gaussian rows and fewer keys [nats], and ``..._z`` the
-        same in standard errors over samples; ``unexplained`` the share of rows that Gaussian logits don't explain;
-        ``slope`` is that of entropy against log N, and ``predicted_slope`` what rows foresee by leaving out keys;
-        ``power`` that of log N which the scale must follow to keep H / log N, and ``level_power`` to keep H.
+        each other; ``law_worst`` is the largest. ``explained`` is the part of ``law_off`` that the series takes away: 1
+        all of it, 0 none, below 0 it makes the law worse. Flags are the fraction of heads and sizes that they are up
+        in; ``tokens`` the smallest and the largest N. ``..._bias`` is the mean over heads and sizes of entropy less the
+        law, Gaussian rows and fewer keys [nats], and ``..._z`` the same in standard errors over samples;
+        ``unexplained`` the share of rows that Gaussian logits don't explain; ``slope`` is that of entropy against log
+        N, and ``predicted_slope`` what rows foresee by leaving out keys; ``power`` that of log N which the scale must
+        follow to keep H / log N, and ``level_power`` to keep H.
         """
         frame = self._layers()
         tokens = self._keys()

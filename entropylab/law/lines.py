@@ -128,11 +128,12 @@ def smooth_weights(x: Array, error: Array, number: Array) -> Array:
     with these. Log variance is put on a straight line, whose slope is shrunk by twice its own variance (as James and
     Stein do), so that points that are equally noisy keep equal weights.
     """
-    known = 1 / polygamma(1, (np.maximum(number, 2) - 1) / 2)  # 1 / variance of a log variance
+    certainty = 1 / polygamma(1, (np.maximum(number, 2) - 1) / 2)  # 1 / variance of a log variance
     with np.errstate(divide="ignore", invalid="ignore"):
         log_variance = np.where(number > 1, np.log(error**2 * number), np.nan)
-        _, center, (level, slope), (_, of_slope), _ = projected(x, log_variance, 1, known)
-        slope = np.nan_to_num(slope * np.maximum(0, 1 - 2 * (of_slope**2 / known).sum(ALL) / slope**2))
+        _, center, (level, slope), (_, of_slope), _ = projected(x, log_variance, 1, certainty)
+        noise = (of_slope**2 / certainty).sum(ALL)
+        slope = np.nan_to_num(slope * np.maximum(0, 1 - 2 * noise / slope**2))  # NaN where x can't tell it
     return number / np.exp(level[..., None, None] + slope[..., None, None] * (x - center[..., None, None]))
 
 

@@ -122,6 +122,8 @@ DS = synthetic(steps=2, samples=2)
         (DS.mean("layer"), {}, "missing tokens, layer, kind"),
         (DS.isel(size=0), {}, "at least two sizes with different N.* Got 32x32"),
         (DS, {"kind": "joint"}, "kind='joint': .* It has: cross, self"),
+        (DS, {"kind": "image"}, "no joint layers in which rows and keys of the image are told apart"),
+        (DS, {"kind": ("image", "self")}, "kind='image' stands alone, for it is of other keys"),
         (DS, {"scaling": "sqrt_log"}, "scaling must be one of those measured: original. Got 'sqrt_log'"),
         (DS, {"method": "lasso"}, "method must be one of least_squares, weighted, theil_sen. Got 'lasso'"),
         (DS, {"errors": "bootstrap"}, r"one of \['clustered', 'ordinary'\]. Got 'bootstrap'"),

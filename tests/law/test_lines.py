@@ -168,12 +168,12 @@ def test_weights_are_those_of_smooth_variances_over_samples() -> None:
     """Log variance on a straight line, its slope shrunk as James and Stein do."""
     ds = synthetic(samples=8, steps=1)
     x, number = own_log_tokens(ds), len(SIZES)
-    noise = np.where(x < np.median(x), 0.5, 0.01)[:, None] * np.random.default_rng(1).standard_normal((number, 8))
-    ds = ds.assign(entropy=ds["entropy"] + xr.DataArray(noise, dims=("size", "sample")))
+    extra = np.where(x < np.median(x), 0.5, 0.01)[:, None] * np.random.default_rng(1).standard_normal((number, 8))
+    ds = ds.assign(entropy=ds["entropy"] + xr.DataArray(extra, dims=("size", "sample")))
     points = own_mean(ds)
     line = stats.linregress(x, np.log(points.var(1, ddof=1)))
-    known = polygamma(1, 7 / 2) / ((x - x.mean()) ** 2).sum()
-    weights = np.exp(-max(0, 1 - 2 * known / line.slope**2) * line.slope * x / 2)
+    noise = polygamma(1, 7 / 2) / ((x - x.mean()) ** 2).sum()
+    weights = np.exp(-max(0, 1 - 2 * noise / line.slope**2) * line.slope * x / 2)
     own = [np.polyfit(x, sample, 1, w=weights)[0] for sample in points.T]
     result = fit(ds, method="weighted")
     assert (result.slope, result.intercept) == pytest.approx(np.polyfit(x, points.mean(1), 1, w=weights), rel=1e-5)
