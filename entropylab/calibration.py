@@ -80,7 +80,8 @@ class Calibration:
     @property
     def about(self) -> dict[str, Any]:
         """What every rule of this calibration knows of its model."""
-        weights, others, kinds = (json.loads(self.dataset.attrs.get(name, "null")) for name in ATTRIBUTES)
+        names = ("weights", "uncalibrated", "kinds")
+        weights, others, kinds = (json.loads(self.dataset.attrs.get(name, "null")) for name in names)
         return {"weights": weights or {}, "others": tuple(others or ()), "kinds": tuple(kinds) if kinds else None}
 
     def rule(self, name: str) -> ByLayer:
@@ -117,10 +118,6 @@ class Calibration:
 
     def _repr_html_(self) -> str:
         return self.dataset._repr_html_()
-
-
-ATTRIBUTES = ("weights", "uncalibrated", "kinds")
-"""Attributes of the Dataset that every rule needs to know, as JSON."""
 
 
 def known(values: Array) -> Array:
@@ -241,29 +238,18 @@ def judged(
 
 
 def kinds_of_layers(pipe: Any, size: Size, kinds: Sequence[str], sampling: dict[str, Any]) -> dict[str, str]:
-    """Layer path -> kind of the layers that can be measured, from one sample in one step.
-
-    Raises:
-        EntropyLabError: none of them is of these ``kinds``.
-    """
-    dropped = ("samples", "steps", "rows", "strict", "layers")
-    few = {name: value for name, value in sampling.items() if name not in dropped}
-    if few.get("call") is None:
-        few["steps"] = 1
+    """Layer path -> kind of the layers that can be measured, from one sample in one step; some are of these kinds."""
+    few = {**sampling, "rows": 1, "samples": 1, "keep": ("layer",), "statistics": ("entropy",)}
+    few |= {"strict": False, "layers": None, "steps": 1 if sampling.get("call") is None else None}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EntropyLabWarning)  # what can't be measured is named when all is sampled
-        ds = measure(
-            pipe, [size], keep=("layer",), statistics=("entropy",), rows=1, samples=1, **few,
-        )  # fmt: skip
+        ds = measure(pipe, [size], **few)
     met = dict(zip(ds.module.values.tolist(), ds.kind.values.tolist(), strict=True))
     if not set(kinds) & set(met.values()):
-        unmeasured = json.loads(ds.attrs["unmeasured"])
-        lost = (
-            f", and {counted(len(unmeasured), 'layer')} could not be measured ({unmeasured[0]})" if unmeasured else ""
-        )
         raise EntropyLabError(
             f"calibrate is for layers of kind {' or '.join(kinds)}, and {type(pipe).__name__} has none: its {len(met)} "
-            f"layers are of kind {', '.join(sorted(set(met.values())))}, as {next(iter(met))}{lost}."
+            f"layers are of kind {', '.join(sorted(set(met.values())))}, as {next(iter(met))}; not measured: "
+            f"{ds.attrs['unmeasured']}."
         )
     return met
 
@@ -274,11 +260,8 @@ def left_alone(pipe: Any, reference: xr.Dataset, met: dict[str, str], kinds: Seq
     others = [path for path in declared if path not in set(reference.layer.values.tolist())]
     told = [path for path in others if met.get(path) not in ("temporal", "cross")]
     if told:
-        named = ", ".join(f"{path} ({met.get(path, 'not measured')})" for path in told[:5])
-        more = f" and {len(told) - 5} more" if len(told) > 5 else ""
-        message = (
-            f"{counted(len(told), 'layer')} keep their scale, for {', '.join(kinds)} are calibrated: {named}{more}"
-        )
+        named = ", ".join(f"{path} ({met.get(path, 'not measured')})" for path in told)
+        message = f"{counted(len(told), 'layer')} keep their scale, for {', '.join(kinds)} are calibrated: {named}"
         warnings.warn(message, EntropyLabWarning, stacklevel=3)
     return others
 

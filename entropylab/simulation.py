@@ -30,8 +30,6 @@ TOKENS = (64, 256, 1024, 4096)
 FIELDS = {"entropy": "entropy", "sigma2": "variance", "third": "third", "fourth": "fourth"}
 """Variable of the Dataset -> field of row statistics."""
 
-DIMENSIONS = ("size", "scaling", "sample", "layer", "head")
-
 
 @dataclass(frozen=True, repr=False)
 class Simulated:
@@ -137,23 +135,17 @@ def simulate(
         )
         found.append((own @ np.swapaxes(project_q, -1, -2), keys @ np.swapaxes(project_k, -1, -2)))
     q, k = (np.stack(parts) for parts in zip(*found, strict=True))
-    variance = row_variance(q, project_q, project_k, covariance, alike)
-    q = q * sigma * np.sqrt(d / variance)
-    if towards is not None:
-        q = q * np.where(q @ (project_k @ towards)[..., None] < 0, -1.0, 1.0)
-    q, k = q.astype(np.float32), k.astype(np.float32)  # as models have them
-    return Simulated(torch.from_numpy(q), torch.from_numpy(k), d**-0.5, float(sigma))
-
-
-def row_variance(q: Array, project_q: Array, project_k: Array, covariance: Array, alike: bool) -> Array:
-    """Variance of <q, k> over keys, of each row (samples, heads, queries, 1) or its mean over queries of a head."""
     of_keys = project_k @ covariance @ np.swapaxes(project_k, -1, -2)
-    if alike:
+    if alike:  # the variance of <q, k> over keys, of each row, or its mean over the queries of a head
         variance = ((q @ of_keys) * q).sum(-1, keepdims=True)
     else:
         of_queries = project_q @ covariance @ np.swapaxes(project_q, -1, -2)
         variance = (of_keys * of_queries).sum((-2, -1))[:, None, None]
-    return np.where(variance > 0, variance, np.inf)
+    q = q * sigma * np.sqrt(d / np.where(variance > 0, variance, np.inf))
+    if towards is not None:
+        q = q * np.where(q @ (project_k @ towards)[..., None] < 0, -1.0, 1.0)
+    q, k = q.astype(np.float32), k.astype(np.float32)  # as models have them
+    return Simulated(torch.from_numpy(q), torch.from_numpy(k), d**-0.5, float(sigma))
 
 
 def simulate_dataset(
@@ -206,23 +198,18 @@ def simulate_dataset(
     scaling = scaling if isinstance(scaling, list | tuple) else (scaling,)
     multipliers = np.array([[multiplier_of(rule, number, trained) for rule in scaling] for number in tokens])
     seed = settings.pop("seed", 0)
-    cells = np.array(
-        [
-            [
-                measured(
-                    simulate(number, d, one, distribution, samples=samples, seed=seed + 1000 * place, **settings),
-                    factors,
-                    statistics,
-                )
-                for place, one in enumerate(sigmas)
-            ]
-            for number, factors in zip(tokens, multipliers, strict=True)
-        ]
-    )  # (size, layer, statistic, scaling, sample, head)
-    data = {
-        name: (DIMENSIONS, np.moveaxis(cells[:, :, index], 1, 3).astype(np.float32))
-        for index, name in enumerate(values_of(tuple(statistics)))
-    }
+    fields = tuple(FIELDS.get(name, name) for name in statistics)
+    data: dict[str, Array] = {}
+    for size, number in enumerate(tokens):
+        for layer, one in enumerate(sigmas):
+            made = simulate(number, d, one, distribution, samples=samples, seed=seed + 1000 * layer, **settings)
+            shape = (len(tokens), len(scaling), samples, len(sigmas), made.q.shape[1])
+            for place, factor in enumerate(multipliers[size].tolist()):
+                rows = row_statistics(made.q, made.k, scale=made.scale * factor, statistics=fields, backend="reference")
+                values = [value for field in fields for value in values_in(rows, field)]
+                for name, value in zip(values_of(tuple(statistics)), values, strict=True):
+                    whole = data.setdefault(name, np.empty(shape, np.float32))
+                    whole[size, place, :, layer] = value.double().mean(-1).numpy()
     layers = [f"sigma {value:g}" for value in sigmas]
     shapes = [grid(number) for number in tokens]
     coords: dict[str, Any] = {
@@ -234,25 +221,14 @@ def simulate_dataset(
         "layer": layers,
         "block": ("layer", layers),
         "kind": ("layer", ["self"] * len(layers)),
-        "head": np.arange(cells.shape[-1]),
+        "head": np.arange(shape[-1]),
         "tokens": (("size", "layer"), np.repeat(np.array(tokens, float)[:, None], len(layers), 1)),
         "train_tokens": ("layer", [float(trained)] * len(layers)),
         "multiplier": (("size", "scaling", "layer"), np.repeat(multipliers[..., None], len(layers), -1)),
     }
     about: dict[str, Any] = {"model": f"simulated, {distribution}", "d": d, "seed": seed, ATTRIBUTE: "simulated"}
-    return describe(xr.Dataset(data, coords, about | settings))
-
-
-def measured(simulated: Simulated, factors: Sequence[float], statistics: Sequence[str]) -> np.ndarray:
-    """Means over query rows: (statistic, scaling, sample, head)."""
-    fields = tuple(FIELDS.get(name, name) for name in statistics)
-    found = []
-    for factor in factors:
-        rows = row_statistics(
-            simulated.q, simulated.k, scale=simulated.scale * float(factor), statistics=fields, backend="reference"
-        )
-        found.append([value.double().mean(-1).numpy() for field in fields for value in values_in(rows, field)])
-    return np.swapaxes(np.array(found), 0, 1)
+    variables = {name: (("size", "scaling", "sample", "layer", "head"), whole) for name, whole in data.items()}
+    return describe(xr.Dataset(variables, coords, about | settings))
 
 
 def multiplier_of(rule: str, tokens: int, trained: int) -> float:

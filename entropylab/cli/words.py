@@ -63,17 +63,21 @@ def rule_of(text: str) -> Any:
     """A multiplier as a float, FILE.nc or FILE.nc:RULE as a rule of the calibration in that file, or the text as it is.
 
     Raises:
-        EntropyLabError: there is no such file, or it holds no calibration.
+        EntropyLabError: there is no such file or rule, or it holds no calibration.
     """
     from ..calibration import Calibration
     from ..scaling import NEEDS_CALIBRATION
 
     with suppress(ValueError):
         return float(text)
+    if text.lower().endswith((".nc", ".nc4")):
+        return Calibration.open(text).calibrated
     path, _, name = text.rpartition(":")
-    if name in NEEDS_CALIBRATION:
-        return getattr(Calibration.open(path), name) if path else text
-    return Calibration.open(text).calibrated if text.lower().endswith((".nc", ".nc4")) else text
+    if not path:
+        return text
+    if name not in NEEDS_CALIBRATION:
+        raise EntropyLabError(f"scaling: rules of a calibration are {', '.join(NEEDS_CALIBRATION)}. Got {text!r}.")
+    return getattr(Calibration.open(path), name)
 
 
 def is_first() -> bool:

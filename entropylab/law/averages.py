@@ -56,7 +56,7 @@ def kind_in(ds: xr.Dataset, kind: Kinds = None) -> str | Sequence[str]:
     """The kinds asked for; if none is, the first of `CHOSEN` that the Dataset has."""
     if kind is not None:
         return kind
-    have = set(np.atleast_1d(check(ds)["kind"].values).astype(str).tolist())
+    have = np.atleast_1d(check(ds)["kind"].values).astype(str).tolist()
     return next((name for name in CHOSEN if name in have), CHOSEN[0])
 
 
@@ -67,8 +67,7 @@ def of_kind(ds: xr.Dataset, kind: Kinds = None) -> xr.Dataset:
     """
     ds, kind = check(ds), kind_in(ds, kind)
     if "layer" not in ds.dims:
-        names = [name for name in ("tokens", "kind", "block", "train_tokens") if name in ds.coords]
-        ds = ds.expand_dims("layer").assign_coords({name: ds[name].expand_dims("layer", -1) for name in names})
+        ds = with_dim(ds, "layer", ("tokens", "kind", "block", "train_tokens"))
     kinds = kinds_of(kind)
     if IMAGE in kinds:
         if len(kinds) > 1:
@@ -83,6 +82,12 @@ def of_kind(ds: xr.Dataset, kind: Kinds = None) -> xr.Dataset:
         had = ", ".join(sorted(set(found.values.tolist()))) or "no layer at all"
         raise EntropyLabError(f"kind={kind!r}: the Dataset has no such layer. It has: {had}.")
     return ds.isel(layer=np.flatnonzero(found.isin(kinds)))
+
+
+def with_dim(ds: xr.Dataset, dim: str, coords: Sequence[str]) -> xr.Dataset:
+    """A dim of length 1, that these coordinates have too."""
+    own = [name for name in coords if name in ds.coords and dim not in ds[name].dims]
+    return ds.expand_dims(dim).assign_coords({name: ds[name].expand_dims(dim) for name in own})
 
 
 def image_rows(ds: xr.Dataset) -> xr.Dataset | None:
@@ -109,9 +114,9 @@ def image_part(ds: xr.Dataset) -> xr.Dataset | None:
         return None
     keys = rows["keys_image"].astype("float64")
     keys = keys.mean([dim for dim in keys.dims if dim not in ("size", "layer")])
-    own = {name: rows[f"{name}_image"] for name in ("entropy", "sigma2")}
-    own |= {f"{name}_m2": rows[f"{name}_image_m2"] for name in ("entropy", "sigma2") if f"{name}_image_m2" in rows}
+    names = {f"{name}_image{end}": f"{name}{end}" for name in ("entropy", "sigma2") for end in ("", "_m2")}
     kept = {name: rows[name] for name in ("rows", "rows_empty", "samples") if name in rows}
+    own = {new: rows[old] for old, new in names.items() if old in rows}
     part = xr.Dataset(own | kept, attrs={**rows.attrs, KEYS: IMAGE})
     if "train_tokens" in rows.coords:
         other = (rows["tokens"] - keys).mean([dim for dim in keys.dims if dim != "layer"])
@@ -144,41 +149,6 @@ def under(ds: xr.Dataset, scaling: str | None) -> tuple[xr.Dataset, str]:
     if name not in have:
         raise EntropyLabError(f"scaling must be one of those measured: {', '.join(have)}. Got {name!r}.")
     return (ds.isel(scaling=have.index(name), drop=True) if "scaling" in ds.dims else ds), name
-
-
-def along_tokens(values: xr.DataArray, x: xr.DataArray) -> xr.DataArray:
-    """Mean over log N, by trapezoids between sizes: of local slopes the slope from the smallest size to the largest.
-
-    Args:
-        values: with a dim ``size``; NaN does not count.
-        x: log N, like it.
-    """
-
-    def mean(y: np.ndarray, at: np.ndarray) -> float:
-        order = np.argsort(at)
-        order = order[np.isfinite(y[order])]
-        y, at = y[order], at[order]
-        width = at[-1] - at[0] if len(at) else 0
-        return float(((y[1:] + y[:-1]) / 2 * np.diff(at)).sum() / width) if width > 1e-6 else np.nan
-
-    dims = [["size"], ["size"]]
-    return xr.apply_ufunc(mean, values, x.broadcast_like(values), input_core_dims=dims, vectorize=True)
-
-
-def powers(part: xr.Dataset, logs: xr.DataArray, mask: xr.DataArray, keep: Sequence[str]) -> dict[str, xr.DataArray]:
-    """`theory.log_power` of rows that share a factor, if "slope" and "sensitivity" were measured.
-
-    ``power`` is the one that keeps H / log N, and ``level_power`` that which keeps H.
-    """
-    if not {"slope", "sensitivity"} <= set(part.data_vars):
-        return {}
-    grows = part["slope"] * logs
-    answer = averaged(part["sensitivity"], mask, keep)
-    answer = answer.where(answer > 0)
-    return {
-        "power": averaged(grows - part["entropy"], mask, keep) / answer,
-        "level_power": averaged(grows, mask, keep) / answer,
-    }
 
 
 def finite(values: xr.DataArray) -> xr.DataArray:
@@ -241,22 +211,52 @@ def with_known_samples(part: xr.Dataset) -> xr.Dataset:
 
 def samples_of(part: xr.Dataset) -> int:
     """How many samples stand behind a Dataset, whose entropy is finite somewhere."""
-    if "entropy" in part:
-        part = with_known_samples(part)
+    part = with_known_samples(part)
     return part.sizes.get("sample", int(part["samples"].min()) if "samples" in part else 1)
+
+
+def foreseen(part: xr.Dataset, logs: xr.DataArray, mask: xr.DataArray, keep: Sequence[str]) -> dict[str, xr.DataArray]:
+    """What rows themselves say, as far as it was measured, averaged over all dims but ``keep``.
+
+    ``unexplained``; and of rows that share a factor `theory.log_power`: ``power`` keeps H / log N, ``level_power`` H.
+    """
+    found = {"unexplained": averaged(part["unexplained"], mask, keep)} if "unexplained" in part else {}
+    if "slope" in part and "sensitivity" in part:
+        grows, answer = part["slope"] * logs, averaged(part["sensitivity"], mask, keep)
+        answer = answer.where(answer > 0)
+        found["power"] = averaged(grows - part["entropy"], mask, keep) / answer
+        found["level_power"] = averaged(grows, mask, keep) / answer
+    return found
+
+
+def along_tokens(values: xr.DataArray, x: xr.DataArray) -> xr.DataArray:
+    """Mean of local slopes over log N, by trapezoids between sizes: the slope from the smallest size to the largest.
+
+    ``x`` is log N, like ``values`` with a dim ``size``; NaN does not count.
+    """
+
+    def mean(y: np.ndarray, at: np.ndarray) -> float:
+        order = np.argsort(at)
+        order = order[np.isfinite(y[order])]
+        y, at = y[order], at[order]
+        width = at[-1] - at[0] if len(at) else 0
+        return float(((y[1:] + y[:-1]) / 2 * np.diff(at)).sum() / width) if width > 1e-6 else np.nan
+
+    dims = [["size"], ["size"]]
+    return xr.apply_ufunc(mean, values, x.broadcast_like(values), input_core_dims=dims, vectorize=True)
 
 
 def provenance(part: xr.Dataset, mask: xr.DataArray, kind: Kinds, scaling: str) -> dict[str, Any]:
     """What stands behind a fit or a check: the model, layers, heads and samples, and what was left out."""
     known = finite(part["entropy"])
     met = known.any([dim for dim in known.dims if dim not in mask.dims])
-    heads = "head" in mask.dims
+    has_heads = "head" in mask.dims
     return {
         "model": str(part.attrs.get("model", "")),
         "kind": ", ".join(kinds_of(kind)),
         "scaling": scaling,
-        "layers": int((mask.any("head") if heads else mask).sum()),
-        "heads": int(mask.sum()) if heads else 0,
+        "layers": int((mask.any("head") if has_heads else mask).sum()),
+        "heads": int(mask.sum()) if has_heads else 0,
         "left_out": int((met & ~mask).sum()),
         "samples": samples_of(part),
     }

@@ -4,8 +4,6 @@ Knows Datasets, and nothing of tensors or models.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,19 +18,20 @@ from .averages import (
     averaged,
     counted,
     finite,
+    foreseen,
     kind_in,
     log_tokens,
     of_kind,
     over_samples,
-    powers,
     provenance,
     under,
+    with_dim,
     words_of,
 )
-from .names import BIASED, FLAGS, RESIDUALS, described, names_by_layer, page, text_table
+from .lines import straight_line
+from .names import BIASED, FLAGS, RESIDUALS, Result, names_by_layer, page, table, text_table
 from .theory import SKEWED, TOLERANCE, finite_term
 
-MEANS = ("tokens", "entropy", "deficit", "half_sigma2")
 WORDS = {
     "law": "law off by:",
     "third_order": "with k3:",
@@ -43,9 +42,17 @@ WORDS = {
 PARTS = {"half": 2, "quarter": 4, "eighth": 8, "sixteenth": 16}
 """The parts of their keys among which the entropy of rows is measured, and how many of them all keys make."""
 
+WEIGHTS: dict[str, dict[str, float]] = {
+    "law": {"entropy": 1, "sigma2": 1 / 2},
+    "third_order": {"entropy": 1, "sigma2": 1 / 2, "third": 1 / 3},
+    "series": {"entropy": 1, "sigma2": 1 / 2, "third": 1 / 3, "fourth": 1 / 8},
+    "gaussian": {"entropy": 1, "gaussian": 1},
+    "rarefied": {"rarefied": 1},  # whose spread over samples is not kept
+}
+"""The statistics that a residual is made of, each with the size of its coefficient."""
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Check:
+
+class Check(Result):
     """Measured entropy beside what the law and its refinements predict from measured cumulants; entropies in nats.
 
     Attributes:
@@ -54,17 +61,8 @@ class Check:
             each, with ``..._residual_error`` over samples, ``freezing`` = sigma^2/(2 log N), and the flags as booleans.
             With dim layer ``..._bias``, the mean residual over heads and sizes, and ``..._bias_error``; the ``slope``
             of entropy against log N, ``predicted_slope`` if "slope" was measured, and with "sensitivity" ``power`` and
-            ``level_power``. ``unexplained`` if "gaussian" was measured.
+            ``level_power``. ``unexplained`` if "gaussian" was measured. ``to_dataset()`` is a copy.
     """
-
-    dataset: xr.Dataset
-
-    def __getitem__(self, name: str) -> xr.DataArray:
-        if name not in self.dataset:
-            raise EntropyLabError(
-                f"{name!r} is not in this check (were 'third' and 'fourth' measured?). Got {list(self.dataset)}."
-            )
-        return self.dataset[name]
 
     @property
     def has_series(self) -> bool:
@@ -80,18 +78,10 @@ class Check:
                 text = xr.where(self[name], text + f", {words}", text)
         return xr.apply_ufunc(lambda values: np.char.lstrip(values.astype(str), ", "), text).drop_attrs()
 
-    def to_dataset(self) -> xr.Dataset:
-        """Everything in this check, as a Dataset of its own."""
-        return self.dataset.copy(deep=True)
-
     def to_frame(self) -> pd.DataFrame:
         """A row for every layer, head and size, in that order."""
         dims = [dim for dim in ("layer", "head", "size") if dim in self.dataset.dims]
-        frame = self.dataset.assign(flags=self.flags).to_dataframe(dim_order=dims).reset_index()
-        coords = [str(name) for name in self.dataset.coords if name not in dims and name in frame]
-        own = [str(name) for name, value in self.dataset.data_vars.items() if set(value.dims) == set(dims)]
-        names = [*dims, *coords, *own, "flags"]
-        return frame[names].dropna(subset="entropy", ignore_index=True)
+        return table(self.dataset.assign(flags=self.flags), dims).dropna(subset="entropy", ignore_index=True)
 
     def grouped(self, by: str | Sequence[str] = "layer") -> pd.DataFrame:
         """A row for every group of rows (layer, head and size).
@@ -108,40 +98,39 @@ class Check:
         """
         names = list(words_of("by", by, "some of layer, head and size"))
         have = [dim for dim in ("layer", "head", "size") if dim in self.dataset.dims]
-        if not names or len(set(names)) < len(names) or not set(names) <= set(have):
+        if len(set(names)) < len(names) or not set(names) <= set(have):
             raise EntropyLabError(f"by must be some of {', '.join(have)}, each once. Got {by!r}.")
         rows = self.to_frame()
-        residuals = {name: f"{name}_residual" for name in RESIDUALS if f"{name}_residual" in rows}
-        rows = rows.assign(**{column: rows[column].abs() for column in residuals.values()})
+        residuals = {f"{name}_residual": f"{name}_off" for name in RESIDUALS if f"{name}_residual" in rows}
+        rows = rows.assign(**rows[[*residuals]].abs())
         groups = rows.groupby(names, sort=False)
-        columns = {"rows": groups.size()} | {name: groups[name].mean() for name in MEANS}
-        columns["freezing"] = groups["freezing"].max()
-        columns |= {f"{name}_off": groups[column].mean() for name, column in residuals.items()}
-        columns |= {"unexplained": groups["unexplained"].mean()} if "unexplained" in rows else {}
-        columns["law_worst"] = groups["law_residual"].max()
-        columns |= {name: groups[name].mean() for name in FLAGS if name in rows}
-        return pd.DataFrame(columns).reset_index()
+        shares = [name for name in FLAGS if name in rows]
+        known = ["unexplained"] if "unexplained" in rows else []
+        means = groups[["tokens", "entropy", "deficit", "half_sigma2", *residuals, *known, *shares]].mean()
+        means = means.rename(columns=residuals).assign(
+            rows=groups.size(), freezing=groups["freezing"].max(), law_worst=groups["law_residual"].max()
+        )
+        first = ["rows", "tokens", "entropy", "deficit", "half_sigma2", "freezing"]
+        return means[[*first, *residuals.values(), *known, "law_worst", *shares]].reset_index()
 
     def layers(self) -> pd.DataFrame:
         """A row for every layer: how far off the law and its refinements are, and the flags.
 
         Columns ``..._off`` are means over heads and sizes of the absolute residual [nats], so that heads can't hide
-        each other; ``law_worst`` is the largest. ``explained`` is the
-        part of ``law_off`` that the series takes away: 1 all of it, 0 none, below 0 it makes the law worse. Flags are
-        the fraction of heads and sizes that they are up in; ``tokens`` the smallest and the largest N. ``..._bias`` is
-        the mean over heads and sizes of entropy less the law, Gaussian rows and fewer keys [nats], and ``..._z`` the
-        same in standard errors over samples; ``unexplained`` the share of rows that Gaussian logits don't explain;
-        ``slope`` is that of entropy against log N, and ``predicted_slope`` what rows foresee by leaving out keys;
-        ``power`` that of log N which the scale must follow to keep H / log N, and ``level_power`` to keep H.
+        each other; ``law_worst`` is the largest. ``explained`` is the part of ``law_off`` that the series takes away: 1
+        all of it, 0 none, below 0 it makes the law worse. Flags are the fraction of heads and sizes that they are up
+        in; ``tokens`` the smallest and the largest N. ``..._bias`` is the mean over heads and sizes of entropy less the
+        law, Gaussian rows and fewer keys [nats], and ``..._z`` the same in standard errors over samples;
+        ``unexplained`` the share of rows that Gaussian logits don't explain; ``slope`` is that of entropy against log
+        N, and ``predicted_slope`` what rows foresee by leaving out keys; ``power`` that of log N which the scale must
+        follow to keep H / log N, and ``level_power`` to keep H.
         """
         frame = self._layers()
-        names = frame["layer"]
-        others = [dim for dim in self["tokens"].dims if dim != "layer"]
-        tokens = self["tokens"].where(finite(self["entropy"]))
-        ends = zip(tokens.min(others).values, tokens.max(others).values, strict=True)
+        tokens = self._keys()
+        ends = zip(tokens.min("size").values, tokens.max("size").values, strict=True)
         frame["tokens"] = [f"{low:.0f}-{high:.0f}" for low, high in ends]
         rows = self.grouped().set_index("layer").drop(columns=["rows", "tokens", "entropy"])
-        frame[[*rows]] = rows.reindex(names).values
+        frame[[*rows]] = rows.reindex(frame["layer"]).values
         if self.has_series:
             place = frame.columns.get_loc("law_worst") + 1
             frame.insert(place, "explained", 1 - frame["series_off"] / frame["law_off"].where(frame["law_off"] > 0))
@@ -158,6 +147,11 @@ class Check:
         """Names of the layers, with their blocks and parts if they have any."""
         names = [name for name in ("layer", "block", "part") if name in self.dataset.coords]
         return pd.DataFrame({name: self.dataset[name].values.astype(str).tolist() for name in names})
+
+    def _keys(self) -> xr.DataArray:
+        """N (size, layer) where the layer has an entropy."""
+        tokens = self["tokens"].where(finite(self["entropy"]))
+        return tokens.max([dim for dim in tokens.dims if dim == "head"])
 
     def smallest(self, tolerance: float = TOLERANCE) -> pd.DataFrame:
         """The number of keys from which on the law is off by at most ``tolerance`` [nats], a row for every layer.
@@ -179,19 +173,41 @@ class Check:
             EntropyLabError: a tolerance that is no positive number.
         """
         check_positive("tolerance", tolerance, "nats")
-        core = self.dataset[["tokens", "entropy", "law_residual", "deficit", "sigma2"]].reset_coords(drop=True)
-        names = self._layers()
-        rows = [smallest_of(core.isel(layer=place, drop=True), tolerance) for place in range(len(names))]
-        return pd.concat([names, pd.DataFrame(rows)], axis=1)
+        tokens = self._keys().reset_coords(drop=True)
+        heads = [dim for dim in self["entropy"].dims if dim == "head"]
+        most = tokens.max("size")
+        at_most = tokens.isel(size=slice(None, None, -1)).fillna(0).idxmax("size")  # of several the last
+
+        def from_where_on(off: xr.DataArray) -> xr.DataArray:
+            """The sizes from which on all of ``off`` is within the tolerance, sizes with as many tokens together."""
+            outside = tokens.where(~(off.mean(heads) <= tolerance)).max("size")
+            return tokens.where(tokens > outside.fillna(0))
+
+        core = self.dataset[["law_residual", "deficit", "sigma2"]].reset_coords(drop=True)
+        last = core.sel(size=at_most).reset_coords(drop=True)
+        law = from_where_on(abs(core["law_residual"]))
+        level = from_where_on(abs(core["deficit"] - last["deficit"])).min("size")
+        needed = np.ceil(xr.apply_ufunc(finite_term, last["sigma2"], 1.0).mean(heads) / tolerance)
+        columns = {
+            "tokens_min": tokens.min("size"),
+            "tokens_max": most,
+            "tokens_law": law.min("size"),
+            "size_law": law.idxmin("size").fillna(""),
+            "tokens_level": level.where(level < most),  # the largest is the reference itself, which says nothing
+            "tokens_gaussian": needed.where(needed < 1e12, np.inf).where(most.notnull()),
+            "off_at_largest": abs(last["law_residual"]).mean(heads).where(most.notnull()),
+        }
+        return self._layers().assign(**{name: value.values for name, value in columns.items()})
 
     def slope(self, unflagged: bool = False) -> float:
         """Slope of the deficit against measured sigma^2/2 over all rows, or those without a flag; 1 under the law.
 
         A line through the origin, which is uniform attention. NaN if there is no such row.
         """
-        chosen = self["entropy"].notnull() & ((self.flags == "") if unflagged else True)
-        half, deficit = (self[name].where(chosen) for name in ("half_sigma2", "deficit"))
-        return float((half * deficit).sum() / (half**2).sum()) if bool(chosen.any()) else np.nan
+        rows = self.to_frame()
+        rows = rows[rows["flags"] == ""] if unflagged else rows
+        half = rows["half_sigma2"]
+        return float((half * rows["deficit"]).sum() / (half**2).sum()) if len(rows) else np.nan
 
     def summary(self) -> str:
         """The check as text to read."""
@@ -217,14 +233,13 @@ class Check:
 
     def _lines(self, layers: pd.DataFrame) -> str:
         """How far off everything is over layers, and what explains it."""
-        known = self["entropy"].notnull()
-        free = known & (self.flags == "")
-        off = {name: abs(self[f"{name}_residual"]) for name in RESIDUALS if name in self.dataset}
-        lines = [f"{words:<24}{off_in_words(layers, name)}" for name, words in WORDS.items() if name in off]
+        rows = self.to_frame()
+        free = rows[rows["flags"] == ""]
+        lines = [f"{words:<24}{off_in_words(layers, name)}" for name, words in WORDS.items() if name in rows]
         if self.has_series:
             parts = []
-            for chosen, words in ((known, "all rows"), (~self["near_freezing"], "rows not near freezing")):
-                law, series = (off[name].where(chosen).sum().item() for name in ("law", "series"))
+            for some, words in ((rows, "all rows"), (rows[~rows["near_freezing"]], "rows not near freezing")):
+                law, series = (some[f"{name}_residual"].abs().sum() for name in ("law", "series"))
                 parts.append(f"{1 - series / law:.0%} of {words}" if law else f"nothing of {words}")
             explained = ", ".join(parts)
             lines.append(f"k3 and k4 explain:      {explained} (100% all of the residual; below 0 they make it worse)")
@@ -232,11 +247,13 @@ class Check:
             lines.append(
                 "third and fourth cumulant were not measured; statistics=(..., 'third', 'fourth') gives the series"
             )
-        counts = [f"{words} {int(self[name].sum())}" for name, words in FLAGS.items() if name in self.dataset]
-        lines.append(f"flagged, of {int(known.sum())} rows:   {', '.join(counts)}; none of them {int(free.sum())}")
-        if free.any():
-            middle, worst = off["law"].where(free).median().item(), off["law"].where(free).max().item()
-            lines.append(f"rows without a flag:    law off by {middle:.3f} nats (median), {worst:.3f} (worst)")
+        counts = ", ".join(f"{words} {rows[name].sum():.0f}" for name, words in FLAGS.items() if name in rows)
+        lines.append(f"flagged, of {len(rows)} rows:   {counts}; none of them {len(free)}")
+        if len(free):
+            off = free["law_residual"].abs()
+            lines.append(
+                f"rows without a flag:    law off by {off.median():.3f} nats (median), {off.max():.3f} (worst)"
+            )
         slopes = f"{self.slope():.3f} over all rows, {self.slope(True):.3f} without a flag"
         lines.append(f"deficit = a sigma^2/2:  a = {slopes}; 1 under the law")
         return "\n".join(lines)
@@ -247,42 +264,6 @@ def off_in_words(layers: pd.DataFrame, name: str) -> str:
     off = layers[f"{name}_off"]
     worst = layers["layer"][off.idxmax()]
     return f"{off.median():.3f} nats in the median layer, {off.max():.3f} in the worst ({worst})"
-
-
-def smallest_of(data: xr.Dataset, tolerance: float) -> dict[str, Any]:
-    """The row of one layer in `Check.smallest`, from its (size, head)."""
-    heads = [dim for dim in data["entropy"].dims if dim != "size"]
-    data = data.isel(size=np.argsort(data["tokens"].max(heads).values, kind="stable"))
-    data = data.dropna("size", how="all", subset=["entropy"])
-    if not data.sizes["size"]:  # it did not run at every size, and counts at none
-        unknown = ("tokens_min", "tokens_max", "tokens_law", "tokens_level", "tokens_gaussian", "off_at_largest")
-        return {**dict.fromkeys(unknown, np.nan), "size_law": ""}
-    tokens = data["tokens"].max(heads).values
-    last = data.isel(size=-1, drop=True)
-    off_law = abs(data["law_residual"]).mean(heads).values
-    law = first_within(off_law, tokens, tolerance)
-    level = first_within(abs(data["deficit"] - last["deficit"]).mean(heads).values, tokens, tolerance)
-    if level is not None and tokens[level] == tokens[-1]:
-        level = None  # the reference itself, which says nothing
-    needed = np.ceil(float(xr.apply_ufunc(finite_term, last["sigma2"], 1.0).mean()) / tolerance)
-    return {
-        "tokens_min": tokens[0],
-        "tokens_max": tokens[-1],
-        "tokens_law": np.nan if law is None else tokens[law],
-        "size_law": "" if law is None else str(data["size"].values[law]),
-        "tokens_level": np.nan if level is None else tokens[level],
-        "tokens_gaussian": np.inf if needed >= 1e12 else needed,
-        "off_at_largest": off_law[-1],
-    }
-
-
-def first_within(off: np.ndarray, tokens: np.ndarray, tolerance: float) -> int | None:
-    """The first place from which on all of ``off`` is within the tolerance, sizes with as many tokens together."""
-    outside = np.flatnonzero(~(off <= tolerance))
-    if not len(outside):
-        return 0
-    later = np.flatnonzero(tokens > tokens[outside[-1]])
-    return int(later[0]) if len(later) else None
 
 
 def check(ds: xr.Dataset, *, kind: Kinds = None, scaling: str | None = None) -> Check:
@@ -336,7 +317,8 @@ def check(ds: xr.Dataset, *, kind: Kinds = None, scaling: str | None = None) -> 
     part, name = under(of_kind(ds, kind), scaling)
     if "sigma2" not in part:
         raise EntropyLabError(f"ds must hold sigma2, which the law is computed from. Got {sorted(map(str, part))}.")
-    part = part if "size" in part["entropy"].dims else sized(part)
+    if "size" not in part["entropy"].dims:
+        part = with_dim(part, "size", ("tokens", "height", "width", "multiplier"))
     keep = tuple(dim for dim in ("size", "layer", "head") if dim in part["entropy"].dims)
     logs = log_tokens(part)
     # Coordinates of layers, samples and sizes would be compared at every step, which takes most of the time.
@@ -345,16 +327,7 @@ def check(ds: xr.Dataset, *, kind: Kinds = None, scaling: str | None = None) -> 
     data = compared(plain, mask, keep)
     own = {str(n): value.variable for n, value in part.coords.items() if set(value.dims) <= set(keep) and value.dims}
     named = data.assign_coords({n: value for n, value in own.items() if n != "tokens"})
-    return Check(described(named).assign_attrs(provenance(part, mask, kind, name)))
-
-
-def sized(part: xr.Dataset) -> xr.Dataset:
-    """One size as a dim of length 1."""
-    own = [
-        str(n) for n in ("tokens", "height", "width", "multiplier") if n in part.coords and "size" not in part[n].dims
-    ]
-    whole = part.expand_dims("size")
-    return whole.assign_coords({name: part[name].expand_dims("size") for name in own})
+    return Check(named.assign_attrs(provenance(part, mask, kind, name)))
 
 
 def compared(part: xr.Dataset, mask: xr.DataArray, keep: Sequence[str]) -> xr.Dataset:
@@ -369,33 +342,37 @@ def compared(part: xr.Dataset, mask: xr.DataArray, keep: Sequence[str]) -> xr.Da
     data["freezing"] = data["half_sigma2"] / x.where(x > 0)
     for key in RESIDUALS:
         if key in cells:
+            residual = cells["entropy"] - cells[key]
             data[f"{key}_residual"] = means["entropy"] - means[key]
-            data[f"{key}_residual_error"] = residual_error(part, cells, key, mask, keep)
-            data[f"{key}_bias"] = averaged(cells["entropy"] - cells[key], mask, ("layer",))
-            data[f"{key}_bias_error"] = residual_error(part, cells, key, mask, ("layer",))
+            data[f"{key}_residual_error"] = residual_error(part, residual, key, mask, keep)
+            data[f"{key}_bias"] = averaged(residual, mask, ("layer",))
+            data[f"{key}_bias_error"] = residual_error(part, residual, key, mask, ("layer",))
+    up = {}
     if "series" in data:
         data["correction"] = -means["third"] / 3 - means["fourth"] / 8
-    data["gaussian_term"] = data["gaussian"] - data["law"]
-    up = {"near_freezing": abs(data["gaussian_term"]) > TOLERANCE}
-    if "series" in data:
         up["skewed"] = abs(means["third"]) / 3 + abs(means["fourth"]) / 8 > SKEWED
-    data |= {flag: up[flag].where(mask, False) for flag in FLAGS if flag in up}
+    data["gaussian_term"] = data["gaussian"] - data["law"]
+    up["near_freezing"] = abs(data["gaussian_term"]) > TOLERANCE
+    data |= {flag: passed.where(mask, False) for flag, passed in up.items()}
+    by_layer = foreseen(part, part["log_tokens"], mask, ("layer",))
     if "unexplained" in part:
-        data["unexplained"] = averaged(part["unexplained"], mask, keep)
-    data |= powers(part, part["log_tokens"], mask, ("layer",))
-    return xr.Dataset(data | slopes(part, mask)).transpose(*keep, ..., missing_dims="ignore")
+        by_layer["unexplained"] = averaged(part["unexplained"], mask, keep)
+    return xr.Dataset(data | by_layer | slopes(part, mask)).transpose(*keep, ..., missing_dims="ignore")
 
 
 def slopes(part: xr.Dataset, mask: xr.DataArray) -> dict[str, xr.DataArray]:
     """The slope of entropy against log N of every layer, and that which its rows foresee if they were asked."""
-    x, y = (averaged(values, mask, ("size", "layer")) for values in (part["log_tokens"], part["entropy"]))
-    x = x.where(y.notnull())
-    far = x - x.mean("size")
-    squares = (far**2).sum("size")
-    found = {"slope": (far * y).sum("size") / squares.where(squares > 1e-9)}
-    if "slope" in part:
-        found["predicted_slope"] = along_tokens(averaged(part["slope"], mask, ("size", "layer")), x)
-    return found if found["slope"].notnull().any() else {}
+    x, y = (averaged(values, mask, ("layer", "size")) for values in (part["log_tokens"], part["entropy"]))
+    dims = [["size"], ["size"]]
+    line = xr.apply_ufunc(
+        lambda x, y: straight_line(x[..., None], y[..., None])["slope"], x, y.transpose(*x.dims), input_core_dims=dims
+    )
+    if line.isnull().all():
+        return {}
+    if "slope" not in part:
+        return {"slope": line}
+    local = averaged(part["slope"], mask, ("layer", "size"))
+    return {"slope": line, "predicted_slope": along_tokens(local, x.where(y.notnull()))}
 
 
 def predictions(part: xr.Dataset) -> dict[str, xr.DataArray]:
@@ -403,8 +380,10 @@ def predictions(part: xr.Dataset) -> dict[str, xr.DataArray]:
     names = [name for name in ("entropy", "sigma2", "third", "fourth") if name in part]
     found = {name: part[name].astype("float64") for name in names}
     found["law"] = part["log_tokens"] - found["sigma2"] / 2
-    of_cells = xr.apply_ufunc(entropy_given_variance, found["sigma2"], part["tokens"].astype("float64"))
-    found["gaussian"] = part["gaussian"].astype("float64") if "gaussian" in part else of_cells
+    if "gaussian" in part:
+        found["gaussian"] = part["gaussian"].astype("float64")
+    else:
+        found["gaussian"] = xr.apply_ufunc(entropy_given_variance, found["sigma2"], part["tokens"].astype("float64"))
     if "rarefied_half" in part and part.sizes["size"] > 1:
         found["rarefied"] = rarefied(part)
     if "third" in found:
@@ -437,15 +416,11 @@ def rarefied(part: xr.Dataset) -> xr.DataArray:
 
 
 def residual_error(
-    part: xr.Dataset, cells: dict[str, xr.DataArray], key: str, mask: xr.DataArray, keep: Sequence[str]
+    part: xr.Dataset, residual: xr.DataArray, key: str, mask: xr.DataArray, keep: Sequence[str]
 ) -> xr.DataArray:
     """Standard error over samples of a residual: of its own values, or the largest that those of its terms allow."""
-    residual = averaged(cells["entropy"] - cells[key], mask, (*keep, "sample"))
-    if "sample" in residual.dims:
-        return over_samples(part, residual, mask, keep)
-    weights = {"entropy": 1.0, "sigma2": 0.5, "third": 1 / 3, "fourth": 1 / 8}
-    used = list(weights)[: {"law": 2, "third_order": 3, "series": 4}.get(key, 0)]
-    if key == "gaussian":
-        weights, used = {"entropy": 1.0, "gaussian": 1.0}, ["entropy", "gaussian"]
-    parts = [weights[name] * over_samples(part, residual, mask, keep, name) for name in used]
-    return sum(parts[1:], parts[0]) if parts else residual * np.nan
+    mean = averaged(residual, mask, (*keep, "sample"))
+    if "sample" in mean.dims:
+        return over_samples(part, mean, mask, keep)
+    terms = [weight * over_samples(part, mean, mask, keep, name) for name, weight in WEIGHTS[key].items()]
+    return sum(terms[1:], terms[0])

@@ -4,9 +4,6 @@ Knows Datasets, and nothing of tensors or models. Both were sampled from the sam
 its own control: what samples differ by among themselves drops out of the difference.
 """
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -15,15 +12,14 @@ from scipy.special import stdtr, stdtrit
 from ..errors import EntropyLabError
 from ..errors import counted as in_words
 from ..sizes import AnySize, size_label
-from .averages import Kinds, averaged, counted, finite, kind_in, kinds_of, of_kind, standard_error, under
+from .averages import Kinds, averaged, counted, finite, kind_in, kinds_of, of_kind, standard_error, under, with_dim
 from .lines import holm
-from .names import described, names_by_layer, page, text_table
+from .names import Result, names_by_layer, page, table, text_table
 
 NOTE = "H of the other less H, in nats; 95% intervals over pairs of samples; p of no difference, corrected by Holm"
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Comparison:
+class Comparison(Result):
     """How the entropy of every layer differs between two measurements, sample by sample; in nats.
 
     Attributes:
@@ -32,24 +28,12 @@ class Comparison:
             ``difference_high``, the 95% interval, ``difference_p`` of no difference, and ``difference_holm``, the same
             corrected for the number of layers; ``unpaired_error``, what the error would be of different samples.
             Without a dim ``mean_difference``, ``mean_difference_error``, ..., of the mean over layers.
+            ``to_dataset()`` is a copy.
     """
-
-    dataset: xr.Dataset
-
-    def __getitem__(self, name: str) -> xr.DataArray:
-        if name not in self.dataset:
-            raise EntropyLabError(f"{name!r} is not in this comparison. Got {list(self.dataset)}.")
-        return self.dataset[name]
-
-    def to_dataset(self) -> xr.Dataset:
-        """Everything in this comparison, as a Dataset of its own."""
-        return self.dataset.copy(deep=True)
 
     def to_frame(self) -> pd.DataFrame:
         """A row for every layer, in order."""
-        own = [str(name) for name, value in self.dataset.data_vars.items() if value.dims]
-        coords = [name for name in ("block", "part") if name in self.dataset.coords]
-        return self.dataset[own].to_dataframe().reset_index()[["layer", *coords, *own]]
+        return table(self.dataset, ["layer"])
 
     def summary(self) -> str:
         """The comparison as text to read."""
@@ -91,9 +75,8 @@ class Comparison:
         differ = int((data["difference_holm"] < 0.05).sum())
         ratio = (data["unpaired_error"] / data["difference_error"].where(data["difference_error"] > 0)).median().item()
         worth = f"\npairs make errors {ratio:.2g} times smaller than different samples would" if ratio > 1 else ""
-        p = data["mean_difference_p"].item()
         return (
-            f"{self._mean()}, p {p:.2g}\n"
+            f"{self._mean()}, p {data['mean_difference_p'].item():.2g}\n"
             f"{differ} of {in_words(data.sizes['layer'], 'layer')} differ at p < 0.05 for all of them{worth}"
         )
 
@@ -138,15 +121,17 @@ def compare(
         H of the other less H, in nats; ...
     """
     kind = kind_in(ds, kind)
-    other_scaling = scaling if other_scaling is None else other_scaling
-    other_size = size if other_size is None else other_size
     part, name = one_side(ds, kind, scaling, size)
-    other_part, other_name = one_side(other, kind, other_scaling, other_size)
+    other_part, other_name = one_side(
+        other,
+        kind,
+        scaling if other_scaling is None else other_scaling,
+        size if other_size is None else other_size,
+    )
     names = [each for each in ("prompt", "seed") if each in part.coords and each in other_part.coords] or ["sample"]
     first, second = paired(entropy_of(part, names), entropy_of(other_part, names))
     mask = counted(first) & counted(second)
-    heads = [dim for dim in mask.dims if dim != "layer"]
-    places = np.flatnonzero(mask.any(heads))
+    places = np.flatnonzero(mask.any([dim for dim in mask.dims if dim != "layer"]))
     if not len(places):
         raise EntropyLabError("ds and other must share a head whose entropy is finite in both. Got none.")
     mean, other_mean = (
@@ -163,18 +148,20 @@ def compare(
     data["unpaired_error"] = (standard_error(mean) ** 2 + standard_error(other_mean) ** 2) ** 0.5
     overall = tested((other_mean - mean).mean("layer"))
     data |= {f"mean_difference{what}": value for what, value in overall.items()}
-    result = described(xr.Dataset(data).drop_vars("layer"))
-    rows = np.flatnonzero(np.isin(part["layer"].values, mean["layer"].values))
-    own = [name for name in ("layer", "block", "part") if name in part.coords]
-    result = result.assign_coords({name: ("layer", part[name].values[rows]) for name in own})
+    own = [name for name in ("block", "part") if name in part.coords]
+    rows = part["layer"].to_index().get_indexer(mean["layer"].values)
+    result = xr.Dataset(data).assign_coords({name: ("layer", part[name].values[rows]) for name in own})
+    sides = {"": (part, name, first), "other_": (other_part, other_name, second)}
+    for which, (side, rule, used) in sides.items():
+        labels = used["size"] if "size" in used.coords else side["size"]
+        result.attrs |= {f"{which}model": str(side.attrs.get("model", "")), f"{which}scaling": rule}
+        result.attrs[f"{which}sizes"] = ", ".join(labels.values.astype(str))
     return Comparison(
         result.assign_attrs(
             kind=", ".join(kinds_of(kind)),
             samples=len(known),
-            samples_left_out=left_out(part, other_part, "sample", len(known)),
-            layers_left_out=left_out(part, other_part, "layer", len(places)),
-            **about(part, name, "", first),
-            **about(other_part, other_name, "other_", second),
+            samples_left_out=part.sizes["sample"] + other_part.sizes["sample"] - 2 * len(known),
+            layers_left_out=part.sizes["layer"] + other_part.sizes["layer"] - 2 * len(places),
         )
     )
 
@@ -187,7 +174,7 @@ def one_side(ds: xr.Dataset, kind: Kinds, scaling: str | None, size: AnySize | N
             "ds and other must keep samples apart, which are paired: keep=('sample', ...). "
             f"Got dims {', '.join(map(str, part['entropy'].dims))}."
         )
-    part = part if "size" in part["entropy"].dims else part.expand_dims("size")
+    part = part if "size" in part["entropy"].dims else with_dim(part, "size", ())
     labels = part["size"].values.astype(str).tolist()
     if size is not None and size_label(size) not in labels:
         raise EntropyLabError(f"size must be one of those measured, {labels}. Got {size!r}.")
@@ -198,15 +185,11 @@ def entropy_of(part: xr.Dataset, names: list[str]) -> xr.DataArray:
     """Entropy (size, sample, layer, ...), averaged over steps, its samples called by their ``names``."""
     entropy = part["entropy"].astype("float64")
     entropy = entropy.mean("step") if "step" in entropy.dims else entropy
-    columns = zip(*(part[name].values.tolist() for name in names), strict=True)
-    met: dict[tuple[Any, ...], int] = {}
-    keys = []
-    for key in columns:  # one that comes again is paired with the other's that comes again
-        met[key] = met.get(key, 0) + 1
-        keys.append(", ".join(map(str, (*key, met[key]) if met[key] > 1 else key)))
-    own = {str(dim): entropy[dim].values for dim in entropy.dims if dim in entropy.coords}
-    plain = xr.DataArray(entropy.values, dims=entropy.dims, coords=own)
-    return plain.assign_coords(sample=keys)
+    samples = pd.DataFrame({name: part[name].values for name in names})
+    again = samples.groupby(names, dropna=False).cumcount()  # one that comes again is paired with such a one
+    keys = samples.assign(again=again).astype(str).agg(", ".join, axis=1)
+    plain = entropy.drop_vars([name for name in entropy.coords if name not in entropy.dims])
+    return plain.assign_coords(sample=keys.values)
 
 
 def paired(first: xr.DataArray, second: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
@@ -238,15 +221,3 @@ def tested(difference: xr.DataArray) -> dict[str, xr.DataArray]:
         t = abs(mean / error).where(mean != 0, 0 * error)  # what is the same in all samples does not differ
     p = xr.apply_ufunc(lambda t: 2 * stdtr(dof, -t), t) if dof else error
     return {"": mean, "_error": error, "_low": mean - reach, "_high": mean + reach, "_p": p}
-
-
-def left_out(part: xr.Dataset, other: xr.Dataset, dim: str, used: int) -> int:
-    """How many of either are in no pair."""
-    return part.sizes[dim] + other.sizes[dim] - 2 * used
-
-
-def about(part: xr.Dataset, scaling: str, which: str, used: xr.DataArray) -> dict[str, str]:
-    """The model, scaling and sizes of a side."""
-    labels = used["size"] if "size" in used.coords else part["size"]
-    sizes = ", ".join(labels.values.astype(str))
-    return {f"{which}model": str(part.attrs.get("model", "")), f"{which}scaling": scaling, f"{which}sizes": sizes}

@@ -76,29 +76,26 @@ def drift(ds: xr.Dataset, train_size: AnySize | None = None, *, kind: Kinds = No
         raise EntropyLabError(f"ds must hold sizes beside the training size. Got only {label}.")
     mask = counted(part["entropy"])
     layers = np.flatnonzero(mask.any("head") if "head" in mask.dims else mask)
+
+    def with_mean(values: xr.DataArray, *keep: str) -> xr.DataArray:
+        """Means over all dims but those to keep, of every layer and, as one more layer, of all of them."""
+        means = averaged(values, mask, keep).isel(layer=layers)
+        means = means.drop_vars([name for name in means.coords if name not in means.dims])
+        return xr.concat([means, means.mean("layer").expand_dims(layer=[MEAN])], "layer")
+
     known = ("size", "scaling", "sample", "layer")
-    entropy, logs = (averaged(v, mask, known).isel(layer=layers) for v in (part["entropy"], log_tokens(part)))
-    removable = None
+    found = drifts(with_mean(part["entropy"], *known), with_mean(log_tokens(part), *known), label)
+    found["absolute_drift"][{"layer": -1}] = found["absolute_drift"][{"layer": slice(-1)}].mean("layer")
+    drift, size = (found[name].sel(scaling="original") for name in ("drift", "absolute_drift"))
+    found["absolute_fraction_removed"] = 1 - found["absolute_drift"] / size.where(size != 0)
     if "sensitivity" in part and "multiplier" in part.coords:
-        variance = averaged(part["sensitivity"], mask, ("size", "scaling", "layer")).sel(scaling="original", size=label)
-        factors = part["multiplier"].reset_coords(drop=True)
-        removable = (variance.reset_coords(drop=True) * np.log(factors)).isel(layer=layers)
-    # Layers, sizes and their mean can be set together once they have no coordinates but those of their dims.
-    entropy, logs = (v.drop_vars([name for name in v.coords if name not in v.dims]) for v in (entropy, logs))
-    by_layer = drifts(entropy, logs, label)
-    mean = drifts(entropy.mean("layer"), logs.mean("layer"), label)
-    if removable is not None:
-        by_layer["predicted_fraction"] = removable / moved_as_is(by_layer)
-        mean["predicted_fraction"] = removable.mean("layer") / moved_as_is(mean)
-    mean = mean.expand_dims(layer=[MEAN])
-    mean["absolute_drift"] = by_layer["absolute_drift"].mean("layer").expand_dims(layer=[MEAN])
-    joined = xr.concat([by_layer, mean], "layer")
-    before = joined["absolute_drift"].sel(scaling="original")
-    joined["absolute_fraction_removed"] = 1 - joined["absolute_drift"] / before.where(before != 0)
+        variance = part["sensitivity"].sel(scaling="original", size=label, drop=True)
+        removable = with_mean(variance * np.log(part["multiplier"]), *known[:2], "layer")
+        found["predicted_fraction"] = removable / drift.where(drift != 0)
     if "block" in part:
-        joined = joined.assign_coords(block=("layer", [*part["block"].isel(layer=layers).values.tolist(), MEAN]))
-    joined = joined.assign_coords({name: part[name] for name in ("height", "width") if name in part})
-    tidy = joined.to_dataframe(dim_order=["layer", "scaling", "size"]).reset_index()
+        found = found.assign_coords(block=("layer", [*part["block"].isel(layer=layers).values.tolist(), MEAN]))
+    found = found.assign_coords({name: part[name] for name in ("height", "width") if name in part})
+    tidy = found.to_dataframe(dim_order=["layer", "scaling", "size"]).reset_index()
     return tidy[[name for name in COLUMNS if name in tidy]]
 
 
@@ -109,38 +106,28 @@ COLUMNS = (
 )
 
 
-def moved_as_is(drifted: xr.Dataset) -> xr.DataArray:
-    """The drift under "original" at every size; NaN where there is none."""
-    drift = drifted["drift"].sel(scaling="original", drop=True)
-    return drift.where(drift != 0)
-
-
 def drifts(entropy: xr.DataArray, logs: xr.DataArray, label: str) -> xr.Dataset:
     """Drift and the fraction of it removed, from entropy and log N, by sample where known; ``label`` is T's size."""
-
-    def over(values: xr.DataArray) -> xr.DataArray:
-        return values.mean("sample") if "sample" in values.dims else values
-
-    def error(values: xr.DataArray) -> xr.DataArray:
-        return standard_error(values) if "sample" in values.dims else values * np.nan
-
+    if "sample" not in entropy.dims:
+        entropy = entropy.expand_dims("sample")
     reference = entropy.sel(scaling="original", size=label, drop=True)
     moved = entropy - reference
-    original = moved.sel(scaling="original")
-    before = over(original).where(over(original) != 0)
-    fraction = 1 - over(moved) / before
+    original = moved.sel(scaling="original", drop=True)
+    mean, drift = entropy.mean("sample"), moved.mean("sample")
+    before = original.mean("sample").where(lambda value: value != 0)
+    fraction = 1 - drift / before
     return xr.Dataset(
         {
             "tokens": xr.apply_ufunc(np.exp, logs),
             "train_tokens": xr.apply_ufunc(np.exp, logs.sel(size=label, drop=True)),
-            "entropy": over(entropy),
-            "normalised_entropy": over(entropy) / logs.where(logs > 0),
-            "reference": over(reference),
-            "drift": over(moved),
-            "drift_error": error(moved),
-            "absolute_drift": abs(over(moved)),
+            "entropy": mean,
+            "normalised_entropy": mean / logs.where(logs > 0),
+            "reference": reference.mean("sample"),
+            "drift": drift,
+            "drift_error": standard_error(moved),
+            "absolute_drift": abs(drift),
             "fraction_removed": fraction,
             # The ratio of two means of paired samples, to first order: its error is that of what it leaves unexplained.
-            "fraction_removed_error": error(moved - (1 - fraction) * original) / abs(before),
+            "fraction_removed_error": standard_error(moved - (1 - fraction) * original) / abs(before),
         }
     )

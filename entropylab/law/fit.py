@@ -6,7 +6,6 @@ Knows Datasets, and nothing of tensors or models. A straight line alone proves l
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,19 +20,19 @@ from .averages import (
     along_tokens,
     averaged,
     counted,
+    foreseen,
     kind_in,
     log_tokens,
     of_kind,
     over_samples,
-    powers,
     provenance,
     samples_of,
     under,
     with_known_samples,
     words_of,
 )
-from .lines import curvature, smoothed, straight_line, theil_sen
-from .names import LONG_NAMES, described, names_by_layer, page, text_table
+from .lines import curvature, smooth_weights, straight_line, theil_sen
+from .names import LONG_NAMES, Result, names_by_layer, page, table, text_table
 
 GROUPS = ("layer", "head", "step", "branch")
 METHODS = ("least_squares", "weighted", "theil_sen")
@@ -56,15 +55,12 @@ def variable(name: str) -> Any:
     return property(lambda fit: fit[name], doc=LONG_NAMES[name])
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Fit:
+class Fit(Result):
     """The line H = slope * log N + intercept, and the law H = log N - sigma^2/2 beside it.
 
     What is one number overall is a float, or with ``by`` an `xarray.DataArray` over the groups; what belongs to sizes
     is an `xarray.DataArray`. Entropies in nats. Every name is a variable of ``to_dataset()``, with its unit.
     """
-
-    dataset: xr.Dataset
 
     slope = variable("slope")
     """Slope of entropy against log N; 1 under the law, and for uniform attention too."""
@@ -86,12 +82,7 @@ class Fit:
     """Entropy less the fitted line [nats] by size."""
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self.dataset:
-            raise EntropyLabError(
-                f"{name!r} is not in this fit (was its statistic measured?). Got {list(self.dataset)}."
-            )
-        value = self.dataset[name]
-        return value if value.ndim else float(value)
+        return plain(super().__getitem__(name))
 
     @property
     def by(self) -> tuple[str, ...]:
@@ -125,27 +116,20 @@ class Fit:
 
     def overall(self, name: str) -> Any:
         """Mean over sizes of what belongs to sizes, e.g. ``fit.overall("deficit")``."""
-        self[name]
-        value = self.dataset[name].mean("size")
-        return value if value.ndim else float(value)
+        return plain(super().__getitem__(name).mean("size"))
 
     def predict(self, tokens: ArrayLike) -> Any:
         """Entropy [nats] on the fitted line at these numbers of keys: a float, or a DataArray with dim ``tokens``."""
-        x = log_of(tokens)
-        return plain(self.dataset["intercept"] + self.dataset["slope"] * x)
+        return plain(in_nats(self.dataset["intercept"] + self.dataset["slope"] * log_of(tokens)))
 
     def predict_error(self, tokens: ArrayLike) -> Any:
         """Standard error [nats] of `predict`."""
         data = self.dataset
         far = log_of(tokens) - data["center"]
         if self.errors == BOUNDED:
-            return plain(data["center_error"] + abs(far) * data["slope_error"])
+            return plain(in_nats(data["center_error"] + abs(far) * data["slope_error"]))
         variance = data["center_error"] ** 2 + (far * data["slope_error"]) ** 2
-        return plain((variance + 2 * far * data["center_covariance"]) ** 0.5)
-
-    def to_dataset(self) -> xr.Dataset:
-        """Everything in this fit, as a Dataset of its own."""
-        return self.dataset.copy(deep=True)
+        return plain(in_nats((variance + 2 * far * data["center_covariance"]) ** 0.5))
 
     def to_frame(self) -> pd.DataFrame:
         """The lines as a table, a row for every group; and means over sizes, such as the deficit's and sigma^2/2's."""
@@ -153,20 +137,11 @@ class Fit:
         names = ("deficit", "half_sigma2", "freezing", "unexplained", "power", "level_power")
         means = {name: data[name].mean("size") for name in names if name in data}
         lines = [str(name) for name, value in data.data_vars.items() if "size" not in value.dims]
-        return self._frame(data[lines].assign(means)).dropna(subset="slope", ignore_index=True)
+        return table(data[lines].assign(means), self.by).dropna(subset="slope", ignore_index=True)
 
     def points(self) -> pd.DataFrame:
         """What was fitted as a table, a row for every group and size."""
-        names = [str(name) for name, value in self.dataset.data_vars.items() if "size" in value.dims]
-        return self._frame(self.dataset[names], "size").dropna(subset="entropy", ignore_index=True)
-
-    def _frame(self, data: xr.Dataset, *more: str) -> pd.DataFrame:
-        dims = [*self.by, *more]
-        if not dims:
-            return pd.DataFrame([{str(name): float(value) for name, value in data.data_vars.items()}])
-        coords = [str(name) for name, value in data.coords.items() if value.dims and set(value.dims) <= set(dims)]
-        frame = data.to_dataframe(dim_order=dims).reset_index()
-        return frame[[*dims, *(name for name in coords if name not in dims), *map(str, data.data_vars)]]
+        return table(self.dataset, (*self.by, "size")).dropna(subset="entropy", ignore_index=True)
 
     def summary(self) -> str:
         """The fit as text to read."""
@@ -212,19 +187,20 @@ class Fit:
         bend, error, p = (self[f"curvature{end}"] for end in ("", "_error", "_p"))
         if math.isfinite(p):
             rows.append(f"straight? its slope changes by {bend:.4f} ± {error:.4f} for each 1 of log N, p = {p:.2g}")
-        if "predicted_slope" in self.dataset:
+        data = self.dataset
+        if "predicted_slope" in data:
             rows.append(
                 f"foreseen  {self['predicted_slope']: .4f}   slope, by leaving out keys at each size; not fitted"
             )
         rows.append(f"R^2       {self.r_squared: .6f}   largest residual {abs(self.residuals).max().item():.4f} nats")
         rows.append(f"deficit   {self.overall('deficit'): .4f} nats, mean over sizes; its slope {1 - self.slope:.4f}")
-        if "half_sigma2" in self.dataset:
-            half, cold = self.overall("half_sigma2"), self.dataset["freezing"].max().item()
+        if "half_sigma2" in data:
+            half, cold = self.overall("half_sigma2"), data["freezing"].max().item()
             rows.append(f"sigma^2/2 {half: .4f} nats, mean over sizes; sigma^2/(2 log N) at most {cold:.3f}")
-        if "unexplained" in self.dataset:
+        if "unexplained" in data:
             share = self.overall("unexplained")
             rows.append(f"rows not Gaussian {share:.1%}, mean over sizes; of Gaussian rows about 5% are so far away")
-        if "power" in self.dataset:
+        if "power" in data:
             ratio, level = self.overall("power"), self.overall("level_power")
             rows.append(f"power of log N {ratio:.2f} keeps H / log N, {level:.2f} keeps H, mean over sizes; not fitted")
         return "\n".join(rows)
@@ -239,9 +215,13 @@ def log_of(tokens: ArrayLike) -> xr.DataArray:
     return x.assign_coords(tokens=number) if number.ndim else x
 
 
+def in_nats(value: xr.DataArray) -> xr.DataArray:
+    """What is on the fitted line, with its name and unit."""
+    return value.assign_attrs(units="nats", long_name="entropy on the fitted line")
+
+
 def plain(value: xr.DataArray) -> Any:
-    """One number as a float; several with their unit."""
-    value.attrs = {"units": "nats", "long_name": "entropy on the fitted line"}
+    """One number as a float; several as they are."""
     return value if value.ndim else float(value)
 
 
@@ -253,8 +233,6 @@ def fit(
     scaling: str | None = None,
     method: str = "least_squares",
     errors: str = "auto",
-    resamples: int | None = None,
-    seed: int | None = None,
 ) -> Fit:
     """Fit entropy against log N, H = slope * log N + intercept: overall, or once for every group.
 
@@ -284,8 +262,6 @@ def fit(
             samples tell little of one; "theil_sen", the median of the slopes between all pairs of sizes, where a size
             is broken (a frozen one, say) and should not draw the line.
         errors: "clustered", "bounded", "ordinary", or "auto".
-        resamples: of a bootstrap that is no longer offered; leave it out.
-        seed: as ``resamples``.
 
     Returns:
         `Fit`. With the statistic "slope" measured, ``predicted_slope`` stands beside the slope: the mean over log N of
@@ -311,12 +287,6 @@ def fit(
         ...
     """
     groups = words_of("by", by, f"None, or some of {', '.join(GROUPS)}") if by else ()
-    if errors == "bootstrap" or resamples is not None or seed is not None:
-        raise EntropyLabError(
-            "errors must be 'auto', 'clustered', 'bounded' or 'ordinary', without resamples and seed: the bootstrap, "
-            "whose 95% intervals held the truth in 74% of measurements with three samples, is no longer offered, and "
-            f"'clustered' takes its place. Got errors={errors!r}, resamples={resamples!r}, seed={seed!r}."
-        )
     kind = kind_in(ds, kind)
     part, scaling = under(of_kind(ds, kind), scaling)
     part = with_known_samples(part)
@@ -344,28 +314,26 @@ def fit(
     total = ((data["entropy"] - data["entropy"].mean("size")) ** 2).sum("size")
     data["r_squared"] = 1 - (data["residual"] ** 2).sum("size") / total.where(total > 0)
     attrs = {"by": ", ".join(groups), "method": method, "errors": ERRORS.get(way, UNKNOWN)}
-    return Fit(described(data).assign_attrs(attrs | provenance(part, mask, kind, scaling)))
+    return Fit(data.assign_attrs(attrs | provenance(part, mask, kind, scaling)))
 
 
 def way_to_errors(errors: str, method: str, part: xr.Dataset) -> str:
     """How errors are found, one of `ERRORS` or "unknown"; "auto" is the best that the Dataset allows."""
     if method not in METHODS:
         raise EntropyLabError(f"method must be one of {', '.join(METHODS)}. Got {method!r}.")
-    apart, averaged_away = part.sizes.get("sample", 1) > 1, "entropy_m2" in part and samples_of(part) > 1
-    can = {
-        "clustered": apart,
-        "bounded": averaged_away and not apart and method != "theil_sen",
-        "ordinary": method == "least_squares" or (method == "weighted" and not apart),
-    }
-    have = [name for name, possible in can.items() if possible]
-    if errors == "auto":
-        return have[0] if have else "unknown"
-    if errors not in have:
+    number = samples_of(part)
+    apart = part.sizes.get("sample", 1) > 1
+    have = ["clustered"] if apart else []
+    if not apart and "entropy_m2" in part and number > 1 and method != "theil_sen":
+        have.append("bounded")
+    if method == "least_squares" or (method == "weighted" and not apart):
+        have.append("ordinary")
+    if errors not in ("auto", *have):
         raise EntropyLabError(
-            f"errors must be 'auto' or, of {samples_of(part)} samples {'apart' if apart else 'not apart'} with "
+            f"errors must be 'auto' or, of {number} samples {'apart' if apart else 'not apart'} with "
             f"method={method!r}, one of {have}. Got {errors!r}."
         )
-    return errors
+    return next(iter(have), "unknown") if errors == "auto" else errors
 
 
 def line_of(
@@ -382,7 +350,7 @@ def line_of(
         number = y.notnull().sum("sample")
         y = y.mean("sample").expand_dims("sample") if way == "ordinary" else y
     else:
-        number = part["samples"] if "samples" in part else xr.ones_like(y)
+        number = part.get("samples", xr.ones_like(y))
         y = y.expand_dims("sample")
     y = y.transpose(*groups, "size", "sample")
     one = y.isel(sample=[0])
@@ -392,10 +360,7 @@ def line_of(
     straight = curvature(xs, ys, *bound)
     if method == "theil_sen":
         return theil_sen(xs, ys) | straight
-    weights = None
-    if method == "weighted":
-        weights = n / smoothed(xs[..., 0], (error**2 * n)[..., 0], n[..., 0])[..., None]
-        ys = np.where(np.isfinite(weights), ys, np.nan)
+    weights = smooth_weights(xs[..., :1], error, n) if method == "weighted" else 1.0
     return straight_line(xs, ys, weights, *bound) | straight
 
 
@@ -416,8 +381,6 @@ def points_of(
         data["series"] = data["law"] - terms["third"] / 3 - terms["fourth"] / 8
     if "slope" in part:
         data["local_slope"] = averaged(part["slope"], mask, keep)
-    if "unexplained" in part:
-        data["unexplained"] = averaged(part["unexplained"], mask, keep)
-    data |= powers(part, log_tokens(part), mask, keep)
+    data |= foreseen(part, log_tokens(part), mask, keep)
     own = ("tokens", "sample", "samples", "prompt", "seed")
     return xr.Dataset({n: value.drop_vars(own, errors="ignore").transpose(*keep, ...) for n, value in data.items()})

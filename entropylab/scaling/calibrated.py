@@ -29,29 +29,31 @@ SMALLEST, LARGEST = float(MULTIPLIERS[0]), float(MULTIPLIERS[-1])
 class OfOneModel(LayerRule):
     """A rule that was measured on one model.
 
-    Attributes:
-        weights: layer path -> ``magnitudes`` of the model that was calibrated; nothing if they are not known.
-        others: layers of the model that are left alone: they are of another kind, or were not measured.
-        kinds: kinds of layers that were calibrated; None for the usual ones.
+    ``weights`` are the ``magnitudes`` of that model by layer, if they are known; ``others`` are layers that are left
+    alone; ``kinds`` are the kinds of layers that were calibrated, None for the usual ones.
     """
 
     weights: dict[str, float] = field(default_factory=dict)
     others: tuple[str, ...] = ()
     kinds: tuple[str, ...] | None = None
 
-    @property
     @abstractmethod
     def heads(self) -> dict[str, int]:
         """Layer path -> how many heads the layer has."""
 
+    @abstractmethod
+    def by_head(self, layer: str, tokens: int, train_tokens: int, growth: float) -> Array:
+        """The multipliers of a layer that is known (heads,)."""
+
     def check(self, pipe: Any) -> None:
         """The calibration must know every self-attention layer of the pipeline, with as many heads."""
+        heads = self.heads()
         for layer in pipelines.layers(pipe):
             known = layer.kind != "self" or layer.path in self.others
-            if not known and self.heads.get(layer.path) != layer.heads:
+            if not known and heads.get(layer.path) != layer.heads:
                 raise EntropyLabError(
                     f"the calibration is of another model: {type(pipe).__name__} has layer {layer.path} with "
-                    f"{layer.heads} heads, the calibration {self.heads.get(layer.path) or 'no such layer'}."
+                    f"{layer.heads} heads, the calibration {heads.get(layer.path) or 'no such layer'}."
                 )
         now = magnitudes(pipe) if self.weights else {}
         others = [path for path in now if not math.isclose(now[path], self.weights.get(path, now[path]), rel_tol=2e-3)]
@@ -63,35 +65,26 @@ class OfOneModel(LayerRule):
         """One multiplier per head (heads,); 1 for a layer that is left alone."""
         if layer in self.others:
             return torch.ones((), dtype=torch.float64)
-        if layer not in self.heads:
-            raise EntropyLabError(
-                f"the calibration is of another model: it has no layer {layer!r}, but "
-                f"{counted(len(self.heads), 'layer')} such as {next(iter(self.heads), 'none')}."
-            )
+        heads = self.heads()
+        if layer not in heads:
+            has = f"{counted(len(heads), 'layer')} such as {next(iter(heads), 'none')}"
+            raise EntropyLabError(f"the calibration is of another model: it has no layer {layer!r}, but {has}.")
         return torch.tensor(self.by_head(layer, tokens, train_tokens, growth), dtype=torch.float64)
-
-    @abstractmethod
-    def by_head(self, layer: str, tokens: int, train_tokens: int, growth: float) -> Array:
-        """The multipliers of a layer that is known (heads,)."""
 
 
 @dataclass(frozen=True)
 class ByLayer(OfOneModel):
     """Multipliers by layer, head and number of tokens; between calibrated sizes interpolated in log N.
 
-    Attributes:
-        tokens: layer path -> log N of the calibrated sizes, ascending (sizes, ); of layers that have as many keys at
-            every size (frames of a video, windows) log of T times the growth of the picture's area. Empty while one
-            size is calibrated: the multipliers then hold at whatever N it has.
-        factors: layer path -> log multipliers (sizes, heads).
-        still: the layers that have as many keys at every size.
+    ``factors`` are log multipliers (sizes, heads) by layer, ``tokens`` log N of the sizes, ascending; for the layers
+    ``still``, which have as many keys at every size (frames of a video, windows), log of T times the growth of the
+    picture's area. ``tokens`` are empty while one size is calibrated: multipliers then hold at whatever N it has.
     """
 
     tokens: dict[str, Array]
     factors: dict[str, Array]
     still: tuple[str, ...] = ()
 
-    @property
     def heads(self) -> dict[str, int]:
         """Layer path -> how many heads the layer has."""
         return {layer: table.shape[1] for layer, table in self.factors.items()}
@@ -113,13 +106,9 @@ class ByLayer(OfOneModel):
 class FromOneSize(OfOneModel):
     """Multipliers at any N from the rows at the training size: H(m; rows at T) = H_T - slope log(N/T), head by head.
 
-    N and T are here the keys that grow with the picture. Where that asks for more than uniform attention, H_T gives way
-    to H_T log N / log T, as in ``calibrate``.
-
-    Attributes:
-        responses: layer path -> H(m) [nats] of the rows at T at each of ``MULTIPLIERS`` (heads, multipliers).
-        slopes: layer path -> dH/dlog N at T (heads,).
-        growing: layer path -> how many of the keys grow with the picture, at T.
+    N and T are here the keys that grow with the picture, of which there are ``growing`` at T. ``responses`` are H(m)
+    [nats] of the rows at T at each of ``MULTIPLIERS`` (heads, multipliers), ``slopes`` dH/dlog N at T (heads,). Where
+    that asks for more than uniform attention, H_T gives way to H_T log N / log T, as in ``calibrate``.
 
     Source: ``entropylab.law.theory.one_size_multiplier``.
     """
@@ -128,7 +117,6 @@ class FromOneSize(OfOneModel):
     slopes: dict[str, Array]
     growing: dict[str, float]
 
-    @property
     def heads(self) -> dict[str, int]:
         """Layer path -> how many heads the layer has."""
         return {layer: len(slopes) for layer, slopes in self.slopes.items()}
@@ -136,7 +124,7 @@ class FromOneSize(OfOneModel):
     def by_head(self, layer: str, tokens: int, train_tokens: int, growth: float) -> Array:
         """The multipliers of a layer that is known (heads,)."""
         if tokens == train_tokens:
-            return np.ones(self.heads[layer])
+            return np.ones(len(self.slopes[layer]))
         response, grown = self.responses[layer], self.growing[layer]
         moved = self.slopes[layer] * np.log((tokens - train_tokens + grown) / grown)
         entropy = response[:, len(MULTIPLIERS) // 2]

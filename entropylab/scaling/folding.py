@@ -42,21 +42,13 @@ ROWS = 16
 
 @dataclass(frozen=True)
 class Query:
-    """What a trial showed of one attention call.
-
-    Attributes:
-        layer: path of the module that made it.
-        module: that module.
-        factor: the rule's, one number or one per head; None if the call is left alone.
-        heads: number of heads.
-        rows: some of its queries (heads or 1, places, rows, d).
-    """
+    """What a trial showed of one attention call: the rule's factor, None if it is left alone, and some queries."""
 
     layer: str
     module: nn.Module
     factor: float | Tensor | None
     heads: int
-    rows: Tensor
+    rows: Tensor  # (heads or 1, places, rows, d)
 
 
 @contextmanager
@@ -98,8 +90,8 @@ class OtherSizes(Sight):
         super().on_call(arguments)
         size = self.size or pipelines.default_size(self.pipe)
         if size not in (None, self.folded):
-            message = f"samples at {size_label(size)}, and its factors are folded for {size_label(self.folded)}"
-            warnings.warn(f"{type(self.pipe).__name__} {message}", EntropyLabWarning, stacklevel=4)
+            sizes = f"samples at {size_label(size)}, and its factors are folded for {size_label(self.folded)}"
+            warnings.warn(f"{type(self.pipe).__name__} {sizes}", EntropyLabWarning, stacklevel=4)
 
 
 def trial(
@@ -108,9 +100,6 @@ def trial(
     """One step at a size, unscaled: the attention calls that it makes; the pipeline is as it was.
 
     After folding the calls ``before`` it prove the factors, which are undone meanwhile.
-
-    Raises:
-        EntropyLabError: a denoiser did not run; queries are not what folding should have made of them.
     """
     found: list[Query] = []
     ran = set()
@@ -195,11 +184,7 @@ def prove(query: Query, rows: Tensor) -> None:
 
 
 def changes_of(pipe: Any, rescaling: Rescaling, calls: list[Query]) -> list[tuple[nn.Parameter, Tensor]]:
-    """The weights to multiply, each with the factors of its first rows, in the order of the layers.
-
-    Raises:
-        EntropyLabError: a layer whose calls differ; weights that can't be multiplied, by name.
-    """
+    """The weights to multiply, each with the factors of its first rows, in the order of the layers."""
     names: dict[int, set[str]] = {}
     components = {"": pipe} if isinstance(pipe, nn.Module) else {**pipe.components, **rescaling.sight.roots}
     for component, part in components.items():
@@ -235,15 +220,15 @@ def weights_of(query: Query, factor: Tensor) -> Iterator[tuple[Any, Tensor, str]
     """The weights that a layer's queries are proportional to, the factors of their first rows, and their names."""
     width = query.rows.shape[-1]
     by_row = factor.expand(query.heads).repeat_interleave(width)
-    has_any = False
-    for linears, norms in SIDES:
-        linear, maker = part_of(query.module, linears)
-        norm, gain = part_of(query.module, norms)
-        if maker is None and gain is None:
+    sides = [(part_of(query.module, linears), part_of(query.module, norms)) for linears, norms in SIDES]
+    if all(part is None for side in sides for _, part in side):
+        raise EntropyLabError(f"fold: what makes the queries of layer {query.layer} has none of the usual names.")
+    for linear, norm in sides:
+        name, part = norm if norm[1] is not None else linear
+        if part is None:
             continue
-        has_any = True
-        name, part = (linear, maker) if gain is None else (norm, gain)
-        if gain is None and type(maker).forward is not nn.Linear.forward:
+        is_gain = norm[1] is not None
+        if not is_gain and type(part).forward is not nn.Linear.forward:
             raise EntropyLabError(
                 f"fold: {query.layer}.{name} is no plain linear but {type(part).__name__}: quantised, or with an "
                 "adapter that is not fused into it. Rescale without fold."
@@ -251,10 +236,10 @@ def weights_of(query: Query, factor: Tensor) -> Iterator[tuple[Any, Tensor, str]
         weight = getattr(part, "weight", None)
         if weight is None:
             raise EntropyLabError(f"fold: {query.layer}.{name} has no gain. Rescale without fold.")
-        rows = by_row
-        if gain is not None and len(weight) == width and bool((factor == factor.flatten()[0]).all()):
-            rows = by_row[:width]  # one gain for all heads
-        if len(weight) != len(rows) and not (gain is None and "qkv" in name and len(weight) > len(rows)):
+        one_gain = is_gain and len(weight) == width and bool((factor == factor.flatten()[0]).all())
+        rows = by_row[:width] if one_gain else by_row
+        is_fused = not is_gain and "qkv" in name and len(weight) > len(rows)
+        if len(weight) != len(rows) and not is_fused:
             raise EntropyLabError(
                 f"fold: {query.layer}.{name} has {len(weight)} rows, which can't be told apart by head: the layer has "
                 f"{query.heads} heads of {width}."
@@ -262,8 +247,6 @@ def weights_of(query: Query, factor: Tensor) -> Iterator[tuple[Any, Tensor, str]
         for each in ("weight", "bias"):
             if getattr(part, each, None) is not None:
                 yield getattr(part, each), rows, f"{name}.{each}"
-    if not has_any:
-        raise EntropyLabError(f"fold: what makes the queries of layer {query.layer} has none of the usual names.")
 
 
 def part_of(module: nn.Module, names: tuple[str, ...]) -> tuple[str, Any]:

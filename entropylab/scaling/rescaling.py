@@ -15,7 +15,7 @@ from ..errors import EntropyLabError, EntropyLabWarning, names_of, one_line
 from ..pipelines import KINDS
 from ..pipelines.sight import Sight, observed
 from ..sizes import Size
-from .rules import LOGARITHMIC, LayerRule, NamedRule, check_multiplier, check_train_size, named_rule
+from .rules import LayerRule, NamedRule, check_multiplier, check_train_size, named_rule
 
 USUAL_KINDS = ("self", "joint")
 """Kinds of layers whose keys grow with the image."""
@@ -41,11 +41,6 @@ class Rescaling:
         """Whether it is what ``rescale(pipe, rule, train_size=train_size)`` does."""
         return self.train_size == train_size and self.kinds == USUAL_KINDS
 
-    @property
-    def latent(self) -> Size | None:
-        """The latent size that the denoiser works at."""
-        return self.sight.latent
-
     def on_forward(self, name: str, root: nn.Module, inputs: Inputs) -> None:
         """Remember the latent size that the denoiser works at, and the time for a rule that asks for it."""
         self.ran = True
@@ -62,7 +57,7 @@ class Rescaling:
         factor = None
         if pipelines.kind_of(call) in self.kinds and not pipelines.is_without_image(call):
             self.matched = True
-            key = (call.layer, call.key.shape[-2], self.latent)
+            key = (call.layer, call.key.shape[-2], self.sight.latent)
             if key not in self.known:
                 self.known[key] = self.last[call.layer] = self.multiplier(call)
             factor = self.known[key]
@@ -76,70 +71,47 @@ class Rescaling:
 
     def multiplier(self, call: AttentionCall) -> float | Tensor:
         """Ask the rule for a layer's N and T."""
-        tokens = call.key.shape[-2]
+        tokens, heads, what = call.key.shape[-2], call.query.shape[1], f"rule {self.rule.name!r}"
         trained = self.train_tokens(call, tokens)
-        if self.rule.function in LOGARITHMIC and tokens == trained:
-            return 1.0
-        if self.rule.function in LOGARITHMIC and min(tokens, trained) < 2:
+        try:
+            found = self.asked(call.layer, tokens, trained)
+        except Exception as problem:
+            kind = "" if isinstance(problem, EntropyLabError) else f"{type(problem).__name__}: "
             raise EntropyLabError(
-                f"rule {self.rule.name!r} needs at least 2 tokens, now and at the training size. Layer {call.layer} "
-                f"has N = {tokens} and T = {trained}."
-            )
-        found = self.asked(call.layer, tokens, trained)
+                f"{what} fails for layer {call.layer} with N = {tokens}, T = {trained}: {kind}{one_line(problem)}"
+            ) from problem
         if self.rule.sees_time and isinstance(found, Tensor) and found.device.type != "cpu" and found.ndim < 2:
-            return found.float().expand(call.query.shape[1]) if found.ndim == 0 else found.float()
-        found = check_multiplier(found, f"rule {self.rule.name!r}")
-        if isinstance(found, Tensor) and len(found) != call.query.shape[1]:
+            return found.float().expand(heads) if found.ndim == 0 else found.float()  # to look at it would wait
+        found = check_multiplier(found, what)
+        if isinstance(found, Tensor) and len(found) != heads:
             raise EntropyLabError(
-                f"rule {self.rule.name!r} must give one multiplier per head: layer {call.layer} has "
-                f"{call.query.shape[1]} heads. Got {len(found)}."
+                f"{what} must give one multiplier per head: layer {call.layer} has {heads} heads. Got {len(found)}."
             )
         return found
 
     def asked(self, layer: str, tokens: int, trained: int) -> float | Tensor:
-        """What the rule says.
-
-        Raises:
-            EntropyLabError: the rule itself raised something, which goes on to whoever samples: it is the caller's.
-        """
+        """What the rule says."""
         function = self.rule.function
-        try:
-            if isinstance(function, LayerRule):
-                return function.factor(layer, tokens, trained, self.growth)
-            return function(tokens, trained, **({"timestep": self.time()} if self.rule.sees_time else {}))
-        except EntropyLabError:
-            raise
-        except Exception as problem:
-            raise EntropyLabError(
-                f"rule {self.rule.name!r} fails for layer {layer} with N = {tokens}, T = {trained}: "
-                f"{type(problem).__name__}: {one_line(problem)}"
-            ) from problem
-
-    @property
-    def growth(self) -> float:
-        """How much larger the picture's area is than at the training size; 1 if that is not known."""
-        here, there = self.latent, self.trained
-        return 1.0 if here is None or there is None else here[0] * here[1] / (there[0] * there[1])
-
-    def time(self) -> Tensor:
-        """The timestep of the forward that runs, of no dimension, where the denoiser was handed it: nothing waits.
-
-        Raises:
-            EntropyLabError: the denoiser was handed none.
-        """
+        if isinstance(function, LayerRule):
+            here, there = self.sight.latent, self.trained
+            growth = 1.0 if here is None or there is None else here[0] * here[1] / (there[0] * there[1])
+            return function.factor(layer, tokens, trained, growth)
+        if not self.rule.sees_time:
+            return function(tokens, trained)
         if self.timestep is None:
-            raise EntropyLabError(f"rule {self.rule.name!r} asks for the timestep, and the denoiser was handed none.")
-        return torch.as_tensor(self.timestep).detach().flatten()[0].float()
+            raise EntropyLabError("it asks for the timestep, and the denoiser was handed none")
+        time = torch.as_tensor(self.timestep).detach().flatten()[0].float()  # where the denoiser has it: nothing waits
+        return function(tokens, trained, timestep=time)
 
     def train_tokens(self, call: AttentionCall, tokens: int) -> int:
         """T of the layer that makes ``call``."""
         if self.rule.is_original or not self.rule.needs_sizes:
             return tokens
-        grown = pipelines.grown_keys(call, self.latent, self.trained)
+        grown = pipelines.grown_keys(call, self.sight.latent, self.trained)
         if grown is None:
             raise EntropyLabError(
                 f"the number of tokens at the training size can't be told for layer {call.layer} with N = {tokens} "
-                f"at latent size {self.latent}."
+                f"at latent size {self.sight.latent}."
             )
         return tokens + grown
 
@@ -156,11 +128,10 @@ def rescaled(
 ) -> Iterator[Rescaling]:
     """The context behind ``rescale`` and ``measure``; see ``rescale``."""
     rescaling = new_rescaling(pipe, rule, train_size, kinds)
-    sight = rescaling.sight
     working.append(rescaling)
     try:
         told = {"on_forward": rescaling.on_forward, "rescales": True}
-        with observed(sight, rescaling.on_attention, **told) as observer:
+        with observed(rescaling.sight, rescaling.on_attention, **told) as observer:
             yield rescaling
             warn_of_untouched(rescaling, observer)
     finally:
@@ -183,17 +154,13 @@ def new_rescaling(pipe: Any, rule: Any, train_size: Any, kinds: Sequence[str] | 
 
 def at_work(roots: Iterable[nn.Module]) -> Rescaling | None:
     """What rescales some denoisers now, or a part of them, or something that they are a part of."""
-    if not working:
-        return None
     ours = list(roots)
-    theirs = [(rescaling, list(rescaling.sight.roots.values())) for rescaling in working]
-    same = (rescaling for rescaling, others in theirs if any(root is other for root in ours for other in others))
-    if (found := next(same, None)) is not None:
-        return found
+    theirs = [(rescaling, other) for rescaling in working for other in rescaling.sight.roots.values()]
+    same = [rescaling for rescaling, other in theirs if any(root is other for root in ours)]
+    if same or not working:
+        return same[0] if same else None
     parts = {part for root in ours for part in root.modules()}
-    return next(
-        (rescaling for rescaling, others in theirs for other in others if not parts.isdisjoint(other.modules())), None
-    )
+    return next((rescaling for rescaling, other in theirs if not parts.isdisjoint(other.modules())), None)
 
 
 def rule_at_work(roots: Iterable[nn.Module]) -> str:

@@ -4,7 +4,8 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,9 +24,18 @@ def original(tokens: int, train_tokens: int) -> float:
     return 1.0
 
 
+def scalable_softmax(tokens: int, train_tokens: int) -> float:
+    """Scalable softmax: log N / log T, the s log N of K. M. Nakanishi (arXiv:2501.19399) with s fixed by 1 at N = T."""
+    if tokens == train_tokens:
+        return 1.0
+    if min(tokens, train_tokens) < 2:
+        raise EntropyLabError("it needs at least 2 tokens, now and at the training size")
+    return math.log(tokens) / math.log(train_tokens)
+
+
 def sqrt_log(tokens: int, train_tokens: int) -> float:
     """The paper's: sqrt(log N / log T), so that the scale is sqrt(log_T(N) / d) (paper, Eq. 7)."""
-    return math.sqrt(math.log(tokens) / math.log(train_tokens))
+    return math.sqrt(scalable_softmax(tokens, train_tokens))
 
 
 def proportional(tokens: int, train_tokens: int) -> float:
@@ -37,11 +47,6 @@ def proportional(tokens: int, train_tokens: int) -> float:
     return sqrt_log(tokens, train_tokens)
 
 
-def scalable_softmax(tokens: int, train_tokens: int) -> float:
-    """Scalable softmax: log N / log T, the s log N of K. M. Nakanishi (arXiv:2501.19399) with s fixed by 1 at N = T."""
-    return math.log(tokens) / math.log(train_tokens)
-
-
 def yarn(tokens: int, train_tokens: int) -> float:
     """YaRN's temperature (Peng et al., arXiv:2309.00071): (0.1 ln s + 1)^2 with s = N / T, and 1 below T.
 
@@ -51,18 +56,11 @@ def yarn(tokens: int, train_tokens: int) -> float:
     return (0.1 * math.log(max(1.0, tokens / train_tokens)) + 1) ** 2
 
 
-LOGARITHMIC = (sqrt_log, proportional, scalable_softmax)
-"""Rules that divide by log T, and that are 0 for N = 1."""
-
-
 class LayerRule(ABC):
-    """A rule that knows the layers: its multipliers differ between them.
-
-    Attributes:
-        kinds: kinds of layers that it is for, unless the caller names others; None for the usual ones.
-    """
+    """A rule that knows the layers: its multipliers differ between them."""
 
     kinds: tuple[str, ...] | None = None
+    """Kinds of layers that it is for, unless the caller names others; None for the usual ones."""
 
     @abstractmethod
     def check(self, pipe: Any) -> None:
@@ -78,22 +76,19 @@ NEEDS_CALIBRATION = ("invariant", "calibrated", "predicted")
 
 @dataclass(frozen=True)
 class NamedRule:
-    """A rule and the name that results carry.
-
-    Attributes:
-        name: the name.
-        function: the rule.
-        needs_sizes: whether it asks for N and T.
-        sees_time: whether it asks for the timestep too, by its signature.
-    """
+    """A rule, the name that results carry, and whether it asks for N and T."""
 
     name: str
     function: Rule | LayerRule
     needs_sizes: bool = True
-    sees_time: bool = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "sees_time", sees_time(self.function))
+    @cached_property
+    def sees_time(self) -> bool:
+        """Whether it asks for the timestep too, by its signature."""
+        try:
+            return callable(self.function) and "timestep" in inspect.signature(self.function).parameters
+        except (TypeError, ValueError):  # functions of C may have no signature
+            return False
 
     def __str__(self) -> str:
         return self.name
@@ -114,84 +109,60 @@ RULES: dict[str, Rule] = {
 """Rules by name. Add your own: ``RULES["mine"] = lambda N, T: ...``."""
 
 
-def sees_time(rule: Any) -> bool:
-    """Whether a rule has a parameter ``timestep``."""
-    try:
-        return not isinstance(rule, LayerRule) and "timestep" in inspect.signature(rule).parameters
-    except (TypeError, ValueError):  # functions of C may have no signature
-        return False
-
-
 def named_rule(rule: Any) -> NamedRule:
     """A rule given by name, as a number, or as a callable (N, T) -> multiplier.
 
     Raises:
-        EntropyLabError: not one of these, or a number that is not finite and positive.
+        EntropyLabError: not one of these; a number that is not finite and positive; a function that always fails.
     """
     if isinstance(rule, NamedRule):
         return rule
-    if isinstance(rule, str):
-        if rule in NEEDS_CALIBRATION:
-            raise EntropyLabError(
-                f"scaling {rule!r} needs a calibration: calibration = entropylab.calibrate(pipe, sizes), then pass "
-                f"calibration.{rule} instead of the name; on the command line FILE.nc:{rule}, with the file that "
-                "`entropylab calibrate` wrote."
-            )
-        if rule not in RULES:
-            raise EntropyLabError(
-                f"scaling must be one of {', '.join(RULES)}, a number or a callable (N, T) -> multiplier. Got {rule!r}."
-            )
-        check_rule(RULES[rule], rule)
-        return NamedRule(rule, RULES[rule])
+    if isinstance(rule, str) and rule in NEEDS_CALIBRATION:
+        raise EntropyLabError(
+            f"scaling {rule!r} needs a calibration: calibration = entropylab.calibrate(pipe, sizes), then pass "
+            f"calibration.{rule} instead of the name; on the command line FILE.nc:{rule}, with the file that "
+            "`entropylab calibrate` wrote."
+        )
     if isinstance(rule, int | float) and not isinstance(rule, bool):
         check_multiplier(rule, "scaling")
         return NamedRule(f"{rule:g}", lambda tokens, train_tokens: float(rule), needs_sizes=False)
-    if callable(rule):
-        name = getattr(rule, "__name__", type(rule).__name__)
-        if RULES.get(name, rule) is not rule:
-            raise EntropyLabError(
-                f"scaling: a function must have a name of its own, for results carry it. {name!r} is another rule's."
-            )
-        check_rule(rule, name)
-        return NamedRule(name, rule)
-    raise EntropyLabError(
-        f"scaling must be one of {', '.join(RULES)}, a number or a callable (N, T) -> multiplier. "
-        f"Got {type(rule).__name__}."
-    )
+    name, function = getattr(rule, "__name__", type(rule).__name__), rule
+    if isinstance(rule, str):
+        name, function = rule, RULES.get(rule)
+    if not callable(function):
+        came = repr(rule) if isinstance(rule, str) else type(rule).__name__  # which may hold a Dataset
+        raise EntropyLabError(
+            f"scaling must be one of {', '.join(RULES)}, a number or a callable (N, T) -> multiplier. Got {came}."
+        )
+    if RULES.get(name, function) is not function:
+        raise EntropyLabError(
+            f"scaling: a function must have a name of its own, for results carry it. {name!r} is another rule's."
+        )
+    found = NamedRule(name, function)
+    check_rule(found, function)
+    return found
 
 
 PROBED = ((256, 256), (1024, 256), (64, 256))
 """N and T with which a rule is tried before any sampling."""
 
 
-def check_rule(rule: Any, name: str) -> None:
-    """Raise an EntropyLabError if a function can't be called as rule(N, T), or never gives a multiplier.
-
-    A rule that sees the time is called as rule(N, T, timestep=).
-    """
-    more = {"timestep": torch.tensor(500.0)} if sees_time(rule) else {}
-    try:
-        inspect.signature(rule).bind(*PROBED[0], **more)
-    except TypeError as error:
-        raise EntropyLabError(
-            f"scaling must be a callable (N, T) -> multiplier. Got {name!r}, which can't be called with two numbers: "
-            f"{error}."
-        ) from error
-    except ValueError:  # functions of C may have no signature
-        pass
-    problem = None
+def check_rule(rule: NamedRule, function: Rule) -> None:
+    """Raise an EntropyLabError if a function never gives a multiplier; it may refuse what no layer has."""
+    more = {"timestep": torch.tensor(500.0)} if rule.sees_time else {}
+    problems: list[Exception] = []
     for tokens, train_tokens in PROBED:
         try:
-            check_multiplier(rule(tokens, train_tokens, **more), f"rule {name!r}")
+            check_multiplier(function(tokens, train_tokens, **more), f"rule {rule.name!r}")
             return
-        except Exception as error:  # a rule may refuse what no layer has, but not everything
-            problem = problem or error
-    if isinstance(problem, EntropyLabError):
-        raise problem
+        except Exception as error:
+            problems.append(error)
+    if isinstance(problems[0], EntropyLabError):
+        raise problems[0]
     raise EntropyLabError(
-        f"scaling must be a callable (N, T) -> multiplier. Got {name!r}, which fails with N = {PROBED[0][0]}, "
-        f"T = {PROBED[0][1]}: {type(problem).__name__}: {problem}"
-    ) from problem
+        f"scaling must be a callable (N, T) -> multiplier. Got {rule.name!r}, which fails with N = {PROBED[0][0]}, "
+        f"T = {PROBED[0][1]}: {type(problems[0]).__name__}: {problems[0]}"
+    ) from problems[0]
 
 
 def check_multiplier(multiplier: Any, source: str) -> float | Tensor:

@@ -95,7 +95,7 @@ def test_files_that_hold_no_calibration_are_refused_before_the_model_is_loaded(
         refused(run(*words, text), "text.nc")
         refused(run(*words, tmp_path / "none.nc"), "none.nc")
         refused(run(*words, "calibrated"), "needs a calibration", "FILE.nc:calibrated")
-        refused(run(*words, f"{calibration}:wisdom"), "scaling must be one of")
+        refused(run(*words, f"{calibration}:wisdom"), "rules of a calibration are invariant", "wisdom")
     assert judged == {}
 
 

@@ -99,7 +99,6 @@ def test_the_training_size_is_found() -> None:
         (DS, {"train_size": 40}, "train_size must be one of the sizes measured.* Got 40"),
         (DS.assign_coords(scaling=["sqrt_log"]), {}, 'scaling "original" too'),
         (DS.isel(size=2), {}, "sizes beside the training size"),
-        (xr.Dataset(), {}, "missing entropy"),
     ],
 )
 def test_what_has_no_drift(ds: xr.Dataset, options: dict, message: str) -> None:

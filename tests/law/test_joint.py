@@ -6,10 +6,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import entropylab
-from entropylab import EntropyLabError
 from entropylab.law.drift import drift
 
-from ..datasets import synthetic
 from ..joint_run import flux_run
 
 
@@ -42,15 +40,3 @@ def test_checks_figures_and_drift_take_it_too(ds: xr.Dataset) -> None:
     assert entropylab.plot.heads(ds, Figure().subplots(), kind="image", size=size).collections
     moved = drift(ds, size, kind="image")
     assert set(moved["layer"]) - {"mean"} == set(ds.layer.values[(ds.kind == "joint") & (ds.part == "image")].tolist())
-
-
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        ("image", "the Dataset has no joint layers in which rows and keys of the image are told apart"),
-        (("image", "self"), "kind='image' stands alone, for it is of other keys"),
-    ],
-)
-def test_where_there_is_none(kind: str | tuple[str, ...], message: str) -> None:
-    with pytest.raises(EntropyLabError, match=message):
-        entropylab.fit(synthetic(), kind=kind)

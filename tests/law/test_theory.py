@@ -4,11 +4,8 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.special import softmax
 
-from entropylab.gaussian import entropy_given_variance
 from entropylab.law import theory
 
 
@@ -51,15 +48,7 @@ def test_gaussian_keys_need_as_many_as_the_finite_term_says() -> None:
         assert 0.015 < off < 0.031
         fewer = theory.row_entropy(draws[:, : tokens // 4]).mean() - np.log(tokens // 4) + sigma2 / 2
         assert fewer > 1.5 * off
-
-
-@settings(max_examples=50, deadline=None)
-@given(sigma2=st.floats(0, 3), tokens=st.integers(1000, 10**6))
-def test_the_finite_term_is_what_gaussian_rows_are_off_the_law_by(sigma2: float, tokens: int) -> None:
-    value = float(entropy_given_variance(sigma2, tokens)) - np.log(tokens) + sigma2 / 2
-    assert value == pytest.approx(float(theory.finite_term(sigma2, tokens)), rel=0.3, abs=0.005)
-    assert theory.finite_term(0.0, tokens) == 0
-    assert np.isinf(theory.finite_term(1e4, 10))
+    assert theory.finite_term(0.0, 7) == 0 and np.isinf(theory.finite_term(1e4, 10))
 
 
 @pytest.mark.parametrize("tokens", [16, 256, 4096])
