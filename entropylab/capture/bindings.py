@@ -69,7 +69,8 @@ def holders(roots: Mapping[str, nn.Module]) -> Iterator[Any]:
         if is_near and (name in files or free.get(module) != names_in(module)):
             yield module
     met: set[int] = set()
-    for holder in [*classes, *instances]:
+    kinds = {*HOLDING, *CALLED, *(type(original) for original, _ in substitutes.values())}
+    for holder in [*classes, *(each for each in instances if not kinds.isdisjoint(map(type, vars(each).values())))]:
         if id(holder) not in met:
             met.add(id(holder))
             yield holder
