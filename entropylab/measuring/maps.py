@@ -17,10 +17,9 @@ from ..dataset import describe
 from ..entropy.rows import Rows
 from ..entropy.sums import sums_and_rows
 from ..entropy.weights import received, weight_on
-from ..errors import EntropyLabError
 from ..pipelines import kind_of, part_of
-from ..pipelines.grids import Grid, grid_of
 from ..pipelines.sight import Sight
+from ..pipelines.tokens import Grid, grid_of
 from ..pipelines.words import Words
 from .cells import UNCOUNTED, Cells
 from .delivery import departures, sent
@@ -227,10 +226,7 @@ class Maps:
                 else:
                     yield TokenValues(name, values.masked_fill(~where[:, None, None], torch.nan), where, count)
         elif stands_for in ("image", "all") and self.words is not None and is_to_text(call):
-            found = self.words.keys_of(call, seen.place, forward.batch)
-            if isinstance(found, str):
-                raise EntropyLabError(found)
-            keys, is_own = found
+            keys, is_own = self.words.keys_of(call, seen.place, forward.batch)
             each = weight_on(given, rows.lse, keys.flatten(1)).unflatten(-1, keys.shape[1:])
             values = each.masked_fill(~is_own[:, None, None], 0).sum(-1)
             values = values.masked_fill(~is_own.any(-1)[:, None, None], torch.nan).movedim(-1, 2)

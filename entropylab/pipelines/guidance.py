@@ -8,12 +8,12 @@ the host reads a few numbers when the run is over.
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..capture.alike import stamp_of
 
@@ -25,16 +25,14 @@ LEAST_SHARE = 0.97
 """Guidance goes beyond the conditional branch: with less than this share of the sum, no branch is known to be that."""
 
 
-@dataclass(frozen=True)
-class Branch:
+class Branch(NamedTuple):
     """What one guidance branch of one denoiser call was handed and returned: (samples, ...) each."""
 
     output: Tensor
     texts: tuple[Tensor, ...]
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(NamedTuple):
     """What names the branches of one step; it stays on the device until the run is over.
 
     Attributes:
@@ -62,20 +60,11 @@ class Evidence:
     @property
     def tensors(self) -> list[Tensor]:
         """All that stays on the device."""
-        more = [] if self.halves is None else self.halves.tensors
-        single = (self.alike, self.prompted, self.doubled)
-        return [*self.products, *(found for found in single if found is not None), *more]
+        return [leaf for leaf in tree_leaves(self) if isinstance(leaf, Tensor)]
 
     def sent(self, send: Callable[[Tensor], Tensor]) -> "Evidence":
         """The same, every tensor of it sent elsewhere."""
-        return replace(
-            self,
-            products=tuple(map(send, self.products)),
-            alike=None if self.alike is None else send(self.alike),
-            prompted=None if self.prompted is None else send(self.prompted),
-            doubled=None if self.doubled is None else send(self.doubled),
-            halves=None if self.halves is None else self.halves.sent(send),
-        )
+        return tree_map_only(Tensor, send, self)
 
     def or_doubled(
         self, halves: Sequence[Branch | None], combined: Tensor, sample: Tensor, prompt: Tensor | None, texts: "Texts"
@@ -88,7 +77,7 @@ class Evidence:
         if one is not None and other is not None:
             same &= (one.output != other.output).any()
         known = evidence(halves, combined.chunk(2)[0], sample.chunk(2)[0], 2, prompt, texts)
-        return replace(self, doubled=same, halves=known)
+        return self._replace(doubled=same, halves=known)
 
     def decided(self) -> "Evidence":
         """The evidence that holds, now that the host may read it."""
