@@ -29,24 +29,19 @@ def check_on_step(on_step: Any) -> None:
 class Live:
     """Hands steps over, in their order, once their numbers are on the host: nothing waits for that while a run goes on.
 
-    Attributes:
-        on_step: who is told; None from its first error on.
-        waiting: what was not handed over yet: a step as a run of its own, and its number.
-        is_told: whether ``on_step`` runs now: what it makes the pipeline do is not measured.
+    A step waits as a run of its own, and its number. While ``is_told``, what the pipeline does is not measured.
     """
 
-    on_step: OnStep | None
+    on_step: OnStep | None  # None from its first error on
     waiting: deque[tuple[Run, int]] = field(default_factory=deque)
     is_told: bool = False
 
     def take(self, run: Run, cells: Cells) -> None:
         """Take the step that a run has just been given."""
         step, number = run.steps[-1], len(run.views()) - 1
-        timestep, evidence = step.timestep, step.evidence
-        left = [*evidence.tensors, *([timestep] if isinstance(timestep, Tensor) else [])]
-        timestep = sent(timestep) if isinstance(timestep, Tensor) else timestep
-        alone = replace(step, timestep=timestep, evidence=evidence.sent(sent))
-        alone.departed = [*step.departed, *departures(left)]
+        times = [step.timestep] if isinstance(step.timestep, Tensor) else []
+        alone = replace(step, evidence=step.evidence.sent(sent), timestep=sent(*times) if times else step.timestep)
+        alone.departed = [*step.departed, *departures([*step.evidence.tensors, *times])]
         self.waiting.append((replace(run, steps=[alone]), number))
         self.hand_over(cells)
 

@@ -1,6 +1,6 @@
 """The only room that knows diffusers: what denoises in a pipeline, what its layers are, which image it is sampling."""
 
-from .structure import (
+from .structure import (  # noqa: F401
     Layer,
     accepts,
     block_of,
@@ -14,26 +14,4 @@ from .structure import (
     train_size,
     vae_factor,
 )
-from .tokens import KINDS, grown_keys, image_keys, is_without_image, kind_of, part_of, tokens_at
-
-__all__ = [
-    "KINDS",
-    "Layer",
-    "accepts",
-    "block_of",
-    "check_attends",
-    "check_sizes",
-    "conditioners",
-    "default_size",
-    "denoisers",
-    "grown_keys",
-    "image_keys",
-    "is_without_image",
-    "kind_of",
-    "layers",
-    "layers_of",
-    "part_of",
-    "tokens_at",
-    "train_size",
-    "vae_factor",
-]
+from .tokens import KINDS, grown_keys, image_keys, is_without_image, kind_of, part_of, tokens_at  # noqa: F401

@@ -33,29 +33,16 @@ class Branch(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """What names the branches of one step; it stays on the device until the run is over.
-
-    Attributes:
-        branches: how many there are.
-        first: how many of them are of the step's first denoiser call.
-        is_step: whether a scheduler made the step; else it is a denoiser call, and nothing is known of its branches.
-        products: inner products of the branches' outputs, the scheduler's sample and the combination: none, or several
-            if there are several ways to find the image in the outputs.
-        prompted: (branches,), whether a branch was handed the encoded prompt; None if that is not known.
-        alike: (branches, branches), whether two branches were handed the same text.
-        doubled: whether what was taken for samples is two branches: the scheduler's sample and the combination are
-            the same in both halves, and what the denoiser returned is not; None if that is out of the question.
-        halves: the evidence about these two.
-    """
+    """What names the branches of one step; it stays on the device until the run is over."""
 
     branches: int
-    first: int = 0
-    is_step: bool = True
-    products: tuple[Tensor, ...] = ()
-    alike: Tensor | None = None
-    prompted: Tensor | None = None
-    doubled: Tensor | None = None
-    halves: "Evidence | None" = None
+    first: int = 0  # how many of them are of the step's first denoiser call
+    is_step: bool = True  # else it is a denoiser call that no scheduler follows, and nothing is known of its branches
+    products: tuple[Tensor, ...] = ()  # see ``combination``; for each way to find the image in the outputs
+    alike: Tensor | None = None  # (branches, branches), whether two were handed the same text
+    prompted: Tensor | None = None  # (branches,), whether a branch was handed the encoded prompt, if that is known
+    doubled: Tensor | None = None  # whether what was taken for samples is two branches; None if that can't be
+    halves: "Evidence | None" = None  # the evidence about these two
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -69,7 +56,11 @@ class Evidence(NamedTuple):
     def or_doubled(
         self, halves: Sequence[Branch | None], combined: Tensor, sample: Tensor, prompt: Tensor | None, texts: "Texts"
     ) -> "Evidence":
-        """This evidence, with the possibility that the one branch is two."""
+        """This evidence, with the possibility that the one branch is two, as DiT samples.
+
+        Then the scheduler's sample and the combination are the same in both halves, and what the denoiser returned is
+        not.
+        """
         same = torch.stack(
             [(one == other).all() for one, other in (both.chunk(2) for both in (combined, sample))]
         ).all()
@@ -135,11 +126,10 @@ def agreed(found: Sequence[list[str]]) -> list[list[str]]:
 
 
 def combination(products: np.ndarray, branches: int) -> np.ndarray | None:
-    """Coefficients of the branches in the combination, from inner products; None if it is no such combination.
+    """Coefficients of the branches in the combination; None if it is no such combination.
 
-    Args:
-        products: inner products of [branches..., others..., combination], (n, n).
-        branches: how many of them are branches.
+    ``products`` are inner products of the branches' outputs, the scheduler's sample where it may be mixed in, and the
+    combination, (n, n).
     """
     if not np.isfinite(products).all():
         return None
@@ -165,15 +155,10 @@ def least_squares(products: np.ndarray) -> tuple[np.ndarray, float]:
 def evidence(
     branches: Sequence[Branch | None], combined: Any, sample: Any, first: int, prompt: Tensor | None, texts: "Texts"
 ) -> Evidence:
-    """Gather what names the branches of a step.
+    """What names the branches of a step, in the order of computation; None where one is not known.
 
-    Args:
-        branches: what each branch was handed and returned, in the order of computation; None where that is unknown.
-        combined: what the pipeline hands to its scheduler: (samples, ...).
-        sample: the scheduler's sample, which may be mixed in.
-        first: how many branches the step's first denoiser call has.
-        prompt: what the pipeline made of its prompt, (samples, tokens, channels), if that is known.
-        texts: what was asked of texts before.
+    The pipeline hands its scheduler the combination and a sample, (samples, ...). ``prompt`` is what it made of its
+    prompt, (samples, tokens, channels), ``texts`` what was asked of texts before.
     """
     known = [branch for branch in branches if branch is not None]
     if len(known) < 2 or len(known) < len(branches) or not isinstance(combined, Tensor):

@@ -19,36 +19,21 @@ from .structure import conditioners, default_size, denoisers, vae_factor
 
 
 class Sight:
-    """Follows a pipeline for the size that it samples: `following.follow` tells it what happens.
-
-    Attributes:
-        pipe: the pipeline.
-        roots: name -> module of what is watched, as it is now.
-        beside: those of them that run beside a denoiser; None if these are not watched.
-        stale: whether some module has got other parts since they were last looked through.
-        catch_up: follows what has joined the pipeline, while it is observed.
-        size: (height, width) that the pipeline was asked for [pixels], if it was.
-        latent: latent size (height, width) of the denoiser's input, as far as it is known.
-        latents: how many tokens the image has, where the denoiser is handed tokens and no grid.
-        asked: the arguments of the pipeline's call, while it runs.
-        factor: pixels per latent pixel along one side.
-        prompt: what the pipeline's own prompt was encoded as, (samples, tokens, channels), as far as that is certain.
-        observer: who looks; what seems to run is forgotten when a call begins or ends, for Ctrl-C ends modules unseen.
-    """
+    """Follows a pipeline for the size that it samples: `following.follow` tells it what happens."""
 
     def __init__(self, pipe: Any, beside: bool = False) -> None:
         self.pipe = pipe
-        self.beside: dict[str, nn.Module] | None = conditioners(pipe) if beside else None
-        self.roots = denoisers(pipe) | (self.beside or {})
-        self.stale = False
-        self.catch_up: Callable[[], None] | None = None
-        self.size: Size | None = None
-        self.latent: Size | None = None
-        self.latents: int | None = None
-        self.asked: dict[str, Any] = {}
-        self.factor = vae_factor(pipe)
-        self.prompt: Tensor | None = None
-        self.observer: Observer | None = None
+        self.beside = conditioners(pipe) if beside else None  # what runs beside a denoiser, if that is watched too
+        self.roots = denoisers(pipe) | (self.beside or {})  # name -> module of what is watched, as it is now
+        self.stale = False  # whether some module has got other parts since they were last looked through
+        self.catch_up: Callable[[], None] | None = None  # follows what has joined the pipeline, while it is observed
+        self.asked: dict[str, Any] = {}  # the arguments of the pipeline's call, while it runs
+        self.size: Size | None = None  # (height, width) that it was asked for [pixels], if it was
+        self.factor = vae_factor(pipe)  # pixels per latent pixel along one side
+        self.latent: Size | None = None  # latent size of the denoiser's input, as far as it is known
+        self.latents: int | None = None  # how many tokens the image has, where it comes as tokens and no grid
+        self.prompt: Tensor | None = None  # what the prompt was encoded as, (samples, tokens, channels), if certain
+        self.observer: Observer | None = None  # who looks
 
     @property
     def looks_away(self) -> bool:
@@ -56,7 +41,7 @@ class Sight:
         return False
 
     def leave(self) -> None:
-        """No denoiser runs."""
+        """No denoiser runs: Ctrl-C ends modules unseen."""
         if self.observer is not None:
             session.leave(self.observer)
 

@@ -5,7 +5,7 @@ denoiser was handed: what fits that in two ways, or in none, is not placed.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import prod
 from typing import Any, NamedTuple
 
@@ -130,10 +130,7 @@ def grown_keys(call: AttentionCall, here: Size | None, there: Size | None) -> in
     images, frames = (1, ()) if call.inputs is None else (call.inputs.batch, call.inputs.frames)
     places, left = divmod(call.query.shape[0], images)
     if places > 1 and not left and places not in frames:
-        within = call.key.shape[-2] if kind_of(call) == "self" else now  # what pads a window is no image
-        then = tokens_apart(within, places, here, there, (1, *frames))
-        if then is not None:
-            return then - within
+        return None  # within parts of the picture: windows stay as they are, lines grow with it
     then = tokens_at(now, here, there)
     return None if then is None else then - now
 
@@ -148,32 +145,6 @@ def tokens_at(tokens: int, here: Size, there: Size) -> int | None:
             return prod(level.of(there))
     then, left = divmod(tokens * prod(there), prod(here))
     return then if left == 0 else None
-
-
-def tokens_apart(tokens: int, places: int, here: Size, there: Size, frames: Sequence[int] = (1,)) -> int | None:
-    """How many tokens attention within parts of the picture has at latent size ``there``; None if these are no parts.
-
-    An image has so many ``places`` where ``tokens`` attend to each other; each of its ``frames``, of which there may be
-    some number, is cut. Windows have a fixed size (a x b = ``tokens``), and cover a level of the picture; the last ones
-    may stand out. Rows and columns of a level are as long as the picture is wide and high. What may be either is taken
-    for windows if these are squares.
-    """
-    windows = [(side, tokens // side) for side in range(2, tokens // 2 + 1) if tokens % side == 0]
-    sizes = levels(here)
-
-    def cover(windows: Sequence[Size]) -> bool:
-        counts = {rounded_up(height, a) * rounded_up(width, b) for height, width in sizes for a, b in windows}
-        return any(places == count * each for count in counts for each in frames)
-
-    if cover([(a, b) for a, b in windows if a == b]):
-        return tokens
-    for (height, width), level in sizes.items():
-        for many in frames:
-            if (tokens, places) == (width, height * many):
-                return level.of(there)[1]
-            if (tokens, places) == (height, width * many):
-                return level.of(there)[0]
-    return tokens if cover(windows) else None
 
 
 # Where they stand in the picture

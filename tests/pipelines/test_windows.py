@@ -1,18 +1,19 @@
-"""Attention within parts of the picture: windows of fixed size, which do not grow with it, and rows, which do."""
+"""Attention within parts of the picture: windows do not grow with it, lines do, and which they are nobody can tell."""
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import entropylab
+from entropylab import EntropyLabError
 
 from ..attention import PlainAttention
 from ..seeds import normal
 
 WIDTH = 8
+PICTURE = (32, 44)
 
 
 def windows(height, width):
@@ -26,25 +27,21 @@ def windows(height, width):
     return cut
 
 
-def rows(grid):
-    return grid.permute(0, 2, 3, 1).flatten(0, 1)
-
-
-def columns(grid):
-    return grid.permute(0, 3, 2, 1).flatten(0, 1)
-
-
-def whole(grid):
-    return grid.flatten(2).mT
+PARTS = {
+    "4x4": windows(4, 4),
+    "7x7": windows(7, 7),
+    "rows": lambda grid: grid.permute(0, 2, 3, 1).flatten(0, 1),
+    "columns": lambda grid: grid.permute(0, 3, 2, 1).flatten(0, 1),
+}
 
 
 class Net(nn.Module):
     """Attention within parts of the picture, at the second level of a denoiser that is half as fine."""
 
-    def __init__(self, cut, sample_size=16):
+    def __init__(self, cut, **config):
         super().__init__()
         torch.manual_seed(0)
-        self.config = {"sample_size": sample_size}
+        self.config = type("Config", (), config)
         self.cut, self.attn = cut, PlainAttention(WIDTH)
 
     def forward(self, sample, timestep):
@@ -52,50 +49,30 @@ class Net(nn.Module):
         return sample
 
 
-PARTS = {
-    "8x8": (windows(8, 8), 64, 64),
-    "4x4": (windows(4, 4), 16, 16),
-    "7x7": (windows(7, 7), 49, 49),
-    "3x5": (windows(3, 5), 15, 15),
-    "rows": (rows, 22, 8),
-    "columns": (columns, 16, 8),
-    "whole": (whole, 352, 64),
-}
-
-
-@pytest.mark.parametrize(("cut", "tokens", "trained"), PARTS.values(), ids=PARTS)
-def test_tokens_at_the_training_size(cut, tokens, trained):
-    batch = 1 if cut is whole else 3
-    net, picture = Net(cut), normal(batch, WIDTH, 32, 44)
+def trained(cut, picture):
+    """T of the one layer, when it was measured and rescaled."""
+    net, step = Net(cut, sample_size=16), torch.tensor(1)
+    with torch.no_grad(), entropylab.record(net, strict=True) as rec:
+        net(picture, step)
     with torch.no_grad(), entropylab.rescale(net, train_size=16) as handle:
-        net(picture, torch.tensor(1))
-    multiplier = math.sqrt(math.log(tokens) / math.log(trained))
-    assert list(handle.multipliers.values()) == [pytest.approx(multiplier)]
-    net.config = type("Config", (), {"sample_size": 16})
+        net(picture, step)
+    assert set(rec.dataset.kind.values) == {"self"}
+    return rec.dataset.train_tokens.item(), list(handle.multipliers.values())
+
+
+def test_the_whole_picture_and_frames_of_a_video_grow_with_it():
+    tokens, factors = trained(lambda grid: grid.flatten(2).mT, normal(1, WIDTH, *PICTURE))
+    assert (tokens, factors) == (64, [pytest.approx(math.sqrt(math.log(352) / math.log(64)))])
+    tokens, _ = trained(lambda video: video.movedim(1, -1).flatten(2, 3).flatten(0, 1), normal(1, WIDTH, 4, 16, 16))
+    assert tokens == 64
+
+
+@pytest.mark.parametrize("cut", PARTS.values(), ids=PARTS)
+def test_of_parts_it_is_not_known_what_they_were_in_training(cut):
+    net, picture = Net(cut, sample_size=16), normal(3, WIDTH, *PICTURE)
     with torch.no_grad(), entropylab.record(net, strict=True) as rec:
         net(picture, torch.tensor(1))
-    ds = rec.dataset
-    assert set(ds.kind.values) == {"self"}
-    assert ds.sizes["sample"] == batch
-    assert set(ds.tokens.values.ravel()) == {tokens}
-    assert set(ds.train_tokens.values) == {trained}
-
-
-class Video(nn.Module):
-    """Attention within each frame."""
-
-    def __init__(self):
-        super().__init__()
-        self.config = type("Config", (), {"sample_size": 16})
-        self.attn = PlainAttention(WIDTH)
-
-    def forward(self, sample, timestep):
-        self.attn(3 * sample.permute(0, 2, 3, 4, 1).flatten(2, 3).flatten(0, 1))
-        return sample
-
-
-def test_frames_of_a_video_are_no_windows():
-    model = Video()
-    with torch.no_grad(), entropylab.record(model, strict=True) as rec:
-        model(normal(1, WIDTH, 4, 8, 8), torch.tensor(1))
-    np.testing.assert_array_equal(rec.dataset.train_tokens, [256])
+    assert rec.dataset.sizes["sample"] == 3 and rec.dataset.train_tokens.isnull().all()
+    with torch.no_grad(), entropylab.rescale(net, train_size=16):
+        with pytest.raises(EntropyLabError, match="can't be told"):
+            net(picture, torch.tensor(1))
