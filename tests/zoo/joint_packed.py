@@ -144,15 +144,10 @@ FAMILIES: list[Family] = [
         "GLM-Image", "GlmImagePipeline", "GlmImageTransformer2DModel", GLM_IMAGE, glm_image_call, size=(128, 192),
         text=(10, "first"),
     ),
+    # it sees the reference in a forward that belongs to no step
     joint(
-        "GLM-Image, reference image",
-        "GlmImagePipeline",
-        "GlmImageTransformer2DModel",
-        GLM_IMAGE,
-        glm_reference_call,
-        size=(128, 192),
-        modules=lambda: image_vae(latents_mean=(0.0,) * 4, latents_std=(1.0,) * 4),
-        text=(10, "first"),
-        comparable=False,  # it sees the reference in a forward that belongs to no step
+        "GLM-Image, reference image", "GlmImagePipeline", "GlmImageTransformer2DModel", GLM_IMAGE, glm_reference_call,
+        size=(128, 192), modules=lambda: image_vae(latents_mean=(0.0,) * 4, latents_std=(1.0,) * 4), text=(10, "first"),
+        comparable=False,
     ),
 ]  # fmt: skip
