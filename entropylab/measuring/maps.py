@@ -78,27 +78,6 @@ class RowReduction(Reduction):
         return Sums(sums, asked.fraction, () if keys is None else keys.parts, rows)
 
 
-class TokenValues(NamedTuple):
-    """What there is to keep of the tokens of a call that stand for something.
-
-    ``values`` is (batch, heads, values of a token, tokens), NaN where there is none; ``where`` is which of the tokens
-    stand for that, boolean (batch, tokens), None if all; ``standing`` is how many do, mean over images.
-    """
-
-    stands_for: str
-    values: Tensor
-    where: Tensor | None
-    standing: int
-
-    @property
-    def together(self) -> Tensor:
-        """Those of the tokens of an image that stand for it, in their order; all others stay in their places."""
-        if self.where is None or self.stands_for != "image":
-            return self.values
-        order = (~self.where).to(torch.int8).argsort(dim=1, stable=True)[:, None, None, : self.standing]
-        return self.values.gather(-1, order.expand(*self.values.shape[:-1], self.standing))
-
-
 class Piece(NamedTuple):
     """Tokens of a call of which something is kept: (batch, columns, tokens) of it.
 
@@ -173,27 +152,16 @@ class Sampled(NamedTuple):
 
 @dataclass
 class Maps:
-    """The maps of everything measured so far.
+    """The maps of everything measured so far."""
 
-    Attributes:
-        variables: what they are of, some of `VARIABLES`.
-        keep: what is kept apart of branch, step and head; samples and layers always are.
-        words: the words that "words" are of.
-        finished: of the runs that are over.
-        sampled: these runs.
-        unplaced: layer, or layer and variable -> why there is no map of it.
-        spoken: words of which there is a map.
-        places: what was found of calls that look alike; None of those that have no place.
-    """
-
-    variables: tuple[str, ...]
-    keep: tuple[str, ...]
+    variables: tuple[str, ...]  # what they are of, some of `VARIABLES`
+    keep: tuple[str, ...]  # what is kept apart of branch, step and head; samples and layers always are
     words: Words | None = None
     finished: list[Finished] = field(default_factory=list)
     sampled: list[Sampled] = field(default_factory=list)
-    unplaced: dict[str, str] = field(default_factory=dict)
-    spoken: set[str] = field(default_factory=set)
-    places: dict[Hashable, Piece | None] = field(default_factory=dict)
+    unplaced: dict[str, str] = field(default_factory=dict)  # layer, or layer and variable -> why there is no map of it
+    spoken: set[str] = field(default_factory=set)  # words of which there is a map
+    places: dict[Hashable, Piece | None] = field(default_factory=dict)  # of calls that look alike; None: no place
 
     @property
     def all_words(self) -> tuple[str, ...]:
@@ -212,12 +180,11 @@ class Maps:
         """Take what there is of a call's tokens, averaged over heads unless these are kept; nothing is waited for."""
         for variable in self.variables if found.rows is not None else ():
             try:
-                for tokens in self.tokens_of(variable, forward, seen, found.rows, call, part):
-                    values = tokens.together
+                for stands_for, values in self.tokens_of(variable, forward, seen, found.rows, call, part):
                     shapes = None if call.inputs is None else call.inputs.shapes
-                    key = (seen, variable, tokens.stands_for, values.shape, sight.latent, shapes)
+                    key = (seen, variable, stands_for, values.shape, sight.latent, shapes)
                     if key not in self.places:
-                        self.places[key] = self.piece_of(variable, seen, values.shape, call, tokens.stands_for, sight)
+                        self.places[key] = self.piece_of(variable, seen, values.shape, call, stands_for, sight)
                     if (piece := self.places[key]) is not None:
                         sums, known = values.nan_to_num(), ~values.isnan()
                         if "head" not in self.keep:
@@ -228,31 +195,34 @@ class Maps:
 
     def tokens_of(
         self, variable: str, forward: DenoiserCall, seen: Seen, rows: RowsApart, call: AttentionCall, part: str
-    ) -> Iterator[TokenValues]:
-        """What there is to keep of a call's rows, or of its keys, those apart that stand for different things."""
+    ) -> Iterator[tuple[str, Tensor]]:
+        """What some tokens stand for, and what there is to keep of them: (batch, heads, values, tokens), NaN for none.
+
+        They are a call's rows, or its keys, those apart that stand for different things.
+        """
         stands_for, asked, roles = part_of(call, part), rows.asked, call.roles
         given = Rows(asked.query, call.key, call.scale, asked.mask, asked.is_causal, ())
         count = asked.rows if roles is None or rows.where is None else roles.queries.count(part, asked.rows)
         if variable == "entropy":
-            yield TokenValues(stands_for, rows.entropy[:, :, None], rows.where, count)
+            yield stands_for, together(stands_for, rows.entropy[:, :, None], rows.where, count)
         elif variable == "received":
             values = received(given, rows.lse)[:, :, None]
             if roles is None or roles.keys.codes is None:
                 own = stands_for if kind_of(call) in ("self", "temporal") else "unknown"
-                yield TokenValues(own if roles is None else roles.keys.parts[0], values, None, values.shape[-1])
+                yield own if roles is None else roles.keys.parts[0], values
                 return
             for name in roles.keys.parts:
                 where, count = roles.keys.standing_for(name, values.device), roles.keys.count(name, values.shape[-1])
                 if isinstance(where, slice):
-                    yield TokenValues(name, values[..., where], None, count)
+                    yield name, values[..., where]
                 else:
-                    yield TokenValues(name, values.masked_fill(~where[:, None, None], torch.nan), where, count)
+                    yield name, together(name, values.masked_fill(~where[:, None, None], torch.nan), where, count)
         elif stands_for in ("image", "all") and self.words is not None and is_to_text(call):
             keys, is_own = self.words.keys_of(call, seen.place, forward.batch)
             each = weight_on(given, rows.lse, keys.flatten(1)).unflatten(-1, keys.shape[1:])
             values = each.masked_fill(~is_own[:, None, None], 0).sum(-1)
             values = values.masked_fill(~is_own.any(-1)[:, None, None], torch.nan).movedim(-1, 2)
-            yield TokenValues(stands_for, values, rows.where, count)
+            yield stands_for, together(stands_for, values, rows.where, count)
 
     def piece_of(
         self, variable: str, seen: Seen, shape: torch.Size, call: AttentionCall, stands_for: str, sight: Sight
@@ -415,6 +385,17 @@ def begun_anew(run: Run, alike: list[Hashable]) -> set[str]:
         for path in {piece.seen.path for key, held in run.maps.items() if key[0] == when for piece in held.pieces}:
             ran.setdefault(path, []).append(time)
     return {path for path, own in ran.items() if own[0] in [time for time, _ in groupby(own)][1:]}
+
+
+def together(stands_for: str, values: Tensor, where: Tensor | None, standing: int) -> Tensor:
+    """Those of the tokens of an image that stand for it (None: all), in their order; all others stay in their places.
+
+    ``where`` is boolean (batch, tokens); ``standing`` is how many they are, mean over images.
+    """
+    if where is None or stands_for != "image":
+        return values
+    order = (~where).to(torch.int8).argsort(dim=1, stable=True)[:, None, None, :standing]
+    return values.gather(-1, order.expand(*values.shape[:-1], standing))
 
 
 def is_to_text(call: AttentionCall) -> bool:

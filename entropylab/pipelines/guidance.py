@@ -201,12 +201,22 @@ class Texts:
 
 def handed(branch: Branch, prompt: Tensor, device: torch.device) -> Tensor:
     """Whether a branch was handed the encoded prompt as one of its texts: a boolean on ``device``."""
-    found = torch.zeros((), dtype=torch.bool, device=device)
-    for text in branch.texts:
-        if text.shape == prompt.shape:
-            same = (text == prompt.to(text.device, text.dtype, non_blocking=True)).all()
-            found |= same.to(device, non_blocking=device.type == "cuda")
-    return found
+    found = [are_equal(text, prompt, device) for text in branch.texts if text.shape == prompt.shape]
+    return torch.stack(found).any() if found else torch.zeros((), dtype=torch.bool, device=device)
+
+
+def same_text(one: Branch, other: Branch, device: torch.device) -> Tensor:
+    """Whether two branches were handed the same text: a boolean on ``device``."""
+    alike = [text.shape for text in one.texts] == [text.shape for text in other.texts]
+    if not alike or not one.texts:
+        return torch.full((), alike, device=device)
+    return torch.stack([are_equal(a, b, device) for a, b in zip(one.texts, other.texts, strict=True)]).all()
+
+
+def are_equal(text: Tensor, other: Tensor, device: torch.device) -> Tensor:
+    """Whether two texts of one shape are the same: a boolean, which a GPU need not be waited for to be sent."""
+    same = (text == other.to(text.device, text.dtype, non_blocking=text.is_cuda)).all()
+    return same.to(device, non_blocking=device.type == "cuda")
 
 
 def fitted(output: Tensor, combined: Tensor) -> tuple[Tensor | None, ...]:
@@ -226,17 +236,3 @@ def fitted(output: Tensor, combined: Tensor) -> tuple[Tensor | None, ...]:
     front = output[tuple(slice(0, want) for want in combined.shape)]
     back = output[tuple(slice(have - want, have) for have, want in zip(output.shape, combined.shape, strict=True))]
     return front, back
-
-
-def same_text(one: Branch, other: Branch, device: torch.device) -> Tensor:
-    """Whether two branches were handed the same text: a boolean on ``device``."""
-    alike = len(one.texts) == len(other.texts) and all(
-        a.shape == b.shape for a, b in zip(one.texts, other.texts, strict=False)
-    )
-    if not alike:
-        return torch.zeros((), dtype=torch.bool, device=device)
-    moved = device.type == "cuda"  # a GPU need not be waited for to send it a boolean of our own
-    equal = [
-        (a == b.to(a.device)).all().to(device, non_blocking=moved) for a, b in zip(one.texts, other.texts, strict=True)
-    ]
-    return torch.stack(equal).all() if equal else torch.ones((), dtype=torch.bool, device=device)
