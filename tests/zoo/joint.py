@@ -22,7 +22,6 @@ from .joint_parts import (
 
 
 def flux2_vae() -> dict[str, Any]:
-    """A VAE of FLUX.2."""
     return image_vae("AutoencoderKLFlux2")
 
 

@@ -30,7 +30,6 @@ def hidream_call() -> dict[str, Any]:
 
 
 def omnigen_modules() -> dict[str, Any]:
-    """A VAE and a tokenizer for OmniGen."""
     return image_vae() | {"tokenizer": WordTokenizer()}
 
 
@@ -42,7 +41,6 @@ def hunyuan_image_call() -> dict[str, Any]:
 
 
 def mixed_guidance() -> dict[str, Any]:
-    """The guiders of HunyuanImage."""
     from diffusers.guiders import AdaptiveProjectedMixGuidance
 
     return {"guider": AdaptiveProjectedMixGuidance(), "ocr_guider": AdaptiveProjectedMixGuidance()}

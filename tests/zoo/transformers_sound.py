@@ -107,7 +107,6 @@ def sample_stable_audio_3(pipe: Any) -> Tensor:
 
 
 def build_longcat_audio() -> Any:
-    """LongCat-AudioDiT."""
     torch.manual_seed(0)
     transformer = named(
         "LongCatAudioDiTTransformer", dit_dim=16, dit_depth=2, dit_heads=2, dit_text_dim=16, latent_dim=4

@@ -46,7 +46,6 @@ def build_stable_2() -> Any:
 
 
 def build_consistency() -> Any:
-    """A latent consistency model."""
     return build_stable("LatentConsistencyModelPipeline", named("LCMScheduler"), time_cond_proj_dim=32)
 
 
@@ -56,7 +55,6 @@ def sample_consistency(pipe: Any) -> Tensor:
 
 
 def build_ldm() -> Any:
-    """Latent diffusion, text to image."""
     from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
 
     words = tokenizer()
@@ -69,7 +67,6 @@ def build_ldm() -> Any:
 
 
 def sample_ldm(pipe: Any) -> Tensor:
-    """Two prompts."""
     return two_steps(pipe, prompt=["a red car", "a blue house"], **at(SIZE), output_type="pt")
 
 
@@ -88,7 +85,6 @@ def build_xl(name: str = "StableDiffusionXLPipeline") -> Any:
 
 
 def sample_xl(pipe: Any, size: tuple[int, int], **arguments: Any) -> Tensor:
-    """Two prompts."""
     return sample_stable(pipe, 2, size, **pooled(2), **arguments)
 
 
@@ -103,7 +99,6 @@ def build_kolors() -> Any:
 
 
 def sample_kolors(pipe: Any) -> Tensor:
-    """One prompt."""
     return two_steps(pipe, **at((128, 192)), **prompts(width=24), **pooled())
 
 
@@ -170,7 +165,6 @@ def build_unconditional(name: str, scheduler: str) -> Any:
 
 
 def sample_unconditional(pipe: Any, output_type: str) -> Tensor:
-    """Two pictures."""
     generators = [generator(0), generator(1)]
     arguments = {"batch_size": 2, "num_inference_steps": 2, "output_type": output_type, "return_dict": False}
     return torch.as_tensor(pipe(generator=generators, **arguments)[0])

@@ -22,7 +22,6 @@ def pooled(tokens: int = 1) -> dict[str, Tensor]:
 
 
 def cascade(**settings: Any) -> Any:
-    """A U-Net of Stable Cascade."""
     usual = {
         "in_channels": 4, "out_channels": 4, "timestep_ratio_embedding_dim": 8, "conditioning_dim": 32,
         "block_out_channels": (32, 32), "num_attention_heads": (2, 2), "down_num_layers_per_block": (1, 1),
@@ -69,7 +68,6 @@ def build_wuerstchen_prior() -> Any:
 
 
 def build_wuerstchen() -> Any:
-    """Würstchen's decoder."""
     from diffusers.pipelines.deprecated.wuerstchen import WuerstchenDiffNeXt
 
     decoder = new(

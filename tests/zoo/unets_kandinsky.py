@@ -87,7 +87,6 @@ def new_prior(**settings: Any) -> Any:
 
 
 def build_prior(name: str) -> Any:
-    """A prior of Kandinsky 2.1 or 2.2."""
     parts = {"tokenizer": tokenizer(), "prior": new_prior()}
     words = text_encoder("CLIPTextModelWithProjection")
     scheduler = named("UnCLIPScheduler", prediction_type="sample", clip_sample_range=5.0)
@@ -100,7 +99,6 @@ def sample_prior(pipe: Any) -> Tensor:
 
 
 def build_if(name: str = "IFPipeline", **settings: Any) -> Any:
-    """DeepFloyd IF, in pixels."""
     usual = {
         "sample_size": 16, "in_channels": 3, "out_channels": 6, "encoder_hid_dim": 24,
         "encoder_hid_dim_type": "text_proj", "addition_embed_type": "text", "addition_embed_type_num_heads": 2,
@@ -113,7 +111,6 @@ def build_if(name: str = "IFPipeline", **settings: Any) -> Any:
 
 
 def sample_if(pipe: Any, **arguments: Any) -> Tensor:
-    """Two prompts."""
     return two_steps(pipe, **at((16, 24)), **prompts(2, 24), output_type="pt", **arguments)
 
 

@@ -44,7 +44,6 @@ def build_controlnet_xs() -> Any:
 
 
 def build_semantic() -> Any:
-    """Semantic guidance."""
     parts = {**UNCHECKED, "text_encoder": text_encoder(), "tokenizer": tokenizer()}
     model = unet(cross_attention_dim=128)
     return assembled("SemanticStableDiffusionPipeline", **parts, unet=model, scheduler=ddim())
@@ -148,7 +147,6 @@ def build_vq_diffusion() -> Any:
 
 
 def sample_vq_diffusion(pipe: Any) -> Tensor:
-    """Two prompts."""
     arguments = {"num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "np", "generator": generator()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)

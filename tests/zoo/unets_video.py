@@ -25,7 +25,6 @@ def sample_frames(pipe: Any) -> Tensor:
 
 
 def build_text_to_video() -> Any:
-    """ModelScope's text to video."""
     model = new(
         "UNet3DConditionModel", sample_size=8, layers_per_block=1, block_out_channels=(16, 32),
         down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"), up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
