@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 MARK = "_followed_as"
 """Attribute of a followed object, and so of its copies: a name under which its listeners are known."""
 
-OF_PIPELINES = ("__call__", "encode_prompt", "prepare_latents", "__setattr__")
 OF_SCHEDULERS = ("set_timesteps", "step")
+BEFORE = ("__call__", *OF_SCHEDULERS)
+AFTER = ("encode_prompt", "prepare_latents", "__setattr__")
+"""Methods of schedulers; those that tell of themselves before they run, and once they have."""
 
 VISIBLE = ("native", "_native", "flex")
 """Beginnings of names of diffusers' backends whose attention is a function of PyTorch."""
@@ -64,7 +66,7 @@ def follow(pipe: Any, listener: "Sight") -> Iterator[Callable[[], None]]:
                     stack.enter_context(followed(part, listener, OF_SCHEDULERS))
 
         if not isinstance(pipe, nn.Module):
-            stack.enter_context(followed(pipe, listener, OF_PIPELINES))
+            stack.enter_context(followed(pipe, listener, ("__call__", *AFTER)))
         catch_up()
         yield catch_up
 
@@ -100,13 +102,15 @@ def seen(name: str, original: Any) -> Any:
         given = {**dict(zip(names, (self, *args), strict=False)), **kwargs}
         failed = True
         try:
-            tell(self, before, name, given)
+            if name in BEFORE:
+                tell(self, before, name, given)
             found = original(self, *args, **kwargs)
             failed = False
         finally:
             if name == "__call__":
                 tell(self, lambda listener, _: listener.on_end(failed), name)
-        tell(self, after, name, given, found)
+        if name in AFTER:
+            tell(self, after, name, given, found)
         return found
 
     return method
