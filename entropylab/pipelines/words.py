@@ -242,9 +242,9 @@ def pattern_of(word: str) -> re.Pattern[str]:
 def tokens_of(tokenizer: Any, ids: list[int], words: Sequence[str], prompts: Sequence[str]) -> list[list[int]]:
     """Which tokens of a text are of each word, wherever the word occurs in the prompt."""
     text, spans = spelled(tokenizer, ids)
-    found = []
+    prompt, found = place_of(text, prompts), []
     for word in words:
-        places = [each.span() for each in pattern_of(word).finditer(text, *place_of(text, prompts))]
+        places = [each.span() for each in pattern_of(word).finditer(text, *prompt)]
         own = [any(begin < stop and start < end for start, stop in places) for begin, end in spans]
         found.append([token for token, is_own in enumerate(own) if is_own])
     return found
