@@ -28,11 +28,11 @@ def makes_wait(tensor: Tensor) -> bool:
 
 
 class Values:
-    """The values of a tensor, kept, and which tensors are known to hold the same ones, or others."""
+    """The values of a tensor, kept, and which tensors are known to hold the same ones, or others, by their stamps."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.kept = tensor.detach().clone()
-        self.known: dict[Hashable, bool] = {stamp: True} if (stamp := stamp_of(tensor)) is not None else {}
+        self.known: dict[Any, bool] = {stamp_of(tensor): True}
 
     def are_in(self, tensor: Tensor) -> bool:
         """Whether a tensor holds the same values: it is read only if it was never met as it is now."""
@@ -40,11 +40,9 @@ class Values:
             return False
         if not makes_wait(tensor):
             return torch.equal(self.kept.to(tensor.device), tensor)
-        stamp: Any = stamp_of(tensor)
-        if stamp not in self.known:
+        stamp = stamp_of(tensor)
+        if stamp is None or stamp not in self.known:
             found = torch.equal(self.kept, tensor.to(self.kept.device))
-            if stamp is None:
-                return found
-            self.known = {other: alike for other, alike in self.known.items() if not other[0].expired()}  # type: ignore[index]
+            self.known = {other: alike for other, alike in self.known.items() if other and not other[0].expired()}
             self.known[stamp] = found
         return self.known[stamp]

@@ -6,10 +6,11 @@
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -22,8 +23,8 @@ WRAPPERS = {"compile_friendly_flex_attention": ("flex_attention", ("training",))
 """Functions of libraries that keep a compiled copy of a function for good -> its name beside them, and what they
 take beside its arguments."""
 
-HOLDING = (staticmethod, partial)
-"""Types of what may hold a function that is seen."""
+HOLDING = {FunctionType, staticmethod, partial}
+"""Types of what may lead to a function that is seen: compiled from it, or made of it."""
 
 CALLED = (FunctionType, MethodType, staticmethod, classmethod)
 """Types of what is a function, or made of one."""
@@ -32,52 +33,48 @@ changed = Shared()
 """Modules, classes, functions and instances that hold substitutes."""
 
 
+free: "WeakKeyDictionary[ModuleType, tuple[int, int]]" = WeakKeyDictionary()
+"""Modules that held none of the functions, and how much there was then: unless a class of a model comes from one, it is
+looked through again only when there is more."""
+
+
 @contextmanager
 def bound_names(roots: Mapping[str, nn.Module]) -> Iterator[None]:
     """Have the substitutes stand in under every name that ``roots`` reach them by, while the context lasts."""
-    begun: list[Any] = []
-    try:
+    with ExitStack() as stack:
         for holder in holders(roots):
             if holder in changed or any(True for _ in held(holder)):
-                changed.begin(holder, stand_in)
-                begun.append(holder)
+                stack.enter_context(changed.changed(holder, stand_in))
+            elif isinstance(holder, ModuleType):
+                free[holder] = names_in(holder)
         yield
-    finally:
-        for holder in reversed(begun):
-            changed.end(holder)
+
+
+def names_in(module: ModuleType) -> tuple[int, int]:
+    """How many names a module has, and how many functions are seen."""
+    return len(vars(module)), len(substitutes)
 
 
 def holders(roots: Mapping[str, nn.Module]) -> Iterator[Any]:
     """Some models' modules and processors, their classes, the functions of both, and the packages they come from."""
-    instances = [part for root in roots.values() for module in root.modules() for part in parts_of(module)]
-    classes = {own: None for own in dict.fromkeys(map(type, instances)) for own in own_classes(own)}
+    modules = [module for root in roots.values() for module in root.modules()]
+    processors = [vars(module).get("processor") for module in modules]
+    instances = modules + [each for each in processors if hasattr(each, "__dict__")]
+    classes = {own: None for kind in dict.fromkeys(map(type, instances)) for own in kind.__mro__}
+    classes = {own: None for own in classes if own.__module__.partition(".")[0] not in ("torch", "builtins")}
     files = {own.__module__ for own in classes}
     packages = {name.partition(".")[0] for name in files} - {__name__.partition(".")[0]}
-    yield from (
-        module
-        for name, module in list(sys.modules.items())
-        if isinstance(module, ModuleType) and (name in files or name.partition(".")[0] in packages)
-    )
-    yield from classes
+    for name, module in list(sys.modules.items()):
+        is_near = (name in files or name.partition(".")[0] in packages) and isinstance(module, ModuleType)
+        if is_near and (name in files or free.get(module) != names_in(module)):
+            yield module
     met: set[int] = set()
-    for holder in [*instances, *classes]:
+    for holder in [*classes, *instances]:
         if id(holder) not in met:
             met.add(id(holder))
-            if not isinstance(holder, type):
-                yield holder
+            yield holder
             for value in [each for each in vars(holder).values() if isinstance(each, CALLED)]:
                 yield from functions_in(value, met)
-
-
-def parts_of(module: nn.Module) -> list[Any]:
-    """A module, and its attention processor if it has one."""
-    processor = vars(module).get("processor")
-    return [module] if processor is None or not hasattr(processor, "__dict__") else [module, processor]
-
-
-def own_classes(cls: type) -> list[type]:
-    """A class and those that it inherits from, but for PyTorch's and Python's."""
-    return [own for own in cls.__mro__ if own.__module__.partition(".")[0] not in ("torch", "builtins")]
 
 
 def functions_in(value: Any, met: set[int]) -> Iterator[FunctionType]:
@@ -103,38 +100,37 @@ def content(cell: Any) -> Any:
 def held(holder: Any) -> Iterator[tuple[Any, str, Any]]:
     """Owner, name and substitute of what a holder holds of the functions that are seen."""
     if isinstance(holder, FunctionType):
-        defaults = tuple(stood_in(value) for value in holder.__defaults__ or ())
-        if any(defaults):
-            both = zip(defaults, holder.__defaults__ or (), strict=True)
-            yield holder, "__defaults__", tuple(new or old for new, old in both)
-        named = {name: found for name, value in (holder.__kwdefaults__ or {}).items() if (found := stood_in(value))}
-        if named:
-            yield holder, "__kwdefaults__", {**(holder.__kwdefaults__ or {}), **named}
+        defaults, named = holder.__defaults__ or (), holder.__kwdefaults__ or {}
+        if any(map(stood_in, defaults)):
+            yield holder, "__defaults__", tuple(stood_in(value) or value for value in defaults)
+        if any(map(stood_in, named.values())):
+            yield holder, "__kwdefaults__", {name: stood_in(value) or value for name, value in named.items()}
         cells = holder.__closure__ or ()
         yield from ((cell, "cell_contents", found) for cell in cells if (found := stood_in(content(cell))))
         return
     names = vars(holder)
-    for name, value in interesting(names):
+    values = names.values()
+    if substitutes.keys().isdisjoint(map(id, values)) and HOLDING.isdisjoint(map(type, values)):
+        return  # of most classes and instances none does
+    for name, value in list(names.items()):
         if (substitute := stood_in(value)) is not None:
             yield holder, name, staticmethod(substitute) if isinstance(holder, type) else substitute
         elif name in WRAPPERS and (inner := stood_in(names.get(WRAPPERS[name][0]))) is not None:
             yield holder, name, without(inner, WRAPPERS[name][1])
 
 
-def interesting(names: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Those of some names that may lead to a function that is seen; of most classes and instances none do."""
-    values = names.values()
-    is_free = substitutes.keys().isdisjoint(map(id, values)) and WRAPPERS.keys().isdisjoint(names)
-    if is_free and {FunctionType, *HOLDING}.isdisjoint(map(type, values)):
-        return []
-    return [
-        (name, value)
-        for name, value in names.items()
-        if id(value) in substitutes
-        or type(value) in HOLDING
-        or name in WRAPPERS
-        or (type(value) is FunctionType and value.__dict__)  # a compiled one says there what it was made of
-    ]
+def stood_in(value: Any) -> Any:
+    """What stands in for a value: a function that is seen, bare, static, compiled or with some arguments; else None."""
+    if id(value) in substitutes:
+        return substitutes[id(value)][1]
+    kind = type(value)
+    if kind is staticmethod:
+        return stood_in(value.__func__)
+    if kind is FunctionType:
+        return stood_in(value.__dict__.get("_torchdynamo_orig_callable"))
+    if kind is partial and (inner := stood_in(value.func)) is not None:
+        return partial(inner, *value.args, **value.keywords)
+    return None
 
 
 def without(function: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., Any]:
@@ -144,19 +140,6 @@ def without(function: Callable[..., Any], names: tuple[str, ...]) -> Callable[..
         return function(*args, **{name: value for name, value in kwargs.items() if name not in names})
 
     return called
-
-
-def stood_in(value: Any) -> Any:
-    """What stands in for a value: a function that is seen, bare, static, compiled or with some arguments; else None."""
-    if id(value) in substitutes:
-        return substitutes[id(value)][1]
-    if isinstance(value, staticmethod):
-        return stood_in(value.__func__)
-    if isinstance(value, FunctionType) and "_torchdynamo_orig_callable" in vars(value):
-        return stood_in(vars(value)["_torchdynamo_orig_callable"])
-    if isinstance(value, partial) and (inner := stood_in(value.func)) is not None:
-        return partial(inner, *value.args, **value.keywords)
-    return None
 
 
 def stand_in(holder: Any) -> Undo:

@@ -1,8 +1,4 @@
-"""Attention by hand: the softmax that a module takes over keys is all there is to be seen of it.
-
-A layer that is known to attend says itself what its softmax is. In modules of any other name a softmax is attention if
-its result multiplies values, and is seen where it does.
-"""
+"""Attention by hand, in modules of any name: a softmax of a product of two batches, which then multiplies values."""
 
 import threading
 from collections import deque
@@ -10,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,114 +25,33 @@ PRODUCTS: list[tuple[Any, str]] = [
 HEADS = ("heads", "num_heads", "num_attention_heads", "n_heads", "n_head")
 """What modules call the number of their heads."""
 
+UNSURE = "takes a softmax by hand that multiplies values, and may be that of an attention map"
+UNMULTIPLIED = "takes a softmax of a product by hand, and may be attention"
+
 
 @dataclass(frozen=True, eq=False)
 class Noted:
-    """A softmax that was taken.
-
-    Attributes:
-        logits: its logits.
-        dim: the dimension.
-        version: how often the logits had been changed in place.
-        memory: the memory that its result is in, where it matters.
-        from_scores: whether the logits may have come from a product of two batches.
-        owner: the module that took it.
-    """
+    """A softmax that was taken, and may be a map."""
 
     logits: Tensor
-    dim: Any
-    version: int
-    memory: int | None = None
-    from_scores: bool = False
-    owner: Frame | None = None
+    dim: int
+    version: int  # how often the logits had been changed in place
+    memory: int | None  # that its result is in
+    from_scores: bool  # whether the logits may have come from a product of two batches
+    owner: Frame  # the module that took it
 
     @property
     def is_last(self) -> bool:
         """Whether it is over the last dimension."""
         return self.dim in (-1, self.logits.ndim - 1)
 
-    @property
-    def is_changed(self) -> bool:
-        """Whether the logits are not what they were."""
-        return version_of(self.logits) != self.version
 
-    @property
-    def keys(self) -> int:
-        """What it may be a map to so many keys of."""
-        return self.logits.shape[self.dim]
-
-
-@apart
-def note(frame: Frame, logits: Tensor, dim: Any) -> None:
-    """Let the innermost attention layer that runs note the logits, unless its attention was seen otherwise."""
-    attends = next((each for each in frame.around() if each.place.is_attention), None)
-    if attends is None or attends.seen or attends.shown:
-        return
-    again = any(one.logits is logits and one.dim == dim for one in attends.softmaxes)  # one calls another
-    attends.softmaxes = [*attends.softmaxes, *([] if again else [Noted(logits, dim, version_of(logits))])]
-
-
-@apart
-def see_softmaxes(frame: Frame) -> None:
-    """Tell of the softmax that a module took by hand; of several, nobody can say which is the attention."""
-    noted = frame.softmaxes
-    is_map = noted[0].logits.ndim > 2 and noted[0].is_last and not noted[0].is_changed
-    if len(noted) > 1 or not is_map or is_linear(frame.module):
-        frame.why = f"takes {len(noted)} softmaxes by hand, of which none is surely that of an attention map"
-        return
-    tell_of_logits(frame, noted[0].logits.detach())
-
-
-def tell_of_logits(frame: Frame, logits: Tensor) -> None:
-    """Tell of the attention that a module computes by hand, by its logits; it can't be rescaled."""
-    call = call_of_logits(logits, heads_of(frame.module))
-    if (forward := running()) is not None:
-        place = ("by hand", frame.module)
-        number = forward.counts[place]
-        forward.counts[place] += 1
-        known = forward.known.setdefault((place, number, logits.shape, frame.watchers), KnownCall())
-        call = replace(call, occurrence=number, inputs=forward.inputs, known=known)
-    show(frame, replace(call, module=frame.module, beside=frame.beside))
-    frame.is_seen(by_all=False)
-
-
-def is_linear(module: nn.Module) -> bool:
-    """Whether a layer is linear attention, by the name of its class or of its processor's."""
-    return any("linear" in type(part).__name__.lower() for part in (module, getattr(module, "processor", None)))
-
-
-def heads_of(module: Any) -> int:
-    """How many heads a module says that it has; 1 if it says nothing."""
-    return next((n for name in HEADS if isinstance(n := getattr(module, name, None), int)), 1)
-
-
-def call_of_logits(logits: Tensor, heads: int) -> AttentionCall:
-    """A call with these logits, (batch, heads, queries, keys) or (batch * heads, queries, keys), and nothing else."""
-    check_readable(logits, logits)
-    if logits.ndim == 3:
-        logits = logits.unflatten(0, (-1, heads)) if len(logits) % heads == 0 else logits[:, None]
-    logits = logits.flatten(0, -4) if logits.ndim > 4 else logits
-    if logits.shape[1] != heads == logits.shape[2]:
-        logits = logits.transpose(1, 2)
-    query = logits.new_zeros(*logits.shape[:3], 1)
-    key = logits.new_zeros(*logits.shape[:2], logits.shape[3], 1)
-    return AttentionCall("", NOWHERE, query, key, logits, 1.0, False)
-
-
-@dataclass(frozen=True)
-class Factor:
-    """One of the two factors of a product.
-
-    Attributes:
-        tensor: the factor.
-        summed: length of what is summed over: the keys, if this is a map.
-        free: length of what only this factor has: the queries, if this is a map.
-        other: the other factor.
-    """
+class Factor(NamedTuple):
+    """One of the two factors of a product."""
 
     tensor: Tensor
-    summed: int
-    free: int
+    summed: int  # length of what is summed over: the keys, if this is a map
+    free: int  # length of what only this factor has: the queries, if this is a map
     other: Tensor
 
 
@@ -155,6 +70,81 @@ def forget_products() -> None:
     scores.shapes.clear()
 
 
+def seen_softmax(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``original``, whose logits are noted by the modules that run."""
+
+    @wraps(original)
+    def softmax(*args: Any, **kwargs: Any) -> Tensor:
+        if (frame := looked_at()) is None:
+            return original(*args, **kwargs)
+        with unseen():  # whoever follows the model calls us once more
+            result = original(*args, **kwargs)
+        try:
+            given = dict(zip(("input", "dim"), args, strict=False)) | kwargs
+            logits, dim = given.get("input"), given.get("dim")
+            if isinstance(logits, Tensor) and isinstance(dim, int) and logits.ndim > 1 and not logits.is_nested:
+                note(frame, logits, dim, result)
+        except Exception as problem:
+            fail(problem, of_rescaling=False)
+        return result
+
+    return softmax
+
+
+@apart
+def note(frame: Frame, logits: Tensor, dim: int, result: Tensor) -> None:
+    """Note a softmax for the attention layer that runs, if its attention is not seen otherwise, or the inmost module.
+
+    It is owned by the layer, or by the inmost module that has parameters.
+    """
+    frames = list(frame.around())
+    layer = next((each for each in frames if each.place.is_attention), None)
+    if not logits.numel() or (layer is not None and (layer.seen or layer.by_inputs)):
+        return
+    known = may_be_scores(logits, logits.shape[dim])
+    owner = layer or next((each for each in frames if next(each.module.parameters(), None) is not None), frames[-1])
+    owner.attended |= known  # so that it is followed again
+    keep(layer or frame, [Noted(logits, dim, version_of(logits), memory_of(result), known, owner)])
+
+
+def may_be_scores(logits: Tensor, keys: int) -> bool:
+    """Whether logits may have come from one of the last products, if with further keys."""
+    rows = logits.numel() // keys
+    return any(
+        prod(shape) == logits.numel() or (prod(shape[:-1]) == rows and keys < 2 * shape[-1] < 2 * keys)
+        for shape in scores.shapes
+    )
+
+
+def keep(frame: Frame, maps: Sequence[Noted]) -> None:
+    """Keep what a module may multiply: the last two, for the logits of each take memory."""
+    kept = [*frame.maps, *maps]
+    give_up(kept[:-2])
+    frame.maps = kept[-2:]
+
+
+def hand_on(frame: Frame) -> None:
+    """A module has ended before anything was multiplied by its softmaxes: the module around it may do that."""
+    if frame.outer is not None:
+        keep(frame.outer, frame.maps)
+    else:
+        give_up(frame.maps)
+
+
+def give_up(maps: Sequence[Noted]) -> None:
+    """Name what looked like scores and was never seen to multiply anything."""
+    for noted in maps:
+        if noted.from_scores and noted.is_last and noted.logits.ndim > 2 and 1 not in noted.logits.shape[-2:]:
+            lose(noted.owner, UNMULTIPLIED)
+
+
+def lose(frame: Frame, reason: str | None, of_rescaling: str | None = None) -> None:
+    """Have observers name a module, those that rescale for another reason; none for None."""
+    for observer, path in frame.watchers:
+        if (why := of_rescaling or reason if observer.rescales else reason) is not None:
+            observer.lose(path, why)
+
+
 def seen_product(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """``original``, one of ``PRODUCTS``; what it multiplies may be an attention map."""
 
@@ -162,7 +152,7 @@ def seen_product(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def product(*args: Any, **kwargs: Any) -> Tensor:
         if (frame := looked_at()) is None:
             return original(*args, **kwargs)
-        with unseen():  # whoever follows the model calls us once more
+        with unseen():
             result = original(*args, **kwargs)
         try:
             if isinstance(result, Tensor) and not result.is_nested:
@@ -183,113 +173,68 @@ def note_product(frame: Frame, args: tuple, kwargs: dict[str, Any], result: Tens
         scores.shapes.append(tuple(result.shape))
 
 
-def seen_softmax(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``original``, whose logits are noted by the modules that run."""
-
-    @wraps(original)
-    def softmax(*args: Any, **kwargs: Any) -> Tensor:
-        if (frame := looked_at()) is None:
-            return original(*args, **kwargs)
-        with unseen():
-            result = original(*args, **kwargs)
-        try:
-            given = dict(zip(("input", "dim"), args, strict=False)) | kwargs
-            logits, dim = given.get("input"), given.get("dim")
-            if isinstance(logits, Tensor):
-                note(frame, logits, dim)
-                if isinstance(dim, int) and logits.ndim > 1 and not logits.is_nested and logits.numel():
-                    note_map(frame, logits, dim, result)
-        except Exception as problem:
-            fail(problem, of_rescaling=False)
-        return result
-
-    return softmax
-
-
-@apart
-def note_map(frame: Frame, logits: Tensor, dim: int, result: Tensor) -> None:
-    """Let the innermost module that has parameters note a softmax, unless it is in a layer known to attend."""
-    frames = list(frame.around())
-    if any(each.place.is_attention for each in frames):
-        return
-    known = may_be_scores(logits, logits.shape[dim])
-    owner = next((each for each in frames if next(each.module.parameters(), None) is not None), frames[-1])
-    owner.attended |= known  # so that it is followed again
-    keep(frame, [Noted(logits, dim, version_of(logits), memory_of(result), known, owner)])
-
-
 def factors_of(args: tuple, kwargs: dict[str, Any]) -> Iterator[Factor]:
     """Both factors of a product of two tensors; nothing of any other."""
     given = [*args, *(value for name, value in kwargs.items() if name != "out")]
     flat = [part for value in given for part in (value if isinstance(value, list | tuple) else [value])]
     tensors = [value for value in flat if isinstance(value, Tensor)]
     if flat and isinstance(flat[0], str):
-        yield from factors_of_einsum(flat[0].replace(" ", ""), tensors)
+        sides, arrow, out = flat[0].replace(" ", "").partition("->")
+        names = sides.split(",")
+        if len(tensors) == len(names) == 2 and arrow:
+            yield factor_of_einsum(tensors[0], tensors[1], names[0], names[1], out)
+            yield factor_of_einsum(tensors[1], tensors[0], names[1], names[0], out)
     elif len(tensors) > 1 and all(tensor.ndim > 1 for tensor in tensors[-2:]):
         one, other = tensors[-2:]
         yield Factor(one, one.shape[-1], one.shape[-2], other)
         yield Factor(other, other.shape[-2], other.shape[-1], one)
 
 
-def factors_of_einsum(equation: str, tensors: list[Tensor]) -> Iterator[Factor]:
-    """Both factors of an einsum of two tensors."""
-    left, _, out = equation.partition("->")
-    names = left.split(",")
-    if len(tensors) != 2 or len(names) != 2 or "->" not in equation:
-        return
-    for (own, tensor), (others, other) in zip(
-        zip(names, tensors, strict=True), zip(names[::-1], tensors[::-1], strict=True), strict=True
-    ):
-        before, _, after = own.partition("...")
-        sides = {name: tensor.shape[place] for place, name in enumerate(before)}
-        sides |= {name: tensor.shape[place - len(after)] for place, name in enumerate(after)}
-        summed = prod(side for name, side in sides.items() if name in others and name not in out)
-        free = prod(side for name, side in sides.items() if name not in others and name in out)
-        yield Factor(tensor, summed, free, other)
-
-
-def may_be_scores(logits: Tensor, keys: int) -> bool:
-    """Whether logits may have come from one of the last products, if with further keys."""
-    rows = logits.numel() // keys
-    return any(
-        prod(shape) == logits.numel() or (prod(shape[:-1]) == rows and keys < 2 * shape[-1] < 2 * keys)
-        for shape in scores.shapes
-    )
+def factor_of_einsum(tensor: Tensor, other: Tensor, own: str, others: str, out: str) -> Factor:
+    """The first factor of an einsum of two tensors, whose dimensions are called ``own`` and ``others``."""
+    before, _, after = own.partition("...")
+    sides = dict(zip(before, tensor.shape, strict=False)) | dict(zip(after[::-1], tensor.shape[::-1], strict=False))
+    summed = prod(side for name, side in sides.items() if name in others and name not in out)
+    free = prod(side for name, side in sides.items() if name not in others and name in out)
+    return Factor(tensor, summed, free, other)
 
 
 @apart
 def see_product(frame: Frame, factors: list[Factor]) -> bool:
     """Tell of the softmax that one of the factors is the result of, if that is attention; whether there is one."""
-    found = False
-    for each in frame.around():
-        for noted in each.maps[::-1]:
-            factor = next((one for one in factors if is_result(one, noted)), None)
-            if factor is not None:
-                each.maps = [one for one in each.maps if one is not noted]
-                judge(each, noted, factor)
-                found = True
-    return found
+    found = [
+        (each, noted, factor)
+        for each in frame.around()
+        for noted in each.maps
+        if (factor := next((one for one in factors if is_result(one, noted)), None)) is not None
+    ]
+    found = [one for one in found if memory_of(one[2].tensor) == one[1].memory is not None] or found
+    for each, noted, factor in found:
+        each.maps = [one for one in each.maps if one is not noted]
+        judge(each, noted, factor, len(found) == 1)
+    return bool(found)
 
 
 def is_result(factor: Factor, noted: Noted) -> bool:
     """Whether a factor is what a softmax gave: in the same memory, or as many numbers and keys."""
-    tensor, keys = factor.tensor, noted.keys
+    tensor, keys = factor.tensor, noted.logits.shape[noted.dim]
     if memory_of(tensor) == noted.memory is not None:
         return factor.summed <= keys
     return factor.summed == keys and tensor.numel() == noted.logits.numel()
 
 
-def judge(frame: Frame, noted: Noted, factor: Factor) -> None:
+def judge(frame: Frame, noted: Noted, factor: Factor, is_alone: bool) -> None:
     """Tell of a softmax that multiplies values, name it where it can't be told what it is, or leave it: a router's."""
     shape = noted.logits.shape
     rows = shape[1:-1] if noted.is_last else shape[1:]
-    if factor.free == 1 and 1 not in rows:  # each row multiplies values of its own
-        return
+    is_own = factor.free == 1 and 1 not in rows  # each row multiplies values of its own
     is_shared = factor.other.ndim < 3
-    if not noted.from_scores and (factor.free == 1 or is_shared):  # a pool, a choice among learned vectors
+    is_choice = not noted.from_scores and (factor.free == 1 or is_shared)  # a pool, a choice among learned vectors
+    if is_own or is_choice or (frame.place.is_attention and is_linear(frame.module)):
         return
     frame.attended = True
-    is_sure = noted.from_scores and not is_shared and noted.is_last and not noted.is_changed
+    is_whole = noted.is_last and version_of(noted.logits) == noted.version
+    is_sure = noted.from_scores and is_alone and is_whole and not is_shared
     lose(frame, None if is_sure else UNSURE, "takes its softmax by hand")
     if is_sure:
         here = session.here
@@ -300,15 +245,40 @@ def judge(frame: Frame, noted: Noted, factor: Factor) -> None:
             here.frame = inner
 
 
-def lose(frame: Frame, reason: str | None, of_rescaling: str | None = None) -> None:
-    """Have observers name a module, those that rescale for another reason; none for None."""
-    for observer, path in frame.watchers:
-        if (why := of_rescaling or reason if observer.rescales else reason) is not None:
-            observer.lose(path, why)
+def tell_of_logits(frame: Frame, logits: Tensor) -> None:
+    """Tell of the attention that a module computes by hand, by its logits; it can't be rescaled."""
+    call = call_of_logits(logits, heads_of(frame.module))
+    if (forward := running()) is not None:
+        place = ("by hand", frame.module)
+        number = forward.counts[place]
+        forward.counts[place] += 1
+        known = forward.known.setdefault((place, number, logits.shape, frame.watchers), KnownCall())
+        call = replace(call, occurrence=number, inputs=forward.inputs, known=known)
+    show(frame, replace(call, module=frame.module, beside=frame.beside))
+    frame.is_seen(by_all=False)
 
 
-UNSURE = "takes a softmax by hand that multiplies values, and may be that of an attention map"
-UNMULTIPLIED = "takes a softmax of a product by hand, and may be attention"
+def call_of_logits(logits: Tensor, heads: int) -> AttentionCall:
+    """A call with these logits, (batch, heads, queries, keys) or (batch * heads, queries, keys), and nothing else."""
+    check_readable(logits, logits)
+    if logits.ndim == 3:
+        logits = logits.unflatten(0, (-1, heads)) if len(logits) % heads == 0 else logits[:, None]
+    logits = logits.flatten(0, -4) if logits.ndim > 4 else logits
+    if logits.shape[1] != heads == logits.shape[2]:
+        logits = logits.transpose(1, 2)
+    query = logits.new_zeros(*logits.shape[:3], 1)
+    key = logits.new_zeros(*logits.shape[:2], logits.shape[3], 1)
+    return AttentionCall("", NOWHERE, query, key, logits, 1.0, False)
+
+
+def heads_of(module: Any) -> int:
+    """How many heads a module says that it has; 1 if it says nothing."""
+    return next((n for name in HEADS if isinstance(n := getattr(module, name, None), int)), 1)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a layer is linear attention, by the name of its class or of its processor's."""
+    return any("linear" in type(part).__name__.lower() for part in (module, getattr(module, "processor", None)))
 
 
 def memory_of(tensor: Tensor) -> int | None:
@@ -317,26 +287,3 @@ def memory_of(tensor: Tensor) -> int | None:
         return tensor.untyped_storage()._cdata
     except (RuntimeError, NotImplementedError):
         return None
-
-
-def hand_on(frame: Frame) -> None:
-    """A module has ended before anything was multiplied by its softmaxes: the module around it may do that."""
-    if frame.outer is not None:
-        keep(frame.outer, frame.maps)
-    else:
-        give_up(frame.maps)
-
-
-def keep(frame: Frame, maps: Sequence[Noted]) -> None:
-    """Keep what the innermost module may multiply: the last two, for the logits of each take memory."""
-    kept = [*frame.maps, *maps]
-    give_up(kept[:-2])
-    frame.maps = kept[-2:]
-
-
-def give_up(maps: Sequence[Noted]) -> None:
-    """Name what looked like scores and was never seen to multiply anything."""
-    for noted in maps:
-        is_map = noted.is_last and noted.logits.ndim > 2 and 1 not in noted.logits.shape[-2:]
-        if noted.from_scores and is_map and noted.owner is not None:
-            lose(noted.owner, UNMULTIPLIED)

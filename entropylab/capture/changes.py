@@ -89,29 +89,26 @@ HOOKS = {
 MARK = "_watches"
 """Attribute of our hooks."""
 
-states = Shared()
-"""Classes that say what belongs into a copy of their modules."""
+copied = Shared()
+"""``nn.Module``, while copies and pickles of modules leave out what is ours."""
 
 
-def owner_of_state(kind: type[nn.Module]) -> type:
-    """The class from which modules of a class have ``__getstate__``, which says what a copy gets, pickled or deep."""
-    return next((base for base in kind.__mro__ if base is not object and "__getstate__" in vars(base)), nn.Module)
+def without_ours(owner: type) -> Undo:
+    """Let modules leave out what is ours when they are copied or pickled."""
+    original: Any = owner.__reduce_ex__
 
+    def __reduce_ex__(self: nn.Module, protocol: Any) -> Any:
+        made = original(self, protocol)
+        if not isinstance(made, tuple) or len(made) < 3 or not isinstance(made[2], dict):
+            return made
+        return (*made[:2], own_state(self, made[2]), *made[3:])
 
-def without_watchers(owner: type) -> Undo:
-    """Let the modules of a class leave out what is ours when they are copied."""
-    original: Any = owner.__getstate__
-
-    def __getstate__(self: nn.Module) -> Any:
-        state = original(self)
-        return own_state(self, state) if isinstance(state, dict) else state
-
-    return replaced(owner, "__getstate__", __getstate__)
+    return replaced(owner, "__reduce_ex__", __reduce_ex__)
 
 
 def own_state(module: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
     """A module's attributes without our hooks, and without what stands in for others in it or in its processor."""
-    state = with_own(module, dict(state))
+    state = with_own(module, state)
     for name, known in HOOKS.items():
         ours = {number for number, hook in (state.get(name) or {}).items() if hasattr(hook, MARK)}
         for each in (name, *known) if ours else ():
@@ -126,7 +123,6 @@ def own_state(module: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
 
 def with_own(thing: Any, state: dict[str, Any]) -> dict[str, Any]:
     """The attributes of something as they are without ours."""
-    for name, own in stood_for.get(id(thing), {}).items():
-        state = {other: value for other, value in state.items() if other != name}
-        state |= {} if own is MISSING else {name: own}
-    return state
+    own = stood_for.get(id(thing), {})
+    kept = {name: value for name, value in state.items() if name not in own}
+    return kept | {name: value for name, value in own.items() if value is not MISSING}

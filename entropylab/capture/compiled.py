@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-import torch
 from torch import nn
 
 from .changes import Shared, Undo, replaced
@@ -80,17 +79,7 @@ def see_compile(is_watched: Callable[[nn.Module], bool], compiler: Any) -> Undo:
     return replaced(compiler, "compile", compile)
 
 
-def run_eagerly() -> None:
-    """Let compiled code run as it was written, until as many times ``run_compiled``."""
-    stances.begin(torch.compiler, force_eager)
-
-
-def run_compiled() -> None:
-    """Undo one ``run_eagerly``."""
-    stances.end(torch.compiler)
-
-
 def force_eager(compiler: Any) -> Undo:
-    """Change the stance of the compiler."""
+    """Let compiled code run as it was written."""
     stance = compiler.set_stance("force_eager")
     return lambda: stance.__exit__(None, None, None)

@@ -61,7 +61,7 @@ class Forward:
             self.layout.failure = "it attends to keys of an earlier forward, which was not followed"
             return
         try:
-            trace = Trace(inputs.sources, inputs.deciding, known if inputs.takes else None)
+            trace = Trace(inputs.sources, inputs.deciding, known if inputs.takes or inputs.fills else None)
         except Exception as problem:
             self.layout.failure = one_line(problem, 300)
             return

@@ -14,25 +14,17 @@ from .alike import makes_wait, stamp_of
 def own_keys(query: Tensor, key: Tensor, given: Iterable[Tensor]) -> int | None:
     """How many of a call's keys are the module's own tokens, where there are fewer queries; None if it can't be told.
 
-    Args:
-        query: (batch, heads, queries, d).
-        key: (batch, heads, keys, d).
-        given: what the module's forward was handed, its own tokens first. Further keys, such as sinks, are in no
-            tensor of it.
+    ``given`` are the tokens that its forward was handed, its own first; further keys, such as sinks, are in none.
     """
     queries, keys = query.shape[-2], key.shape[-2]
     if queries >= keys:
         return None
     if any(query.stride(dim) == keys * query.stride(2) for dim in (0, 1)):  # it lies in memory as some of so many
         return keys
-    own, *others = [set(tokens_in(tensor)) for tensor in given] or [set()]
+    # tokens of (batch, tokens, d), and of (batch, d, tokens) or (batch, d, height, width)
+    own, *others = [{prod(each.shape[1:-1]), prod(each.shape[2:])} for each in given] or [set()]
     explained = any({keys, keys - queries} & other for other in others)
     return queries if queries in own and not explained else None
-
-
-def tokens_in(tensor: Tensor) -> tuple[int, ...]:
-    """How many tokens a tensor (batch, tokens, d), (batch, d, tokens) or (batch, d, height, width) may have."""
-    return prod(tensor.shape[1:-1]), prod(tensor.shape[2:])
 
 
 def handed(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
@@ -50,37 +42,26 @@ def own_tokens(args: tuple, kwargs: dict) -> Tensor | None:
 
 
 def context_tokens(module: nn.Module, args: tuple, kwargs: dict, told: dict[int, bool]) -> int | None:
-    """How many tokens a forward was handed to attend to, other than its own once more."""
-    if isinstance(module, nn.MultiheadAttention):
-        return other_keys(module, args, kwargs, told)
-    context = kwargs.get("encoder_hidden_states", kwargs.get("key_value_states"))
-    if not isinstance(context, Tensor) or context is own_tokens(args, kwargs) or context.ndim < 2:
-        return None
-    return int(context.shape[-2])
+    """How many tokens a forward was handed to attend to, other than its own once more.
 
-
-def other_keys(module: nn.MultiheadAttention, args: tuple, kwargs: dict, told: dict[int, bool]) -> int | None:
-    """How many keys a MultiheadAttention is about to attend to, if they are not its queries.
-
-    Where they are two tensors on a GPU the host would have to wait to compare them: it is ``told`` once, by the number
-    of tokens, and holds from then on.
+    Where a MultiheadAttention is handed queries and keys in different memory on a GPU, the host would have to wait to
+    compare them: it is ``told`` once, by the number of tokens, and holds from then on.
     """
+    if not isinstance(module, nn.MultiheadAttention):
+        context = kwargs.get("encoder_hidden_states", kwargs.get("key_value_states"))
+        if not isinstance(context, Tensor) or context is own_tokens(args, kwargs) or context.ndim < 2:
+            return None
+        return int(context.shape[-2])
     given = inspect.signature(nn.MultiheadAttention.forward).bind(module, *args, **kwargs).arguments
     query, key = given["query"], given["key"]
     keys = int(in_batches(module, key).shape[1])
-    if query is key or (query.shape == key.shape and are_alike(query, key, told, keys)):
+    if query is key or ((stamp := stamp_of(query)) is not None and stamp == stamp_of(key)):
         return None
-    return keys
-
-
-def are_alike(query: Tensor, key: Tensor, told: dict[int, bool], tokens: int) -> bool:
-    """Whether the queries and keys of one shape that a module is handed are the same tokens."""
-    if (stamp := stamp_of(query)) is not None and stamp == stamp_of(key):
-        return True
-    if makes_wait(key) and tokens in told:
-        return told[tokens]
-    told[tokens] = bool(torch.equal(query, key))
-    return told[tokens]
+    if query.shape != key.shape:
+        return keys
+    if keys not in told or not makes_wait(key):
+        told[keys] = bool(torch.equal(query, key))
+    return None if told[keys] else keys
 
 
 def in_batches(module: nn.MultiheadAttention, tokens: Tensor) -> Tensor:

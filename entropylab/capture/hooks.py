@@ -17,8 +17,8 @@ from torch import nn
 from torch.compiler import is_dynamo_compiling
 
 from .bindings import bound_names
-from .byhand import hand_on, is_linear, see_softmaxes
-from .changes import MARK, Shared, Undo, owner_of_state, replaced, states, without_watchers
+from .byhand import hand_on, is_linear
+from .changes import MARK, Shared, Undo, copied, replaced, without_ours
 from .compiled import compiled_parts, see_compile, written
 from .forwards import begin_forward, end_root
 from .functions import SeenScores, see_functions
@@ -129,8 +129,7 @@ def watch_root(observer: Observer, stack: ExitStack, name: str, root: nn.Module)
     new = [each for each in root.named_modules(prefix=name) if each[1] not in observer.watched]
     if observer in session.observers:
         forget(root)
-    for owner in {owner_of_state(type(module)) for _, module in new}:
-        stack.enter_context(states.changed(owner, without_watchers))
+    stack.enter_context(copied.changed(nn.Module, without_ours))
     for path, module in new:
         if module in written or compiled_parts(module):
             stack.enter_context(written.changed(module, partial(write_out, hook=hook)))
@@ -204,8 +203,6 @@ def leave(place: Place, module: nn.Module, args: tuple, output: Any) -> None:
     try:
         if output is not None and frame.held:
             finish(frame)
-        if frame.softmaxes and not (frame.seen or frame.shown):
-            see_softmaxes(frame)
     except Exception as problem:
         fail(problem)
     here.frame = frame.outer

@@ -11,33 +11,19 @@ from .tracing import Source
 
 @dataclass(frozen=True)
 class Inputs:
-    """The arguments of one forward of a denoiser.
+    """The arguments of one forward of a denoiser."""
 
-    Attributes:
-        image: what is being denoised: one tensor, or one per image.
-        listed: whether it is one per image.
-        timestep: the time, as it came: a tensor, a number or None.
-        sources: colour -> the inputs that have it, for a Trace.
-        names: which inputs there are.
-        shapes: their shapes, and the numbers among them.
-        deciding: inputs whose values decide where tokens stand.
-        prompt: what the pipeline made of its prompt, (samples, tokens, channels); None if it can't be told.
-        fills: whether the forward fills a cache of keys.
-        takes: whether it attends to keys in a cache that an earlier one has filled.
-        images: which images of the batch that the denoiser was handed these are; None if all, or if nobody can tell.
-    """
-
-    image: list[Tensor]
-    listed: bool
-    timestep: Any
-    sources: dict[str, list[Source]]
-    names: Hashable
-    shapes: Hashable
-    deciding: list[Tensor]
-    prompt: Tensor | None = None
-    fills: bool = False
-    takes: bool = False
-    images: slice | None = None
+    image: list[Tensor]  # what is being denoised: one tensor, or one per image
+    listed: bool  # whether it is one per image
+    timestep: Any  # the time, as it came: a tensor, a number or None
+    sources: dict[str, list[Source]]  # colour -> the inputs that have it, for a Trace
+    names: Hashable  # which inputs there are
+    shapes: Hashable  # their shapes, and the numbers among them
+    deciding: list[Tensor]  # inputs whose values decide where tokens stand
+    prompt: Tensor | None = None  # what the pipeline made of its prompt, (samples, tokens, channels), if that is known
+    fills: bool = False  # whether the forward fills a cache of keys
+    takes: bool = False  # whether it attends to keys in a cache that an earlier one has filled
+    images: slice | None = None  # which images of the denoiser's batch these are; None if all, or if nobody can tell
 
     @property
     def batch(self) -> int:

@@ -1,6 +1,8 @@
 """``nn.MultiheadAttention``: its fast path calls no attention function, so q and k are computed once more."""
 
 import inspect
+from functools import reduce
+from operator import add
 
 import torch
 import torch.nn.functional as F
@@ -22,52 +24,34 @@ def see_multihead(frame: Frame, module: nn.MultiheadAttention) -> None:
     frame.by_inputs = True
     given = inspect.signature(nn.MultiheadAttention.forward).bind(module, *frame.args, **frame.kwargs).arguments
     sides = [in_batches(module, given[name]) for name in ("query", "key")]
-    coloured = (sides[0][:, None], sides[1][:, None])
+    followed = (sides[0][:, None], sides[1][:, None])
+    packed, bias = module.in_proj_weight, module.in_proj_bias
+    weights = [module.q_proj_weight, module.k_proj_weight] if packed is None else packed.chunk(3)
+    biases = [None, None] if bias is None else bias.chunk(3)
     with torch.no_grad(), torch._C.DisableTorchFunction():
-        query, key = projected(module, *sides)
-        show(frame, call_of(frame, query, key, blocked_by(module, given), module.head_dim**-0.5, False, coloured))
+        query, key = (
+            F.linear(side, weight, bias).unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
+            for side, weight, bias in zip(sides, weights, biases, strict=False)
+        )
+        show(frame, call_of(frame, query, key, mask_of(module, given), module.head_dim**-0.5, False, followed))
     frame.is_seen(by_all=False)
 
 
-def projected(module: nn.MultiheadAttention, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """The q and k (batch, heads, tokens, d) from tokens (batch, tokens, width)."""
-    bias = module.in_proj_bias
-    biases = (None, None) if bias is None else bias.chunk(3)[:2]
-    weights = (
-        (module.q_proj_weight, module.k_proj_weight)
-        if module.in_proj_weight is None
-        else module.in_proj_weight.chunk(3)[:2]
-    )
-    query, key = (F.linear(*parts) for parts in zip((query, key), weights, biases, strict=True))
-    return split(query, module), split(key, module)
-
-
-def split(tokens: Tensor, module: nn.MultiheadAttention) -> Tensor:
-    """(batch, tokens, width) as (batch, heads, tokens, d)."""
-    return tokens.unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
-
-
-def blocked_by(module: nn.MultiheadAttention, given: dict) -> Tensor | None:
-    """The module's two masks, in which True (or -inf) closes, as one mask in which True (or 0) lets through."""
-    masks = [padding_of(given["key"])] if given["key"].is_nested else []
+def mask_of(module: nn.MultiheadAttention, given: dict) -> Tensor | None:
+    """The module's two masks and the padding of nested tensors, added up; in the module's own, True closes."""
+    masks = []
+    if given["key"].is_nested:
+        counts = torch.tensor([len(each) for each in given["key"].unbind()])
+        padding = torch.arange(int(counts.max())) >= counts[:, None]
+        masks.append(padding.to(given["key"].device)[:, None, None])
     for name, heads in (("attn_mask", module.num_heads), ("key_padding_mask", 1)):
         mask = given.get(name)
-        if mask is None:
-            continue
-        mask = mask[:, None, None, :] if name == "key_padding_mask" and mask.ndim == 2 else mask
-        mask = mask.unflatten(0, (-1, heads)) if mask.ndim == 3 else mask
-        masks.append(
-            torch.zeros_like(mask, dtype=torch.float32).masked_fill(mask, -torch.inf)
-            if mask.dtype == torch.bool
-            else mask
-        )
-    return None if not masks else masks[0] if len(masks) == 1 else masks[0] + masks[1]
-
-
-def padding_of(tokens: Tensor) -> Tensor:
-    """A mask of what is no padding once a nested tensor is padded: (batch, 1, 1, tokens)."""
-    counts = [len(each) for each in tokens.unbind()]
-    kept = torch.zeros(len(counts), max(counts), dtype=torch.bool, device=tokens.device)
-    for row, count in zip(kept, counts, strict=True):
-        row[:count] = True
-    return kept[:, None, None]
+        if mask is not None and name == "key_padding_mask" and mask.ndim == 2:
+            mask = mask[:, None, None]
+        if mask is not None:
+            masks.append(mask.unflatten(0, (-1, heads)) if mask.ndim == 3 else mask)
+    added = [
+        torch.zeros_like(mask, dtype=torch.float32).masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else mask
+        for mask in masks
+    ]
+    return reduce(add, added) if added else None

@@ -8,7 +8,7 @@ makes the very call as the layer that it stands in. Where that can't be had, the
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial, wraps
 from typing import Any
 from weakref import WeakSet
@@ -25,8 +25,8 @@ from .compiled import as_written, backend_of, compiled_parts
 from .session import Frame, Observer, Place, fail, running, session
 from .telling import finish
 
-Noted = dict[nn.Module, list[Beside]]
-"""What attends in a forward: module -> what it was handed at each of its calls."""
+Noted = dict[str, list[Beside]]
+"""What attends in a forward: path of a part -> what it was handed at each of its calls."""
 
 refused: "WeakSet[nn.Module]" = WeakSet()
 """Modules that can't be compiled with the look in them."""
@@ -36,7 +36,7 @@ part_hooks = torch.nn.modules.module._global_module_registration_hooks
 
 
 class InGraph(Frame):
-    """A module that attends in a compiled graph, which does not tell what the module was handed."""
+    """A module that attends in a compiled graph, which does not tell what the module was handed: that was noted."""
 
     handed: Beside
 
@@ -47,32 +47,24 @@ class InGraph(Frame):
 
 @dataclass(eq=False)
 class Inside:
-    """A compiled forward that runs.
-
-    Attributes:
-        module: what runs.
-        noted: what attends in it.
-        outer: the watched module in whose forward it runs.
-        begun: how many calls each module had made before in the forward of its root.
-        calls: how many calls were seen in it.
-    """
+    """A compiled forward that runs."""
 
     module: nn.Module
     noted: Noted
-    outer: Frame | None
-    begun: Counter = field(default_factory=Counter)
-    calls: int = 0
+    outer: Frame | None  # the watched module in whose forward it runs
+    begun: dict[Any, int]  # how many calls each module had made before in the forward of its root
+    calls: int = 0  # how many were seen in it
 
     def frame(self, path: str, number: int) -> Frame | None:
         """That of a part of it, which makes a call with this number among its own; None if nobody knows of it."""
         part = self.module.get_submodule(path)
-        place, handed = session.places.get(part), self.noted.get(part)
-        if place is None or handed is None:
+        place = session.places.get(part)
+        if place is None or path not in self.noted:
             return None
         frame = InGraph(place, part, (), {}, self.outer)
-        frame.handed = handed[number]
+        frame.handed = self.noted[path][number]
         if (forward := running()) is not None:
-            forward.counts[part] = self.begun[part] + number
+            forward.counts[part] = self.begun.get(part, 0) + number
         self.calls += 1
         return frame
 
@@ -144,25 +136,14 @@ class Looking:
                 node.target = torch.ops.entropylab.attend.default
                 node.kwargs = {**node.kwargs, "path": path, "number": numbers[path]}
                 numbers[path] += 1
-        noted = {paths.get(id(part)): len(calls) for part, calls in inside.noted.items()}
-        if numbers != noted:
+        if numbers != {path: len(calls) for path, calls in inside.noted.items()}:
             raise EntropyLabError("attends in other ways than by SDPA")
         graph.recompile()
         return self.backend(graph, inputs)
 
 
 class Region:
-    """A module that was compiled, while it is watched.
-
-    Attributes:
-        module: the module.
-        forward: its forward as it was written.
-        hook: puts hooks on a part of it.
-        compiled: its forward, compiled with the look in it.
-        noted: what attends in it, by who looks and what its inputs look like.
-        bare_for: who looked when the hooks were taken off its parts, for no compiler shall see them.
-        lock: held while the parts need their hooks.
-    """
+    """A module that was compiled, while it is watched. ``hook`` puts hooks on a part of it."""
 
     def __init__(self, module: nn.Module, backend: Any, hook: Callable[[Place, nn.Module], None]) -> None:
         own = vars(module).get("forward")
@@ -170,20 +151,23 @@ class Region:
         self.module, self.hook = module, hook
         dynamic = getattr(backend, "dynamic", None)
         self.compiled = compile(self.forward, backend=Looking(backend), fullgraph=True, dynamic=dynamic)
-        self.noted: dict[Hashable, Noted] = {}
-        self.bare_for: tuple[Observer, ...] | None = None
-        self.lock = threading.RLock()
+        self.noted: dict[Hashable, Noted] = {}  # what attends, by who looks and what its inputs look like
+        self.bare_for: tuple[Observer, ...] | None = None  # who looks while its parts have no hooks, for the compiler
+        self.lock = threading.RLock()  # held while its parts need their hooks
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The module's forward: compiled, if it has been noted what attends."""
         if is_dynamo_compiling() or self.module in refused:
             return self.forward(*args, **kwargs)
-        observers = self.observers()
+        here, place = session.here, session.places.get(self.module)
+        is_seen = place is not None and not here.quiet and here.inside is None and not torch.is_grad_enabled()
+        observers = place.observers if place is not None and is_seen else ()
         key = (observers, looks_of((args, kwargs)))
         fails = False
         if key in self.noted and may_compile():
             self.undress(observers)
-            inside = Inside(self.module, self.noted[key], session.here.frame)
+            begun = {} if (forward := running()) is None else dict(forward.counts)
+            inside = Inside(self.module, self.noted[key], here.frame, begun)
             try:
                 return self.run_compiled(inside, args, kwargs)
             except Exception:
@@ -197,18 +181,9 @@ class Region:
             refused.add(self.module)
         return output
 
-    def observers(self) -> tuple[Observer, ...]:
-        """Who looks at it now."""
-        here, place = session.here, session.places.get(self.module)
-        if place is None or here.quiet or here.inside is not None or torch.is_grad_enabled():
-            return ()
-        return place.observers
-
     def run_compiled(self, inside: Inside, args: tuple, kwargs: dict) -> Any:
         """The compiled forward. If it does not attend as was noted, its layers are named as unseen."""
-        here, noted = session.here, inside.noted
-        if (forward := running()) is not None:
-            inside.begun.update(forward.counts)
+        here = session.here
         ours = {number: hook for number, hook in part_hooks.items() if hasattr(hook, MARK)}
         for number in ours:
             part_hooks.pop(number, None)
@@ -218,11 +193,11 @@ class Region:
         finally:
             here.inside, here.frame = None, inside.outer
             part_hooks.update(ours)
-        if inside.calls != sum(map(len, noted.values())):
+        if inside.calls != sum(map(len, inside.noted.values())):
             refused.add(self.module)
             self.dress()
-            places = [session.places[part] for part in noted if part in session.places]
-            for observer, path in (watcher for place in places for watcher in place.watchers):
+            places = [session.places.get(self.module.get_submodule(path)) for path in inside.noted]
+            for observer, path in [watcher for place in places if place is not None for watcher in place.watchers]:
                 observer.lose(path, "its compiled forward ran without being seen")
         return output
 
@@ -232,7 +207,8 @@ class Region:
         outer = frame
         if frame is None or frame.module is not self.module:
             frame = here.frame = Frame(session.places[self.module], self.module, args, kwargs, frame)
-        noter = Observer(lambda call: noted.setdefault(call.module, []).append((call.context, call.own)))
+        paths = {part: path for path, part in self.module.named_modules()}
+        noter = Observer(lambda call: noted.setdefault(paths[call.module], []).append((call.context, call.own)))
         frame.watchers, frame.observers = (*frame.watchers, (noter, "")), (*frame.observers, noter)
         frame.has_onlookers = True
         try:

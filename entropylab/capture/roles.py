@@ -19,17 +19,14 @@ PARTS = ("image", "text", "reference", "other")
 class Tokens:
     """What the tokens on one side of an attention call stand for.
 
-    Attributes:
-        parts: which of ``PARTS`` are among them.
-        spans: part -> where its tokens stand, if that is one stretch and the same for every image; else None.
-        codes: (batch, tokens) index into ``PARTS``, on the host, where there is more than one part; else None.
-        kept: the codes by device, and the same tokens of other images by these.
+    ``spans`` say where each part stands, if that is one stretch and the same for every image. ``codes``, (batch,
+    tokens) on the host, are indices into ``PARTS``, where there is more than one part.
     """
 
     parts: tuple[str, ...]
     spans: dict[str, slice] | None = None
     codes: Tensor | None = None
-    kept: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+    kept: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)  # what was made of them before
 
     def codes_on(self, device: torch.device) -> Tensor | None:
         """The codes, on a device; sent there once, and not waited for."""
@@ -100,16 +97,11 @@ def tokens_of(codes: Tensor) -> Tokens:
     parts = tuple(part for index, part in enumerate(PARTS) if bool((codes == index).any()))
     if len(parts) == 1:
         return Tokens(parts)
-    spans = {part: stretch(codes[0] == PARTS.index(part)) for part in parts}
+    places = {part: (codes[0] == PARTS.index(part)).nonzero().flatten().tolist() for part in parts}
+    spans = {part: slice(found[0], found[-1] + 1) for part, found in places.items() if found}
     alike = bool((codes == codes[:1]).all())
-    known = {part: span for part, span in spans.items() if span is not None}
-    return Tokens(parts, known if alike and len(known) == len(parts) else None, codes)
-
-
-def stretch(chosen: Tensor) -> slice | None:
-    """The one stretch of tokens that is chosen, or None if there are several."""
-    places = chosen.nonzero().flatten().tolist()
-    return slice(places[0], places[-1] + 1) if places and places[-1] - places[0] + 1 == len(places) else None
+    in_one = len(spans) == len(parts) and sum(span.stop - span.start for span in spans.values()) == codes.shape[1]
+    return Tokens(parts, spans if alike and in_one else None, codes)
 
 
 def roles_of(trace: Trace, query: Tensor, key: Tensor, otherwise: str) -> Roles | None:
@@ -162,32 +154,22 @@ Place = tuple[int, int]
 
 @dataclass(eq=False)
 class Layout:
-    """The roles in every call of one forward, found once and used again while the inputs are laid out alike.
+    """The roles in every call of one forward, found once and used again while the inputs are laid out alike."""
 
-    Attributes:
-        deciding: values of the inputs that may decide where tokens stand: masks, token numbers.
-        calls: the roles, by place.
-        whole: whether every call of that forward is in it.
-        reads: whether the values of ``deciding`` may have been read; if not, it holds for any others.
-        apart: ids of modules whose calls with the same keys are no slices: their queries stand for other things.
-        failure: why the forward could not be followed to its end, or at all; None if it could.
-        is_simple: whether the roles hold at any size: no call has more than one thing on a side.
-    """
-
-    deciding: list[Values]
+    deciding: list[Values]  # of the inputs that may decide where tokens stand: masks, token numbers
     calls: dict[Place, Roles | None] = field(default_factory=dict)
-    whole: bool = False
-    reads: bool = False
-    apart: set[int] = field(default_factory=set)
-    failure: str | None = None
-    is_simple: bool = False
+    whole: bool = False  # whether every call of that forward is in it
+    reads: bool = False  # whether the values of ``deciding`` may have been read; if not, it holds for any others
+    apart: set[int] = field(default_factory=set)  # ids of modules whose calls with the same keys are no slices
+    failure: str | None = None  # why the forward could not be followed to its end, or at all
+    is_simple: bool = False  # whether it holds at any size: no call has more than one thing on a side
 
     def fits(self, deciding: list[Tensor]) -> bool:
         """Whether inputs with these deciding tensors are laid out like that."""
         if self.is_simple or not self.reads:
             return True
-        pairs = zip(self.deciding, deciding, strict=False)
-        return len(deciding) == len(self.deciding) and all(values.are_in(tensor) for values, tensor in pairs)
+        same = len(deciding) == len(self.deciding)
+        return same and all(values.are_in(tensor) for values, tensor in zip(self.deciding, deciding, strict=True))
 
 
 MOST = 256
@@ -198,14 +180,7 @@ known: "WeakKeyDictionary[nn.Module, list[tuple[Hashable, Layout]]]" = WeakKeyDi
 
 
 def layout_for(root: nn.Module, names: Hashable, shapes: Hashable, deciding: list[Tensor]) -> Layout:
-    """The layout of a forward of ``root``: one that is known, or a new one to be filled.
-
-    Args:
-        root: the model.
-        names: which inputs there are; a layout that is simple holds for all inputs of these names.
-        shapes: the inputs' shapes.
-        deciding: the inputs whose values decide where tokens stand.
-    """
+    """The layout of a forward of ``root`` with inputs of these names and shapes: one that is known, or a new one."""
     for key, layout in reversed(known.get(root, [])):
         if key in (names, (names, shapes)) and layout.fits(deciding):
             return layout
@@ -242,9 +217,17 @@ def forget_if_changed(root: nn.Module) -> None:
     anatomies[root] = anatomy
 
 
+SETTINGS = frozenset((bool, int, float, str))
+"""Types of what a module is set to."""
+
+
 def traits(thing: Any) -> Hashable:
     """What a module or a processor is, how it is set, and whether another forward was put in its place."""
     own = getattr(thing, "__dict__", {})
-    several = {name: value if isinstance(value, list | tuple) else [value] for name, value in own.items()}
-    settings = {name: each for name, each in several.items() if all(isinstance(one, int | float | str) for one in each)}
-    return type(thing), id(own.get("forward")), repr(settings)
+    found: list[Hashable] = [type(thing), id(own.get("forward"))]
+    for name, value in own.items():
+        if type(value) in SETTINGS:
+            found += (name, value)
+        elif type(value) in (list, tuple) and SETTINGS.issuperset(map(type, value)):
+            found += (name, tuple(value))
+    return tuple(found)

@@ -145,15 +145,13 @@ class Frame:
         shown: whether that was shown to those who don't rescale only.
         by_inputs: whether its attention was read off its inputs.
         has_scores: whether it asked for its own attention scores.
-        softmaxes: those that it or a part of it took by hand.
-        maps: the same of modules that are not known to attend, until something is multiplied by them.
+        maps: softmaxes that it or a part of it took by hand, until something is multiplied by them.
         held: its last calls, if they may be slices of one.
         begun: the forward of a root that began with it.
         why: reason to give if no attention call is seen.
     """
 
     attended = seen = shown = by_inputs = has_scores = False
-    softmaxes: Sequence[Any] = ()
     maps: Sequence[Any] = ()
     held: "Sequence[tuple[AttentionCall, tuple[int, int]]]" = ()
     begun: "Forward | None" = None

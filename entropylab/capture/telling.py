@@ -70,7 +70,7 @@ def ask(frame: Frame, call: AttentionCall) -> float | Tensor:
         if observer.rescales and not observer.ended:
             place = (path, call.query.shape, call.key.shape)
             if not computes_again():
-                observer.answers[place] = answer_of(frame, observer, path, call)
+                observer.answers[place] = answer_of(observer, path, call)
             answer = observer.answers.get(place)
             if answer is not None:
                 factor = answer if factor is ALONE else factor * answer
@@ -92,16 +92,24 @@ def show(frame: Frame, call: AttentionCall | None) -> None:
 
 
 def tell(frame: Frame, call: AttentionCall) -> None:
-    """Tell every observer of a call; one that it can't measure is named, for the model must go on."""
+    """Tell every observer of a call; one that it can't measure is named, for the model must go on.
+
+    An observer that says False has no use for calls that look like it: none of them is made where that goes for all.
+    """
     here = session.here
     here.quiet += 1
     try:
         for observer, path in frame.watchers:
-            if not observer.rescales and not observer.ended:
-                try:
-                    answer_of(frame, observer, path, call)
-                except EntropyLabError as problem:
-                    observer.fail(problem)
+            if observer.rescales or observer.ended or (here.blind and is_blind(observer, path)):
+                continue
+            call = call if call.layer in ("", path) else replace(call)
+            call.layer = path
+            try:
+                if observer.on_attention(call) is False:
+                    call.known.refused.add(observer)
+                    call.known.is_idle = len(call.known.refused) == len(frame.watchers)
+            except Exception as problem:
+                observer.fail(problem)
     finally:
         here.quiet -= 1
 
@@ -110,33 +118,31 @@ tell_apart, ask = apart(tell), apart(ask)
 """The same, whatever follows or differentiates what is computed here."""
 
 
-def answer_of(frame: Frame, observer: Observer, path: str, call: AttentionCall) -> float | Tensor | None:
-    """What an observer says to a call; None, and the layer is named, if anything goes wrong on the way.
-
-    One that says False has no use for calls that look like it: none of them is made where that goes for all.
+def answer_of(observer: Observer, path: str, call: AttentionCall) -> float | Tensor | None:
+    """The factor that an observer wants; None, and the layer is named, if anything goes wrong on the way.
 
     Raises:
         EntropyLabError: as ``on_attention`` does.
     """
-    blind = session.here.blind
-    if blind and observer in blind:
-        observer.lose(path, blind[observer])
+    if is_blind(observer, path):
         return None
-    if call.layer and call.layer != path:
-        call = replace(call, layer=path)
+    call = call if call.layer in ("", path) else replace(call)
     call.layer = path
     try:
-        answer = observer.on_attention(call)
+        return observer.on_attention(call)
     except EntropyLabError:
         raise
     except Exception as problem:
         observer.fail(problem)
         return None
-    if answer is not False:
-        return answer
-    call.known.refused.add(observer)
-    call.known.is_idle = len(call.known.refused) == len(frame.watchers)
-    return None
+
+
+def is_blind(observer: Observer, path: str) -> bool:
+    """Whether an observer can't be told of what runs; the layer is named then."""
+    why = (session.here.blind or {}).get(observer)
+    if why is not None:
+        observer.lose(path, why)
+    return why is not None
 
 
 def refuse(reason: str) -> None:

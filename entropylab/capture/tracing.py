@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import one_line
-from .compiled import run_compiled, run_eagerly
+from .compiled import force_eager, stances
 
 MIXERS = {"scaled_dot_product_attention", "multi_head_attention_forward", "native_multi_head_attention"}
 """Functions that are attention."""
@@ -74,26 +74,20 @@ Source = tuple[Tensor, slice | Marked]
 
 
 class Trace(TorchFunctionMode):
-    """Follows what depends on which colour, while it is the active mode.
-
-    Attributes:
-        codes: tensor -> its codes (uint8, on the host), of size 1 in each dimension along which they are the same.
-        depth: how many functions run inside of each other.
-        reads: whether values that decide where tokens stand may have been read.
-        failure: why nothing is followed any more.
-        tokens: what was read from codes, for those who read the same again.
-    """
+    """Follows what depends on which colour, while it is the active mode."""
 
     def __init__(
         self, sources: Mapping[str, Sequence[Source]], deciding: Sequence[Tensor] = (), known: Mapping | None = None
     ) -> None:
         """Begin with what has which colour, with what decides, and with codes of other tensors that are ``known``."""
         super().__init__()
+        # Tensor -> its codes (uint8, on the host), of size 1 in each dimension along which they are the same.
         self.codes = WeakIdKeyDictionary(known)
-        self.depth = 0
-        self.may_compile = self.reads = False
-        self.failure: str | None = None
-        self.tokens: dict[Any, Any] = {}
+        self.depth = 0  # how many functions run inside of each other
+        self.reads = False  # whether values that decide where tokens stand may have been read
+        self.failure: str | None = None  # why nothing is followed any more
+        self.tokens: dict[Any, Any] = {}  # what was read from codes, for those who read the same again
+        self.may_compile = False
         for colour, inputs in {**sources, "deciding": [(tensor, slice(None)) for tensor in deciding]}.items():
             for tensor, tokens in inputs:
                 codes = self.of(tensor).clone()
@@ -108,14 +102,14 @@ class Trace(TorchFunctionMode):
         """Begin to follow; functions that were compiled can't be, and run as they were written."""
         self.may_compile = "torch._dynamo" in sys.modules
         if self.may_compile:
-            run_eagerly()
+            stances.begin(torch.compiler, force_eager)
         return super().__enter__()
 
     def __exit__(self, *exception: Any) -> None:
         """Follow no more."""
         super().__exit__(*exception)
         if self.may_compile:
-            run_compiled()
+            stances.end(torch.compiler)
 
     def of(self, tensor: Tensor) -> Tensor:
         """The codes of all entries of a tensor."""

@@ -1,6 +1,7 @@
 """The command line as a whole: its help, and its errors and warnings as one line each."""
 
 import os
+import re
 import signal
 import threading
 import warnings
@@ -60,13 +61,25 @@ class Commands(TyperGroup):
             try:
                 return super().invoke(ctx)
             except EntropyLabError as error:
-                say(f"error: {one_line(error).replace('overwrite=True (--overwrite)', '--overwrite')}", err=True)
+                said = one_line(error).replace("overwrite=True (--overwrite)", "--overwrite")
+                command = self.get_command(ctx, ctx.invoked_subcommand or "")
+                names = {each.name for each in command.params} if command is not None else set()
+                say(f"error: {with_options(said, names)}", err=True)
                 tell_what_is_left(error)
                 raise typer.Exit(2) from error
             except KeyboardInterrupt as error:
                 say("stopped", err=True)
                 tell_what_is_left(error)
                 raise typer.Exit(STOPPED) from error
+
+
+def with_options(said: str, names: set[str]) -> str:
+    """What is said to be passed, "pass train_size=", as the option of that name, if there is one."""
+
+    def option(found: re.Match[str]) -> str:
+        return "--" + found[1].replace("_", "-") if found[1] in names else found[0]
+
+    return re.sub(r"(?<=pass )(\w+)=", option, said)
 
 
 def show_warning(others: Any, message: Any, category: type[Warning], *arguments: Any, **options: Any) -> None:

@@ -114,9 +114,8 @@ def draw_maps(
     chosen = split(layers) if layers else ["cross" if words else "self", "joint"]
     spoken = split(words) if words else None
     if spoken and (received or len(rules) > 1):
-        raise EntropyLabError(
-            "words are drawn across, in the place of rules: leave --received out, or all rules but one."
-        )
+        more = "--received" if received else "all rules but one"
+        raise EntropyLabError(f"words are drawn across, in the place of rules: leave {more} out.")
     if out.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise EntropyLabError(f"out must name a figure: .png, .pdf or .svg. Got {out}.")
     check_writable(out, overwrite)

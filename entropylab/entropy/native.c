@@ -101,7 +101,11 @@ INLINE double dot(const float *x, const float *y, int64_t width) { /* both 0 fro
     memcpy(&other, y + c, sizeof other);
     sum += __builtin_convertvector(one, wide) * __builtin_convertvector(other, wide);
   }
+#if defined(__AVX512F__)
+  found = _mm512_reduce_add_pd((__m512d)sum);
+#else
   for (int e = 0; e < LANES / 2; e++) found += sum[e];
+#endif
   return found;
 }
 
@@ -154,8 +158,8 @@ typedef struct {
   void (*parallel)(void (*)(void *), void *, unsigned, unsigned); /* GOMP_parallel of torch's OpenMP, or null */
 } Question;
 
-typedef struct { /* of one row, over the keys met so far */
-  vec p, pz, pzz, first, second, third, fourth;
+typedef struct { /* of one row, over the keys met so far; pzz, third and fourth at level 2 alone */
+  vec p, pz, first, second, pzz, third, fourth;
   float most, pivot;
   int64_t keys;
 } Row;
@@ -182,7 +186,9 @@ INLINE float float16(uint16_t half) {
 static void unpack(float *to, const void *from, int64_t start, int64_t stride, int64_t width, int64_t dtype) {
   if (dtype == FLOAT32) {
     const float *x = (const float *)from + start;
-    for (int64_t c = 0; c < width; c++) to[c] = x[c * stride];
+    int64_t c = 0;
+    if (stride == 1) for (; c + LANES <= width; c += LANES) store(to + c, load(x + c));
+    for (; c < width; c++) to[c] = x[c * stride];
   } else {
     const uint16_t *x = (const uint16_t *)from + start;
     if (dtype == FLOAT16) for (int64_t c = 0; c < width; c++) to[c] = float16(x[c * stride]);
@@ -267,6 +273,13 @@ INLINE void logits_of(const float *q, const float *k, int64_t width, int64_t key
   }
 }
 
+INLINE void clear(Row *row, int level) {
+  row->p = row->pz = row->first = row->second = all(0);
+  if (level > 1) row->pzz = row->third = row->fourth = all(0);
+  row->most = row->pivot = 0;
+  row->keys = 0;
+}
+
 /* Close what a row's mask leaves out of a tile, and add what it adds; how many keys are left. */
 static int64_t masked(const Question *a, int64_t head, int64_t i, int64_t j0, int64_t keys, float *s, int32_t *open) {
   int64_t left = 0, batch = head / a->heads, wide = (keys + LANES - 1) / LANES * LANES;
@@ -333,32 +346,33 @@ INLINE void take(Row *row, const float *s, const int32_t *open, int64_t keys, fl
 }
 
 /* A row's statistics, natural logarithms; shift is what centring the keys took from every logit. */
-static void finish(const Row *row, double shift, double *found) {
-  double n = (double)row->keys, p = total(row->p), z = total(row->pz) / p, spread = total(row->pzz) / p - z * z;
-  double m1 = total(row->first) / n, m2 = total(row->second) / n;
-  double m3 = total(row->third) / n, m4 = total(row->fourth) / n;
-  double variance = m2 - m1 * m1, third = m3 - 3 * m1 * m2 + 2 * m1 * m1 * m1;
-  double moment = m4 - 4 * m1 * m3 + 6 * m1 * m1 * m2 - 3 * m1 * m1 * m1 * m1;
+INLINE void finish(const Row *row, double shift, int level, double *found) {
+  double n = (double)row->keys, p = total(row->p), z = total(row->pz) / p, size = log2(p);
+  double m1 = total(row->first) / n, m2 = total(row->second) / n, variance = m2 - m1 * m1;
   double lost = isnan(m1) || row->keys == 0 ? NAN : 0; /* a NaN among the logits is lost in maxima */
-  found[ENTROPY] = LN2 * fmax(log2(p) - z, 0) + lost;
-  found[LSE] = LN2 * (row->most + log2(p)) + shift + lost;
+  found[ENTROPY] = LN2 * (size > z ? size - z : 0 * (size - z)) + lost;
+  found[LSE] = LN2 * (row->most + size) + shift + lost;
   found[MEAN] = LN2 * (m1 + row->pivot) + shift;
   found[VARIANCE] = LN2 * LN2 * (variance > 0 ? variance : variance * 0);
+  found[THIRD] = found[FOURTH] = found[SENSITIVITY] = 0;
+  if (level < 2) return;
+  double spread = total(row->pzz) / p - z * z, m3 = total(row->third) / n, m4 = total(row->fourth) / n;
+  double third = m3 - 3 * m1 * m2 + 2 * m1 * m1 * m1;
+  double moment = m4 - 4 * m1 * m3 + 6 * m1 * m1 * m2 - 3 * m1 * m1 * m1 * m1;
   found[THIRD] = LN2 * LN2 * LN2 * third;
   found[FOURTH] = LN2 * LN2 * LN2 * LN2 * (moment - 3 * variance * variance);
-  found[SENSITIVITY] = LN2 * LN2 * fmax(spread, 0) + lost;
-  if (isnan(p)) found[ENTROPY] = found[LSE] = found[SENSITIVITY] = NAN;
+  found[SENSITIVITY] = LN2 * LN2 * (spread > 0 ? spread : spread * 0) + lost;
 }
 
 /* A whole row's statistics from those of the parts of its keys (chain rule, total variance); the weight of each. */
-static int64_t combine(const Row *rows, int64_t parts, const double *shifts, double found[PARTS][STATISTICS],
+INLINE int64_t combine(const Row *rows, int64_t parts, const double *shifts, int level, double found[PARTS][STATISTICS],
                        double *whole, double *weight, double *between) {
   int64_t keys = 0;
   double most = -INFINITY, sum = 0, mean = 0, expected = 0, m2 = 0, m3 = 0, m4 = 0;
   *between = 0;
   for (int64_t m = 0; m < parts; m++) {
     keys += rows[m * ROWS].keys;
-    finish(rows + m * ROWS, shifts[m * ROWS], found[m]);
+    finish(rows + m * ROWS, shifts[m * ROWS], level, found[m]);
     if (rows[m * ROWS].keys && !(found[m][LSE] <= most)) most = found[m][LSE];
   }
   if (parts == 1) { memcpy(whole, found[0], sizeof found[0]); weight[0] = 1; return keys; }
@@ -391,13 +405,15 @@ static int64_t combine(const Row *rows, int64_t parts, const double *shifts, dou
 }
 
 /* Write a finished row, and add it to the sums of its head. */
-static void put(const Question *a, int64_t head, int64_t i, const Row *rows, const double *shifts, double *sums) {
+INLINE void put(const Question *a, int64_t head, int64_t i, const Row *rows, const double *shifts, int level,
+                double *sums) {
   double found[PARTS][STATISTICS], whole[STATISTICS], weight[PARTS], between, any = 0;
-  int64_t at = head * a->queries + i, keys = combine(rows, a->parts, shifts, found, whole, weight, &between);
+  int64_t at = head * a->queries + i, keys = combine(rows, a->parts, shifts, level, found, whole, weight, &between);
   if (a->row_keys) a->row_keys[at] = keys;
   for (int x = 0; x < STATISTICS; x++) {
+    if (!(a->wanted >> x & 1)) continue;
     if (a->rows[x]) a->rows[x][at] = keys ? (float)whole[x] : NAN;
-    if (a->wanted >> x & 1) any += whole[x];
+    any += whole[x];
   }
   if (!sums) return;
   const int64_t *by = a->counted_strides;
@@ -422,8 +438,9 @@ static void put(const Question *a, int64_t head, int64_t i, const Row *rows, con
   }
 }
 
-/* The same for whole panels of keys that nothing cuts and rows whose logits stay within REACH: straight from the
- * registers and about 0, not a maximum, which moves E[s] by REACH at most. Their mean is 0: the keys are centred. */
+/* The same for keys that nothing masks and rows whose logits stay within REACH: straight from the registers and about
+ * 0, not a maximum, which moves E[s] by REACH at most. Their mean is 0: the keys are centred. What fills the last panel
+ * is 0 too, so that all it adds is 2^0 where no key is. */
 INLINE void swift(const float *q, const float *k, int64_t width, int64_t keys, Row *rows, int level) {
   vec p[BLOCK], pz[BLOCK], second[BLOCK];
   for (int a = 0; a < BLOCK; a++) p[a] = pz[a] = second[a] = all(0);
@@ -439,9 +456,11 @@ INLINE void swift(const float *q, const float *k, int64_t width, int64_t keys, R
       if (level) { t = second[a] + x * x; second[a] = t + y * y; }
     }
   }
+  vec added = all(0);
+  for (int64_t e = (keys - 1) % PANEL + 1; e < PANEL; e++) added[e % LANES] += small_exp2_of(all(0))[0];
   for (int a = 0; a < BLOCK; a++) {
     rows[a].keys += keys;
-    rows[a].p += p[a]; rows[a].pz += pz[a]; rows[a].second += second[a];
+    rows[a].p += p[a] - added; rows[a].pz += pz[a]; rows[a].second += second[a];
   }
 }
 
@@ -477,30 +496,38 @@ static void rows_of(Work *work, int64_t item, float *queries, Row *rows, double 
   const float *longest = work->longest + (key_head - work->first_head) * a->parts;
   float norm = 0;
   float factor = (float)(a->scale * 1.4426950408889634);
-  for (int64_t i = last - first; i % BLOCK; i++) memset(queries + i * STRIDE, 0, sizeof(float) * (size_t)width);
-  memset(rows, 0, sizeof(Row) * ROWS * (size_t)a->parts);
+  int level = a->wanted & (1 << THIRD | 1 << FOURTH | 1 << SENSITIVITY) ? 2 : a->wanted >> VARIANCE & 1;
+  for (int64_t i = last - first; i % BLOCK; i++) { /* nobody's, in the last block */
+    memset(queries + i * STRIDE, 0, sizeof(float) * (size_t)width);
+    for (int64_t m = 0; m < a->parts; m++) clear(rows + m * ROWS + i, level);
+  }
   for (int64_t i = first; i < last; i++) {
     float *token = queries + (i - first) * STRIDE;
     memset(token + width, 0, sizeof(float) * (size_t)(padded(width) - width));
     unpack(token, a->q, head / a->heads * by[0] + head % a->heads * by[1] + i * by[2], by[3], width, a->dtype);
-    float square = (float)dot(token, token, width);
-    if (!(square <= norm)) norm = isnan(square) ? INFINITY : square;
-    for (int64_t m = 0; m < a->parts; m++)
+    for (int64_t m = 0; m < a->parts; m++) {
       shifts[m * ROWS + i - first] = a->scale * dot(token, centre + m * padded(width), width);
-    for (int64_t c = 0; c < width; c += LANES) store(token + c, load(token + c) * all(factor));
+      clear(rows + m * ROWS + i - first, level);
+    }
+    vec square = all(0);
+    for (int64_t c = 0; c < width; c += LANES) {
+      vec x = load(token + c);
+      square += x * x;
+      store(token + c, x * all(factor));
+    }
+    float length = total(square);
+    if (!(length <= norm)) norm = isnan(length) ? INFINITY : length;
   }
-  int level = a->wanted & (1 << THIRD | 1 << FOURTH | 1 << SENSITIVITY) ? 2 : a->wanted >> VARIANCE & 1;
   for (int64_t part = 0; part < a->parts; part++) {
     int64_t begin = bound(a, head / a->heads, part), end = bound(a, head / a->heads, part + 1);
     int is_swift = level < 2 && !a->mask && !a->is_causal && sqrtf(norm) * factor * longest[part] < REACH;
     int64_t keys;
     for (int64_t j = begin; j < end && !(a->is_causal && !a->order && j >= last); j += keys) {
       keys = end - j < TILE ? end - j : TILE;
-      if (is_swift && keys > PANEL) keys -= keys % PANEL;
       for (int64_t i = first; i < last; i += BLOCK) {
         const float *q = queries + (i - first) * STRIDE, *k = packed + (j - begin) * width;
         Row *own = rows + part * ROWS + i - first;
-        if (is_swift && keys % PANEL == 0) {
+        if (is_swift) {
           if (level == 1) swift(q, k, width, keys, own, 1);
           else swift(q, k, width, keys, own, 0);
         } else if (level == 2) block(a, q, k, head, i, j, keys, own, 2);
@@ -512,7 +539,7 @@ static void rows_of(Work *work, int64_t item, float *queries, Row *rows, double 
     packed += padded(end - begin) * width;
   }
   double *sums = work->partial ? work->partial + item * NUMBERS : NULL;
-  for (int64_t i = first; i < last; i++) put(a, head, i, rows + i - first, shifts + i - first, sums);
+  for (int64_t i = first; i < last; i++) put(a, head, i, rows + i - first, shifts + i - first, level, sums);
 }
 
 static void pack_all(void *given) {

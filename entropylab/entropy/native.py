@@ -220,7 +220,7 @@ def bits(statistics: tuple[str, ...]) -> int:
 
 
 Prepared = Callable[[Tensor, Tensor, float], Tensor | None]
-"""Gives the sums over the rows of every head, of q, k and a scale that look as they were said to look; None if not."""
+"""Gives the sums over rows (batch * heads, ``NUMBERS``), of q, k and a scale that look as was said; None if not."""
 
 
 def prepared(q: Tensor, k: Tensor, scale: float, statistics: tuple[str, ...]) -> Prepared | None:
@@ -233,12 +233,12 @@ def prepared(q: Tensor, k: Tensor, scale: float, statistics: tuple[str, ...]) ->
         return None
     known = asked(Rows(q, k, scale, None, False, statistics))
     looks = (type(q), type(k), q.shape, k.shape, q.dtype, k.dtype, q.layout, k.layout, q.device, k.device, scale)
-    shape = (*q.shape[:2], NUMBERS)
-    memory = (q.stride(), k.stride(), False, False)
+    shape = (q.shape[0] * q.shape[1], NUMBERS)
+    memory = (q.stride(), k.stride())
 
     def head_sums(q: Tensor, k: Tensor, scale: float) -> Tensor | None:
         own = (type(q), type(k), q.shape, k.shape, q.dtype, k.dtype, q.layout, k.layout, q.device, k.device, scale)
-        if own != looks or (q.stride(), k.stride(), q.is_neg(), k.is_neg()) != memory:
+        if own != looks or (q.stride(), k.stride()) != memory:
             return None
         question, sums = Question.from_buffer_copy(known), torch.empty(shape, dtype=torch.float64)
         question.q, question.k, question.sums = q.data_ptr(), k.data_ptr(), sums.data_ptr()

@@ -115,14 +115,17 @@ class Cells:
 
     def count_rows(self, size: KnownSize, raw: np.ndarray, bad: np.ndarray) -> None:
         """Keep account of rows, of those without keys, of keys, and of bad rows, by layer, whatever is averaged."""
-        rows, empty, tokens = raw
+        rows, empty, tokens, broken = (np.moveaxis(part, -2, 0) for part in (*raw, bad))
+        flat, others = rows.reshape(len(rows), -1), (1, 2, 3)
+        ran, most = ~np.isnan(flat).all(1), np.fmax.reduce(flat, 1)
+        keys = mean_known(tokens.reshape(flat.shape), 1)
+        lost, spoiled = (np.nan_to_num(part).max(-1).sum(others) for part in (empty, broken))
         known = self.counted.setdefault(size, {})
         for place, path in enumerate(self.layers):
-            if not np.isnan(rows[..., place, :]).all():
+            if ran[place]:
                 before = known.get(path, NOTHING)
-                lost, broken = (np.nan_to_num(part[..., place, :]).max(axis=-1).sum() for part in (empty, bad))
-                keys = float(mean_known(tokens[..., place, :].ravel()))
-                known[path] = Counted(np.nanmax(rows[..., place, :]), before.empty + lost, keys, before.bad + broken)
+                empties, bads = before.empty + lost[place], before.bad + spoiled[place]
+                known[path] = Counted(most[place], empties, float(keys[place]), bads)
 
     @property
     def keyless(self) -> list[str]:

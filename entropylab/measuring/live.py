@@ -34,15 +34,26 @@ class Live:
 
     on_step: OnStep | None  # None from its first error on
     waiting: deque[tuple[Run, int]] = field(default_factory=deque)
+    is_open: bool = False
+    problem: EntropyLabWarning | None = None
     is_told: bool = False
 
-    def take(self, run: Run, cells: Cells) -> None:
-        """Take the step that a run has just been given."""
-        step, number = run.steps[-1], len(run.views()) - 1
+    def take(self, run: Run, cells: Cells, is_view: bool | None = None) -> None:
+        """Take the step that a run has just been given, or one of several views of the picture in it.
+
+        Where nobody knows whether it is a view, steps before it tell; the first one waits for the second.
+        """
+        step, views = run.steps[-1], run.views()
         times = [step.timestep] if isinstance(step.timestep, Tensor) else []
         alone = replace(step, evidence=step.evidence.sent(sent), timestep=sent(*times) if times else step.timestep)
         alone.departed = [*step.departed, *departures([*step.evidence.tensors, *times])]
-        self.waiting.append((replace(run, steps=[alone]), number))
+        if len(views[-1]) > 1 and self.waiting and self.is_open:
+            steps = self.waiting[-1][0].steps
+            steps.append(replace(alone, timestep=steps[0].timestep))
+        else:
+            self.waiting.append((replace(run, steps=[alone]), len(views) - 1))
+        may_be_view = step.evidence.is_step and (len(run.steps) == 1 or len(run.steps) > len(views))
+        self.is_open = may_be_view if is_view is None else is_view
         self.hand_over(cells)
 
     def hand_over(self, cells: Cells, wait: bool = False) -> None:
@@ -50,24 +61,26 @@ class Live:
         try:
             while self.waiting and self.on_step is not None:
                 run, number = self.waiting[0]
-                if not (wait or all(event.query() for event in run.steps[0].departed)):
+                is_whole = len(self.waiting) > 1 or not self.is_open
+                arrived = is_whole and all(event.query() for step in run.steps for event in step.departed)
+                if not (wait or arrived):
                     return
                 self.waiting.popleft()
                 self.is_told = True
                 self.on_step(dataset_of_step(run, number, cells))
         except Exception as error:
             self.on_step = None
-            warnings.warn(
-                f"on_step is not called again, after {type(error).__name__}: {one_line(error, 200)}",
-                EntropyLabWarning,
-                stacklevel=2,
-            )
+            said = f"on_step is not called again, after {type(error).__name__}: {one_line(error, 200)}"
+            try:
+                warnings.warn(said, EntropyLabWarning, stacklevel=2)
+            except EntropyLabWarning as problem:
+                self.problem = problem
         finally:
             self.is_told = False
 
 
 def dataset_of_step(run: Run, number: int, cells: Cells) -> xr.Dataset:
-    """What a run of one step gave, with the dimensions that ``cells`` keep; steps are always apart."""
+    """What a run of one step gave, all its views, with the dimensions that ``cells`` keep; steps are always apart."""
     keep = None if cells.keep is None else tuple(name for name in KEEPABLE if name == "step" or name in cells.keep)
     alone = Cells(cells.entries, keep, dict(cells.layers))
     alone.add(run)

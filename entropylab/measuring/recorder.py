@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import xarray as xr
-from torch import nn
+from torch import Tensor, nn
 
 from .. import pipelines
 from ..capture import AttentionCall
@@ -61,6 +61,7 @@ class Recorder(Sight):
         passed_over: layer path -> kind, of layers that ran and were not chosen.
         follows: whether a scheduler ends the steps.
         foreign: whether somebody else begins and ends the runs.
+        outer: of the calls of the pipeline in which another one runs, their run and what else there is of them.
         kept_maps: rows, and keys, in their places, if they are kept.
         live: hands over every step, if somebody asked for it.
     """
@@ -82,6 +83,7 @@ class Recorder(Sight):
         self.waiting: list[DenoiserCall] = []
         self.passed_over: dict[str, str] = {}
         self.follows = self.foreign = False
+        self.outer: list[tuple[Run | None, list[DenoiserCall], DenoiserCall | None, list[DenoiserCall], bool]] = []
         self.kept_maps: Maps | None = None
         self.live: Live | None = None
 
@@ -118,10 +120,9 @@ class Recorder(Sight):
         """
         if self.kept_maps is None:
             raise EntropyLabError("there are no maps: they are kept with maps=True, received=True or words=[...].")
-        kept, cells = self.kept_maps, self.so_far
-        if self.run is not None and self.run.steps:
-            kept = kept.copy()
-            kept.add(self.run)
+        kept, cells = self.kept_maps.copy(), self.so_far
+        for run in self.not_over:
+            kept.add(run)
         return kept.tree(cells, pipelines.vae_factor(self.pipe), provenance(self.pipe))
 
     @property
@@ -130,12 +131,18 @@ class Recorder(Sight):
         return None if self.kept_maps is None else self.kept_maps.words
 
     @property
+    def not_over(self) -> list[Run]:
+        """The runs that are not over, as far as they have steps."""
+        runs = [*(run for run, *_ in self.outer), self.run]
+        return [run for run in runs if run is not None and run.steps]
+
+    @property
     def so_far(self) -> Cells:
         """What was measured so far, with the run that is not over."""
-        cells = self.cells
-        if self.run is not None and self.run.steps:
-            cells = copy.deepcopy(cells)
-            cells.add(self.run)
+        cells, not_over = self.cells, self.not_over
+        cells = copy.deepcopy(cells) if not_over else cells
+        for run in not_over:
+            cells.add(run)
         if not cells.timesteps:
             raise EntropyLabError(f"nothing was measured yet: {self.why_nothing()}.")
         return cells
@@ -180,15 +187,19 @@ class Recorder(Sight):
         self.run, self.foreign = None, False
 
     def on_call(self, arguments: dict[str, Any]) -> None:
-        """The pipeline is called: a run of its own, unless ``measure`` has begun one."""
+        """The pipeline is called: a run of its own, unless ``measure`` has begun one; that around it goes on later."""
         super().on_call(arguments)
-        if (words := self.words) is not None:
-            words.on_call(arguments)
-            if not self.foreign:
-                check_called(words.words, arguments)
+        if self.words is not None:
+            self.words.on_call(arguments)
         if self.foreign:
             return
-        self.finish_run()
+        if len(self.calling) > 1:
+            self.outer.append((self.run, self.calls, self.side, self.waiting, self.follows))
+            self.run, self.calls, self.side, self.waiting, self.follows = None, [], None, [], False
+        else:
+            self.finish_run()
+        if self.words is not None:
+            check_called(self.words.words, arguments)
         prompts = names_of(arguments.get("prompt"))
         images = arguments.get("num_images_per_prompt") or 1
         self.run = self.new_run(self.size, prompts=[text for text in prompts for _ in range(images)], is_call=True)
@@ -200,6 +211,8 @@ class Recorder(Sight):
             self.words.on_end()
         if not self.foreign:
             self.finish_run(whole=not failed)
+        if self.outer:
+            self.run, self.calls, self.side, self.waiting, self.follows = self.outer.pop()
 
     def on_timesteps(self) -> None:
         """Sampling begins: with a pipeline call, or without one by the user's own loop."""
@@ -282,7 +295,7 @@ class Recorder(Sight):
             if self.patterns and not any(fnmatchcase(call.layer, each) or each == kind for each in self.patterns):
                 self.passed_over.setdefault(call.layer, kind)
                 return False
-            taken = {seen.path for seen in forward.calls} if forward is not None else set()
+            taken = {seen.path for seen, _ in forward.taken} if forward is not None else set()
             parts = self.reduction.parts(call)
             call.known.by[self] = Known({part: self.entry_of(call, kind, part, taken) for part in parts})
         known = call.known.by[self]
@@ -292,8 +305,7 @@ class Recorder(Sight):
             return None
         if known.seen is not None and call.inputs is forward.inputs:
             sums = None if known.sums is None else known.sums(call.query, call.key, call.scale)
-            forward.calls.append(known.seen)
-            forward.found.append(self.reduction.of_plain(call) if sums is None else sums)
+            forward.taken.append((known.seen, self.reduction.of_plain(call) if sums is None else sums))
         else:
             self.look(known, forward, call)
         if known.run is not self.run or known.rescaled is not call.rescaled:
@@ -360,7 +372,8 @@ class Recorder(Sight):
         if self.kept_maps is not None:
             self.kept_maps.add_step(self.run, calls)
         if self.live is not None:
-            self.live.take(self.run, self.cells)
+            is_known = self.volume is not None and isinstance(sample, Tensor) and sample.ndim > 0
+            self.live.take(self.run, self.cells, sample[0].numel() < self.volume if is_known else None)
 
 
 def packed(inputs: Inputs) -> Packed | None:

@@ -113,6 +113,8 @@ def watching(recorder: Recorder, strict: bool = False) -> Iterator[None]:
             raise
         recorder.finish_run()
     report_unmeasured(recorder, strict)
+    if recorder.live is not None and recorder.live.problem is not None:
+        raise recorder.live.problem
     report_untold(recorder)
     report_unplaced(recorder)
     report_bad(recorder.cells, stacklevel=5)

@@ -101,7 +101,7 @@ class Run:
         samples = samples_in(calls, combined, sample)
         evidence = NO_EVIDENCE if combined is None else self.evidence(calls, samples, combined, sample)
         timestep = calls[-1].inputs.timestep
-        left = [sums for call in calls for sums in call.found]
+        left = [sums for call in calls for _, sums in call.taken]
         times = [timestep] if isinstance(timestep, Tensor) else []
         forwards = tuple(call.forward for call in calls)
         self.steps.append(Step(timestep, forwards, samples, evidence, departures([*left, *evidence.tensors, *times])))
@@ -151,19 +151,22 @@ class Run:
         found = [(members, named[members[0]], self.values(members)) for members in alike.values()]
         shapes = [values.shape for _, _, layer in found for values in layer.values()]
         entries, samples, heads = (max(shape[axis] for shape in shapes) for axis in (1, 3, 4))
-        total = np.zeros((entries, len(branches), samples, len(views), len(layers), heads))
+        total = np.zeros((len(layers), len(views), entries, len(branches), samples, heads))
         count = np.zeros_like(total, dtype=np.int32)
         place = {path: index for index, path in enumerate(layers)}
         for members, names, values_of_layers in found:
             views_of = np.array([when[id(self.steps[index])] for index in members])
-            for path, values in values_of_layers.items():
-                for index, name in enumerate(names[: values.shape[2]]):
-                    one = values[:, :, index]
-                    sides = (slice(one.shape[axis]) for axis in (1, 2, 3))
-                    where: Any = (next(sides), branches.index(name), next(sides), views_of, place[path], next(sides))
-                    np.add.at(total, where, np.nan_to_num(one))
-                    np.add.at(count, where, ~np.isnan(one))
-        return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+            for shape in {values.shape for values in values_of_layers.values()}:
+                alike_ones = {path: values for path, values in values_of_layers.items() if values.shape == shape}
+                places, stacked = np.array([place[path] for path in alike_ones]), np.stack(list(alike_ones.values()))
+                sides = slice(shape[1]), slice(shape[3]), slice(shape[4])
+                known, numbers = ~np.isnan(stacked), np.nan_to_num(stacked)
+                for index, name in enumerate(names[: shape[2]]):
+                    where: Any = (places[:, None], views_of, sides[0], branches.index(name), *sides[1:])
+                    np.add.at(total, where, numbers[:, :, :, index])
+                    np.add.at(count, where, known[:, :, :, index])
+        mean = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+        return np.ascontiguousarray(mean.transpose(2, 3, 4, 1, 0, 5))
 
     def values(self, members: Sequence[int]) -> dict[str, np.ndarray]:
         """Layer path -> (steps, entries, branch, sample, heads) of steps that are alike; NaN where it did not run."""

@@ -14,7 +14,7 @@ from ..capture import AttentionCall
 from ..capture.inputs import Inputs
 from ..capture.session import reason_of
 from ..errors import EntropyLabError
-from ..pipelines.guidance import Branch, Evidence, Texts, evidence
+from ..pipelines.guidance import Branch, Evidence, Handed, Texts, evidence
 from ..pipelines.tokens import images_in
 from .delivery import sent
 from .moments import mean_known
@@ -127,8 +127,7 @@ class DenoiserCall:
         inputs: what it was handed.
         reduction: averages what was seen of its layers.
         batch: how many images, of all guidance branches.
-        calls: the calls of its layers that were seen.
-        found: what is left of them.
+        taken: the calls of its layers that were seen, and what is left of each: sums over rows (..., heads, numbers).
         rows: what maps keep of them: what they are, sums of entropies and how many rows these are of.
         alone: layer -> those of its calls that it made image by image.
         lost: layer path -> why its calls could not be averaged.
@@ -139,8 +138,7 @@ class DenoiserCall:
 
     def __init__(self, inputs: Inputs, reduction: Reduction) -> None:
         self.inputs, self.reduction, self.batch, self.ended = inputs, reduction, inputs.batch, False
-        self.calls: list[Seen] = []
-        self.found: list[Tensor] = []
+        self.taken: list[tuple[Seen, Tensor]] = []
         self.rows: list[tuple[Any, Tensor, Tensor]] = []
         self.alone: dict[str, list[str]] = {}
         self.lost: dict[str, str] = {}
@@ -170,8 +168,7 @@ class DenoiserCall:
         else:
             place = self.place_of(call, images if batch > images and batch % images == 0 else batch)
         seen = Seen(path, layer, images, place, found.parts, found.fraction, (batch, heads), found.sums.device)
-        self.calls.append(seen)
-        self.found.append(found.sums)
+        self.taken.append((seen, found.sums))
         return seen
 
     def place_of(self, call: AttentionCall, count: int) -> tuple[int, int]:
@@ -187,10 +184,10 @@ class DenoiserCall:
     def end(self) -> None:
         """It has run to its end: what it gave is put side by side, and sent to the host."""
         try:
-            groups = [self.packed(members) for members in grouped(tuple(self.calls))]
+            groups = [self.packed(members) for members in grouped(tuple([seen for seen, _ in self.taken]))]
         except Exception:  # for want of memory, say: one by one, and a layer whose own fails is lost
             groups = []
-            for index, call in enumerate(self.calls):
+            for index, (call, _) in enumerate(self.taken):
                 try:
                     groups.append(self.packed((index,)))
                 except Exception as problem:
@@ -200,8 +197,9 @@ class DenoiserCall:
 
     def packed(self, members: tuple[int, ...]) -> tuple[tuple[Seen, ...], Tensor]:
         """Some of its calls, and what they gave, on its way to the host."""
-        sums = torch.cat([self.found[index].flatten(0, 1) for index in members])
-        return tuple([self.calls[index] for index in members]), sent(sums)
+        taken = [self.taken[index] for index in members]
+        sums = torch.cat([one if one.ndim == 2 else one.flatten(0, 1) for _, one in taken])
+        return tuple([seen for seen, _ in taken]), sent(sums)
 
     @property
     def incomplete(self) -> dict[str, str]:
@@ -212,8 +210,9 @@ class DenoiserCall:
 
     def take_in(self, beside: "DenoiserCall") -> dict[str, str]:
         """Take what a ControlNet gave that ran for this forward; layer path -> reason, of what can't be taken."""
-        if beside.batch == self.batch and {one.path for one in self.calls}.isdisjoint(one.path for one in beside.calls):
-            self.found, self.calls = self.found + beside.found, self.calls + beside.calls
+        ours, theirs = ({seen.path for seen, _ in call.taken} for call in (self, beside))
+        if beside.batch == self.batch and ours.isdisjoint(theirs):
+            self.taken += beside.taken
             self.rows += beside.rows
             self.forward = replace(self.forward, groups=(*self.forward.groups, *beside.forward.groups))
             return {}
@@ -223,7 +222,7 @@ class DenoiserCall:
                 f"attends in a batch of {beside.batch} where its denoiser has {self.batch} images, and it can't be "
                 "told which these are"
             )
-        return {one.layer.partition(":")[0]: reason for one in beside.calls}
+        return {seen.layer.partition(":")[0]: reason for seen, _ in beside.taken}
 
     def take_output(self, output: Any) -> None:
         """Take what the forward returned: a tensor, the first of several, or one tensor per image."""
@@ -243,16 +242,9 @@ class DenoiserCall:
         count = self.count(samples)
         if self.output is None:
             return [None] * count
+        texts = Handed(self.inputs.texts, self.batch, self.inputs.listed)
         each = len(self.output) // count
-        return [Branch(self.output[i * each : (i + 1) * each], tuple(self.share(i, count))) for i in range(count)]
-
-    def share(self, index: int, count: int) -> Sequence[Tensor]:
-        """The text that one of so many branches was handed."""
-        texts, batch = self.inputs.texts, self.batch
-        if len(texts) == batch and self.inputs.listed:
-            each = batch // count
-            return texts[index * each : (index + 1) * each]
-        return [text.chunk(count)[index] if text.shape[0] == batch else text for text in texts]
+        return [Branch(self.output[i * each : (i + 1) * each], texts, i, count) for i in range(count)]
 
 
 def samples_in(calls: Sequence[DenoiserCall], combined: Any, sample: Any) -> int:

@@ -83,6 +83,12 @@ def inputs_of(
     if given.get(image_name) is None:
         tensors = [name for name, value in given.items() if isinstance(value, Tensor)]
         image_name = [*(name for name in tensors if given[name].is_floating_point()), *tensors, image_name][0]
+    mode = given.get("kv_cache_mode")
+    caches: Any = given.get("kv_caches")
+    if hasattr(caches, "caches"):  # of GLM-Image
+        first = caches[0]
+        mode = first.mode
+        given["kv_caches"] = {"mode": mode, "tokens": [keys.shape[1] for keys in first.k_caches]}
     found: dict[Look, Any] = {}
     open_up(given, "", found)
     reading = reading_of(tuple(found), image_name, latents, convolves(root))
@@ -94,7 +100,6 @@ def inputs_of(
         sources = {
             colour: [(each, Marked(indicator, shown[colour])) for each, _ in sources[colour]] for colour in shown
         }
-    mode = given.get("kv_cache_mode")
     return Inputs(
         [found[each] for each in reading.image],
         isinstance(given.get(image_name), list | tuple),
@@ -104,8 +109,8 @@ def inputs_of(
         reading.shapes,
         [found[each] for each in reading.deciding],
         prompt,
-        fills=mode == "extract",
-        takes=mode == "cached",
+        fills=mode in ("extract", "write"),
+        takes=mode in ("cached", "read"),
     )
 
 
@@ -129,6 +134,7 @@ def reading_of(looks: tuple[Look, ...], image_name: str, latents: int | None, is
     said = {look[0]: look[1] for look in looks if len(look) == 2}
     tensors = [look for look in looks if len(look) == 3]
     ahead = said.get("num_ref_tokens") if said.get("kv_cache_mode") == "extract" else None
+    is_reference = said.get("kv_caches.mode") == "write"
     image, deciding = [], []
     sources: dict[str, list[tuple[Look, slice]]] = {}
     for look in tensors:
@@ -136,7 +142,7 @@ def reading_of(looks: tuple[Look, ...], image_name: str, latents: int | None, is
         if path.split(".")[0] == image_name:
             image.append(look)
             for part, tokens in tokens_of_image(shape, ahead, latents).items():
-                sources.setdefault(part, []).append((look, tokens))
+                sources.setdefault("reference" if is_reference else part, []).append((look, tokens))
         elif (colour := colour_of(path, len(shape), dtype.is_floating_point)) is not None:
             sources.setdefault(colour, []).append((look, slice(None)))
         if shape and ("mask" in path or not dtype.is_floating_point) and path not in TIMES:

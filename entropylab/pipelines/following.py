@@ -29,9 +29,8 @@ MARK = "_followed_as"
 """Attribute of a followed object, and so of its copies: a name under which its listeners are known."""
 
 OF_SCHEDULERS = ("set_timesteps", "step")
-BEFORE = ("__call__", *OF_SCHEDULERS)
 AFTER = ("encode_prompt", "prepare_latents", "__setattr__")
-"""Methods of schedulers; those that tell of themselves before they run, and once they have."""
+"""Methods of schedulers, which tell of themselves before they run; those of pipelines that do once they have."""
 
 VISIBLE = ("native", "_native", "flex")
 """Beginnings of names of diffusers' backends whose attention is a function of PyTorch."""
@@ -89,70 +88,80 @@ def followed(thing: Any, listener: "Sight", methods: tuple[str, ...]) -> Iterato
 
 def see_methods(methods: tuple[str, ...], own: type) -> Undo:
     """Let methods of a class tell of themselves, as far as it has them."""
-    return together([replaced(own, name, seen(name, getattr(own, name))) for name in methods if hasattr(own, name)])
+    return together([replaced(own, name, seen(name, own)) for name in methods if hasattr(own, name)])
 
 
-def seen(name: str, original: Any) -> Any:
-    """A method that tells of itself; what it is given is told by name."""
+def seen(name: str, own: type) -> Any:
+    """A method of a class that tells of itself, unless one that a subclass has in its place does.
+
+    What it is given is told by name.
+    """
+    original = getattr(own, name)
     parameters = inspect.signature(original).parameters.values()
     names = [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
 
     @functools.wraps(original)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if next((kind for kind in type(self).__mro__ if kind in classes), own) is not own:
+            return original(self, *args, **kwargs)
         given = {**dict(zip(names, (self, *args), strict=False)), **kwargs}
         failed = True
         try:
-            if name in BEFORE:
-                tell(self, before, name, given)
+            if name not in AFTER:
+                before(self, name, given)
             found = original(self, *args, **kwargs)
             failed = False
         finally:
             if name == "__call__":
-                tell(self, lambda listener, _: listener.on_end(failed), name)
+                tell(self, "on_end", failed)
         if name in AFTER:
-            tell(self, after, name, given, found)
+            after(self, name, given, found)
         return found
 
     return method
 
 
-def before(listener: "Sight", name: str, given: dict[str, Any]) -> None:
-    """What a method tells before it runs, of what it is given."""
+def before(thing: Any, name: str, given: dict[str, Any]) -> None:
+    """Tell what a method of ``thing`` is given, before it runs."""
     if name == "__call__":
-        listener.on_call(given)
+        tell(thing, "on_parts")
+        tell(thing, "on_call", given)
     elif name == "set_timesteps":
-        listener.on_timesteps()
-    elif name == "step":
-        listener.on_step(given.get("model_output"), given.get("sample"))
+        tell(thing, "on_timesteps")
+    else:
+        tell(thing, "on_step", given.get("model_output"), given.get("sample"))
 
 
-def after(listener: "Sight", name: str, given: dict[str, Any], found: Any) -> None:
-    """What a method tells once it has run, of what it was given and what came of it."""
+def after(thing: Any, name: str, given: dict[str, Any], found: Any) -> None:
+    """Tell what came of a method of ``thing``, once it has run."""
     first = found[0] if isinstance(found, tuple | list) and found else found
     if name == "encode_prompt" and isinstance(first, Tensor):
-        listener.on_encoded(given, first)
+        tell(thing, "on_encoded", given, first)
     elif name == "prepare_latents" and isinstance(first, Tensor):
-        listener.on_latents(first)
+        tell(thing, "on_latents", first)
     elif name == "__setattr__":
         *_, value = given.values()
         if isinstance(value, nn.Module) or hasattr(value, "set_timesteps"):
-            listener.on_parts()
+            tell(thing, "on_parts")
 
 
-def tell(thing: Any, what: Callable[..., None], name: str, *about: Any) -> None:
+def tell(thing: Any, event: str, *about: Any) -> None:
     """Tell who listens to an object, or to what it is a copy of.
 
     The pipeline goes on whatever goes wrong there, if its call is not refused.
     """
+    refusal = None
     for listener in list(listeners.get(vars(thing).get(MARK, ""), ())):
-        if listener.looks_away and name != "__setattr__":
+        if listener.looks_away and event != "on_parts":
             continue
         try:
-            what(listener, name, *about)
-        except RefusedCallError:
-            raise
+            getattr(listener, event)(*about)
+        except RefusedCallError as problem:  # everybody is told that the call begins, for all are that it ends
+            refusal = refusal or problem
         except Exception as problem:
             listener.on_failure(problem)
+    if refusal is not None:
+        raise refusal
 
 
 @contextmanager
@@ -181,11 +190,6 @@ def seen_processors(roots: Mapping[str, nn.Module]) -> Iterator[None]:
                     switched.changed(processor, partial(replaced, name="_attention_backend", substitute="native"))
                 )
         yield
-
-
-def switch(processor: Any) -> Undo:
-    """Let a processor call PyTorch's attention."""
-    return replaced(processor, "_attention_backend", "native")
 
 
 def hides(processor: Any) -> bool:

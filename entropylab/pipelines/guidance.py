@@ -25,11 +25,30 @@ LEAST_SHARE = 0.97
 """Guidance goes beyond the conditional branch: with less than this share of the sum, no branch is known to be that."""
 
 
+class Handed(NamedTuple):
+    """The texts that a denoiser call was handed for so many images: (images, ...) each; or ``listed``, one each."""
+
+    texts: Sequence[Tensor]
+    images: int
+    listed: bool = False
+
+
 class Branch(NamedTuple):
-    """What one guidance branch of one denoiser call was handed and returned: (samples, ...) each."""
+    """What guidance branch ``at`` ``of`` so many in one denoiser call was handed and returned, (samples, ...)."""
 
     output: Tensor
-    texts: tuple[Tensor, ...]
+    handed: Handed
+    at: int = 0
+    of: int = 1
+
+    @property
+    def texts(self) -> Sequence[Tensor]:
+        """Its own share of the texts."""
+        texts, images, listed = self.handed
+        if listed and len(texts) == images:
+            each = images // self.of
+            return texts[self.at * each : (self.at + 1) * each]
+        return [text.chunk(self.of)[self.at] if text.shape[0] == images else text for text in texts]
 
 
 class Evidence(NamedTuple):
@@ -188,10 +207,14 @@ class Texts:
         self, branches: Sequence[Branch], prompt: Tensor | None, device: torch.device
     ) -> tuple[Tensor, Tensor | None]:
         """Whether branches were handed the same text, (branches, branches), and the prompt, (branches,), if known."""
-        stamps = [tuple(stamp_of(text) for text in branch.texts) for branch in branches]
-        asked = None if prompt is None else stamp_of(prompt)
-        key = (tuple(stamps), asked, device)
-        is_known = None not in (stamp for each in stamps for stamp in each) and (prompt is None or asked is not None)
+        look: list[Hashable] = [prompt is None or stamp_of(prompt), device]
+        before: Handed | None = None
+        for branch in branches:
+            if branch.handed is not before:  # several branches of a call share what it was handed
+                before = branch.handed
+                look += [before.images, before.listed, *[stamp_of(text) for text in before.texts]]
+            look.append((branch.at, branch.of))
+        key, is_known = tuple(look), None not in look
         if is_known and key in self.known:
             return self.known[key]
         alike = torch.stack([torch.stack([same_text(one, other, device) for other in branches]) for one in branches])

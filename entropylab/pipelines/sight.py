@@ -28,10 +28,12 @@ class Sight:
         self.stale = False  # whether some module has got other parts since they were last looked through
         self.catch_up: Callable[[], None] | None = None  # follows what has joined the pipeline, while it is observed
         self.asked: dict[str, Any] = {}  # the arguments of the pipeline's call, while it runs
+        self.calling: list[tuple[Any, ...]] = []  # of each call that runs (a callback may call), what was known before
         self.size: Size | None = None  # (height, width) that it was asked for [pixels], if it was
         self.factor = vae_factor(pipe)  # pixels per latent pixel along one side
         self.latent: Size | None = None  # latent size of the denoiser's input, as far as it is known
         self.latents: int | None = None  # how many tokens the image has, where it comes as tokens and no grid
+        self.volume: int | None = None  # how many numbers one image's latents are, where the pipeline has made them
         self.prompt: Tensor | None = None  # what the prompt was encoded as, (samples, tokens, channels), if certain
         self.observer: Observer | None = None  # who looks
 
@@ -53,21 +55,22 @@ class Sight:
 
     def on_call(self, arguments: dict[str, Any]) -> None:
         """The pipeline is called with these arguments, by name: they may name the size."""
-        self.on_parts()
         self.leave()
-        self.asked, self.prompt = arguments, None
+        self.calling.append((self.asked, self.size, self.latents, self.volume, self.prompt))
+        self.asked, self.latents, self.volume, self.prompt = arguments, None, None, None
         height, width = arguments.get("height"), arguments.get("width")
         self.size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
     def on_end(self, failed: bool) -> None:
         """The pipeline's call is over; ``failed`` if by an exception."""
         self.leave()
-        self.size = self.latents = self.prompt = None
-        self.asked = {}
+        before = self.calling.pop() if self.calling else ({}, None, None, None, None)
+        self.asked, self.size, self.latents, self.volume, self.prompt = before
 
     def on_latents(self, latents: Tensor) -> None:
         """The pipeline has made its latents: where they are tokens, they tell how many belong to the image."""
         self.latents = latents.shape[1] if latents.ndim == 3 else None
+        self.volume = latents[0].numel()
 
     def on_encoded(self, arguments: dict[str, Any], found: Tensor) -> None:
         """The pipeline has encoded a prompt, with these arguments; kept if it is its own and not what to avoid."""

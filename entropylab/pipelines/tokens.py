@@ -5,7 +5,8 @@ denoiser was handed: what fits that in two ways, or in none, is not placed.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
 from math import prod
 from typing import Any, NamedTuple
 
@@ -130,7 +131,10 @@ def grown_keys(call: AttentionCall, here: Size | None, there: Size | None) -> in
     images, frames = (1, ()) if call.inputs is None else (call.inputs.batch, call.inputs.frames)
     places, left = divmod(call.query.shape[0], images)
     if places > 1 and not left and places not in frames:
-        return None  # within parts of the picture: windows stay as they are, lines grow with it
+        within = call.key.shape[-2] if kind_of(call) == "self" else now  # what pads a window is no image
+        then = tokens_apart(within, places, here, there, (1, *frames))
+        if then is not None:
+            return then - within
     then = tokens_at(now, here, there)
     return None if then is None else then - now
 
@@ -145,6 +149,27 @@ def tokens_at(tokens: int, here: Size, there: Size) -> int | None:
             return prod(level.of(there))
     then, left = divmod(tokens * prod(there), prod(here))
     return then if left == 0 else None
+
+
+def tokens_apart(tokens: int, places: int, here: Size, there: Size, frames: Sequence[int]) -> int | None:
+    """How many tokens layers have at ``there`` that attend within as many ``places`` of each image; None if not parts.
+
+    Windows have a fixed size (a x b = ``tokens``), and cover a level of the picture, or of each of its ``frames``; the
+    last ones may stand out. Lines and columns of a level are as long as the picture is wide and high. What may be
+    either is taken for windows if these are squares.
+    """
+    sides = [(side, tokens // side) for side in range(2, tokens // 2 + 1) if tokens % side == 0]
+    are_square, lines = [], []
+    for ((height, width), level), many in product(levels(here).items(), frames):
+        counts = [many * rounded_up(height, a) * rounded_up(width, b) for a, b in sides]
+        are_square += [a == b for (a, b), count in zip(sides, counts, strict=True) if count == places]
+        if (tokens, places) == (width, height * many):
+            lines.append(level.of(there)[1])
+        if (tokens, places) == (height, width * many):
+            lines.append(level.of(there)[0])
+    if any(are_square) or (are_square and not lines):
+        return tokens
+    return lines[0] if lines else None
 
 
 # Where they stand in the picture
@@ -213,6 +238,12 @@ def grid_of(
     if len(fitting) == 1:
         return fitting[0]
     at = f"{rows} rows at {places} places of each image" if places > 1 else f"{rows} rows"
+    tokens, many = call.query.shape[-2], (1, *call.inputs.frames)  # windows may be filled up
+    if not fitting and places > 1 and tokens_apart(tokens, places, latent, latent, many) is not None:
+        return (
+            f"{at} are windows, lines or columns of it, whose latent size is {latent[0]}x{latent[1]}: which of these, "
+            "and whether windows are shifted, can't be told by their numbers"
+        )
     what = "fit several grids" if fitting else "fit no grid of it"
     return f"{at} {what}, whose latent size is {latent[0]}x{latent[1]}"
 

@@ -16,10 +16,11 @@ from unicodedata import normalize
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..capture import AttentionCall
-from ..capture.changes import MARK, owner_of_state, states, without_watchers
+from ..capture.changes import MARK, copied, without_ours
 from ..capture.inputs import Inputs
 from ..capture.roles import PARTS
 from ..capture.session import reason_of
@@ -40,7 +41,6 @@ class Encoded(NamedTuple):
     values: list[tuple[Tensor, int]]  # of each of its layers, (tokens, `CHANNELS` at most), and how wide it is
     owners: Tensor  # (words, tokens), 1 where a token is one of a word's
     most: int  # the largest number of tokens that a word has in one text
-    in_call: bool  # whether the pipeline was called meanwhile; what it encodes is used in that call alone
 
 
 class Words:
@@ -53,8 +53,9 @@ class Words:
             raise EntropyLabError(
                 f"words need a pipeline with a text encoder and its tokenizer. {type(pipe).__name__} has none."
             )
-        self.prompts: list[str] | None = None  # of the pipeline's call, as long as it lasts
-        self.encoded: dict[Hashable, Encoded] = {}  # by encoder and ids
+        self.prompts: list[list[str]] = []  # of the pipeline's calls that run, the innermost last
+        # by the number of calls that run, encoder and ids: what a call encodes is used in that call alone
+        self.encoded: dict[tuple[int, Hashable, Hashable], Encoded] = {}
         self.marks: WeakIdKeyDictionary = WeakIdKeyDictionary()  # what ``marked`` found of a text
         self.here: tuple[Inputs | None, dict[int, Any]] = (None, {})  # a forward's inputs, what ``among`` found in them
         self.problem = ""  # why some text could not be read, if one could not
@@ -63,21 +64,21 @@ class Words:
     def followed(self) -> Iterator[None]:
         """Look at the text encoders while the context lasts."""
         with ExitStack() as stack:
+            stack.enter_context(copied.changed(nn.Module, without_ours))
             for encoder, tokenizer in self.encoders.items():
                 hook = partial(self.on_text, tokenizer)
                 setattr(hook, MARK, True)
-                stack.enter_context(states.changed(owner_of_state(type(encoder)), without_watchers))
                 stack.callback(encoder.register_forward_hook(hook, with_kwargs=True).remove)
             yield
 
     def on_call(self, arguments: dict[str, Any]) -> None:
         """The pipeline is called."""
-        self.prompts = [text for name, value in arguments.items() if "prompt" in name for text in names_of(value)]
+        self.prompts.append([text for name, value in arguments.items() if "prompt" in name for text in names_of(value)])
 
     def on_end(self) -> None:
         """The pipeline's call is over."""
-        self.prompts = None
-        self.encoded = {key: each for key, each in self.encoded.items() if not each.in_call}
+        del self.prompts[-1:]
+        self.encoded = {key: each for key, each in self.encoded.items() if key[0] <= len(self.prompts)}
 
     def on_text(self, tokenizer: Any, encoder: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         """A text encoder has run; whatever goes wrong in reading it, the pipeline goes on."""
@@ -89,8 +90,8 @@ class Words:
 
     def read(self, tokenizer: Any, encoder: nn.Module, ids: Any, output: Any) -> None:
         """Keep what an encoder made of the words' tokens among ``ids`` (texts, tokens)."""
-        texts = ids.tolist()
-        found = [tokens_of(tokenizer, text, self.words, self.prompts or []) for text in texts]
+        texts, prompts = ids.tolist(), self.prompts[-1] if self.prompts else []
+        found = [tokens_of(tokenizer, text, self.words, prompts) for text in texts]
         each = [
             (row, token, word) for row, own in enumerate(found) for word, tokens in enumerate(own) for token in tokens
         ]
@@ -102,29 +103,35 @@ class Words:
             for leaf in made.values()
             if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim == 3 and leaf.shape[:2] == ids.shape
         ]
-        values = [(layer[list(rows), list(tokens), :CHANNELS].float(), layer.shape[-1]) for layer in layers]
+        chosen = [layer[list(rows), list(tokens)] for layer in layers]
+        if len(layers) > 1 and (norm := final_norm(encoder)) is not None:  # clip_skip takes it of an earlier layer
+            chosen += [norm.forward(each) for each in chosen]
+        values = [(each[:, :CHANNELS].float(), each.shape[-1]) for each in chosen]
         owners = torch.zeros(len(self.words), len(each))
         owners[list(words), range(len(each))] = 1
         most = max((len(tokens) for own in found for tokens in own), default=0)
-        name = (id(encoder), tuple(map(tuple, texts)))
-        self.encoded[name] = Encoded(values, owners.to(ids.device), most, self.prompts is not None)
+        name = (len(self.prompts), id(encoder), tuple(map(tuple, texts)))
+        self.encoded[name] = Encoded(values, owners.to(ids.device), most)
         self.marks.clear()
 
     def keys_of(self, call: AttentionCall, place: tuple[int, int] | None, images: int) -> tuple[Tensor, Tensor]:
         """Which keys of a call are the words' tokens, and whether they are: (batch of the call, words, most of a word).
 
-        ``place`` is which of its denoiser's ``images`` it is about, first and last + 1; None if it attends image by
-        image.
+        ``place`` is which of its denoiser's ``images`` it is about, first and last + 1; None if it makes one for each.
 
         Raises:
             EntropyLabError: that can't be told; it says why.
         """
         if call.roles is None or call.inputs is None:
             raise EntropyLabError("what its keys stand for is not known")
-        if place is None:
-            raise EntropyLabError("it attends image by image")
+        first, last = (call.occurrence, call.occurrence + 1) if place is None else place
+        batch, own = call.query.shape[0], last - first
         codes, count = call.roles.keys.codes, call.roles.keys.count("text", call.key.shape[-2])
-        if codes is not None and bool(((codes == PARTS.index("text")).sum(1) != count).any()):
+        counts = [count] * batch if codes is None else (codes == PARTS.index("text")).sum(1).tolist()
+        lengths = [len(text) for text in one_each(call.inputs)[first:last] for _ in range(batch // own)]
+        if counts == lengths:
+            count = 0
+        elif any(each != count for each in counts):
             raise EntropyLabError("its texts differ in their number of tokens")
         known, found = self.here
         if known is not call.inputs:
@@ -132,11 +139,10 @@ class Words:
         if count not in found:
             found[count] = self.among(call.inputs, count)
         index, is_own = found[count]
-        batch, own = call.query.shape[0], place[1] - place[0]
         if len(index) not in (1, images) or batch % own:
             raise EntropyLabError(f"it is about {batch} images, and the text of {len(index)}")
         if len(index) == images:
-            index, is_own = (side[slice(*place)].repeat_interleave(batch // own, 0) for side in (index, is_own))
+            index, is_own = (side[first:last].repeat_interleave(batch // own, 0) for side in (index, is_own))
         index, is_own = (side.expand(batch, -1, -1) for side in (index, is_own))
         where = call.roles.keys.standing_for("text", call.key.device)
         if isinstance(where, slice):
@@ -145,10 +151,17 @@ class Words:
         return order.gather(1, index.flatten(1)).view(index.shape), is_own
 
     def among(self, inputs: Inputs, count: int) -> tuple[Tensor, Tensor]:
-        """Which of ``count`` tokens of text are the words', and whether: (images, words, most)."""
+        """Which of ``count`` tokens of text are the words', and whether: (images, words, most).
+
+        With 0 each image is handed a text of its own.
+        """
         handed = inputs.sources.get("text", [])
         if not self.encoded:
             raise EntropyLabError(self.problem or "no text encoder of the pipeline made its text while it was recorded")
+        if count == 0:
+            texts = one_each(inputs)
+            count = max(map(len, texts))
+            return self.chosen(torch.cat([pad(self.marked(text), (0, count - len(text))) for text in texts]))
         if any(tensor.ndim != 3 or where != slice(None) for tensor, where in handed):
             raise EntropyLabError("its text does not come as (images, tokens, channels)")
         texts = [tensor for tensor, _ in handed]
@@ -157,14 +170,18 @@ class Words:
             if len(texts) != 1:
                 raise EntropyLabError(f"its {count} keys of text are not the tokens that its denoiser is handed")
         images = max(len(tensor) for tensor in texts)
-        marks = torch.cat([self.marked(tensor).expand(images, -1, -1) for tensor in texts], -1)
+        return self.chosen(torch.cat([self.marked(tensor).expand(images, -1, -1) for tensor in texts], -1))
+
+    def chosen(self, marks: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens that ``marks`` (images, words, tokens) say are the words', as `among` returns them."""
         most = sum(each.most for each in self.encoded.values())
-        found, index = marks.topk(max(1, min(most, count)), -1)
+        found, index = marks.topk(max(1, min(most, marks.shape[-1])), -1)
         return index, found > 0
 
-    def marked(self, text: Tensor) -> Tensor:
-        """Which tokens of a text (images, tokens, channels) are the words': 1 or 0, (images, words, tokens)."""
-        if text not in self.marks:
+    def marked(self, given: Tensor) -> Tensor:
+        """Which tokens of a text ([images,] tokens, channels) are the words': 1 or 0, (images, words, tokens)."""
+        if given not in self.marks:
+            text = given if given.ndim == 3 else given[None]
             found = text.new_zeros((len(text), len(self.words), text.shape[1]), dtype=torch.float32)
             shifts = {0, *(width for each in self.encoded.values() for _, width in each.values)}
             for each in self.encoded.values():
@@ -173,8 +190,14 @@ class Words:
                     for shift in (shift for shift in shifts if shift < text.shape[-1]):
                         is_same = are_same(text[..., shift : shift + CHANNELS], values.to(text.device))
                         found = torch.maximum(found, owners @ is_same.float())
-            self.marks[text] = found
-        return self.marks[text]
+            self.marks[given] = found
+        return self.marks[given]
+
+
+def one_each(inputs: Inputs) -> list[Tensor]:
+    """The texts (tokens, channels) of a denoiser's images, where it is handed a list of them."""
+    texts = inputs.texts
+    return texts if len(texts) == inputs.batch and all(text.ndim == 2 for text in texts) else []
 
 
 def are_same(text: Tensor, values: Tensor) -> Tensor:
@@ -183,6 +206,11 @@ def are_same(text: Tensor, values: Tensor) -> Tensor:
     text, values = text[:, None, :, :width].detach().float(), values[:, None, :width]
     allowed = ROUNDING * values.abs() + 1e-5 * values.abs().amax(-1, keepdim=True)
     return ((text - values).abs() <= allowed).all(-1)
+
+
+def final_norm(encoder: nn.Module) -> nn.Module | None:
+    """The norm behind the last layer of a CLIP encoder."""
+    return next((part for name, part in encoder.named_modules() if name.endswith("final_layer_norm")), None)
 
 
 def encoders_of(pipe: Any) -> dict[nn.Module, Any]:
@@ -202,7 +230,8 @@ def encoders_of(pipe: Any) -> dict[nn.Module, Any]:
 def check_words(words: Any) -> tuple[str, ...]:
     """``words`` as a tuple: some, each once, each with a letter or a figure."""
     given = tuple(normalize("NFC", word) for word in names_of(words))
-    if not given or len({word.casefold() for word in given}) < len(given) or not all(map(pieces_of, given)):
+    is_fit = given and all(map(pieces_of, given))
+    if not is_fit or len({pattern_of(word).pattern.casefold() for word in given}) < len(given):
         raise EntropyLabError(f"words must be words of the prompt, each once: ['hat', 'red']. Got {words!r}.")
     return given
 

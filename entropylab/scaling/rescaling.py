@@ -56,13 +56,19 @@ class Rescaling:
 
     def on_attention(self, call: AttentionCall) -> float | Tensor | None:
         """The multiplier for one attention call; tokens of text among themselves are left alone."""
-        if pipelines.kind_of(call) not in self.kinds or pipelines.is_without_image(call):
-            return None
-        self.matched = True
-        key = (call.layer, call.key.shape[-2], self.latent)
-        if key not in self.known:
-            self.known[key] = self.last[call.layer] = self.multiplier(call)
-        return self.known[key]
+        known = call.known.by.get(self)
+        if known is not None and known[0] == self.sight.latent:
+            return known[1]
+        factor = None
+        if pipelines.kind_of(call) in self.kinds and not pipelines.is_without_image(call):
+            self.matched = True
+            key = (call.layer, call.key.shape[-2], self.latent)
+            if key not in self.known:
+                self.known[key] = self.last[call.layer] = self.multiplier(call)
+            factor = self.known[key]
+        if not self.rule.sees_time:
+            call.known.by[self] = (self.sight.latent, factor)
+        return factor
 
     def multipliers(self) -> dict[str, float]:
         """Layer path -> the factor last used there, mean over heads."""

@@ -1,64 +1,133 @@
-"""Attention whose softmax is taken by hand: measured, or named where it is surely no map."""
+"""Attention by hand in modules of any name: measured if softmax of q k^T multiplies values, else named or let be."""
 
+from contextlib import nullcontext
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import einsum, nn
 
 import entropylab
 from entropylab.errors import EntropyLabError, EntropyLabWarning
 
 from ..attention import together
-from .nets import HEADS, WIDTH, Exponential, Method, OwnAttention, agree, net_of, recorded, run
+from ..seeds import normal
+from .nets import HEADS, TOKENS, WIDTH, Exponential, OwnAttention, agree, net_of, recorded, run
 
 
-class ByName(OwnAttention):
+class ByHand(OwnAttention):
+    """Mixes values in its own way (query, key, value), where the query has the scale in it already."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+
     def forward(self, tokens):
-        logits, value = self.by_hand(tokens)
-        return together(torch.softmax(input=logits, dim=-1) @ value)
+        query, key, value = self.sides(tokens)
+        return together(self.way(query / 8**0.5, key, value))
 
 
-class ByModule(OwnAttention):
+class Block(nn.Module):
+    """The same under names that say nothing."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.num_heads, self.way = HEADS, way
+        self.f, self.g, self.h = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        with torch.no_grad():
+            self.f.weight.mul_(4)
+            self.g.weight.mul_(4)
+
+    def forward(self, tokens):
+        query, key, value = (
+            part(tokens).unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in (self.f, self.g, self.h)
+        )
+        self.logits = (query @ key.mT / 8**0.5).detach().clone()
+        return together(self.way(query / 8**0.5, key, value))
+
+
+def operators(query, key, value):
+    return (query @ key.mT).softmax(-1) @ value
+
+
+def by_name(query, key, value):
+    return torch.softmax(input=query @ key.mT, dim=-1) @ value
+
+
+def einsums(query, key, value):
+    weights = F.softmax(torch.einsum("b h i d, b h j d -> b h i j", query, key), dim=-1)
+    return torch.einsum("...ij,...jd->...id", weights, value)
+
+
+def imported_einsum(query, key, value):
+    return einsum("bhij,bhjd->bhid", einsum("bhid,bhjd->bhij", query, key).softmax(-1), value)
+
+
+def batched(query, key, value):
+    """Heads in the batch, and a map in another dtype, as in guided diffusion."""
+    query, key, value = (side.flatten(0, 1) for side in (query, key, value))
+    weights = torch.baddbmm(torch.zeros(1, TOKENS, TOKENS), query, key.mT).double().softmax(-1).float()
+    return torch.bmm(weights, value).unflatten(0, (-1, HEADS))
+
+
+def heads_third(query, key, value):
+    return (query @ key.mT).transpose(1, 2).softmax(-1).transpose(1, 2) @ value
+
+
+def turned(query, key, value):
+    """Values times the turned map, as in the first diffusion U-Nets."""
+    return torch.matmul(value.mT, torch.matmul(query, key.mT).softmax(3).transpose(-1, -2)).mT
+
+
+def dropped(query, key, value):
+    """The map goes through dropout, and what is multiplied is a copy."""
+    return F.dropout((query @ key.mT).softmax(-1), 0.0, training=True) @ value
+
+
+class Weights(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, query, key):
+        return torch.einsum("bhid,bhjd->bhij", query, key).softmax(dim=3)
+
+
+def in_a_function(query, key, value):
+    """The map is made in a function of autograd, as in EDM."""
+    return Weights.apply(query, key) @ value
+
+
+def gated(query, key, value):
+    """Its second softmax mixes three gates."""
+    mixed = operators(query, key, value)
+    return mixed * mixed[..., :3].softmax(-1)[..., :1]
+
+
+class Core(nn.Module):
+    """A part with no parameters does all of it, as in guided diffusion."""
+
+    def forward(self, query, key, value):
+        return operators(query, key, value)
+
+
+class InParts(nn.Module):
+    """Modules without parameters multiply, and take the softmax."""
+
+    class Multiply(nn.Module):
+        def forward(self, one, other):
+            return one @ other
+
     def __init__(self):
         super().__init__()
-        self.normalise = nn.Softmax(dim=-1)
+        self.first, self.normalise, self.second = self.Multiply(), nn.Softmax(dim=-1), self.Multiply()
 
-    def forward(self, tokens):
-        logits, value = self.by_hand(tokens)
-        return together(self.normalise(logits) @ value)
-
-
-class ByPart(OwnAttention):
-    """A part with no parameters takes the softmax, as in guided diffusion."""
-
-    class Core(nn.Module):
-        def forward(self, logits, value):
-            return torch.softmax(logits, dim=-1) @ value
-
-    def __init__(self):
-        super().__init__()
-        self.core = self.Core()
-
-    def forward(self, tokens):
-        return together(self.core(*self.by_hand(tokens)))
-
-
-class HeadsInBatch(OwnAttention):
-    def forward(self, tokens):
-        logits, value = self.by_hand(tokens)
-        return together(logits.flatten(0, 1).softmax(-1).unflatten(0, (-1, HEADS)) @ value)
-
-
-class HeadsThird(OwnAttention):
-    def forward(self, tokens):
-        logits, value = self.by_hand(tokens)
-        return together(logits.transpose(1, 2).softmax(-1).transpose(1, 2) @ value)
+    def forward(self, query, key, value):
+        return self.second(self.normalise(self.first(query, key.mT)), value)
 
 
 class AttnBlock(nn.Module):
     """As the first diffusion U-Nets have it: one head, and a name that says attn in front."""
 
-    def __init__(self):
+    def __init__(self, _):
         super().__init__()
         self.q, self.k, self.v = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
 
@@ -68,16 +137,38 @@ class AttnBlock(nn.Module):
         return torch.bmm(F.softmax(logits, dim=2), self.v(tokens))
 
 
-@pytest.mark.parametrize("attn", [Method, ByName, ByModule, ByPart, HeadsInBatch, HeadsThird, AttnBlock])
-def test_a_softmax_by_hand_is_measured_in_every_forward(attn):
-    rec = recorded(net := net_of(attn), strict=True)
+ANYWHERE = [operators, by_name, einsums, imported_einsum, batched, turned, dropped, in_a_function, InParts()]
+WAYS = [(Block, way) for way in ANYWHERE]
+WAYS += [(ByHand, way) for way in (operators, batched, heads_third, gated, Core(), InParts())] + [(AttnBlock, None)]
+
+
+@pytest.mark.parametrize(("attn", "way"), WAYS)
+def test_attention_by_hand_is_measured_whatever_its_name_in_every_forward(attn, way):
+    rec = recorded(net := net_of(attn, way), strict=True)
+    own = ".way" if attn is Block and isinstance(way, nn.Module) else ""
+    assert list(rec.dataset.layer.values) == [f"model.attn{own}"] and list(rec.dataset.kind.values) == ["self"]
     assert rec.dataset.sizes["step"] == 3
     assert agree(rec, net.attn.logits)
     assert not agree(rec, net.attn.logits * 1.01)
+    assert not agree(rec, net.attn.logits.flip(1)) or attn is AttnBlock
+
+
+def test_beside_attention_that_is_seen_otherwise():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.usual, self.other = OwnAttention(), Block(operators)
+
+        def forward(self, tokens):
+            return self.other(self.usual(tokens))
+
+    rec = recorded(net := net_of(Both), strict=True)
+    assert list(rec.dataset.layer.values) == ["model.attn.usual", "model.attn.other"]
+    assert agree(rec, net.attn.usual.logits, layer=0) and agree(rec, net.attn.other.logits, layer=1)
 
 
 def test_a_layer_by_hand_that_runs_twice_in_a_forward_is_two():
-    with entropylab.record(net := net_of(Method, times=2)) as rec, entropylab.record(net) as inner:
+    with entropylab.record(net := net_of(ByHand, operators, times=2)) as rec, entropylab.record(net) as inner:
         run(net)
     assert rec.dataset.equals(inner.dataset)
     assert list(rec.dataset.layer.values) == ["model.attn", "model.attn:2"]
@@ -85,83 +176,161 @@ def test_a_layer_by_hand_that_runs_twice_in_a_forward_is_two():
     assert not agree(rec, net.attn.logits, layer=0)
 
 
-class Gated(OwnAttention):
-    """Its second softmax mixes three gates."""
+def twice(query, key, value):
+    """Two maps in one module: both multiply values."""
+    return operators(key, query, operators(query, key, value))
+
+
+@pytest.mark.parametrize("attn", [Block, ByHand])
+def test_two_maps_of_a_module_are_two_calls(attn):
+    with entropylab.record(net := net_of(attn, twice), strict=True) as rec, entropylab.record(net.attn) as inner:
+        run(net)
+    assert list(rec.dataset.layer.values) == ["model.attn", "model.attn:2"]
+    assert agree(rec, net.attn.logits, layer=0) and agree(rec, net.attn.logits.mT, layer=1)
+    np.testing.assert_array_equal(rec.dataset.entropy.values.ravel(), inner.dataset.entropy.values.ravel())
+
+
+class Sinks(Block):
+    """A key that no token has, dropped before the values."""
 
     def __init__(self):
-        super().__init__()
-        self.gate = nn.Linear(WIDTH, 3)
+        super().__init__(self.mixed)
 
-    def forward(self, tokens):
-        logits, value = self.by_hand(tokens)
-        mixed = together(logits.softmax(-1) @ value)
-        return mixed * self.gate(mixed).softmax(-1)[..., :1]
+    def mixed(self, query, key, value):
+        scores = query @ key.mT
+        self.logits = torch.cat([scores, scores.new_ones(*scores.shape[:-1], 1)], -1)
+        return self.logits.softmax(-1)[..., :-1] @ value
 
 
-class Efficient(OwnAttention):
+def test_sinks_do_not_hide_a_map():
+    rec = recorded(net := net_of(Sinks), strict=True)
+    assert list(rec.dataset.kind.values) == ["self"]
+    assert agree(rec, net.attn.logits)
+
+
+def efficient(query, key, value):
     """Linear attention that says so nowhere: its softmaxes are over channels and over tokens."""
-
-    def forward(self, tokens):
-        query, key, value = self.sides(tokens)
-        return together(query.softmax(-1) @ (key.transpose(-1, -2).softmax(-1) @ value))
+    return query.softmax(-1) @ (key.mT.softmax(-1) @ value)
 
 
-class LinearAttention(OwnAttention):
-    def forward(self, tokens):
-        query, key, value = self.sides(tokens)
-        return together(query @ (key.transpose(-1, -2).softmax(-1) @ value))
+def summed(query, key, value):
+    """Values are multiplied one by one, and summed."""
+    return ((query @ key.mT).softmax(-1)[..., None] * value[:, :, None]).sum(-2)
 
 
-class Overwritten(OwnAttention):
-    """The logits are gone when the layer is done."""
-
-    def forward(self, tokens):
-        logits, value = self.by_hand(tokens)
-        weights = logits.softmax(-1)
-        logits.zero_()
-        return together(weights @ value)
+def overwritten(query, key, value):
+    """The logits are gone when the values are multiplied."""
+    logits = query @ key.mT
+    weights = logits.softmax(-1)
+    logits.zero_()
+    return weights @ value
 
 
-UNREADABLE = [
-    (Gated, "2 softmaxes by hand"),
-    (Efficient, "2 softmaxes by hand"),
-    (LinearAttention, "linear attention has no softmax"),
-    (Overwritten, "1 softmaxes by hand"),
-    (Exponential, "without an attention call that can be seen"),
-]
+def learned(query, key, value):
+    """Keys and values are learned, the same for every image."""
+    keys, values = normal(8, TOKENS), normal(TOKENS, 8, seed=1)
+    return torch.matmul((query @ keys.expand(*query.shape[:2], -1, -1)).softmax(-1), values)
 
 
-@pytest.mark.parametrize(("attn", "reason"), UNREADABLE)
-def test_what_is_surely_no_map_is_named_and_not_measured(attn, reason):
-    net = net_of(attn)
-    with pytest.warns(EntropyLabWarning, match=rf"model\.attn.*{reason}"):
+def differential(query, key, value):
+    """Both maps are gone in the one that multiplies values."""
+    one, other = (query @ key.mT).softmax(-1), (key @ query.mT).softmax(-1)
+    return (one - 0.5 * other) @ value
+
+
+class LinearAttention(ByHand):
+    def __init__(self):
+        super().__init__(lambda query, key, value: query @ (key.mT.softmax(-1) @ value))
+
+
+UNREADABLE = [efficient, summed, overwritten, learned, differential]
+
+
+@pytest.mark.parametrize(
+    ("attn", "args", "reason"),
+    [
+        *((attn, [way], "takes a softmax") for attn in (Block, ByHand) for way in UNREADABLE),
+        (LinearAttention, [], "linear attention has no softmax"),
+        (Exponential, [], "without an attention call that can be seen"),
+    ],
+)
+def test_what_may_be_attention_and_can_not_be_told_is_named_and_not_measured(attn, args, reason):
+    net = net_of(attn, *args)
+    with pytest.warns(EntropyLabWarning, match=rf"model\.attn \(.*{reason}"):
         rec = recorded(net)
-    assert reason in rec.unmeasured["model.attn"]
+    assert list(rec.unmeasured) == ["model.attn"]
+    with pytest.raises(EntropyLabError, match=reason), entropylab.record(net, strict=True):
+        run(net)
     with pytest.raises(EntropyLabError, match="nothing was measured"):
         _ = rec.dataset
 
 
-class Routed(nn.Module):
-    """A mixture of experts behind attention: its softmax is over experts."""
+class Harmless(nn.Module):
+    """Softmaxes that are no attention, behind attention that is."""
 
-    class AttentionRouter(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.choose = nn.Linear(WIDTH, 4)
-
-        def forward(self, tokens):
-            return tokens * self.choose(tokens).softmax(-1).amax(-1, keepdim=True)
-
-    def __init__(self):
+    def __init__(self, use):
         super().__init__()
-        self.attn, self.router = OwnAttention(), self.AttentionRouter()
+        self.attn = ByHand(operators)
+        self.choose, self.experts = nn.Linear(WIDTH, 4), nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.codes = nn.Parameter(normal(4, WIDTH))
+        self.use = use
 
     def forward(self, tokens):
-        return self.router(self.attn(tokens))
+        return self.use(self, self.attn(tokens))
 
 
-def test_a_router_is_no_attention():
-    rec = recorded(net := net_of(Routed))
-    assert list(rec.dataset.layer.values) == ["model.attn.attn"]
+def mixture_of_experts(net, tokens):
+    gates = net.choose(tokens).softmax(-1)
+    found = torch.stack([expert(tokens) for expert in net.experts], -2)
+    return (gates[..., None, :] @ found)[..., 0, :]
+
+
+def router(net, tokens):
+    return tokens * net.choose(tokens).softmax(-1).amax(-1, keepdim=True)
+
+
+def pooled(net, tokens):
+    weights = net.choose(tokens)[..., :1].softmax(1)
+    return tokens + weights.mT @ tokens
+
+
+def classes(net, tokens):
+    chosen = net.choose(tokens.mean(1)).softmax(-1)
+    return tokens + (chosen @ net.codes)[:, None]
+
+
+def nearest_code(net, tokens):
+    return F.softmax(net.choose(tokens), dim=-1) @ net.codes
+
+
+def matrix_of_classes(net, tokens):
+    return tokens + (tokens @ net.codes.mT).softmax(-1).amax(-1, keepdim=True)
+
+
+HARMLESS = [mixture_of_experts, router, pooled, classes, nearest_code, matrix_of_classes]
+
+
+@pytest.mark.parametrize("use", HARMLESS)
+def test_harmless_softmaxes_are_neither_measured_nor_named(use):
+    rec = recorded(net := net_of(Harmless, use), strict=True)
+    assert list(rec.dataset.layer.values) == ["model.attn.attn"] and rec.unmeasured == {}
     assert agree(rec, net.attn.attn.logits)
-    assert rec.unmeasured == {}
+
+
+@pytest.mark.parametrize("attn", [ByHand, Block])
+def test_it_can_not_be_rescaled_and_says_so(attn):
+    net = net_of(attn, operators)
+    plain = run(net)
+    with pytest.warns(EntropyLabWarning, match="rescale"), entropylab.rescale(net, 1.5, train_size=8):
+        assert torch.equal(run(net), plain)
+
+
+@pytest.mark.parametrize("attn", [ByHand, Block])
+def test_in_training_gradients_are_the_same(attn):
+    net, grads = net_of(attn, operators).train(), []
+    for watch in (nullcontext, lambda: entropylab.record(net)):
+        net.zero_grad()
+        with watch():
+            net(normal(2, TOKENS, WIDTH), torch.tensor(2.0)).square().sum().backward()
+        grads.append([part.grad.clone() for part in net.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*grads, strict=True))

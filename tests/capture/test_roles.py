@@ -13,7 +13,8 @@ from ..joints import inputs, lengths, new_joint, wanted
 from ..maps import entropy_of, logits_of
 from ..seeds import generator
 from ..zoo import BY_NAME
-from ..zoo.joint_parts import flux_call, guided, kept, two_steps, words
+from ..zoo.joint_packed import glm_image_call
+from ..zoo.joint_parts import flux_call, guided, kept, photo, two_steps, words
 
 
 def recorded(model, *given, **options):
@@ -227,6 +228,19 @@ def test_keys_in_a_cache_stand_for_what_they_stood_for_when_they_were_put_there(
         assert (image.keys_image == 48).all()
         assert (image.rows == 48).all()
     assert found[0].drop_attrs().equals(found[1].drop_attrs())
+
+
+def test_cached_keys_of_several_references_are_told_from_those_of_the_image():
+    """GLM-Image puts the keys of one picture after the other into a cache, and leaves it out without the prompt."""
+    images = {"image": [[photo(64, 80), photo(96, 64)]], "prior_token_image_ids": [torch.arange(44) % 20]}
+    given = glm_image_call(**images, source_image_grid_thw=[torch.tensor([[1, 4, 5], [1, 6, 4]])])
+    with entropylab.record(BY_NAME["GLM-Image, reference image"].build(), received=True) as rec:
+        two_steps(rec.pipe, 128, 192, **given)
+    assert set(rec.maps["128x192"].children) == {"8x12", "text_10", "reference_44", "reference_20"}
+    ds = rec.dataset.sel(branch=["cond", "uncond"]).isel(layer=rec.dataset.kind.values == "joint").isel(step=[-2, -1])
+    assert set(ds.part.values) == {"image", "text"} and (ds.keys_image == 96).all()
+    assert (ds["keys"].sel(branch="cond") == 10 + 96 + 44).all()
+    assert (ds["keys"].sel(branch="uncond") == 10 + 96).all()
 
 
 def test_keys_in_a_cache_are_unknown_where_nobody_saw_it_filled():

@@ -141,6 +141,18 @@ def test_evaluate_hands_every_option_on(judged: dict[str, Any], tmp_path: Path) 
     assert "fid_error" not in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["evaluate", "--engine", "ray"], "pass --pictures, a folder"),
+        (["measure", "--engine", "ray"], "pass --out, a folder"),
+        (["measure", "--words", "red"], "pass --maps, the name of a file"),
+    ],
+)
+def test_what_is_missing_is_named_as_an_option(tmp_path: Path, words: list[str], option: str) -> None:
+    refused(run(*words, "--sizes", 64, "--out", tmp_path / "ds.nc"), option)
+
+
 def test_evaluate_on_a_cluster(judged: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pipeline is handed over as what loads it; of several processes one writes the result."""
     words = "--sizes 64 --engine ray --address auto --resources num_cpus=2,num_gpus=0.5 --quiet"

@@ -53,7 +53,9 @@ def test_what_can_not_be_drawn_is_refused_before_the_model_is_loaded(tmp_path: P
     words = ["--size", 64, "--prompt", "a red car", "--out"]
     refused(run("map", *words, tmp_path / "map.doc"), ".png, .pdf or .svg")
     refused(run("map", *words, tmp_path / "map.png", "--words", "hat"), "its words are a, red, car")
-    refused(run("map", *words, tmp_path / "map.png", "--words", "red", "--received"), "leave --received out")
+    refused(run("map", *words, tmp_path / "map.png", "--words", "red", "--received"), "leave --received out.")
+    two = ["--words", "red", "--scaling", "original,0.5"]
+    refused(run("map", *words, tmp_path / "map.png", *two), "leave all rules but one out.")
     (tmp_path / "map.png").touch()
     refused(run("map", *words, tmp_path / "map.png"), "exists already")
     assert "load" not in calls

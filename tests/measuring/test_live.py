@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from entropylab import EntropyLabError, EntropyLabWarning
 from recipes.text import WIDTH
 
 from ..sampling import sample
+from ..zoo import BY_NAME
 
 
 def together(found):
@@ -76,6 +78,19 @@ def test_whoever_is_told_and_fails_is_told_no_more(random_pipe):
             images = sample(random_pipe, steps=3)
     assert torch.equal(images, sample(random_pipe, steps=3))
     assert len(told) == 1 and rec.dataset.sizes["step"] == 3
+
+
+def test_where_warnings_are_errors_its_failure_is_raised_at_the_end(random_pipe):
+    def fail(ds):
+        raise OSError("the logger is down")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(EntropyLabWarning, match="is not called again, after OSError"):
+            with entropylab.record(random_pipe, on_step=fail) as rec:
+                images = sample(random_pipe, steps=3)
+    assert torch.equal(images, sample(random_pipe, steps=3))
+    assert rec.unmeasured == {} and rec.dataset.sizes["step"] == 3
 
 
 def test_ctrl_c_in_it_ends_sampling_and_loses_nothing(random_pipe):
@@ -161,3 +176,32 @@ def test_what_it_makes_the_pipeline_do_is_not_measured(random_pipe):
         sample(random_pipe, steps=3)
     assert told == [0, 1, 2] and all(ds.sizes["step"] == 1 for ds in own)
     xr.testing.assert_identical(rec.dataset.drop_attrs(), alone.dataset.drop_attrs())
+
+
+@torch.no_grad()
+def own_panorama(pipe):
+    """A loop of one's own: two views of the picture at each step."""
+    scheduler, latents = pipe.scheduler, torch.randn(1, 4, 16, 24, generator=torch.Generator().manual_seed(0))
+    scheduler.set_timesteps(2)
+    for timestep in scheduler.timesteps:
+        done = []
+        for view in (latents[..., :16], latents[..., 8:]):
+            noise = pipe.unet(view, timestep, torch.zeros(1, 3, WIDTH)).sample
+            done.append(scheduler.step(noise, timestep, view).prev_sample)
+        latents = torch.cat([done[0][..., :12], done[1][..., 4:]], -1)
+
+
+@pytest.mark.parametrize("is_own", [False, True])
+def test_a_step_in_several_views_is_told_once(random_pipe, is_own):
+    family = BY_NAME["MultiDiffusion Panorama"]
+    pipe, work, found, views = family.build(), family.sample, [], []
+    if is_own:
+        pipe, work = random_pipe, own_panorama
+    pipe.unet.register_forward_hook(lambda *_: views.append(len(found)))
+    with entropylab.record(pipe, on_step=found.append) as rec:
+        work(pipe)
+    assert views == [0, 0, 0, 1], "a step is told when it is known that no view of it is left"
+    assert [ds.step.item() for ds in found] == [0, 1]
+    np.testing.assert_allclose(together(found).entropy.transpose(*rec.dataset.entropy.dims), rec.dataset.entropy)
+    with pytest.raises(AssertionError):
+        np.testing.assert_allclose(found[0].entropy, found[1].entropy)

@@ -20,6 +20,7 @@ from ..attention import in_heads, together
 from ..maps import every_map, logits_of
 from ..sampling import sample
 from ..zoo.joint import SD3
+from ..zoo.joint_packed import Z_IMAGE
 from ..zoo.joint_parts import assembled, flow_matching, image_vae, named, tiny
 from ..zoo.unet_parts import text_encoder, tokenizer, unet
 from ..zoo.unets import XL
@@ -67,6 +68,17 @@ def test_stable_diffusion(random_pipe):
     assert rec.maps["64x96/16x24"].words.attrs["units"] == "1"
     with pytest.raises(AssertionError):
         check_words(rec.maps, seen, TOKENS | {"red": [1]})
+
+
+def test_layers_of_the_encoder_that_are_skipped(random_pipe, monkeypatch):
+    encoder = random_pipe.text_encoder
+    if not hasattr(encoder, "text_model"):  # since transformers 5, though the pipeline still asks for it
+        monkeypatch.setattr(type(encoder), "text_model", property(lambda self: self), raising=False)
+    with every_map({"unet": random_pipe.unet}) as seen:
+        sample(random_pipe, clip_skip=1)
+    with entropylab.record(random_pipe, words=list(SPOKEN), keep=EACH) as rec:
+        sample(random_pipe, clip_skip=1)
+    assert check_words(rec.maps, seen, TOKENS) == 7
 
 
 def test_two_encoders_side_by_side():
@@ -121,6 +133,56 @@ def test_t5_behind_clip():
     assert check_words(rec.maps, seen, tokens, slice(0, start)) == 3
     with pytest.raises(AssertionError):
         check_words(rec.maps, seen, tokens | {"house": tokens["house"][:-1]}, slice(0, start))
+
+
+class Chat(transformers.PreTrainedTokenizerFast):
+    """A tokenizer whose template is nothing but what is said."""
+
+    def apply_chat_template(self, messages, **options):
+        return messages[0]["content"]
+
+
+def test_each_image_has_a_text_of_its_own():
+    """Z-Image: its denoiser is handed a list of texts, as long as each is."""
+    parts = t5()
+    spelling = parts["tokenizer_3"].backend_tokenizer
+    pipe = assembled(
+        "ZImagePipeline", transformer=tiny("ZImageTransformer2DModel", Z_IMAGE | {"cap_feat_dim": 2 * WIDTH}),
+        scheduler=flow_matching(), text_encoder=parts["text_encoder_3"], **image_vae(),
+        tokenizer=Chat(tokenizer_object=spelling, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"),
+    )  # fmt: skip
+    options = {"max_sequence_length": 12, "steps": 2}
+    with every_map(denoisers(pipe)) as seen:
+        sample(pipe, (96, 128), **options)
+    with entropylab.record(pipe, words=list(SPOKEN), keep=EACH) as rec:
+        sample(pipe, (96, 128), **options)
+    start = 64  # the image's 48 tokens, filled up
+    places = {"red": [1], "blue": [1], "car": [2], "house": [2, 3, 4]}
+    tokens = {word: [start + each for each in at] for word, at in places.items()}
+    assert check_words(rec.maps, seen, tokens, slice(0, 48), ("cond", "uncond")) == 2
+    with pytest.raises(AssertionError):
+        check_words(rec.maps, seen, tokens | {"car": tokens["house"]}, slice(0, 48), ("cond", "uncond"))
+
+
+class OneByOne:
+    """A processor that makes a call for each image."""
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None):
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        sides = ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
+        images = zip(*(in_heads(projection, tokens, attn.heads).split(1) for projection, tokens in sides), strict=True)
+        found = [F.scaled_dot_product_attention(*image) for image in images]
+        return attn.to_out[1](attn.to_out[0](together(torch.cat(found))))
+
+
+def test_layers_that_attend_image_by_image(random_pipe):
+    random_pipe.unet.set_attn_processor(OneByOne())
+    with every_map({"unet": random_pipe.unet}) as seen:
+        sample(random_pipe)
+    with entropylab.record(random_pipe, words=list(SPOKEN), keep=EACH) as rec:
+        sample(random_pipe)
+    whole = {path: [torch.cat(calls[at : at + 4]) for at in range(0, len(calls), 4)] for path, calls in seen.items()}
+    assert check_words(rec.maps, whole, TOKENS) == 7
 
 
 def test_flux():
@@ -272,7 +334,7 @@ def test_whatever_goes_wrong_the_pipeline_goes_on(random_pipe, monkeypatch):
         assert rec.maps["64x64/16x16"].entropy.notnull().all()
 
 
-@pytest.mark.parametrize("words", [[], "", ["red", "RED"], ["?"], 3, [None]])
+@pytest.mark.parametrize("words", [[], "", ["red", "RED"], ["red ", "red"], ["red  car", " red car"], ["?"], 3, [None]])
 def test_what_are_no_words(random_pipe, words):
     with pytest.raises(EntropyLabError, match="each once"), entropylab.record(random_pipe, words=words):
         pass

@@ -1,4 +1,4 @@
-"""Attention within parts of the picture: windows do not grow with it, lines do, and which they are nobody can tell."""
+"""Attention within parts of the picture: windows of fixed size, which do not grow with it, and lines, which do."""
 
 import math
 
@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 import entropylab
-from entropylab import EntropyLabError
 
 from ..attention import PlainAttention
 from ..seeds import normal
@@ -28,11 +27,15 @@ def windows(height, width):
 
 
 PARTS = {
-    "4x4": windows(4, 4),
-    "7x7": windows(7, 7),
-    "rows": lambda grid: grid.permute(0, 2, 3, 1).flatten(0, 1),
-    "columns": lambda grid: grid.permute(0, 3, 2, 1).flatten(0, 1),
+    "8x8": (windows(8, 8), 64, 64),
+    "4x4": (windows(4, 4), 16, 16),
+    "7x7": (windows(7, 7), 49, 49),
+    "3x5": (windows(3, 5), 15, 15),
+    "rows": (lambda grid: grid.permute(0, 2, 3, 1).flatten(0, 1), 22, 8),
+    "columns": (lambda grid: grid.permute(0, 3, 2, 1).flatten(0, 1), 16, 8),
+    "whole": (lambda grid: grid.flatten(2).mT, 352, 64),
 }
+"""How the second level is cut, how many tokens then attend to each other, and how many did in training."""
 
 
 class Net(nn.Module):
@@ -49,30 +52,21 @@ class Net(nn.Module):
         return sample
 
 
-def trained(cut, picture):
-    """T of the one layer, when it was measured and rescaled."""
-    net, step = Net(cut, sample_size=16), torch.tensor(1)
-    with torch.no_grad(), entropylab.record(net, strict=True) as rec:
-        net(picture, step)
+@pytest.mark.parametrize(("cut", "tokens", "trained"), PARTS.values(), ids=PARTS)
+def test_tokens_at_the_training_size(cut, tokens, trained):
+    net, picture, step = Net(cut, sample_size=16), normal(3, WIDTH, *PICTURE), torch.tensor(1)
     with torch.no_grad(), entropylab.rescale(net, train_size=16) as handle:
         net(picture, step)
-    assert set(rec.dataset.kind.values) == {"self"}
-    return rec.dataset.train_tokens.item(), list(handle.multipliers.values())
-
-
-def test_the_whole_picture_and_frames_of_a_video_grow_with_it():
-    tokens, factors = trained(lambda grid: grid.flatten(2).mT, normal(1, WIDTH, *PICTURE))
-    assert (tokens, factors) == (64, [pytest.approx(math.sqrt(math.log(352) / math.log(64)))])
-    tokens, _ = trained(lambda video: video.movedim(1, -1).flatten(2, 3).flatten(0, 1), normal(1, WIDTH, 4, 16, 16))
-    assert tokens == 64
-
-
-@pytest.mark.parametrize("cut", PARTS.values(), ids=PARTS)
-def test_of_parts_it_is_not_known_what_they_were_in_training(cut):
-    net, picture = Net(cut, sample_size=16), normal(3, WIDTH, *PICTURE)
+    assert list(handle.multipliers.values()) == [pytest.approx(math.sqrt(math.log(tokens) / math.log(trained)))]
     with torch.no_grad(), entropylab.record(net, strict=True) as rec:
-        net(picture, torch.tensor(1))
-    assert rec.dataset.sizes["sample"] == 3 and rec.dataset.train_tokens.isnull().all()
-    with torch.no_grad(), entropylab.rescale(net, train_size=16):
-        with pytest.raises(EntropyLabError, match="can't be told"):
-            net(picture, torch.tensor(1))
+        net(picture, step)
+    ds = rec.dataset
+    assert (set(ds.kind.values), ds.sizes["sample"]) == ({"self"}, 3)
+    assert (set(ds.tokens.values.ravel()), set(ds.train_tokens.values)) == ({tokens}, {trained})
+
+
+def test_frames_of_a_video_are_no_windows():
+    net = Net(lambda video: video.movedim(1, -1).flatten(2, 3).flatten(0, 1), sample_size=16)
+    with torch.no_grad(), entropylab.record(net, strict=True) as rec:
+        net(normal(1, WIDTH, 4, 8, 8), torch.tensor(1))
+    assert (rec.dataset.tokens.item(), rec.dataset.train_tokens.item()) == (16, 64)

@@ -9,7 +9,7 @@ import torch
 import entropylab
 from entropylab.measuring import run
 from entropylab.pipelines import denoisers
-from entropylab.pipelines.guidance import Branch, Texts, evidence
+from entropylab.pipelines.guidance import Branch, Handed, Texts, evidence
 
 from ..zoo import BY_NAME
 from .examining import followed, on_cpu
@@ -73,7 +73,7 @@ def test_branches_from_two_gpus_are_told_apart() -> None:
     combined = uncond + 3 * (cond - uncond)
     with pretended():
         branches = [
-            Branch(output.to(place), (torch.full((1, 2), text).to(place),))
+            Branch(output.to(place), Handed([torch.full((1, 2), text).to(place)], 1))
             for output, place, text in ((uncond, "cuda:0", 0.0), (cond, "cuda:1", 1.0))
         ]
         found = evidence(branches, combined.to("cuda:0"), sample.to("cuda:0"), 1, None, Texts()).names()
