@@ -7,7 +7,7 @@ from torch.nn.attention import flex_attention as flex
 
 from entropylab.capture import session
 from entropylab.capture.forwards import running
-from entropylab.pipelines.backends import process_wide
+from entropylab.pipelines.following import process_wide
 
 
 def attentions(*models):

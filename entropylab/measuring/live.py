@@ -29,15 +29,10 @@ def check_on_step(on_step: Any) -> None:
 class Live:
     """Hands steps over, in their order, once their numbers are on the host: nothing waits for that while a run goes on.
 
-    Attributes:
-        on_step: who is told; None from its first error on.
-        waiting: what was not handed over yet: a step as a run of its own, and its number.
-        is_open: whether the last of them may have more views of the picture to come.
-        problem: the warning that it failed, where warnings are errors: it is raised when the record ends.
-        is_told: whether ``on_step`` runs now: what it makes the pipeline do is not measured.
+    A step waits as a run of its own, and its number. While ``is_told``, what the pipeline does is not measured.
     """
 
-    on_step: OnStep | None
+    on_step: OnStep | None  # None from its first error on
     waiting: deque[tuple[Run, int]] = field(default_factory=deque)
     is_open: bool = False
     problem: EntropyLabWarning | None = None
@@ -49,17 +44,15 @@ class Live:
         Where nobody knows whether it is a view, steps before it tell; the first one waits for the second.
         """
         step, views = run.steps[-1], run.views()
-        timestep, evidence = step.timestep, step.evidence
-        left = [*evidence.tensors, *([timestep] if isinstance(timestep, Tensor) else [])]
-        timestep = sent(timestep) if isinstance(timestep, Tensor) else timestep
-        alone = replace(step, timestep=timestep, evidence=evidence.sent(sent))
-        alone.departed = [*step.departed, *departures(left)]
+        times = [step.timestep] if isinstance(step.timestep, Tensor) else []
+        alone = replace(step, evidence=step.evidence.sent(sent), timestep=sent(*times) if times else step.timestep)
+        alone.departed = [*step.departed, *departures([*step.evidence.tensors, *times])]
         if len(views[-1]) > 1 and self.waiting and self.is_open:
             steps = self.waiting[-1][0].steps
             steps.append(replace(alone, timestep=steps[0].timestep))
         else:
             self.waiting.append((replace(run, steps=[alone]), len(views) - 1))
-        may_be_view = evidence.is_step and (len(run.steps) == 1 or len(run.steps) > len(views))
+        may_be_view = step.evidence.is_step and (len(run.steps) == 1 or len(run.steps) > len(views))
         self.is_open = may_be_view if is_view is None else is_view
         self.hand_over(cells)
 

@@ -50,15 +50,6 @@ def logit_sample(
     return shifted.masked_fill(masked_out(own), torch.nan)
 
 
-def standardised(logits: Tensor) -> Tensor:
-    """Every row (..., keys) less its mean over the keys, divided by its standard deviation; NaN does not count."""
-    counted = ~logits.isnan()
-    number = counted.sum(-1, keepdim=True)
-    centred = logits - logits.nanmean(-1, keepdim=True)
-    spread = (torch.where(counted, centred, 0).square().sum(-1, keepdim=True) / number).sqrt()
-    return centred / torch.where(spread > 0, spread, torch.nan)
-
-
 def sampled_logits(
     pipe: Any, run: Callable[[], Any], layers: str | Sequence[str] = "*", rows: int = 16, seed: int = 0
 ) -> dict[str, list[Tensor]]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,11 +18,11 @@ from ..dataset import describe
 from ..entropy.rows import Rows
 from ..entropy.sums import sums_and_rows
 from ..entropy.weights import received, weight_on
-from ..errors import EntropyLabError
 from ..pipelines import kind_of, part_of
-from ..pipelines.grids import Grid, grid_of
 from ..pipelines.sight import Sight
+from ..pipelines.tokens import Grid, grid_of
 from ..pipelines.words import Words
+from ..sizes import KnownSize
 from .cells import UNCOUNTED, Cells
 from .delivery import departures, sent
 from .layout import LABELS, label_of
@@ -38,15 +39,13 @@ Key = tuple[str, Place, str]
 VARIABLES = ("entropy", "received", "words")
 """What maps may be of: the entropy of a row, the weight that a key gets of rows, and the weight of a row on words."""
 
+DIMS = ("scaling", "branch", "sample", "step", "layer", "head")
+
 
 class RowsApart(NamedTuple):
-    """Query rows of a call, one by one.
+    """Query rows of a call, one by one: which, which of these stand where they should (None: all), and what they do.
 
-    Attributes:
-        asked: which rows.
-        where: which of these stand where they should, boolean (batch, rows); None if all.
-        entropy: (batch, heads, rows) [nats], NaN of rows that don't count.
-        lse: the same, where weights are asked for; else None.
+    ``entropy`` and ``lse`` are (batch, heads, rows), NaN of rows that don't count.
     """
 
     asked: Asked
@@ -79,30 +78,6 @@ class RowReduction(Reduction):
         return Sums(sums, asked.fraction, () if keys is None else keys.parts, rows)
 
 
-class TokenValues(NamedTuple):
-    """What there is to keep of some tokens of a call.
-
-    Attributes:
-        stands_for: what the tokens stand for.
-        values: (batch, heads, values of a token, tokens), NaN where there is none.
-        where: which of the tokens stand for that, boolean (batch, tokens); None if all.
-        standing: how many do, mean over images.
-    """
-
-    stands_for: str
-    values: Tensor
-    where: Tensor | None
-    standing: int
-
-    @property
-    def together(self) -> Tensor:
-        """Those of the tokens of an image that stand for it, in their order; all others stay in their places."""
-        if self.where is None or self.stands_for != "image":
-            return self.values
-        order = (~self.where).to(torch.int8).argsort(dim=1, stable=True)[:, None, None, : self.standing]
-        return self.values.gather(-1, order.expand(*self.values.shape[:-1], self.standing))
-
-
 class Piece(NamedTuple):
     """Tokens of a call of which something is kept: (batch, columns, tokens) of it.
 
@@ -115,20 +90,16 @@ class Piece(NamedTuple):
     tokens: int
     place: Place
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(batch, columns, tokens)."""
-        return self.seen.shape[0], self.columns, self.tokens
-
-    def arranged(self, values: np.ndarray, batch: int) -> np.ndarray:
-        """Values (batch of the call, columns, tokens) as (``batch`` images, columns, *grid); 0 for images left out."""
-        images = self.seen.images if self.seen.place is not None else len(values)
-        apart = values.reshape(images if len(values) % images == 0 else len(values), -1, self.columns, self.tokens)
+    def arranged(self, flat: np.ndarray, batch: int) -> np.ndarray:
+        """Values of the call as (``batch`` images, columns, *grid); 0 for images left out."""
+        many, seen = self.seen.shape[0], self.seen
+        images = seen.images if seen.place is not None and many % seen.images == 0 else many
+        apart = flat.reshape(images, -1, self.columns, self.tokens)
         found = self.place.arranged(apart) if isinstance(self.place, Grid) else apart.sum(1)
-        if self.seen.place in (None, (0, batch)):
+        if seen.place in (None, (0, batch)):
             return found
         whole = np.zeros((batch, *found.shape[1:]), found.dtype)
-        whole[slice(*self.seen.place)] = found
+        whole[slice(*seen.place)] = found
         return whole
 
 
@@ -144,55 +115,64 @@ class Held(NamedTuple):
         flat, first = torch.stack([self.sums, self.counts]).cpu().double().numpy(), 0
         singles: dict[Key, list[np.ndarray]] = {}
         for piece in self.pieces:
-            last = first + int(np.prod(piece.shape))
-            values = np.stack([piece.arranged(side.reshape(piece.shape), batch) for side in flat[:, first:last]])
+            last = first + piece.seen.shape[0] * piece.columns * piece.tokens
+            values = np.stack([piece.arranged(side, batch) for side in flat[:, first:last]])
             first = last
-            if piece.seen.place is None:
+            if piece.seen.place is None:  # its layer attends image by image
                 singles.setdefault((piece.seen.layer, piece.place, piece.variable), []).append(values)
             else:
                 yield (piece.seen.path, piece.place, piece.variable), values
         yield from ((key, np.concatenate(all_of, 1)) for key, all_of in singles.items() if len(all_of) == batch)
 
 
-@dataclass
-class Finished:
-    """The maps of a run, on the host: branch and step -> (2, samples, columns, *grid) of each."""
+class Finished(NamedTuple):
+    """A map of a run that is over: (samples, columns, *grid), NaN where there is none, from sample ``first`` on."""
 
+    size: KnownSize
+    scaling: str
+    path: str
+    place: Place
+    variable: str
+    branch: str
+    step: int
+    first: int
+    values: np.ndarray
+
+
+class Sampled(NamedTuple):
+    """What a run that is over has sampled."""
+
+    size: KnownSize
+    scaling: str
     samples: int
-    values: dict[Key, dict[tuple[str, int], np.ndarray]]
+    prompt: list[str]
+    seed: list[int]
     timesteps: np.ndarray
-    prompts: list[str]
-    seeds: list[int]
 
 
 @dataclass
 class Maps:
-    """The maps of everything measured so far.
+    """The maps of everything measured so far."""
 
-    Attributes:
-        variables: what they are of, some of `VARIABLES`.
-        keep: what is kept apart of branch, step and head; samples and layers always are.
-        words: the words that "words" are of.
-        finished: by size and scaling, the runs that are over.
-        unplaced: layer, or layer and variable -> why there is no map of it.
-        spoken: words of which there is a map.
-        places: what was found of calls that look alike; None of those that have no place.
-    """
-
-    variables: tuple[str, ...]
-    keep: tuple[str, ...]
+    variables: tuple[str, ...]  # what they are of, some of `VARIABLES`
+    keep: tuple[str, ...]  # what is kept apart of branch, step and head; samples and layers always are
     words: Words | None = None
-    finished: dict[Any, list[Finished]] = field(default_factory=dict)
-    unplaced: dict[str, str] = field(default_factory=dict)
-    spoken: set[str] = field(default_factory=set)
-    places: dict[Hashable, Piece | None] = field(default_factory=dict)
+    finished: list[Finished] = field(default_factory=list)
+    sampled: list[Sampled] = field(default_factory=list)
+    unplaced: dict[str, str] = field(default_factory=dict)  # layer, or layer and variable -> why there is no map of it
+    spoken: set[str] = field(default_factory=set)  # words of which there is a map
+    places: dict[Hashable, Piece | None] = field(default_factory=dict)  # of calls that look alike; None: no place
+
+    @property
+    def all_words(self) -> tuple[str, ...]:
+        """The words that maps are of, if they are of some."""
+        return () if self.words is None else self.words.words
 
     @property
     def missing(self) -> dict[str, str]:
         """What there is no map of -> why: layers, and words."""
-        silent = [] if self.words is None else [word for word in self.words.words if word not in self.spoken]
         why = "its tokens were not found among what a denoiser was handed"
-        return self.unplaced | {f"the word {word!r}": why for word in silent}
+        return self.unplaced | {f"the word {word!r}": why for word in self.all_words if word not in self.spoken}
 
     def take(
         self, forward: DenoiserCall, seen: Seen, found: Sums, call: AttentionCall, part: str, sight: Sight
@@ -200,59 +180,49 @@ class Maps:
         """Take what there is of a call's tokens, averaged over heads unless these are kept; nothing is waited for."""
         for variable in self.variables if found.rows is not None else ():
             try:
-                for tokens in self.tokens_of(variable, forward, seen, found.rows, call, part):
-                    self.take_tokens(variable, forward, seen, tokens, call, sight)
+                for stands_for, values in self.tokens_of(variable, forward, seen, found.rows, call, part):
+                    shapes = None if call.inputs is None else call.inputs.shapes
+                    key = (seen, variable, stands_for, values.shape, sight.latent, shapes)
+                    if key not in self.places:
+                        self.places[key] = self.piece_of(variable, seen, values.shape, call, stands_for, sight)
+                    if (piece := self.places[key]) is not None:
+                        sums, known = values.nan_to_num(), ~values.isnan()
+                        if "head" not in self.keep:
+                            sums, known = sums.sum(1), known.sum(1)
+                        forward.rows.append((piece, sums.flatten(), known.flatten()))
             except Exception as problem:  # for want of memory, say: what was summed is there all the same
                 self.unplaced[label_of_map(seen, variable)] = reason_of(problem)
 
     def tokens_of(
         self, variable: str, forward: DenoiserCall, seen: Seen, rows: RowsApart, call: AttentionCall, part: str
-    ) -> Iterator[TokenValues]:
-        """What there is to keep of a call's rows, or of its keys, those apart that stand for different things."""
+    ) -> Iterator[tuple[str, Tensor]]:
+        """What some tokens stand for, and what there is to keep of them: (batch, heads, values, tokens), NaN for none.
+
+        They are a call's rows, or its keys, those apart that stand for different things.
+        """
         stands_for, asked, roles = part_of(call, part), rows.asked, call.roles
         given = Rows(asked.query, call.key, call.scale, asked.mask, asked.is_causal, ())
         count = asked.rows if roles is None or rows.where is None else roles.queries.count(part, asked.rows)
         if variable == "entropy":
-            yield TokenValues(stands_for, rows.entropy[:, :, None], rows.where, count)
+            yield stands_for, together(stands_for, rows.entropy[:, :, None], rows.where, count)
         elif variable == "received":
             values = received(given, rows.lse)[:, :, None]
             if roles is None or roles.keys.codes is None:
                 own = stands_for if kind_of(call) in ("self", "temporal") else "unknown"
-                yield TokenValues(own if roles is None else roles.keys.parts[0], values, None, values.shape[-1])
+                yield own if roles is None else roles.keys.parts[0], values
                 return
             for name in roles.keys.parts:
                 where, count = roles.keys.standing_for(name, values.device), roles.keys.count(name, values.shape[-1])
                 if isinstance(where, slice):
-                    yield TokenValues(name, values[..., where], None, count)
+                    yield name, values[..., where]
                 else:
-                    yield TokenValues(name, values.masked_fill(~where[:, None, None], torch.nan), where, count)
+                    yield name, together(name, values.masked_fill(~where[:, None, None], torch.nan), where, count)
         elif stands_for in ("image", "all") and self.words is not None and is_to_text(call):
-            found = self.words.keys_of(call, seen.place, forward.batch)
-            if isinstance(found, str):
-                raise EntropyLabError(found)
-            keys, is_own = found
+            keys, is_own = self.words.keys_of(call, seen.place, forward.batch)
             each = weight_on(given, rows.lse, keys.flatten(1)).unflatten(-1, keys.shape[1:])
             values = each.masked_fill(~is_own[:, None, None], 0).sum(-1)
             values = values.masked_fill(~is_own.any(-1)[:, None, None], torch.nan).movedim(-1, 2)
-            yield TokenValues(stands_for, values, rows.where, count)
-
-    def take_tokens(
-        self, variable: str, forward: DenoiserCall, seen: Seen, tokens: TokenValues, call: AttentionCall, sight: Sight
-    ) -> None:
-        """Take what there is of some tokens, if they have a place."""
-        values = tokens.together
-        shapes = None if call.inputs is None else call.inputs.shapes
-        key = (seen, variable, tokens.stands_for, values.shape, sight.latent, shapes)
-        if key not in self.places:
-            self.places[key] = self.piece_of(variable, seen, values.shape, call, tokens.stands_for, sight)
-        piece = self.places[key]
-        if piece is None:
-            return
-        known = ~values.isnan()
-        if "head" in self.keep:
-            forward.rows.append((piece, values.nan_to_num().flatten(), known.flatten()))
-        else:
-            forward.rows.append((piece, values.nansum(1).flatten(), known.sum(1).flatten()))
+            yield stands_for, together(stands_for, values, rows.where, count)
 
     def piece_of(
         self, variable: str, seen: Seen, shape: torch.Size, call: AttentionCall, stands_for: str, sight: Sight
@@ -297,147 +267,135 @@ class Maps:
         """What a step of a run has in common with others; its number where steps are kept."""
         return index if "step" in self.keep else tuple(forward.likeness for forward in run.steps[index].forwards)
 
-    def alike(self, run: Run) -> list[Hashable]:
-        """The likeness of every step."""
-        return [self.likeness(run, index) for index in range(len(run.steps))]
-
-    def finish(self, run: Run) -> Finished:
-        """The maps of a run, now that the host may wait for them."""
-        found: dict[Key, dict[tuple[str, int], np.ndarray]] = {}
-        named, alike = run.names(), self.alike(run)
+    def add(self, run: Run) -> None:
+        """Take a finished run in, now that the host may wait for its maps."""
+        found: dict[tuple[Any, ...], Any] = {}
+        named, alike = run.names(), [self.likeness(run, index) for index in range(len(run.steps))]
         is_whole = all(len(views) == 1 for views in run.views())
-        anew = set() if "step" in self.keep else self.begun_anew(run)
+        anew = set() if "step" in self.keep else begun_anew(run, alike)
         for (when, number, _, _), held in run.maps.items():
             members = [index for index, each in enumerate(alike) if each == when]
             step, names = run.steps[members[0]], named[members[0]]
             told = {(run.steps[index].samples, tuple(named[index])) for index in members}
-            problem = "is denoised in several views of the picture" if not is_whole else None
-            problem = "its guidance branches are not the same in every step" if len(told) > 1 else problem
-            if problem is not None:
+            if not is_whole or len(told) > 1:
+                several = "is denoised in several views of the picture"
+                problem = "its guidance branches are not the same in every step" if len(told) > 1 else several
                 self.unplaced |= {label_of_map(piece.seen, piece.variable): problem for piece in held.pieces}
                 continue
             counts = [branches_in(forward.batch, step.samples) for forward in step.forwards]
             own = names[sum(counts[:number]) :][: counts[number]]
             for key, values in held.arranged(step.forwards[number].batch):
                 if key[0] in anew:
-                    self.unplaced[key[0]] = (
-                        "its picture is sampled in parts, one after the other, unless steps are kept"
-                    )
-                    continue
-                if not values[1].any():  # a mask left no key to any row, or there is no such word
-                    continue
-                if key[2] == "words" and self.words is not None:
-                    known = values[1].reshape(len(values[1]), -1, len(self.words.words), int(np.prod(values.shape[3:])))
-                    self.spoken |= {
-                        word for word, own in zip(self.words.words, known.any((0, 1, 3)), strict=True) if own
-                    }
-                shape = (2, counts[number], -1, *values.shape[2:])
-                for index, name in enumerate(own):
-                    at = (name if "branch" in self.keep else "mean", members[0] if "step" in self.keep else 0)
-                    one = values.reshape(shape)[:, index].astype(np.float32)
-                    before = found.setdefault(key, {}).get(at)
-                    found[key][at] = one if before is None else before + one
-        samples = max((one.shape[1] for each in found.values() for one in each.values()), default=0)
-        return Finished(samples, found, run.timesteps(), list(run.prompts), list(run.seeds))
-
-    def begun_anew(self, run: Run) -> set[str]:
-        """Layers for which the timesteps begin anew within a run: what was denoised before was something else."""
-        times = run.timesteps()
-        ran: dict[str, list[float]] = {}
-        for when, time in zip(self.alike(run), times, strict=False):
-            paths = (piece.seen.path for key, held in run.maps.items() if key[0] == when for piece in held.pieces)
-            for path in dict.fromkeys(paths):
-                ran.setdefault(path, []).append(time)
-        return {path for path, own in ran.items() if own[0] in [time for time, _ in groupby(own)][1:]}
+                    problem = "its picture is sampled in parts, one after the other, unless steps are kept"
+                    self.unplaced[key[0]] = problem
+                elif values[1].any():  # else a mask left no key to any row, or there is no such word
+                    parts = values.reshape(2, counts[number], -1, *values.shape[2:]).astype(np.float32)
+                    for index, name in enumerate(own):
+                        at = (*key, name if "branch" in self.keep else "mean", members[0] if "step" in self.keep else 0)
+                        found[at] = found.get(at, 0) + parts[:, index]
+        first = sum(each.samples for each in self.sampled if (each.size, each.scaling) == (run.size, run.scaling))
+        for (path, place, variable, branch, when), (sums, counted) in found.items():
+            nothing = np.full(sums.shape, np.nan)
+            means = np.divide(sums, counted, out=nothing, where=counted > 0, dtype=float).astype(np.float32)
+            at = (run.size, run.scaling, path, place, variable, branch, when, first)
+            self.finished.append(Finished(*at, means))
+            if variable == "words":
+                known = counted.reshape(len(counted), -1, len(self.all_words), prod(counted.shape[2:])).any((0, 1, 3))
+                self.spoken |= {word for word, is_known in zip(self.all_words, known, strict=True) if is_known}
+        if found:
+            samples = max(sums.shape[1] for sums in found.values())
+            prompts, seeds = list(run.prompts), list(run.seeds)
+            self.sampled.append(Sampled(run.size, run.scaling, samples, prompts, seeds, run.timesteps()))
 
     def copy(self) -> "Maps":
         """The same, to which runs can be added."""
-        finished = {key: list(found) for key, found in self.finished.items()}
-        return replace(self, finished=finished, unplaced=dict(self.unplaced))
-
-    def add(self, run: Run) -> None:
-        """Take a finished run in."""
-        found = self.finish(run)
-        if found.samples:
-            self.finished.setdefault((run.size, run.scaling), []).append(found)
+        return replace(self, finished=[*self.finished], sampled=[*self.sampled], unplaced={**self.unplaced})
 
     def tree(self, cells: Cells, factor: int, attributes: dict[str, Any]) -> xr.DataTree:
         """All maps: a group for each size of the picture, and in it one for each grid of tokens.
 
-        Args:
-            cells: everything else that was measured.
-            factor: pixels per latent pixel along one side.
-            attributes: of the Dataset.
+        ``cells`` are everything else that was measured, ``factor`` is pixels per latent pixel along one side.
         """
         unplaced = [f"{path}: {reason}" for path, reason in self.missing.items()]
         groups = {"/": xr.Dataset(attrs={**attributes, "unplaced": json.dumps(unplaced)})}
-        sizes = list(dict.fromkeys(size for size, _ in self.finished))
+        sizes = list(dict.fromkeys(each.size for each in self.finished))
         for size in sizes:
             label = label_of(size, sizes)
             groups[label] = xr.Dataset()
-            runs = {scaling: found for (its, scaling), found in self.finished.items() if its == size}
-            keys = dict.fromkeys(key for found in runs.values() for run in found for key in run.values)
-            for name in dict.fromkeys(name_of(place) for _, place, _ in keys):
-                own = [key for key in keys if name_of(key[1]) == name]
-                layers = [path for path in cells.layers if path in {path for path, _, _ in own}]
-                labels = {each: ("layer", [getattr(cells.layers[p], each) for p in layers]) for each in LABELS}
-                labels["tokens"] = ("layer", [cells.counted[size].get(p, UNCOUNTED).tokens for p in layers])
-                labels["order"] = ("layer", [list(cells.layers).index(path) for path in layers])
-                groups[f"{label}/{name}"] = self.group(runs, layers, own, factor).assign_coords(labels)
+            apart: dict[str, list[Finished]] = {}
+            for each in self.finished:
+                if each.size == size:
+                    name = each.place.name if isinstance(each.place, Grid) else each.place
+                    apart.setdefault(name, []).append(each)
+            groups |= {f"{label}/{name}": self.group(own, cells, factor) for name, own in apart.items()}
         groups = {path: describe(ds) for path, ds in groups.items()}
         for ds in groups.values():
             if "entropy" in ds:
                 ds["entropy"].attrs["long_name"] = "attention entropy of a row"
         return xr.DataTree.from_dict(groups)
 
-    def group(self, runs: dict[str, list[Finished]], layers: list[str], keys: list[Key], factor: int) -> xr.Dataset:
+    def group(self, found: list[Finished], cells: Cells, factor: int) -> xr.Dataset:
         """Maps on the same grid, or of as many tokens, at one size."""
-        all_runs = [run for found in runs.values() for run in found]
-        parts = {key: [run.values[key] for run in all_runs if key in run.values] for key in keys}
-        depths = {"words": 1 if self.words is None else len(self.words.words)}
-        branches = list(dict.fromkeys(branch for part in parts.values() for each in part for branch, _ in each))
-        steps = 1 + max(step for part in parts.values() for each in part for _, step in each)
-        samples = max(sum(run.samples for run in found) for found in runs.values())
-        some = {key: next(iter(part[0].values())) for key, part in parts.items()}
-        heads = max(values.shape[2] // depths.get(variable, 1) for (_, _, variable), values in some.items())
-        shape = (len(runs), len(branches), samples, steps, len(layers), heads)
-        place, grid = keys[0][1], next(iter(some.values())).shape[3:]
-        more = ("token",) if isinstance(place, str) else ("y", "x") if place.frames is None else ("frame", "y", "x")
-        coords: dict[str, Any] = {"scaling": list(runs), "branch": branches, "layer": layers}
-        dims = ("scaling", "branch", "sample", "step", "layer", "head")
-        sides = zip((*dims, *more), (*shape, *grid), strict=True)
-        coords |= {name: np.arange(size) for name, size in sides if name not in coords}
-        data: dict[str, Any] = {}
-        for variable in (each for each in VARIABLES if any(key[2] == each for key in keys)):
-            depth = depths.get(variable, 1)
-            sums, counts = total = np.zeros((2, *shape[:-1], heads * depth, *grid))
-            for scaling, found in enumerate(runs.values()):
-                first = 0
-                for run in found:
-                    for key in (key for key in keys if key[2] == variable):
-                        for (branch, step), values in run.values.get(key, {}).items():
-                            own = slice(first, first + values.shape[1])
-                            at = (scaling, branches.index(branch), own, step, layers.index(key[0]))
-                            total[:, *at, : values.shape[2]] += values
-                    first += run.samples
-            means = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0).astype(np.float32)
-            if variable == "words":
-                data[variable] = ((*dims, "word", *more), means.reshape(*shape, depth, *grid))
-                coords["word"] = list(self.words.words) if self.words is not None else []
-            else:
-                data[variable] = ((*dims, *more), means)
+        size, place, grid = found[0].size, found[0].place, found[0].values.shape[2:]
+        runs = [run for run in self.sampled if run.size == size]
+        scalings = list(dict.fromkeys(run.scaling for run in runs))
+        samples = {name: sum(run.samples for run in runs if run.scaling == name) for name in scalings}
+        longest = max(scalings, key=samples.__getitem__)
+        branches = list(dict.fromkeys(each.branch for each in found))
+        layers = [path for path in cells.layers if path in {each.path for each in found}]
+        depths = {name: len(self.all_words) if name == "words" else 1 for name in VARIABLES}
+        steps = 1 + max(each.step for each in found)
+        heads = max(each.values.shape[1] // depths[each.variable] for each in found)
+        shape = (len(scalings), len(branches), samples[longest], steps, len(layers), heads)
+        more = ("token",) if isinstance(place, str) else ("frame", "y", "x")[-len(grid) :]
+        sides = zip((*DIMS, *more), (*shape, *grid), strict=True)
+        coords: dict[str, Any] = {name: np.arange(side) for name, side in sides}
+        coords |= {"scaling": scalings, "branch": branches, "layer": layers}
         if isinstance(place, Grid):
             coords["y"] = (np.arange(place.height) + 0.5) * place.pitch[0] * factor
             coords["x"] = (np.arange(place.width) + 0.5) * place.pitch[1] * factor
-        longest = max(runs.values(), key=lambda found: sum(run.samples for run in found))
-        for name in ("prompt", "seed"):
-            known = [value for run in longest for value in getattr(run, f"{name}s")]
-            if len(known) == samples:
-                coords[name] = ("sample", known)
         if "step" in self.keep:
-            coords["timestep"] = ("step", all_runs[0].timesteps[:steps])
+            coords["timestep"] = ("step", runs[0].timesteps[:steps])
+        for name in ("prompt", "seed"):
+            known = [value for run in runs if run.scaling == longest for value in getattr(run, name)]
+            if len(known) == samples[longest]:
+                coords[name] = ("sample", known)
+        coords |= {each: ("layer", [getattr(cells.layers[path], each) for path in layers]) for each in LABELS}
+        coords["tokens"] = ("layer", [cells.counted[size].get(path, UNCOUNTED).tokens for path in layers])
+        coords["order"] = ("layer", [list(cells.layers).index(path) for path in layers])
+        data: dict[str, Any] = {}
+        for variable in (name for name in VARIABLES if any(each.variable == name for each in found)):
+            means = np.full((*shape[:-1], heads * depths[variable], *grid), np.nan, np.float32)
+            for each in (each for each in found if each.variable == variable):
+                own, columns = slice(each.first, each.first + len(each.values)), slice(each.values.shape[1])
+                scaling, branch = scalings.index(each.scaling), branches.index(each.branch)
+                means[scaling, branch, own, each.step, layers.index(each.path), columns] = each.values
+            data[variable] = ((*DIMS, *more), means)
+            if variable == "words":
+                data[variable] = ((*DIMS, "word", *more), means.reshape(*shape, depths[variable], *grid))
+                coords["word"] = list(self.all_words)
         gone = [name for name in ("branch", "step", "head") if name not in self.keep]
         return xr.Dataset(data, coords).isel(dict.fromkeys(gone, 0), drop=True)
+
+
+def begun_anew(run: Run, alike: list[Hashable]) -> set[str]:
+    """Layers for which the timesteps begin anew within a run: what was denoised before was something else."""
+    ran: dict[str, list[float]] = {}
+    for when, time in zip(alike, run.timesteps(), strict=False):
+        for path in {piece.seen.path for key, held in run.maps.items() if key[0] == when for piece in held.pieces}:
+            ran.setdefault(path, []).append(time)
+    return {path for path, own in ran.items() if own[0] in [time for time, _ in groupby(own)][1:]}
+
+
+def together(stands_for: str, values: Tensor, where: Tensor | None, standing: int) -> Tensor:
+    """Those of the tokens of an image that stand for it (None: all), in their order; all others stay in their places.
+
+    ``where`` is boolean (batch, tokens); ``standing`` is how many they are, mean over images.
+    """
+    if where is None or stands_for != "image":
+        return values
+    order = (~where).to(torch.int8).argsort(dim=1, stable=True)[:, None, None, :standing]
+    return values.gather(-1, order.expand(*values.shape[:-1], standing))
 
 
 def is_to_text(call: AttentionCall) -> bool:
@@ -448,8 +406,3 @@ def is_to_text(call: AttentionCall) -> bool:
 def label_of_map(seen: Seen, variable: str) -> str:
     """What a map is called that can't be had: its layer, and what it is of unless that is entropy."""
     return seen.path if variable == "entropy" else f"{seen.path} ({variable})"
-
-
-def name_of(place: Place) -> str:
-    """The name of a group: its size in tokens, or what its tokens are."""
-    return place.name if isinstance(place, Grid) else place

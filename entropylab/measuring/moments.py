@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 
-def mean_known(stacked: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Mean over an axis of what is not NaN."""
+def mean_known(stacked: np.ndarray, axis: int | tuple[int, ...] = 0, keepdims: bool = False) -> np.ndarray:
+    """Mean over axes of what is not NaN."""
     known = ~np.isnan(stacked)
-    total = np.where(known, stacked, 0).sum(axis)
-    return np.divide(total, known.sum(axis), out=np.full_like(total, np.nan), where=known.any(axis))
+    total, count = np.where(known, stacked, 0).sum(axis, keepdims=keepdims), known.sum(axis, keepdims=keepdims)
+    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
 
 @dataclass
@@ -58,20 +58,15 @@ AXES = {"branch": 1, "step": 3, "layer": 4, "head": 5}
 def averaged(values: np.ndarray, keep: tuple[str, ...] | None) -> np.ndarray:
     """Average over the dimensions that are not kept; each stays with length 1. NaN (padding) is not averaged in."""
     axes = tuple(axis for name, axis in AXES.items() if keep is not None and name not in keep)
-    if not axes:
-        return values
-    counted = ~np.isnan(values)
-    total = np.where(counted, values, 0).sum(axis=axes, keepdims=True)
-    count = counted.sum(axis=axes, keepdims=True)
-    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    return mean_known(values, axes, keepdims=True) if axes else values
 
 
 def fit_shapes(arrays: list[np.ndarray], but: int | None = None) -> list[np.ndarray]:
     """Pad arrays with NaN to a common shape, except along axis ``but``."""
-    common = [max(array.shape[axis] for array in arrays) for axis in range(arrays[0].ndim)]
+    common = np.max([array.shape for array in arrays], 0)
     padded = []
     for array in arrays:
-        wanted = [array.shape[axis] if axis == but else side for axis, side in enumerate(common)]
-        padding = [(0, want - have) for want, have in zip(wanted, array.shape, strict=True)]
-        padded.append(np.pad(array, padding, constant_values=np.nan) if any(p[1] for p in padding) else array)
+        missing = [0 if axis == but else side - array.shape[axis] for axis, side in enumerate(common)]
+        padding = [(0, count) for count in missing]
+        padded.append(np.pad(array, padding, constant_values=np.nan) if any(missing) else array)
     return padded

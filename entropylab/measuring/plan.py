@@ -46,7 +46,8 @@ class Plan:
     ) -> None:
         """Sample the prompts from ``first`` to ``last`` (not included; None for all) at one size with one rule."""
         last = len(self.prompts) if last is None else last
-        leave_be = rule.is_original or is_at_work(rule, recorder)
+        working = at_work(recorder.roots.values())
+        leave_be = rule.is_original or (working is not None and working.rule is rule)
         with nullcontext() if leave_be else rescaled(pipe, rule, train_size):
             for start in range(first, last, self.batch_size):
                 prompts = self.prompts[start : min(start + self.batch_size, last)]
@@ -60,12 +61,6 @@ class Plan:
                         pipe(prompt=prompts, height=size[0], width=size[1], generator=generators, **self.settings)
                 recorder.finish_run()
                 bar.update(size[0] * size[1] * len(prompts))
-
-
-def is_at_work(rule: NamedRule, recorder: Recorder) -> bool:
-    """Whether a rule rescales what is recorded already."""
-    working = at_work(recorder.roots.values())
-    return working is not None and working.rule is rule
 
 
 @contextmanager

@@ -1,12 +1,12 @@
 """Where a result comes from: enough to repeat it."""
 
-import importlib.metadata
 import json
 import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from importlib.metadata import distributions
 from typing import Any
 
 from torch import nn
@@ -20,13 +20,8 @@ PACKAGES = ("entropylab", "torch", "diffusers", "transformers", "numpy")
 @lru_cache(maxsize=4)
 def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
     """Installed versions of what decides the numbers."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    found = {package: next(iter(distributions(name=package)), None) for package in packages}
+    return {package: "not installed" if known is None else known.version for package, known in found.items()}
 
 
 def command() -> str:
@@ -91,12 +86,10 @@ def provenance(pipe: Any) -> dict[str, str]:
     """Model, scheduler, dtype, device and versions, as attributes of a Dataset."""
     (first, *_) = denoisers(pipe).values()
     parameter = next(first.parameters(), None)
-    config = getattr(pipe, "config", None)
-    given = getattr(pipe, "name_or_path", None) or getattr(config, "_name_or_path", None)
-    name = embedded_name(pipe) or given
     found = versions()
+    named = getattr(pipe, "name_or_path", None) or getattr(getattr(pipe, "config", None), "_name_or_path", None)
     return {
-        "model": str(name or type(pipe).__name__),
+        "model": str(embedded_name(pipe) or named or type(pipe).__name__),
         "revision": revision_of(pipe),
         "pipeline": type(pipe).__name__,
         "scheduler": "" if isinstance(pipe, nn.Module) else type(getattr(pipe, "scheduler", None)).__name__,

@@ -24,13 +24,9 @@ of the embedded model, 0.003 where all rows of a head fall onto one key at the s
 
 
 class Responses:
-    """Sums over a few query rows of every attention call, by layer and head, on the calls' own device.
+    """Sums over a few query rows of every call of some kinds, by layer and head, on the calls' own device.
 
-    Nothing is looked at before ``begin``.
-
-    Args:
-        kinds: kinds of layers to look at.
-        rows: query rows of each call, the same ones whenever a layer has as many.
+    Rows are the same ones whenever a layer has as many. Nothing is looked at before ``begin``.
     """
 
     def __init__(self, kinds: Sequence[str], rows: int = 16) -> None:
@@ -102,11 +98,6 @@ def responses_of(rows: Rows) -> Tensor:
 
 
 def slopes_of(rows: Rows, grows: Where) -> Tensor:
-    """The local slope of every row, that of leaving out one key of those that grow: (..., heads, rows).
-
-    Args:
-        rows: what is asked of: q (batch, heads, rows, d) and so on.
-        grows: where those keys stand: a slice, or boolean (batch, keys).
-    """
+    """The local slope of every row, by leaving out each key of those that grow, (batch, keys): (..., heads, rows)."""
     falls = torch.cat([falls_of(logits) for _, logits in by_chunks(rows)], -2)
     return (falls[..., grows] if isinstance(grows, slice) else falls.masked_fill(~grows[:, None, None], 0)).sum(-1)

@@ -14,8 +14,8 @@ from ..capture import AttentionCall
 from ..capture.inputs import Inputs
 from ..capture.session import reason_of
 from ..errors import EntropyLabError
-from ..pipelines.batches import images_in
 from ..pipelines.guidance import Branch, Evidence, Handed, Texts, evidence
+from ..pipelines.tokens import images_in
 from .delivery import sent
 from .moments import mean_known
 from .reduce import Reduction, Sums

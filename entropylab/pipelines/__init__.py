@@ -1,27 +1,17 @@
 """The only room that knows diffusers: what denoises in a pipeline, what its layers are, which image it is sampling."""
 
-from .kinds import KINDS, grown_keys, image_keys, is_without_image, kind_of, part_of, tokens_at
-from .resolution import check_sizes, default_size, train_size, vae_factor
-from .structure import Layer, accepts, block_of, check_attends, conditioners, denoisers, layers, layers_of
-
-__all__ = [
-    "KINDS",
-    "Layer",
-    "accepts",
-    "block_of",
-    "check_attends",
-    "check_sizes",
-    "conditioners",
-    "default_size",
-    "denoisers",
-    "grown_keys",
-    "image_keys",
-    "is_without_image",
-    "kind_of",
-    "layers",
-    "layers_of",
-    "part_of",
-    "tokens_at",
-    "train_size",
-    "vae_factor",
-]
+from .structure import (  # noqa: F401
+    Layer,
+    accepts,
+    block_of,
+    check_attends,
+    check_sizes,
+    conditioners,
+    default_size,
+    denoisers,
+    layers,
+    layers_of,
+    train_size,
+    vae_factor,
+)
+from .tokens import KINDS, grown_keys, image_keys, is_without_image, kind_of, part_of, tokens_at  # noqa: F401

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -14,22 +14,11 @@ from ..capture.inputs import Inputs
 from ..capture.tracing import Marked, Source
 
 TIMES = ("timestep", "timesteps", "timestep_ratio", "t", "r")
-"""What the forward of a denoiser calls the time it is at; no text encoder or autoencoder takes one."""
+"""What the forward of a denoiser calls the time it is at."""
 
 NO_TOKENS = (
-    "mask",
-    "ids",
-    "rotary",
-    "rope",
-    "freq",
-    "residual",
-    "control",
-    "pool",
-    "size",
-    "shape",
-    "time",
-    "guidance",
-)
+    "mask", "ids", "rotary", "rope", "freq", "residual", "control", "pool", "size", "shape", "time", "guidance",
+)  # fmt: skip
 """Beginnings of words in names of inputs that are no tokens, or none of their own."""
 
 PICTURES = ("image", "img", "ref", "pixel", "vae", "video", "siglip")
@@ -44,22 +33,12 @@ SINGLE = frozenset((bool, int, float, str))
 INDICATED = {"image": 2, "text": 3}
 """What ``indicator`` says of a token where text and image are handed in one sequence, as Ideogram 4's is."""
 
-
 Look = tuple[Any, ...]
 """What is seen of an argument: where it stands, shape and dtype if it is a tensor, else its value or its type."""
 
 
 class Reading(NamedTuple):
-    """How arguments of a forward are read, as long as they look alike.
-
-    Attributes:
-        image: what is denoised.
-        time: the name of the time that it is at; None if there is none.
-        sources: colour -> the inputs that have it, and which of their tokens.
-        deciding: inputs whose values decide where tokens stand.
-        names: which inputs there are.
-        shapes: their shapes, and the numbers among them.
-    """
+    """How arguments of a forward are read, as long as they look alike; see ``Inputs``."""
 
     image: list[Look]
     time: str | None
@@ -84,17 +63,19 @@ def names_of_parameters(forward: Any) -> tuple[str, ...]:
     return tuple(inspect.signature(forward).parameters)[1:]
 
 
+def time_in(names: Collection[str]) -> str | None:
+    """Which of the arguments is the time, if one is."""
+    times = (*TIMES, *(name for name in names if name.startswith("timestep")))
+    return next((name for name in times if name in names), None)
+
+
 def inputs_of(
     root: nn.Module, args: tuple, kwargs: dict, latents: int | None = None, prompt: Tensor | None = None
 ) -> Inputs:
     """What a denoiser's forward was handed.
 
-    Args:
-        root: the denoiser.
-        args: its positional arguments.
-        kwargs: its arguments by name.
-        latents: how many tokens the image has, where it comes as tokens: further ones belong to reference images.
-        prompt: what the pipeline made of its prompt.
+    Where the image comes as tokens it has ``latents`` of them: further ones belong to reference images. ``prompt`` is
+    what the pipeline made of its prompt.
     """
     parameters = parameters_of(root)
     given = {**dict(zip(parameters, args, strict=False)), **kwargs}
@@ -114,11 +95,16 @@ def inputs_of(
     sources: dict[str, list[Source]] = {
         colour: [(found[each], tokens) for each, tokens in inputs] for colour, inputs in reading.sources.items()
     }
+    if isinstance(indicator := given.get("indicator"), Tensor):
+        shown = {colour: value for colour, value in INDICATED.items() if colour in sources}
+        sources = {
+            colour: [(each, Marked(indicator, shown[colour])) for each, _ in sources[colour]] for colour in shown
+        }
     return Inputs(
         [found[each] for each in reading.image],
         isinstance(given.get(image_name), list | tuple),
         None if reading.time is None else given[reading.time],
-        indicated(sources, given.get("indicator")),
+        sources,
         reading.names,
         reading.shapes,
         [found[each] for each in reading.deciding],
@@ -163,9 +149,7 @@ def reading_of(looks: tuple[Look, ...], image_name: str, latents: int | None, is
             deciding.append(look)
     if is_convolved:
         sources.pop("image", None)
-    given = dict.fromkeys(look[0].split(".")[0] for look in looks if look[1] is not type(None))
-    times = (*TIMES, *(name for name in given if name.startswith("timestep")))
-    time = next((name for name in times if name in given), None)
+    time = time_in(dict.fromkeys(look[0].split(".")[0] for look in looks if look[1] is not type(None)))
     names = tuple((path, len(shape)) for path, shape, _ in tensors)
     shapes = tuple(look[:2] for look in looks if len(look) == 3 or not isinstance(look[1], type))
     return Reading(image, time, {} if time is None else sources, deciding, names, shapes)
@@ -180,15 +164,7 @@ def tokens_of_image(shape: torch.Size, ahead: int | None, latents: int | None) -
     return {"image": slice(None)}
 
 
-def indicated(sources: dict[str, list[Source]], indicator: Any) -> dict[str, list[Source]]:
-    """Where the image and the text stand by an ``indicator`` (batch, tokens); unknown if it has another shape."""
-    if not isinstance(indicator, Tensor):
-        return sources
-    return {
-        colour: [(tensor, Marked(indicator, value)) for tensor, _ in sources[colour]]
-        for colour, value in INDICATED.items()
-        if colour in sources
-    }
+convolving: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()
 
 
 def convolves(root: nn.Module) -> bool:
@@ -196,16 +172,11 @@ def convolves(root: nn.Module) -> bool:
 
     Following the image through every convolution would need as much memory as the model itself.
     """
-    if (known := convolving.get(root)) is None:
-        known = convolving[root] = any(
-            isinstance(module, nn.Conv2d | nn.Conv3d)
-            and any(kernel > stride for kernel, stride in zip(module.kernel_size, module.stride, strict=True))
-            for module in root.modules()
-        )
-    return known
-
-
-convolving: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()
+    if root not in convolving:
+        convolutions = [module for module in root.modules() if isinstance(module, nn.Conv2d | nn.Conv3d)]
+        sides = [side for each in convolutions for side in zip(each.kernel_size, each.stride, strict=True)]
+        convolving[root] = any(kernel > stride for kernel, stride in sides)
+    return convolving[root]
 
 
 def colour_of(path: str, dims: int, is_float: bool) -> str | None:

@@ -1,4 +1,4 @@
-"""Follow a pipeline: its call, its latents and the steps of its schedulers, while it samples as always.
+"""Stand in for what would go unheard: methods of a pipeline and its schedulers, caches, attention that hides itself.
 
 Methods are replaced in the classes for the duration, and tell of the followed objects only: a pipeline may copy its
 scheduler, compare its class, or ask for a method's signature, and finds all as it was.
@@ -7,7 +7,7 @@ scheduler, compare its class, or ask for a method's signature, and finds all as 
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,12 @@ from uuid import uuid4
 
 from torch import Tensor, nn
 
+from ..capture import session
 from ..capture.changes import Shared, Undo, replaced, together
-from ..errors import RefusedCallError
+from ..capture.forwards import running
+from ..capture.session import fail
+from ..errors import EntropyLabError, RefusedCallError
+from .arguments import inputs_of
 
 if TYPE_CHECKING:
     from .sight import Sight
@@ -24,46 +28,23 @@ if TYPE_CHECKING:
 MARK = "_followed_as"
 """Attribute of a followed object, and so of its copies: a name under which its listeners are known."""
 
+OF_SCHEDULERS = ("set_timesteps", "step")
+AFTER = ("encode_prompt", "prepare_latents", "__setattr__")
+"""Methods of schedulers, which tell of themselves before they run; those of pipelines that do once they have."""
+
+VISIBLE = ("native", "_native", "flex")
+"""Beginnings of names of diffusers' backends whose attention is a function of PyTorch."""
+
+HIDING = ("XFormers", "NPU", "XLA", "Sage", "Flash")
+"""Parts of names of attention processors that call a library of their own."""
+
 lock = threading.Lock()
 listeners: "dict[str, list[Sight]]" = {}
 """Name of a followed object -> who listens."""
 
-classes = Shared()
-"""Classes whose methods tell of the followed objects."""
-
-Events = list[tuple[Any, ...]]
-"""What is told: methods of a listener, by name, and their arguments."""
-
-
-BEFORE: dict[str, Callable[[dict[str, Any]], Events]] = {
-    "__call__": lambda given: [("on_parts",), ("on_call", given)],
-    "set_timesteps": lambda given: [("on_timesteps",)],
-    "step": lambda given: [("on_step", given.get("model_output"), given.get("sample"))],
-}
-"""Method -> what it tells before it runs, of what it is given."""
-
-
-def after_latents(given: dict[str, Any], found: Any) -> Events:
-    """The pipeline has made its latents."""
-    first = found[0] if isinstance(found, tuple | list) and found else found
-    return [("on_latents", first)] if isinstance(first, Tensor) else []
-
-
-def after_change(given: dict[str, Any], found: Any) -> Events:
-    """An attribute of the pipeline was set: a part may have been replaced."""
-    *_, value = given.values()
-    return [("on_parts",)] if isinstance(value, nn.Module) or hasattr(value, "set_timesteps") else []
-
-
-AFTER: dict[str, Callable[[dict[str, Any], Any], Events]] = {
-    "encode_prompt": lambda given, found: [("on_encoded", given, found)],
-    "prepare_latents": after_latents,
-    "__setattr__": after_change,
-}
-"""Method -> what it tells once it has run, of what it was given and what came of it."""
-
-OF_PIPELINES = ("__call__", *AFTER)
-OF_SCHEDULERS = ("set_timesteps", "step")
+classes, cached, switched = Shared(), Shared(), Shared()
+"""Classes whose methods tell of the followed objects, hooks whose call of what they wrap is heard, processors that call
+PyTorch's attention meanwhile."""
 
 
 @contextmanager
@@ -84,7 +65,7 @@ def follow(pipe: Any, listener: "Sight") -> Iterator[Callable[[], None]]:
                     stack.enter_context(followed(part, listener, OF_SCHEDULERS))
 
         if not isinstance(pipe, nn.Module):
-            stack.enter_context(followed(pipe, listener, OF_PIPELINES))
+            stack.enter_context(followed(pipe, listener, ("__call__", *AFTER)))
         catch_up()
         yield catch_up
 
@@ -118,7 +99,6 @@ def seen(name: str, own: type) -> Any:
     original = getattr(own, name)
     parameters = inspect.signature(original).parameters.values()
     names = [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
-    before, after = BEFORE.get(name), AFTER.get(name)
 
     @functools.wraps(original)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -127,37 +107,135 @@ def seen(name: str, own: type) -> Any:
         given = {**dict(zip(names, (self, *args), strict=False)), **kwargs}
         failed = True
         try:
-            if before is not None and (told := listeners_of(self)):
-                tell(told, before(given))
+            if name not in AFTER:
+                before(self, name, given)
             found = original(self, *args, **kwargs)
             failed = False
         finally:
             if name == "__call__":
-                tell(listeners_of(self), [("on_end", failed)])
-        if after is not None and (told := listeners_of(self)):
-            tell(told, after(given, found))
+                tell(self, "on_end", failed)
+        if name in AFTER:
+            after(self, name, given, found)
         return found
 
     return method
 
 
-def listeners_of(thing: Any) -> "list[Sight]":
-    """Who listens to an object, or to what it is a copy of."""
-    return list(listeners.get(vars(thing).get(MARK, ""), ()))
+def before(thing: Any, name: str, given: dict[str, Any]) -> None:
+    """Tell what a method of ``thing`` is given, before it runs."""
+    if name == "__call__":
+        tell(thing, "on_parts")
+        tell(thing, "on_call", given)
+    elif name == "set_timesteps":
+        tell(thing, "on_timesteps")
+    else:
+        tell(thing, "on_step", given.get("model_output"), given.get("sample"))
 
 
-def tell(told: "list[Sight]", events: Events) -> None:
-    """Tell listeners what happens; the pipeline goes on whatever goes wrong there, if its call is not refused."""
+def after(thing: Any, name: str, given: dict[str, Any], found: Any) -> None:
+    """Tell what came of a method of ``thing``, once it has run."""
+    first = found[0] if isinstance(found, tuple | list) and found else found
+    if name == "encode_prompt" and isinstance(first, Tensor):
+        tell(thing, "on_encoded", given, first)
+    elif name == "prepare_latents" and isinstance(first, Tensor):
+        tell(thing, "on_latents", first)
+    elif name == "__setattr__":
+        *_, value = given.values()
+        if isinstance(value, nn.Module) or hasattr(value, "set_timesteps"):
+            tell(thing, "on_parts")
+
+
+def tell(thing: Any, event: str, *about: Any) -> None:
+    """Tell who listens to an object, or to what it is a copy of.
+
+    The pipeline goes on whatever goes wrong there, if its call is not refused.
+    """
     refusal = None
-    for listener in told:
-        for event, *about in events:
-            if listener.looks_away and event != "on_parts":
-                continue
-            try:
-                getattr(listener, event)(*about)
-            except RefusedCallError as problem:  # everybody is told that the call begins, for all are that it ends
-                refusal = refusal or problem
-            except Exception as problem:
-                listener.on_failure(problem)
+    for listener in list(listeners.get(vars(thing).get(MARK, ""), ())):
+        if listener.looks_away and event != "on_parts":
+            continue
+        try:
+            getattr(listener, event)(*about)
+        except RefusedCallError as problem:  # everybody is told that the call begins, for all are that it ends
+            refusal = refusal or problem
+        except Exception as problem:
+            listener.on_failure(problem)
     if refusal is not None:
         raise refusal
+
+
+@contextmanager
+def seen_processors(roots: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Let attention processors call PyTorch's attention, while the context lasts.
+
+    What is set is each one's own backend, which goes before the process-wide default; that one is left alone.
+
+    Raises:
+        EntropyLabError: a processor calls a library of its own, and has no setting for it.
+    """
+    with ExitStack() as stack:
+        for path, module in (
+            (path, part) for name, root in roots.items() for path, part in root.named_modules(prefix=name)
+        ):
+            processor = getattr(module, "processor", None)
+            name = type(processor).__name__
+            if any(part in name for part in HIDING) and not name.endswith("2_0"):
+                raise EntropyLabError(
+                    f"the attention of {path} is computed by {name}, which can't be observed: set another processor, "
+                    "e.g. pipe.disable_xformers_memory_efficient_attention() or "
+                    "model.set_attn_processor(AttnProcessor2_0())."
+                )
+            if processor in switched or hides(processor):
+                stack.enter_context(
+                    switched.changed(processor, partial(replaced, name="_attention_backend", substitute="native"))
+                )
+        yield
+
+
+def hides(processor: Any) -> bool:
+    """Whether a processor's backend, its own or the process-wide one, hides the attention call."""
+    if not hasattr(processor, "_attention_backend"):
+        return False
+    own = processor._attention_backend
+    name = process_wide() if own is None else getattr(own, "value", own)
+    return not str(name).startswith(VISIBLE)
+
+
+def process_wide() -> str:
+    """Name of the backend that diffusers uses where a processor names none."""
+    try:
+        from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+    except ImportError:
+        return "native"
+    active, _ = _AttentionBackendRegistry.get_active_backend()
+    return str(getattr(active, "value", active))
+
+
+@contextmanager
+def seen_caches(roots: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Hear what hooks of diffusers run of the modules that they stand in for: caches leave out some, or of a batch."""
+    with ExitStack() as stack:
+        for module in (module for root in roots.values() for module in root.modules()):
+            hooks = getattr(vars(module).get("_diffusers_hook"), "hooks", {}).values()
+            for reference in (getattr(hook, "fn_ref", None) for hook in hooks):
+                if getattr(reference, "original_forward", None) is not None:
+                    stack.enter_context(cached.changed(reference, partial(hear, module)))
+        yield
+
+
+def hear(module: nn.Module, reference: Any) -> Undo:
+    """Let a forward that a hook wraps say that it runs, and which part of the batch it is handed if a denoiser's."""
+    original = reference.original_forward
+    session.stood_in_for.add(module)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        try:
+            session.began(module)
+            follows = running()
+            if follows is not None and follows.root is module:
+                follows.narrow(inputs_of(module, args, kwargs))
+        except Exception as problem:
+            fail(problem)
+        return original(*args, **kwargs)
+
+    return replaced(reference, "original_forward", forward)

@@ -8,12 +8,12 @@ the host reads a few numbers when the run is over.
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from ..capture.alike import stamp_of
 
@@ -51,54 +51,37 @@ class Branch(NamedTuple):
         return [text.chunk(self.of)[self.at] if text.shape[0] == images else text for text in texts]
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What names the branches of one step; it stays on the device until the run is over.
-
-    Attributes:
-        branches: how many there are.
-        first: how many of them are of the step's first denoiser call.
-        is_step: whether a scheduler made the step; else it is a denoiser call, and nothing is known of its branches.
-        products: inner products of the branches' outputs, the scheduler's sample and the combination: none, or several
-            if there are several ways to find the image in the outputs.
-        prompted: (branches,), whether a branch was handed the encoded prompt; None if that is not known.
-        alike: (branches, branches), whether two branches were handed the same text.
-        doubled: whether what was taken for samples is two branches: the scheduler's sample and the combination are
-            the same in both halves, and what the denoiser returned is not; None if that is out of the question.
-        halves: the evidence about these two.
-    """
+class Evidence(NamedTuple):
+    """What names the branches of one step; it stays on the device until the run is over."""
 
     branches: int
-    first: int = 0
-    is_step: bool = True
-    products: tuple[Tensor, ...] = ()
-    alike: Tensor | None = None
-    prompted: Tensor | None = None
-    doubled: Tensor | None = None
-    halves: "Evidence | None" = None
+    first: int = 0  # how many of them are of the step's first denoiser call
+    is_step: bool = True  # else it is a denoiser call that no scheduler follows, and nothing is known of its branches
+    products: tuple[Tensor, ...] = ()  # see ``combination``; for each way to find the image in the outputs
+    alike: Tensor | None = None  # (branches, branches), whether two were handed the same text
+    prompted: Tensor | None = None  # (branches,), whether a branch was handed the encoded prompt, if that is known
+    doubled: Tensor | None = None  # whether what was taken for samples is two branches; None if that can't be
+    halves: "Evidence | None" = None  # the evidence about these two
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that stays on the device."""
+        """All that stays on the device; asked for in every step, for which torch's tree functions take too long."""
+        own = (*self.products, self.alike, self.prompted, self.doubled)
         more = [] if self.halves is None else self.halves.tensors
-        single = (self.alike, self.prompted, self.doubled)
-        return [*self.products, *(found for found in single if found is not None), *more]
+        return [found for found in own if found is not None] + more
 
     def sent(self, send: Callable[[Tensor], Tensor]) -> "Evidence":
         """The same, every tensor of it sent elsewhere."""
-        return replace(
-            self,
-            products=tuple(map(send, self.products)),
-            alike=None if self.alike is None else send(self.alike),
-            prompted=None if self.prompted is None else send(self.prompted),
-            doubled=None if self.doubled is None else send(self.doubled),
-            halves=None if self.halves is None else self.halves.sent(send),
-        )
+        return tree_map_only(Tensor, send, self)
 
     def or_doubled(
         self, halves: Sequence[Branch | None], combined: Tensor, sample: Tensor, prompt: Tensor | None, texts: "Texts"
     ) -> "Evidence":
-        """This evidence, with the possibility that the one branch is two."""
+        """This evidence, with the possibility that the one branch is two, as DiT samples.
+
+        Then the scheduler's sample and the combination are the same in both halves, and what the denoiser returned is
+        not.
+        """
         same = torch.stack(
             [(one == other).all() for one, other in (both.chunk(2) for both in (combined, sample))]
         ).all()
@@ -106,7 +89,7 @@ class Evidence:
         if one is not None and other is not None:
             same &= (one.output != other.output).any()
         known = evidence(halves, combined.chunk(2)[0], sample.chunk(2)[0], 2, prompt, texts)
-        return replace(self, doubled=same, halves=known)
+        return self._replace(doubled=same, halves=known)
 
     def decided(self) -> "Evidence":
         """The evidence that holds, now that the host may read it."""
@@ -164,11 +147,10 @@ def agreed(found: Sequence[list[str]]) -> list[list[str]]:
 
 
 def combination(products: np.ndarray, branches: int) -> np.ndarray | None:
-    """Coefficients of the branches in the combination, from inner products; None if it is no such combination.
+    """Coefficients of the branches in the combination; None if it is no such combination.
 
-    Args:
-        products: inner products of [branches..., others..., combination], (n, n).
-        branches: how many of them are branches.
+    ``products`` are inner products of the branches' outputs, the scheduler's sample where it may be mixed in, and the
+    combination, (n, n).
     """
     if not np.isfinite(products).all():
         return None
@@ -194,15 +176,10 @@ def least_squares(products: np.ndarray) -> tuple[np.ndarray, float]:
 def evidence(
     branches: Sequence[Branch | None], combined: Any, sample: Any, first: int, prompt: Tensor | None, texts: "Texts"
 ) -> Evidence:
-    """Gather what names the branches of a step.
+    """What names the branches of a step, in the order of computation; None where one is not known.
 
-    Args:
-        branches: what each branch was handed and returned, in the order of computation; None where that is unknown.
-        combined: what the pipeline hands to its scheduler: (samples, ...).
-        sample: the scheduler's sample, which may be mixed in.
-        first: how many branches the step's first denoiser call has.
-        prompt: what the pipeline made of its prompt, (samples, tokens, channels), if that is known.
-        texts: what was asked of texts before.
+    The pipeline hands its scheduler the combination and a sample, (samples, ...). ``prompt`` is what it made of its
+    prompt, (samples, tokens, channels), ``texts`` what was asked of texts before.
     """
     known = [branch for branch in branches if branch is not None]
     if len(known) < 2 or len(known) < len(branches) or not isinstance(combined, Tensor):
@@ -249,12 +226,22 @@ class Texts:
 
 def handed(branch: Branch, prompt: Tensor, device: torch.device) -> Tensor:
     """Whether a branch was handed the encoded prompt as one of its texts: a boolean on ``device``."""
-    found = torch.zeros((), dtype=torch.bool, device=device)
-    for text in branch.texts:
-        if text.shape == prompt.shape:
-            same = (text == prompt.to(text.device, text.dtype, non_blocking=True)).all()
-            found |= same.to(device, non_blocking=device.type == "cuda")
-    return found
+    found = [are_equal(text, prompt, device) for text in branch.texts if text.shape == prompt.shape]
+    return torch.stack(found).any() if found else torch.zeros((), dtype=torch.bool, device=device)
+
+
+def same_text(one: Branch, other: Branch, device: torch.device) -> Tensor:
+    """Whether two branches were handed the same text: a boolean on ``device``."""
+    alike = [text.shape for text in one.texts] == [text.shape for text in other.texts]
+    if not alike or not one.texts:
+        return torch.full((), alike, device=device)
+    return torch.stack([are_equal(a, b, device) for a, b in zip(one.texts, other.texts, strict=True)]).all()
+
+
+def are_equal(text: Tensor, other: Tensor, device: torch.device) -> Tensor:
+    """Whether two texts of one shape are the same: a boolean, which a GPU need not be waited for to be sent."""
+    same = (text == other.to(text.device, text.dtype, non_blocking=text.is_cuda)).all()
+    return same.to(device, non_blocking=device.type == "cuda")
 
 
 def fitted(output: Tensor, combined: Tensor) -> tuple[Tensor | None, ...]:
@@ -274,17 +261,3 @@ def fitted(output: Tensor, combined: Tensor) -> tuple[Tensor | None, ...]:
     front = output[tuple(slice(0, want) for want in combined.shape)]
     back = output[tuple(slice(have - want, have) for have, want in zip(output.shape, combined.shape, strict=True))]
     return front, back
-
-
-def same_text(one: Branch, other: Branch, device: torch.device) -> Tensor:
-    """Whether two branches were handed the same text: a boolean on ``device``."""
-    alike = len(one.texts) == len(other.texts) and all(
-        a.shape == b.shape for a, b in zip(one.texts, other.texts, strict=False)
-    )
-    if not alike:
-        return torch.zeros((), dtype=torch.bool, device=device)
-    moved = device.type == "cuda"  # a GPU need not be waited for to send it a boolean of our own
-    equal = [
-        (a == b.to(a.device)).all().to(device, non_blocking=moved) for a, b in zip(one.texts, other.texts, strict=True)
-    ]
-    return torch.stack(equal).all() if equal else torch.ones((), dtype=torch.bool, device=device)

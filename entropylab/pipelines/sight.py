@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,66 +14,28 @@ from ..capture.session import OnAttention
 from ..errors import EntropyLabError
 from ..sizes import Size
 from .arguments import inputs_of
-from .backends import native_attention
-from .caches import seen_caches
-from .following import follow
-from .resolution import default_size, vae_factor
-from .structure import conditioners, denoisers
-
-
-def is_prompt(asked: dict[str, Any], encoded: dict[str, Any]) -> bool:
-    """Whether a pipeline that was ``asked`` this, and encodes that, encodes its prompt and not the negative one."""
-    for name in ("prompt", "prompt_embeds"):
-        given, negative, now = (
-            [found] if isinstance(found, str) else found
-            for found in (asked.get(name), asked.get(f"negative_{name}"), encoded.get(name))
-        )
-        if now is not None:
-            texts = (given, negative, now)
-            if any(text is not None and not isinstance(text, list) for text in texts):
-                return now is given and now is not negative
-            return now == given and now != negative
-    return False
+from .following import follow, seen_caches, seen_processors
+from .structure import conditioners, default_size, denoisers, vae_factor
 
 
 class Sight:
-    """Follows a pipeline for the size that it samples: `following.follow` tells it what happens.
-
-    Attributes:
-        pipe: the pipeline.
-        roots: name -> module of what is watched, as it is now.
-        beside: those of them that run beside a denoiser; None if these are not watched.
-        stale: whether some module has got other parts since they were last looked through.
-        catch_up: follows what has joined the pipeline, while it is observed.
-        size: (height, width) that the pipeline was asked for [pixels], if it was.
-        latent: latent size (height, width) of the denoiser's input, as far as it is known.
-        latents: how many tokens the image has, where the denoiser is handed tokens and no grid.
-        volume: how many numbers one image's latents are, where the pipeline has made them.
-        asked: the arguments of the pipeline's call, while it runs.
-        calling: of each call of the pipeline that runs, what was known before; a callback may call the pipeline.
-        factor: pixels per latent pixel along one side.
-        prompt: what the pipeline's own prompt was encoded as, (samples, tokens, channels), as far as that is certain.
-        observer: who looks; what seems to run is forgotten when a call begins or ends, for Ctrl-C ends modules unseen.
-    """
+    """Follows a pipeline for the size that it samples: `following.follow` tells it what happens."""
 
     def __init__(self, pipe: Any, beside: bool = False) -> None:
         self.pipe = pipe
-        self.roots = denoisers(pipe)
-        self.beside: dict[str, nn.Module] | None = None
-        if beside:
-            self.beside = conditioners(pipe)
-            self.roots |= self.beside
-        self.stale = False
-        self.catch_up: Callable[[], None] | None = None
-        self.size: Size | None = None
-        self.latent: Size | None = None
-        self.latents: int | None = None
-        self.volume: int | None = None
-        self.asked: dict[str, Any] = {}
-        self.calling: list[tuple[Any, ...]] = []
-        self.factor = vae_factor(pipe)
-        self.prompt: Tensor | None = None
-        self.observer: Observer | None = None
+        self.beside = conditioners(pipe) if beside else None  # what runs beside a denoiser, if that is watched too
+        self.roots = denoisers(pipe) | (self.beside or {})  # name -> module of what is watched, as it is now
+        self.stale = False  # whether some module has got other parts since they were last looked through
+        self.catch_up: Callable[[], None] | None = None  # follows what has joined the pipeline, while it is observed
+        self.asked: dict[str, Any] = {}  # the arguments of the pipeline's call, while it runs
+        self.calling: list[tuple[Any, ...]] = []  # of each call that runs (a callback may call), what was known before
+        self.size: Size | None = None  # (height, width) that it was asked for [pixels], if it was
+        self.factor = vae_factor(pipe)  # pixels per latent pixel along one side
+        self.latent: Size | None = None  # latent size of the denoiser's input, as far as it is known
+        self.latents: int | None = None  # how many tokens the image has, where it comes as tokens and no grid
+        self.volume: int | None = None  # how many numbers one image's latents are, where the pipeline has made them
+        self.prompt: Tensor | None = None  # what the prompt was encoded as, (samples, tokens, channels), if certain
+        self.observer: Observer | None = None  # who looks
 
     @property
     def looks_away(self) -> bool:
@@ -82,7 +43,7 @@ class Sight:
         return False
 
     def leave(self) -> None:
-        """No denoiser runs."""
+        """No denoiser runs: Ctrl-C ends modules unseen."""
         if self.observer is not None:
             session.leave(self.observer)
 
@@ -91,11 +52,6 @@ class Sight:
         self.factor = vae_factor(self.pipe)
         if self.catch_up is not None:
             self.catch_up()
-
-    def on_registration(self, module: nn.Module, name: str, part: nn.Module | None) -> None:
-        """Some module gets a part; whether that is one that we watch is seen before it runs next."""
-        if self.observer is not None and module in self.observer.watched:
-            self.stale = True
 
     def on_call(self, arguments: dict[str, Any]) -> None:
         """The pipeline is called with these arguments, by name: they may name the size."""
@@ -116,11 +72,10 @@ class Sight:
         self.latents = latents.shape[1] if latents.ndim == 3 else None
         self.volume = latents[0].numel()
 
-    def on_encoded(self, arguments: dict[str, Any], found: Any) -> None:
+    def on_encoded(self, arguments: dict[str, Any], found: Tensor) -> None:
         """The pipeline has encoded a prompt, with these arguments; kept if it is its own and not what to avoid."""
-        first = found[0] if isinstance(found, tuple | list) and found else found
-        if self.prompt is None and isinstance(first, Tensor) and is_prompt(self.asked, arguments):
-            self.prompt = first
+        if self.prompt is None and is_prompt(self.asked, arguments):
+            self.prompt = found
 
     def on_timesteps(self) -> None:
         """A scheduler is asked to set its timesteps: sampling begins."""
@@ -159,19 +114,27 @@ class Sight:
         return None if self.latent is None else (self.latent[0] * self.factor, self.latent[1] * self.factor)
 
 
+def is_prompt(asked: dict[str, Any], encoded: dict[str, Any]) -> bool:
+    """Whether a pipeline that was ``asked`` this, and encodes that, encodes its prompt and not the negative one."""
+    for name in ("prompt", "prompt_embeds"):
+        texts = asked.get(name), asked.get(f"negative_{name}"), encoded.get(name)
+        given, negative, now = ([text] if isinstance(text, str) else text for text in texts)
+        if now is not None:
+            if all(text is None or isinstance(text, list) for text in (given, negative, now)):
+                return now == given and now != negative
+            return now is given and now is not negative
+    return False
+
+
 @contextmanager
 def observed(sight: Sight, on_attention: OnAttention, **told: Any) -> Iterator[Observer]:
     """Intercept the attention of a pipeline's denoisers while it is followed, until the context ends.
 
-    A denoiser or scheduler that takes the place of another meanwhile is followed as well, and so is a layer.
-
-    Args:
-        sight: of the pipeline; it is told of its calls and steps.
-        on_attention: told of every attention call.
-        told: further arguments of ``capture.intercept``.
+    A denoiser or scheduler that takes the place of another meanwhile is followed as well, and so is a layer. ``told``
+    are further arguments of ``capture.intercept``.
     """
     with ExitStack() as stack:
-        stack.enter_context(native_attention(sight.roots))
+        stack.enter_context(seen_processors(sight.roots))
         stack.enter_context(seen_caches(sight.roots))
         follow_schedulers = stack.enter_context(follow(sight.pipe, sight))
         observer = stack.enter_context(intercept(sight.roots, on_attention, read_inputs=sight.read_inputs, **told))
@@ -181,16 +144,18 @@ def observed(sight: Sight, on_attention: OnAttention, **told: Any) -> Iterator[O
             for name, root in joined(sight).items():
                 sight.roots[name] = root
                 try:
-                    stack.enter_context(native_attention({name: root}))
+                    stack.enter_context(seen_processors({name: root}))
                 except EntropyLabError as problem:
                     observer.lose(name, str(problem))
                 stack.enter_context(seen_caches({name: root}))
                 watch_root(observer, stack, name, root)
             sight.stale = False
 
+        def on_registration(module: nn.Module, name: str, part: nn.Module | None) -> None:
+            sight.stale |= module in observer.watched  # what it got is seen before it runs next
+
         sight.observer, sight.catch_up = observer, catch_up
         stack.callback(setattr, sight, "catch_up", None)
-        on_registration = partial(sight.on_registration)
         setattr(on_registration, MARK, True)
         stack.callback(register_module_module_registration_hook(on_registration).remove)
         yield observer

@@ -1,7 +1,8 @@
-"""Which parts of a pipeline denoise, and what their attention layers are, before any sampling."""
+"""What is known of a pipeline before any sampling: what denoises in it, its attention layers, the sizes it takes."""
 
 import inspect
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +11,22 @@ from torch import nn
 from ..capture import looks_like_attention
 from ..capture.byhand import heads_of
 from ..errors import EntropyLabError
-from .arguments import TIMES, parameters_of
+from ..sizes import Size, as_pair, size_label
+from .arguments import parameters_of, time_in
 
 CONDITIONERS = ("ControlNet", "Adapter")
 """Parts of class names of models that run beside a denoiser, in every step."""
 
 DENOISERS = ("unet", "transformer", "prior", "decoder", "denoiser")
 """What a pipeline calls its denoiser; asked where nothing takes a timestep."""
+
+VAE_FACTORS = (
+    "vae_scale_factor",
+    "vae_scale_factor_spatial",
+    "vae_spatial_scale_factor",
+    "vae_spatial_compression_ratio",
+)
+"""What pipelines call the factor between pixels and latent pixels along one side."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +58,8 @@ def denoisers(pipe: Any) -> dict[str, nn.Module]:
         )
     modules = {name: part for name, part in components.items() if isinstance(part, nn.Module)}
     timed = {name: part for name, part in modules.items() if takes_time(part)}
-    others = (*CONDITIONERS, "Autoencoder")
-    beside = [name for name, part in timed.items() if any(word in class_name(part) for word in others)]
-    found = {name: part for name, part in timed.items() if name not in beside} or timed
-    found = found or {name: part for name, part in modules.items() if name in DENOISERS}
+    found = {name: part for name, part in timed.items() if not is_called(part, (*CONDITIONERS, "Autoencoder"))}
+    found = found or timed or {name: part for name, part in modules.items() if name in DENOISERS}
     if not found:
         raise EntropyLabError(
             f"{type(pipe).__name__} has no denoiser: none of its components {sorted(components)} is a module that "
@@ -63,28 +71,26 @@ def denoisers(pipe: Any) -> dict[str, nn.Module]:
 def conditioners(pipe: Any) -> dict[str, nn.Module]:
     """Name -> module of the parts of ``pipe`` that run beside its denoisers in every step, and may attend: ControlNets.
 
-    They are told by their class, and by taking the time that a step is at. Encoders of text and of pictures take none:
-    they run once, before the first step, and what they attend to is no part of denoising.
+    Encoders of text and of pictures run once, before the first step: what they attend to is no part of denoising.
     """
     if isinstance(pipe, nn.Module):
         return {}
-    denoising = denoisers(pipe)
-    parts = ((name, part) for name, part in pipe.components.items() if isinstance(part, nn.Module))
+    others = {name: part for name, part in pipe.components.items() if name not in denoisers(pipe)}
     return {
         name: part
-        for name, part in parts
-        if name not in denoising and takes_time(part) and any(word in class_name(part) for word in CONDITIONERS)
+        for name, part in others.items()
+        if isinstance(part, nn.Module) and is_called(part, CONDITIONERS) and takes_time(part)
     }
 
 
 def takes_time(part: nn.Module) -> bool:
-    """Whether the forward of a component takes the time it is at."""
-    return any(name in TIMES or name.startswith("timestep") for name in parameters_of(part))
+    """Whether the forward of a component takes the time it is at; no text encoder or autoencoder does."""
+    return time_in(parameters_of(part)) is not None
 
 
-def class_name(part: nn.Module) -> str:
-    """Name of a module's class, of what was compiled if it is compiled."""
-    return type(getattr(part, "_orig_mod", part)).__name__
+def is_called(part: nn.Module, words: Sequence[str]) -> bool:
+    """Whether the name of a module's class, of what was compiled if it is compiled, has one of the words."""
+    return any(word in type(getattr(part, "_orig_mod", part)).__name__ for word in words)
 
 
 def layers(pipe: Any) -> list[Layer]:
@@ -111,37 +117,22 @@ def layers(pipe: Any) -> list[Layer]:
 
 def layers_of(roots: Mapping[str, nn.Module]) -> list[Layer]:
     """The attention layers of some modules, in the order of their parts."""
-    return [
-        Layer(
-            path.replace("._orig_mod", ""),
-            declared_kind(path, module),
-            heads_of(module),
-            processor(module),
-        )
-        for name, root in roots.items()
-        for path, module in root.named_modules(prefix=name)
-        if looks_like_attention(module)
-    ]
+    found = []
+    for name, root in roots.items():
+        for path, module in root.named_modules(prefix=name):
+            if looks_like_attention(module):
+                is_cross = "cross" in path.rpartition(".")[2].lower() or getattr(module, "is_cross_attention", False)
+                processor = type(getattr(module, "processor", module)).__name__
+                kind = "cross" if is_cross else "self"
+                found.append(Layer(path.replace("._orig_mod", ""), kind, heads_of(module), processor))
+    return found
 
 
 def check_attends(pipe: Any) -> None:
     """Raise an EntropyLabError if ``pipe`` has no denoiser, or one that is made of PyTorch's plain layers alone."""
-    for root in denoisers(pipe).values():
-        for module in root.modules():
-            if looks_like_attention(module) or not type(module).__module__.startswith("torch.nn"):
-                return
-    raise EntropyLabError(f"{type(pipe).__name__} has no attention layer to measure.")
-
-
-def processor(module: nn.Module) -> str:
-    """Class name of the processor that computes a layer's attention."""
-    return type(getattr(module, "processor", module)).__name__
-
-
-def declared_kind(path: str, module: nn.Module) -> str:
-    """Kind of an attention layer by its construction, or by what it is called."""
-    called = "cross" in path.rpartition(".")[2].lower()
-    return "cross" if called or getattr(module, "is_cross_attention", False) else "self"
+    modules = [module for root in denoisers(pipe).values() for module in root.modules()]
+    if all(type(module).__module__.startswith("torch.nn") and not looks_like_attention(module) for module in modules):
+        raise EntropyLabError(f"{type(pipe).__name__} has no attention layer to measure.")
 
 
 def block_of(path: str) -> str:
@@ -156,3 +147,66 @@ def block_of(path: str) -> str:
 def accepts(pipe: Any) -> set[str]:
     """Names of the arguments that ``pipe(...)`` takes."""
     return set(inspect.signature(type(pipe).__call__).parameters)
+
+
+def vae_factor(pipe: Any) -> int:
+    """Pixels per latent pixel along one side."""
+    levels = getattr(getattr(getattr(pipe, "vae", None), "config", None), "block_out_channels", None)
+    by_levels = 2 ** (len(levels) - 1) if isinstance(levels, list | tuple) else 1
+    said = (getattr(pipe, name, None) for name in VAE_FACTORS)
+    return int(next((factor for factor in said if factor), by_levels))
+
+
+def size_multiple(pipe: Any) -> int:
+    """Both sides of an image must be a multiple of this [pixels]."""
+    patch = getattr(getattr(getattr(pipe, "transformer", None), "config", None), "patch_size", 1)
+    processor = getattr(getattr(pipe, "image_processor", None), "config", {})
+    packed = processor.get("vae_scale_factor", 1) if isinstance(processor, Mapping) else 1
+    return math.lcm(8, vae_factor(pipe) * (patch if isinstance(patch, int) else 1), packed)
+
+
+def check_sizes(pipe: Any, sizes: Any) -> list[Size]:
+    """``sizes`` as (height, width) pairs: an int is a square.
+
+    Raises:
+        EntropyLabError: nothing given, not whole numbers, not positive, given twice, or not a multiple of what the
+            pipeline can sample; the message names the nearest sizes that are.
+    """
+    if isinstance(sizes, str | bytes) or not isinstance(sizes, Sequence):
+        raise EntropyLabError(f"sizes must be a list of ints and (height, width) pairs [pixels]. Got {sizes!r}.")
+    if not sizes:
+        raise EntropyLabError("sizes must name at least one size. Got an empty list.")
+    pairs = [as_pair(size) for size in sizes]
+    multiple = size_multiple(pipe)
+    for pair in pairs:
+        if any(side % multiple for side in pair):
+            near = {tuple(multiple * max(1, (side + more) // multiple) for side in pair) for more in (0, multiple - 1)}
+            raise EntropyLabError(
+                f"sizes must be multiples of {multiple} pixels for this pipeline. Got {size_label(pair)}; "
+                f"near it: {', '.join(f'{height}x{width}' for height, width in sorted(near))}."
+            )
+    twice = [pair for pair in pairs if pairs.count(pair) > 1]
+    if twice:
+        raise EntropyLabError(f"sizes must differ from each other. Got {size_label(twice[0])} more than once.")
+    return pairs
+
+
+def default_size(pipe: Any) -> Size | None:
+    """Height and width that the pipeline samples if it is not told [pixels], as far as it says."""
+    return in_pixels(pipe, getattr(pipe, "default_sample_size", None))
+
+
+def train_size(pipe: Any) -> Size | None:
+    """Height and width that the pipeline was trained at [pixels], as far as its config says; else None."""
+    sides = [getattr(getattr(part, "config", None), "sample_size", None) for part in denoisers(pipe).values()]
+    sides.append(getattr(pipe, "default_sample_size", None))
+    return next((size for side in sides if (size := in_pixels(pipe, side)) is not None), None)
+
+
+def in_pixels(pipe: Any, latent: Any) -> Size | None:
+    """The size [pixels] of what is one side or a pair of sides [latent pixels]; None of anything else."""
+    if isinstance(latent, int):
+        latent = latent, latent
+    elif not isinstance(latent, Sequence) or len(latent) != 2:
+        return None
+    return latent[0] * vae_factor(pipe), latent[1] * vae_factor(pipe)

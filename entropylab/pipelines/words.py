@@ -9,10 +9,9 @@ a device is read while text is encoded; in a step nothing is waited for.
 import re
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from unicodedata import normalize
 
 import torch
@@ -36,49 +35,30 @@ ROUNDING = 2.0**-7
 """What may be lost of a number between an encoder and a denoiser: a pipeline may round it to half precision."""
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """What one run of a text encoder made of the words' tokens.
+class Encoded(NamedTuple):
+    """What one run of a text encoder made of the words' tokens."""
 
-    Attributes:
-        values: of each of its layers, (tokens, `CHANNELS` at most), and how many channels there are.
-        owners: (words, tokens), 1 where a token is one of a word's.
-        most: the largest number of tokens that a word has in one text.
-    """
-
-    values: list[tuple[Tensor, int]]
-    owners: Tensor
-    most: int
+    values: list[tuple[Tensor, int]]  # of each of its layers, (tokens, `CHANNELS` at most), and how wide it is
+    owners: Tensor  # (words, tokens), 1 where a token is one of a word's
+    most: int  # the largest number of tokens that a word has in one text
 
 
 class Words:
-    """Words that were chosen of a pipeline's prompts.
-
-    Attributes:
-        words: as they were given.
-        encoders: text encoder -> its tokenizer.
-        prompts: what the pipeline's calls that run were given, the innermost last.
-        encoded: what encoders made of them, by the number of calls that run, encoder and ids; what a call encodes is
-            used in that call alone.
-        marks: a text that a denoiser is handed -> (images, words, tokens), 1 where a token is one of a word's.
-        here: what was found last: the inputs of a forward, and for numbers of keys which of them are the words'; for
-            0 where each image is handed a text of its own.
-        problem: why some text could not be read, if one could not.
-    """
+    """Words that were chosen of a pipeline's prompts; an EntropyLabError for what are none, or if it reads none."""
 
     def __init__(self, pipe: Any, words: Any) -> None:
-        """Raises an EntropyLabError for what are no words, and for a pipeline that reads none."""
         self.words = check_words(words)
         self.encoders = encoders_of(pipe)
         if not self.encoders:
             raise EntropyLabError(
                 f"words need a pipeline with a text encoder and its tokenizer. {type(pipe).__name__} has none."
             )
-        self.prompts: list[list[str]] = []
+        self.prompts: list[list[str]] = []  # of the pipeline's calls that run, the innermost last
+        # by the number of calls that run, encoder and ids: what a call encodes is used in that call alone
         self.encoded: dict[tuple[int, Hashable, Hashable], Encoded] = {}
-        self.marks: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        self.here: tuple[Inputs | None, dict[int, Any]] = (None, {})
-        self.problem = ""
+        self.marks: WeakIdKeyDictionary = WeakIdKeyDictionary()  # what ``marked`` found of a text
+        self.here: tuple[Inputs | None, dict[int, Any]] = (None, {})  # a forward's inputs, what ``among`` found in them
+        self.problem = ""  # why some text could not be read, if one could not
 
     @contextmanager
     def followed(self) -> Iterator[None]:
@@ -134,19 +114,16 @@ class Words:
         self.encoded[name] = Encoded(values, owners.to(ids.device), most)
         self.marks.clear()
 
-    def keys_of(self, call: AttentionCall, place: tuple[int, int] | None, images: int) -> tuple[Tensor, Tensor] | str:
-        """Which keys of a call are the words' tokens, or why that can't be told.
+    def keys_of(self, call: AttentionCall, place: tuple[int, int] | None, images: int) -> tuple[Tensor, Tensor]:
+        """Which keys of a call are the words' tokens, and whether they are: (batch of the call, words, most of a word).
 
-        Args:
-            call: an attention call, to text among others.
-            place: which of its denoiser's images it is about, first and last + 1; None if it makes a call for each.
-            images: how many images its denoiser has.
+        ``place`` is which of its denoiser's ``images`` it is about, first and last + 1; None if it makes one for each.
 
-        Returns:
-            Keys, and whether these are the word's: (batch of the call, words, the most that a word has).
+        Raises:
+            EntropyLabError: that can't be told; it says why.
         """
         if call.roles is None or call.inputs is None:
-            return "what its keys stand for is not known"
+            raise EntropyLabError("what its keys stand for is not known")
         first, last = (call.occurrence, call.occurrence + 1) if place is None else place
         batch, own = call.query.shape[0], last - first
         codes, count = call.roles.keys.codes, call.roles.keys.count("text", call.key.shape[-2])
@@ -155,17 +132,15 @@ class Words:
         if counts == lengths:
             count = 0
         elif any(each != count for each in counts):
-            return "its texts differ in their number of tokens"
+            raise EntropyLabError("its texts differ in their number of tokens")
         known, found = self.here
         if known is not call.inputs:
             self.here = (call.inputs, found := {})
         if count not in found:
             found[count] = self.among(call.inputs, count)
-        if isinstance(found[count], str):
-            return found[count]
         index, is_own = found[count]
         if len(index) not in (1, images) or batch % own:
-            return f"it is about {batch} images, and the text of {len(index)}"
+            raise EntropyLabError(f"it is about {batch} images, and the text of {len(index)}")
         if len(index) == images:
             index, is_own = (side[first:last].repeat_interleave(batch // own, 0) for side in (index, is_own))
         index, is_own = (side.expand(batch, -1, -1) for side in (index, is_own))
@@ -175,26 +150,25 @@ class Words:
         order = (~where).to(torch.int8).argsort(dim=1, stable=True)
         return order.gather(1, index.flatten(1)).view(index.shape), is_own
 
-    def among(self, inputs: Inputs, count: int) -> tuple[Tensor, Tensor] | str:
-        """Which of ``count`` tokens of text are the words', and whether: (images, words, most); or why none is.
+    def among(self, inputs: Inputs, count: int) -> tuple[Tensor, Tensor]:
+        """Which of ``count`` tokens of text are the words', and whether: (images, words, most).
 
         With 0 each image is handed a text of its own.
         """
         handed = inputs.sources.get("text", [])
         if not self.encoded:
-            return self.problem or "no text encoder of the pipeline made its text while it was recorded"
+            raise EntropyLabError(self.problem or "no text encoder of the pipeline made its text while it was recorded")
         if count == 0:
             texts = one_each(inputs)
             count = max(map(len, texts))
-            marks = torch.cat([pad(self.marked(text), (0, count - len(text))) for text in texts])
-            return self.chosen(marks)
+            return self.chosen(torch.cat([pad(self.marked(text), (0, count - len(text))) for text in texts]))
         if any(tensor.ndim != 3 or where != slice(None) for tensor, where in handed):
-            return "its text does not come as (images, tokens, channels)"
+            raise EntropyLabError("its text does not come as (images, tokens, channels)")
         texts = [tensor for tensor, _ in handed]
         if sum(tensor.shape[1] for tensor in texts) != count:
             texts = [tensor for tensor in texts if tensor.shape[1] == count]
             if len(texts) != 1:
-                return f"its {count} keys of text are not the tokens that its denoiser is handed"
+                raise EntropyLabError(f"its {count} keys of text are not the tokens that its denoiser is handed")
         images = max(len(tensor) for tensor in texts)
         return self.chosen(torch.cat([self.marked(tensor).expand(images, -1, -1) for tensor in texts], -1))
 
@@ -289,8 +263,7 @@ def pattern_of(word: str) -> re.Pattern[str]:
     Scripts that know no capitals may know no spaces either: there a word is found among others.
     """
     pieces = pieces_of(word)
-    spaced = [r"\s+" if piece.isspace() else re.escape(piece) for piece in pieces]
-    joined = r"\s*".join(spaced)
+    joined = r"\s*".join(r"\s+" if piece.isspace() else re.escape(piece) for piece in pieces)
     first, last = (side.isdigit() or side.lower() != side.upper() for side in (pieces[0][0], pieces[-1][-1]))
     return re.compile((r"(?<!\w)" if first else "") + joined + (r"(?!\w)" if last else ""), re.IGNORECASE)
 
@@ -298,17 +271,11 @@ def pattern_of(word: str) -> re.Pattern[str]:
 def tokens_of(tokenizer: Any, ids: list[int], words: Sequence[str], prompts: Sequence[str]) -> list[list[int]]:
     """Which tokens of a text are of each word, wherever the word occurs in the prompt."""
     text, spans = spelled(tokenizer, ids)
-    first, last = place_of(text, prompts)
-    found = []
+    prompt, found = place_of(text, prompts), []
     for word in words:
-        places = [each.span() for each in pattern_of(word).finditer(text, first, last)]
-        found.append(
-            [
-                token
-                for token, (begin, end) in enumerate(spans)
-                if any(begin < stop and start < end for start, stop in places)
-            ]
-        )
+        places = [each.span() for each in pattern_of(word).finditer(text, *prompt)]
+        own = [any(begin < stop and start < end for start, stop in places) for begin, end in spans]
+        found.append([token for token, is_own in enumerate(own) if is_own])
     return found
 
 
@@ -330,19 +297,18 @@ def spelled(tokenizer: Any, ids: list[int]) -> tuple[str, list[tuple[int, int]]]
 
 
 def place_of(text: str, prompts: Sequence[str]) -> tuple[int, int]:
-    """Where a prompt stands in a text, whatever the case and spaces, behind a template say; all of it if none does."""
+    """Where a prompt stands last in a text, whatever the case and spaces: behind a template, say.
+
+    All of it if none does, or if it is of another prompt, which was cut, and has more in common with that.
+    """
     places = [at for at, sign in enumerate(text) if not sign.isspace()]
     dense = "".join(text[at] for at in places).lower()
-    all_wanted = [wanted for prompt in prompts if (wanted := "".join(prompt.lower().split()))]
-    for wanted in sorted(all_wanted, key=len, reverse=True):
-        first = dense.rfind(wanted)
-        if first >= 0 and len(dense) == len(places):
-            if any(shared(dense, other) > len(wanted) for other in all_wanted):
-                break  # the text is of another prompt, which begins alike, and was cut
-            return places[first], places[first + len(wanted) - 1] + 1
-    return 0, len(text)
-
-
-def shared(text: str, prompt: str) -> int:
-    """How many signs in a row a text and a prompt have in common, at most."""
-    return SequenceMatcher(None, text, prompt, autojunk=False).find_longest_match().size
+    size, is_whole, last = 0, False, 0
+    for wanted in ("".join(prompt.lower().split()) for prompt in prompts):
+        match = SequenceMatcher(None, dense[::-1], wanted[::-1], autojunk=False).find_longest_match()
+        size, is_whole, last = max(
+            (size, is_whole, last), (match.size, match.size == len(wanted), len(dense) - match.a)
+        )
+    if size == 0 or not is_whole or len(dense) != len(places):
+        return 0, len(text)
+    return places[last - size], places[last - 1] + 1

@@ -231,4 +231,4 @@ def test_sinks_do_not_count_as_tokens_that_grow():
         tell = rec.observer.on_attention
         rec.observer.on_attention = lambda call: (calls.append(call), tell(call))
         run_unnamed(net)
-    assert [pipelines.kinds.image_keys(call) for call in calls] == [TOKENS]
+    assert [pipelines.image_keys(call) for call in calls] == [TOKENS]

@@ -61,17 +61,8 @@ def test_measure_tells_what_is_sampled(random_pipe):
 
 def test_a_long_run_tells_too(random_pipe, tmp_path):
     found = []
-    entropylab.measure(
-        random_pipe,
-        [32],
-        samples=2,
-        batch_size=1,
-        steps=2,
-        prompts=["a red car"],
-        progress=False,
-        out=tmp_path,
-        on_step=found.append,
-    )
+    options = {"samples": 2, "batch_size": 1, "steps": 2, "prompts": ["a red car"], "progress": False}
+    entropylab.measure(random_pipe, [32], out=tmp_path, on_step=found.append, **options)
     assert len(found) == 4 and set(found[0].entropy.dims) == {"size", "scaling", "branch", "step", "layer", "head"}
 
 
@@ -159,9 +150,7 @@ def test_training_is_watched_and_goes_on_as_it_would(random_pipe, group):
         assert torch.equal(gradients, wanted)
         assert len(found) == 2
         for ours, theirs in zip(found, plain, strict=True):
-            np.testing.assert_array_equal(
-                ours.rows, theirs.rows
-            )  # what is computed again on the way back isn't counted
+            np.testing.assert_array_equal(ours.rows, theirs.rows)  # nothing computed again on the way back is counted
             np.testing.assert_allclose(ours.entropy, theirs.entropy, rtol=2e-2 if bf16 else 1e-6)
     with pytest.raises(AssertionError):
         np.testing.assert_allclose(plain[0].entropy, plain[1].entropy, rtol=1e-6)

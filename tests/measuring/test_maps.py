@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from torch import nn
 
 import entropylab
 from entropylab import EntropyLabError, EntropyLabWarning
 from entropylab.pipelines import denoisers
 from entropylab.pipelines.arguments import inputs_of
 
-from ..attention import PlainAttention
 from ..maps import entropy_of, logits_of, materialised
 from ..pipelines import test_windows
 from ..sampling import sample
@@ -190,19 +188,10 @@ def test_what_has_no_known_place_is_named(name, why):
     assert placed | named == set(rec.dataset.layer.values) and named - placed
 
 
-class Parts(test_windows.Net):
-    """Attention within rows of the picture, or within windows of it."""
-
-    def __init__(self, cut):
-        nn.Module.__init__(self)
-        self.config = {}
-        self.cut, self.attn = cut, PlainAttention(test_windows.WIDTH)
-
-
 @pytest.mark.parametrize(("cut", "is_placed"), [("rows", True), ("columns", True), ("4x4", False)])
 def test_parts_of_the_picture(cut, is_placed):
     """Lines have a place; windows may be shifted, which nobody can tell, and are named."""
-    net, picture = Parts(test_windows.PARTS[cut][0]), normal(2, test_windows.WIDTH, 32, 44)
+    net, picture = test_windows.Net(test_windows.PARTS[cut][0]), normal(2, test_windows.WIDTH, *test_windows.PICTURE)
     if not is_placed:
         why = "got no map: model.attn:image .* at 24 places of each image are windows, .* can't be told by"
         with pytest.warns(EntropyLabWarning, match=why), entropylab.record(net, maps=True) as rec:

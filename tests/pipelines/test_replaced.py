@@ -22,15 +22,10 @@ def euler(pipe):
     return EulerDiscreteScheduler.from_config(pipe.scheduler.config)
 
 
-def by_attribute(pipe, name, part):
-    setattr(pipe, name, part)
+PUT = {"by attribute": setattr, "by registration": lambda pipe, name, part: pipe.register_modules(**{name: part})}
 
 
-def by_registration(pipe, name, part):
-    pipe.register_modules(**{name: part})
-
-
-@pytest.mark.parametrize("put", [by_attribute, by_registration])
+@pytest.mark.parametrize("put", PUT.values(), ids=PUT)
 def test_a_scheduler(random_pipe, put):
     with entropylab.record(random_pipe, strict=True) as rec:
         sample(random_pipe)
@@ -116,20 +111,16 @@ def test_a_layer_inside_a_denoiser():
         denoisers.run(model)
         model.layers.append(PlainAttention(8))
         denoisers.run(model)
+    with entropylab.rescale(model, 1.5) as handle:
+        denoisers.run(model)
+        model.layers.append(PlainAttention(8))
+        denoisers.run(model)
+    assert handle.multipliers == dict.fromkeys([f"model.layers.{index}" for index in range(4)], 1.5)
     ds = rec.dataset
     assert ds.layer.values.tolist() == ["model.layers.0", "model.layers.1", "model.layers.2"]
     assert ds.entropy.notnull().all(["sample", "head"]).squeeze().values.tolist() == [
         [True, True, False], [True, True, False], [True, True, True],
     ]  # fmt: skip
-
-
-def test_a_layer_that_is_rescaled():
-    model = denoisers.Denoiser()
-    with entropylab.rescale(model, 1.5) as handle:
-        denoisers.run(model)
-        model.layers.append(PlainAttention(8))
-        denoisers.run(model)
-    assert handle.multipliers == dict.fromkeys([f"model.layers.{index}" for index in range(3)], 1.5)
 
 
 def test_everything_is_as_it_was(random_pipe):

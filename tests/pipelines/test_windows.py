@@ -1,8 +1,7 @@
-"""Attention within parts of the picture: windows of fixed size, which do not grow with it, and rows, which do."""
+"""Attention within parts of the picture: windows of fixed size, which do not grow with it, and lines, which do."""
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,6 +12,7 @@ from ..attention import PlainAttention
 from ..seeds import normal
 
 WIDTH = 8
+PICTURE = (32, 44)
 
 
 def windows(height, width):
@@ -26,25 +26,25 @@ def windows(height, width):
     return cut
 
 
-def rows(grid):
-    return grid.permute(0, 2, 3, 1).flatten(0, 1)
-
-
-def columns(grid):
-    return grid.permute(0, 3, 2, 1).flatten(0, 1)
-
-
-def whole(grid):
-    return grid.flatten(2).mT
+PARTS = {
+    "8x8": (windows(8, 8), 64, 64),
+    "4x4": (windows(4, 4), 16, 16),
+    "7x7": (windows(7, 7), 49, 49),
+    "3x5": (windows(3, 5), 15, 15),
+    "rows": (lambda grid: grid.permute(0, 2, 3, 1).flatten(0, 1), 22, 8),
+    "columns": (lambda grid: grid.permute(0, 3, 2, 1).flatten(0, 1), 16, 8),
+    "whole": (lambda grid: grid.flatten(2).mT, 352, 64),
+}
+"""How the second level is cut, how many tokens then attend to each other, and how many did in training."""
 
 
 class Net(nn.Module):
     """Attention within parts of the picture, at the second level of a denoiser that is half as fine."""
 
-    def __init__(self, cut, sample_size=16):
+    def __init__(self, cut, **config):
         super().__init__()
         torch.manual_seed(0)
-        self.config = {"sample_size": sample_size}
+        self.config = type("Config", (), config)
         self.cut, self.attn = cut, PlainAttention(WIDTH)
 
     def forward(self, sample, timestep):
@@ -52,50 +52,21 @@ class Net(nn.Module):
         return sample
 
 
-PARTS = {
-    "8x8": (windows(8, 8), 64, 64),
-    "4x4": (windows(4, 4), 16, 16),
-    "7x7": (windows(7, 7), 49, 49),
-    "3x5": (windows(3, 5), 15, 15),
-    "rows": (rows, 22, 8),
-    "columns": (columns, 16, 8),
-    "whole": (whole, 352, 64),
-}
-
-
 @pytest.mark.parametrize(("cut", "tokens", "trained"), PARTS.values(), ids=PARTS)
 def test_tokens_at_the_training_size(cut, tokens, trained):
-    batch = 1 if cut is whole else 3
-    net, picture = Net(cut), normal(batch, WIDTH, 32, 44)
+    net, picture, step = Net(cut, sample_size=16), normal(3, WIDTH, *PICTURE), torch.tensor(1)
     with torch.no_grad(), entropylab.rescale(net, train_size=16) as handle:
-        net(picture, torch.tensor(1))
-    multiplier = math.sqrt(math.log(tokens) / math.log(trained))
-    assert list(handle.multipliers.values()) == [pytest.approx(multiplier)]
-    net.config = type("Config", (), {"sample_size": 16})
+        net(picture, step)
+    assert list(handle.multipliers.values()) == [pytest.approx(math.sqrt(math.log(tokens) / math.log(trained)))]
     with torch.no_grad(), entropylab.record(net, strict=True) as rec:
-        net(picture, torch.tensor(1))
+        net(picture, step)
     ds = rec.dataset
-    assert set(ds.kind.values) == {"self"}
-    assert ds.sizes["sample"] == batch
-    assert set(ds.tokens.values.ravel()) == {tokens}
-    assert set(ds.train_tokens.values) == {trained}
-
-
-class Video(nn.Module):
-    """Attention within each frame."""
-
-    def __init__(self):
-        super().__init__()
-        self.config = type("Config", (), {"sample_size": 16})
-        self.attn = PlainAttention(WIDTH)
-
-    def forward(self, sample, timestep):
-        self.attn(3 * sample.permute(0, 2, 3, 4, 1).flatten(2, 3).flatten(0, 1))
-        return sample
+    assert (set(ds.kind.values), ds.sizes["sample"]) == ({"self"}, 3)
+    assert (set(ds.tokens.values.ravel()), set(ds.train_tokens.values)) == ({tokens}, {trained})
 
 
 def test_frames_of_a_video_are_no_windows():
-    model = Video()
-    with torch.no_grad(), entropylab.record(model, strict=True) as rec:
-        model(normal(1, WIDTH, 4, 8, 8), torch.tensor(1))
-    np.testing.assert_array_equal(rec.dataset.train_tokens, [256])
+    net = Net(lambda video: video.movedim(1, -1).flatten(2, 3).flatten(0, 1), sample_size=16)
+    with torch.no_grad(), entropylab.record(net, strict=True) as rec:
+        net(normal(1, WIDTH, 4, 8, 8), torch.tensor(1))
+    assert (rec.dataset.tokens.item(), rec.dataset.train_tokens.item()) == (16, 64)

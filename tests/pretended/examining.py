@@ -29,22 +29,14 @@ ATTENTION = ("aten::_safe_softmax", "aten::_softmax")
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of it.
+    """What came of it, and what was asked of the GPUs."""
 
-    Attributes:
-        identical: whether the images of all samplings are the same, recorded or not.
-        dataset: what was recorded, of two samplings.
-        wanted: the same on the CPU.
-        plain, first, recorded: what was asked of the GPUs in a sampling that is not recorded, in the first one that is,
-            and in a second.
-    """
-
-    identical: bool
-    dataset: xr.Dataset
-    wanted: xr.Dataset
-    plain: Log
-    first: Log
-    recorded: Log
+    identical: bool  # whether the images of all samplings are the same, recorded or not
+    dataset: xr.Dataset  # what was recorded, of two samplings
+    wanted: xr.Dataset  # the same on the CPU
+    plain: Log  # of a sampling that is not recorded
+    first: Log  # of the first one that is
+    recorded: Log  # of the second
 
     @property
     def error(self) -> float:

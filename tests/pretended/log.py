@@ -4,7 +4,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -19,13 +19,10 @@ PASSED_BY = (os.path.join(os.path.dirname(torch.__file__), ""), os.path.join(os.
 
 
 class Operation(NamedTuple):
-    """One operation.
+    """A launch, or a wait of the host for a GPU: "aten::add", asked for in "measuring/run.py:72 add_step".
 
-    Attributes:
-        kind: a "launch", or a "wait" of the host for a GPU.
-        name: what was asked, e.g. "aten::add".
-        place: where in entropylab, e.g. "measuring/run.py:72 add_step"; "" if something else asked. A call of the
-            model's own that entropylab passes on counts as entropylab's here: compare with a run without it.
+    The place is "" if something else asked. A call of the model's own that entropylab passes on counts as entropylab's
+    here: compare with a run without it.
     """
 
     kind: Literal["launch", "wait"]
@@ -45,29 +42,21 @@ def place() -> str:
 
 @dataclass
 class Log:
-    """What was asked, in order.
-
-    Attributes:
-        operations: all of it.
-        forwards: how many operations there were when a denoiser's forward began, and when it ended.
-    """
+    """What was asked, in order."""
 
     operations: list[Operation] = field(default_factory=list)
-    forwards: list[tuple[int, int]] = field(default_factory=list)
+    forwards: list[tuple[int, int]] = field(default_factory=list)  # how many operations there were at begin and end
 
     def note(self, kind: Literal["launch", "wait"], name: str) -> None:
         """Take one down, with its place."""
         self.operations.append(Operation(kind, name, place()))
 
-    @property
-    def launches(self) -> Counter[str]:
-        """Name -> how often it was launched."""
-        return Counter(each.name for each in self.operations if each.kind == "launch")
+    def named(self, kind: str) -> Counter[str]:
+        """Name -> how often it was asked for."""
+        return Counter(each.name for each in self.operations if each.kind == kind)
 
-    @property
-    def waits(self) -> Counter[str]:
-        """Name -> how often the host waited for it."""
-        return Counter(each.name for each in self.operations if each.kind == "wait")
+    launches = property(lambda self: self.named("launch"))
+    waits = property(lambda self: self.named("wait"))
 
     @property
     def while_sampling(self) -> "Log":
@@ -90,20 +79,10 @@ class Log:
     def following(self, denoisers: Iterable[nn.Module]) -> Iterator[None]:
         """Note when the denoisers' forwards begin and end, while the context lasts."""
         begun: list[int] = []
-
-        def begin(*_: Any) -> None:
-            begun.append(len(self.operations))
-
-        def end(*_: Any) -> None:
-            self.forwards.append((begun.pop(), len(self.operations)))
-
-        hooks = [
-            hook
-            for each in denoisers
-            for hook in (each.register_forward_pre_hook(begin), each.register_forward_hook(end))
-        ]
-        try:
+        with ExitStack() as stack:
+            for each in denoisers:
+                begin = each.register_forward_pre_hook(lambda *_: begun.append(len(self.operations)))
+                end = each.register_forward_hook(lambda *_: self.forwards.append((begun.pop(), len(self.operations))))
+                stack.callback(begin.remove)
+                stack.callback(end.remove)
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()

@@ -12,18 +12,12 @@ Wait = Callable[[str], None]
 
 
 class Stream:
-    """A stream of one GPU.
-
-    Attributes:
-        device: the GPU.
-        under_way: what is not delivered yet: where to, and the values.
-        delivered: how many copies were delivered.
-    """
+    """A stream of one GPU."""
 
     def __init__(self, device: torch.device, wait: Wait) -> None:
         self.device, self.wait = device, wait
-        self.under_way: list[tuple[Tensor, Tensor]] = []
-        self.delivered = 0
+        self.under_way: list[tuple[Tensor, Tensor]] = []  # what is not delivered yet: where to, and the values
+        self.delivered = 0  # so many copies were
 
     def deliver(self, values: Tensor, target: Tensor) -> Tensor:
         """``target`` on the host, which will have the values; it is NaN until then, or 0 if of integers."""
@@ -71,15 +65,10 @@ class Event:
 
 
 class Streams:
-    """All streams, and which is the current one of each GPU.
-
-    Attributes:
-        device: index of the current GPU.
-    """
+    """All streams, and which is the current one of each GPU."""
 
     def __init__(self, wait: Wait) -> None:
-        self.wait = wait
-        self.device = 0
+        self.wait, self.device = wait, 0  # the current GPU
         self.known: list[Stream] = []
         self.chosen: dict[torch.device, Stream] = {}
 

@@ -62,9 +62,3 @@ def sharpened(model: Any, factor: float = 4.0) -> Any:
             if any(part in name for part in ("to_q.", "to_k.", "add_q_proj.", "add_k_proj.", "to_qkv", "q_proj.")):
                 weight.mul_(factor)
     return model.eval()
-
-
-def ready(pipe: Any) -> Any:
-    """``pipe`` without its progress bar."""
-    pipe.set_progress_bar_config(disable=True)
-    return pipe

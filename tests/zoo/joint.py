@@ -22,7 +22,6 @@ from .joint_parts import (
 
 
 def flux2_vae() -> dict[str, Any]:
-    """A VAE of FLUX.2."""
     return image_vae("AutoencoderKLFlux2")
 
 
@@ -123,27 +122,19 @@ FAMILIES: list[Family] = [
         parts={"other": (0, 8), "text": (8, 19), "image": (19, 67)},
     ),
     joint(
-        "Qwen-Image",
-        "QwenImagePipeline",
-        "QwenImageTransformer2DModel",
-        QWEN,
+        "Qwen-Image", "QwenImagePipeline", "QwenImageTransformer2DModel", QWEN,
         lambda: guided(
             lambda seed: words(seed, 15 - seed, 2), kept(14, 14, 9), kept(13, 6, 5), mask="prompt_embeds_mask"
         ),
         parts={"text": (0, -48), "image": (-48, None)},
     ),
     joint(
-        "Qwen-Image-Edit",
-        "QwenImageEditPipeline",
-        "QwenImageTransformer2DModel",
-        QWEN,
+        "Qwen-Image-Edit", "QwenImageEditPipeline", "QwenImageTransformer2DModel", QWEN,
         lambda: (
             guided(lambda seed: words(seed, 14), kept(14, 14), kept(14, 5), mask="prompt_embeds_mask")
             | {"image": photo(64, 64)}
         ),
-        size=(1536, 2048),
-        modules=qwen_vae,
-        parts={"text": (0, 14), "image": (14, 62), "reference": (62, 78)},
+        size=(1536, 2048), modules=qwen_vae, parts={"text": (0, 14), "image": (14, 62), "reference": (62, 78)},
     ),
     joint(
         "Bria 3.2", "BriaPipeline", "BriaTransformer2DModel", MMDIT, lambda: guided(lambda seed: words(seed, 10)),

@@ -114,10 +114,7 @@ FAMILIES: list[Family] = [
         lambda: guided(lambda seed: [words(seed, 18 - 5 * seed)[0], words(seed + 4, 7)[0]]), text=(13, "last"),
     ),
     joint(
-        "Krea 2",
-        "Krea2Pipeline",
-        "Krea2Transformer2DModel",
-        KREA2,
+        "Krea 2", "Krea2Pipeline", "Krea2Transformer2DModel", KREA2,
         lambda: guided(
             lambda seed: words(seed, 11 * 3, 2).unflatten(1, (11, 3)),
             kept(11, 11, 6),
@@ -132,16 +129,12 @@ FAMILIES: list[Family] = [
         text=(11, "last"),
     ),
     joint(
-        "Qwen-Image 2.1",
-        "QwenImage21Pipeline",
-        "QwenImage21Transformer2DModel",
-        QWEN21,
+        "Qwen-Image 2.1", "QwenImage21Pipeline", "QwenImage21Transformer2DModel", QWEN21,
         lambda: (
             guided(lambda seed: words(seed, 11, 2), kept(11, 11, 6), kept(11, 3, 3), mask="prompt_embeds_mask")
             | {"true_cfg_scale": 3.0}
         ),
-        modules=lambda: {"processor": TemplateProcessor()},
-        unlike={"text": 11, "image": 48},
+        modules=lambda: {"processor": TemplateProcessor()}, unlike={"text": 11, "image": 48},
     ),
     joint(
         "Motif-Video", "MotifVideoPipeline", "MotifVideoTransformer3DModel", MOTIF,

@@ -30,7 +30,6 @@ def hidream_call() -> dict[str, Any]:
 
 
 def omnigen_modules() -> dict[str, Any]:
-    """A VAE and a tokenizer for OmniGen."""
     return image_vae() | {"tokenizer": WordTokenizer()}
 
 
@@ -42,7 +41,6 @@ def hunyuan_image_call() -> dict[str, Any]:
 
 
 def mixed_guidance() -> dict[str, Any]:
-    """The guiders of HunyuanImage."""
     from diffusers.guiders import AdaptiveProjectedMixGuidance
 
     return {"guider": AdaptiveProjectedMixGuidance(), "ocr_guider": AdaptiveProjectedMixGuidance()}
@@ -144,15 +142,10 @@ FAMILIES: list[Family] = [
         "GLM-Image", "GlmImagePipeline", "GlmImageTransformer2DModel", GLM_IMAGE, glm_image_call, size=(128, 192),
         text=(10, "first"),
     ),
+    # it sees the reference in a forward that belongs to no step
     joint(
-        "GLM-Image, reference image",
-        "GlmImagePipeline",
-        "GlmImageTransformer2DModel",
-        GLM_IMAGE,
-        glm_reference_call,
-        size=(128, 192),
-        modules=lambda: image_vae(latents_mean=(0.0,) * 4, latents_std=(1.0,) * 4),
-        text=(10, "first"),
-        comparable=False,  # it sees the reference in a forward that belongs to no step
+        "GLM-Image, reference image", "GlmImagePipeline", "GlmImageTransformer2DModel", GLM_IMAGE, glm_reference_call,
+        size=(128, 192), modules=lambda: image_vae(latents_mean=(0.0,) * 4, latents_std=(1.0,) * 4), text=(10, "first"),
+        comparable=False,
     ),
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..seeds import generator
-from .family import Family, ready, sharpened
+from .family import Family, sharpened
 
 TEXT_WIDTH = 32  # channels of a prompt's embedding
 BOTH = ("cond", "uncond")
@@ -59,14 +59,14 @@ def photo(height: int, width: int) -> Any:
     return Image.fromarray(pixels.numpy())
 
 
-def named(kind: str, *arguments: Any, **settings: Any) -> Any:
-    """What diffusers calls so, made with these settings."""
+def named(kind: str | Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
+    """What diffusers calls so, or a class that is no name there, made with these settings."""
     import diffusers
 
-    return getattr(diffusers, kind)(*arguments, **settings)
+    return (getattr(diffusers, kind) if isinstance(kind, str) else kind)(*arguments, **settings)
 
 
-def tiny(model: str, config: dict[str, Any], seed: int = 0) -> Any:
+def tiny(model: str | Callable[..., Any], config: dict[str, Any], seed: int = 0) -> Any:
     """The named diffusers model with random weights; parameters that start at zero are small random numbers."""
     torch.manual_seed(seed)
     with quiet(), torch.no_grad():
@@ -77,14 +77,16 @@ def tiny(model: str, config: dict[str, Any], seed: int = 0) -> Any:
     return sharpened(made)
 
 
-def assembled(pipeline: str, **modules: Any) -> Any:
-    """The named diffusers pipeline of ``modules``, None for the others, without a progress bar."""
+def assembled(pipeline: str | type, **modules: Any) -> Any:
+    """A pipeline of diffusers, by name or class, of ``modules``, None for the others, without a progress bar."""
     import diffusers
 
-    kind = getattr(diffusers, pipeline)
+    kind: Any = getattr(diffusers, pipeline) if isinstance(pipeline, str) else pipeline
     needed = [name for name, p in inspect.signature(kind.__init__).parameters.items() if p.default is p.empty]
     with quiet():
-        return ready(kind(**({name: None for name in needed if name != "self"} | modules)))
+        pipe = kind(**({name: None for name in needed if name != "self"} | modules))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 flow_matching = partial(named, "FlowMatchEulerDiscreteScheduler")

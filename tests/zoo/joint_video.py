@@ -28,7 +28,6 @@ def hunyuan_video_15_modules() -> dict[str, Any]:
 
 
 def easy_animate_vae() -> dict[str, Any]:
-    """A VAE of EasyAnimate."""
     sizes = {"latent_channels": 4, "block_out_channels": [4] * 4, "layers_per_block": 1, "norm_num_groups": 2}
     return {"vae": tiny("AutoencoderKLMagvit", sizes)}
 

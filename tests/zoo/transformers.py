@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..seeds import generator
-from .family import Family, ready, sharpened
+from .family import Family, sharpened
 from .joint_parts import assembled, named
 from .joint_parts import flow_matching as flow
 
@@ -75,13 +75,11 @@ def small_vae() -> Any:
 
 def build_dit() -> Any:
     """A DiT of 8 x 8 tokens."""
-    from diffusers import DDIMScheduler, DiTPipeline
-
     transformer = model(
         "DiTTransformer2DModel", num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8,
         num_layers=2, sample_size=16,
     )  # fmt: skip
-    return ready(DiTPipeline(transformer, small_vae(), DDIMScheduler()))
+    return assembled("DiTPipeline", transformer=transformer, vae=small_vae(), scheduler=named("DDIMScheduler"))
 
 
 def pixart(pipeline: str, sample_size: int, **options: Any) -> Any:
@@ -119,12 +117,10 @@ def sample_hunyuan_dit(pipe: Any) -> Tensor:
 
 def build_lumina() -> Any:
     """Lumina-Next, with half as many key heads as query heads."""
-    from diffusers import LuminaNextDiT2DModel
-
     torch.manual_seed(0)
-    transformer = LuminaNextDiT2DModel(
-        sample_size=16, hidden_size=16, num_layers=2, num_attention_heads=2, num_kv_heads=1, multiple_of=8,
-        cross_attention_dim=12,
+    transformer = named(
+        "LuminaNextDiT2DModel", sample_size=16, hidden_size=16, num_layers=2, num_attention_heads=2, num_kv_heads=1,
+        multiple_of=8, cross_attention_dim=12,
     )  # fmt: skip
     torch.nn.init.normal_(transformer.pad_token)
     for layer in transformer.layers:
@@ -174,15 +170,12 @@ SPRINT = {"scheduler": "SCMScheduler", "guidance_embeds": True, "qk_norm": "rms_
 
 FAMILIES = [
     Family(
-        "DiT", "DiTPipeline", build_dit,
-        lambda pipe: sampled(pipe, class_labels=[3, 7], output_type="pt"), (32, 32),
+        "DiT", "DiTPipeline", build_dit, lambda pipe: sampled(pipe, class_labels=[3, 7], output_type="pt"), (32, 32),
     ),
     Family(
         "PixArt-alpha", "PixArtAlphaPipeline", partial(pixart, "PixArtAlphaPipeline", 128), sample_pixart, (96, 128),
     ),
-    Family(
-        "PixArt-Sigma", "PixArtSigmaPipeline", partial(pixart, "PixArtSigmaPipeline", 16), sample_pixart, (96, 128),
-    ),
+    Family("PixArt-Sigma", "PixArtSigmaPipeline", partial(pixart, "PixArtSigmaPipeline", 16), sample_pixart, (96, 128)),
     Family(
         "Hunyuan-DiT", "HunyuanDiTPipeline", partial(hunyuan_dit, "HunyuanDiTPipeline"), sample_hunyuan_dit, (96, 128),
     ),

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..seeds import generator
-from .family import Family, ready
+from .family import Family
+from .joint_parts import assembled, flow_matching, named
 from .transformers import peaked, prompts
 
 
@@ -44,29 +45,32 @@ def old_weight_norm() -> Iterator[None]:
 
 def oobleck(sampling_rate: int) -> Any:
     """A VAE with eight samples to a latent."""
-    from diffusers import AutoencoderOobleck
-
     sizes = {"encoder_hidden_size": 4, "downsampling_ratios": [2, 4], "channel_multiples": [1, 2]}
     with old_weight_norm():
-        return AutoencoderOobleck(
-            **sizes, decoder_channels=4, decoder_input_channels=4, audio_channels=1, sampling_rate=sampling_rate
+        return named(
+            "AutoencoderOobleck",
+            **sizes,
+            decoder_channels=4,
+            decoder_input_channels=4,
+            audio_channels=1,
+            sampling_rate=sampling_rate,
         ).eval()
 
 
 def build_stable_audio() -> Any:
     """Stable Audio, with half as many key heads as query heads in its cross-attention."""
-    from diffusers import EDMDPMSolverMultistepScheduler, StableAudioDiTModel, StableAudioPipeline
     from diffusers.pipelines.stable_audio import StableAudioProjectionModel
 
     torch.manual_seed(0)
-    transformer = StableAudioDiTModel(
-        sample_size=40, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
-        num_key_value_attention_heads=1, cross_attention_dim=8, time_proj_dim=8, global_states_input_dim=32,
-        cross_attention_input_dim=16,
+    transformer = named(
+        "StableAudioDiTModel", sample_size=40, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8,
+        num_attention_heads=2, num_key_value_attention_heads=1, cross_attention_dim=8, time_proj_dim=8,
+        global_states_input_dim=32, cross_attention_input_dim=16,
     )  # fmt: skip
     projection = StableAudioProjectionModel(text_encoder_dim=16, conditioning_dim=16, min_value=0, max_value=32)
-    scheduler = EDMDPMSolverMultistepScheduler(solver_order=2, prediction_type="v_prediction")
-    return ready(StableAudioPipeline(oobleck(80), None, projection.eval(), None, peaked(transformer), scheduler))
+    scheduler = named("EDMDPMSolverMultistepScheduler", solver_order=2, prediction_type="v_prediction")
+    parts = {"projection_model": projection.eval(), "transformer": peaked(transformer), "scheduler": scheduler}
+    return assembled("StableAudioPipeline", vae=oobleck(80), **parts)
 
 
 def sample_stable_audio(pipe: Any) -> Tensor:
@@ -79,31 +83,19 @@ def sample_stable_audio(pipe: Any) -> Tensor:
 
 def build_stable_audio_3() -> Any:
     """Stable Audio 3: a layer's attention is the difference of two, and six memory tokens stand before the sound."""
-    from diffusers import (
-        AutoencoderSAME,
-        FlowMatchEulerDiscreteScheduler,
-        StableAudio3DiTModel,
-        StableAudio3DurationEmbedder,
-        StableAudio3Pipeline,
-    )
-
     torch.manual_seed(0)
-    transformer = StableAudio3DiTModel(
-        io_channels=4, embed_dim=16, depth=2, num_heads=2, cond_token_dim=16, global_cond_dim=16, local_add_cond_dim=5,
-        timestep_features_dim=8, num_memory_tokens=6,
+    transformer = named(
+        "StableAudio3DiTModel", io_channels=4, embed_dim=16, depth=2, num_heads=2, cond_token_dim=16,
+        global_cond_dim=16, local_add_cond_dim=5, timestep_features_dim=8, num_memory_tokens=6,
     )  # fmt: skip
     with old_weight_norm():
-        vae = AutoencoderSAME(
-            audio_channels=1, patch_size=4, encoder_channels=8, encoder_c_mults=(1,), encoder_strides=(2,),
-            encoder_transformer_depths=(1,), latent_dim=4, dim_heads=4, sampling_rate=80,
+        vae = named(
+            "AutoencoderSAME", audio_channels=1, patch_size=4, encoder_channels=8, encoder_c_mults=(1,),
+            encoder_strides=(2,), encoder_transformer_depths=(1,), latent_dim=4, dim_heads=4, sampling_rate=80,
         )  # fmt: skip
-    duration = StableAudio3DurationEmbedder(output_dim=16, fourier_dim=8)
-    parts = {"text_encoder": None, "tokenizer": None, "scheduler": FlowMatchEulerDiscreteScheduler()}
-    return ready(
-        StableAudio3Pipeline(
-            vae=vae.eval(), duration_embedder=duration.eval(), transformer=peaked(transformer), **parts
-        )
-    )
+    duration = named("StableAudio3DurationEmbedder", output_dim=16, fourier_dim=8)
+    parts = {"duration_embedder": duration.eval(), "transformer": peaked(transformer), "scheduler": flow_matching()}
+    return assembled("StableAudio3Pipeline", vae=vae.eval(), **parts)
 
 
 def sample_stable_audio_3(pipe: Any) -> Tensor:
@@ -115,20 +107,20 @@ def sample_stable_audio_3(pipe: Any) -> Tensor:
 
 
 def build_longcat_audio() -> Any:
-    """LongCat-AudioDiT."""
-    from diffusers import LongCatAudioDiTPipeline, LongCatAudioDiTTransformer, LongCatAudioDiTVae
-
     torch.manual_seed(0)
-    transformer = LongCatAudioDiTTransformer(dit_dim=16, dit_depth=2, dit_heads=2, dit_text_dim=16, latent_dim=4)
+    transformer = named(
+        "LongCatAudioDiTTransformer", dit_dim=16, dit_depth=2, dit_heads=2, dit_text_dim=16, latent_dim=4
+    )
     for weight in transformer.parameters():
         if not weight.any():
             torch.nn.init.normal_(weight, std=0.1)
     with old_weight_norm():
-        vae = LongCatAudioDiTVae(
-            channels=4, c_mults=[1, 2], strides=[2, 4], latent_dim=4, encoder_latent_dim=8, downsampling_ratio=8,
-            sample_rate=80,
+        vae = named(
+            "LongCatAudioDiTVae", channels=4, c_mults=[1, 2], strides=[2, 4], latent_dim=4, encoder_latent_dim=8,
+            downsampling_ratio=8, sample_rate=80,
         )  # fmt: skip
-    return ready(LongCatAudioDiTPipeline(vae.eval(), text_encoder(), Letters(), peaked(transformer)))
+    words = {"text_encoder": text_encoder(), "tokenizer": Letters()}
+    return assembled("LongCatAudioDiTPipeline", vae=vae.eval(), **words, transformer=peaked(transformer))
 
 
 def sample_longcat_audio(pipe: Any) -> Tensor:
@@ -141,17 +133,18 @@ def sample_longcat_audio(pipe: Any) -> Tensor:
 
 def build_ace_step() -> Any:
     """ACE-Step: a layer that attends to near tokens only, a layer that attends to all."""
-    from diffusers import AceStepPipeline, AceStepTransformer1DModel, FlowMatchEulerDiscreteScheduler
     from diffusers.pipelines.ace_step import AceStepConditionEncoder
 
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
     sizes |= {"head_dim": 8, "sliding_window": 4}
-    transformer = AceStepTransformer1DModel(**sizes, num_hidden_layers=2, in_channels=12, audio_acoustic_hidden_dim=4)
+    shape = {"num_hidden_layers": 2, "in_channels": 12, "audio_acoustic_hidden_dim": 4}
+    transformer = named("AceStepTransformer1DModel", **sizes, **shape)
     layers = {"num_lyric_encoder_hidden_layers": 1, "num_timbre_encoder_hidden_layers": 1}
     encoder = AceStepConditionEncoder(**sizes, **layers, text_hidden_dim=16, timbre_hidden_dim=4).eval()
-    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1)
-    return ready(AceStepPipeline(oobleck(16), text_encoder(), Letters(), peaked(transformer), encoder, scheduler))
+    parts = {"vae": oobleck(16), "text_encoder": text_encoder(), "tokenizer": Letters(), "condition_encoder": encoder}
+    scheduler = flow_matching(num_train_timesteps=1)
+    return assembled("AceStepPipeline", **parts, transformer=peaked(transformer), scheduler=scheduler)
 
 
 def sample_ace_step(pipe: Any) -> Tensor:
@@ -171,14 +164,10 @@ FAMILIES = [
         "Stable Audio 3", "StableAudio3Pipeline", build_stable_audio_3, sample_stable_audio_3, (1, 40), asked=False,
         parts={"other": (0, 6), "image": (6, None)},
     ),
+    # no scheduler: nothing tells which calls make a step
     Family(
-        "LongCat-AudioDiT",
-        "LongCatAudioDiTPipeline",
-        build_longcat_audio,
-        sample_longcat_audio,
-        (1, 40),
-        branches=("all",),  # no scheduler: nothing tells which calls make a step
-        asked=False,
+        "LongCat-AudioDiT", "LongCatAudioDiTPipeline", build_longcat_audio, sample_longcat_audio, (1, 40),
+        branches=("all",), asked=False,
     ),
     Family("ACE-Step", "AceStepPipeline", build_ace_step, sample_ace_step, (1, 60), asked=False),
 ]  # fmt: skip

@@ -20,7 +20,6 @@ class Unchecked(torch.nn.Module):
 
 
 def build_ltx() -> Any:
-    """LTX."""
     transformer = model(
         "LTXVideoTransformer3DModel", in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=12,
         cross_attention_dim=24, num_layers=2, caption_channels=16,
@@ -72,7 +71,6 @@ def sample_ltx2(pipe: Any, stg_scale: float = 0.0) -> Tensor:
 
 
 def cosmos(pipeline: str, scheduler: Any, **options: Any) -> Any:
-    """A pipeline of Cosmos."""
     transformer = model(
         "CosmosTransformer3DModel", in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=12,
         num_layers=2, mlp_ratio=2, text_embed_dim=16, adaln_lora_dim=4, max_size=(8, 16, 16), **options,
@@ -81,13 +79,11 @@ def cosmos(pipeline: str, scheduler: Any, **options: Any) -> Any:
 
 
 def build_cosmos() -> Any:
-    """Cosmos, text to world."""
     sigmas = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5, "sigma_schedule": "karras"}
     return cosmos("CosmosTextToWorldPipeline", named("EDMEulerScheduler", **sigmas))
 
 
 def build_cosmos2() -> Any:
-    """Cosmos 2, text to image."""
     scheduler = named("FlowMatchEulerDiscreteScheduler", use_karras_sigmas=True)
     return cosmos("Cosmos2TextToImagePipeline", scheduler, extra_pos_embed_type=None)
 
@@ -148,7 +144,6 @@ def build_kandinsky5_image() -> Any:
 
 
 def sample_kandinsky5(pipe: Any, height: int, width: int, **options: Any) -> Tensor:
-    """One prompt."""
     with uncompiled_flex():
         return sampled(pipe, **kandinsky5_prompts(), height=height, width=width, **options)
 

@@ -100,7 +100,6 @@ def build_helios() -> Any:
 
 
 def unipc() -> Any:
-    """The scheduler of SkyReels-V2."""
     settings = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 8.0}
     return named("UniPCMultistepScheduler", **settings)
 

@@ -7,25 +7,18 @@ import torch
 from torch import Tensor
 
 from ..seeds import generator, normal
-from .family import sharpened
+from .joint_parts import named, tiny
 
 WIDTH, TOKENS = 16, 7
 """Width and number of the text tokens of most families here."""
 SIZE = (64, 96)
 """Height and width of most pictures here: 8 x 12 latents [pixels]."""
-PARTS = {"vae": None, "text_encoder": None, "tokenizer": None}
 UNCHECKED = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
 
-def new(model_class: Callable[..., Any], **settings: Any) -> Any:
-    """A model with the same random weights whenever it is made; those that would start at zero are random too."""
-    torch.manual_seed(0)
-    model = model_class(**settings)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if not weight.any():
-                weight.normal_(std=0.1)
-    return sharpened(model)
+def new(kind: str | Callable[..., Any], **settings: Any) -> Any:
+    """``tiny``, or the same of a class that is no name of diffusers."""
+    return tiny(kind, settings)
 
 
 def prompts(batch: int = 1, width: int = WIDTH, tokens: int = TOKENS) -> dict[str, Tensor]:
@@ -49,30 +42,24 @@ def at(size: tuple[int, int]) -> dict[str, int]:
 
 def ddim(**settings: Any) -> Any:
     """The scheduler of most families here."""
-    from diffusers import DDIMScheduler
-
-    return DDIMScheduler(**{"steps_offset": 1, "clip_sample": False} | settings)
+    return named("DDIMScheduler", **{"steps_offset": 1, "clip_sample": False} | settings)
 
 
 def unet(**settings: Any) -> Any:
     """A U-Net of two levels with self- and cross-attention, 2 heads; ``settings`` differ by family."""
-    from diffusers import UNet2DConditionModel
-
     usual = {
         "sample_size": 8, "layers_per_block": 1, "block_out_channels": (16, 32),
         "down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2,
         "cross_attention_dim": WIDTH, "attention_head_dim": 2, "norm_num_groups": 8,
     }  # fmt: skip
-    return new(UNet2DConditionModel, **usual | settings)
+    return new("UNet2DConditionModel", **usual | settings)
 
 
 def vae(levels: int = 4) -> Any:
     """A VAE that makes latents ``2 ** (levels - 1)`` times smaller than pictures, with attention in it."""
-    from diffusers import AutoencoderKL
-
     return new(
-        AutoencoderKL, down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=(8,) * levels, norm_num_groups=4,
+        "AutoencoderKL", down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels, block_out_channels=(8,) * levels, norm_num_groups=4,
     )  # fmt: skip
 
 

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from ..seeds import generator, normal
-from .family import Family, ready
+from .family import Family
 from .joint_parts import assembled, named
 from .unet_parts import (
-    PARTS,
     SIZE,
     UNCHECKED,
     WIDTH,
@@ -47,7 +46,6 @@ def build_stable_2() -> Any:
 
 
 def build_consistency() -> Any:
-    """A latent consistency model."""
     return build_stable("LatentConsistencyModelPipeline", named("LCMScheduler"), time_cond_proj_dim=32)
 
 
@@ -57,8 +55,6 @@ def sample_consistency(pipe: Any) -> Tensor:
 
 
 def build_ldm() -> Any:
-    """Latent diffusion, text to image."""
-    from diffusers import LDMTextToImagePipeline
     from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
 
     words = tokenizer()
@@ -66,11 +62,11 @@ def build_ldm() -> Any:
         vocab_size=len(words), max_position_embeddings=77, encoder_layers=1, encoder_ffn_dim=32,
         encoder_attention_heads=2, head_dim=8, d_model=WIDTH, pad_token_id=0,
     )  # fmt: skip
-    return ready(LDMTextToImagePipeline(vae(), new(LDMBertModel, config=config), words, unet(), ddim()))
+    parts = {"vqvae": vae(), "bert": new(LDMBertModel, config=config), "tokenizer": words}
+    return assembled("LDMTextToImagePipeline", **parts, unet=unet(), scheduler=ddim())
 
 
 def sample_ldm(pipe: Any) -> Tensor:
-    """Two prompts."""
     return two_steps(pipe, prompt=["a red car", "a blue house"], **at(SIZE), output_type="pt")
 
 
@@ -89,7 +85,6 @@ def build_xl(name: str = "StableDiffusionXLPipeline") -> Any:
 
 
 def sample_xl(pipe: Any, size: tuple[int, int], **arguments: Any) -> Tensor:
-    """Two prompts."""
     return sample_stable(pipe, 2, size, **pooled(2), **arguments)
 
 
@@ -100,11 +95,10 @@ def build_kolors() -> Any:
         from diffusers.pipelines.kolors.pipeline_kolors import KolorsPipeline
 
     model = unet(**XL, encoder_hid_dim=24, encoder_hid_dim_type="text_proj")
-    return ready(KolorsPipeline(**PARTS, unet=model, scheduler=named("EulerDiscreteScheduler")))
+    return assembled(KolorsPipeline, unet=model, scheduler=named("EulerDiscreteScheduler"))
 
 
 def sample_kolors(pipe: Any) -> Tensor:
-    """One prompt."""
     return two_steps(pipe, **at((128, 192)), **prompts(width=24), **pooled())
 
 
@@ -139,12 +133,10 @@ def build_ip_adapter() -> Any:
 
 def build_controlnet() -> Any:
     """Stable Diffusion with a ControlNet, which has attention of its own."""
-    from diffusers import ControlNetModel
-
     model = unet()
     names = ("down_block_types", "block_out_channels", "layers_per_block", "cross_attention_dim", "attention_head_dim")
     shared = {name: model.config[name] for name in (*names, "norm_num_groups")}
-    control = new(ControlNetModel, **shared, conditioning_embedding_out_channels=(4, 8, 8, 8))
+    control = new("ControlNetModel", **shared, conditioning_embedding_out_channels=(4, 8, 8, 8))
     parts = {**UNCHECKED, "unet": model, "controlnet": control, "scheduler": ddim()}
     return assembled("StableDiffusionControlNetPipeline", **parts)
 
@@ -164,10 +156,8 @@ def build_pix2pix() -> Any:
 
 def build_unconditional(name: str, scheduler: str) -> Any:
     """A pipeline of pictures without text, 16 x 24 pixels, attention at the second level."""
-    from diffusers import UNet2DModel
-
     model = new(
-        UNet2DModel, sample_size=(16, 24), block_out_channels=(16, 32), attention_head_dim=8, norm_num_groups=8,
+        "UNet2DModel", sample_size=(16, 24), block_out_channels=(16, 32), attention_head_dim=8, norm_num_groups=8,
         down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
         layers_per_block=1,
     )  # fmt: skip
@@ -175,7 +165,6 @@ def build_unconditional(name: str, scheduler: str) -> Any:
 
 
 def sample_unconditional(pipe: Any, output_type: str) -> Tensor:
-    """Two pictures."""
     generators = [generator(0), generator(1)]
     arguments = {"batch_size": 2, "num_inference_steps": 2, "output_type": output_type, "return_dict": False}
     return torch.as_tensor(pipe(generator=generators, **arguments)[0])
@@ -199,23 +188,18 @@ FAMILIES = [
     ),
     Family("Stable Diffusion XL", "StableDiffusionXLPipeline", build_xl, partial(sample_xl, size=XL_SIZE), XL_SIZE),
     Family("Kolors", "KolorsPipeline", build_kolors, sample_kolors, XL_SIZE),
+    # phrases, padded to 30
     Family(
-        "GLIGEN",
-        "StableDiffusionGLIGENPipeline",
-        build_gligen,
-        sample_gligen,
-        SIZE,
-        parts={"image": (0, -30), "text": (-30, None)},  # phrases, padded to 30
+        "GLIGEN", "StableDiffusionGLIGENPipeline", build_gligen, sample_gligen, SIZE,
+        parts={"image": (0, -30), "text": (-30, None)},
     ),
     stable("Perturbed-Attention Guidance", "StableDiffusionPAGPipeline", branches=("cond", "uncond", "perturbed")),
     stable("Self-Attention Guidance", "StableDiffusionSAGPipeline", branches=("cond", "uncond", "perturbed")),
+    # it sees a step in several views, which are averaged
     Family(
-        "MultiDiffusion Panorama",
-        "StableDiffusionPanoramaPipeline",
-        partial(build_stable, "StableDiffusionPanoramaPipeline"),
-        partial(sample_stable, size=(32, 576)),
-        (32, 576),
-        comparable=False,  # it sees a step in several views, which are averaged
+        "MultiDiffusion Panorama", "StableDiffusionPanoramaPipeline",
+        partial(build_stable, "StableDiffusionPanoramaPipeline"), partial(sample_stable, size=(32, 576)), (32, 576),
+        comparable=False,
     ),
     Family(
         "IP-Adapter", "StableDiffusionPipeline", build_ip_adapter,

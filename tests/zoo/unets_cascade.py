@@ -7,9 +7,12 @@ import torch
 from torch import Tensor
 
 from ..seeds import generator, normal
-from .family import Family, ready
+from .family import Family
+from .joint_parts import assembled, named
 from .unet_parts import TOKENS, WIDTH, at, new, prompts, text_encoder, tokenizer, two_steps, unet
 from .unets_kandinsky import ADDED, new_prior
+
+ddpm = partial(named, "DDPMWuerstchenScheduler")
 
 
 def pooled(tokens: int = 1) -> dict[str, Tensor]:
@@ -19,23 +22,18 @@ def pooled(tokens: int = 1) -> dict[str, Tensor]:
 
 
 def cascade(**settings: Any) -> Any:
-    """A U-Net of Stable Cascade."""
-    from diffusers.models.unets.unet_stable_cascade import StableCascadeUNet
-
     usual = {
         "in_channels": 4, "out_channels": 4, "timestep_ratio_embedding_dim": 8, "conditioning_dim": 32,
         "block_out_channels": (32, 32), "num_attention_heads": (2, 2), "down_num_layers_per_block": (1, 1),
         "up_num_layers_per_block": (1, 1), "clip_text_pooled_in_channels": WIDTH,
     }  # fmt: skip
-    return new(StableCascadeUNet, **usual | settings)
+    return new("StableCascadeUNet", **usual | settings)
 
 
 def build_cascade_prior() -> Any:
     """Stable Cascade's prior: image tokens attend to themselves and to 7 + 4 + 4 of text and image behind them."""
-    from diffusers import DDPMWuerstchenScheduler, StableCascadePriorPipeline
-
     prior = cascade(clip_text_in_channels=WIDTH, clip_image_in_channels=12, switch_level=(False,))
-    return ready(StableCascadePriorPipeline(None, text_encoder(), prior, DDPMWuerstchenScheduler()))
+    return assembled("StableCascadePriorPipeline", text_encoder=text_encoder(), prior=prior, scheduler=ddpm())
 
 
 def sample_cascade_prior(pipe: Any) -> Tensor:
@@ -46,16 +44,13 @@ def sample_cascade_prior(pipe: Any) -> Tensor:
 
 def build_cascade_decoder() -> Any:
     """Stable Cascade's decoder: no attention at its first level."""
-    from diffusers import DDPMWuerstchenScheduler, StableCascadeDecoderPipeline
-
     blocks = ("SDCascadeResBlock", "SDCascadeTimestepBlock")
     decoder = cascade(
         patch_size=2, block_out_channels=(16, 32), num_attention_heads=(-1, 2),
         block_types_per_layer=(blocks, (*blocks, "SDCascadeAttnBlock")), timestep_conditioning_type=("sca",),
         effnet_in_channels=4,
     )  # fmt: skip
-    parts = {"tokenizer": None, "text_encoder": None, "vqgan": None, "scheduler": DDPMWuerstchenScheduler()}
-    return ready(StableCascadeDecoderPipeline(decoder, **parts))
+    return assembled("StableCascadeDecoderPipeline", decoder=decoder, scheduler=ddpm())
 
 
 def sample_cascade_decoder(pipe: Any) -> Tensor:
@@ -66,23 +61,21 @@ def sample_cascade_decoder(pipe: Any) -> Tensor:
 
 def build_wuerstchen_prior() -> Any:
     """Würstchen's prior: image tokens attend to themselves and to text behind them, without SDPA."""
-    from diffusers import DDPMWuerstchenScheduler, WuerstchenPriorPipeline
     from diffusers.pipelines.deprecated.wuerstchen import WuerstchenPrior
 
     prior = new(WuerstchenPrior, c_in=4, c=32, c_cond=WIDTH, c_r=8, depth=2, nhead=2)
-    return ready(WuerstchenPriorPipeline(None, text_encoder(), prior, DDPMWuerstchenScheduler()))
+    return assembled("WuerstchenPriorPipeline", text_encoder=text_encoder(), prior=prior, scheduler=ddpm())
 
 
 def build_wuerstchen() -> Any:
-    """Würstchen's decoder."""
-    from diffusers import DDPMWuerstchenScheduler, WuerstchenDecoderPipeline
     from diffusers.pipelines.deprecated.wuerstchen import WuerstchenDiffNeXt
 
     decoder = new(
         WuerstchenDiffNeXt, c_r=8, c_cond=WIDTH, c_hidden=[16, 32], nhead=[-1, 2], blocks=[1, 1],
         level_config=["CT", "CTA"], inject_effnet=[False, True], effnet_embd=4, clip_embd=128,
     )  # fmt: skip
-    return ready(WuerstchenDecoderPipeline(tokenizer(), text_encoder(), decoder, DDPMWuerstchenScheduler(), vqgan=None))
+    parts = {"tokenizer": tokenizer(), "text_encoder": text_encoder(), "decoder": decoder}
+    return assembled("WuerstchenDecoderPipeline", **parts, scheduler=ddpm())
 
 
 def sample_wuerstchen(pipe: Any) -> Tensor:
@@ -93,24 +86,22 @@ def sample_wuerstchen(pipe: Any) -> Tensor:
 
 def build_unclip() -> Any:
     """unCLIP: a prior, a decoder, and two U-Nets that enlarge."""
-    from diffusers import UnCLIPPipeline, UnCLIPScheduler, UNet2DModel
     from diffusers.pipelines.deprecated.unclip import UnCLIPTextProjModel
 
     decoder = unet(**ADDED, sample_size=16, in_channels=3, out_channels=6, class_embed_type="identity")
     larger = partial(
-        new, UNet2DModel, sample_size=32, in_channels=6, out_channels=6, block_out_channels=(16, 32),
+        new, "UNet2DModel", sample_size=32, in_channels=6, out_channels=6, block_out_channels=(16, 32),
         down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
         layers_per_block=1, norm_num_groups=8,
     )  # fmt: skip
     project = new(UnCLIPTextProjModel, clip_embeddings_dim=128, time_embed_dim=64, cross_attention_dim=WIDTH)
-    words = text_encoder("CLIPTextModelWithProjection")
-    learned = partial(UnCLIPScheduler, variance_type="learned_range")
-    prior = UnCLIPScheduler(prediction_type="sample", clip_sample_range=5.0)
-    return ready(
-        UnCLIPPipeline(
-            new_prior(), decoder, words, tokenizer(), project, larger(), larger(), prior, learned(), learned()
-        )
-    )
+    words = {"text_encoder": text_encoder("CLIPTextModelWithProjection"), "tokenizer": tokenizer()}
+    parts = {"prior": new_prior(), "decoder": decoder, "text_proj": project}
+    parts |= {"super_res_first": larger(), "super_res_last": larger()}
+    learned = partial(named, "UnCLIPScheduler", variance_type="learned_range")
+    prior = named("UnCLIPScheduler", prediction_type="sample", clip_sample_range=5.0)
+    schedulers = {"prior_scheduler": prior, "decoder_scheduler": learned(), "super_res_scheduler": learned()}
+    return assembled("UnCLIPPipeline", **words, **parts, **schedulers)
 
 
 def sample_unclip(pipe: Any) -> Tensor:
@@ -140,13 +131,9 @@ FAMILIES = [
         "Würstchen decoder", "WuerstchenDecoderPipeline", build_wuerstchen, sample_wuerstchen, (128, 256),
         text=(24, "last"), asked=False,
     ),
+    # of the prior
     Family(
-        "unCLIP",
-        "UnCLIPPipeline",
-        build_unclip,
-        sample_unclip,
-        (32, 32),
-        asked=False,
-        parts={"text": (0, 24), "image": (26, 27)},  # of the prior
+        "unCLIP", "UnCLIPPipeline", build_unclip, sample_unclip, (32, 32), asked=False,
+        parts={"text": (0, 24), "image": (26, 27)},
     ),
 ]  # fmt: skip

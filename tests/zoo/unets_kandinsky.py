@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ..seeds import normal
-from .family import Family, ready
+from .family import Family
+from .joint_parts import assembled, named
 from .unet_parts import SIZE, TOKENS, WIDTH, at, new, prompts, text_encoder, tokenizer, two_steps, unet
 
 ADDED = {
@@ -19,26 +20,20 @@ ADDED = {
 """Of U-Nets that attend to the image and to the text at once."""
 
 
-def ddpm() -> Any:
-    """A scheduler for networks that predict a variance too."""
-    from diffusers import DDPMScheduler
-
-    return DDPMScheduler(variance_type="learned_range")
+ddpm = partial(named, "DDPMScheduler", variance_type="learned_range")
+"""A scheduler for networks that predict a variance too."""
 
 
 def movq() -> Any:
     """Kandinsky's autoencoder: latents 4 times smaller than pictures."""
-    from diffusers import VQModel
-
     return new(
-        VQModel, block_out_channels=(8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 3,
+        "VQModel", block_out_channels=(8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3, latent_channels=4, num_vq_embeddings=8, norm_num_groups=4,
     )  # fmt: skip
 
 
 def build_kandinsky() -> Any:
     """Kandinsky 2.1's decoder: its text stands behind 10 tokens of an image embedding."""
-    from diffusers import KandinskyPipeline
     from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
 
     words = tokenizer()
@@ -50,17 +45,16 @@ def build_kandinsky() -> Any:
         **ADDED, out_channels=8, encoder_hid_dim=24, encoder_hid_dim_type="text_image_proj",
         addition_embed_type="text_image",
     )  # fmt: skip
-    return ready(KandinskyPipeline(new(MultilingualCLIP, config=config), words, model, ddpm(), movq()))
+    parts = {"text_encoder": new(MultilingualCLIP, config=config), "tokenizer": words, "unet": model}
+    return assembled("KandinskyPipeline", **parts, scheduler=ddpm(), movq=movq())
 
 
 def build_kandinsky_22() -> Any:
     """Kandinsky 2.2's decoder: of text it knows the image embedding that the prior made."""
-    from diffusers import KandinskyV22Pipeline
-
     model = unet(
         **ADDED, out_channels=8, encoder_hid_dim=12, encoder_hid_dim_type="image_proj", addition_embed_type="image"
     )
-    return ready(KandinskyV22Pipeline(model, ddpm(), movq()))
+    return assembled("KandinskyV22Pipeline", unet=model, scheduler=ddpm(), movq=movq())
 
 
 def images(batch: int, width: int) -> dict[str, Tensor]:
@@ -70,16 +64,11 @@ def images(batch: int, width: int) -> dict[str, Tensor]:
 
 def build_kandinsky_3() -> Any:
     """Kandinsky 3: its text has a padding mask."""
-    from diffusers import DDPMScheduler, Kandinsky3Pipeline
-    from diffusers.models.unets.unet_kandinsky3 import Kandinsky3UNet
-
     model = new(
-        Kandinsky3UNet, time_embedding_dim=16, groups=4, attention_head_dim=8, layers_per_block=2,
+        "Kandinsky3UNet", time_embedding_dim=16, groups=4, attention_head_dim=8, layers_per_block=2,
         block_out_channels=(8, 16, 16, 16), cross_attention_dim=WIDTH, encoder_hid_dim=24,
     )  # fmt: skip
-    return ready(
-        Kandinsky3Pipeline(tokenizer=None, text_encoder=None, unet=model, scheduler=DDPMScheduler(), movq=None)
-    )
+    return assembled("Kandinsky3Pipeline", unet=model, scheduler=named("DDPMScheduler"))
 
 
 def sample_kandinsky_3(pipe: Any) -> Tensor:
@@ -91,22 +80,17 @@ def sample_kandinsky_3(pipe: Any) -> Tensor:
 
 def new_prior(**settings: Any) -> Any:
     """A prior: a transformer over 24 tokens of text, then an embedding of the text, the time, the image, a blank."""
-    from diffusers import PriorTransformer
-
     return new(
-        PriorTransformer, num_attention_heads=2, attention_head_dim=8, num_layers=2, embedding_dim=128,
+        "PriorTransformer", num_attention_heads=2, attention_head_dim=8, num_layers=2, embedding_dim=128,
         num_embeddings=24, **settings,
     )  # fmt: skip
 
 
 def build_prior(name: str) -> Any:
-    """A prior of Kandinsky 2.1 or 2.2."""
-    import diffusers
-
-    parts = {"image_encoder": None, "image_processor": None, "tokenizer": tokenizer(), "prior": new_prior()}
+    parts = {"tokenizer": tokenizer(), "prior": new_prior()}
     words = text_encoder("CLIPTextModelWithProjection")
-    scheduler = diffusers.UnCLIPScheduler(prediction_type="sample", clip_sample_range=5.0)
-    return ready(getattr(diffusers, name)(**parts, text_encoder=words, scheduler=scheduler))
+    scheduler = named("UnCLIPScheduler", prediction_type="sample", clip_sample_range=5.0)
+    return assembled(name, **parts, text_encoder=words, scheduler=scheduler)
 
 
 def sample_prior(pipe: Any) -> Tensor:
@@ -115,23 +99,18 @@ def sample_prior(pipe: Any) -> Tensor:
 
 
 def build_if(name: str = "IFPipeline", **settings: Any) -> Any:
-    """DeepFloyd IF, in pixels."""
-    import diffusers
-
     usual = {
         "sample_size": 16, "in_channels": 3, "out_channels": 6, "encoder_hid_dim": 24,
         "encoder_hid_dim_type": "text_proj", "addition_embed_type": "text", "addition_embed_type_num_heads": 2,
         "cross_attention_dim": 32, "cross_attention_norm": "group_norm",
     }  # fmt: skip
-    parts = {"tokenizer": None, "text_encoder": None, "safety_checker": None, "feature_extractor": None}
-    parts |= {"watermarker": None, "requires_safety_checker": False, "scheduler": ddpm()}
+    parts = {"requires_safety_checker": False, "scheduler": ddpm()}
     if "SuperResolution" in name:
-        parts["image_noising_scheduler"] = diffusers.DDPMScheduler()
-    return ready(getattr(diffusers, name)(**parts, unet=unet(**ADDED | usual | settings)))
+        parts["image_noising_scheduler"] = named("DDPMScheduler")
+    return assembled(name, **parts, unet=unet(**ADDED | usual | settings))
 
 
 def sample_if(pipe: Any, **arguments: Any) -> Tensor:
-    """Two prompts."""
     return two_steps(pipe, **at((16, 24)), **prompts(2, 24), output_type="pt", **arguments)
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..seeds import generator, normal
-from .family import NUMBERED, Family, ready
-from .joint_parts import assembled
+from .family import NUMBERED, Family
+from .joint_parts import assembled, flow_matching, named
 from .unet_parts import (
     SIZE,
     UNCHECKED,
@@ -44,7 +44,6 @@ def build_controlnet_xs() -> Any:
 
 
 def build_semantic() -> Any:
-    """Semantic guidance."""
     parts = {**UNCHECKED, "text_encoder": text_encoder(), "tokenizer": tokenizer()}
     model = unet(cross_attention_dim=128)
     return assembled("SemanticStableDiffusionPipeline", **parts, unet=model, scheduler=ddim())
@@ -57,27 +56,17 @@ def sample_semantic(pipe: Any) -> Tensor:
 
 def build_stable_unclip() -> Any:
     """Stable unCLIP: a prior and a U-Net that is told the prior's image embedding."""
-    from diffusers import DDPMScheduler, StableUnCLIPPipeline
     from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
 
-    words = tokenizer()
-    return ready(
-        StableUnCLIPPipeline(
-            prior_tokenizer=words,
-            prior_text_encoder=text_encoder("CLIPTextModelWithProjection"),
-            prior=new_prior(),
-            prior_scheduler=DDPMScheduler(prediction_type="sample", clip_sample_range=5.0),
-            image_normalizer=new(StableUnCLIPImageNormalizer, embedding_dim=128),
-            image_noising_scheduler=DDPMScheduler(),
-            tokenizer=words,
-            text_encoder=text_encoder(),
-            unet=unet(
-                cross_attention_dim=128, class_embed_type="projection", projection_class_embeddings_input_dim=256
-            ),
-            scheduler=ddim(),
-            vae=vae(),
-        )
-    )
+    ddpm, words = partial(named, "DDPMScheduler"), tokenizer()
+    model = unet(cross_attention_dim=128, class_embed_type="projection", projection_class_embeddings_input_dim=256)
+    normalizer = new(StableUnCLIPImageNormalizer, embedding_dim=128)
+    return assembled(
+        "StableUnCLIPPipeline", prior_tokenizer=words, prior_text_encoder=text_encoder("CLIPTextModelWithProjection"),
+        prior=new_prior(), prior_scheduler=ddpm(prediction_type="sample", clip_sample_range=5.0),
+        image_normalizer=normalizer, image_noising_scheduler=ddpm(), tokenizer=words, text_encoder=text_encoder(),
+        unet=model, scheduler=ddim(), vae=vae(),
+    )  # fmt: skip
 
 
 def sample_stable_unclip(pipe: Any) -> Tensor:
@@ -87,29 +76,20 @@ def sample_stable_unclip(pipe: Any) -> Tensor:
 
 def build_audioldm2() -> Any:
     """AudioLDM 2: spectrograms; each block attends to itself, to one text and, with a padding mask, to another."""
-    from diffusers import AudioLDM2Pipeline, AudioLDM2UNet2DConditionModel
     from transformers import GPT2Config, GPT2Model, SpeechT5HifiGan, SpeechT5HifiGanConfig, T5Config, T5EncoderModel
 
     model = new(
-        AudioLDM2UNet2DConditionModel, sample_size=8, layers_per_block=1, block_out_channels=(16, 32),
+        "AudioLDM2UNet2DConditionModel", sample_size=8, layers_per_block=1, block_out_channels=(16, 32),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=((None, WIDTH, 24),) * 2, attention_head_dim=2, norm_num_groups=8,
     )  # fmt: skip
-    parts = dict.fromkeys(("text_encoder", "projection_model", "tokenizer", "tokenizer_2", "feature_extractor"))
+    words = T5Config(vocab_size=8, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    language = GPT2Config(vocab_size=8, n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
     sound = SpeechT5HifiGanConfig(model_in_dim=96, upsample_initial_channel=32, sampling_rate=16000)
-    return ready(
-        AudioLDM2Pipeline(
-            **parts,
-            vae=vae(),
-            text_encoder_2=T5EncoderModel(T5Config(vocab_size=8, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)),
-            language_model=GPT2Model(
-                GPT2Config(vocab_size=8, n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
-            ),
-            unet=model,
-            scheduler=ddim(),
-            vocoder=SpeechT5HifiGan(sound),
-        )
-    )
+    return assembled(
+        "AudioLDM2Pipeline", vae=vae(), text_encoder_2=T5EncoderModel(words), language_model=GPT2Model(language),
+        unet=model, scheduler=ddim(), vocoder=SpeechT5HifiGan(sound),
+    )  # fmt: skip
 
 
 def sample_audioldm2(pipe: Any) -> Tensor:
@@ -127,11 +107,11 @@ def sample_audioldm2(pipe: Any) -> Tensor:
 
 def build_unidiffuser() -> Any:
     """UniDiffuser: two times, text, an image embedding and an image in one sequence."""
-    from diffusers import UniDiffuserModel, UniDiffuserPipeline, UniDiffuserTextDecoder
+    from diffusers import UniDiffuserTextDecoder
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     model = new(
-        UniDiffuserModel, text_dim=WIDTH, clip_img_dim=12, num_text_tokens=7, num_attention_heads=2,
+        "UniDiffuserModel", text_dim=WIDTH, clip_img_dim=12, num_text_tokens=7, num_attention_heads=2,
         attention_head_dim=8, in_channels=4, out_channels=4, num_layers=3, sample_size=8, patch_size=1,
         norm_type="layer_norm", pre_layer_norm=False, use_data_type_embedding=True, use_patch_pos_embed=True,
     )  # fmt: skip
@@ -144,28 +124,29 @@ def build_unidiffuser() -> Any:
         image_size=32, patch_size=16,
     )  # fmt: skip
     images = new(CLIPVisionModelWithProjection, config=config)
-    return ready(UniDiffuserPipeline(vae(), text_encoder(), images, None, tokenizer(), decoder, None, model, ddim()))
+    return assembled(
+        "UniDiffuserPipeline", vae=vae(), text_encoder=text_encoder(), image_encoder=images,
+        clip_tokenizer=tokenizer(), text_decoder=decoder, unet=model, scheduler=ddim(),
+    )  # fmt: skip
 
 
 def build_vq_diffusion() -> Any:
     """VQ-Diffusion: a transformer over 64 tokens of an image, given as numbers of a vocabulary."""
-    from diffusers import Transformer2DModel, VQDiffusionPipeline, VQDiffusionScheduler, VQModel
     from diffusers.pipelines.deprecated.vq_diffusion import LearnedClassifierFreeSamplingEmbeddings
 
     model = new(
-        Transformer2DModel, num_attention_heads=2, attention_head_dim=8, num_layers=2, cross_attention_dim=128,
+        "Transformer2DModel", num_attention_heads=2, attention_head_dim=8, num_layers=2, cross_attention_dim=128,
         sample_size=8, num_vector_embeds=9, num_embeds_ada_norm=100, norm_type="ada_norm", attention_bias=True,
     )  # fmt: skip
     pictures = new(
-        VQModel, block_out_channels=(8,), latent_channels=4, vq_embed_dim=4, num_vq_embeddings=8, norm_num_groups=4
+        "VQModel", block_out_channels=(8,), latent_channels=4, vq_embed_dim=4, num_vq_embeddings=8, norm_num_groups=4
     )
     parts = {"vqvae": pictures, "text_encoder": text_encoder(), "tokenizer": tokenizer(), "transformer": model}
     parts["learned_classifier_free_sampling_embeddings"] = LearnedClassifierFreeSamplingEmbeddings(learnable=False)
-    return ready(VQDiffusionPipeline(**parts, scheduler=VQDiffusionScheduler(num_vec_classes=9)))
+    return assembled("VQDiffusionPipeline", **parts, scheduler=named("VQDiffusionScheduler", num_vec_classes=9))
 
 
 def sample_vq_diffusion(pipe: Any) -> Tensor:
-    """Two prompts."""
     arguments = {"num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "np", "generator": generator()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
@@ -174,21 +155,19 @@ def sample_vq_diffusion(pipe: Any) -> Tensor:
 
 def build_dreamlite() -> Any:
     """DreamLite: the image to edit stands beside the edited one; several heads share keys; text has a padding mask."""
-    from diffusers import AutoencoderTiny, DreamLitePipeline, DreamLiteUNetModel, FlowMatchEulerDiscreteScheduler
-
     model = new(
-        DreamLiteUNetModel, sample_size=8, layers_per_block=1, block_out_channels=(16, 32),
+        "DreamLiteUNetModel", sample_size=8, layers_per_block=1, block_out_channels=(16, 32),
         down_block_types=("DreamLiteCrossAttnNoSelfAttnDownBlock2D", "DreamLiteCrossAttnDownBlock2D"),
         up_block_types=("DreamLiteCrossAttnUpBlock2D", "DreamLiteCrossAttnNoSelfAttnUpBlock2D"),
         cross_attention_dim=128, attention_head_dim=(2, 4), norm_num_groups=8, addition_embed_type="time",
         addition_time_embed_dim=8, projection_class_embeddings_input_dim=16,
     )  # fmt: skip
     levels = {"encoder_block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4}
-    pictures = new(AutoencoderTiny, **levels, num_encoder_blocks=(1,) * 4, num_decoder_blocks=(1,) * 4)
-    scheduler = FlowMatchEulerDiscreteScheduler()
-    pipe = DreamLitePipeline(text_encoder(), tokenizer(), None, pictures, model, scheduler)
+    pictures = new("AutoencoderTiny", **levels, num_encoder_blocks=(1,) * 4, num_decoder_blocks=(1,) * 4)
+    words = {"text_encoder": text_encoder(), "tokenizer": tokenizer()}
+    pipe = assembled("DreamLitePipeline", **words, vae=pictures, unet=model, scheduler=flow_matching())
     pipe.prompt_template_encode_generate, pipe.prompt_template_encode_generate_start_idx = "{}", 0
-    return ready(pipe)
+    return pipe
 
 
 def sample_dreamlite(pipe: Any) -> Tensor:
@@ -210,22 +189,16 @@ FAMILIES = [
         "Semantic Guidance", "SemanticStableDiffusionPipeline", build_semantic, sample_semantic, SIZE,
         ("cond", "uncond", "uncond 2"),
     ),
+    # of the prior
     Family(
-        "Stable unCLIP",
-        "StableUnCLIPPipeline",
-        build_stable_unclip,
-        sample_stable_unclip,
-        SIZE,
-        parts={"text": (0, 24), "image": (26, 27)},  # of the prior
+        "Stable unCLIP", "StableUnCLIPPipeline", build_stable_unclip, sample_stable_unclip, SIZE,
+        parts={"text": (0, 24), "image": (26, 27)},
     ),
     Family("AudioLDM 2", "AudioLDM2Pipeline", build_audioldm2, sample_audioldm2, (128, 96)),
+    # its outputs are three, and stepped as one
     Family(
-        "UniDiffuser",
-        "UniDiffuserPipeline",
-        build_unidiffuser,
-        lambda pipe: two_steps(pipe, **prompts(width=128), **at((64, 64))),
-        (64, 64),
-        branches=NUMBERED,  # its outputs are three, and stepped as one
+        "UniDiffuser", "UniDiffuserPipeline", build_unidiffuser,
+        lambda pipe: two_steps(pipe, **prompts(width=128), **at((64, 64))), (64, 64), branches=NUMBERED,
         parts={"other": (0, 3), "text": (3, 10), "reference": (10, 11), "image": (11, 75)},
     ),
     Family("VQ-Diffusion", "VQDiffusionPipeline", build_vq_diffusion, sample_vq_diffusion, (8, 8), asked=False),

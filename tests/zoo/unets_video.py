@@ -5,19 +5,18 @@ from typing import Any
 from torch import Tensor
 
 from ..seeds import generator
-from .family import Family, ready
-from .unet_parts import PARTS, SIZE, WIDTH, at, ddim, new, picture, prompts, two_steps, unet
+from .family import Family
+from .joint_parts import assembled, named
+from .unet_parts import SIZE, WIDTH, at, ddim, new, picture, prompts, two_steps, unet
 
 
 def build_animatediff() -> Any:
     """AnimateDiff: Stable Diffusion with attention over time."""
-    from diffusers import AnimateDiffPipeline, MotionAdapter
-
     motion = new(
-        MotionAdapter, block_out_channels=(16, 32), motion_layers_per_block=1, motion_num_attention_heads=2,
+        "MotionAdapter", block_out_channels=(16, 32), motion_layers_per_block=1, motion_num_attention_heads=2,
         motion_norm_num_groups=8,
     )  # fmt: skip
-    return ready(AnimateDiffPipeline(**PARTS, unet=unet(), motion_adapter=motion, scheduler=ddim()))
+    return assembled("AnimateDiffPipeline", unet=unet(), motion_adapter=motion, scheduler=ddim())
 
 
 def sample_frames(pipe: Any) -> Tensor:
@@ -26,29 +25,20 @@ def sample_frames(pipe: Any) -> Tensor:
 
 
 def build_text_to_video() -> Any:
-    """ModelScope's text to video."""
-    from diffusers import TextToVideoSDPipeline, UNet3DConditionModel
-
     model = new(
-        UNet3DConditionModel, sample_size=8, layers_per_block=1, block_out_channels=(16, 32),
+        "UNet3DConditionModel", sample_size=8, layers_per_block=1, block_out_channels=(16, 32),
         down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"), up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
         cross_attention_dim=WIDTH, attention_head_dim=8, norm_num_groups=8,
     )  # fmt: skip
-    return ready(TextToVideoSDPipeline(**PARTS, unet=model, scheduler=ddim()))
+    return assembled("TextToVideoSDPipeline", unet=model, scheduler=ddim())
 
 
 def build_video() -> Any:
     """Stable Video Diffusion: an image, moving."""
-    from diffusers import (
-        AutoencoderKLTemporalDecoder,
-        EulerDiscreteScheduler,
-        StableVideoDiffusionPipeline,
-        UNetSpatioTemporalConditionModel,
-    )
     from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
     model = new(
-        UNetSpatioTemporalConditionModel, sample_size=8, block_out_channels=(32, 64), layers_per_block=1,
+        "UNetSpatioTemporalConditionModel", sample_size=8, block_out_channels=(32, 64), layers_per_block=1,
         down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
         up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
         addition_time_embed_dim=8, projection_class_embeddings_input_dim=24, cross_attention_dim=WIDTH,
@@ -59,11 +49,13 @@ def build_video() -> Any:
         image_size=32, patch_size=16,
     )  # fmt: skip
     frames = new(
-        AutoencoderKLTemporalDecoder, down_block_types=("DownEncoderBlock2D",) * 4, block_out_channels=(32,) * 4
+        "AutoencoderKLTemporalDecoder", down_block_types=("DownEncoderBlock2D",) * 4, block_out_channels=(32,) * 4
     )
-    encoder = new(CLIPVisionModelWithProjection, config=config)
-    scheduler = EulerDiscreteScheduler(prediction_type="v_prediction")
-    return ready(StableVideoDiffusionPipeline(frames, encoder, model, scheduler, CLIPImageProcessor()))
+    parts = {"vae": frames, "image_encoder": new(CLIPVisionModelWithProjection, config=config), "unet": model}
+    scheduler = named("EulerDiscreteScheduler", prediction_type="v_prediction")
+    return assembled(
+        "StableVideoDiffusionPipeline", **parts, scheduler=scheduler, feature_extractor=CLIPImageProcessor()
+    )
 
 
 def sample_video(pipe: Any) -> Tensor:
