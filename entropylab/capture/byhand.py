@@ -136,9 +136,10 @@ def hand_on(frame: Frame) -> None:
 
 
 def give_up(maps: Sequence[Noted]) -> None:
-    """Name what looked like scores and was never seen to multiply anything."""
+    """Name what looked like scores and was never seen to multiply anything, unless its module was seen to attend."""
     for noted in maps:
-        if noted.from_scores and noted.is_last and noted.logits.ndim > 2 and 1 not in noted.logits.shape[-2:]:
+        looks_so = noted.from_scores and noted.is_last and noted.logits.ndim > 2 and 1 not in noted.logits.shape[-2:]
+        if looks_so and not noted.owner.seen:  # some choose by a softmax what they then attend to
             lose(noted.owner, UNMULTIPLIED)
 
 
