@@ -173,7 +173,7 @@ def check_folder(out: Any) -> Path:
     there = {entry.name for entry in listed(path) if not entry.name.startswith(".")} - {LOCKS}
     units = {entry.name for entry in listed(path / UNITS)} if UNITS in there else set()
     begun = {UNITS, PROMPTS} if UNITS in there else set()
-    if record_of(path) is not None or any(map(OWN.fullmatch, units)) or (not units and there <= begun):
+    if any(map(OWN.fullmatch, units)) or record_of(path) is not None or (not units and there <= begun):
         return path
     shown = ", ".join(sorted(there)[:3])
     raise EntropyLabError(f"out must be an empty folder or that of a run. {path} has no {RECORD} of ours, but {shown}.")
@@ -258,6 +258,9 @@ def clear(path: Path) -> None:
     busy = [f"{unit} by {who}" for unit, who in Locks(path / LOCKS).holders().items()]
     if busy:
         raise EntropyLabError(f"overwrite: processes are at work on {path} ({', '.join(busy[:3])}); end them first.")
+    for folder in (path / UNITS, path / LOCKS):
+        if folder.is_symlink():
+            raise EntropyLabError(f"overwrite: {folder} is a link, and what is behind it is not removed.")
     entries = [entry for name in (UNITS, LOCKS) for entry in listed(path / name) if OWN.fullmatch(entry.name)]
     own = [Path(entry.path) for entry in entries if not entry.is_dir(follow_symlinks=False)]
     try:

@@ -85,6 +85,7 @@ def test_a_record_of_another_program_stays_and_one_of_another_format_is_named(ru
     for use in (entropylab.open, again):
         with pytest.raises(EntropyLabError, match="run of format 9; this is for format 2"):
             use(run)
+    assert again(run, overwrite=True).attrs["units_done"] == 4
     for file in files(run):
         file.unlink()
     (run / RECORD).write_text('{"of": "another program"}')
