@@ -268,7 +268,7 @@ def as_python(name: Any, value: Any) -> Any:
         return {str(key): as_python(key, one) for key, one in value.items()}
     raise EntropyLabError(
         "attributes of ds must be text, numbers, None, and lists and dicts of them, with text for keys. "
-        f"Got {name!r}: {type(value).__name__}."
+        f"Got {name!r}: {value!r:.200}"
     )
 
 
@@ -292,8 +292,14 @@ def difference(ds: xr.Dataset, back: xr.Dataset) -> str:
     """What is not the same in what was written and what is read again; "" if all is."""
     for name, variable in ds.variables.items():
         there = back.variables.get(name)
-        if there is None or not there.identical(variable):
+        if there is None or not there.equals(variable) or in_order(there.attrs) != in_order(variable.attrs):
             return f"variable {name!r}"
         if variable.dtype.kind not in "UTO" and there.dtype.newbyteorder("=") != variable.dtype.newbyteorder("="):
             return f"the type of variable {name!r}"
-    return "" if back.identical(ds) else "its list of variables, coordinates and attributes"
+    whole = back.equals(ds) and set(back.coords) == set(ds.coords) and in_order(back.attrs) == in_order(ds.attrs)
+    return "" if whole else "its list of variables, coordinates and attributes"
+
+
+def in_order(attributes: Mapping[Any, Any]) -> str:
+    """Attributes as text; a NaN in them is the same as another."""
+    return json.dumps(attributes, sort_keys=True)

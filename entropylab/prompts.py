@@ -156,7 +156,7 @@ def cells_of(source: Any, column: str | None) -> Iterator[Any]:
     Bytes that are no UTF-8 become halves of characters, so that the caption that holds them is left out and no other.
     """
     kind, is_file = Path(source).suffix.lower(), os.path.isfile(source)
-    named = None if is_file or kind in (*LOADERS, *READERS) else HUB_ID.fullmatch(str(source))
+    named = None if os.path.exists(source) or kind in (*LOADERS, *READERS) else HUB_ID.fullmatch(str(source))
     if named:
         return read_data(source, named[1], {"name": named[2], "split": named[3]}, column)
     if not is_file:
@@ -217,7 +217,7 @@ def read_jsonl(file: Any, path: Path, column: str | None) -> Iterator[Any]:
         except (ValueError, RecursionError):
             value = UNREADABLE
         if isinstance(value, dict):
-            column = column or column_of(None, list(value), path)
+            column = column_of(None, list(value), path) if column is None else column
             value = value.get(column)
         yield value
 

@@ -183,7 +183,7 @@ def test_another_programs_files(tmp_path: Path) -> None:
         open_dataset(tmp_path / "other.nc")
 
 
-@pytest.mark.parametrize(("name", "message"), [("none.nc", "No such file"), (".", "folder that holds no run")])
+@pytest.mark.parametrize(("name", "message"), [("none.nc", "No such file"), (".", "holds no run: run.json is missing")])
 def test_files_that_are_not_there(name: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(EntropyLabError, match=message):
         open_dataset(tmp_path / name)
@@ -197,3 +197,15 @@ def test_described_variables_say_their_units(ds: xr.Dataset) -> None:
     bare = xr.Dataset({"entropy": 1.0, "mine": ("x", [1], {"units": "apples"})})
     assert describe(bare)["mine"].attrs == {"units": "apples"}
     assert bare["entropy"].attrs == {}
+
+
+def test_nan_within_a_dict_comes_back(ds: xr.Dataset, tmp_path: Path) -> None:
+    save(ds.assign_attrs(losses={"last": float("nan"), "all": [1.0, float("nan")]}), tmp_path / "ds.nc")
+    found = open_dataset(tmp_path / "ds.nc").attrs["losses"]
+    assert (str(found["last"]), str(found["all"])) == ("nan", "[1.0, nan]")
+
+
+def test_attributes_whose_names_are_no_text_are_named(ds: xr.Dataset, tmp_path: Path) -> None:
+    ds.attrs = {5: "five", **ds.attrs}
+    with pytest.raises(EntropyLabError, match="with text for keys. Got 'attributes': {5: 'five'"):
+        save(ds, tmp_path / "ds.nc")

@@ -120,6 +120,7 @@ REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
     ("p.csv", "caption\nred\n".encode("utf-16"), {}, "prompts|column"),
     ("p.jsonl", b"{broken", {}, "1 unreadable"),
     ("p.jsonl", b'{"a": "x"}', {"column": "b"}, "1 missing"),
+    ("p.jsonl", b'{"a": "x"}', {"column": ""}, "1 missing"),
     ("p.parquet", b"PAR1 and nothing else", {}, "can't be read"),
     ("p.parquet", {"a": ["x"], "b": ["y"]}, {"column": "c"}, "column must be one of those of .*: a, b. Got 'c'"),
     ("p.parquet", {"caption": [["x"]]}, {}, "column 'caption' .* must hold text. Got list"),
@@ -230,3 +231,11 @@ def test_prompts_that_the_tokenizer_cuts_are_counted() -> None:
 
     assert count_cut(Pipe(), ["a b c d", "a b c d e", "a b c d e", "a b c d e f"]) == 2
     assert count_cut(object(), ["a b c d e"]) == 0
+
+
+def test_a_folder_is_no_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my" / "captions").mkdir(parents=True)
+    (tmp_path / "my" / "captions" / "a.csv").write_text("caption\na red car\n")
+    with pytest.raises(EntropyLabError, match="prompts must be a list of strings.*'my/captions'"):
+        read_prompts("my/captions")

@@ -74,12 +74,12 @@ class Commands(TyperGroup):
 
 
 def with_options(said: str, names: set[str]) -> str:
-    """What is said to be passed, "pass train_size=", as the option of that name, if there is one."""
+    """What is said to be passed, "pass out=" or "pass engine='ray'", as the option of that name, if there is one."""
 
     def option(found: re.Match[str]) -> str:
-        return "--" + found[1].replace("_", "-") if found[1] in names else found[0]
+        return f"--{found[1].replace('_', '-')} {found[2] or ''}".strip() if found[1] in names else found[0]
 
-    return re.sub(r"(?<=pass )(\w+)=", option, said)
+    return re.sub(r"(?<=pass )(\w+)=(?:'(\w+)')?", option, said)
 
 
 def show_warning(others: Any, message: Any, category: type[Warning], *arguments: Any, **options: Any) -> None:

@@ -117,7 +117,7 @@ def status(
     epilog="\b\nExamples:\n  entropylab merge RUN/ --out entropy.nc\n  entropylab merge one/ other/ --out both.nc",
 )
 def merge(
-    runs: opt.Runs,
+    runs: Annotated[list[Path], opt.argument("RUN...", "Folders of the runs.")],
     out: opt.File,
     overwrite: opt.Overwrite = False,
 ) -> None:

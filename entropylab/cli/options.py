@@ -122,8 +122,8 @@ Samples = Annotated[
     int | None,
     option(
         "N",
-        "Images per size and rule; if left out one for each prompt (40 with an embedded pipeline), to judge what a "
-        "distance needs.",
+        "Images per size and rule. If left out one for each prompt (40 with an embedded pipeline); in `calibrate` less "
+        "those kept back, in `evaluate` as many as a distance needs.",
         min=1,
     ),
 ]

@@ -127,6 +127,8 @@ def read_run(path: Path) -> RunFolder:
     """The run in a folder."""
     again = "If its units are there, the command that made the run writes it again."
     record = record_of(path)
+    if record is None and not path.exists():
+        raise EntropyLabError(f"{path} holds no run: there is no such folder.")
     if record is None:
         raise EntropyLabError(f"{path} holds no run: {RECORD} is missing, or not what entropylab wrote. {again}")
     known = record["configuration"]
@@ -168,13 +170,13 @@ def prompts_of(path: Path, samples: int) -> list[str]:
 def check_folder(out: Any) -> Path:
     """``out`` as a Path, if a run can be written there or goes on there; the folder is made if need be."""
     path = make_folder(out)
-    there = {entry.name for entry in listed(path) if not entry.name.startswith(".")} - {PROMPTS, LOCKS}
-    if there and not there & {RECORD, UNITS}:
-        shown = ", ".join(sorted(there)[:3])
-        raise EntropyLabError(f"out must be an empty folder or that of a run. {path} has no {RECORD}, but {shown}.")
-    if RECORD in there and record_of(path) is None and not files(path / UNITS, ".nc"):
-        raise EntropyLabError(f"out must be a folder of a run. {path / RECORD} is not what entropylab wrote.")
-    return path
+    there = {entry.name for entry in listed(path) if not entry.name.startswith(".")} - {LOCKS}
+    units = {entry.name for entry in listed(path / UNITS)} if UNITS in there else set()
+    begun = {UNITS, PROMPTS} if UNITS in there else set()
+    if any(map(OWN.fullmatch, units)) or record_of(path) is not None or (not units and there <= begun):
+        return path
+    shown = ", ".join(sorted(there)[:3])
+    raise EntropyLabError(f"out must be an empty folder or that of a run. {path} has no {RECORD} of ours, but {shown}.")
 
 
 def begin(
@@ -256,6 +258,9 @@ def clear(path: Path) -> None:
     busy = [f"{unit} by {who}" for unit, who in Locks(path / LOCKS).holders().items()]
     if busy:
         raise EntropyLabError(f"overwrite: processes are at work on {path} ({', '.join(busy[:3])}); end them first.")
+    for folder in (path / UNITS, path / LOCKS):
+        if folder.is_symlink():
+            raise EntropyLabError(f"overwrite: {folder} is a link, and what is behind it is not removed.")
     entries = [entry for name in (UNITS, LOCKS) for entry in listed(path / name) if OWN.fullmatch(entry.name)]
     own = [Path(entry.path) for entry in entries if not entry.is_dir(follow_symlinks=False)]
     try:

@@ -35,10 +35,16 @@ class Place:
 def by_environment() -> Place:
     """This process's place as the launcher's environment has it; no process group is needed for that."""
     for names in PLACES:
-        rank, world, local_rank = (int(os.environ.get(name, -1)) for name in names)
+        rank, world, local_rank = map(number, names)
         if rank >= 0 and world > 1:
-            return Place(rank, world, max(0, local_rank), names == LAUNCHED)
+            return Place(rank, world, max(0, local_rank), names == LAUNCHED and local_rank >= 0)
     return Place()
+
+
+def number(name: str) -> int:
+    """An environment variable as a number; -1 if it is none, and then no launcher's."""
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else -1
 
 
 def is_left_alone() -> bool:
@@ -49,7 +55,7 @@ def is_left_alone() -> bool:
 
 def is_restarted() -> bool:
     """Whether torchrun has started this process anew after one was lost (``--max-restarts``)."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    return number("TORCHELASTIC_RESTART_COUNT") > 0
 
 
 @contextmanager

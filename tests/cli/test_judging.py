@@ -119,6 +119,7 @@ def test_evaluate_hands_every_option_on(judged: dict[str, Any], tmp_path: Path) 
         (["evaluate", "--engine", "ray"], "pass --pictures, a folder"),
         (["measure", "--engine", "ray"], "pass --out, a folder"),
         (["measure", "--words", "red"], "pass --maps, the name of a file"),
+        (["evaluate", "--address", "auto"], "pass --engine ray."),
     ],
 )
 def test_what_is_missing_is_named_as_an_option(tmp_path: Path, words: list[str], option: str) -> None:

@@ -85,6 +85,15 @@ def test_overwriting_removes_what_is_the_runs_own_and_nothing_else(run: Path, tm
     assert there == {*(path.name for path in files(run)), "holiday.jpg", f"{second.name}.damaged"}
 
 
+def test_what_is_behind_a_link_is_not_removed(run: Path, tmp_path: Path) -> None:
+    (run / "units").rename(tmp_path / "elsewhere")
+    (run / "units").symlink_to(tmp_path / "elsewhere")
+    before = files(run)
+    with pytest.raises(EntropyLabError, match="units is a link, and what is behind it is not removed"):
+        again(run, overwrite=True)
+    assert files(run) == before != []
+
+
 def test_a_run_that_is_being_made_is_not_overwritten(run: Path) -> None:
     with read_run(run).locks.take("unit") or pytest.fail("not taken"):
         with pytest.raises(EntropyLabError, match="overwrite: processes are at work"):

@@ -78,6 +78,7 @@ def test_mistakes_are_one_line_and_before_the_model_is_loaded(loaded: list[Any],
     refused(run("measure", "--sizes", 32, "--column", "text", "--out", tmp_path / "run"), "column needs --prompts")
     assert loaded == []
     refused(run("status", tmp_path), "holds no run")
+    refused(run("status", tmp_path / "rum"), "holds no run: there is no such folder")
     refused(run("merge", tmp_path, "--out", tmp_path / "a.nc"), "holds no run")
 
 

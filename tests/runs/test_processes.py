@@ -108,8 +108,9 @@ def test_places(names: tuple[str, ...], unlaunched: pytest.MonkeyPatch, tmp_path
             stub.measure(tmp_path / "run", overwrite=True)
     unlaunched.setenv(names[0], "0")
     assert by_environment().is_main
-    unlaunched.setenv(names[1], "1")
-    assert by_environment() == Place()
+    for alone in ("1", "", "many"):
+        unlaunched.setenv(names[1], alone)
+        assert by_environment() == Place()
 
 
 def test_accelerate_that_starts_one_process_where_several_were_asked_for(unlaunched: pytest.MonkeyPatch) -> None:

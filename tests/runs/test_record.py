@@ -85,13 +85,32 @@ def test_a_record_of_another_program_stays_and_one_of_another_format_is_named(ru
     for use in (entropylab.open, again):
         with pytest.raises(EntropyLabError, match="run of format 9; this is for format 2"):
             use(run)
+    assert again(run, overwrite=True).attrs["units_done"] == 4
     for file in files(run):
         file.unlink()
     (run / RECORD).write_text('{"of": "another program"}')
-    for overwrite in (False, True):
-        with pytest.raises(EntropyLabError, match=r"run.json is not what entropylab wrote"):
-            again(run, overwrite=overwrite)
+    for unit in (None, "metres.nc"):
+        if unit is not None:
+            (run / "units" / unit).write_text("of another program")
+        for overwrite in (False, True):
+            with pytest.raises(EntropyLabError, match=r"no run.json of ours, but prompts.jsonl, run.json, units"):
+                again(run, overwrite=overwrite)
     assert (run / RECORD).read_text() == '{"of": "another program"}'
+
+
+@pytest.mark.parametrize(("name", "begun"), [("prompts.jsonl", False), ("units/metres.txt", False), ("units", True)])
+def test_only_a_folder_that_a_run_has_begun_is_taken_for_one(name: str, begun: bool, tmp_path: Path) -> None:
+    if begun:
+        (tmp_path / name).mkdir()
+        (tmp_path / PROMPTS).write_text("half of th")
+        assert again(tmp_path).sizes["size"] == 1
+        return
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(EntropyLabError, match="out must be an empty folder or that of a run"):
+            again(tmp_path, overwrite=overwrite)
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_a_pipe_is_not_waited_for(run: Path) -> None:
