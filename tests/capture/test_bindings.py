@@ -152,6 +152,17 @@ def test_a_name_that_was_bound_before_somebody_replaced_sdpa_is_seen_once(monkey
         assert agree(rec, net.attn.logits)
 
 
+def test_a_name_that_has_led_to_sdpa_only_since_the_last_recording_is_seen(monkeypatch):
+    net = net_of(FromHelper)
+    monkeypatch.setattr(imported, "attend", lambda query, key, value: value)
+    with pytest.warns(entropylab.EntropyLabWarning, match="could not be measured"), entropylab.record(net) as rec:
+        run(net)
+    assert list(rec.unmeasured) == ["model.attn"]
+    monkeypatch.setattr(imported, "attend", ORIGINAL)
+    assert agree(recorded(net, strict=True), net.attn.logits)
+    assert imported.attend is ORIGINAL
+
+
 class OwnFlex(OwnAttention):
     def forward(self, tokens):
         return together(flex_attention(*self.sides(tokens)))
