@@ -33,9 +33,9 @@ changed = Shared()
 """Modules, classes, functions and instances that hold substitutes."""
 
 
-free: "WeakKeyDictionary[ModuleType, tuple[int, int]]" = WeakKeyDictionary()
-"""Modules that held none of the functions, and how much there was then: unless a class of a model comes from one, it is
-looked through again only when there is more."""
+free: "WeakKeyDictionary[ModuleType, int]" = WeakKeyDictionary()
+"""Modules that held none of the functions, and what they held then: unless a class of a model comes from one, it is
+looked through again only when it holds something else, or other functions are seen."""
 
 
 @contextmanager
@@ -46,13 +46,13 @@ def bound_names(roots: Mapping[str, nn.Module]) -> Iterator[None]:
             if holder in changed or any(True for _ in held(holder)):
                 stack.enter_context(changed.changed(holder, stand_in))
             elif isinstance(holder, ModuleType):
-                free[holder] = names_in(holder)
+                free[holder] = content_of(holder)
         yield
 
 
-def names_in(module: ModuleType) -> tuple[int, int]:
-    """How many names a module has, and how many functions are seen."""
-    return len(vars(module)), len(substitutes)
+def content_of(module: ModuleType) -> int:
+    """A number that changes with what a module's names lead to, and with the functions that are seen."""
+    return hash((*map(id, vars(module).values()), *substitutes))
 
 
 def holders(roots: Mapping[str, nn.Module]) -> Iterator[Any]:
@@ -66,7 +66,7 @@ def holders(roots: Mapping[str, nn.Module]) -> Iterator[Any]:
     packages = {name.partition(".")[0] for name in files} - {__name__.partition(".")[0]}
     for name, module in list(sys.modules.items()):
         is_near = (name in files or name.partition(".")[0] in packages) and isinstance(module, ModuleType)
-        if is_near and (name in files or free.get(module) != names_in(module)):
+        if is_near and (name in files or free.get(module) != content_of(module)):
             yield module
     met: set[int] = set()
     kinds = {*HOLDING, *CALLED, *(type(original) for original, _ in substitutes.values())}

@@ -52,18 +52,23 @@ class Rescaling:
     def on_attention(self, call: AttentionCall) -> float | Tensor | None:
         """The multiplier for one attention call; tokens of text among themselves are left alone."""
         known = call.known.by.get(self)
-        if known is not None and known[0] == self.sight.latent:
-            return known[1]
-        factor = None
-        if pipelines.kind_of(call) in self.kinds and not pipelines.is_without_image(call):
-            self.matched = True
-            key = (call.layer, call.key.shape[-2], self.sight.latent)
-            if key not in self.known:
-                self.known[key] = self.last[call.layer] = self.multiplier(call)
-            factor = self.known[key]
-        if not self.rule.sees_time:
-            call.known.by[self] = (self.sight.latent, factor)
-        return factor
+        if known is None or known[0] != self.sight.latent:
+            known = (self.sight.latent, self.factor_of(call))
+            if not self.rule.sees_time:
+                call.known.by[self] = known
+        if known[1] is not None:
+            self.last[call.layer] = known[1]
+        return known[1]
+
+    def factor_of(self, call: AttentionCall) -> float | Tensor | None:
+        """The multiplier for a layer's calls like this one; None if these are left alone."""
+        if pipelines.kind_of(call) not in self.kinds or pipelines.is_without_image(call):
+            return None
+        self.matched = True
+        key = (call.layer, call.key.shape[-2], self.sight.latent)
+        if key not in self.known:
+            self.known[key] = self.multiplier(call)
+        return self.known[key]
 
     def multipliers(self) -> dict[str, float]:
         """Layer path -> the factor last used there, mean over heads."""

@@ -50,6 +50,15 @@ def test_one_call_compares_all_rules(random_pipe):
             entropylab.measure(random_pipe, [8], scaling=name, **options)
 
 
+def test_multipliers_are_those_last_used_when_sizes_come_again(random_pipe):
+    found = []
+    with entropylab.rescale(random_pipe) as handle:
+        for size in (96, 128, 96):
+            sample(random_pipe, (size, size), steps=1)
+            found.append(handle.multipliers)
+    assert found[0] == found[2] != found[1]
+
+
 def test_a_rule_that_sees_the_timestep(random_pipe):
     """It is asked once a layer and step, others once a layer."""
     seen = []
