@@ -133,6 +133,7 @@ def heads(
     ax = sns.heatmap(frame, ax=axes_of(ax), linewidths=0.3, cbar_kws={"label": f"{words}, at {label}"}, **look)
     ax.set(xlabel="head", ylabel="layer")
     ax.tick_params(length=0)
+    ax.tick_params(axis="y", rotation=0)  # seaborn turns names that have room
     return ax
 
 
@@ -266,7 +267,7 @@ def compare(comparison: Comparison, ax: Axes | None = None) -> Axes:
             ax.plot(place[chosen], own, "o", color=BLUE, markerfacecolor=fill, zorder=3, label=f"{words}: {len(own)}")
     ax.axhline(0, ls=":", color=GREY, lw=0.8)
     mean = comparison["mean_difference"].item()
-    ax.axhline(mean, ls="--", color=BLACK, lw=0.8, label=f"mean layer, {mean:+.3f} nats")
+    ax.axhline(mean, ls="--", color=BLACK, lw=0.8, label=f"mean layer, {mean:+.3f} nats".replace("-", "−"))
     name_layers(ax, rows)
     ax.set(xlim=(-0.5, len(rows) - 0.5), xlabel="layer", ylabel="entropy, other less first [nats]")
     legend_above(ax)

@@ -91,7 +91,7 @@ def columns_of(ax: Axes, names: Sequence[str], size: str | None = None) -> int:
         rows = -(-len(names) // columns)
         widths = [9 + max(map(len, names[start : start + rows])) for start in range(0, len(names), rows)]
         if letter * sum(widths) < 1.1 * points:
-            return columns
+            return len(widths)  # six names make two rows of three, not of five and one
     return 1
 
 

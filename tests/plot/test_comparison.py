@@ -17,7 +17,7 @@ def test_differences_of_layers_with_intervals(ds, ax) -> None:
     (bar,) = ax.containers
     ends = np.array([end[:, 1] for end in bar.lines[2][0].get_segments()])
     np.testing.assert_allclose(ends, rows[["difference_low", "difference_high"]])
-    assert lines(ax)[f"mean layer, {rows['difference'].mean():+.3f} nats"].get_ydata()[0] < 0
+    assert lines(ax)[f"mean layer, −{-rows['difference'].mean():.3f} nats"].get_ydata()[0] < 0
     assert [text.get_text() for text in ax.get_xticklabels()] == ["down 0", "down 1", "mid", "up 0", "up 1"]
 
 

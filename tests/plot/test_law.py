@@ -140,6 +140,8 @@ def test_heads_on_a_map(ds, ax) -> None:
     assert np.isnan(drawn).sum() == 8, "heads that are not there stay blank"
     assert cells.get_clim() == (0, 1)
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["down 0", "down 1", "mid", "up 0", "up 1"]
+    tall = plot.heads(ds, Figure(figsize=(5, 9)).subplots())
+    assert {tick.get_rotation() for tick in tall.get_yticklabels()} == {0}, "names lie, whatever room they have"
     assert "at 48x48" in ax.figure.axes[1].get_ylabel()
 
 

@@ -3,9 +3,11 @@
 import matplotlib
 import matplotlib.pyplot as plt
 import pytest
+from matplotlib.figure import Figure
 
 from entropylab import plot
 from entropylab.law.names import short
+from entropylab.plot.style import legend
 
 from ..datasets import under_both
 
@@ -28,6 +30,17 @@ def test_current_axes_by_default_and_nothing_set() -> None:
         assert dict(matplotlib.rcParams) == before
     finally:
         plt.close("all")
+
+
+def test_columns_of_a_legend_are_filled_evenly() -> None:
+    """Six names that have room for five columns are two rows of three."""
+    ax = Figure(figsize=(8, 4)).subplots()
+    for place in range(6):
+        ax.plot([0, 1], label=f"layer {place}")
+    legend(ax)
+    ax.figure.draw_without_rendering()
+    places = [text.get_window_extent() for text in ax.get_legend().get_texts()]
+    assert len({round(place.x0) for place in places}) == 3 and len({round(place.y0) for place in places}) == 2
 
 
 @pytest.mark.parametrize(
