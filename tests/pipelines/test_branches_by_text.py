@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import entropylab
+from entropylab.pipelines.guidance import Branch, Handed, Texts
 from tests.conftest import new_random_pipeline
 from tests.seeds import generator
 from tests.zoo.joint import FAMILIES as JOINT
@@ -64,3 +65,13 @@ def test_a_negative_prompt_that_is_the_prompt_names_nothing():
     with entropylab.record(always_guided(pipe)) as rec:
         pipe(**asked, guidance_scale=0.0)
     assert set(rec.dataset.branch.values) == {"branch 0", "branch 1"}
+
+
+def test_the_same_texts_in_other_numbers_of_branches_are_judged_anew():
+    """Texts are judged once; which of them a branch was handed depends on how many branches share them."""
+    text, texts = torch.tensor([[1.0], [1.0], [2.0], [2.0]]), Texts()
+    handed = Handed([text], 4)
+    for count, wanted in ((2, [[1, 0], [0, 1]]), (4, [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]])):
+        branches = [Branch(text, handed, at, count) for at in range(count)]
+        alike, prompted = texts.judged(branches, None, text.device)
+        assert torch.equal(alike, torch.tensor(wanted, dtype=torch.bool)) and prompted is None

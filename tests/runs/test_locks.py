@@ -55,6 +55,17 @@ def test_who_has_it_is_told_and_a_dead_process_has_nothing(held, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("wait", [True, False])
+def test_nobody_waits_for_himself(wait: bool, tmp_path: Path) -> None:
+    locks, taken = Locks(tmp_path), []
+    with locks.take("unit") or pytest.fail("not taken"):
+        own = Thread(target=lambda: taken.append(locks.take("unit", wait)), daemon=True)
+        own.start()
+        own.join(60)
+        assert [each is not None for each in taken] == [wait]
+        assert locks.take("unit") is None
+
+
 def test_waiting_ends_when_the_holder_does(held, tmp_path: Path) -> None:
     taken = Event()
 
