@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from .changes import Shared, Undo, replaced, together
+from .roles import is_plain
 
 substitutes: dict[int, tuple[Any, Callable[..., Any]]] = {}
 """Id of a function that is seen now -> that function, and what stands in for it."""
@@ -57,7 +58,7 @@ def content_of(module: ModuleType) -> int:
 
 def holders(roots: Mapping[str, nn.Module]) -> Iterator[Any]:
     """Some models' modules and processors, their classes, the functions of both, and the packages they come from."""
-    modules = [module for root in roots.values() for module in root.modules()]
+    modules = [module for root in roots.values() for module in root.modules() if not is_plain(module)]
     processors = [vars(module).get("processor") for module in modules]
     instances = modules + [each for each in processors if hasattr(each, "__dict__")]
     classes = {own: None for kind in dict.fromkeys(map(type, instances)) for own in kind.__mro__}

@@ -24,7 +24,7 @@ from .forwards import begin_forward, end_root
 from .functions import SeenScores, see_functions
 from .multihead import see_multihead
 from .regions import write_out
-from .roles import forget, forget_if_changed
+from .roles import forget, forget_if_changed, is_plain
 from .session import (
     Frame,
     Observer,
@@ -130,13 +130,16 @@ def watch_root(observer: Observer, stack: ExitStack, name: str, root: nn.Module)
     if observer in session.observers:
         forget(root)
     stack.enter_context(copied.changed(nn.Module, without_ours))
+    with session.lock:
+        observer.watched.update(module for _, module in new)
     for path, module in new:
+        if is_plain(module) and module is not root:
+            continue
         if module in written or compiled_parts(module):
             stack.enter_context(written.changed(module, partial(write_out, hook=hook)))
         if hasattr(module, "get_attention_scores") and hasattr(module, "heads"):
             stack.enter_context(scores.changed(module, see_scores))
         with session.lock:
-            observer.watched.add(module)
             if module not in session.places:
                 is_script = isinstance(module, torch.jit.ScriptModule)
                 attends = any(looks_like_attention(part) for part in (module.modules() if is_script else (module,)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -208,10 +209,25 @@ def forget_if_changed(root: nn.Module) -> None:
 
     What could not be followed then is tried again.
     """
-    anatomy = tuple((ref(part), traits(part), traits(getattr(part, "processor", None))) for part in root.modules())
+    anatomy = tuple(
+        ref(part) if is_plain(part) else (ref(part), traits(part), traits(getattr(part, "processor", None)))
+        for part in root.modules()
+    )
     kept = known.get(root, []) if anatomies.get(root) == anatomy else []
     known[root] = [(key, layout) for key, layout in kept if layout.failure is None]
     anatomies[root] = anatomy
+
+
+@lru_cache(maxsize=4096)
+def is_of_plain(kind: type) -> bool:
+    """Whether a class is one of PyTorch's own that computes no attention: a product, a norm, a list of modules."""
+    home, _, file = kind.__module__.rpartition(".")
+    return home == "torch.nn.modules" and file != "transformer" and kind is not nn.MultiheadAttention
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether a module computes no attention itself, by its class, and nothing stands in for its forward."""
+    return is_of_plain(type(module)) and vars(module).keys().isdisjoint(("forward", "_compiled_call_impl"))
 
 
 SETTINGS = frozenset((bool, int, float, str))

@@ -240,10 +240,10 @@ class Session:
             self.observers = [other for other in self.observers if other is not observer]
             self.known.clear()
             for module in list(observer.watched):
-                place = self.places[module]
-                place.remove(observer)
-                if not place.watchers:
-                    del self.places[module]
+                if (place := self.places.get(module)) is not None:
+                    place.remove(observer)
+                    if not place.watchers:
+                        del self.places[module]
             if not self.observers:
                 self.here = Here()
 

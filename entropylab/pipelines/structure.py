@@ -10,6 +10,7 @@ from torch import nn
 
 from ..capture import looks_like_attention
 from ..capture.byhand import heads_of
+from ..capture.roles import is_plain
 from ..errors import EntropyLabError
 from ..sizes import Size, as_pair, size_label
 from .arguments import parameters_of, time_in
@@ -130,8 +131,7 @@ def layers_of(roots: Mapping[str, nn.Module]) -> list[Layer]:
 
 def check_attends(pipe: Any) -> None:
     """Raise an EntropyLabError if ``pipe`` has no denoiser, or one that is made of PyTorch's plain layers alone."""
-    modules = [module for root in denoisers(pipe).values() for module in root.modules()]
-    if all(type(module).__module__.startswith("torch.nn") and not looks_like_attention(module) for module in modules):
+    if all(is_plain(module) for root in denoisers(pipe).values() for module in root.modules()):
         raise EntropyLabError(f"{type(pipe).__name__} has no attention layer to measure.")
 
 

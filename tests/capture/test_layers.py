@@ -1,7 +1,10 @@
 """What ``layers`` says before anything was sampled."""
 
 import pytest
+import torch
+import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor
+from torch import nn
 
 import entropylab
 
@@ -39,3 +42,19 @@ def test_layers_say_what_they_attend_to_and_by_whom(random_pipe):
     assert [layer.path for layer in listed if layer.processor == "AttnProcessor"] == [
         "unet.mid_block.attentions.0.transformer_blocks.0.attn1"
     ]
+
+
+def test_a_plain_layer_that_attends_in_a_forward_of_its_own_is_measured():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.LayerNorm(8))
+    lent = model[1]
+
+    def forward(tokens):
+        query = lent.weight.new_tensor(1.0) * tokens[:, None]
+        return F.scaled_dot_product_attention(query, query, query)[:, 0]
+
+    lent.forward = forward
+    with entropylab.record(model) as rec:
+        model(torch.randn(2, 6, 8))
+    assert rec.dataset.module.values.tolist() == ["model.1"]
+    assert rec.unmeasured == {}
