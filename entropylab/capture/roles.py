@@ -227,7 +227,8 @@ def is_of_plain(kind: type) -> bool:
 
 def is_plain(module: nn.Module) -> bool:
     """Whether a module computes no attention itself, by its class, and nothing stands in for its forward."""
-    return is_of_plain(type(module)) and vars(module).keys().isdisjoint(("forward", "_compiled_call_impl"))
+    kind: Any = type(module)
+    return is_of_plain(kind) and vars(module).keys().isdisjoint(("forward", "_compiled_call_impl"))
 
 
 SETTINGS = frozenset((bool, int, float, str))
