@@ -6,6 +6,7 @@ denoiser was handed: what fits that in two ways, or in none, is not placed.
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import product
 from math import prod
 from typing import Any, NamedTuple
@@ -139,6 +140,7 @@ def grown_keys(call: AttentionCall, here: Size | None, there: Size | None) -> in
     return None if then is None else then - now
 
 
+@lru_cache(maxsize=1024)
 def tokens_at(tokens: int, here: Size, there: Size) -> int | None:
     """How many tokens a self-attention layer has at latent size ``there`` if it has ``tokens`` at ``here``.
 
