@@ -1,7 +1,6 @@
 """Image pipelines whose attention is joint: text and image tokens among the same keys."""
 
 from functools import partial
-from typing import Any
 
 from .family import PERTURBED, Family, first, last
 from .joint_parts import (
@@ -10,6 +9,7 @@ from .joint_parts import (
     TEXT_WIDTH,
     VAE,
     WordTokenizer,
+    encoder,
     family,
     flat_vae,
     flux_call,
@@ -23,14 +23,10 @@ from .joint_parts import (
     words,
 )
 
-
-def language_model() -> Any:
-    from transformers import Qwen2Config, Qwen2Model
-
-    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 16}
-    return Qwen2Model(Qwen2Config(vocab_size=64, hidden_size=TEXT_WIDTH, **sizes)).eval()
-
-
+language_model = partial(
+    encoder, "Qwen2Model", vocab_size=64, hidden_size=TEXT_WIDTH, num_hidden_layers=1, num_attention_heads=2,
+    num_key_value_heads=2, intermediate_size=16,
+)  # fmt: skip
 SD3 = HEADS | CHANNELS | {
     "sample_size": 16, "num_layers": 3, "pos_embed_max_size": 16, "joint_attention_dim": TEXT_WIDTH,
     "caption_projection_dim": 16, "pooled_projection_dim": TEXT_WIDTH,

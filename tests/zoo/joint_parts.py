@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -88,12 +89,25 @@ def photo(height: int, width: int) -> Any:
     return Image.fromarray(pixels.numpy())
 
 
+def class_of(name: str) -> Any:
+    """What diffusers calls so, with its module where that is not the package itself."""
+    module, _, name = f"diffusers.{name}".rpartition(".")
+    with quiet():
+        return getattr(import_module(module), name)
+
+
 def named(kind: str | Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
     """What diffusers calls so, or a class that is no name there, made with these settings."""
-    import diffusers
-
     with quiet():
-        return (getattr(diffusers, kind) if isinstance(kind, str) else kind)(*arguments, **settings)
+        return (class_of(kind) if isinstance(kind, str) else kind)(*arguments, **settings)
+
+
+def encoder(kind: str, **sizes: Any) -> Any:
+    """The model of transformers that is called so, of these sizes."""
+    import transformers
+
+    model = getattr(transformers, kind)
+    return model(model.config_class(**sizes)).eval()
 
 
 def tiny(model: str | Callable[..., Any], config: dict[str, Any], seed: int = 0) -> Any:
@@ -119,9 +133,7 @@ def lazy(kind: str | Callable[..., Any], **settings: Any) -> Callable[[], Any]:
 
 def sized(kind: str, seed: int = 0, **settings: Any) -> Any:
     """A new transformer, as large as SMALL says where the settings say nothing."""
-    import diffusers
-
-    taken = inspect.signature(getattr(diffusers, kind).__init__).parameters
+    taken = inspect.signature(class_of(kind).__init__).parameters
     return tiny(kind, {name: size for name, size in SMALL.items() if name in taken} | settings, seed)
 
 
@@ -135,11 +147,9 @@ def made(module: Any) -> Any:
     return module() if callable(module) else module
 
 
-def assembled(pipeline: str | type, **modules: Any) -> Any:
-    """A pipeline of diffusers, by name or class, of ``modules``, None for the others, without a progress bar."""
-    import diffusers
-
-    kind: Any = getattr(diffusers, pipeline) if isinstance(pipeline, str) else pipeline
+def assembled(pipeline: str, **modules: Any) -> Any:
+    """A pipeline of diffusers of ``modules``, None for the others, without a progress bar."""
+    kind = class_of(pipeline)
     known = inspect.signature(kind.__init__).parameters
     usual: dict[str, Any] = {name: None for name, p in known.items() if p.default is p.empty and name != "self"}
     if "requires_safety_checker" in known:
@@ -203,7 +213,7 @@ def family(
     def sample(pipe: Any) -> torch.Tensor:
         return two_steps(pipe, *size, **call)
 
-    return Family(name, pipeline, build, sample, size, branches, parts, unlike, asked, comparable)
+    return Family(name, pipeline.rpartition(".")[2], build, sample, size, branches, parts, unlike, asked, comparable)
 
 
 def having(**settings: Any) -> Callable[[Any], None]:

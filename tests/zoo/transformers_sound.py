@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from .family import Family
-from .joint_parts import family, flow_matching, lazy, named, texts
+from .joint_parts import encoder, family, flow_matching, lazy, named, texts
 
 
 class Letters:
@@ -23,13 +23,7 @@ class Letters:
         return BatchEncoding({"input_ids": indices, "attention_mask": (indices > 0).long()})
 
 
-def text_encoder() -> Any:
-    """A T5 encoder of 16 features."""
-    from transformers import T5Config, T5EncoderModel
-
-    return T5EncoderModel(T5Config(vocab_size=32, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)).eval()
-
-
+text_encoder = partial(encoder, "T5EncoderModel", vocab_size=32, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
 oobleck = partial(
     lazy, "AutoencoderOobleck", encoder_hidden_size=4, downsampling_ratios=[2, 4], channel_multiples=[1, 2],
     decoder_channels=4, decoder_input_channels=4, audio_channels=1,
@@ -37,30 +31,18 @@ oobleck = partial(
 """A VAE with eight samples to a latent."""
 
 
-def projection_model() -> Any:
-    from diffusers.pipelines.stable_audio import StableAudioProjectionModel
-
-    return StableAudioProjectionModel(text_encoder_dim=16, conditioning_dim=16, min_value=0, max_value=32).eval()
-
-
 ACE = {"hidden_size": 16, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 8, "sliding_window": 4}
-
-
-def condition_encoder() -> Any:
-    from diffusers.pipelines.ace_step import AceStepConditionEncoder
-
-    layers = {"num_lyric_encoder_hidden_layers": 1, "num_timbre_encoder_hidden_layers": 1}
-    sizes = {"text_hidden_dim": 16, "timbre_hidden_dim": 4, "num_attention_heads": 2}
-    return AceStepConditionEncoder(**ACE, **layers, **sizes).eval()
-
-
 SOUND: dict[str, Any] = {"size": (1, 40), "asked": False}
 
 FAMILIES: list[Family] = [
     # half as many key heads as query heads in its cross-attention; a token of time stands before the sound
     family(
         "Stable Audio", "StableAudioPipeline", texts(11, prompts=2, width=16) | {"audio_end_in_s": 3.0}, **SOUND,
-        parts={"other": (0, 1), "image": (1, None)}, vae=oobleck(sampling_rate=80), projection_model=projection_model,
+        parts={"other": (0, 1), "image": (1, None)}, vae=oobleck(sampling_rate=80),
+        projection_model=lazy(
+            "pipelines.stable_audio.StableAudioProjectionModel", text_encoder_dim=16, conditioning_dim=16, min_value=0,
+            max_value=32,
+        ),
         transformer=("StableAudioDiTModel", {
             "sample_size": 40, "in_channels": 4, "out_channels": 4, "num_key_value_attention_heads": 1,
             "cross_attention_dim": 8, "time_proj_dim": 8, "global_states_input_dim": 32,
@@ -107,7 +89,11 @@ FAMILIES: list[Family] = [
             "max_lyric_length": 9,
         },
         (1, 60), asked=False, vae=oobleck(sampling_rate=16), text_encoder=text_encoder, tokenizer=Letters,
-        condition_encoder=condition_encoder, scheduler=partial(flow_matching, num_train_timesteps=1),
+        condition_encoder=lazy(
+            "pipelines.ace_step.AceStepConditionEncoder", **ACE, num_lyric_encoder_hidden_layers=1,
+            num_timbre_encoder_hidden_layers=1, text_hidden_dim=16, timbre_hidden_dim=4, num_attention_heads=2,
+        ),
+        scheduler=partial(flow_matching, num_train_timesteps=1),
         transformer=("AceStepTransformer1DModel", ACE | {
             "num_hidden_layers": 2, "in_channels": 12, "audio_acoustic_hidden_dim": 4,
         }),

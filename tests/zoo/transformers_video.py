@@ -15,33 +15,25 @@ class Unchecked(torch.nn.Module):
     device, dtype = torch.device("cpu"), torch.float32
 
 
-def ltx2_vae() -> Any:
-    """The VAE of videos, of which only the statistics of latents are used."""
-    from diffusers import AutoencoderKLLTX2Video
-
-    return AutoencoderKLLTX2Video(
-        latent_channels=4, block_out_channels=(4,), decoder_block_out_channels=(4,), layers_per_block=(1, 1),
-        decoder_layers_per_block=(1, 1), spatio_temporal_scaling=(True,), decoder_spatio_temporal_scaling=(True,),
-        down_block_types=("LTX2VideoDownBlock3D",), decoder_inject_noise=(False, False), downsample_type=("spatial",),
-        upsample_type=("spatiotemporal",), upsample_residual=(True,), upsample_factor=(1,),
-        spatial_compression_ratio=32, temporal_compression_ratio=8,
-    )  # fmt: skip
-
-
+ltx2_vae = lazy(
+    "AutoencoderKLLTX2Video", latent_channels=4, block_out_channels=(4,), decoder_block_out_channels=(4,),
+    layers_per_block=(1, 1), decoder_layers_per_block=(1, 1), spatio_temporal_scaling=(True,),
+    decoder_spatio_temporal_scaling=(True,), down_block_types=("LTX2VideoDownBlock3D",),
+    decoder_inject_noise=(False, False), downsample_type=("spatial",), upsample_type=("spatiotemporal",),
+    upsample_residual=(True,), upsample_factor=(1,), spatial_compression_ratio=32, temporal_compression_ratio=8,
+)  # fmt: skip
+"""The VAE of videos, of which only the statistics of latents are used."""
 ltx2_audio_vae = lazy(
     "AutoencoderKLLTX2Audio", base_channels=8, ch_mult=(1,), num_res_blocks=1, latent_channels=2, mel_bins=16
 )
 
 
-def ltx2_connectors() -> Any:
-    """What makes the texts of video and of sound from one: it attends, but it is no denoiser."""
-    from diffusers.pipelines.ltx2 import LTX2TextConnectors
-
-    sizes = {"attention_head_dim": 8, "num_attention_heads": 2, "num_layers": 1, "num_learnable_registers": 11}
-    connectors = {f"{kind}_connector_{name}": size for kind in ("video", "audio") for name, size in sizes.items()}
-    return LTX2TextConnectors(caption_channels=16, text_proj_in_factor=2, **connectors).eval()
-
-
+SIZES = {"attention_head_dim": 8, "num_attention_heads": 2, "num_layers": 1, "num_learnable_registers": 11}
+ltx2_connectors = lazy(
+    "pipelines.ltx2.LTX2TextConnectors", caption_channels=16, text_proj_in_factor=2,
+    **{f"{kind}_connector_{name}": size for kind in ("video", "audio") for name, size in SIZES.items()},
+)  # fmt: skip
+"""What makes the texts of video and of sound from one: it attends, but it is no denoiser."""
 LTX2 = CHANNELS | {
     "attention_head_dim": 12, "cross_attention_dim": 24, "audio_in_channels": 8, "audio_out_channels": 8,
     "audio_num_attention_heads": 2, "audio_attention_head_dim": 8, "audio_cross_attention_dim": 16,

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ..seeds import normal
-from .joint_parts import family, named, new, pooled, texts
+from .joint_parts import encoder, family, named, new, pooled, texts
 
 WIDTH, TOKENS = 16, 7
 """Width and number of the text tokens of most families here."""
@@ -72,13 +72,10 @@ def text_encoder(model_class: str = "CLIPTextModel") -> Any:
 
 def vision_model(width: int, hidden: int = 8) -> Any:
     """A CLIP image encoder whose embeddings are so wide."""
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    config = CLIPVisionConfig(
-        hidden_size=hidden, intermediate_size=hidden, projection_dim=width, num_hidden_layers=1, num_attention_heads=2,
-        image_size=32, patch_size=16,
+    return encoder(
+        "CLIPVisionModelWithProjection", hidden_size=hidden, intermediate_size=hidden, projection_dim=width,
+        num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16,
     )  # fmt: skip
-    return new(CLIPVisionModelWithProjection, config=config)
 
 
 stable = partial(family, size=SIZE, scheduler=ddim, unet=unet)

@@ -1,6 +1,5 @@
 """U-Nets of Stable Diffusion and its relatives, and U-Nets without text."""
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 
 from ..seeds import normal
 from .family import PERTURBED, Family
-from .joint_parts import assembled, family, lazy, named, new, quiet, two_steps
+from .joint_parts import assembled, class_of, family, lazy, new, two_steps
 from .unet_parts import (
     SIZE,
     UNET,
@@ -36,14 +35,15 @@ def sample_stable(pipe: Any, batch: int = 1, **arguments: Any) -> torch.Tensor:
     return two_steps(pipe, *SIZE, **prompts(batch), **arguments)
 
 
-def bert() -> Any:
-    from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
+LDM_ROOM = "pipelines.latent_diffusion.pipeline_latent_diffusion"
 
-    config = LDMBertConfig(
+
+def bert() -> Any:
+    config = class_of(f"{LDM_ROOM}.LDMBertConfig")(
         vocab_size=len(tokenizer()), max_position_embeddings=77, encoder_layers=1, encoder_ffn_dim=32,
         encoder_attention_heads=2, head_dim=8, d_model=WIDTH, pad_token_id=0,
     )  # fmt: skip
-    return new(LDMBertModel, config=config)
+    return new(f"{LDM_ROOM}.LDMBertModel", config=config)
 
 
 LDM = stable(
@@ -61,15 +61,6 @@ XL = {
 """No attention at the first level."""
 xl_unet = partial(unet, **XL, transformer_layers_per_block=(1, 2), use_linear_projection=True)
 xl = partial(family, size=XL_SIZE, scheduler="EulerDiscreteScheduler", unet=xl_unet)
-
-
-def build_kolors() -> Any:
-    """Stable Diffusion XL with a projection of the text; diffusers names it only where sentencepiece is installed."""
-    with quiet():
-        from diffusers.pipelines.kolors.pipeline_kolors import KolorsPipeline
-
-    model = unet(**XL, encoder_hid_dim=24, encoder_hid_dim_type="text_proj")
-    return assembled(KolorsPipeline, unet=model, scheduler=named("EulerDiscreteScheduler"))
 
 
 def add_ip_adapter(pipe: Any) -> None:
@@ -108,7 +99,11 @@ FAMILIES: list[Family] = [
         branches=("cond",), scheduler="LCMScheduler", unet=partial(unet, time_cond_proj_dim=32),
     ),
     xl("Stable Diffusion XL", "StableDiffusionXLPipeline", prompts(2) | pools(2)),
-    replace(xl("Kolors", "KolorsPipeline", prompts(width=24) | pools()), build=build_kolors),
+    # with a projection of the text; diffusers names it only where sentencepiece is installed
+    xl(
+        "Kolors", "pipelines.kolors.pipeline_kolors.KolorsPipeline", prompts(width=24) | pools(),
+        unet=partial(unet, **XL, encoder_hid_dim=24, encoder_hid_dim_type="text_proj"),
+    ),
     # phrases at boxes, padded to 30, in the first of the two steps only
     stable(
         "GLIGEN", "StableDiffusionGLIGENPipeline",

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..seeds import normal
 from .family import Family, last
-from .joint_parts import CHANNELS, family, lazy, named, new
+from .joint_parts import CHANNELS, family, lazy, named
 from .unet_parts import TOKENS, WIDTH, prompts, text_encoder, tokenizer, unet
 from .unets_kandinsky import ADDED, PRIOR, new_prior, unclip
 
@@ -28,28 +28,18 @@ def cascade_texts() -> dict[str, Any]:
     return prompts() | pooled | {"negative_prompt_embeds_pooled": normal(1, 1, WIDTH, seed=4)}
 
 
-def wuerstchen_prior() -> Any:
-    """Image tokens attend to themselves and to text behind them, without SDPA."""
-    from diffusers.pipelines.deprecated.wuerstchen import WuerstchenPrior
-
-    return new(WuerstchenPrior, c_in=4, c=32, c_cond=WIDTH, c_r=8, depth=2, nhead=2)
-
-
-def wuerstchen_decoder() -> Any:
-    from diffusers.pipelines.deprecated.wuerstchen import WuerstchenDiffNeXt
-
-    return new(
-        WuerstchenDiffNeXt, c_r=8, c_cond=WIDTH, c_hidden=[16, 32], nhead=[-1, 2], blocks=[1, 1],
-        level_config=["CT", "CTA"], inject_effnet=[False, True], effnet_embd=4, clip_embd=128,
-    )  # fmt: skip
-
-
-def text_projection() -> Any:
-    from diffusers.pipelines.deprecated.unclip import UnCLIPTextProjModel
-
-    return new(UnCLIPTextProjModel, clip_embeddings_dim=128, time_embed_dim=64, cross_attention_dim=WIDTH)
-
-
+wuerstchen_prior = lazy(
+    "pipelines.deprecated.wuerstchen.WuerstchenPrior", c_in=4, c=32, c_cond=WIDTH, c_r=8, depth=2, nhead=2
+)
+"""Image tokens attend to themselves and to text behind them, without SDPA."""
+wuerstchen_decoder = lazy(
+    "pipelines.deprecated.wuerstchen.WuerstchenDiffNeXt", c_r=8, c_cond=WIDTH, c_hidden=[16, 32], nhead=[-1, 2],
+    blocks=[1, 1], level_config=["CT", "CTA"], inject_effnet=[False, True], effnet_embd=4, clip_embd=128,
+)  # fmt: skip
+text_projection = lazy(
+    "pipelines.deprecated.unclip.UnCLIPTextProjModel", clip_embeddings_dim=128, time_embed_dim=64,
+    cross_attention_dim=WIDTH,
+)  # fmt: skip
 larger = lazy(
     "UNet2DModel", sample_size=32, in_channels=6, out_channels=6, block_out_channels=(16, 32),
     down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),

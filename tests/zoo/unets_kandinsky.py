@@ -5,7 +5,7 @@ from typing import Any
 
 from ..seeds import normal
 from .family import Family, first
-from .joint_parts import family, lazy, named, new
+from .joint_parts import class_of, family, lazy, named, new
 from .unet_parts import TOKENS, WIDTH, prompts, stable, text_encoder, tokenizer, unet
 
 ADDED = {
@@ -27,13 +27,11 @@ movq = lazy(
 
 
 def multilingual() -> Any:
-    from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
-
-    config = MCLIPConfig(
+    config = class_of("pipelines.kandinsky.text_encoder.MCLIPConfig")(
         transformerDimSize=24, imageDimSize=WIDTH, vocab_size=len(tokenizer()), hidden_size=24, num_hidden_layers=1,
         num_attention_heads=2, intermediate_size=24, max_position_embeddings=80, pad_token_id=1,
     )  # fmt: skip
-    return new(MultilingualCLIP, config=config)
+    return new("pipelines.kandinsky.text_encoder.MultilingualCLIP", config=config)
 
 
 def images(width: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..seeds import normal
 from .family import NUMBERED, PERTURBED, Family
-from .joint_parts import family, flow_matching, having, lazy, named, new, sized
+from .joint_parts import class_of, encoder, family, flow_matching, having, lazy, named, new, sized
 from .unet_parts import (
     WIDTH,
     ddim,
@@ -25,53 +25,27 @@ from .unets_kandinsky import PRIOR, new_prior
 
 def xs_adapter() -> Any:
     """A small network inside the U-Net."""
-    from diffusers import ControlNetXSAdapter
-
     return new(
-        ControlNetXSAdapter.from_unet, unet=unet(layers_per_block=2), block_out_channels=[8, 16],
+        class_of("ControlNetXSAdapter").from_unet, unet=unet(layers_per_block=2), block_out_channels=[8, 16],
         num_attention_heads=2, conditioning_embedding_out_channels=(4, 8, 8, 8),
     )  # fmt: skip
 
 
-def image_normalizer() -> Any:
-    from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
-
-    return new(StableUnCLIPImageNormalizer, embedding_dim=128)
-
-
-def t5() -> Any:
-    from transformers import T5Config, T5EncoderModel
-
-    return T5EncoderModel(T5Config(vocab_size=8, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2))
-
-
-def gpt2() -> Any:
-    from transformers import GPT2Config, GPT2Model
-
-    return GPT2Model(
-        GPT2Config(vocab_size=8, n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
-    )
-
-
-def vocoder() -> Any:
-    from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
-
-    return SpeechT5HifiGan(SpeechT5HifiGanConfig(model_in_dim=96, upsample_initial_channel=32, sampling_rate=16000))
-
-
-def text_decoder() -> Any:
-    from diffusers import UniDiffuserTextDecoder
-
-    sizes = {"n_positions": 16, "n_embd": 8, "n_layer": 1, "n_head": 2}
-    return new(UniDiffuserTextDecoder, prefix_length=7, prefix_inner_dim=128, prefix_hidden_dim=WIDTH, **sizes)
-
-
-def unlearned_embeddings() -> Any:
-    from diffusers.pipelines.deprecated.vq_diffusion import LearnedClassifierFreeSamplingEmbeddings
-
-    return LearnedClassifierFreeSamplingEmbeddings(learnable=False)
-
-
+image_normalizer = lazy(
+    "pipelines.stable_diffusion.stable_unclip_image_normalizer.StableUnCLIPImageNormalizer", embedding_dim=128
+)
+t5 = partial(encoder, "T5EncoderModel", vocab_size=8, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+gpt2 = partial(
+    encoder, "GPT2Model", vocab_size=8, n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0
+)
+vocoder = partial(encoder, "SpeechT5HifiGan", model_in_dim=96, upsample_initial_channel=32, sampling_rate=16000)
+text_decoder = lazy(
+    "UniDiffuserTextDecoder", prefix_length=7, prefix_inner_dim=128, prefix_hidden_dim=WIDTH, n_positions=16, n_embd=8,
+    n_layer=1, n_head=2,
+)  # fmt: skip
+unlearned_embeddings = lazy(
+    "pipelines.deprecated.vq_diffusion.LearnedClassifierFreeSamplingEmbeddings", learnable=False
+)
 WORDS: dict[str, Any] = {"tokenizer": tokenizer, "text_encoder": text_encoder}
 GENERATED = {
     "generated_prompt_embeds": normal(2, 8, WIDTH, seed=3),
