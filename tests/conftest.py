@@ -3,7 +3,7 @@
 import copy
 import gc
 import os
-from functools import cache
+from functools import cache, wraps
 
 import pytest
 import torch
@@ -85,6 +85,26 @@ def embedded() -> StableDiffusionPipeline:
     pipe = entropylab.load(device="cpu")
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is shown to readers is run with few samples and steps: that it runs is tested, not what it finds."""
+
+    def hurry(owner: object, name: str, usual: int | None = None, **most: int) -> None:
+        original = getattr(owner, name)
+
+        @wraps(original)
+        def soon(*given: object, **options: object) -> object:
+            fewer = {each: min(options.get(each, usual), most[each]) for each in most if usual or each in options}
+            return original(*given, **options | fewer)
+
+        monkeypatch.setattr(owner, name, soon)
+
+    hurry(entropylab, "measure", samples=2, steps=1)
+    hurry(entropylab, "calibrate", samples=2, steps=1, iterations=1)
+    hurry(entropylab, "simulate_dataset", queries=16)
+    hurry(StableDiffusionPipeline, "__call__", usual=2, num_inference_steps=2)
 
 
 @pytest.fixture

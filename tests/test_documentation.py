@@ -22,7 +22,7 @@ def test_blocks_are_found():
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem)
-def test_code_runs(page, tmp_path, monkeypatch, capsys):
+def test_code_runs(page, hurried, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": page.stem}
     with matplotlib.rc_context({"backend": "agg"}):

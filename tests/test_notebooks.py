@@ -11,8 +11,6 @@ import matplotlib.pyplot as plt
 import nbformat
 import pytest
 
-import entropylab
-
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 LARGEST = 500_000
@@ -58,7 +56,7 @@ def test_there_are_six_notebooks_in_their_order():
 
 
 @every
-def test_a_notebook_is_stored_as_it_ran(path):
+def test_a_notebook_is_stored_as_it_ran_and_without_its_machine(path):
     notebook = read(path)
     cells = code(notebook)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
@@ -68,13 +66,8 @@ def test_a_notebook_is_stored_as_it_ran(path):
     assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
     assert any("**Answer.**" in text for text in texts(notebook))
     assert path.stat().st_size < LARGEST
-
-
-@every
-def test_what_is_stored_is_free_of_the_machine_that_ran_it(path):
-    notebook = read(path)
     assert not [found.group() for text in texts(notebook) if (found := NOISE.search(text))]
-    outputs = [output for cell in code(notebook) for output in cell.outputs]
+    outputs = [output for cell in cells for output in cell.outputs]
     assert not [output for output in outputs if output.get("name") == "stderr" or output.output_type == "error"]
 
 
@@ -88,11 +81,9 @@ def shown(source: str, names: dict[str, Any]) -> Any:
 
 @pytest.mark.filterwarnings("default")
 @every
-def test_a_notebook_runs(path, monkeypatch):
-    """Its cells, one after the other, here, for a kernel would import everything once more; two samples of one step."""
+def test_a_notebook_runs(path, hurried, monkeypatch):
+    """Its cells, one after the other, here, for a kernel would import everything once more."""
     monkeypatch.chdir(FOLDER)
-    measure, few = entropylab.measure, {"samples": 2, "steps": 1}
-    monkeypatch.setattr(entropylab, "measure", lambda *given, **options: measure(*given, **options | few))
     names: dict[str, Any] = {}
     with matplotlib.rc_context({"backend": "agg"}):
         values = [shown(cell.source, names) for cell in code(read(path))]

@@ -4,9 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from statistics import median
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -26,19 +24,12 @@ MEMORY_AT = 64
 
 @dataclass(frozen=True)
 class Denoiser:
-    """A model of full size.
-
-    Attributes:
-        name: as people say it.
-        build: makes it, with random weights.
-        inputs: latent size -> what its forward takes, for one image with guidance.
-        sizes: latent sizes to time.
-    """
+    """A model of full size."""
 
     name: str
     build: Callable[[], nn.Module]
-    inputs: Callable[[int], dict[str, Any]]
-    sizes: tuple[int, ...]
+    inputs: Callable[[int], dict[str, Any]]  # latent size -> what its forward takes, for one image with guidance
+    sizes: tuple[int, ...]  # latent sizes to time
 
 
 def normal(*shape: int) -> Tensor:
@@ -162,32 +153,6 @@ def whole_maps(model: nn.Module) -> Iterator[Read]:
         yield kept.clear
 
 
-@contextmanager
-def other_tool(model: nn.Module) -> Iterator[Read]:
-    """attention-map-diffusers 1.0, asked for the maps of every head and layer, and their entropy."""
-    from attention_map_diffusers import AttentionCapture
-
-    component = "unet" if hasattr(model, "mid_block") else "transformer"
-    relations = ("image->image", "image->text", "text->image", "text->text")
-    capture = AttentionCapture(
-        SimpleNamespace(**{component: model}),
-        relations=relations,
-        timesteps="all",
-        heads="all",
-        mode="exact",
-        offload=None,
-    )
-
-    def read() -> None:
-        found = [entropy_of(record.data) for record in capture.compute()]
-        capture.clear()
-        if not found:
-            raise RuntimeError("it captured nothing")
-
-    with capture:
-        yield read
-
-
 def entropy_of(weights: Tensor) -> Tensor:
     """Mean row entropy (batch, heads) of maps."""
     return -(weights * weights.clamp(min=1e-30).log()).sum(-1).mean(-1)
@@ -200,8 +165,6 @@ CONTESTANTS: dict[str, Callable[[nn.Module], AbstractContextManager[Read]]] = {
     "rows=256": partial(measured, rows=256),
     "whole maps": whole_maps,
 }
-if find_spec("attention_map_diffusers"):
-    CONTESTANTS["attention-map-diffusers"] = other_tool
 
 
 def made(denoiser: Denoiser) -> nn.Module:

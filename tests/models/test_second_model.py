@@ -13,7 +13,7 @@ from entropylab.models.prompts import JOINT_FOLDER, default_settings, embedded_p
 
 from ..seeds import generators
 from ..zoo.check import examine
-from ..zoo.family import Family
+from ..zoo.family import Family, first
 
 JointPipeline = pytest.importorskip("entropylab.models.joint", exc_type=ImportError).JointPipeline
 
@@ -124,7 +124,7 @@ def test_entropies_are_those_of_float64_maps():
     size = (48, 96)
     family = Family(
         "second embedded", "JointPipeline", load, lambda pipe: sample(pipe, height=size[0], width=size[1]), size,
-        text=(24, "first"),
+        parts=first(24),
     )  # fmt: skip
     finding = examine(family)
     assert finding.identical

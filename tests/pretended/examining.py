@@ -38,25 +38,19 @@ class Finding:
     first: Log  # of the first one that is
     recorded: Log  # of the second
 
-    @property
-    def error(self) -> float:
-        """Largest difference of an entropy from the CPU's [nats]; infinite where one of them is NaN alone."""
-        return self.error_of("entropy")
+    error = property(lambda self: self.error_of("entropy"))
 
     def error_of(self, name: str) -> float:
-        """The same of another variable."""
+        """Largest difference of a variable from the CPU's; infinite where one of them is NaN alone."""
         ours, theirs = (dataset[name].values for dataset in (self.dataset, self.wanted))
         if ours.shape != theirs.shape or (np.isnan(ours) != np.isnan(theirs)).any():
             return np.inf
         return float(np.nanmax(np.abs(ours - theirs)))
 
-    @property
-    def waits(self) -> Counter[str]:
-        """What the host waited for while sampling, and would not have without being recorded; and where."""
-        return self.waits_in(self.recorded)
+    waits = property(lambda self: self.waits_in(self.recorded))
 
     def waits_in(self, log: Log) -> Counter[str]:
-        """The same of another sampling."""
+        """What the host waited for in a sampling, and would not have without being recorded; and where."""
         recorded, plain = log.while_sampling, self.plain.while_sampling
         return recorded.places("wait", recorded.waits - plain.waits)
 
@@ -66,14 +60,10 @@ class Finding:
         return self.first.launches.total() - self.recorded.launches.total()
 
     @property
-    def calls(self) -> int:
-        """How many attention calls the denoisers made."""
-        return self.plain.counted_in_forwards(ATTENTION)
-
-    @property
     def launches_per_call(self) -> float:
-        """How many launches of ours there are for an attention call."""
-        return (self.recorded.launches.total() - self.plain.launches.total()) / self.calls
+        """How many launches of ours there are for an attention call of the denoisers."""
+        calls = self.plain.counted_in_forwards(ATTENTION)
+        return (self.recorded.launches.total() - self.plain.launches.total()) / calls
 
     @property
     def launched(self) -> Counter[str]:

@@ -27,20 +27,11 @@ def wanted():
     return on_cpu(FAMILY.name)
 
 
-def test_on_a_stream_of_its_own(wanted) -> None:
-    pipe = FAMILY.build()
-    with pretended(), on_gpus(pipe, "cuda:1"), entropylab.record(pipe) as recorder:
-        for _ in range(2):
-            with torch.cuda.stream(torch.cuda.Stream("cuda:1")):
-                FAMILY.sample(pipe)
-    assert same(recorder.dataset, wanted)
-
-
-def test_moved_to_another_gpu_midway(wanted) -> None:
+def test_on_streams_of_its_own_and_moved_to_another_gpu_midway(wanted) -> None:
     pipe = FAMILY.build()
     with pretended(), entropylab.record(pipe) as recorder:
         for place in ("cuda:0", "cuda:1"):
-            with on_gpus(pipe, place):
+            with on_gpus(pipe, place), torch.cuda.stream(torch.cuda.Stream(place)):
                 FAMILY.sample(pipe)
     assert same(recorder.dataset, wanted)
 

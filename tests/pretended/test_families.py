@@ -1,5 +1,7 @@
 """Families of the zoo on pretended GPUs: on the second one, while the first is current, and spread over both."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -30,27 +32,37 @@ should lower its number here.
 ROUTED = {"HiDream-I1"}
 """Families whose tokens can't be followed without waiting, in the first sampling: each chooses its experts."""
 
-SPREAD = ("Stable Diffusion 2", "FLUX.1")
-"""A U-Net, and joint attention, over both GPUs."""
+MAPS = {"maps": True, "received": True}
+UNSUMMED = ("gaussian", "slope", "rarefied_half")
+"""Statistics that no pass sums."""
 
-CASES = [(name, "cuda:1", True) for name in LAUNCHES] + [(name, "both", True) for name in SPREAD]
-CASES += [("PixArt-Sigma", "cuda:1", False), ("FLUX.1", "cuda:0", False)]
+CASES = [(name, "cuda:1", {}) for name in LAUNCHES]
+CASES += [("Stable Diffusion 2", "both", {}), ("FLUX.1", "both", MAPS), ("Stable Diffusion 1", "cuda:1", MAPS)]
+CASES += [("PixArt-Sigma", "cuda:1", {"kernel": False}), ("FLUX.1", "cuda:0", {"kernel": False})]
+CASES += [("PixArt-Sigma", "cuda:1", {"statistics": ("entropy", "gaussian", "slope", "rarefied")})]
+CASES += [("Latent Diffusion", "cuda:1", {"words": ["red", "house"]})]
 
 
-@pytest.mark.parametrize(("name", "place", "kernel"), CASES)
-def test_a_family(name: str, place: str, kernel: bool) -> None:
-    """Images are the same, results are the CPU's, the host does not wait, and launches are few."""
-    finding = examine(BY_NAME[name], place, kernel)
+@pytest.mark.parametrize(("name", "place", "options"), CASES, ids=str)
+def test_a_family(name: str, place: str, options: dict[str, Any]) -> None:
+    """Images are the same, results are the CPU's, the host does not wait, and launches are few.
+
+    Words are read while the prompt is encoded; where their tokens are among the keys is found on the GPU.
+    """
+    finding = examine(BY_NAME[name], place, **options)
     assert finding.identical
     for coordinate in ("layer", "part", "kind", "branch", "size", "timestep"):
         assert (finding.dataset[coordinate].values == finding.wanted[coordinate].values).all(), coordinate
     assert finding.error < 2e-5
+    for value in UNSUMMED if "statistics" in options else ():
+        assert np.isfinite(finding.dataset[value]).any()
+        assert finding.error_of(value) < 1e-4, value
     assert not finding.waits
     assert not finding.waits_in(finding.first) or name in ROUTED
-    assert finding.launches_to_follow <= 4
-    if not kernel:
+    assert finding.launches_to_follow <= 4 or "statistics" in options
+    if "kernel" in options:
         assert "row_kernel" not in finding.recorded.launches
-    elif place != "both":
+    elif place != "both" and not options:
         assert finding.launches_per_call <= LAUNCHES[name], finding.launched.most_common(10)
 
 
@@ -63,34 +75,6 @@ def test_a_second_recording_follows_nothing(name) -> None:
             with entropylab.record(pipe):
                 logs += [followed(gpus, family, pipe)[1] for _ in range(2)]
     assert len({(log.launches.total(), log.waits.total()) for log in logs[1:]}) == 1
-
-
-@pytest.mark.parametrize("name", ["PixArt-Sigma"])
-def test_statistics_that_no_pass_sums(name) -> None:
-    values = ("gaussian", "slope", "rarefied_half")
-    finding = examine(BY_NAME[name], "cuda:1", statistics=("entropy", "gaussian", "slope", "rarefied"))
-    assert finding.identical
-    assert not finding.waits
-    for value in values:
-        assert np.isfinite(finding.dataset[value]).any()
-        assert finding.error_of(value) < 1e-4, value
-
-
-@pytest.mark.parametrize(("name", "place"), [("FLUX.1", "both"), ("Stable Diffusion 1", "cuda:1")])
-def test_with_entropy_maps(name, place) -> None:
-    finding = examine(BY_NAME[name], place, maps=True, received=True)
-    assert finding.identical
-    assert finding.error < 2e-5
-    assert not finding.waits
-
-
-def test_words_are_found_without_a_wait() -> None:
-    """The prompt is read while it is encoded; where its tokens are among the keys is found on the GPU."""
-    name = "Latent Diffusion"
-    finding = examine(BY_NAME[name], "cuda:1", words=["red", "house"])
-    assert finding.identical
-    assert finding.error < 2e-5
-    assert not finding.waits
 
 
 def test_a_wait_and_launches_of_ours_are_found(monkeypatch) -> None:

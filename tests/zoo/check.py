@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,25 +19,15 @@ from .reference import Seen, Sight, sight
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of recording a family.
-
-    Attributes:
-        family: which one.
-        identical: whether the images are bit-identical to those sampled without recording.
-        dataset: what was recorded.
-        unmeasured: layers that were named as not measured, with the reason.
-        unlisted: layers that attended, by the reference, and are neither measured nor named.
-        errors: layer -> largest difference of its entropies from the reference [nats]; NaN where their number differs.
-        unchecked: layers whose rows the reference can't tell apart, or does not see.
-    """
+    """What came of recording a family."""
 
     family: Family
-    identical: bool
+    identical: bool  # whether the images are bit-identical to those sampled without recording
     dataset: xr.Dataset
-    unmeasured: dict[str, str]
-    unlisted: list[str]
-    errors: dict[str, float]
-    unchecked: list[str]
+    unmeasured: dict[str, str]  # layers that were named as not measured, with the reason
+    unlisted: list[str]  # layers that attended, by the reference, and are neither measured nor named
+    errors: dict[str, float]  # layer -> largest difference from the reference [nats]; NaN where their number differs
+    unchecked: list[str]  # layers whose rows the reference can't tell apart, or does not see
 
     @property
     def worst(self) -> float:
@@ -57,60 +46,43 @@ def examine(family: Family, **options: Any) -> Finding:
             images = family.sample(pipe)
     dataset = recorder.dataset
     errors, unchecked = compared(family, dataset, seen)
-    known = {*calls_of(dataset), *recorder.unmeasured}
-    return Finding(
-        family=family,
-        identical=torch.equal(plain, images),
-        dataset=dataset,
-        unmeasured=recorder.unmeasured,
-        unlisted=[path for path in seen.calls if path not in known and path.partition(":")[0] not in known],
-        errors=errors,
-        unchecked=unchecked,
-    )
+    known = {*recorder.unmeasured, *(call_of(dataset, layer) for layer in dataset.layer.values)}
+    unlisted = [path for path in seen.calls if path not in known and path.partition(":")[0] not in known]
+    identical = torch.equal(plain, images)
+    return Finding(family, identical, dataset, recorder.unmeasured, unlisted, errors, unchecked)
 
 
 def call_of(dataset: xr.Dataset, layer: str) -> str:
     """Path of a layer's module and number of its call, as the reference calls it."""
-    part = str(dataset.part.sel(layer=layer).item())
-    return layer.removesuffix(f":{part}")
-
-
-def calls_of(dataset: xr.Dataset) -> set[str]:
-    """The calls in a Dataset, as the reference calls them."""
-    return {call_of(dataset, layer) for layer in dataset.layer.values}
+    return layer.removesuffix(f":{dataset.part.sel(layer=layer).item()}")
 
 
 def compared(family: Family, dataset: xr.Dataset, seen: Sight) -> tuple[dict[str, float], list[str]]:
     """Largest error of each layer, and the layers that the reference can't judge."""
     errors, unchecked = {}, []
-    for layer in dataset.layer.values:
-        call = call_of(dataset, layer)
-        part = str(dataset.part.sel(layer=layer).item()) if call != layer else None
+    for layer in map(str, dataset.layer.values):
+        call, part = call_of(dataset, layer), str(dataset.part.sel(layer=layer).item())
         calls = seen.calls.get(call, [])
         if family.unlike is not None:
-            rows, module = family.unlike[str(dataset.part.sel(layer=layer).item())], call.partition(":")[0]
+            module = call.partition(":")[0]
             of_module = (each for path, each in seen.calls.items() if path.partition(":")[0] == module)
-            calls = [one for each in of_module for one in each if one.entropy.shape[-1] == rows]
-        wanted = list(expected(family, calls, part))
-        if not wanted:
-            unchecked.append(str(layer))
-            continue
-        ours = dataset.entropy.sel(layer=layer).values.ravel()
-        errors[str(layer)] = farthest(np.concatenate(wanted), ours)
+            calls = [one for each in of_module for one in each if one.entropy.shape[-1] == family.unlike[part]]
+        rows = slice(None) if call == layer else family.rows(part)
+        if rows is None or not calls:
+            unchecked.append(layer)
+        else:
+            wanted = np.concatenate([expected(each, rows) for each in calls])
+            errors[layer] = farthest(wanted, dataset.entropy.sel(layer=layer).values.ravel())
     return errors, unchecked
 
 
-def expected(family: Family, calls: list[Seen], part: str | None) -> Iterator[np.ndarray]:
-    """Mean entropies of the rows that stand for ``part``, of every call, image and head."""
-    for call in calls:
-        entropy = call.entropy if call.unused is None else call.entropy.masked_fill(call.unused, torch.nan)
-        rows = slice(None) if part is None else family.rows(part, entropy.shape[-1])
-        if rows is None:
-            return
-        mean = entropy[..., rows].nanmean(-1)
-        if len(mean) > call.images and len(mean) % call.images == 0:
-            mean = mean.unflatten(0, (call.images, -1)).nanmean(1)
-        yield mean.flatten().numpy()
+def expected(call: Seen, rows: slice) -> np.ndarray:
+    """Mean entropies of these rows, of every image and head."""
+    entropy = call.entropy if call.unused is None else call.entropy.masked_fill(call.unused, torch.nan)
+    mean = entropy[..., rows].nanmean(-1)
+    if len(mean) > call.images and len(mean) % call.images == 0:
+        mean = mean.unflatten(0, (call.images, -1)).nanmean(1)
+    return mean.flatten().numpy()
 
 
 def farthest(wanted: np.ndarray, ours: np.ndarray) -> float:

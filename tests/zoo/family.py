@@ -6,8 +6,13 @@ from typing import Any
 
 import torch
 
+BOTH = ("cond", "uncond")
+PERTURBED = ("cond", "uncond", "perturbed")
 NUMBERED = ("branch 0", "branch 1")
 """Branches that are kept apart, though which is which can't be told from how the pipeline combines them."""
+
+Parts = Mapping[str, tuple[int | None, int | None]]
+"""What rows of joint attention stand for -> first and last + 1, as a slice counts."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +26,7 @@ class Family:
         sample: samples two steps from such a pipeline, from fixed seeds; returns the images or latents as one tensor.
         size: (height, width) that ``sample`` asks the pipeline for [pixels]; not square where the family allows it.
         branches: names of the guidance branches that a step of ``sample`` computes, as a set.
-        text: of families with joint attention of image and text alone, how many tokens of text stand among the keys,
-            and whether they stand "first" or "last"; None elsewhere, or where it differs by sample.
-        parts: of families in which other tokens join them: what some of them stand for -> first and last + 1,
-            as a slice counts.
+        parts: where the query rows of joint attention stand; None where it differs by sample.
         unlike: of families whose layers make a call for each part, and leave some out where they are cached: what query
             rows stand for -> how many a call has.
         asked: whether ``size`` is what ``sample`` asks for; else the pipeline has no such setting.
@@ -36,29 +38,37 @@ class Family:
     build: Callable[[], Any]
     sample: Callable[[Any], torch.Tensor]
     size: tuple[int, int]
-    branches: tuple[str, ...] = ("cond", "uncond")
-    text: tuple[int, str] | None = None
-    parts: Mapping[str, tuple[int, int | None]] | None = None
+    branches: tuple[str, ...] = BOTH
+    parts: Parts | None = None
     unlike: Mapping[str, int] | None = None
     asked: bool = True
     comparable: bool = True
 
-    def rows(self, part: str, queries: int) -> slice | None:
+    def rows(self, part: str) -> slice | None:
         """Where query rows of joint attention stand that stand for ``part``, if that is known beforehand."""
-        if self.parts is not None:
-            return slice(*self.parts[part]) if part in self.parts else None
-        if self.text is None:
-            return None
-        count, side = self.text
-        text = slice(0, count) if side == "first" else slice(queries - count, queries)
-        image = slice(count, queries) if side == "first" else slice(0, queries - count)
-        return {"text": text, "image": image}.get(part)
+        return slice(*self.parts[part]) if self.parts and part in self.parts else None
 
 
-def sharpened(model: Any, factor: float = 4.0) -> Any:
-    """``model`` in eval mode, its query and key projections larger, so that attention is far from uniform."""
+def first(text: int) -> Parts:
+    """So many tokens of text, then those of the image."""
+    return {"text": (0, text), "image": (text, None)}
+
+
+def last(text: int) -> Parts:
+    """The tokens of the image, then so many of text."""
+    return {"text": (-text, None), "image": (0, -text)}
+
+
+NORMS = {"norm_q", "norm_k", "q_norm", "k_norm", "query_norm", "key_norm", "norm_added_k"}
+PROJECTIONS = ("to_q.", "to_k.", "add_q_proj.", "add_k_proj.", "to_qkv", "q_proj.")
+
+
+def sharpened(model: Any) -> Any:
+    """``model`` in eval mode, its queries and keys larger, so that attention is far from uniform."""
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if any(part in name for part in ("to_q.", "to_k.", "add_q_proj.", "add_k_proj.", "to_qkv", "q_proj.")):
-                weight.mul_(factor)
+            if NORMS.intersection(name.split(".")):
+                weight.mul_(2)
+            if any(part in name for part in PROJECTIONS):
+                weight.mul_(4)
     return model.eval()

@@ -1,24 +1,44 @@
-"""What pipelines with joint attention are built of, tiny, and how they are asked to sample."""
+"""What the zoo's pipelines are built of, tiny, and how they are asked to sample."""
 
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
 
 from ..seeds import generator
-from .family import Family, sharpened
+from .family import BOTH, Family, Parts, sharpened
 
 TEXT_WIDTH = 32  # channels of a prompt's embedding
-BOTH = ("cond", "uncond")
-OWN_WARNINGS = (  # what diffusers warns of in its own code: Chroma, PRX, Mochi
+OWN_WARNINGS = (  # what diffusers warns of in its own code
+    "Accessing config attribute `num_vector_embeds` directly",
+    "`Transformer2DModelOutput` is deprecated",
+    "In CPU autocast, but the target dtype is not supported",
+    "__array_wrap__ must accept context",
     "`FluxPosEmbed` is deprecated",
     "`LoraLoaderMixin` is deprecated",
-    "In CPU autocast, but the target dtype is not supported",
+    "`torch.jit.script` is deprecated",
+    "`torch.nn.utils.weight_norm` is deprecated",
+    "flex_attention called without torch.compile",
+    "torch.meshgrid: in an upcoming release",
 )
+HEADS = {"attention_head_dim": 8, "num_attention_heads": 2}
+CHANNELS = {"in_channels": 4, "out_channels": 4}
+SMALL = HEADS | {
+    "num_layers": 2, "num_refiner_layers": 1, "sample_size": 16, "intermediate_size": 16, "time_embed_dim": 8,
+    "condition_dim": 4, "pos_embed_max_size": 16, "caption_projection_dim": 16, "timestep_guidance_channels": 16,
+    "axes_dims_rope": (2, 2, 4), "rope_axes_dim": (2, 2, 4), "rope_max_seq_len": 64, "ffn_dim": 32, "freq_dim": 16,
+    **dict.fromkeys((
+        "joint_attention_dim", "text_embed_dim", "text_embed_2_dim", "pooled_projection_dim", "cap_feat_dim",
+        "caption_channels", "context_in_dim", "text_dim", "text_in_dim", "text_hidden_dim", "text_emb_dim",
+        "in_text_dim", "in_text_dim2",
+    ), TEXT_WIDTH),
+}  # fmt: skip
+"""How large transformers are, by the names of their arguments, where a family says nothing else."""
 
 
 @contextmanager
@@ -35,9 +55,9 @@ def words(seed: int, tokens: int, prompts: int = 1, width: int = TEXT_WIDTH) -> 
     return torch.randn(prompts, tokens, width, generator=generator(seed))
 
 
-def pooled(seed: int, prompts: int = 1) -> torch.Tensor:
+def pooled(seed: int, prompts: int = 1, width: int = TEXT_WIDTH) -> torch.Tensor:
     """Random pooled embeddings of prompts: (prompts, width)."""
-    return words(seed, 1, prompts)[:, 0]
+    return words(seed, 1, prompts, width)[:, 0]
 
 
 def kept(tokens: int, *lengths: int) -> torch.Tensor:
@@ -51,6 +71,16 @@ def guided(embeds: Callable[[int], Any], *masks: Any, mask: str = "prompt_attent
     return arguments | dict(zip((mask, f"negative_{mask}"), masks, strict=False))
 
 
+def texts(
+    tokens: int, *lengths: tuple[int, ...], prompts: int = 1, width: int = TEXT_WIDTH, seed: int = 0,
+    mask: str = "prompt_attention_mask", suffix: str = "",
+) -> dict[str, Any]:  # fmt: skip
+    """``guided`` by random embeddings; ``lengths`` are those of the prompts, and of the negative ones, if masked."""
+    masks = [kept(tokens, *each) for each in lengths]
+    arguments = guided(lambda number: words(seed + number, tokens, prompts, width), *masks, mask=mask)
+    return {f"{name}{suffix}": value for name, value in arguments.items()}
+
+
 def photo(height: int, width: int) -> Any:
     """A random PIL image."""
     from PIL import Image
@@ -59,92 +89,147 @@ def photo(height: int, width: int) -> Any:
     return Image.fromarray(pixels.numpy())
 
 
+def class_of(name: str) -> Any:
+    """What diffusers calls so, with its module where that is not the package itself."""
+    module, _, name = f"diffusers.{name}".rpartition(".")
+    with quiet():
+        return getattr(import_module(module), name)
+
+
 def named(kind: str | Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
     """What diffusers calls so, or a class that is no name there, made with these settings."""
-    import diffusers
+    with quiet():
+        return (class_of(kind) if isinstance(kind, str) else kind)(*arguments, **settings)
 
-    return (getattr(diffusers, kind) if isinstance(kind, str) else kind)(*arguments, **settings)
+
+def encoder(kind: str, **sizes: Any) -> Any:
+    """The model of transformers that is called so, of these sizes."""
+    import transformers
+
+    model = getattr(transformers, kind)
+    return model(model.config_class(**sizes)).eval()
 
 
 def tiny(model: str | Callable[..., Any], config: dict[str, Any], seed: int = 0) -> Any:
     """The named diffusers model with random weights; parameters that start at zero are small random numbers."""
     torch.manual_seed(seed)
-    with quiet(), torch.no_grad():
-        made = named(model, **config)
+    made = named(model, **config)
+    with torch.no_grad():
         for weight in made.parameters():
             if not weight.any():
                 weight.normal_(std=0.1)
     return sharpened(made)
 
 
-def assembled(pipeline: str | type, **modules: Any) -> Any:
-    """A pipeline of diffusers, by name or class, of ``modules``, None for the others, without a progress bar."""
-    import diffusers
+def new(kind: str | Callable[..., Any], **settings: Any) -> Any:
+    """``tiny``, for settings by name."""
+    return tiny(kind, settings)
 
-    kind: Any = getattr(diffusers, pipeline) if isinstance(pipeline, str) else pipeline
-    needed = [name for name, p in inspect.signature(kind.__init__).parameters.items() if p.default is p.empty]
+
+def lazy(kind: str | Callable[..., Any], **settings: Any) -> Callable[[], Any]:
+    """What makes a ``new`` one."""
+    return partial(new, kind, **settings)
+
+
+def sized(kind: str, seed: int = 0, **settings: Any) -> Any:
+    """A new transformer, as large as SMALL says where the settings say nothing."""
+    taken = inspect.signature(class_of(kind).__init__).parameters
+    return tiny(kind, {name: size for name, size in SMALL.items() if name in taken} | settings, seed)
+
+
+def made(module: Any) -> Any:
+    """A module of a ``family``."""
+    if isinstance(module, tuple):
+        kind, settings = module
+        return sized(kind, **settings)
+    if isinstance(module, str):
+        return named(module)
+    return module() if callable(module) else module
+
+
+def assembled(pipeline: str, **modules: Any) -> Any:
+    """A pipeline of diffusers of ``modules``, None for the others, without a progress bar."""
+    kind = class_of(pipeline)
+    known = inspect.signature(kind.__init__).parameters
+    usual: dict[str, Any] = {name: None for name, p in known.items() if p.default is p.empty and name != "self"}
+    if "requires_safety_checker" in known:
+        usual["requires_safety_checker"] = False
     with quiet():
-        pipe = kind(**({name: None for name in needed if name != "self"} | modules))
+        pipe = kind(**usual | modules)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
 flow_matching = partial(named, "FlowMatchEulerDiscreteScheduler")
-"""The scheduler of nearly all of these."""
-
-cog_video_x_scheduler = partial(named, "CogVideoXDDIMScheduler")
-"""The scheduler of CogView3 and CogVideoX."""
+"""The scheduler of nearly all transformers."""
 
 
-def image_vae(model: str = "AutoencoderKL", **more: Any) -> dict[str, Any]:
-    """A tiny VAE for images, which makes them eight times smaller."""
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
-    sizes = {"block_out_channels": (4,) * 4, "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 2}
-    return {"vae": tiny(model, blocks | sizes | more)}
+VAE = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (4,) * 4, "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 2,
+}  # fmt: skip
+"""Of a tiny VAE for images, which makes them eight times smaller."""
+
+
+def image_vae(**more: Any) -> dict[str, Any]:
+    return {"vae": new("AutoencoderKL", **VAE | more)}
+
+
+def flat_vae(model: str, **more: Any) -> Any:
+    """A tiny VAE of Wan or Qwen-Image, whose latents are taken as they are."""
+    return new(model, z_dim=4, latents_mean=[0.0] * 4, latents_std=[1.0] * 4, **more)
+
+
+wan_vae = partial(flat_vae, "AutoencoderKLWan", base_dim=4, dim_mult=[1] * 4, num_res_blocks=1)
 
 
 def two_steps(pipe: Any, height: int = 96, width: int = 128, **arguments: Any) -> torch.Tensor:
-    """What ``pipe`` samples in two steps, as latents."""
-    settings = {"height": height, "width": width, "num_inference_steps": 2, "output_type": "latent"}
+    """What ``pipe`` samples in two steps, as latents, at a size if it takes one, unless the arguments say otherwise."""
+    usual = {"height": height, "width": width, "num_inference_steps": 2, "output_type": "latent"}
+    taken = inspect.signature(type(pipe).__call__).parameters
+    usual = {name: value for name, value in usual.items() if name in taken}
     torch.manual_seed(0)  # OmniGen draws from its VAE without a generator
     with quiet():
-        return pipe(generator=generator(), return_dict=False, **settings | arguments)[0]
+        return torch.as_tensor(pipe(generator=generator(), return_dict=False, **usual | arguments)[0])
 
 
-def joint(
-    name: str,
-    pipeline: str,
-    model: str,
-    config: dict[str, Any],
-    call: Callable[[], dict[str, Any]],
-    size: tuple[int, int] = (96, 128),
-    branches: tuple[str, ...] = BOTH,
-    text: tuple[int, str] | None = None,
-    parts: dict[str, tuple[int, int | None]] | None = None,
-    unlike: dict[str, int] | None = None,
-    comparable: bool = True,
-    scheduler: Callable[[], Any] = flow_matching,
-    modules: Callable[[], dict[str, Any]] = dict,
-    settings: dict[str, Any] | None = None,
-) -> Family:
-    """A family whose pipeline has ``model``, ``modules`` and the attributes ``settings``; ``call`` is how to sample."""
+def family(
+    name: str, pipeline: str, call: dict[str, Any], size: tuple[int, int] = (96, 128), branches: tuple[str, ...] = BOTH,
+    *, parts: Parts | None = None, unlike: dict[str, int] | None = None, asked: bool = True, comparable: bool = True,
+    prepare: Callable[[Any], Any] = id, scheduler: Any = flow_matching, **modules: Any,
+) -> Family:  # fmt: skip
+    """A family whose pipeline is assembled of ``modules``, then prepared, and called with ``call``.
+
+    A module is given as a function that makes it, a transformer as its name and settings, a scheduler as its name.
+    """
 
     def build() -> Any:
-        pipe = assembled(pipeline, **({"transformer": tiny(model, config), "scheduler": scheduler()} | modules()))
-        for attribute, value in (settings or {}).items():
-            setattr(pipe, attribute, value)
+        torch.manual_seed(0)
+        all_modules = {"scheduler": scheduler, **modules} if scheduler else modules
+        pipe = assembled(pipeline, **{part: made(module) for part, module in all_modules.items()})
+        prepare(pipe)
         return pipe
 
     def sample(pipe: Any) -> torch.Tensor:
-        return two_steps(pipe, *size, **call())
+        return two_steps(pipe, *size, **call)
 
-    return Family(name, pipeline, build, sample, size, branches, text, parts, unlike, comparable=comparable)
+    return Family(name, pipeline.rpartition(".")[2], build, sample, size, branches, parts, unlike, asked, comparable)
+
+
+def having(**settings: Any) -> Callable[[Any], None]:
+    """What gives a pipeline attributes that its tiny modules don't tell it."""
+
+    def prepare(pipe: Any) -> None:
+        for attribute, value in settings.items():
+            setattr(pipe, attribute, value)
+
+    return prepare
 
 
 def pooled_call(prompts: int = 1, **more: Any) -> dict[str, Any]:
     """Arguments of Stable Diffusion 3 and FLUX.1: embeddings and pooled ones of a prompt and of its negative."""
     pools = {"pooled_prompt_embeds": pooled(3, prompts), "negative_pooled_prompt_embeds": pooled(4, prompts)}
-    return guided(lambda seed: words(seed, 10, prompts)) | pools | more
+    return texts(10, prompts=prompts) | pools | more
 
 
 def flux_call(text: int = 10, **more: Any) -> dict[str, Any]:
@@ -169,6 +254,3 @@ class WordTokenizer:
 
         ids = torch.tensor([row + [0] * (max_length - len(row)) for row in encoded["input_ids"]])
         return BatchEncoding({"input_ids": ids, "attention_mask": (ids > 0).long()})
-
-
-HEADS = {"attention_head_dim": 8, "num_attention_heads": 2}

@@ -11,7 +11,7 @@ import entropylab
 
 from . import BY_NAME, FAMILIES
 from .check import compared, examine
-from .family import Family
+from .family import Family, last
 from .reference import sight
 from .table import PAGE, line
 
@@ -56,7 +56,7 @@ def test_the_reference_notices_another_scale(name: str) -> None:
 
 def test_the_reference_notices_parts_that_stand_elsewhere() -> None:
     family = BY_NAME["FLUX.1"]
-    assert examine(replace(family, text=(10, "last"))).worst > 1e-2 > 1e-4 > examine(family).worst
+    assert examine(replace(family, parts=last(10))).worst > 1e-2 > 1e-4 > examine(family).worst
 
 
 def test_at_least_forty_five_families() -> None:

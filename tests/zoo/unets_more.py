@@ -1,206 +1,135 @@
 """More relatives of Stable Diffusion, and U-Nets of sound, of tokens and of pictures beside pictures."""
 
-import warnings
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from ..seeds import generator, normal
-from .family import NUMBERED, Family
-from .joint_parts import assembled, flow_matching, named
+from ..seeds import normal
+from .family import NUMBERED, PERTURBED, Family
+from .joint_parts import class_of, encoder, family, flow_matching, having, lazy, named, new, sized
 from .unet_parts import (
-    SIZE,
-    UNCHECKED,
     WIDTH,
-    XL_SIZE,
-    at,
     ddim,
-    new,
     picture,
+    pools,
     prompts,
+    stable,
     text_encoder,
     tokenizer,
-    two_steps,
     unet,
     vae,
+    vision_model,
 )
-from .unets import build_xl, sample_stable, sample_xl
-from .unets_kandinsky import new_prior
+from .unets import xl
+from .unets_kandinsky import PRIOR, new_prior
 
 
-def build_controlnet_xs() -> Any:
-    """ControlNet-XS: a small network inside the U-Net."""
-    from diffusers import ControlNetXSAdapter
-
-    model = unet(layers_per_block=2)
-    adapter = new(
-        ControlNetXSAdapter.from_unet, unet=model, block_out_channels=[8, 16], num_attention_heads=2,
-        conditioning_embedding_out_channels=(4, 8, 8, 8),
-    )  # fmt: skip
-    parts = {**UNCHECKED, "unet": model, "controlnet": adapter, "scheduler": ddim()}
-    return assembled("StableDiffusionControlNetXSPipeline", **parts)
-
-
-def build_semantic() -> Any:
-    parts = {**UNCHECKED, "text_encoder": text_encoder(), "tokenizer": tokenizer()}
-    model = unet(cross_attention_dim=128)
-    return assembled("SemanticStableDiffusionPipeline", **parts, unet=model, scheduler=ddim())
-
-
-def sample_semantic(pipe: Any) -> Tensor:
-    """One prompt, and one concept to move towards."""
-    return two_steps(pipe, prompt="a red car", editing_prompt=["a blue house"], edit_warmup_steps=0, **at(SIZE))
-
-
-def build_stable_unclip() -> Any:
-    """Stable unCLIP: a prior and a U-Net that is told the prior's image embedding."""
-    from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
-
-    ddpm, words = partial(named, "DDPMScheduler"), tokenizer()
-    model = unet(cross_attention_dim=128, class_embed_type="projection", projection_class_embeddings_input_dim=256)
-    normalizer = new(StableUnCLIPImageNormalizer, embedding_dim=128)
-    return assembled(
-        "StableUnCLIPPipeline", prior_tokenizer=words, prior_text_encoder=text_encoder("CLIPTextModelWithProjection"),
-        prior=new_prior(), prior_scheduler=ddpm(prediction_type="sample", clip_sample_range=5.0),
-        image_normalizer=normalizer, image_noising_scheduler=ddpm(), tokenizer=words, text_encoder=text_encoder(),
-        unet=model, scheduler=ddim(), vae=vae(),
+def xs_adapter() -> Any:
+    """A small network inside the U-Net."""
+    return new(
+        class_of("ControlNetXSAdapter").from_unet, unet=unet(layers_per_block=2), block_out_channels=[8, 16],
+        num_attention_heads=2, conditioning_embedding_out_channels=(4, 8, 8, 8),
     )  # fmt: skip
 
 
-def sample_stable_unclip(pipe: Any) -> Tensor:
-    """One prompt, two steps of each part."""
-    return two_steps(pipe, prompt="a red car", prior_num_inference_steps=2, noise_level=10, **at(SIZE))
+image_normalizer = lazy(
+    "pipelines.stable_diffusion.stable_unclip_image_normalizer.StableUnCLIPImageNormalizer", embedding_dim=128
+)
+t5 = partial(encoder, "T5EncoderModel", vocab_size=8, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+gpt2 = partial(
+    encoder, "GPT2Model", vocab_size=8, n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0
+)
+vocoder = partial(encoder, "SpeechT5HifiGan", model_in_dim=96, upsample_initial_channel=32, sampling_rate=16000)
+text_decoder = lazy(
+    "UniDiffuserTextDecoder", prefix_length=7, prefix_inner_dim=128, prefix_hidden_dim=WIDTH, n_positions=16, n_embd=8,
+    n_layer=1, n_head=2,
+)  # fmt: skip
+unlearned_embeddings = lazy(
+    "pipelines.deprecated.vq_diffusion.LearnedClassifierFreeSamplingEmbeddings", learnable=False
+)
+WORDS: dict[str, Any] = {"tokenizer": tokenizer, "text_encoder": text_encoder}
+GENERATED = {
+    "generated_prompt_embeds": normal(2, 8, WIDTH, seed=3),
+    "negative_generated_prompt_embeds": normal(2, 8, WIDTH, seed=4),
+}
 
-
-def build_audioldm2() -> Any:
-    """AudioLDM 2: spectrograms; each block attends to itself, to one text and, with a padding mask, to another."""
-    from transformers import GPT2Config, GPT2Model, SpeechT5HifiGan, SpeechT5HifiGanConfig, T5Config, T5EncoderModel
-
-    model = new(
-        "AudioLDM2UNet2DConditionModel", sample_size=8, layers_per_block=1, block_out_channels=(16, 32),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=((None, WIDTH, 24),) * 2, attention_head_dim=2, norm_num_groups=8,
-    )  # fmt: skip
-    words = T5Config(vocab_size=8, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
-    language = GPT2Config(vocab_size=8, n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
-    sound = SpeechT5HifiGanConfig(model_in_dim=96, upsample_initial_channel=32, sampling_rate=16000)
-    return assembled(
-        "AudioLDM2Pipeline", vae=vae(), text_encoder_2=T5EncoderModel(words), language_model=GPT2Model(language),
-        unet=model, scheduler=ddim(), vocoder=SpeechT5HifiGan(sound),
-    )  # fmt: skip
-
-
-def sample_audioldm2(pipe: Any) -> Tensor:
-    """Two prompts of 5 and 7 tokens, negative ones of 3."""
-    arguments = prompts(2, 24)
-    for name, kept in (("attention_mask", (5, 7)), ("negative_attention_mask", (3, 3))):
-        arguments[name] = (torch.arange(7) < torch.tensor(kept)[:, None]).long()
-    arguments["generated_prompt_embeds"] = normal(2, 8, WIDTH, seed=3)
-    arguments["negative_generated_prompt_embeds"] = normal(2, 8, WIDTH, seed=4)
-    generators = [generator(0), generator(1)]
-    seconds = 128 * 256 / 16000
-    arguments |= {"num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "latent", "generator": generators}
-    return pipe(audio_length_in_s=seconds, **arguments).audios
-
-
-def build_unidiffuser() -> Any:
-    """UniDiffuser: two times, text, an image embedding and an image in one sequence."""
-    from diffusers import UniDiffuserTextDecoder
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    model = new(
-        "UniDiffuserModel", text_dim=WIDTH, clip_img_dim=12, num_text_tokens=7, num_attention_heads=2,
-        attention_head_dim=8, in_channels=4, out_channels=4, num_layers=3, sample_size=8, patch_size=1,
-        norm_type="layer_norm", pre_layer_norm=False, use_data_type_embedding=True, use_patch_pos_embed=True,
-    )  # fmt: skip
-    decoder = new(
-        UniDiffuserTextDecoder, prefix_length=7, prefix_inner_dim=128, prefix_hidden_dim=WIDTH,
-        n_positions=16, n_embd=8, n_layer=1, n_head=2,
-    )  # fmt: skip
-    config = CLIPVisionConfig(
-        hidden_size=8, intermediate_size=8, projection_dim=12, num_hidden_layers=1, num_attention_heads=2,
-        image_size=32, patch_size=16,
-    )  # fmt: skip
-    images = new(CLIPVisionModelWithProjection, config=config)
-    return assembled(
-        "UniDiffuserPipeline", vae=vae(), text_encoder=text_encoder(), image_encoder=images,
-        clip_tokenizer=tokenizer(), text_decoder=decoder, unet=model, scheduler=ddim(),
-    )  # fmt: skip
-
-
-def build_vq_diffusion() -> Any:
-    """VQ-Diffusion: a transformer over 64 tokens of an image, given as numbers of a vocabulary."""
-    from diffusers.pipelines.deprecated.vq_diffusion import LearnedClassifierFreeSamplingEmbeddings
-
-    model = new(
-        "Transformer2DModel", num_attention_heads=2, attention_head_dim=8, num_layers=2, cross_attention_dim=128,
-        sample_size=8, num_vector_embeds=9, num_embeds_ada_norm=100, norm_type="ada_norm", attention_bias=True,
-    )  # fmt: skip
-    pictures = new(
-        "VQModel", block_out_channels=(8,), latent_channels=4, vq_embed_dim=4, num_vq_embeddings=8, norm_num_groups=4
-    )
-    parts = {"vqvae": pictures, "text_encoder": text_encoder(), "tokenizer": tokenizer(), "transformer": model}
-    parts["learned_classifier_free_sampling_embeddings"] = LearnedClassifierFreeSamplingEmbeddings(learnable=False)
-    return assembled("VQDiffusionPipeline", **parts, scheduler=named("VQDiffusionScheduler", num_vec_classes=9))
-
-
-def sample_vq_diffusion(pipe: Any) -> Tensor:
-    arguments = {"num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "np", "generator": generator()}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        return torch.as_tensor(pipe(["a red car", "a blue house"], **arguments).images)
-
-
-def build_dreamlite() -> Any:
-    """DreamLite: the image to edit stands beside the edited one; several heads share keys; text has a padding mask."""
-    model = new(
-        "DreamLiteUNetModel", sample_size=8, layers_per_block=1, block_out_channels=(16, 32),
-        down_block_types=("DreamLiteCrossAttnNoSelfAttnDownBlock2D", "DreamLiteCrossAttnDownBlock2D"),
-        up_block_types=("DreamLiteCrossAttnUpBlock2D", "DreamLiteCrossAttnNoSelfAttnUpBlock2D"),
-        cross_attention_dim=128, attention_head_dim=(2, 4), norm_num_groups=8, addition_embed_type="time",
-        addition_time_embed_dim=8, projection_class_embeddings_input_dim=16,
-    )  # fmt: skip
-    levels = {"encoder_block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4}
-    pictures = new("AutoencoderTiny", **levels, num_encoder_blocks=(1,) * 4, num_decoder_blocks=(1,) * 4)
-    words = {"text_encoder": text_encoder(), "tokenizer": tokenizer()}
-    pipe = assembled("DreamLitePipeline", **words, vae=pictures, unet=model, scheduler=flow_matching())
-    pipe.prompt_template_encode_generate, pipe.prompt_template_encode_generate_start_idx = "{}", 0
-    return pipe
-
-
-def sample_dreamlite(pipe: Any) -> Tensor:
-    """One prompt, no image to edit."""
-    return two_steps(pipe, prompt="a red car", **at(SIZE))
-
-
-FAMILIES = [
-    Family(
-        "Perturbed-Attention Guidance XL", "StableDiffusionXLPAGPipeline",
-        partial(build_xl, "StableDiffusionXLPAGPipeline"), partial(sample_xl, size=XL_SIZE), XL_SIZE,
-        ("cond", "uncond", "perturbed"),
+FAMILIES: list[Family] = [
+    xl(
+        "Perturbed-Attention Guidance XL", "StableDiffusionXLPAGPipeline", prompts(2) | pools(2), branches=PERTURBED
     ),
-    Family(
-        "ControlNet-XS", "StableDiffusionControlNetXSPipeline", build_controlnet_xs,
-        partial(sample_stable, image=picture()), SIZE,
+    stable(
+        "ControlNet-XS", "StableDiffusionControlNetXSPipeline", prompts() | {"image": picture()},
+        unet=partial(unet, layers_per_block=2), controlnet=xs_adapter,
     ),
-    Family(
-        "Semantic Guidance", "SemanticStableDiffusionPipeline", build_semantic, sample_semantic, SIZE,
-        ("cond", "uncond", "uncond 2"),
+    # one prompt, and one concept to move towards
+    stable(
+        "Semantic Guidance", "SemanticStableDiffusionPipeline",
+        {"prompt": "a red car", "editing_prompt": ["a blue house"], "edit_warmup_steps": 0},
+        branches=("cond", "uncond", "uncond 2"), unet=partial(unet, cross_attention_dim=128), **WORDS,
     ),
-    # of the prior
-    Family(
-        "Stable unCLIP", "StableUnCLIPPipeline", build_stable_unclip, sample_stable_unclip, SIZE,
-        parts={"text": (0, 24), "image": (26, 27)},
+    # a prior, of which the parts are, and a U-Net that is told its image embedding
+    stable(
+        "Stable unCLIP", "StableUnCLIPPipeline",
+        {"prompt": "a red car", "prior_num_inference_steps": 2, "noise_level": 10}, parts=PRIOR["parts"],
+        prior_tokenizer=tokenizer, prior_text_encoder=partial(text_encoder, "CLIPTextModelWithProjection"),
+        prior=new_prior, image_normalizer=image_normalizer, image_noising_scheduler="DDPMScheduler", vae=vae,
+        prior_scheduler=partial(named, "DDPMScheduler", prediction_type="sample", clip_sample_range=5.0),
+        unet=partial(
+            unet, cross_attention_dim=128, class_embed_type="projection", projection_class_embeddings_input_dim=256
+        ),
+        **WORDS,
     ),
-    Family("AudioLDM 2", "AudioLDM2Pipeline", build_audioldm2, sample_audioldm2, (128, 96)),
-    # its outputs are three, and stepped as one
-    Family(
-        "UniDiffuser", "UniDiffuserPipeline", build_unidiffuser,
-        lambda pipe: two_steps(pipe, **prompts(width=128), **at((64, 64))), (64, 64), branches=NUMBERED,
-        parts={"other": (0, 3), "text": (3, 10), "reference": (10, 11), "image": (11, 75)},
+    # each block attends to itself, to one text and, with a padding mask, to another
+    family(
+        "AudioLDM 2", "AudioLDM2Pipeline",
+        prompts(2, 24, (5, 7), (3, 3), mask="attention_mask") | GENERATED
+        | {"audio_length_in_s": 128 * 256 / 16000}, (128, 96),
+        scheduler=ddim, vae=vae, text_encoder_2=t5, language_model=gpt2, vocoder=vocoder,
+        unet=lazy(
+            "AudioLDM2UNet2DConditionModel", sample_size=8, layers_per_block=1, block_out_channels=(16, 32),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), cross_attention_dim=((None, WIDTH, 24),) * 2,
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), attention_head_dim=2, norm_num_groups=8,
+        ),
     ),
-    Family("VQ-Diffusion", "VQDiffusionPipeline", build_vq_diffusion, sample_vq_diffusion, (8, 8), asked=False),
-    Family("DreamLite", "DreamLitePipeline", build_dreamlite, sample_dreamlite, SIZE),
+    # two times, text, an image embedding and an image in one sequence; its outputs are three, and stepped as one
+    stable(
+        "UniDiffuser", "UniDiffuserPipeline", prompts(width=128), size=(64, 64), branches=NUMBERED,
+        parts={"other": (0, 3), "text": (3, 10), "reference": (10, 11), "image": (11, 75)}, vae=vae,
+        text_encoder=text_encoder, image_encoder=partial(vision_model, 12), clip_tokenizer=tokenizer,
+        text_decoder=text_decoder,
+        unet=partial(
+            sized, "UniDiffuserModel", text_dim=WIDTH, clip_img_dim=12, num_text_tokens=7, in_channels=4,
+            out_channels=4, num_layers=3, sample_size=8, patch_size=1, norm_type="layer_norm", pre_layer_norm=False,
+            use_data_type_embedding=True, use_patch_pos_embed=True,
+        ),
+    ),
+    # 64 tokens of an image, given as numbers of a vocabulary
+    family(
+        "VQ-Diffusion", "VQDiffusionPipeline", {"prompt": ["a red car", "a blue house"], "output_type": "np"}, (8, 8),
+        asked=False, scheduler=partial(named, "VQDiffusionScheduler", num_vec_classes=9), **WORDS,
+        learned_classifier_free_sampling_embeddings=unlearned_embeddings,
+        vqvae=lazy(
+            "VQModel", block_out_channels=(8,), latent_channels=4, vq_embed_dim=4, num_vq_embeddings=8,
+            norm_num_groups=4,
+        ),
+        transformer=lazy(
+            "Transformer2DModel", num_attention_heads=2, attention_head_dim=8, num_layers=2, cross_attention_dim=128,
+            sample_size=8, num_vector_embeds=9, num_embeds_ada_norm=100, norm_type="ada_norm", attention_bias=True,
+        ),
+    ),
+    # the image to edit, if any, stands beside the edited one; several heads share keys; text has a padding mask
+    stable(
+        "DreamLite", "DreamLitePipeline", {"prompt": "a red car"}, scheduler=flow_matching, **WORDS,
+        prepare=having(prompt_template_encode_generate="{}", prompt_template_encode_generate_start_idx=0),
+        vae=lazy(
+            "AutoencoderTiny", encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4,
+            num_encoder_blocks=(1,) * 4, num_decoder_blocks=(1,) * 4,
+        ),
+        unet=lazy(
+            "DreamLiteUNetModel", sample_size=8, layers_per_block=1, block_out_channels=(16, 32),
+            down_block_types=("DreamLiteCrossAttnNoSelfAttnDownBlock2D", "DreamLiteCrossAttnDownBlock2D"),
+            up_block_types=("DreamLiteCrossAttnUpBlock2D", "DreamLiteCrossAttnNoSelfAttnUpBlock2D"),
+            cross_attention_dim=128, attention_head_dim=(2, 4), norm_num_groups=8, addition_embed_type="time",
+            addition_time_embed_dim=8, projection_class_embeddings_input_dim=16,
+        ),
+    ),
 ]  # fmt: skip
