@@ -1,7 +1,4 @@
-"""How the law, and what the paper's factor does, decay as tokens leave the Gaussian: simulated attention, no model.
-
-python figures/gaussian_ablation.py [--out DIR] [--run gaussian_ablation.nc]
-"""
+"""How the law, and what the paper's factor does, decay as tokens leave the Gaussian: simulated attention, no model."""
 
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,4 @@
-"""Figures 3 and 4: pictures from the same seeds below and above the training size, as the model is and rescaled.
-
-python figures/samples.py [--out DIR] [--run pictures.nc]
-"""
+"""Figures 3 and 4: pictures from the same seeds below and above the training size, as the model is and rescaled."""
 
 from importlib.metadata import version
 from pathlib import Path
