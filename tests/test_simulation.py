@@ -41,7 +41,7 @@ def test_sigma_is_what_was_asked_for(distribution: str) -> None:
 def test_cumulants_have_the_signs_and_the_gamma_variable_the_values_of_the_books() -> None:
     signs = {"gaussian": (0, 0), "student_t": (0, 1), "skewed": (1, 1), "clustered": (0, -1), "low_rank": (0, 0)}
     for distribution, known in signs.items():
-        own = means(simulate(2048, 32, 1.0, distribution, heads=4, samples=4, queries=64))
+        own = means(simulate(2048, 32, 1.0, distribution, heads=8, samples=4, queries=64))
         assert tuple(np.sign(round(own[name] / 2, 1)) for name in ("third", "fourth")) == known, distribution
     own = means(simulate(4096, 16, 0.7, "skewed", shape=4.0, heads=2, samples=8, queries=16))
     assert own["third"] == pytest.approx(0.7**3 * 2 / 4**0.5, rel=0.1)

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import zlib
 
 import numpy as np
 import pandas as pd
@@ -189,15 +188,11 @@ def in_key(**changes):
 
 BAD = {
     "torn.json": b"{",
-    "binary.json": b"\xff\xfe\x00",
     "deep.json": b"[" * 100_000,
-    "none.json": {"ratings": []},
     "pair.json": {"ratings": [{"pair": 7, "scores": [1, 2]}]},
     "score.json": {"ratings": [{"pair": 0, "scores": [1, 11]}]},
     "key.json": {"key": "!!"},
-    "dict key.json": {"key": base64.b64encode(b'{"a": 1}').decode()},
     "methods.json": in_key(methods=[{}, []]),
-    "name.json": in_key(name={"a": 1}),
     "half.json": in_key(methods=["\ud800", "b"]),
     "terminal.json": in_key(methods=["\x1b[2J\x1b]0;title\x07", "b\u202e"]),
     "missing.json": None,
@@ -243,21 +238,18 @@ def test_krippendorffs_own_example():
 
 def test_what_the_page_refuses(folders, tmp_path):
     (tmp_path / "empty").mkdir()
-    other, bomb, mute = (tmp_path / name for name in ("other", "bomb", "mute"))
-    for folder in (other, bomb, mute):
+    other, bad, mute = (tmp_path / name for name in ("other", "bad", "mute"))
+    for folder in (other, bad, mute):
         save_pictures(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), ["p"], folder)
     (other / "0000.png").rename(other / "elsewhere.png")
-    content = bytearray((bomb / "0000.png").read_bytes())
-    content[16:24] = (60_000).to_bytes(4, "big") * 2
-    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
-    (bomb / "0000.png").write_bytes(content)
+    (bad / "0000.png").write_bytes(b"no picture")
     Image.new("RGB", (8, 8)).save(mute / "0000.png")
     one = folders[0]
     for pictures, options, message in (
         ([one], {}, "two or more folders of different names"),
         ([one, tmp_path / "empty"], {}, "have none in common"),
         ([one, other], {}, "have none in common"),
-        ([bomb, one], {}, "must be readable as pictures"),
+        ([bad, one], {}, "must be readable as pictures"),
         ([mute, one], {}, "pictures must carry their prompts"),
         (folders, {"pairs": 0}, "pairs must be an int"),
     ):
