@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -39,10 +40,11 @@ def folders(tmp_path):
 
 
 @pytest.fixture
-def page(folders, tmp_path):
-    """The page, as a reader makes it, from wherever."""
-    command = [sys.executable, ratings.__file__, *folders, "--out", tmp_path / "out"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+def page(folders, tmp_path, monkeypatch):
+    """The page, as the script makes it, from wherever it is started."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["ratings.py", *map(str, folders), "--out", "out"])
+    runpy.run_path(ratings.__file__, run_name="__main__")
     return tmp_path / "out" / "ratings.html"
 
 
