@@ -14,7 +14,7 @@ LOWEST_TESTS := $(addprefix tests/,test_examples.py test_dataset.py scaling/test
 
 help:
 	@echo 'make figures   regenerate every figure from the embedded pipeline into $(OUT) (OUT=... for elsewhere)'
-	@echo 'make tables    judge the pictures: the tables of the paper, Markdown and CSV in $(OUT); about half an hour'
+	@echo 'make tables    judge the pictures: the tables of the paper, Markdown and CSV in $(OUT)'
 	@echo 'make test      ruff, mypy, the documentation and the tests'
 	@echo 'make lint      ruff and mypy only'
 	@echo 'make docs      the documentation as a site in build/site; a warning is an error'

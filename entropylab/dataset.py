@@ -1,10 +1,15 @@
-"""Measured Datasets: the names and units of their variables, and how one of ours is known."""
+"""Measured Datasets: names, units and attributes, how one of ours is known, and what netCDF is given of it."""
 
+import json
+import re
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from .errors import EntropyLabError
+from .files import is_plain_text
 
 ATTRIBUTE = "entropylab_version"
 """The attribute by which a Dataset of ours is known."""
@@ -110,3 +115,130 @@ def check_ours(ds: Any) -> xr.Dataset:
             "operations that drop it take keep_attrs=True."
         )
     return ds
+
+
+# How a file holds one. netCDF has text, numbers and attributes of either. What it has nothing for is kept as JSON, or
+# under a name of ours.
+
+APART = "entropylab_apart"
+"""In a file, as JSON: attributes whose values or names netCDF can't hold, or would take for something else."""
+
+JSON_NAMES = "entropylab_json"
+"""In files of earlier versions: names of the attributes whose values are JSON."""
+
+COORDINATES = "entropylab_coordinates"
+"""In a file, as JSON: coordinates with a space in their name, which netCDF's own list of them can't hold."""
+
+DTYPE = "entropylab_dtype"
+"""In a file: what a variable is, where netCDF has no such type: datetime64[ns], timedelta64[s], or text as JSON."""
+
+JSON_TEXT = "text as JSON"
+
+RESERVED = {
+    *(APART, JSON_NAMES, COORDINATES, DTYPE),
+    *("CLASS", "DIMENSION_LABELS", "DIMENSION_LIST", "NAME", "REFERENCE_LIST"),
+    *("add_offset", "coordinates", "dtype", "grid_mapping", "missing_value", "scale_factor"),
+}
+"""Names of attributes that mean something to HDF5, to xarray, or to us."""
+
+NAME = re.compile(r"[A-Za-z](?:[\w.+-]| (?! |$)){0,99}")
+"""Names of attributes that any program can read."""
+
+TIME_UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+
+
+def encode(ds: xr.Dataset) -> xr.Dataset:
+    """``ds`` with variables and attributes that netCDF can hold; two that are to come back the same encode the same."""
+    spaced = [str(name) for name in ds.coords if " " in str(name)]
+    coords = {name: encode_variable(name, ds.variables[name]) for name in ds.coords}
+    data = {name: encode_variable(name, ds.variables[name]) for name in ds.data_vars}
+    encoded = xr.Dataset(data, coords, encode_attributes(ds.attrs))
+    return encoded.reset_coords(spaced).assign_attrs({COORDINATES: json.dumps(spaced)}) if spaced else encoded
+
+
+def decode(ds: xr.Dataset) -> xr.Dataset:
+    """What ``encode`` was given, from what was read of the file; text as fixed-width unicode again."""
+    attributes = dict(ds.attrs)
+    ds = ds.set_coords(json.loads(attributes.pop(COORDINATES, "[]")))
+    data, coords = (
+        {name: decode_variable(ds.variables[name]) for name in names} for names in (ds.data_vars, ds.coords)
+    )
+    return xr.Dataset(data, coords, decode_attributes(attributes))
+
+
+def encode_variable(name: Any, variable: xr.Variable) -> xr.Variable:
+    """A variable as numbers or text that netCDF can hold."""
+    values, own = variable.values, {}
+    kind = values.dtype.kind if isinstance(variable.dtype, np.dtype) else ""
+    texts = values.ravel().tolist() if kind in ("U", "T", "O") else []
+    unit = TIME_UNITS.get(np.datetime_data(values.dtype)[0]) if kind in ("m", "M") else None
+    known = unit or kind in set("biufcSUTO")
+    if not isinstance(name, str) or not known or not all(isinstance(text, str) for text in texts):
+        raise EntropyLabError(
+            "variables of ds must have text for a name, and hold numbers, text, or dates and time spans as datetime64 "
+            f"and timedelta64. Got {name!r} of {variable.dtype}."
+        )
+    if unit:
+        since = {"units": f"{unit} since 1970-01-01", "calendar": "proleptic_gregorian"}
+        own = {DTYPE: values.dtype.name, **(since if kind == "M" else {"units": unit})}
+        values = values.astype(values.dtype.newbyteorder("=")).view(np.int64)
+    elif kind in ("U", "T", "O"):
+        if not all(map(is_plain_text, texts)):
+            own, texts = {DTYPE: JSON_TEXT}, [json.dumps(text) for text in texts]
+        values = np.array(texts, dtype=str).reshape(values.shape)
+    return xr.Variable(variable.dims, values, {**encode_attributes(variable.attrs, own), **own})
+
+
+def decode_variable(variable: xr.Variable) -> xr.Variable:
+    """What ``encode_variable`` was given."""
+    values, attributes = variable.values, dict(variable.attrs)
+    dtype = attributes.pop(DTYPE, None)
+    if dtype is not None and dtype != JSON_TEXT:
+        values = values.view(dtype)
+        attributes = {name: value for name, value in attributes.items() if name not in ("units", "calendar")}
+    elif variable.dtype.kind in "OUT":
+        texts = [json.loads(text) if dtype else text for text in values.ravel().tolist()]
+        values = np.array(texts, dtype=str).reshape(values.shape)
+    return xr.Variable(variable.dims, values, decode_attributes(attributes))
+
+
+def encode_attributes(attributes: Mapping[Any, Any], reserved: Mapping[str, Any] = {}) -> dict[str, Any]:
+    """Attributes as text, float and 64-bit int; others in `APART`, as are those whose names are ``reserved``."""
+    kept: dict[str, Any] = {}
+    apart: dict[str, Any] = {}
+    for name, value in as_python("attributes", attributes).items():
+        plain = NAME.fullmatch(name) and name not in RESERVED and name not in reserved and is_plain(value)
+        (kept if plain else apart)[name] = value
+    return kept | ({APART: json.dumps(apart)} if apart else {})
+
+
+def decode_attributes(attributes: Mapping[Any, Any]) -> dict[str, Any]:
+    """What ``encode_attributes`` was given, with lists for tuples and arrays."""
+    values = as_python("attributes", attributes)
+    apart = json.loads(values.pop(APART, "{}"))
+    for name in json.loads(values.pop(JSON_NAMES, "[]")):
+        values[name] = json.loads(values[name])
+    return {**values, **apart}
+
+
+def as_python(name: Any, value: Any) -> Any:
+    """An attribute's value as JSON knows it."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return [as_python(name, one) for one in value]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {str(key): as_python(key, one) for key, one in value.items()}
+    raise EntropyLabError(
+        "attributes of ds must be text, numbers, None, and lists and dicts of them, with text for keys. "
+        f"Got {name!r}: {value!r:.200}"
+    )
+
+
+def is_plain(value: Any) -> bool:
+    """Whether netCDF can hold an attribute as it is (an empty text is not told from an absent one everywhere)."""
+    if type(value) is int:
+        return -(2**63) <= value < 2**63
+    return type(value) is float or (type(value) is str and value != "" and is_plain_text(value))

@@ -22,14 +22,13 @@ def write_whole(path: Path, content: bytes) -> None:
     path = real_file(path)
     partial = path.with_name(f".{uuid4().hex}{PARTIAL}")
     try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        flush_folder(path.parent)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+        with told(path, "written"):
+            with open(partial, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+            flush_folder(path.parent)
     finally:
         with suppress(OSError):  # it must not hide what went wrong
             partial.unlink()
@@ -72,28 +71,23 @@ def cannot_write(path: Path, error: OSError) -> EntropyLabError:
 
 def real_file(path: Path) -> Path:
     """``path``, or where it leads if it is a link, so that a file put there does not take the link's place."""
-    try:
+    with told(path, "written"):
         target = Path(os.path.realpath(path)) if path.is_symlink() else path
         if os.path.lexists(target) and not target.is_file():
             what = "the folder" if target.is_dir() else "a device, a pipe, or something else:"
             raise EntropyLabError(f"path must name a file. Got {what} {path}.")
-    except OSError as error:
-        raise cannot_write(path, error) from error
     return target
 
 
 def check_writable(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
     """``path``, or where it leads if it is a link, if a file can be written there; asked before long work starts."""
     target = real_file(as_path(path))
-    try:
+    with told(target, "written"):
         if target.exists() and not overwrite:
             raise EntropyLabError(f"{target} exists already; overwrite=True (--overwrite) replaces it.")
         if not target.parent.is_dir():
             raise EntropyLabError(f"{target} can't be written: there is no folder {target.parent}.")
-        with tempfile.TemporaryFile(dir=target.parent):
-            pass
-    except OSError as error:
-        raise cannot_write(target, error) from error
+        tempfile.TemporaryFile(dir=target.parent).close()
     return target
 
 
@@ -121,22 +115,20 @@ def make_folder(out: str | os.PathLike[str], name: str = "out") -> Path:
     folder = as_path(out, name, "folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise EntropyLabError(
-            f"{name} must be a folder that can be written to. {folder}: {one_line(error)}."
-        ) from error
+        said = f"{name} must be a folder that can be written to. {folder}: {one_line(error)}."
+        raise EntropyLabError(said) from error
     return folder
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
+def told(path: Path, what: str = "used") -> Iterator[None]:
     """Let what the system refuses be an EntropyLabError that names the file or folder."""
     try:
         yield
     except OSError as error:
-        raise EntropyLabError(f"{path} can't be used: {one_line(error)}.") from error
+        raise EntropyLabError(f"{path} can't be {what}: {one_line(error)}.") from error
 
 
 def listed(folder: Path) -> list[os.DirEntry[str]]:
@@ -153,11 +145,8 @@ def files(folder: Path, end: str) -> set[str]:
     """Names, without their ``end``, of the files in a folder that are whole; links to files are files."""
     entries = [entry for entry in listed(folder) if entry.name.endswith(end) and not entry.name.startswith(".")]
     with told(folder):
-        return {
-            entry.name[: -len(end)]
-            for entry in entries
-            if (os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file())
-        }
+        whole = [entry for entry in entries if (os.path.isfile(entry) if entry.is_symlink() else entry.is_file())]
+    return {entry.name.removesuffix(end) for entry in whole}
 
 
 def is_there(path: Path) -> bool:

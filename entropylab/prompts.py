@@ -1,4 +1,4 @@
-"""What pictures are asked for: a list, or captions of a file or data set. Knows neither tensors nor models.
+"""What pictures are asked for: a list, or captions of a file or data set.
 
 Lines of text, csv and JSON lines are read by the standard library, where a broken line costs that line only. Parquet,
 JSON and data sets of the Hugging Face hub are streamed by the library ``datasets`` (``entropylab[prompts]``).
@@ -115,10 +115,7 @@ def read_prompts(
 
 
 def choose(captions: Iterable[str], samples: int | None, seed: int) -> list[str]:
-    """``samples`` of the captions at random, in random order; all, in their order, if there are no more.
-
-    No more than ``samples`` are ever held: each gets a random number, and the smallest numbers win.
-    """
+    """``samples`` of the captions at random, in random order, never held all; all, in order, if there are no more."""
     if samples is None:
         return list(captions)
     numbers, places = random.Random(seed), itertools.count()
@@ -155,18 +152,20 @@ def cells_of(source: Any, column: str | None) -> Iterator[Any]:
 
     Bytes that are no UTF-8 become halves of characters, so that the caption that holds them is left out and no other.
     """
-    kind, is_file = Path(source).suffix.lower(), os.path.isfile(source)
+    kind = Path(source).suffix.lower()
     named = None if os.path.exists(source) or kind in (*LOADERS, *READERS) else HUB_ID.fullmatch(str(source))
     if named:
-        return read_data(source, named[1], {"name": named[2], "split": named[3]}, column)
-    if not is_file:
+        yield from read_data(source, named[1], {"name": named[2], "split": named[3]}, column)
+    elif not os.path.isfile(source):
         raise EntropyLabError(
             "prompts must be a list of strings, the id of a data set on the hub, or a csv, tsv, jsonl, json, "
             f"parquet or existing text file. Got {str(source)!r}."
         )
-    if kind in LOADERS:
-        return read_data(source, LOADERS[kind], {"data_files": str(source), "split": "train"}, column)
-    return read_text(Path(source), READERS.get(kind, read_lines), column)
+    elif kind in LOADERS:
+        yield from read_data(source, LOADERS[kind], {"data_files": str(source), "split": "train"}, column)
+    else:
+        with open(source, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            yield from READERS.get(kind, read_lines)(file, Path(source), column)
 
 
 def column_of(column: str | None, names: Sequence[str], source: Any) -> str:
@@ -179,12 +178,6 @@ def column_of(column: str | None, names: Sequence[str], source: Any) -> str:
     if len(names) == 1 or len(known) == 1:
         return (known or list(names))[0]
     raise EntropyLabError(f"column must say which column of {source} holds the captions: {', '.join(names)}.")
-
-
-def read_text(path: Path, read: Any, column: str | None) -> Iterator[Any]:
-    """A caption a line or row of a file."""
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        yield from read(file, path, column)
 
 
 def read_lines(file: Any, path: Path, column: str | None) -> Iterator[Any]:
@@ -227,25 +220,17 @@ READERS = {".txt": read_lines, ".csv": read_csv, ".tsv": read_csv, ".jsonl": rea
 
 
 def read_data(source: Any, path: str, options: dict[str, Any], column: str | None) -> Iterator[Any]:
-    """A caption a row of what ``datasets.load_dataset`` gives, a batch of rows at a time.
-
-    Raises:
-        EntropyLabError: it can't be loaded or read, has several parts, or its column does not hold text.
-    """
+    """A caption a row of what ``datasets.load_dataset`` gives, a batch of rows at a time."""
     try:
         import datasets
     except ImportError as error:
-        raise EntropyLabError(
-            f"prompts {source} need the library datasets: pip install 'entropylab[prompts]'."
-        ) from error
+        raise EntropyLabError(f"prompts {source} need datasets: pip install 'entropylab[prompts]'.") from error
     try:
         data = datasets.load_dataset(path, streaming=True, **options)
         if isinstance(data, dict):
             if len(data) > 1:
-                raise EntropyLabError(
-                    f"prompts must name a part of the data set, as {source}:CONFIGURATION/SPLIT: its splits are "
-                    f"{', '.join(data)}. Got {str(source)!r}."
-                )
+                parts = f"{source}:CONFIGURATION/SPLIT: its splits are {', '.join(data)}"
+                raise EntropyLabError(f"prompts must name a part of the data set, as {parts}. Got {str(source)!r}.")
             (data,) = data.values()
         name = column_of(column, data.column_names or list(next(iter(data), {})), source)
         try:  # of parquet, other columns must not be read: they may hold pictures

@@ -1,7 +1,4 @@
-"""How far the measures of the two defects tell pictures that were broken on purpose from whole ones.
-
-python figures/defects_checked.py [--out DIR]: of pictures that the embedded pipeline samples.
-"""
+"""How far the measures of the two defects tell pictures that were broken on purpose from whole ones."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -74,27 +71,19 @@ def noisy(images: Tensor) -> Tensor:
     return (images.float() + 40 * noise).clamp(0, 255).byte()
 
 
+INCOMPLETE, REPEATED = "incomplete", "repeated"
+
 DAMAGES: dict[Callable[[Tensor], Tensor], str] = {
-    **dict.fromkeys((cropped, shifted, halved), "incomplete"),
-    **dict.fromkeys((tiled, twice), "repeated"),
-    noisy: "neither",
-}
+    cropped: INCOMPLETE, shifted: INCOMPLETE, halved: INCOMPLETE, tiled: REPEATED, twice: REPEATED, noisy: "neither",
+}  # fmt: skip
 """Ways to break a picture, and the defect that each is."""
 
-MEANT = {
-    **dict.fromkeys(("disagreement", "cut"), "incomplete"),
-    **dict.fromkeys(("excess_agreement", "self_similarity"), "repeated"),
-}
+MEANT = {"disagreement": INCOMPLETE, "cut": INCOMPLETE, "excess_agreement": REPEATED, "self_similarity": REPEATED}
 """The defect that every measure is for."""
 
 
 def separation(images: Tensor, prompts: Sequence[str], clip: Clip) -> pd.DataFrame:
-    """How every measure takes every damage to pictures (pictures, 3, height, width) of uint8, one row each.
-
-    Columns: measure, meant_for, damage, defect, whole and broken (means), rose (share of pictures whose measure rose),
-    separation (chance that a broken picture has more than a whole one of another prompt, or as much and half of the
-    time: the area under the ROC curve, 0.5 for chance).
-    """
+    """How every measure takes every damage to pictures (pictures, 3, height, width) of uint8, a row each, as `SAID`."""
 
     def judged(found: Tensor) -> dict[str, np.ndarray]:
         return defects(found, lambda part: clip.scores(part, prompts))
@@ -103,11 +92,10 @@ def separation(images: Tensor, prompts: Sequence[str], clip: Clip) -> pd.DataFra
     for damage, defect in DAMAGES.items():
         broken = judged(damage(images))
         for name in DEFECTS:
+            before, after = whole[name], broken[name]
             row = {"measure": name, "meant_for": MEANT[name], "damage": damage.__name__, "defect": defect}
-            row |= {"whole": whole[name].mean(), "broken": broken[name].mean()}
-            row["rose"] = float(np.mean(broken[name] > whole[name]))
-            row["separation"] = mannwhitneyu(broken[name], whole[name]).statistic / len(images) ** 2
-            rows.append(row)
+            row |= {"whole": before.mean(), "broken": after.mean(), "rose": np.mean(after > before)}
+            rows.append(row | {"separation": mannwhitneyu(after, before).statistic / len(images) ** 2})
     return pd.DataFrame(rows).sort_values(["meant_for", "measure"], kind="stable", ignore_index=True)
 
 

@@ -1,7 +1,4 @@
-"""Figure 5: attention entropy, and its deficit, against the logarithm of the number of tokens, by training size.
-
-python figures/figure5.py [--out DIR] [--run FILE.nc], where FILE.nc is what `entropylab measure` wrote.
-"""
+"""Figure 5: attention entropy, and its deficit, against the logarithm of the number of tokens, by training size."""
 
 from pathlib import Path
 

@@ -1,7 +1,4 @@
-"""Figure 6: entropy of every self-attention layer at a lower and a higher size, as the model is and rescaled.
-
-python figures/figure6.py [--out DIR] [--run FILE.nc], where FILE.nc is what `entropylab measure` wrote.
-"""
+"""Figure 6: entropy of every self-attention layer at a lower and a higher size, as the model is and rescaled."""
 
 from pathlib import Path
 

@@ -1,8 +1,6 @@
-"""How the law, and what the paper's factor does, decay as tokens leave the Gaussian: simulated attention, no model.
+"""How the law, and what the paper's factor does, decay as tokens leave the Gaussian: simulated attention, no model."""
 
-python figures/gaussian_ablation.py [--out DIR] [--run gaussian_ablation.nc]
-"""
-
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import xarray as xr
 
 import entropylab
 import shared
-from entropylab.law.drift import MEAN, drift
+from entropylab.law.drift import drift
 
 TOKENS = (256, 1024, 4096)
 TRAINED = 1024
@@ -46,30 +44,23 @@ def measure(source: shared.Source) -> xr.Dataset:
 def table(ds: xr.Dataset) -> pd.DataFrame:
     """A row for every distribution, departure from the Gaussian, and size. Entropies in nats.
 
-    Residuals are entropy less each prediction, with standard errors over samples; ``slope`` is that of entropy against
-    log N over all sizes; ``fraction_removed`` of the drift from the training size by the paper's factor, and
-    ``fraction_under_law`` what it should remove, sigma^2 / (2 log T).
+    ``fraction_removed`` is of the drift from the training size, by the paper's factor; ``fraction_under_law`` what it
+    should remove, sigma^2 / (2 log T).
     """
     if not {"distribution", "departure"} <= set(ds.dims):
         raise entropylab.EntropyLabError(f"run must be simulated, as gaussian_ablation.nc. Got dims {list(ds.dims)}.")
-    parts = []
-    for name in ds["distribution"].values:
-        for departure in ds["departure"].values:
-            one = ds.sel(distribution=name, departure=departure, drop=True)
-            found = entropylab.check(one.mean("head", keep_attrs=True)).to_frame()
-            line, moved = entropylab.fit(one), drift(one)
-            moved = moved[(moved["layer"] == MEAN) & (moved["scaling"] == "sqrt_log")]
-            rows = found[["size", "tokens", "sigma2", "entropy", "correction", *RESIDUALS]].assign(
-                slope=line.slope, slope_error=line.slope_error
-            )
-            rows = rows.merge(moved[["size", "fraction_removed", "fraction_removed_error"]], on="size")
-            trained = float(one["train_tokens"].item())
-            home = float(rows.loc[np.isclose(rows["tokens"], trained), "sigma2"].iloc[0])
-            rows["fraction_under_law"] = home / (2 * np.log(trained))
-            rows.insert(0, "distribution", name)
-            rows.insert(1, "departure", departure)
-            parts.append(rows)
-    return pd.concat(parts, ignore_index=True)
+    parts = {}
+    for name, departure in product(ds["distribution"].values, ds["departure"].values):
+        one = ds.sel(distribution=name, departure=departure, drop=True)
+        found = entropylab.check(one.mean("head", keep_attrs=True)).to_frame()
+        line, moved = entropylab.fit(one), drift(one).query("layer == 'mean' and scaling == 'sqrt_log'")
+        rows = found[["size", "tokens", "sigma2", "entropy", "correction", *RESIDUALS]]
+        rows = rows.assign(slope=line.slope, slope_error=line.slope_error)
+        rows = rows.merge(moved[["size", "fraction_removed", "fraction_removed_error"]], on="size")
+        trained = one["train_tokens"].item()
+        home = rows.loc[np.isclose(rows["tokens"], trained), "sigma2"].iloc[0]
+        parts[name, departure] = rows.assign(fraction_under_law=float(home) / (2 * np.log(trained)))
+    return pd.concat(parts, names=["distribution", "departure"]).reset_index([0, 1]).reset_index(drop=True)
 
 
 def draw(ds: xr.Dataset, out: Path) -> None:

@@ -1,7 +1,4 @@
-"""The law where nothing is fitted: its residual by layer, what explains it, and how near the layers are to freezing.
-
-python figures/law_checks.py [--out DIR] [--run law.nc]
-"""
+"""The law where nothing is fitted: its residual by layer, what explains it, and how near the layers are to freezing."""
 
 from pathlib import Path
 

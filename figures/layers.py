@@ -1,7 +1,4 @@
-"""Single layers at the training size: entropy through the denoising steps, and a map of layers and heads.
-
-python figures/layers.py [--out DIR] [--run law.nc]
-"""
+"""Single layers at the training size: entropy through the denoising steps, and a map of layers and heads."""
 
 from pathlib import Path
 

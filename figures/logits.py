@@ -1,7 +1,4 @@
-"""Standardised logits of some layers at the training size, beside the Gaussian that the law assumes them to be.
-
-python figures/logits.py [--out DIR] [--run logits.nc]
-"""
+"""Standardised logits of some layers at the training size, beside the Gaussian that the law assumes them to be."""
 
 from importlib.metadata import version
 from pathlib import Path

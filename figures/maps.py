@@ -1,7 +1,4 @@
-"""Where attention looks widely: a picture at the training size, at twice the size, and there with the paper's factor.
-
-python figures/maps.py [--out DIR] [--run maps.nc]
-"""
+"""Where attention looks widely: a picture at the training size, at twice the size, and there under the paper's rule."""
 
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,4 @@
-"""The first picture of README: where attention looks widely, and how widely at every size.
-
-python figures/overview.py [--out DIR] [--run maps.nc figure5.nc]
-"""
+"""The first picture of README: where attention looks widely, and how widely at every size."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The embedded pipeline's forty prompts at its training size, ten to a row: python figures/prompts.py [--out DIR]."""
+"""The embedded pipeline's forty prompts at its training size, ten to a row."""
 
 from importlib.metadata import version
 from pathlib import Path

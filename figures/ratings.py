@@ -1,10 +1,10 @@
 """A page that asks people to rate pictures blindly, for table 3.
 
-python figures/ratings.py PICTURES/96x96/original PICTURES/96x96/sqrt_log [--out DIR], of two or more folders, one a
-method, with pictures of the same names, as ``entropylab evaluate --pictures PICTURES`` writes them. The page,
-ratings.html, needs no server and no network: whoever rates opens it, rates from 1 to 10 by mouse or keyboard how well
-each picture shows its prompt, and saves a file, which table3.py analyses. Which method made which picture stands in it
-in a form that nobody reads by accident; order of pairs and sides are shuffled anew in every browser.
+It is of two or more folders with pictures of the same names, one a method, as `entropylab evaluate --pictures` writes
+them: pictures/96x96/original pictures/96x96/sqrt_log. The page, ratings.html, needs no server and no network: whoever
+rates opens it, rates from 1 to 10 how well each picture shows its prompt, and saves a file, which table3.py analyses.
+Which method made which picture stands in it in a form that nobody reads by accident; order of pairs and sides are
+shuffled anew in every browser. (Paper, Table 3 and supplement 6.2.4.)
 """
 
 import base64
@@ -22,7 +22,7 @@ from PIL import Image
 import shared
 from entropylab import EntropyLabError
 from entropylab.errors import check_int, one_line
-from entropylab.files import as_path, check_writable, write_whole
+from entropylab.files import write_whole
 from entropylab.quality.saving import PICTURES, picture_files
 
 FORMAT = "entropylab ratings 1"
@@ -42,25 +42,11 @@ class Pair(NamedTuple):
     files: tuple[Path, Path]
 
 
-def make_page(
-    pictures: Sequence[str | Path],
-    out: str | Path,
-    *,
-    prompts: str | Path | None = None,
-    pairs: int = PAIRS,
-    seed: int = 0,
-    overwrite: bool = False,
-) -> Path:
-    """Write a page with ``pairs`` pairs at most of the pictures of two or more folders, chosen by ``seed``.
-
-    ``prompts`` is a text file with a prompt a line, in the order of names; None where the PNGs carry theirs.
-
-    Source: paper, Table 3 and supplement 6.2.4.
-    """
-    path = check_writable(out, overwrite)
+def make_page(pictures: Sequence[str | Path], path: Path, pairs: int = PAIRS, seed: int = 0) -> None:
+    """Write a page with ``pairs`` pairs at most of the pictures of two or more folders, chosen by ``seed``."""
     check_int("pairs", pairs)
     check_int("seed", seed, 0)
-    found = found_pairs([as_path(folder, "pictures", "folder") for folder in pictures], prompts)
+    found = found_pairs(list(map(Path, pictures)))
     rng, chosen = np.random.default_rng(seed), []
     for i in sorted(rng.permutation(len(found))[:pairs]):
         one = found[i]
@@ -68,18 +54,16 @@ def make_page(
             one = Pair(one.prompt, one.methods[::-1], one.files[::-1])
         chosen.append(one)
     write_whole(path, page_of(chosen).encode())
-    return Path(out)
 
 
-def found_pairs(folders: Sequence[Path], prompts: str | Path | None) -> list[Pair]:
+def found_pairs(folders: Sequence[Path]) -> list[Pair]:
     """All pairs of pictures of the same name in two folders."""
     files = [{path.stem: path for path in picture_files(folder, "pictures")} for folder in folders]
     methods = [folder.resolve().name for folder in folders]
     if len(folders) < 2 or len(set(methods)) < len(methods):
         raise EntropyLabError(f"pictures must be two or more folders of different names, one a method. Got {methods}.")
-    texts = prompts_of(files, prompts)
     found = [
-        Pair(texts[name], (methods[i], methods[j]), (files[i][name], files[j][name]))
+        Pair(prompt_of(files[i][name]), (methods[i], methods[j]), (files[i][name], files[j][name]))
         for i, j in combinations(range(len(folders)), 2)
         for name in files[i]
         if name in files[j]
@@ -92,24 +76,11 @@ def found_pairs(folders: Sequence[Path], prompts: str | Path | None) -> list[Pai
     return found
 
 
-def prompts_of(files: Sequence[dict[str, Path]], prompts: str | Path | None) -> dict[str, str]:
-    """The prompt of every name: a line of a text file, blank ones left out, or what a picture carries."""
-    names = sorted(set().union(*files))
-    if prompts is not None:
-        path = as_path(prompts, "prompts")
-        try:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise EntropyLabError(f"prompts must be a text file in UTF-8. {path}: {one_line(error, 200)}.") from error
-        if len(lines) != len(names):
-            raise EntropyLabError(f"prompts must be a line for each of {len(names)} pictures. {path} has {len(lines)}.")
-        return dict(zip(names, lines, strict=True))
-    first = {name: path for group in reversed(files) for name, path in group.items()}
-    found = {name: opened(first[name]).info.get("prompt") for name in names}
-    for name, text in found.items():
-        if not text:
-            raise EntropyLabError(f"prompts must be a file with a prompt a line: picture {name!r} carries no prompt.")
-    return found
+def prompt_of(path: Path) -> str:
+    """The prompt that a picture carries."""
+    if text := opened(path).info.get("prompt"):
+        return text
+    raise EntropyLabError(f"pictures must carry their prompts, as `entropylab evaluate` writes them. {path} has none.")
 
 
 def opened(path: Path) -> Image.Image:
@@ -142,23 +113,12 @@ def as_url(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def command(arguments: Sequence[str] | None = None) -> None:
-    """Write the page."""
-    parser = shared.new_parser(__doc__)
-    add = parser.add_argument
-    add("pictures", nargs="+", type=Path, metavar="PICTURES", help="folders of pictures, one a method")
-    add("--prompts", type=Path, metavar="FILE", help="text file, a prompt a line; the PNGs' own if left out")
-    add("--pairs", type=int, default=PAIRS, metavar="N", help="pairs on the page at most (%(default)s)")
-    add("--seed", type=int, default=0, metavar="N", help="of the choice of pairs (%(default)s)")
-    add("--overwrite", action="store_true", help="replace a page that is there")
-    given = parser.parse_args(arguments)
-
-    def work() -> None:
-        options = {name: getattr(given, name) for name in ("prompts", "pairs", "seed", "overwrite")}
-        print(f"wrote {make_page(given.pictures, given.out / 'ratings.html', **options)}")
-
-    shared.run(parser, given.out, work)
-
-
 if __name__ == "__main__":
-    command()
+    parser = shared.new_parser(__doc__)
+    parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURES", help="folders of pictures, one a method")
+    parser.add_argument("--pairs", type=int, default=PAIRS, metavar="N", help="pairs on the page at most (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice of pairs (%(default)s)")
+    given = parser.parse_args()
+    page = given.out / "ratings.html"
+    shared.run(parser, given.out, lambda: make_page(given.pictures, page, given.pairs, given.seed))
+    print(f"wrote {page}")

@@ -1,13 +1,9 @@
 """All figures from one calibration and one measurement, or from the files that an earlier run left.
 
-python figures/regenerate.py [MODEL] [--out DIR] [--tables]
-python figures/regenerate.py --run FILE.nc, which `entropylab measure` wrote: figures 5 and 6
-python figures/regenerate.py --run DIR, which this program wrote to: everything in it, nothing is measured
-
-Each figure is written as PDF and PNG with the plotted numbers as CSV, entropies in nats: figures 3 to 6 of the paper
-under its numbers, and our own. It takes seven to twelve minutes for the embedded pipeline on two cores. What was
-measured is kept beside the figures as netCDF. --tables adds the paper's tables, and grids as its figures 1 and 7, which
-takes about half an hour more and needs entropylab[quality]. (Its figure 2 is a drawing.)
+--run FILE.nc, which `entropylab measure` wrote, gives figures 5 and 6; --run DIR, which this program wrote to, all.
+Figures 3 to 6 of the paper have its numbers, others are our own. What was measured is kept beside them as netCDF.
+--tables adds the paper's tables, and grids as its figures 1 and 7. (Its figure 2 is a drawing.) docs/howto/figures.md
+says how long all of it takes.
 """
 
 import sys
@@ -21,6 +17,7 @@ import entropylab
 import figure5
 import figure6
 import gaussian_ablation
+import grids
 import law_checks
 import layers
 import logits
@@ -31,6 +28,8 @@ import rules
 import samples
 import shared
 import sweep
+import table3
+import tables
 import two_models
 from entropylab import EntropyLabError
 
@@ -39,8 +38,10 @@ OF_EMBEDDED = (two_models, prompts)
 """Figures that are of the embedded models, whatever is asked for."""
 
 
-def regenerate(source: shared.Source, out: Path, tables: bool = False) -> None:
+def regenerate(source: shared.Source, out: Path, judged: bool = False) -> None:
     """Measure and draw; each measurement is in its file before anything is drawn from it."""
+    if judged and source.model is not None:
+        raise EntropyLabError("--tables are of the embedded pipeline; of others `entropylab evaluate`, tables.py.")
     source.calibration = source.calibrated()
     source.calibration.save(out / "calibration.nc", overwrite=True)
     written: set[str] = set()
@@ -52,7 +53,7 @@ def regenerate(source: shared.Source, out: Path, tables: bool = False) -> None:
                 entropylab.save(measure(source), out / name, overwrite=True)
                 written.add(name)
         draw(figure, out, out)
-    if tables:
+    if judged:
         judge(source, out)
 
 
@@ -63,9 +64,6 @@ def draw(figure: ModuleType, run: Path, out: Path) -> None:
 
 def judge(source: shared.Source, out: Path) -> None:
     """Judge pictures, and write the tables and the grids of the pictures."""
-    import grids
-    import tables
-
     with TemporaryDirectory() as folder:
         ds = tables.measure(source, pictures=Path(folder))
         entropylab.save(ds, out / tables.EVALUATION, overwrite=True)
@@ -75,9 +73,6 @@ def judge(source: shared.Source, out: Path) -> None:
 
 def draw_tables(run: Path, out: Path) -> None:
     """The tables from the evaluation in a folder."""
-    import table3
-    import tables
-
     tables.draw(entropylab.open(run / tables.EVALUATION), out)
     table3.draw([], out)
 
@@ -94,12 +89,12 @@ def redraw(run: Path, out: Path) -> None:
         return
     there = {path.name for path in run.glob("*.nc")}
     known = [figure for figure in (*FIGURES, *OF_EMBEDDED) if set(figure.FILES) <= there]
-    if not known and "evaluation.nc" not in there:
+    if not known and tables.EVALUATION not in there:
         names = ", ".join(name for figure in FIGURES for name in figure.FILES)
         raise EntropyLabError(f"run must be a file, or a folder with {names} in it. {run} has none of them.")
     for figure in known:
         draw(figure, run, out)
-    if "evaluation.nc" in there:
+    if tables.EVALUATION in there:
         draw_tables(run, out)
 
 
@@ -111,7 +106,7 @@ def command(arguments: Sequence[str] | None = None) -> None:
     add("--run", type=Path, metavar="FILE.nc|DIR", help="draw what was measured before")
     add("--samples", type=int, metavar="N", help="at most this many images per size and rule; 4 if left out")
     add("--steps", type=int, metavar="N", help="denoising steps; 6 if left out, and 8 for the pictures")
-    add("--tables", action="store_true", help="judge pictures too, for the tables; about half an hour")
+    add("--tables", action="store_true", help="judge the embedded pipeline's pictures too, for the tables")
     add("--quiet", action="store_true", help="show no progress")
     given = parser.parse_args(arguments)
 

@@ -1,7 +1,4 @@
-"""Rules for the scale: how much of the drift each takes away, against how much it changes the pictures.
-
-python figures/rules.py [--out DIR] [--run rules.nc]
-"""
+"""Rules for the scale: how much of the drift each takes away, against how much it changes the pictures."""
 
 from pathlib import Path
 

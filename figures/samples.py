@@ -1,7 +1,4 @@
-"""Figures 3 and 4: pictures from the same seeds below and above the training size, as the model is and rescaled.
-
-python figures/samples.py [--out DIR] [--run pictures.nc]
-"""
+"""Figures 3 and 4: pictures from the same seeds below and above the training size, as the model is and rescaled."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -55,22 +52,19 @@ def dataset(home: np.ndarray, others: dict[tuple[int, int], np.ndarray], coords:
 def table(ds: xr.Dataset, size: str) -> pd.DataFrame:
     """How much every picture changed against that of the same seed under "original": a row for rule and prompt.
 
-    ``change`` is the mean over pixels and channels of the absolute difference, of values from 0 to 1. Beside it
-    ``other_pictures``, the same between the picture under "original" and those of the other prompts: what no likeness
-    at all amounts to. The rows of prompt "mean" are means over prompts.
+    ``change`` is the mean absolute difference, of values from 0 to 1. ``other_pictures`` is the same between pictures
+    of different prompts under "original": what no likeness at all amounts to.
     """
     pictures = ds[size].astype(float) / 255
     original = pictures.sel(scaling="original")
     within = original.dims[1:]
     others = [abs(original.roll(sample=shift) - original).mean(within) for shift in range(1, ds.sizes["sample"])]
-    change = abs(pictures.drop_sel(scaling="original") - original).mean(within).to_pandas()
     unlike = sum(others) / len(others) if others else np.nan * original.mean(within)
     parts = []
-    for rule, values in change.iterrows():
-        rows = pd.DataFrame({"size": size, "scaling": rule, "prompt": ds["prompt"].values, "change": values})
-        rows["other_pictures"] = unlike.values
-        mean = rows[["change", "other_pictures"]].mean()
-        parts += [rows, pd.DataFrame([{"size": size, "scaling": rule, "prompt": "mean", **mean}])]
+    for rule, values in abs(pictures.drop_sel(scaling="original") - original).mean(within).to_pandas().iterrows():
+        rows = pd.DataFrame({"prompt": ds["prompt"].values, "change": values, "other_pictures": unlike.values})
+        rows.loc[len(rows)] = ["mean", *rows[["change", "other_pictures"]].mean()]
+        parts.append(rows.assign(size=size, scaling=rule)[["size", "scaling", *rows]])
     return pd.concat(parts, ignore_index=True)
 
 

@@ -1,7 +1,4 @@
-"""What the figures share: what is sampled, at which sizes and how much of it, their command line, and their files.
-
-The numbers are chosen so that `regenerate.py` is done in under ten minutes on two slow cores.
-"""
+"""What the figures share: what is sampled, at which sizes and how much of it, their command line, and their files."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,4 @@
-"""The sweep around the formula: entropy and drift at a lower and a higher size against the multiplier of the scale.
-
-python figures/sweep.py [--out DIR] [--run sweep.nc]
-"""
+"""The sweep around the formula: entropy and drift at a lower and a higher size against the multiplier of the scale."""
 
 from pathlib import Path
 

@@ -1,7 +1,4 @@
-"""Table 3: what people rated, from the files that raters saved, with the published means alongside.
-
-python figures/table3.py [FILES that the page of ratings.py saved] [--out DIR]
-"""
+"""Table 3: what people rated, from the files that the page of ratings.py saved, with the published means alongside."""
 
 import base64
 import json
@@ -26,21 +23,13 @@ NONE = "No ratings were given: `python figures/ratings.py` writes a page that as
 
 @dataclass(frozen=True)
 class Analysis:
-    """Ratings of many people.
+    """Ratings of many people."""
 
-    Attributes:
-        scores: one row a rating: rater, page, pair, name, prompt, method, score (1 to 10).
-        methods: one row a method: mean, low, high (95 %), ratings, raters.
-        tests: one row a pair of methods: mean difference, low, high, p of Wilcoxon's signed-rank test, pairs.
-        agreement: Krippendorff's alpha of the ratings (interval), 1 for the same, 0 for chance; NaN for one rater.
-        bad: what was wrong with files that were left out, by file.
-    """
-
-    scores: pd.DataFrame
-    methods: pd.DataFrame
-    tests: pd.DataFrame
-    agreement: float
-    bad: dict[str, str]
+    scores: pd.DataFrame  # one row a rating: rater, page, pair, name, prompt, method, score (1 to 10)
+    methods: pd.DataFrame  # one row a method: mean, low, high (95 %), ratings, raters
+    tests: pd.DataFrame  # one row a pair of methods: mean difference, low, high, p of Wilcoxon's test, pairs
+    agreement: float  # Krippendorff's alpha (interval), 1 for the same, 0 for chance; NaN for one rater
+    bad: dict[str, str]  # what was wrong with files that were left out, by file
 
     def summary(self) -> str:
         """The tables as Markdown."""
@@ -52,9 +41,9 @@ class Analysis:
 
 
 def analyse(files: Sequence[str | Path]) -> Analysis:
-    """Read what raters saved, and work out means, differences, tests and agreement.
+    """Means, differences, tests and agreement; files that can't be used are left out.
 
-    A file that can't be used is left out and named in ``bad``. Of a rater's files for one page the last counts.
+    Of a rater's files for one page the last counts.
     """
     good, bad = {}, {}
     for path in files:
@@ -129,11 +118,11 @@ def by_pair(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["first", "second", "mean", "low", "high", "p", "pairs"])
 
 
-def t_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Student's interval of a mean; NaN for fewer than two values."""
+def t_interval(values: np.ndarray) -> tuple[float, float]:
+    """Student's 95% interval of a mean; NaN for fewer than two values."""
     if len(values) < 2:
         return np.nan, np.nan
-    reach = student.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    reach = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean() - reach), float(values.mean() + reach)
 
 

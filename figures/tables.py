@@ -1,6 +1,6 @@
 """The paper's tables from one evaluation, as Markdown and CSV, with the published values alongside.
 
-``make tables``, or python figures/tables.py [MODEL] [--run evaluation.nc]. Table 3 is table3.py's.
+The evaluation is of the embedded pipeline, or what `entropylab evaluate` wrote of any. Table 3 is table3.py's.
 
 What the paper publishes is in figures/published/: Tables 1 to 3 and the supplement's two, sizes as height x width. The
 paper does not say which of "512 * 288" is the width; it is taken to be the first. Table 1 has FID of 30,000 pictures
@@ -19,12 +19,10 @@ import xarray as xr
 
 import entropylab
 import shared
-from entropylab import Calibration, EntropyLabError
-from entropylab.cli.words import rule_of
+from entropylab import EntropyLabError
+from entropylab.errors import check_count
 from entropylab.models import PRESETS
-from entropylab.models.prompts import is_embedded
 from entropylab.quality.evaluation import captions
-from entropylab.sizes import parse_sizes, split
 
 EVALUATION = "evaluation.nc"
 SIDES = ((0.5, 0.5), (0.875, 0.875), (1, 1), (1.5, 1.5), (0.625, 1), (0.75, 1))
@@ -34,7 +32,6 @@ SAMPLES, BATCH = 64, 8
 CALIBRATED_WITH = 3
 """Pictures of each Newton step of the calibration."""
 
-RULES = ("original", "sqrt_log", "invariant", "calibrated", "resize", "multidiffusion")
 METRICS = ("fid", "clip", "diversity", "defects", "time", "memory")
 
 TABLES = {
@@ -65,45 +62,16 @@ MODELS = {PRESETS["sd21"].model: "Stable Diffusion 2.1-base", PRESETS["ldm256"].
 MARK = " (published)"
 
 
-def measure(
-    source: shared.Source,
-    *,
-    sizes: Sequence[Any] | None = None,
-    scaling: Sequence[Any] = RULES,
-    prompts: Any = None,
-    calibration: Path | None = None,
-    **options: Any,
-) -> xr.Dataset:
-    """Every size under every rule and baseline, judged: what all tables are made from.
-
-    Args:
-        source: the pipeline, and how much to sample of it.
-        sizes: in pixels; the paper's, or multiples of the training size, if None.
-        scaling: as for `entropylab.evaluate`; "invariant" and "calibrated" are calibrated first, at the same sizes,
-            with few pictures.
-        prompts: as for `entropylab.evaluate`.
-        calibration: file of the calibration: read if it is there, else written.
-        options: of `entropylab.evaluate`.
-    """
-    own = is_embedded(source.pipe)
-    papers = {preset.model: preset.sizes for preset in PRESETS.values()}
-    sizes = sizes or papers.get(str(source.pipe.name_or_path)) or source.sizes(SIDES)
-    pairs = [(size, size) if isinstance(size, int) else size for size in sizes]
-    given: dict[str, Any] = {"prompts": captions() if prompts is None and own else prompts}
-    given |= {"progress": source.progress, "steps": source.steps or (shared.STEPS if own else None)}
-    rules = list(scaling)
-    if {"invariant", "calibrated"} & set(rules):
-        if calibration is not None and calibration.is_file():
-            found = Calibration.open(calibration)
-        else:
-            away = [size for size in pairs if size != source.trained]
-            few = {"iterations": shared.ITERATIONS, "samples": CALIBRATED_WITH}
-            found = entropylab.calibrate(source.pipe, away, **few, **given)
-            if calibration is not None:
-                found.save(calibration)
-        rules = [getattr(found, rule) if rule in ("invariant", "calibrated") else rule for rule in rules]
-    given |= {"samples": source.samples or (SAMPLES if own else None), "batch_size": BATCH, "metrics": METRICS}
-    return entropylab.evaluate(source.pipe, pairs, rules, **given, **options)
+def measure(source: shared.Source, pictures: Path | None = None) -> xr.Dataset:
+    """Every size under every rule and baseline, judged; the rules that need it are calibrated with few pictures."""
+    sizes, samples = source.sizes(SIDES), check_count("samples", source.samples, SAMPLES)
+    away = [size for size in sizes if size != source.trained]
+    given: dict[str, Any] = {"prompts": captions(), "steps": source.steps or shared.STEPS}
+    given |= {"progress": source.progress}
+    found = entropylab.calibrate(source.pipe, away, iterations=shared.ITERATIONS, samples=CALIBRATED_WITH, **given)
+    rules = ["original", "sqrt_log", found.invariant, found.calibrated, "resize", "multidiffusion"]
+    given |= {"samples": samples, "batch_size": BATCH, "metrics": METRICS, "pictures": pictures}
+    return entropylab.evaluate(source.pipe, sizes, rules, **given)
 
 
 def table(ds: xr.Dataset, name: str) -> pd.DataFrame:
@@ -192,33 +160,19 @@ def command(arguments: Sequence[str] | None = None) -> None:
     """Evaluate, or read an evaluation, and write and print the tables."""
     parser = shared.new_parser(__doc__)
     add = parser.add_argument
-    add("model", nargs="?", help="hub id, folder, or preset (sd21, ldm256); the embedded pipeline if left out")
     add("--only", choices=list(TABLES), nargs="+", default=list(TABLES), metavar="TABLE", help=", ".join(TABLES))
     add("--run", type=Path, metavar="FILE.nc", help="read this evaluation instead of sampling")
-    few = f"{SAMPLES}, or for other models as many as a distance needs"
-    add("--samples", type=int, metavar="N", help=f"pictures of every size and rule ({few})")
-    add("--steps", type=int, metavar="N", help=f"denoising steps ({shared.STEPS}, or other models' own)")
-    add("--prompts", type=Path, metavar="FILE", help="text file, a prompt a line; for other models")
-    add("--reference", type=Path, metavar="DIR", help="folder of real pictures; for other models")
-    add("--sizes", metavar="SIZE,...", help="in pixels, 64 or 96x128 (height x width); the paper's if left out")
-    add("--scaling", metavar="RULE,...", default=",".join(RULES), help="(%(default)s)")
+    add("--samples", type=int, metavar="N", help=f"pictures of every size and rule ({SAMPLES})")
+    add("--steps", type=int, metavar="N", help=f"denoising steps ({shared.STEPS})")
     kept = "keep every picture there, for grids and ratings, and to go on where an earlier run was stopped"
     add("--pictures", type=Path, metavar="DIR", help=kept)
-    add("--calibration", type=Path, metavar="FILE.nc", help="calibration: read if it is there, else written")
-    add("--resamples", type=int, default=300, metavar="N", help="bootstrap draws (%(default)s)")
     given = parser.parse_args(arguments)
 
     def work() -> None:
         if given.run:
             ds = entropylab.open(given.run)
         else:
-            sizes = given.sizes and parse_sizes([given.sizes])
-            rules = [rule_of(text) for text in split([given.scaling])]
-            if unknown := [rule for rule in rules if isinstance(rule, str) and rule not in RULES]:
-                raise EntropyLabError(f"scaling must be some of {', '.join(RULES)}, or numbers. Got {unknown[0]!r}.")
-            options = {name: getattr(given, name) for name in ("prompts", "reference", "pictures", "calibration")}
-            source = shared.Source(given.model, given.samples, given.steps)
-            ds = measure(source, sizes=sizes, scaling=rules, resamples=given.resamples, **options)
+            ds = measure(shared.Source(samples=given.samples, steps=given.steps), given.pictures)
             entropylab.save(ds, given.out / EVALUATION, overwrite=True)
         draw(ds, given.out, given.only)
 

@@ -1,8 +1,7 @@
 """The law in two models of the same pictures: slopes, deficits and sigma^2/2 by layer.
 
 One is a U-Net, with self-attention; the other a transformer, with joint attention of image and text.
-
-python figures/two_models.py [--out DIR] [--run FILE.nc FILE.nc]; beside the figure, the report of both side by side.
+Beside the figure stands the report of both.
 """
 
 from pathlib import Path

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -92,26 +91,16 @@ def train(folder: Path, steps: int, batch: int, peak: float = 1.5e-3, begin: Pat
         loss = reconstruction_loss(output, target) + 1e-6 * posterior.kl().mean()
         return loss, {"psnr": psnr(output.detach(), target)}
 
-    loop.train(steps, loss_of_batch, every=100)
+    loop.train(steps, loss_of_batch)
     average, path = loop.average.module.eval().requires_grad_(False), loop.folder / "autoencoder.safetensors"
-    standardise(average, some(captioned))
-    finish(loop, average, captioned, path)
+    standardise(average, to_tensor(captioned[:: max(1, len(captioned) // 512)]))
+    save(average, path)
     return path
 
 
-def some(captioned: np.ndarray) -> torch.Tensor:
-    """Up to about 512 pictures, evenly."""
-    return to_tensor(captioned[:: max(1, len(captioned) // 512)])
-
-
-def finish(loop: Loop, model: AutoencoderKL, captioned: np.ndarray, path: Path) -> None:
-    """Write the weights, log the error for captioned pictures, and draw some above what became of them."""
+def save(model: AutoencoderKL, path: Path) -> None:
+    """Write the weights."""
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
-    sample = some(captioned)
-    with torch.no_grad():
-        output = torch.cat([model.decode(model.encode(part).latent_dist.mean).sample for part in sample.split(64)])
-    loop.log(final_psnr=psnr(output, sample))
-    save_picture(torch.cat([sample[:32], output[:32]]), loop.folder / "reconstructions.png", 16)
 
 
 def trained(path: Path) -> AutoencoderKL:
@@ -119,13 +108,6 @@ def trained(path: Path) -> AutoencoderKL:
     model = new_autoencoder().to(memory_format=torch.channels_last)
     model.load_state_dict(load_file(path))
     return model.eval().requires_grad_(False)
-
-
-def save_picture(images: torch.Tensor, path: Path, columns: int) -> None:
-    """Write (n, 3, height, width) in [-1, 1] as one PNG, ``columns`` to a row."""
-    array = ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    rows = [np.concatenate(list(array[i : i + columns]), axis=1) for i in range(0, len(array), columns)]
-    Image.fromarray(np.concatenate(rows, axis=0)).save(path)
 
 
 def train_decoder(folder: Path, steps: int, batch: int, peak: float = 1e-3) -> None:
@@ -145,9 +127,9 @@ def train_decoder(folder: Path, steps: int, batch: int, peak: float = 1e-3) -> N
         output = model.decode(latents).sample
         return reconstruction_loss(output, target), {"psnr": psnr(output.detach(), target)}
 
-    loop.train(steps, loss_of_batch, every=100)
+    loop.train(steps, loss_of_batch)
     parts.load_state_dict(loop.average.module.state_dict())
-    finish(loop, model, captioned, path)
+    save(model, path)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -21,7 +21,6 @@ FEW = np.arange(2, 8)
 MANY = np.round(8 * 2 ** (np.arange(69) / 4))
 """Up to 2^20 keys, four numbers of them for every doubling."""
 
-
 SHARP = 512
 """Of more keys than these a row's largest are drawn one by one, and the others are counted in narrow cells."""
 

@@ -18,7 +18,7 @@ from entropylab.models.joint import JointPipeline
 
 from .loop import Loop, new_parser
 from .text import LENGTH, WIDTH
-from .unet import LOGIT_VARIANCE, Batches, draw_grid, save_pipeline
+from .unet import LOGIT_VARIANCE, Batches, save_pipeline
 
 
 def new_transformer() -> FluxTransformer2DModel:
@@ -118,17 +118,12 @@ def train(folder: Path, steps: int, batch: int, peak: float, count: int = 48) ->
     begin(model)
     loop = Loop(folder, "joint", model, peak)
 
-    def pipeline() -> JointPipeline:
-        averaged = new_transformer()
-        averaged.load_state_dict(loop.average.module.state_dict())
-        return assemble(averaged.eval(), batches.autoencoder, encoder, batches)
-
     def loss_of_batch() -> tuple[torch.Tensor, dict[str, float]]:
         picture, latents = batches.draw_latents(batch)
         return flow_loss(model, latents, *texts.draw(picture)), {}
 
-    loop.train(steps, loss_of_batch, show=lambda path: draw_grid(pipeline(), path))
-    return pipeline()
+    loop.train(steps, loss_of_batch)
+    return assemble(loop.average.module.eval(), batches.autoencoder, encoder, batches)
 
 
 def main(arguments: list[str] | None = None) -> None:

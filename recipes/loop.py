@@ -1,6 +1,4 @@
-"""The loop of all stages: AdamW, an average of the weights, checkpoints from which a killed run goes on as if nothing
-had happened.
-"""
+"""The loop of all stages: AdamW, averaged weights, checkpoints from which a killed run goes on as if it never ended."""
 
 import argparse
 import json
@@ -33,7 +31,7 @@ def cosine(step: int, steps: int, peak: float, warmup: int = 150) -> float:
     return peak * min(step / warmup, 1.0) * (1 + math.cos(math.pi * min(step / steps, 1.0))) / 2
 
 
-def trapezoid(step: int, steps: int, peak: float, warmup: int = 200, decay_share: float = 0.3) -> float:
+def trapezoid(step: int, steps: int, peak: float, warmup: int = 50, decay_share: float = 0.6) -> float:
     """Linear warm-up, constant, then linear decay over the last ``decay_share`` of the steps."""
     left = (steps - step + 1) / max(1, decay_share * steps)
     return peak * min(1.0, step / warmup, max(left, 0.0))
@@ -74,15 +72,13 @@ class Loop:
         steps: int,
         loss_of_batch: Callable[[], tuple[torch.Tensor, dict[str, float]]],
         every: int = 100,
-        show: Callable[[Path], None] | None = None,
-        show_every: int = 1000,
     ) -> None:
         """Train until ``steps``, which the learning rate is fitted to, and which may be others when a run goes on.
 
-        ``loss_of_batch`` gives the loss of a new batch, and what to log of it; ``show`` draws pictures to a path.
+        ``loss_of_batch`` gives the loss of a new batch, and what to log of it.
         """
         sums: dict[str, float] = {}
-        since, began = self.done, time.monotonic()
+        since = self.done
         for step in range(self.done + 1, steps + 1):
             self.optimizer.param_groups[0]["lr"] = self.rate(step, steps, self.peak)
             loss, seen = loss_of_batch()
@@ -96,15 +92,8 @@ class Loop:
                 sums[name] = sums.get(name, 0.0) + value
             if step % every == 0 or step == steps:
                 self.save()
-                count = step - since
-                means = {name: value / count for name, value in sums.items()}
-                self.log(step=step, **means, seconds_a_step=(time.monotonic() - began) / count)
-                sums, since, began = {}, step, time.monotonic()
-            if show is not None and (step % show_every == 0 or step == steps):
-                draws = torch.get_rng_state()
-                show(self.folder / f"grid-{step}.png")
-                torch.set_rng_state(draws)
-                began = time.monotonic()
+                self.log(step=step, **{name: value / (step - since) for name, value in sums.items()})
+                sums, since = {}, step
 
     def restore(self) -> int:
         """Load every part's state from the last checkpoint; return the steps taken until then (0 if there is none)."""
@@ -126,7 +115,7 @@ class Loop:
 
     def log(self, **values: float) -> None:
         """Append one line to the log and print it."""
-        line = {"seconds": round(time.monotonic() - self.started, 1), **values}
+        line = json.dumps({"seconds": round(time.monotonic() - self.started, 1), **values})
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        print(" ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in line.items()), flush=True)
+            file.write(line + "\n")
+        print(line, flush=True)

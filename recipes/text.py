@@ -84,14 +84,8 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     )
 
 
-def save_vocabulary(folder: Path) -> None:
-    """Write vocab.json and merges.txt beside tokenizer.json: transformers 4 reads a CLIPTokenizer from these."""
-    model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
-    write_vocabulary(folder, model["vocab"], model["merges"])
-
-
 def write_vocabulary(folder: Path, vocabulary: dict[str, int], merges: Iterable[Sequence[str]]) -> tuple[Path, Path]:
-    """Write vocab.json and merges.txt, and return their paths."""
+    """Write vocab.json and merges.txt, from which transformers 4 reads a CLIPTokenizer, and return their paths."""
     entries, pairs = folder / "vocab.json", folder / "merges.txt"
     entries.write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
     lines = "\n".join(" ".join(pair) for pair in merges)
@@ -101,7 +95,8 @@ def write_vocabulary(folder: Path, vocabulary: dict[str, int], merges: Iterable[
 
 def finish_text_encoder(encoder: Path, tokenizer: Path) -> None:
     """Bring a saved text encoder and its tokenizer into the form that older readers know too."""
-    save_vocabulary(tokenizer)
+    model = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    write_vocabulary(tokenizer, model["vocab"], model["merges"])
     rename_for_older_readers(encoder / "model.safetensors")
     config = encoder / "config.json"
     settings = json.loads(config.read_text(encoding="utf-8"))

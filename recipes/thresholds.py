@@ -15,10 +15,10 @@ CELLS = 2**20
 
 
 def simulated_threshold(seed: int = 0, cells: int = CELLS) -> float:
-    """The threshold from simulated rows of 4096 independent logits, ``cells`` logits for every distribution.
+    """The threshold from rows of 4096 independent logits, ``cells`` logits for every distribution; takes some seconds.
 
-    Takes some seconds. Each curve is followed along sigma until the law is off by more than `TOLERANCE`; the threshold
-    is the smallest value met there over distributions that are not Gaussian. So a row past it may still be on the law.
+    Each curve is followed along sigma until the law is off by more than `TOLERANCE`; the threshold is the smallest
+    value met there over distributions that are not Gaussian. So a row past it may still be on the law.
     """
     rng = np.random.default_rng(seed)
     return min(skewed_crossing(draws) for draws in distributions(rng, 4096, cells))
@@ -39,13 +39,8 @@ def distributions(rng: np.random.Generator, tokens: int, cells: int) -> Iterator
 
 def skewed_crossing(draws: Array) -> float:
     """|k3|/3 + |k4|/8 at which standardised draws leave the law; infinite if finite N takes them off it before."""
-    sigmas = np.linspace(0.3, 1.8, 11)
-    found = [measured(sigma * draws) for sigma in sigmas]
-    entropy, sigma2, third, fourth = (
-        np.array([row[n] for row in found]) for n in ("entropy", "sigma2", "third", "fourth")
-    )
-    tokens = draws.shape[-1]
-    return crossing(abs(third) / 3 + abs(fourth) / 8, entropy - np.log(tokens) + sigma2 / 2)
+    entropy, sigma2, third, fourth = np.array([measured(sigma * draws) for sigma in np.linspace(0.3, 1.8, 11)]).T
+    return crossing(abs(third) / 3 + abs(fourth) / 8, entropy - np.log(draws.shape[-1]) + sigma2 / 2)
 
 
 def crossing(where: Array, off: Array) -> float:
@@ -61,13 +56,12 @@ def crossing(where: Array, off: Array) -> float:
     return float(where[place - 1] + share * (where[place] - where[place - 1]))
 
 
-def measured(logits: Array) -> dict[str, float]:
-    """Means over rows (rows, keys) of what a Dataset holds: entropy, sigma2, third, fourth."""
+def measured(logits: Array) -> tuple[float, float, float, float]:
+    """Means over rows (rows, keys) of entropy, sigma2, and the third and fourth cumulant."""
     centred = logits - logits.mean(-1, keepdims=True)
     square = centred**2
     second, third, fourth = (power.mean(-1) for power in (square, square * centred, square**2))
-    means = {"entropy": row_entropy(logits), "sigma2": second, "third": third, "fourth": fourth - 3 * second**2}
-    return {name: float(value.mean()) for name, value in means.items()}
+    return row_entropy(logits).mean(), second.mean(), third.mean(), (fourth - 3 * second**2).mean()
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusi
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from entropylab.models.prompts import captions, embedded_prompts
+from entropylab.models.prompts import captions
 
-from .autoencoder import save_picture, to_tensor, trained
+from .autoencoder import to_tensor, trained
 from .brake import Brake
 from .loop import Loop, new_parser
 from .pictures import PIXELS, drawings, kept, variants
@@ -140,17 +140,6 @@ def assemble(model: nn.ModuleDict, autoencoder: AutoencoderKL, tokenizer: CLIPTo
     return pipe
 
 
-def draw_grid(pipe: Any, path: Path) -> None:
-    """Sample a picture of each of the embedded prompts and write them as one PNG, ten to a row."""
-    prompts = embedded_prompts()
-    generators = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
-    images = pipe(
-        prompts, height=PIXELS, width=PIXELS, num_inference_steps=25, guidance_scale=3.0, generator=generators,
-        output_type="pt",
-    ).images  # fmt: skip
-    save_picture(images * 2 - 1, path, 10)
-
-
 def train(
     folder: Path, steps: int, batch: int, peak: float, target: float, begin: Path | None = None, count: int = 48
 ) -> StableDiffusionPipeline:
@@ -173,13 +162,9 @@ def train(
         term, seen = brake()
         return error + term, {"error": error.item(), **seen}
 
-    def pipeline() -> StableDiffusionPipeline:
-        averaged = new_model(batches.tokenizer)
-        averaged.load_state_dict(loop.average.module.state_dict())
-        return assemble(averaged.eval(), batches.autoencoder, batches.tokenizer)
-
-    loop.train(steps, loss_of_batch, show=lambda path: draw_grid(pipeline(), path))
-    return pipeline()
+    loop.train(steps, loss_of_batch)
+    averaged = loop.average.module.eval().to(memory_format=torch.contiguous_format)
+    return assemble(averaged, batches.autoencoder, batches.tokenizer)
 
 
 def save_pipeline(pipe: Any, folder: Path) -> None:

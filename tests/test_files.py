@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import entropylab
-from entropylab import EntropyLabError, hdf5
+from entropylab import EntropyLabError, netcdf
 
 from .test_dataset import measured
 
@@ -33,7 +33,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def unsealed(content: bytes) -> bytes:
     """The file as versions without a seal wrote it."""
-    return content[: content.rindex(hdf5.SEAL)]
+    return content[: content.rindex(netcdf.SEAL)]
 
 
 def test_a_block_of_zeros_anywhere_is_noticed_before_hdf5_sees_it(content: bytes, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_crafted_file_reads_nothing_but_itself(
     with h5py.File(path, "r+") as file:
         craft(file, secret)
     if seal:
-        path.write_bytes(hdf5.sealed(path.read_bytes()))
+        path.write_bytes(netcdf.sealed(path.read_bytes()))
     with pytest.raises(EntropyLabError, match=message):
         entropylab.open(path)
 

@@ -8,6 +8,7 @@ import sys
 import tracemalloc
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -113,27 +114,19 @@ def test_of_parquet_only_the_captions_are_read(tmp_path: Path) -> None:
 REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
     ("p.txt", b"\n \n", {}, "at least one caption. It is empty"),
     ("p.txt", b"a", {"column": "caption"}, "column='caption' is for csv"),
-    ("p.csv", b"a,b\n1,2\n", {"column": 3}, "column must be one of those of .*: a, b. Got 3"),
-    ("p.csv", b"caption\n", {}, "at least one caption"),
     ("p.csv", b"caption,text\n1,2\n", {}, "column must say which column of .*: caption, text"),
     ("p.csv", b"a,b\n1,2\n", {"column": "c"}, "column must be one of those of .*: a, b. Got 'c'"),
-    ("p.csv", "caption\nred\n".encode("utf-16"), {}, "prompts|column"),
     ("p.jsonl", b"{broken", {}, "1 unreadable"),
     ("p.jsonl", b'{"a": "x"}', {"column": "b"}, "1 missing"),
-    ("p.jsonl", b'{"a": "x"}', {"column": ""}, "1 missing"),
     ("p.parquet", b"PAR1 and nothing else", {}, "can't be read"),
     ("p.parquet", {"a": ["x"], "b": ["y"]}, {"column": "c"}, "column must be one of those of .*: a, b. Got 'c'"),
     ("p.parquet", {"caption": [["x"]]}, {}, "column 'caption' .* must hold text. Got list"),
-    ("p.parquet", {"caption": [None, None]}, {}, "2 missing"),
-    ("none.parquet", None, {}, "existing text file. Got .*none.parquet"),
     ("none", None, {}, "existing text file. Got"),
 ]
 
 
 @pytest.mark.parametrize(("name", "content", "options", "message"), REFUSED)
-def test_files_that_hold_no_prompts(
-    name: str, content: Any, options: dict[str, Any], message: str, tmp_path: Path
-) -> None:
+def test_files_that_hold_no_prompts(name: str, content: Any, options: dict, message: str, tmp_path: Path) -> None:
     if name.endswith("parquet"):
         pytest.importorskip("datasets")
     if isinstance(content, dict):
@@ -158,33 +151,28 @@ def test_a_file_that_may_not_be_read_and_a_library_that_is_not_here(
         with pytest.raises(EntropyLabError, match="captions.txt can't be read: Permission denied"):
             read_prompts(tmp_path / "captions.txt")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(EntropyLabError, match=r"need the library datasets: pip install 'entropylab\[prompts\]'"):
+    with pytest.raises(EntropyLabError, match=r"need datasets: pip install 'entropylab\[prompts\]'"):
         read_prompts(tmp_path / "captions.parquet")
 
 
-def test_a_subset_is_chosen_by_the_seed_and_grows_without_changing() -> None:
+def test_a_subset_is_chosen_by_the_seed_fairly_and_grows_without_changing() -> None:
     captions = [f"caption {i}" for i in range(1000)]
     few, more = choose(captions, 20, 3), choose(captions, 50, 3)
     assert few[:3] == ["caption 243", "caption 530", "caption 592"], "runs of earlier versions go on"
     assert more[:20] == few and len(set(more)) == 50
     assert choose(captions, 20, 4) != few
     assert choose(captions, 1000, 3) == choose(captions, 2000, 3) == choose(captions, None, 3) == captions
-
-
-def test_every_caption_is_chosen_as_often_as_others() -> None:
     counts = [0] * 10
-    for seed in range(2000):
+    for seed in range(1000):
         for text in choose([str(i) for i in range(10)], 3, seed):
             counts[int(text)] += 1
-    assert max(abs(count - 600) for count in counts) < 5 * (2000 * 0.3 * 0.7) ** 0.5
+    assert max(abs(count - 300) for count in counts) < 5 * (1000 * 0.3 * 0.7) ** 0.5
 
 
-@pytest.mark.parametrize("ending", ["txt", "csv", "jsonl"])
-def test_memory_does_not_grow_with_the_file(ending: str, tmp_path: Path) -> None:
-    path, peaks = tmp_path / f"captions.{ending}", []
-    row = {"jsonl": '{"caption": "%s"}', "csv": "%s", "txt": "%s"}[ending]
-    for count, samples in ((2_000, 50), (20_000, 50), (20_000, None)):
-        path.write_text("caption\n" * (ending == "csv") + "\n".join(row % f"{i} {'x' * 80}" for i in range(count)))
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    path, peaks = tmp_path / "captions.csv", []
+    for count, samples in ((1_000, 20), (10_000, 20), (10_000, None)):
+        path.write_text("caption\n" + "\n".join(f"{i} {'x' * 80}" for i in range(count)))
         tracemalloc.start()
         assert len(read_prompts(path, samples=samples)) == samples or count
         peaks.append(tracemalloc.get_traced_memory()[1])
@@ -194,6 +182,7 @@ def test_memory_does_not_grow_with_the_file(ending: str, tmp_path: Path) -> None
 
 def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder stands for it: `datasets` reads both in the same way."""
+    monkeypatch.chdir(tmp_path.parents[1])
     datasets = pytest.importorskip("datasets")
     known = datasets.load_dataset
     local = {"org/captions": str(tmp_path)}
@@ -206,6 +195,7 @@ def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ("org/captions", "org/captions:CONFIGURATION/SPLIT: its splits are train, validation"),
         ("org/captions:default/test", "test"),
         ("org/captions:other/train", "other"),
+        ("/".join(tmp_path.parts[-2:]), "prompts must be a list of strings"),  # a folder of one's own
     ]:
         with pytest.raises(EntropyLabError, match=message):
             read_prompts(name)
@@ -220,22 +210,10 @@ def test_the_digest_depends_on_every_prompt_and_on_their_order() -> None:
 
 
 def test_prompts_that_the_tokenizer_cuts_are_counted() -> None:
-    class Tokenizer:
-        model_max_length = 4
-
+    class Tokenizer(SimpleNamespace):
         def __call__(self, text: str) -> dict[str, list[str]]:
             return {"input_ids": text.split()}
 
-    class Pipe:
-        tokenizer = Tokenizer()
-
-    assert count_cut(Pipe(), ["a b c d", "a b c d e", "a b c d e", "a b c d e f"]) == 2
+    pipe = SimpleNamespace(tokenizer=Tokenizer(model_max_length=4))
+    assert count_cut(pipe, ["a b c d", "a b c d e", "a b c d e", "a b c d e f"]) == 2
     assert count_cut(object(), ["a b c d e"]) == 0
-
-
-def test_a_folder_is_no_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "my" / "captions").mkdir(parents=True)
-    (tmp_path / "my" / "captions" / "a.csv").write_text("caption\na red car\n")
-    with pytest.raises(EntropyLabError, match="prompts must be a list of strings.*'my/captions'"):
-        read_prompts("my/captions")

@@ -18,8 +18,8 @@ from typing import Any
 
 import xarray as xr
 
-from .. import hdf5, netcdf
-from ..dataset import ATTRIBUTE
+from .. import netcdf
+from ..dataset import ATTRIBUTE, encode
 from ..errors import EntropyLabError
 from ..files import PARTIAL, cannot_write, files, interrupted_later, is_there, listed, make_folder, told, write_whole
 from ..prompts import digest
@@ -96,7 +96,7 @@ class RunFolder:
         if not self.is_finished(unit):
             self.set_aside(unit)
             with interrupted_later(), told(self.file(unit)):
-                write_whole(self.file(unit), hdf5.sealed(netcdf.to_bytes({"/": netcdf.encode(ds)})))
+                write_whole(self.file(unit), netcdf.sealed(netcdf.to_bytes({"/": encode(ds)})))
 
     def read(self, unit: Unit) -> xr.Dataset:
         """Read a finished unit."""
