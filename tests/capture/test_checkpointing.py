@@ -10,8 +10,11 @@ from recipes.text import WIDTH as TEXT_WIDTH
 
 from ..conftest import new_random_pipeline
 from ..seeds import normal
-from .bare import sharpened
-from .nets import TOKENS, WIDTH, Method, Multihead, OwnAttention, net_of
+from .nets import TOKENS, WIDTH, Multihead, by_hand, net_of, usual
+from .test_transformers import sharpened
+
+ROUNDING = 1e-7
+"""Of gradients, which may be added in another order."""
 
 
 def new_joint():
@@ -34,11 +37,9 @@ def unet_call(side):
     return normal(2, 4, side, side), torch.tensor([5, 5]), normal(2, 6, TEXT_WIDTH, seed=1)
 
 
-MODELS = {"joint": (new_joint, joint_call, 32), "U-Net": (new_unet, unet_call, 8)}
-PAIRS = pytest.mark.parametrize(("name", "reentrant"), [("joint", True), ("U-Net", False)])
-
-ROUNDING = 1e-7
-"""Of gradients, which may be added in another order."""
+PAIRS = pytest.mark.parametrize(
+    ("new", "call", "train_size", "reentrant"), [(new_joint, joint_call, 32, True), (new_unet, unet_call, 8, False)]
+)
 
 
 def again(reentrant):
@@ -46,19 +47,19 @@ def again(reentrant):
     return lambda part, *arguments: checkpoint(part, *arguments, use_reentrant=reentrant)
 
 
-def new_model(name, reentrant=None):
+def in_training(new, reentrant=None):
     """A model in training, sharpened, checkpointed unless ``reentrant`` is None."""
     torch.manual_seed(0)
-    model = sharpened(MODELS[name][0](), 4).train()
+    model = sharpened(new(), 4).train()
     if reentrant is not None:
         model.enable_gradient_checkpointing(again(reentrant))
     return model
 
 
-def trained(model, name, sides=(8,)):
+def trained(model, call, sides=(8,)):
     """Gradients after forwards at these sizes [latent pixels], and one backward pass for all."""
     model.zero_grad()
-    inputs = [MODELS[name][1](side) for side in sides]
+    inputs = [call(side) for side in sides]
     for image, *_ in inputs:
         image.requires_grad_()  # what is checkpointed the reentrant way must have an input with a gradient
     sum(model(*arguments).sample.square().mean() for arguments in inputs).backward()
@@ -70,48 +71,45 @@ def gradients_of(model):
 
 
 def same(one, other, atol=0.0):
-    pairs = zip(one, other, strict=True)
-    return len(one) == len(other) and all(torch.allclose(a, b, rtol=0, atol=atol) for a, b in pairs)
+    return all(torch.allclose(a, b, rtol=0, atol=atol) for a, b in zip(one, other, strict=True))
 
 
 @PAIRS
-def test_training_goes_on_while_it_is_recorded(name, reentrant):
-    model = new_model(name, reentrant)
-    plain = trained(model, name)
+def test_training_goes_on_while_it_is_recorded(new, call, train_size, reentrant):
+    model, other = in_training(new, reentrant), in_training(new)
+    plain = trained(model, call)
     with entropylab.record(model, strict=True) as rec:
-        assert all(same(plain, trained(model, name)) for _ in range(2))
-    usual = new_model(name)
-    with entropylab.record(usual) as once:
-        for _ in range(2):
-            trained(usual, name)
+        assert all(same(plain, trained(model, call)) for _ in range(2))
+    with entropylab.record(other) as once:
+        trained(other, call)
+        trained(other, call)
     assert rec.dataset.sizes["step"] == 2
     assert rec.dataset.drop_attrs().equals(once.dataset.drop_attrs())
 
 
 @PAIRS
-def test_gradients_of_a_rescaled_model_are_those_without_checkpoints(name, reentrant):
+def test_gradients_of_a_rescaled_model_are_those_without_checkpoints(new, call, train_size, reentrant):
     """Also of a forward at one size that is computed again after one at another."""
     found = []
     for how in (None, reentrant):
-        model = new_model(name, how)
-        with entropylab.rescale(model, train_size=MODELS[name][2]):
-            found.append([trained(model, name, sides) for sides in ((8,), (12, 8, 10))])
-    assert all(same(one, other, ROUNDING) for one, other in zip(*found, strict=True))
+        model = in_training(new, how)
+        with entropylab.rescale(model, train_size=train_size):
+            found.append([*trained(model, call), *trained(model, call, (12, 8, 10))])
+    assert same(*found, ROUNDING)
     with entropylab.rescale(model, 1.001):
-        assert not same(found[0][0], trained(model, name), ROUNDING)
+        assert not same(found[0], [*trained(model, call), *trained(model, call, (12, 8, 10))], ROUNDING)
 
 
 def test_a_forward_before_the_rescaling_is_computed_again_without_it():
-    arguments = unet_call(12)
-    plain, model = new_model("U-Net"), new_model("U-Net", False)
-    plain(*arguments).sample.square().mean().backward()
-    loss = model(*arguments).sample.square().mean()
+    plain, model = in_training(new_unet), in_training(new_unet, False)
+    plain(*unet_call(12)).sample.square().mean().backward()
+    loss = model(*unet_call(12)).sample.square().mean()
     with entropylab.rescale(model, 1.5):
         loss.backward()
     assert same(gradients_of(plain), gradients_of(model))
 
 
-@pytest.mark.parametrize(("attn", "reentrant"), [(OwnAttention, False), (Method, True), (Multihead, False)])
+@pytest.mark.parametrize(("attn", "reentrant"), [(usual, False), (by_hand, True), (Multihead, False)])
 def test_a_whole_denoiser_that_is_computed_again(attn, reentrant):
     """Its root runs in the backward pass: that is no forward of its own. Nor do parts miss their attention."""
 

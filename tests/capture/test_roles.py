@@ -11,7 +11,7 @@ from entropylab.errors import EntropyLabWarning
 
 from ..joints import inputs, lengths, new_joint, wanted
 from ..maps import entropy_of, logits_of
-from ..seeds import generator
+from ..seeds import normal
 from ..zoo import BY_NAME
 from ..zoo.joint_packed import glm_image_call
 from ..zoo.joint_parts import flux_call, guided, kept, photo, two_steps, words
@@ -45,24 +45,14 @@ def agree(ds, calls, parts=("image", "text")):
                     np.testing.assert_allclose(here, known, atol=1e-4, rtol=1e-4, err_msg=f"{name}, forward {step}")
 
 
-ORDERS = [
-    ("text", "image"),
-    ("image", "text"),
-    ("other", "text", "image"),
-    ("image", "other", "text"),
-    "shuffled",
-    "middle",
-]
-
-
-@pytest.mark.parametrize("order", ORDERS, ids=str)
+@pytest.mark.parametrize("order", [("image", "text"), ("other", "text", "image"), "shuffled", "middle"], ids=str)
 def test_lengths_that_change_between_calls(order):
     """Other text, other images, another batch; and the first ones again."""
-    sizes = [(12, 7), (12, 9), (7, 12), (12, 7, 3), (9, 9), (12, 7)]
+    sizes = [(12, 7), (12, 9), (7, 12), (12, 7, 3), (12, 7)]
     registers = 3 if "other" in order else 0
     ds, calls = recorded(new_joint(order, registers), *(inputs(*size) for size in sizes))
     parts = ("image", "text", "other") if registers else ("image", "text")
-    begun = {"input 12x8": 0, "input 7x8": 0, "input 9x8": 0}
+    begun = {"input 12x8": 0, "input 7x8": 0}
     assert set(ds["size"].values) == set(begun)
     for image, forwards in groupby(range(len(sizes)), lambda index: sizes[index][0]):
         ran, label = list(forwards), f"input {image}x8"  # forwards of one size, one after the other, are steps
@@ -80,26 +70,22 @@ def test_agreement_would_notice_rows_that_stand_elsewhere():
         agree(ds, calls)
 
 
-COUNTS = [(7, 4), (2, 6), (7, 7), (4, 7), (7, 4)]
+COUNTS = [(7, 4), (2, 6), (7, 4)]
 
 
-@pytest.mark.parametrize(
-    ("order", "dense"), [(("image", "text"), False), ("shuffled", False), (("text", "image"), True)], ids=str
-)
+@pytest.mark.parametrize(("order", "dense"), [("shuffled", False), (("text", "image"), True)], ids=str)
 def test_masks_of_one_shape_that_differ_between_calls(order, dense):
     """Padding moved behind everything gives every sample a layout of its own, which differs in every call."""
     model = new_joint(order)
     model.dense = dense
-    masks = [lengths(7, *counts) for counts in COUNTS]
-    agree(*recorded(model, *(inputs(encoder_attention_mask=mask) for mask in masks)))
+    agree(*recorded(model, *(inputs(encoder_attention_mask=lengths(7, *counts)) for counts in COUNTS)))
 
 
 def test_lengths_instead_of_masks():
     """A vector of lengths decides where tokens stand as a mask does."""
     model = new_joint()
     model.dense = True
-    given = [inputs(text_lengths=torch.tensor(counts)) for counts in COUNTS]
-    agree(*recorded(model, *given))
+    agree(*recorded(model, *(inputs(text_lengths=torch.tensor(counts)) for counts in COUNTS)))
 
 
 @pytest.mark.parametrize("closed", [-9999.0, -torch.inf, -5000.0])
@@ -125,8 +111,8 @@ def test_a_sample_without_any_text():
 
 
 def test_references_that_come_and_go():
-    references = [torch.randn(2, count, 8, generator=generator(count)) for count in (5, 3)]
-    given = [inputs(), inputs(ref_hidden_states=references[0]), inputs(), inputs(ref_hidden_states=references[1])]
+    five, three = (inputs(ref_hidden_states=normal(2, count, 8, seed=count)) for count in (5, 3))
+    given = [inputs(), five, inputs(), three]
     ds, calls = recorded(new_joint(("text", "reference", "image")), *given)
     agree(ds, calls, ("image", "text", "reference"))
 
@@ -153,15 +139,14 @@ def test_an_image_that_has_entered_the_text_is_no_longer_told_apart(order):
         np.testing.assert_allclose(here, rows, atol=1e-4)
 
 
-def masked_call(tokens, counts, mask="prompt_attention_mask"):
-    masks = [kept(tokens, *each) for each in counts]
-    return guided(lambda seed: words(seed, tokens, 2), *masks, mask=mask)
+def masked_call(counts):
+    masks = [kept(12, *each) for each in counts]
+    return guided(lambda seed: words(seed, 12, 2), *masks, mask="prompt_attention_mask")
 
 
 CALLS = {
     "FLUX.1": [flux_call(10), flux_call(13), flux_call(10, height=64, width=64), flux_call(10)],
-    "Chroma": [masked_call(12, each) for each in (((12, 7), (3, 3)), ((1, 8), (9, 2)))],
-    "Qwen-Image": [masked_call(14, each, "prompt_embeds_mask") for each in (((14, 5), (3, 3)), ((4, 8), (9, 2)))],
+    "Chroma": [masked_call(each) for each in (((12, 7), (3, 3)), ((1, 8), (9, 2)))],
 }
 
 
@@ -214,10 +199,9 @@ def test_tokens_are_unknown_where_an_indicator_does_not_fit_them():
     assert set(rec.dataset.part.values) == {"unknown"}
 
 
-@pytest.mark.parametrize("name", ["Qwen-Image 2.1", "FLUX.2 klein, cached reference"])
-def test_keys_in_a_cache_stand_for_what_they_stood_for_when_they_were_put_there(name):
+def test_keys_in_a_cache_stand_for_what_they_stood_for_when_they_were_put_there():
     """Each layer's entry is of one part in all steps; alike when it is sampled again."""
-    family, found = BY_NAME[name], []
+    family, found = BY_NAME["FLUX.2 klein, cached reference"], []
     pipe = family.build()
     for _ in range(2):
         with entropylab.record(pipe) as rec:
