@@ -1,7 +1,5 @@
 """Small denoisers whose attention keeps its logits, run watched and unwatched."""
 
-import threading
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -183,12 +181,3 @@ def new_joint(kind=Joint):
 def run_joint(net):
     with torch.no_grad():
         return net(normal(2, TOKENS, WIDTH), torch.tensor(2.0), encoder_hidden_states=normal(2, TEXT, WIDTH, seed=1))
-
-
-def in_thread(work):
-    """Do ``work`` in a thread, and return what it returns."""
-    found = []
-    thread = threading.Thread(target=lambda: found.append(work()))
-    thread.start()
-    thread.join()
-    return found[0]

@@ -42,10 +42,7 @@ class Block(nn.Module):
             self.g.weight.mul_(4)
 
     def forward(self, tokens):
-        sides = (
-            part(tokens).unflatten(-1, (self.heads_of_it, -1)).transpose(1, 2) for part in (self.f, self.g, self.h)
-        )
-        query, key, value = sides
+        query, key, value = (in_heads(part, tokens, self.heads_of_it) for part in (self.f, self.g, self.h))
         query = query / query.shape[-1] ** 0.5
         self.logits = (query @ key.mT).detach().clone()
         return together(self.way(query, key, value))
@@ -65,17 +62,9 @@ def operators(query, key, value):
     return (query @ key.mT).softmax(-1) @ value
 
 
-def by_name(query, key, value):
-    return torch.softmax(input=query @ key.mT, dim=-1) @ value
-
-
 def einsums(query, key, value):
     weights = F.softmax(torch.einsum("b h i d, b h j d -> b h i j", query, key), dim=-1)
     return torch.einsum("...ij,...jd->...id", weights, value)
-
-
-def imported_einsum(query, key, value):
-    return einsum("bhij,bhjd->bhid", einsum("bhid,bhjd->bhij", query, key).softmax(-1), value)
 
 
 def batched(query, key, value):
@@ -85,46 +74,10 @@ def batched(query, key, value):
     return torch.bmm(weights, value).unflatten(0, (-1, HEADS))
 
 
-def heads_third(query, key, value):
-    return (query @ key.mT).transpose(1, 2).softmax(-1).transpose(1, 2) @ value
-
-
-def turned(query, key, value):
-    """Values times the turned map, as in the first diffusion U-Nets."""
-    return torch.matmul(value.mT, torch.matmul(query, key.mT).softmax(3).transpose(-1, -2)).mT
-
-
-def dropped(query, key, value):
-    """The map goes through dropout, and what is multiplied is a copy."""
-    return F.dropout((query @ key.mT).softmax(-1), 0.0, training=True) @ value
-
-
 class Weights(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key):
         return torch.einsum("bhid,bhjd->bhij", query, key).softmax(dim=3)
-
-
-def in_a_function(query, key, value):
-    """The map is made in a function of autograd, as in EDM."""
-    return Weights.apply(query, key) @ value
-
-
-def gated(query, key, value):
-    """Its second softmax mixes three gates."""
-    mixed = operators(query, key, value)
-    return mixed * mixed[..., :3].softmax(-1)[..., :1]
-
-
-def one_head(query, key, value):
-    return torch.bmm(F.softmax(torch.bmm(query[:, 0], key[:, 0].mT), dim=2), value[:, 0])[:, None]
-
-
-class Core(nn.Module):
-    """A part with no parameters does all of it, as in guided diffusion."""
-
-    def forward(self, query, key, value):
-        return operators(query, key, value)
 
 
 class InParts(nn.Module):
@@ -142,9 +95,26 @@ class InParts(nn.Module):
         return self.second(self.normalise(self.first(query, key.mT)), value)
 
 
-ANYWHERE = [operators, by_name, einsums, imported_einsum, batched, turned, dropped, in_a_function, InParts()]
-WAYS = [(Block, way) for way in ANYWHERE]
-WAYS += [(ByHand, way) for way in (operators, batched, heads_third, gated, Core(), InParts())] + [(AttnBlock, one_head)]
+ANYWHERE = [
+    operators,
+    einsums,
+    batched,
+    lambda q, k, v: torch.softmax(input=q @ k.mT, dim=-1) @ v,
+    lambda q, k, v: einsum("bhij,bhjd->bhid", einsum("bhid,bhjd->bhij", q, k).softmax(-1), v),
+    lambda q, k, v: (v.mT @ (q @ k.mT).softmax(3).transpose(-1, -2)).mT,  # turned, as in the first diffusion U-Nets
+    lambda q, k, v: F.dropout((q @ k.mT).softmax(-1), 0.0, training=True) @ v,  # what is multiplied is a copy
+    lambda q, k, v: Weights.apply(q, k) @ v,  # the map is made in a function of autograd, as in EDM
+    InParts(),
+]
+IN_LAYERS = [
+    operators,
+    batched,
+    lambda q, k, v: (q @ k.mT).transpose(1, 2).softmax(-1).transpose(1, 2) @ v,  # heads third
+    lambda q, k, v: (mixed := operators(q, k, v)) * mixed[..., :3].softmax(-1)[..., :1],  # gates, by a second softmax
+    InParts(),
+]
+WAYS = [*((Block, way) for way in ANYWHERE), *((ByHand, way) for way in IN_LAYERS)]
+WAYS += [(AttnBlock, lambda q, k, v: torch.bmm(F.softmax(torch.bmm(q[:, 0], k[:, 0].mT), dim=2), v[:, 0])[:, None])]
 
 
 @pytest.mark.parametrize(("attn", "way"), WAYS)
@@ -203,16 +173,6 @@ def test_sinks_do_not_hide_a_map():
     assert list(rec.dataset.kind.values) == ["self"]
 
 
-def efficient(query, key, value):
-    """Linear attention that says so nowhere: its softmaxes are over channels and over tokens."""
-    return query.softmax(-1) @ (key.mT.softmax(-1) @ value)
-
-
-def summed(query, key, value):
-    """Values are multiplied one by one, and summed."""
-    return ((query @ key.mT).softmax(-1)[..., None] * value[:, :, None]).sum(-2)
-
-
 def overwritten(query, key, value):
     """The logits are gone when the values are multiplied."""
     logits = query @ key.mT
@@ -227,26 +187,24 @@ def learned(query, key, value):
     return torch.matmul((query @ keys.expand(*query.shape[:2], -1, -1)).softmax(-1), values)
 
 
-def differential(query, key, value):
-    """Both maps are gone in the one that multiplies values."""
-    one, other = (query @ key.mT).softmax(-1), (key @ query.mT).softmax(-1)
-    return (one - 0.5 * other) @ value
-
-
 class LinearAttention(ByHand):
     pass
 
 
-def linear(query, key, value):
-    return query @ (key.mT.softmax(-1) @ value)
+UNREADABLE = [
+    overwritten,
+    learned,
+    lambda q, k, v: q.softmax(-1) @ (k.mT.softmax(-1) @ v),  # linear attention that says so nowhere
+    lambda q, k, v: ((q @ k.mT).softmax(-1)[..., None] * v[:, :, None]).sum(-2),  # values one by one, and summed
+    lambda q, k, v: ((q @ k.mT).softmax(-1) - 0.5 * (k @ q.mT).softmax(-1)) @ v,  # both maps are gone in one
+]
 
 
 @pytest.mark.parametrize(
     ("attn", "way", "reason"),
     [
-        *((Block, way, "takes a softmax") for way in (efficient, summed, overwritten, learned, differential)),
-        *((ByHand, way, "takes a softmax") for way in (efficient, summed, overwritten, learned, differential)),
-        (LinearAttention, linear, "linear attention has no softmax"),
+        *((attn, way, "takes a softmax") for attn in (Block, ByHand) for way in UNREADABLE),
+        (LinearAttention, lambda q, k, v: q @ (k.mT.softmax(-1) @ v), "linear attention has no softmax"),
         (ByHand, exponential, "without an attention call that can be seen"),
     ],
 )
@@ -281,27 +239,17 @@ def mixture_of_experts(net, tokens):
     return (gates[..., None, :] @ found)[..., 0, :]
 
 
-def router(net, tokens):
-    return tokens * net.choose(tokens).softmax(-1).amax(-1, keepdim=True)
+HARMLESS = {
+    "experts": mixture_of_experts,
+    "router": lambda net, tokens: tokens * net.choose(tokens).softmax(-1).amax(-1, keepdim=True),
+    "pooled": lambda net, tokens: tokens + net.choose(tokens)[..., :1].softmax(1).mT @ tokens,
+    "classes": lambda net, tokens: tokens + (net.choose(tokens.mean(1)).softmax(-1) @ net.codes)[:, None],
+    "nearest code": lambda net, tokens: F.softmax(net.choose(tokens), dim=-1) @ net.codes,
+    "code of each": lambda net, tokens: tokens + (tokens @ net.codes.mT).softmax(-1).amax(-1, keepdim=True),
+}
 
 
-def pooled(net, tokens):
-    return tokens + net.choose(tokens)[..., :1].softmax(1).mT @ tokens
-
-
-def classes(net, tokens):
-    return tokens + (net.choose(tokens.mean(1)).softmax(-1) @ net.codes)[:, None]
-
-
-def nearest_code(net, tokens):
-    return F.softmax(net.choose(tokens), dim=-1) @ net.codes
-
-
-def matrix_of_classes(net, tokens):
-    return tokens + (tokens @ net.codes.mT).softmax(-1).amax(-1, keepdim=True)
-
-
-@pytest.mark.parametrize("use", [mixture_of_experts, router, pooled, classes, nearest_code, matrix_of_classes])
+@pytest.mark.parametrize("use", HARMLESS.values(), ids=HARMLESS)
 def test_harmless_softmaxes_are_neither_measured_nor_named(use):
     rec = recorded(net := net_of(Harmless, use), strict=True)
     assert list(rec.dataset.layer.values) == ["model.attn.attn"] and rec.unmeasured == {}

@@ -6,40 +6,10 @@ from diffusers import SD3Transformer2DModel
 from torch.utils.checkpoint import checkpoint
 
 import entropylab
-from recipes.text import WIDTH as TEXT_WIDTH
 
-from ..conftest import new_random_pipeline
 from ..seeds import normal
 from .nets import TOKENS, WIDTH, Multihead, by_hand, net_of, usual
 from .test_transformers import sharpened
-
-ROUNDING = 1e-7
-"""Of gradients, which may be added in another order."""
-
-
-def new_joint():
-    return SD3Transformer2DModel(
-        sample_size=8, patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
-        joint_attention_dim=16, caption_projection_dim=16, pooled_projection_dim=16, out_channels=4,
-        pos_embed_max_size=12,
-    )  # fmt: skip
-
-
-def joint_call(side):
-    return normal(2, 4, side, side), normal(2, 6, 16, seed=1), normal(2, 16, seed=2), torch.tensor([5, 5])
-
-
-def new_unet():
-    return new_random_pipeline(sample_size=8).unet
-
-
-def unet_call(side):
-    return normal(2, 4, side, side), torch.tensor([5, 5]), normal(2, 6, TEXT_WIDTH, seed=1)
-
-
-PAIRS = pytest.mark.parametrize(
-    ("new", "call", "train_size", "reentrant"), [(new_joint, joint_call, 32, True), (new_unet, unet_call, 8, False)]
-)
 
 
 def again(reentrant):
@@ -47,22 +17,31 @@ def again(reentrant):
     return lambda part, *arguments: checkpoint(part, *arguments, use_reentrant=reentrant)
 
 
-def in_training(new, reentrant=None):
+def in_training(reentrant=None):
     """A model in training, sharpened, checkpointed unless ``reentrant`` is None."""
     torch.manual_seed(0)
-    model = sharpened(new(), 4).train()
+    model = SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=16, caption_projection_dim=16, pooled_projection_dim=16, out_channels=4,
+        pos_embed_max_size=12,
+    )  # fmt: skip
+    sharpened(model, 4).train()
     if reentrant is not None:
         model.enable_gradient_checkpointing(again(reentrant))
     return model
 
 
-def trained(model, call, sides=(8,)):
-    """Gradients after forwards at these sizes [latent pixels], and one backward pass for all."""
+def loss_at(model, side):
+    """Of a picture of so many latent pixels along a side."""
+    image = normal(2, 4, side, side).requires_grad_()  # without a gradient nothing is checkpointed the reentrant way
+    text, pooled = normal(2, 6, 16, seed=1), normal(2, 16, seed=2)
+    return model(image, text, pooled, torch.tensor([5, 5])).sample.square().mean()
+
+
+def trained(model, sides=(8,)):
+    """Gradients after forwards at these sizes, and one backward pass for all."""
     model.zero_grad()
-    inputs = [call(side) for side in sides]
-    for image, *_ in inputs:
-        image.requires_grad_()  # what is checkpointed the reentrant way must have an input with a gradient
-    sum(model(*arguments).sample.square().mean() for arguments in inputs).backward()
+    sum(loss_at(model, side) for side in sides).backward()
     return gradients_of(model)
 
 
@@ -74,36 +53,36 @@ def same(one, other, atol=0.0):
     return all(torch.allclose(a, b, rtol=0, atol=atol) for a, b in zip(one, other, strict=True))
 
 
-@PAIRS
-def test_training_goes_on_while_it_is_recorded(new, call, train_size, reentrant):
-    model, other = in_training(new, reentrant), in_training(new)
-    plain = trained(model, call)
+def test_training_goes_on_while_it_is_recorded():
+    model, other = in_training(True), in_training()
+    plain = trained(model)
     with entropylab.record(model, strict=True) as rec:
-        assert all(same(plain, trained(model, call)) for _ in range(2))
+        assert all(same(plain, trained(model)) for _ in range(2))
     with entropylab.record(other) as once:
-        trained(other, call)
-        trained(other, call)
+        trained(other)
+        trained(other)
     assert rec.dataset.sizes["step"] == 2
     assert rec.dataset.drop_attrs().equals(once.dataset.drop_attrs())
 
 
-@PAIRS
-def test_gradients_of_a_rescaled_model_are_those_without_checkpoints(new, call, train_size, reentrant):
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradients_of_a_rescaled_model_are_those_without_checkpoints(reentrant):
     """Also of a forward at one size that is computed again after one at another."""
     found = []
     for how in (None, reentrant):
-        model = in_training(new, how)
-        with entropylab.rescale(model, train_size=train_size):
-            found.append([*trained(model, call), *trained(model, call, (12, 8, 10))])
-    assert same(*found, ROUNDING)
+        model = in_training(how)
+        with entropylab.rescale(model, train_size=32):
+            found.append(trained(model, (12, 8, 10)))
+    rounding = 1e-7  # gradients may be added in another order
+    assert same(*found, rounding)
     with entropylab.rescale(model, 1.001):
-        assert not same(found[0], [*trained(model, call), *trained(model, call, (12, 8, 10))], ROUNDING)
+        assert not same(found[0], trained(model, (12, 8, 10)), rounding)
 
 
 def test_a_forward_before_the_rescaling_is_computed_again_without_it():
-    plain, model = in_training(new_unet), in_training(new_unet, False)
-    plain(*unet_call(12)).sample.square().mean().backward()
-    loss = model(*unet_call(12)).sample.square().mean()
+    plain, model = in_training(), in_training(False)
+    loss_at(plain, 12).backward()
+    loss = loss_at(model, 12)
     with entropylab.rescale(model, 1.5):
         loss.backward()
     assert same(gradients_of(plain), gradients_of(model))

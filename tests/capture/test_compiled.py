@@ -216,16 +216,6 @@ def test_gradients_are_the_models():
     assert same([part.grad for part in net.parameters()], [part.grad for part in reference.parameters()])
 
 
-def test_a_compiler_that_stops_compiling(dynamo):
-    net = in_place(several())
-    _, written = recorded(several(), 2)
-    with entropylab.record(net) as rec:
-        run(net)
-        with dynamo.config.patch(disable=True):
-            run(net, 1)
-    agree(rec, written)
-
-
 def test_calls_that_run_unseen_are_named(monkeypatch):
     """If somebody else, in a thread say, has the module run as it was written, nothing is passed over in silence."""
     net = in_place(several())
@@ -236,7 +226,9 @@ def test_calls_that_run_unseen_are_named(monkeypatch):
             with torch.compiler.set_stance("force_eager"):
                 run(net)
             run(net)
-    assert rec.dataset.sizes["step"] == 2, "and it is measured again afterwards"
+            with torch._dynamo.config.patch(disable=True):
+                run(net)
+    assert rec.dataset.sizes["step"] == 3, "and it is measured again afterwards"
     assert set(rec.unmeasured) == {"model.blocks.0", "model.blocks.1"}
 
 

@@ -1,9 +1,10 @@
 """Several watchers at once: in threads, side by side, and one within another."""
 
 import gc
-import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,14 +15,14 @@ import entropylab
 from ..conftest import new_random_pipeline
 from ..sampling import sample
 from ..state import state
-from .nets import EVERY, agree, in_thread, net_of, new_joint, recorded, run, run_joint, usual
+from .nets import EVERY, agree, net_of, new_joint, recorded, run, run_joint, usual
 
 
 @pytest.mark.parametrize("attn", EVERY)
 def test_a_denoiser_that_runs_in_another_thread(attn):
     alone, net = recorded(net_of(attn)), net_of(attn)
-    with entropylab.record(net) as rec:
-        watched = [in_thread(lambda seed=seed: run(net, seed)) for seed in range(2)]
+    with entropylab.record(net) as rec, ThreadPoolExecutor(1) as pool:
+        watched = list(pool.map(partial(run, net), range(2)))
     assert all(torch.equal(one, run(net, seed)) for seed, one in enumerate(watched))
     assert rec.dataset.drop_attrs().equals(alone.dataset.drop_attrs())
 
@@ -40,18 +41,9 @@ def test_two_pipelines_at_once_in_two_threads():
         with entropylab.record(pipe) as rec:
             plain.append(sampled(pipe))
         alone.append(rec.dataset.drop_attrs())
-    pipes, images, start = new_pipes(), {}, threading.Barrier(2)
-
-    def work(index):
-        start.wait()
-        images[index] = sampled(pipes[index])
-
-    with entropylab.record(pipes[0]) as one, entropylab.record(pipes[1]) as two:
-        threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    pipes = new_pipes()
+    with entropylab.record(pipes[0]) as one, entropylab.record(pipes[1]) as two, ThreadPoolExecutor(2) as pool:
+        images = list(pool.map(sampled, pipes))
     for index, rec in enumerate((one, two)):
         assert torch.equal(images[index], plain[index])
         assert rec.dataset.drop_attrs().equals(alone[index])
