@@ -170,27 +170,15 @@ def test_flex_attention_that_was_imported_or_compiled_is_measured_and_rescaled(w
     assert flex_attention is flex.flex_attention
 
 
-class OfTransformers(nn.Module):
-    """A layer of transformers on its own, where nothing is masked."""
-
-    def __init__(self, implementation):
-        super().__init__()
-        self.layer = made("llama", implementation).layers[0].self_attn
-
-    def forward(self, tokens):
-        turned = torch.ones(1, tokens.shape[1], 8), torch.zeros(1, tokens.shape[1], 8)
-        return self.layer(tokens, position_embeddings=turned, attention_mask=None)[0]
-
-
 def test_flex_attention_of_transformers_is_measured_and_leaves_no_compiled_copy_of_ours():
     from transformers.integrations import flex_attention as theirs
 
-    found = []
+    found, turned = [], (torch.ones(1, 11, 8), torch.zeros(1, 11, 8))
     for implementation in ("flex_attention", "eager"):
-        model = OfTransformers(implementation)
-        with torch.no_grad(), entropylab.record(model, strict=True) as rec:
-            model(normal(2, 11, 32))
-        found.append(rec.dataset.drop_attrs())
+        layer = made("llama", implementation).layers[0].self_attn
+        with torch.no_grad(), entropylab.record(layer, strict=True) as rec:
+            layer(normal(2, 11, 32), position_embeddings=turned, attention_mask=None)
+        found.append(rec.dataset)
     np.testing.assert_allclose(found[0].entropy, found[1].entropy, atol=1e-5)
     assert theirs.flex_attention is flex.flex_attention
     assert theirs.WrappedFlexAttention._instance is None

@@ -14,7 +14,7 @@ from ..maps import entropy_of, logits_of
 from ..seeds import normal
 from ..zoo import BY_NAME
 from ..zoo.joint_packed import glm_image_call
-from ..zoo.joint_parts import flux_call, guided, kept, photo, two_steps, words
+from ..zoo.joint_parts import flux_call, photo, two_steps
 
 
 def recorded(model, *given, **options):
@@ -136,25 +136,14 @@ def test_an_image_that_has_entered_the_text_is_no_longer_told_apart(order):
         np.testing.assert_allclose(here, rows, atol=1e-4)
 
 
-def masked_call(counts):
-    masks = [kept(12, *each) for each in counts]
-    return guided(lambda seed: words(seed, 12, 2), *masks, mask="prompt_attention_mask")
-
-
-CALLS = {
-    "FLUX.1": [flux_call(10), flux_call(13), flux_call(10, height=64, width=64), flux_call(10)],
-    "Chroma": [masked_call(each) for each in (((12, 7), (3, 3)), ((1, 8), (9, 2)))],
-}
-
-
-@pytest.mark.parametrize("name", CALLS)
-def test_pipelines_called_again_with_other_arguments(name):
+def test_a_pipeline_called_again_with_other_arguments():
     """Each call in one recording gives what it gives in a recording of its own."""
-    pipe, samples = BY_NAME[name].build(), {}
+    pipe, samples = BY_NAME["FLUX.1"].build(), {}
+    calls = [flux_call(10), flux_call(13), flux_call(10, height=64, width=64), flux_call(10)]
     with entropylab.record(pipe) as rec:
-        for given in CALLS[name]:
+        for given in calls:
             two_steps(pipe, **given)
-    for given in CALLS[name]:
+    for given in calls:
         with entropylab.record(pipe) as alone:
             two_steps(pipe, **given)
         size = str(alone.dataset["size"].item())

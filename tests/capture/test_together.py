@@ -15,7 +15,7 @@ import entropylab
 from ..conftest import new_random_pipeline
 from ..sampling import sample
 from ..state import state
-from .nets import EVERY, agree, net_of, new_joint, recorded, run, run_joint, usual
+from .nets import EVERY, net_of, new_joint, recorded, run, run_joint, usual
 
 
 @pytest.mark.parametrize("attn", EVERY)
@@ -48,19 +48,6 @@ def test_two_pipelines_at_once_in_two_threads():
         assert torch.equal(images[index], plain[index])
         assert rec.dataset.drop_attrs().equals(alone[index])
         assert not rec.dataset.drop_attrs().equals(alone[1 - index])
-
-
-def test_record_in_rescale_in_record():
-    net = net_of(usual)
-    plain = run(net)
-    with entropylab.record(net) as outer:
-        with entropylab.rescale(net, 1.5, train_size=8), entropylab.record(net) as inner:
-            scaled = run(net)
-        logits = net.attn.logits
-        again = run(net)
-    assert agree(outer, 1.5 * logits, step=0) and agree(inner, 1.5 * logits)
-    assert agree(outer, logits, step=1) and not agree(outer, logits, step=0)
-    assert torch.equal(plain, again) and not torch.equal(plain, scaled)
 
 
 def test_contexts_that_end_in_another_order():
