@@ -14,7 +14,7 @@ from entropylab.errors import EntropyLabError, EntropyLabWarning
 
 from ..attention import in_heads, together
 from ..seeds import normal
-from .nets import HEADS, TOKENS, WIDTH, Net, OwnAttention, agree, check, exponential, net_of, recorded, run
+from .nets import HEADS, TOKENS, WIDTH, Multihead, Net, OwnAttention, agree, check, exponential, net_of, recorded, run
 
 
 class ByHand(OwnAttention):
@@ -187,6 +187,12 @@ def learned(query, key, value):
     return torch.matmul((query @ keys.expand(*query.shape[:2], -1, -1)).softmax(-1), values)
 
 
+def differential(query, key, value):
+    """Both maps are gone in the one that multiplies values."""
+    one, other = (query @ key.mT).softmax(-1), (key @ query.mT).softmax(-1)
+    return (one - 0.5 * other) @ value
+
+
 class LinearAttention(ByHand):
     pass
 
@@ -196,7 +202,7 @@ UNREADABLE = [
     learned,
     lambda q, k, v: q.softmax(-1) @ (k.mT.softmax(-1) @ v),  # linear attention that says so nowhere
     lambda q, k, v: ((q @ k.mT).softmax(-1)[..., None] * v[:, :, None]).sum(-2),  # values one by one, and summed
-    lambda q, k, v: ((q @ k.mT).softmax(-1) - 0.5 * (k @ q.mT).softmax(-1)) @ v,  # both maps are gone in one
+    differential,
 ]
 
 
@@ -256,15 +262,21 @@ def test_harmless_softmaxes_are_neither_measured_nor_named(use):
     assert agree(rec, net.attn.attn.logits)
 
 
-@pytest.mark.parametrize("attn", [ByHand, Block])
-def test_it_can_not_be_rescaled_and_says_so_and_gradients_are_the_same(attn):
-    net, grads = net_of(attn, operators), []
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    "attn", [(ByHand, operators), (Block, operators), (Multihead,)], ids=lambda attn: attn[0].__name__
+)
+def test_it_can_not_be_rescaled_and_says_so_and_gradients_are_the_same(attn, training):
+    net, tokens, grads = net_of(*attn), normal(2, TOKENS, WIDTH).requires_grad_(), []
     plain = run(net)
-    with pytest.warns(EntropyLabWarning, match="rescale"), entropylab.rescale(net, 1.5, train_size=8):
-        assert torch.equal(run(net), plain)
-    for watch in (nullcontext(), entropylab.record(net.train())):
+    with pytest.warns(EntropyLabWarning, match="rescaled nothing"):
+        with entropylab.rescale(net, 1.5, train_size=8), entropylab.record(net) as rec:
+            assert torch.equal(run(net), plain)
+    assert agree(rec, net.attn.logits)
+    for watch in (nullcontext(), entropylab.record(net.train(training))):
         net.zero_grad()
-        with watch:
-            net(normal(2, TOKENS, WIDTH), torch.tensor(2.0)).square().sum().backward()
+        with watch as rec:
+            net(tokens, torch.tensor(2.0)).square().sum().backward()
         grads.append([part.grad.clone() for part in net.parameters()])
+    assert agree(rec, net.attn.logits)
     assert all(torch.equal(one, other) for one, other in zip(*grads, strict=True))

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -119,6 +120,16 @@ def test_a_failure_ends_no_sampling_and_an_interrupt_does(random_pipe, monkeypat
             sample_small(random_pipe)
     with entropylab.record(random_pipe, strict=True):
         assert torch.equal(alone, sample_small(random_pipe))
+
+
+def test_branches_that_can_not_be_told_cost_no_numbers(random_pipe, monkeypatch):
+    with entropylab.record(random_pipe) as whole:
+        sample_small(random_pipe)
+    monkeypatch.setattr("entropylab.measuring.run.named_by", broken(torch.OutOfMemoryError("none left")))
+    with entropylab.record(random_pipe) as rec:
+        sample_small(random_pipe)
+    assert list(rec.dataset.branch.values) == ["branch 0", "branch 1"]
+    np.testing.assert_array_equal(rec.dataset.entropy, whole.dataset.entropy)
 
 
 @pytest.mark.filterwarnings("ignore:what the tokens stand for could not be told")

@@ -4,11 +4,10 @@ import accelerate
 import pytest
 import torch
 
-import entropylab
 from entropylab.errors import EntropyLabWarning
 
 from ..seeds import normal
-from .nets import HEADS, LATER, TEXT, TOKENS, WIDTH, Multihead, agree, by_hand, check, net_of, recorded, run, usual
+from .nets import HEADS, LATER, TEXT, TOKENS, WIDTH, Multihead, agree, by_hand, check, net_of, recorded, usual
 
 INNER = ["model.attn.inner"]
 PADDING = torch.arange(TOKENS).expand(2, TOKENS) >= torch.tensor([[15], [20]])
@@ -66,32 +65,6 @@ def test_multihead_attention_with_more_keys(settings, needs):
     rec = check(net := net_of(Multihead, needs=needs, **settings), layers=INNER)
     assert int(rec.dataset.tokens.squeeze()) == TOKENS + 1
     assert not agree(rec, net.attn.logits[..., :TOKENS])
-
-
-@pytest.mark.parametrize("training", [False, True])
-def test_multihead_attention_with_gradients(training):
-    net = net_of(Multihead).train(training)
-    tokens = normal(2, TOKENS, WIDTH).requires_grad_()
-
-    def gradients():
-        net.zero_grad()
-        net(tokens, torch.tensor(2.0)).square().sum().backward()
-        return [weight.grad.clone() for weight in net.parameters()]
-
-    plain = gradients()
-    with entropylab.record(net) as rec:
-        watched = [gradients(), gradients()]
-    assert agree(rec, net.attn.logits)
-    assert all(torch.equal(one, other) for found in watched for one, other in zip(plain, found, strict=True))
-
-
-def test_rescale_says_that_multihead_attention_can_not_be_rescaled():
-    net = net_of(Multihead)
-    plain = run(net)
-    with pytest.warns(EntropyLabWarning, match="rescaled nothing"):
-        with entropylab.rescale(net, 1.5, train_size=8), entropylab.record(net) as rec:
-            assert torch.equal(run(net), plain)
-    assert agree(rec, net.attn.logits)
 
 
 def offloaded(attn):

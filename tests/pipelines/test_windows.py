@@ -27,7 +27,7 @@ def windows(height, width):
 
 
 PARTS = {
-    "whole, and 4 sinks": (lambda grid: grid.flatten(2).mT, 356, 68),
+    "whole, and 4 sinks": (lambda grid: torch._foreach_mul([grid.flatten(2).mT], 1.0)[0], 356, 68),  # not followed
     "8x8": (windows(8, 8), 64, 64),
     "4x4": (windows(4, 4), 16, 16),
     "7x7": (windows(7, 7), 49, 49),
@@ -61,6 +61,7 @@ class Net(nn.Module):
         return sample
 
 
+@pytest.mark.filterwarnings("ignore:.*could not (be told|tell what the tokens of Net stand for)")
 @pytest.mark.parametrize("name", PARTS)
 def test_tokens_at_the_training_size(name):
     cut, tokens, trained = PARTS[name]

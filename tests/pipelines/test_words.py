@@ -18,6 +18,7 @@ def pipe():
     return new_random_pipeline()
 
 
+@pytest.mark.filterwarnings("ignore:1 layer or word got no map")
 @pytest.mark.parametrize(
     ("word", "text", "is_there"),
     [
