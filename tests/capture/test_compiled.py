@@ -120,7 +120,7 @@ def agree(rec, wanted):
     assert rec.dataset.drop_attrs().equals(wanted.dataset.drop_attrs())
 
 
-@pytest.mark.parametrize("how", [whole, in_place, by_block, by_method])
+@pytest.mark.parametrize("how", [whole, by_block, by_method])
 def test_one_compilation_when_somebody_looks(how):
     plain, written = recorded(several())
     graphs = Graphs()

@@ -45,7 +45,7 @@ def agree(ds, calls, parts=("image", "text")):
                     np.testing.assert_allclose(here, known, atol=1e-4, rtol=1e-4, err_msg=f"{name}, forward {step}")
 
 
-@pytest.mark.parametrize("order", [("image", "text"), ("other", "text", "image"), "shuffled", "middle"], ids=str)
+@pytest.mark.parametrize("order", [("other", "text", "image"), "shuffled", "middle"], ids=str)
 def test_lengths_that_change_between_calls(order):
     """Other text, other images, another batch; and the first ones again."""
     sizes = [(12, 7), (12, 9), (7, 12), (12, 7, 3), (12, 7)]

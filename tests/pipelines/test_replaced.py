@@ -16,6 +16,7 @@ from ..measuring import layers as denoisers
 from ..sampling import sample
 from ..seeds import normal
 from ..state import state_of_pipeline
+from .test_guidance import FEW_LAYERS
 
 
 def euler(pipe):
@@ -53,14 +54,15 @@ def test_a_scheduler_in_a_loop_of_ones_own(random_pipe):
     assert (set(rec.dataset.branch.values), rec.dataset.sizes["step"]) == ({"uncond", "cond"}, 2)
 
 
-def test_a_denoiser(random_pipe):
-    with entropylab.record(random_pipe, strict=True) as rec:
-        sample_small(random_pipe)
+def test_a_denoiser():
+    pipe = new_random_pipeline(**FEW_LAYERS)
+    with entropylab.record(pipe, strict=True) as rec:
+        sample_small(pipe)
         before = set(rec.dataset.layer.values)
-        random_pipe.unet = new_random_pipeline(layers_per_block=2).unet
-        sample_small(random_pipe)
-    with entropylab.record(random_pipe) as alone:
-        sample_small(random_pipe)
+        pipe.unet = new_random_pipeline().unet
+        sample_small(pipe)
+    with entropylab.record(pipe) as alone:
+        sample_small(pipe)
     assert rec.dataset.sizes["sample"] == 4
     assert set(alone.dataset.layer.values) > before
     second = rec.dataset.entropy.sel(layer=alone.dataset.layer).isel(sample=slice(2, 4))
