@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from .calls import AttentionCall, KnownCall, check_readable
 from .session import Frame, apart, fail, looked_at, running, session, unseen
@@ -36,7 +37,7 @@ class Noted:
     logits: Tensor
     dim: int
     version: int  # how often the logits had been changed in place
-    memory: int | None  # that its result is in
+    memory: StorageWeakRef | None  # that its result is in
     from_scores: bool  # whether the logits may have come from a product of two batches
     owner: Frame  # the module that took it
 
@@ -272,9 +273,9 @@ def is_linear(module: nn.Module) -> bool:
     return any("linear" in type(part).__name__.lower() for part in (module, getattr(module, "processor", None)))
 
 
-def memory_of(tensor: Tensor) -> int | None:
-    """The memory that a tensor is in; None if it has none of its own."""
+def memory_of(tensor: Tensor) -> StorageWeakRef | None:
+    """The memory that a tensor is in, whose number is given to no other while it is known; None if it has none."""
     try:
-        return tensor.untyped_storage()._cdata
+        return StorageWeakRef(tensor.untyped_storage())
     except (RuntimeError, NotImplementedError):
         return None

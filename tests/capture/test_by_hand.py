@@ -1,6 +1,7 @@
 """Attention by hand in modules of any name: measured if softmax of q k^T multiplies values, else named or let be."""
 
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,57 +12,59 @@ from torch import einsum, nn
 import entropylab
 from entropylab.errors import EntropyLabError, EntropyLabWarning
 
-from ..attention import together
+from ..attention import in_heads, together
 from ..seeds import normal
-from .nets import HEADS, TOKENS, WIDTH, Exponential, OwnAttention, agree, net_of, recorded, run
+from .nets import HEADS, TOKENS, WIDTH, Multihead, Net, OwnAttention, agree, check, exponential, net_of, recorded, run
 
 
 class ByHand(OwnAttention):
     """Mixes values in its own way (query, key, value), where the query has the scale in it already."""
 
     def __init__(self, way):
-        super().__init__()
-        self.way = way
+        super().__init__(way)
 
-    def forward(self, tokens):
-        query, key, value = self.sides(tokens)
-        return together(self.way(query / 8**0.5, key, value))
+    def sides(self, tokens):
+        query, key, value = super().sides(tokens)
+        return query / query.shape[-1] ** 0.5, key, value
 
 
 class Block(nn.Module):
     """The same under names that say nothing."""
 
+    heads_of_it = HEADS
+
     def __init__(self, way):
         super().__init__()
-        self.num_heads, self.way = HEADS, way
+        self.way, self.num_heads = way, self.heads_of_it
         self.f, self.g, self.h = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
         with torch.no_grad():
             self.f.weight.mul_(4)
             self.g.weight.mul_(4)
 
     def forward(self, tokens):
-        query, key, value = (
-            part(tokens).unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in (self.f, self.g, self.h)
-        )
-        self.logits = (query @ key.mT / 8**0.5).detach().clone()
-        return together(self.way(query / 8**0.5, key, value))
+        query, key, value = (in_heads(part, tokens, self.heads_of_it) for part in (self.f, self.g, self.h))
+        query = query / query.shape[-1] ** 0.5
+        self.logits = (query @ key.mT).detach().clone()
+        return together(self.way(query, key, value))
+
+
+class AttnBlock(Block):
+    """As the first diffusion U-Nets have it: one head, of which nothing is said, and a name that says attn in front."""
+
+    heads_of_it = 1
+
+    def __init__(self, way):
+        super().__init__(way)
+        del self.num_heads
 
 
 def operators(query, key, value):
     return (query @ key.mT).softmax(-1) @ value
 
 
-def by_name(query, key, value):
-    return torch.softmax(input=query @ key.mT, dim=-1) @ value
-
-
 def einsums(query, key, value):
     weights = F.softmax(torch.einsum("b h i d, b h j d -> b h i j", query, key), dim=-1)
     return torch.einsum("...ij,...jd->...id", weights, value)
-
-
-def imported_einsum(query, key, value):
-    return einsum("bhij,bhjd->bhid", einsum("bhid,bhjd->bhij", query, key).softmax(-1), value)
 
 
 def batched(query, key, value):
@@ -71,42 +74,10 @@ def batched(query, key, value):
     return torch.bmm(weights, value).unflatten(0, (-1, HEADS))
 
 
-def heads_third(query, key, value):
-    return (query @ key.mT).transpose(1, 2).softmax(-1).transpose(1, 2) @ value
-
-
-def turned(query, key, value):
-    """Values times the turned map, as in the first diffusion U-Nets."""
-    return torch.matmul(value.mT, torch.matmul(query, key.mT).softmax(3).transpose(-1, -2)).mT
-
-
-def dropped(query, key, value):
-    """The map goes through dropout, and what is multiplied is a copy."""
-    return F.dropout((query @ key.mT).softmax(-1), 0.0, training=True) @ value
-
-
 class Weights(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key):
         return torch.einsum("bhid,bhjd->bhij", query, key).softmax(dim=3)
-
-
-def in_a_function(query, key, value):
-    """The map is made in a function of autograd, as in EDM."""
-    return Weights.apply(query, key) @ value
-
-
-def gated(query, key, value):
-    """Its second softmax mixes three gates."""
-    mixed = operators(query, key, value)
-    return mixed * mixed[..., :3].softmax(-1)[..., :1]
-
-
-class Core(nn.Module):
-    """A part with no parameters does all of it, as in guided diffusion."""
-
-    def forward(self, query, key, value):
-        return operators(query, key, value)
 
 
 class InParts(nn.Module):
@@ -124,56 +95,55 @@ class InParts(nn.Module):
         return self.second(self.normalise(self.first(query, key.mT)), value)
 
 
-class AttnBlock(nn.Module):
-    """As the first diffusion U-Nets have it: one head, and a name that says attn in front."""
-
-    def __init__(self, _):
-        super().__init__()
-        self.q, self.k, self.v = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
-
-    def forward(self, tokens):
-        logits = torch.bmm(self.q(tokens), self.k(tokens).transpose(1, 2)) / 4
-        self.logits = logits.detach().clone()[:, None]
-        return torch.bmm(F.softmax(logits, dim=2), self.v(tokens))
-
-
-ANYWHERE = [operators, by_name, einsums, imported_einsum, batched, turned, dropped, in_a_function, InParts()]
-WAYS = [(Block, way) for way in ANYWHERE]
-WAYS += [(ByHand, way) for way in (operators, batched, heads_third, gated, Core(), InParts())] + [(AttnBlock, None)]
+ANYWHERE = [
+    operators,
+    einsums,
+    batched,
+    lambda q, k, v: torch.softmax(input=q @ k.mT, dim=-1) @ v,
+    lambda q, k, v: einsum("bhij,bhjd->bhid", einsum("bhid,bhjd->bhij", q, k).softmax(-1), v),
+    lambda q, k, v: (v.mT @ (q @ k.mT).softmax(3).transpose(-1, -2)).mT,  # turned, as in the first diffusion U-Nets
+    lambda q, k, v: F.dropout((q @ k.mT).softmax(-1), 0.0, training=True) @ v,  # what is multiplied is a copy
+    lambda q, k, v: Weights.apply(q, k) @ v,  # the map is made in a function of autograd, as in EDM
+    InParts(),
+]
+IN_LAYERS = [
+    operators,
+    batched,
+    lambda q, k, v: (q @ k.mT).transpose(1, 2).softmax(-1).transpose(1, 2) @ v,  # heads third
+    lambda q, k, v: (mixed := operators(q, k, v)) * mixed[..., :3].softmax(-1)[..., :1],  # gates, by a second softmax
+    InParts(),
+]
+WAYS = [*((Block, way) for way in ANYWHERE), *((ByHand, way) for way in IN_LAYERS)]
+WAYS += [(AttnBlock, lambda q, k, v: torch.bmm(F.softmax(torch.bmm(q[:, 0], k[:, 0].mT), dim=2), v[:, 0])[:, None])]
 
 
 @pytest.mark.parametrize(("attn", "way"), WAYS)
 def test_attention_by_hand_is_measured_whatever_its_name_in_every_forward(attn, way):
-    rec = recorded(net := net_of(attn, way), strict=True)
     own = ".way" if attn is Block and isinstance(way, nn.Module) else ""
-    assert list(rec.dataset.layer.values) == [f"model.attn{own}"] and list(rec.dataset.kind.values) == ["self"]
-    assert rec.dataset.sizes["step"] == 3
-    assert agree(rec, net.attn.logits)
-    assert not agree(rec, net.attn.logits * 1.01)
-    assert not agree(rec, net.attn.logits.flip(1)) or attn is AttnBlock
+    rec = check(net := net_of(attn, way), layers=[f"model.attn{own}"])
+    assert list(rec.dataset.kind.values) == ["self"] and rec.dataset.sizes["step"] == 2
+    assert attn is AttnBlock or not agree(rec, net.attn.logits.flip(1)), "heads that are exchanged would be noticed"
 
 
 def test_beside_attention_that_is_seen_otherwise():
-    class Both(nn.Module):
+    class Both(nn.Sequential):
         def __init__(self):
-            super().__init__()
-            self.usual, self.other = OwnAttention(), Block(operators)
-
-        def forward(self, tokens):
-            return self.other(self.usual(tokens))
+            super().__init__(OwnAttention(), Block(operators))
 
     rec = recorded(net := net_of(Both), strict=True)
-    assert list(rec.dataset.layer.values) == ["model.attn.usual", "model.attn.other"]
-    assert agree(rec, net.attn.usual.logits, layer=0) and agree(rec, net.attn.other.logits, layer=1)
+    assert list(rec.dataset.layer.values) == ["model.attn.0", "model.attn.1"]
+    assert all(agree(rec, net.attn[layer].logits, layer) for layer in (0, 1))
 
 
 def test_a_layer_by_hand_that_runs_twice_in_a_forward_is_two():
-    with entropylab.record(net := net_of(ByHand, operators, times=2)) as rec, entropylab.record(net) as inner:
+    with (
+        entropylab.record(net := net_of(ByHand, operators, kind=partial(Net, times=2))) as rec,
+        entropylab.record(net) as inner,
+    ):
         run(net)
     assert rec.dataset.equals(inner.dataset)
     assert list(rec.dataset.layer.values) == ["model.attn", "model.attn:2"]
-    assert agree(rec, net.attn.logits, layer=1)
-    assert not agree(rec, net.attn.logits, layer=0)
+    assert agree(rec, net.attn.logits, layer=1) and not agree(rec, net.attn.logits, layer=0)
 
 
 def twice(query, key, value):
@@ -190,32 +160,17 @@ def test_two_maps_of_a_module_are_two_calls(attn):
     np.testing.assert_array_equal(rec.dataset.entropy.values.ravel(), inner.dataset.entropy.values.ravel())
 
 
-class Sinks(Block):
+def test_sinks_do_not_hide_a_map():
     """A key that no token has, dropped before the values."""
 
-    def __init__(self):
-        super().__init__(self.mixed)
+    def with_sink(logits):
+        return F.pad(logits, (0, 1))
 
-    def mixed(self, query, key, value):
-        scores = query @ key.mT
-        self.logits = torch.cat([scores, scores.new_ones(*scores.shape[:-1], 1)], -1)
-        return self.logits.softmax(-1)[..., :-1] @ value
+    def mixed(query, key, value):
+        return with_sink(query @ key.mT).softmax(-1)[..., :-1] @ value
 
-
-def test_sinks_do_not_hide_a_map():
-    rec = recorded(net := net_of(Sinks), strict=True)
+    rec = check(net_of(Block, mixed), with_sink)
     assert list(rec.dataset.kind.values) == ["self"]
-    assert agree(rec, net.attn.logits)
-
-
-def efficient(query, key, value):
-    """Linear attention that says so nowhere: its softmaxes are over channels and over tokens."""
-    return query.softmax(-1) @ (key.mT.softmax(-1) @ value)
-
-
-def summed(query, key, value):
-    """Values are multiplied one by one, and summed."""
-    return ((query @ key.mT).softmax(-1)[..., None] * value[:, :, None]).sum(-2)
 
 
 def overwritten(query, key, value):
@@ -239,23 +194,28 @@ def differential(query, key, value):
 
 
 class LinearAttention(ByHand):
-    def __init__(self):
-        super().__init__(lambda query, key, value: query @ (key.mT.softmax(-1) @ value))
+    pass
 
 
-UNREADABLE = [efficient, summed, overwritten, learned, differential]
+UNREADABLE = [
+    overwritten,
+    learned,
+    lambda q, k, v: q.softmax(-1) @ (k.mT.softmax(-1) @ v),  # linear attention that says so nowhere
+    lambda q, k, v: ((q @ k.mT).softmax(-1)[..., None] * v[:, :, None]).sum(-2),  # values one by one, and summed
+    differential,
+]
 
 
 @pytest.mark.parametrize(
-    ("attn", "args", "reason"),
+    ("attn", "way", "reason"),
     [
-        *((attn, [way], "takes a softmax") for attn in (Block, ByHand) for way in UNREADABLE),
-        (LinearAttention, [], "linear attention has no softmax"),
-        (Exponential, [], "without an attention call that can be seen"),
+        *((attn, way, "takes a softmax") for attn in (Block, ByHand) for way in UNREADABLE),
+        (LinearAttention, lambda q, k, v: q @ (k.mT.softmax(-1) @ v), "linear attention has no softmax"),
+        (ByHand, exponential, "without an attention call that can be seen"),
     ],
 )
-def test_what_may_be_attention_and_can_not_be_told_is_named_and_not_measured(attn, args, reason):
-    net = net_of(attn, *args)
+def test_what_may_be_attention_and_can_not_be_told_is_named_and_not_measured(attn, way, reason):
+    net = net_of(attn, way)
     with pytest.warns(EntropyLabWarning, match=rf"model\.attn \(.*{reason}"):
         rec = recorded(net)
     assert list(rec.unmeasured) == ["model.attn"]
@@ -285,52 +245,38 @@ def mixture_of_experts(net, tokens):
     return (gates[..., None, :] @ found)[..., 0, :]
 
 
-def router(net, tokens):
-    return tokens * net.choose(tokens).softmax(-1).amax(-1, keepdim=True)
+HARMLESS = {
+    "experts": mixture_of_experts,
+    "router": lambda net, tokens: tokens * net.choose(tokens).softmax(-1).amax(-1, keepdim=True),
+    "pooled": lambda net, tokens: tokens + net.choose(tokens)[..., :1].softmax(1).mT @ tokens,
+    "classes": lambda net, tokens: tokens + (net.choose(tokens.mean(1)).softmax(-1) @ net.codes)[:, None],
+    "nearest code": lambda net, tokens: F.softmax(net.choose(tokens), dim=-1) @ net.codes,
+    "code of each": lambda net, tokens: tokens + (tokens @ net.codes.mT).softmax(-1).amax(-1, keepdim=True),
+}
 
 
-def pooled(net, tokens):
-    weights = net.choose(tokens)[..., :1].softmax(1)
-    return tokens + weights.mT @ tokens
-
-
-def classes(net, tokens):
-    chosen = net.choose(tokens.mean(1)).softmax(-1)
-    return tokens + (chosen @ net.codes)[:, None]
-
-
-def nearest_code(net, tokens):
-    return F.softmax(net.choose(tokens), dim=-1) @ net.codes
-
-
-def matrix_of_classes(net, tokens):
-    return tokens + (tokens @ net.codes.mT).softmax(-1).amax(-1, keepdim=True)
-
-
-HARMLESS = [mixture_of_experts, router, pooled, classes, nearest_code, matrix_of_classes]
-
-
-@pytest.mark.parametrize("use", HARMLESS)
+@pytest.mark.parametrize("use", HARMLESS.values(), ids=HARMLESS)
 def test_harmless_softmaxes_are_neither_measured_nor_named(use):
     rec = recorded(net := net_of(Harmless, use), strict=True)
     assert list(rec.dataset.layer.values) == ["model.attn.attn"] and rec.unmeasured == {}
     assert agree(rec, net.attn.attn.logits)
 
 
-@pytest.mark.parametrize("attn", [ByHand, Block])
-def test_it_can_not_be_rescaled_and_says_so(attn):
-    net = net_of(attn, operators)
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    "attn", [(ByHand, operators), (Block, operators), (Multihead,)], ids=lambda attn: attn[0].__name__
+)
+def test_it_can_not_be_rescaled_and_says_so_and_gradients_are_the_same(attn, training):
+    net, tokens, grads = net_of(*attn), normal(2, TOKENS, WIDTH).requires_grad_(), []
     plain = run(net)
-    with pytest.warns(EntropyLabWarning, match="rescale"), entropylab.rescale(net, 1.5, train_size=8):
-        assert torch.equal(run(net), plain)
-
-
-@pytest.mark.parametrize("attn", [ByHand, Block])
-def test_in_training_gradients_are_the_same(attn):
-    net, grads = net_of(attn, operators).train(), []
-    for watch in (nullcontext, lambda: entropylab.record(net)):
+    with pytest.warns(EntropyLabWarning, match="rescaled nothing"):
+        with entropylab.rescale(net, 1.5, train_size=8), entropylab.record(net) as rec:
+            assert torch.equal(run(net), plain)
+    assert agree(rec, net.attn.logits)
+    for watch in (nullcontext(), entropylab.record(net.train(training))):
         net.zero_grad()
-        with watch():
-            net(normal(2, TOKENS, WIDTH), torch.tensor(2.0)).square().sum().backward()
+        with watch as rec:
+            net(tokens, torch.tensor(2.0)).square().sum().backward()
         grads.append([part.grad.clone() for part in net.parameters()])
+    assert agree(rec, net.attn.logits)
     assert all(torch.equal(one, other) for one, other in zip(*grads, strict=True))

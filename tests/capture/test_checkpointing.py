@@ -6,39 +6,10 @@ from diffusers import SD3Transformer2DModel
 from torch.utils.checkpoint import checkpoint
 
 import entropylab
-from recipes.text import WIDTH as TEXT_WIDTH
 
-from ..conftest import new_random_pipeline
 from ..seeds import normal
-from .bare import sharpened
-from .nets import TOKENS, WIDTH, Method, Multihead, OwnAttention, net_of
-
-
-def new_joint():
-    return SD3Transformer2DModel(
-        sample_size=8, patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
-        joint_attention_dim=16, caption_projection_dim=16, pooled_projection_dim=16, out_channels=4,
-        pos_embed_max_size=12,
-    )  # fmt: skip
-
-
-def joint_call(side):
-    return normal(2, 4, side, side), normal(2, 6, 16, seed=1), normal(2, 16, seed=2), torch.tensor([5, 5])
-
-
-def new_unet():
-    return new_random_pipeline(sample_size=8).unet
-
-
-def unet_call(side):
-    return normal(2, 4, side, side), torch.tensor([5, 5]), normal(2, 6, TEXT_WIDTH, seed=1)
-
-
-MODELS = {"joint": (new_joint, joint_call, 32), "U-Net": (new_unet, unet_call, 8)}
-PAIRS = pytest.mark.parametrize(("name", "reentrant"), [("joint", True), ("U-Net", False)])
-
-ROUNDING = 1e-7
-"""Of gradients, which may be added in another order."""
+from .nets import TOKENS, WIDTH, Multihead, by_hand, net_of, usual
+from .test_transformers import sharpened
 
 
 def again(reentrant):
@@ -46,22 +17,31 @@ def again(reentrant):
     return lambda part, *arguments: checkpoint(part, *arguments, use_reentrant=reentrant)
 
 
-def new_model(name, reentrant=None):
+def in_training(reentrant=None):
     """A model in training, sharpened, checkpointed unless ``reentrant`` is None."""
     torch.manual_seed(0)
-    model = sharpened(MODELS[name][0](), 4).train()
+    model = SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=16, caption_projection_dim=16, pooled_projection_dim=16, out_channels=4,
+        pos_embed_max_size=12,
+    )  # fmt: skip
+    sharpened(model, 4).train()
     if reentrant is not None:
         model.enable_gradient_checkpointing(again(reentrant))
     return model
 
 
-def trained(model, name, sides=(8,)):
-    """Gradients after forwards at these sizes [latent pixels], and one backward pass for all."""
+def loss_at(model, side):
+    """Of a picture of so many latent pixels along a side."""
+    image = normal(2, 4, side, side).requires_grad_()  # without a gradient nothing is checkpointed the reentrant way
+    text, pooled = normal(2, 6, 16, seed=1), normal(2, 16, seed=2)
+    return model(image, text, pooled, torch.tensor([5, 5])).sample.square().mean()
+
+
+def trained(model, sides=(8,)):
+    """Gradients after forwards at these sizes, and one backward pass for all."""
     model.zero_grad()
-    inputs = [MODELS[name][1](side) for side in sides]
-    for image, *_ in inputs:
-        image.requires_grad_()  # what is checkpointed the reentrant way must have an input with a gradient
-    sum(model(*arguments).sample.square().mean() for arguments in inputs).backward()
+    sum(loss_at(model, side) for side in sides).backward()
     return gradients_of(model)
 
 
@@ -70,48 +50,45 @@ def gradients_of(model):
 
 
 def same(one, other, atol=0.0):
-    pairs = zip(one, other, strict=True)
-    return len(one) == len(other) and all(torch.allclose(a, b, rtol=0, atol=atol) for a, b in pairs)
+    return all(torch.allclose(a, b, rtol=0, atol=atol) for a, b in zip(one, other, strict=True))
 
 
-@PAIRS
-def test_training_goes_on_while_it_is_recorded(name, reentrant):
-    model = new_model(name, reentrant)
-    plain = trained(model, name)
+def test_training_goes_on_while_it_is_recorded():
+    model, other = in_training(True), in_training()
+    plain = trained(model)
     with entropylab.record(model, strict=True) as rec:
-        assert all(same(plain, trained(model, name)) for _ in range(2))
-    usual = new_model(name)
-    with entropylab.record(usual) as once:
-        for _ in range(2):
-            trained(usual, name)
+        assert all(same(plain, trained(model)) for _ in range(2))
+    with entropylab.record(other) as once:
+        trained(other)
+        trained(other)
     assert rec.dataset.sizes["step"] == 2
     assert rec.dataset.drop_attrs().equals(once.dataset.drop_attrs())
 
 
-@PAIRS
-def test_gradients_of_a_rescaled_model_are_those_without_checkpoints(name, reentrant):
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradients_of_a_rescaled_model_are_those_without_checkpoints(reentrant):
     """Also of a forward at one size that is computed again after one at another."""
     found = []
     for how in (None, reentrant):
-        model = new_model(name, how)
-        with entropylab.rescale(model, train_size=MODELS[name][2]):
-            found.append([trained(model, name, sides) for sides in ((8,), (12, 8, 10))])
-    assert all(same(one, other, ROUNDING) for one, other in zip(*found, strict=True))
+        model = in_training(how)
+        with entropylab.rescale(model, train_size=32):
+            found.append(trained(model, (12, 8, 10)))
+    rounding = 1e-7  # gradients may be added in another order
+    assert same(*found, rounding)
     with entropylab.rescale(model, 1.001):
-        assert not same(found[0][0], trained(model, name), ROUNDING)
+        assert not same(found[0], trained(model, (12, 8, 10)), rounding)
 
 
 def test_a_forward_before_the_rescaling_is_computed_again_without_it():
-    arguments = unet_call(12)
-    plain, model = new_model("U-Net"), new_model("U-Net", False)
-    plain(*arguments).sample.square().mean().backward()
-    loss = model(*arguments).sample.square().mean()
+    plain, model = in_training(), in_training(False)
+    loss_at(plain, 12).backward()
+    loss = loss_at(model, 12)
     with entropylab.rescale(model, 1.5):
         loss.backward()
     assert same(gradients_of(plain), gradients_of(model))
 
 
-@pytest.mark.parametrize(("attn", "reentrant"), [(OwnAttention, False), (Method, True), (Multihead, False)])
+@pytest.mark.parametrize(("attn", "reentrant"), [(usual, False), (by_hand, True), (Multihead, False)])
 def test_a_whole_denoiser_that_is_computed_again(attn, reentrant):
     """Its root runs in the backward pass: that is no forward of its own. Nor do parts miss their attention."""
 

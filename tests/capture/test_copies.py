@@ -23,13 +23,7 @@ def saved(model):
     return torch.load(io.BytesIO(file.getvalue()), weights_only=False)
 
 
-COPIES = [saved, copy.deepcopy]
-
-
-def owner_of(value):
-    """Where what a module has was made."""
-    made = getattr(value, "func", value)
-    return getattr(made, "__module__", type(made).__module__)
+both_ways = pytest.mark.parametrize("how", [saved, copy.deepcopy])
 
 
 def parts_of_ours(model):
@@ -37,12 +31,13 @@ def parts_of_ours(model):
     found = []
     for path, part in model.named_modules():
         hooks = [*part._forward_hooks.values(), *part._forward_pre_hooks.values()]
-        values = [*hooks, *vars(part).values(), *vars(getattr(part, "processor", part)).values()]
-        found += [path for value in values if "entropylab." in owner_of(value)]
+        for value in [*hooks, *vars(part).values(), *vars(getattr(part, "processor", part)).values()]:
+            made = getattr(value, "func", value)
+            found += [path] * ("entropylab." in getattr(made, "__module__", type(made).__module__))
     return found
 
 
-@pytest.mark.parametrize("how", COPIES)
+@both_ways
 @pytest.mark.filterwarnings("ignore:rule 1.2 rescaled nothing")
 def test_a_copy_of_a_watched_model_carries_nothing_of_ours(random_pipe, how):
     """Layers that compute their map by hand are seen at a method of theirs, which is ours meanwhile."""
@@ -51,8 +46,7 @@ def test_a_copy_of_a_watched_model_carries_nothing_of_ours(random_pipe, how):
     before, class_before = state(unet), dict(vars(nn.Module))
     with entropylab.rescale(unet, 1.2), entropylab.record(unet):
         found = how(unet)
-        assert parts_of_ours(unet), "nothing of ours: this test shows nothing"
-        assert not parts_of_ours(found)
+        assert parts_of_ours(unet) and not parts_of_ours(found)
         assert state(found)[:2] == before[:2]
     assert state(unet) == before and vars(nn.Module) == class_before
     arguments = normal(1, 4, 16, 16), torch.tensor(3), normal(1, 5, WIDTH, seed=1)
@@ -80,7 +74,7 @@ def add_one(module, args, output):
     return output + 1 if isinstance(output, torch.Tensor) else None
 
 
-@pytest.mark.parametrize("how", COPIES)
+@both_ways
 def test_hooks_and_states_of_somebody_else_are_copied_as_ever(how):
     net = Stately()
     with entropylab.record(net):
@@ -95,10 +89,9 @@ def test_hooks_and_states_of_somebody_else_are_copied_as_ever(how):
     assert torch.equal(run(net), run(found))
 
 
-@pytest.mark.parametrize("how", COPIES)
+@both_ways
 def test_a_copy_has_the_attention_backend_that_was_set(how):
-    family = BY_NAME["FLUX.1"]
-    transformer = family.build().transformer
+    transformer = BY_NAME["FLUX.1"].build().transformer
     for part in attentions(transformer):
         part.processor._attention_backend = "flash"
     with entropylab.record(transformer):

@@ -12,48 +12,58 @@ from entropylab.errors import EntropyLabWarning
 from ..seeds import normal
 from ..state import attentions, state
 from ..zoo import BY_NAME
-from .nets import LATER, TOKENS, WIDTH, Flex, agree, net_of, recorded, run
-
-pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
+from .nets import LATER, TOKENS, WIDTH, agree, check, net_of, run
 
 FAR = (torch.arange(TOKENS)[:, None] - torch.arange(TOKENS)).abs()
+CAUSAL = flex.create_block_mask(lambda batch, head, query, key: query >= key, None, None, TOKENS, TOKENS, device="cpu")
 
 
-def causal(batch, head, query, key):
-    return query >= key
+def flexing(*args, **more):
+    """Flex attention with these arguments."""
+
+    def way(query, key, value):
+        found = flex.flex_attention(query, key, value, *args, **more)
+        return found[0] if isinstance(found, tuple) else found
+
+    return way
 
 
-CAUSAL = flex.create_block_mask(causal, None, None, TOKENS, TOKENS, device="cpu")
+def by_distance(score, batch, head, query, key):
+    return score - 0.3 * (head + 1) * (query - key).abs()
+
+
+def farther(logits):
+    return logits - 0.3 * torch.arange(1, 3)[:, None, None] * FAR
+
+
+def causally(score, batch, head, query, key):
+    return torch.where(query >= key, score, -torch.inf)
+
+
+def by_image(score, batch, head, query, key):
+    return score - 0.2 * batch * (query - key).abs()
+
+
+def closed(logits):
+    return logits.masked_fill(LATER, -torch.inf)
+
+
 ADDITIVE = {
-    "plain": (None, None, lambda logits: logits),
-    "block mask": (None, CAUSAL, lambda logits: logits.masked_fill(LATER, -torch.inf)),
-    "causal by score": (
-        lambda score, batch, head, query, key: torch.where(query >= key, score, -torch.inf),
-        None,
-        lambda logits: logits.masked_fill(LATER, -torch.inf),
-    ),
-    "distance by head": (
-        lambda score, batch, head, query, key: score - 0.3 * (head + 1) * (query - key).abs(),
-        None,
-        lambda logits: logits - 0.3 * torch.arange(1, 3)[:, None, None] * FAR,
-    ),
+    "plain": (flexing(), lambda logits: logits),
+    "more is returned": (flexing(return_aux=flex.AuxRequest(lse=True)), lambda logits: logits),
+    "block mask": (flexing(block_mask=CAUSAL), closed),
+    "causal by score, by place": (flexing(causally, None, None, False), closed),
+    "distance by head": (flexing(score_mod=by_distance), farther),
     "by image, and a block mask": (
-        lambda score, batch, head, query, key: score - 0.2 * batch * (query - key).abs(),
-        CAUSAL,
-        lambda logits: (logits - 0.2 * torch.arange(2)[:, None, None, None] * FAR).masked_fill(LATER, -torch.inf),
+        flexing(score_mod=by_image, block_mask=CAUSAL),
+        lambda logits: closed(logits - 0.2 * torch.arange(2)[:, None, None, None] * FAR),
     ),
 }
 
 
-@pytest.mark.usefixtures("quick_flex")
 @pytest.mark.parametrize("name", ADDITIVE)
 def test_flex_attention_that_adds_is_measured(name):
-    score_mod, mask, reference = ADDITIVE[name]
-    net = net_of(Flex, score_mod, mask, name == "causal by score")
-    rec = recorded(net)
-    assert agree(rec, reference(net.attn.logits))
-    assert name == "plain" or not agree(rec, net.attn.logits)
-    assert rec.unmeasured == {}
+    check(net_of(ADDITIVE[name][0]), ADDITIVE[name][1])
 
 
 OTHERWISE = {
@@ -66,48 +76,34 @@ OTHERWISE = {
 }
 
 
-@pytest.mark.usefixtures("quick_flex")
 @pytest.mark.parametrize(
     ("name", "dtype"), [*((name, torch.float32) for name in OTHERWISE), ("soft cap", torch.bfloat16)]
 )
 def test_flex_attention_that_does_more_than_add_is_named(name, dtype):
     """All but the first leave the scores 0 and 1 alone, or add 1 to 1; a soft cap of 50 does so in bfloat16."""
-    net = net_of(Flex, OTHERWISE[name]).to(dtype)
-    tokens = normal(2, TOKENS, WIDTH).to(dtype)
+    net = net_of(flexing(score_mod=OTHERWISE[name])).to(dtype)
+    given = normal(2, TOKENS, WIDTH).to(dtype), torch.tensor(2.0, dtype=dtype)
     with torch.no_grad(), pytest.warns(EntropyLabWarning, match=r"model\.attn"):
-        plain = net(tokens, torch.tensor(2.0, dtype=dtype))
+        plain = net(*given)
         with entropylab.record(net) as rec:
-            watched = net(tokens, torch.tensor(2.0, dtype=dtype))
-    assert torch.equal(plain, watched)
+            assert torch.equal(plain, net(*given))
     assert list(rec.unmeasured) == ["model.attn"]
 
 
-def test_flex_attention_that_returns_more_is_measured():
-    net = net_of(lambda: Flex(return_aux=flex.AuxRequest(lse=True)))
-    assert agree(recorded(net), net.attn.logits)
-
-
-@pytest.mark.usefixtures("quick_flex")
 def test_flex_attention_is_rescaled_as_recorded():
-    net = net_of(Flex, *ADDITIVE["distance by head"][:2])
+    net = net_of(flexing(score_mod=by_distance))
     with entropylab.rescale(net, 1.5, train_size=8), entropylab.record(net) as rec:
         scaled = run(net)
     assert not torch.equal(scaled, run(net))
-    assert agree(rec, ADDITIVE["distance by head"][2](1.5 * net.attn.logits))
+    assert agree(rec, farther(1.5 * net.attn.logits))
 
 
-@pytest.fixture
-def keep_process_wide():
-    """``set_attention_backend`` changes the default of the whole process."""
-    before = _AttentionBackendRegistry._active_backend
-    yield
-    _AttentionBackendRegistry._active_backend = before
-
-
-def test_a_model_set_to_flex_is_measured_as_it_is(keep_process_wide):
+def test_a_model_set_to_flex_is_measured_as_it_is(monkeypatch):
+    # ``set_attention_backend`` changes the default of the whole process
+    monkeypatch.setattr(_AttentionBackendRegistry, "_active_backend", _AttentionBackendRegistry._active_backend)
     family = BY_NAME["Qwen-Image"]
-    with entropylab.record(usual := family.build()) as native:
-        family.sample(usual)
+    with entropylab.record(family.build()) as native:
+        family.sample(native.pipe)
     other, pipe = family.build(), family.build()
     with entropylab.record(other):
         pipe.transformer.set_attention_backend("flex")
@@ -118,7 +114,6 @@ def test_a_model_set_to_flex_is_measured_as_it_is(keep_process_wide):
             assert torch.equal(family.sample(pipe), plain)
         assert state(pipe.transformer, other.transformer) == before
     assert rec.unmeasured == {}
-    xarrays = [recorder.dataset.drop_attrs() for recorder in (rec, native)]
-    np.testing.assert_allclose(xarrays[0].entropy, xarrays[1].entropy, atol=1e-4)
+    np.testing.assert_allclose(rec.dataset.entropy, native.dataset.entropy, atol=1e-4)
     chosen = {getattr(part.processor, "_attention_backend", None) for part in attentions(pipe.transformer)}
     assert chosen == {AttentionBackendName.FLEX}

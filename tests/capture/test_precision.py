@@ -8,12 +8,7 @@ import entropylab
 
 from ..attention import together
 from ..seeds import normal
-from .nets import TOKENS, WIDTH, Flex, Method, Multihead, OwnAttention, agree, net_of
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning"),
-    pytest.mark.usefixtures("quick_flex"),
-]
+from .nets import EVERY, TOKENS, WIDTH, Multihead, OwnAttention, agree, net_of, usual
 
 
 def recorded(net, dtype=torch.float32):
@@ -26,33 +21,17 @@ def recorded(net, dtype=torch.float32):
     return rec
 
 
-@pytest.mark.parametrize(
-    ("attn", "dtype", "loose"),
-    [
-        (OwnAttention, torch.float16, 2e-3),
-        (Method, torch.bfloat16, 2e-2),
-        (Multihead, torch.float16, 2e-3),
-        (Multihead, torch.float64, 1e-5),
-        (Flex, torch.bfloat16, 2e-2),
-    ],
-)
-def test_every_precision_against_float64(attn, dtype, loose):
+@pytest.mark.parametrize("cast", [True, False])
+@pytest.mark.parametrize("attn", EVERY)
+def test_half_precision_and_autocast(attn, cast):
     """The reference has the same q and k, which are rounded to the model's precision."""
-    rec = recorded(net := net_of(attn).to(dtype), dtype)
+    dtype = torch.float16 if attn in (usual, Multihead) and not cast else torch.bfloat16
+    net, loose = net_of(attn), 2e-3 if dtype == torch.float16 else 2e-2
+    with torch.autocast("cpu", dtype, enabled=cast):
+        rec = recorded(net if cast else net.to(dtype), torch.float32 if cast else dtype)
     assert agree(rec, net.attn.logits, atol=loose)
     assert not agree(rec, net.attn.logits * 1.1, atol=loose)
-    assert rec.dataset.attrs["dtype"] == str(dtype).removeprefix("torch.")
-
-
-@pytest.mark.parametrize(
-    ("attn", "dtype"), [(OwnAttention, torch.float16), *((attn, torch.bfloat16) for attn in (Method, Multihead, Flex))]
-)
-def test_autocast(attn, dtype):
-    net = net_of(attn)
-    with torch.autocast("cpu", dtype):
-        rec = recorded(net)
-    assert agree(rec, net.attn.logits, atol=2e-2)
-    assert not agree(rec, net.attn.logits * 1.1, atol=2e-2)
+    assert cast or rec.dataset.attrs["dtype"] == str(dtype).removeprefix("torch.")
 
 
 class Sharp(OwnAttention):
@@ -92,9 +71,14 @@ def test_autocast_casts_what_it_casts_for_the_model(dtype, is_masked):
 
 def test_autocast_leaves_a_softmax_by_hand_exact():
     """What is measured is what the softmax was handed, in half precision, and no statistic is rounded again."""
-    net, handed = net_of(Method), []
-    net.attn.by_hand = lambda tokens, by_hand=net.attn.by_hand: handed.append(by_hand(tokens)) or handed[-1]
+    handed = []
+
+    def noting(query, key, value):
+        handed.append(query @ key.mT / query.shape[-1] ** 0.5)
+        return handed[-1].softmax(-1) @ value
+
+    net = net_of(noting)
     with torch.autocast("cpu", torch.bfloat16):
         rec = recorded(net)
-    assert handed[0][0].dtype == torch.bfloat16
-    assert agree(rec, handed[0][0], atol=1e-5)
+    assert handed[0].dtype == torch.bfloat16
+    assert agree(rec, handed[0], atol=1e-5)

@@ -11,10 +11,10 @@ from entropylab.errors import EntropyLabWarning
 
 from ..joints import inputs, lengths, new_joint, wanted
 from ..maps import entropy_of, logits_of
-from ..seeds import generator
+from ..seeds import normal
 from ..zoo import BY_NAME
 from ..zoo.joint_packed import glm_image_call
-from ..zoo.joint_parts import flux_call, guided, kept, photo, two_steps, words
+from ..zoo.joint_parts import flux_call, photo, two_steps
 
 
 def recorded(model, *given, **options):
@@ -45,24 +45,14 @@ def agree(ds, calls, parts=("image", "text")):
                     np.testing.assert_allclose(here, known, atol=1e-4, rtol=1e-4, err_msg=f"{name}, forward {step}")
 
 
-ORDERS = [
-    ("text", "image"),
-    ("image", "text"),
-    ("other", "text", "image"),
-    ("image", "other", "text"),
-    "shuffled",
-    "middle",
-]
-
-
-@pytest.mark.parametrize("order", ORDERS, ids=str)
+@pytest.mark.parametrize("order", [("other", "text", "image"), "shuffled", "middle"], ids=str)
 def test_lengths_that_change_between_calls(order):
     """Other text, other images, another batch; and the first ones again."""
-    sizes = [(12, 7), (12, 9), (7, 12), (12, 7, 3), (9, 9), (12, 7)]
+    sizes = [(12, 7), (12, 9), (7, 12), (12, 7, 3), (12, 7)]
     registers = 3 if "other" in order else 0
     ds, calls = recorded(new_joint(order, registers), *(inputs(*size) for size in sizes))
     parts = ("image", "text", "other") if registers else ("image", "text")
-    begun = {"input 12x8": 0, "input 7x8": 0, "input 9x8": 0}
+    begun = {"input 12x8": 0, "input 7x8": 0}
     assert set(ds["size"].values) == set(begun)
     for image, forwards in groupby(range(len(sizes)), lambda index: sizes[index][0]):
         ran, label = list(forwards), f"input {image}x8"  # forwards of one size, one after the other, are steps
@@ -72,34 +62,22 @@ def test_lengths_that_change_between_calls(order):
         begun[label] += batch
 
 
-def test_agreement_would_notice_rows_that_stand_elsewhere():
-    ds, calls = recorded(new_joint(("text", "image")), inputs())
-    for layer in calls:
-        layer[0].codes = layer[0].codes.flip(1)
-    with pytest.raises(AssertionError):
-        agree(ds, calls)
+COUNTS = [(7, 4), (2, 6), (7, 4)]
 
 
-COUNTS = [(7, 4), (2, 6), (7, 7), (4, 7), (7, 4)]
-
-
-@pytest.mark.parametrize(
-    ("order", "dense"), [(("image", "text"), False), ("shuffled", False), (("text", "image"), True)], ids=str
-)
+@pytest.mark.parametrize(("order", "dense"), [("shuffled", False), (("text", "image"), True)], ids=str)
 def test_masks_of_one_shape_that_differ_between_calls(order, dense):
     """Padding moved behind everything gives every sample a layout of its own, which differs in every call."""
     model = new_joint(order)
     model.dense = dense
-    masks = [lengths(7, *counts) for counts in COUNTS]
-    agree(*recorded(model, *(inputs(encoder_attention_mask=mask) for mask in masks)))
+    agree(*recorded(model, *(inputs(encoder_attention_mask=lengths(7, *counts)) for counts in COUNTS)))
 
 
 def test_lengths_instead_of_masks():
     """A vector of lengths decides where tokens stand as a mask does."""
     model = new_joint()
     model.dense = True
-    given = [inputs(text_lengths=torch.tensor(counts)) for counts in COUNTS]
-    agree(*recorded(model, *given))
+    agree(*recorded(model, *(inputs(text_lengths=torch.tensor(counts)) for counts in COUNTS)))
 
 
 @pytest.mark.parametrize("closed", [-9999.0, -torch.inf, -5000.0])
@@ -125,8 +103,8 @@ def test_a_sample_without_any_text():
 
 
 def test_references_that_come_and_go():
-    references = [torch.randn(2, count, 8, generator=generator(count)) for count in (5, 3)]
-    given = [inputs(), inputs(ref_hidden_states=references[0]), inputs(), inputs(ref_hidden_states=references[1])]
+    five, three = (inputs(ref_hidden_states=normal(2, count, 8, seed=count)) for count in (5, 3))
+    given = [inputs(), five, inputs(), three]
     ds, calls = recorded(new_joint(("text", "reference", "image")), *given)
     agree(ds, calls, ("image", "text", "reference"))
 
@@ -134,7 +112,12 @@ def test_references_that_come_and_go():
 def test_text_that_conditions_the_image_leaves_it_the_image():
     model = new_joint(("image", "text"))
     model.blend = "text"
-    agree(*recorded(model, inputs(), inputs(12, 9)))
+    ds, calls = recorded(model, inputs(), inputs(12, 9))
+    agree(ds, calls)
+    for call in (call for layer in calls for call in layer):
+        call.codes = call.codes.flip(1)
+    with pytest.raises(AssertionError):
+        agree(ds, calls)
 
 
 @pytest.mark.parametrize("order", [("text", "image"), "shuffled"])
@@ -153,26 +136,14 @@ def test_an_image_that_has_entered_the_text_is_no_longer_told_apart(order):
         np.testing.assert_allclose(here, rows, atol=1e-4)
 
 
-def masked_call(tokens, counts, mask="prompt_attention_mask"):
-    masks = [kept(tokens, *each) for each in counts]
-    return guided(lambda seed: words(seed, tokens, 2), *masks, mask=mask)
-
-
-CALLS = {
-    "FLUX.1": [flux_call(10), flux_call(13), flux_call(10, height=64, width=64), flux_call(10)],
-    "Chroma": [masked_call(12, each) for each in (((12, 7), (3, 3)), ((1, 8), (9, 2)))],
-    "Qwen-Image": [masked_call(14, each, "prompt_embeds_mask") for each in (((14, 5), (3, 3)), ((4, 8), (9, 2)))],
-}
-
-
-@pytest.mark.parametrize("name", CALLS)
-def test_pipelines_called_again_with_other_arguments(name):
+def test_a_pipeline_called_again_with_other_arguments():
     """Each call in one recording gives what it gives in a recording of its own."""
-    pipe, samples = BY_NAME[name].build(), {}
+    pipe, samples = BY_NAME["FLUX.1"].build(), {}
+    calls = [flux_call(10), flux_call(13), flux_call(10, height=64, width=64), flux_call(10)]
     with entropylab.record(pipe) as rec:
-        for given in CALLS[name]:
+        for given in calls:
             two_steps(pipe, **given)
-    for given in CALLS[name]:
+    for given in calls:
         with entropylab.record(pipe) as alone:
             two_steps(pipe, **given)
         size = str(alone.dataset["size"].item())
@@ -182,21 +153,6 @@ def test_pipelines_called_again_with_other_arguments(name):
         for variable in ("entropy", "sigma2", "keys", "mass_image", "entropy_from_text"):
             here = together[variable].isel(sample=slice(begin, samples[size]))
             np.testing.assert_array_equal(here, alone.dataset[variable], err_msg=variable)
-
-
-def test_an_indicator_tells_text_from_image_in_one_sequence():
-    """Of Ideogram 4's 12 places for text, which stand before the image, prompts of 3 and 9 words fill the last."""
-    family = BY_NAME["Ideogram 4"]
-    pipe, words_of = family.build(), np.array([3, 9])
-    with entropylab.record(pipe) as rec:
-        family.sample(pipe)
-    ds = rec.dataset.sel(branch="cond")
-    joint = ds.isel(layer=ds.kind.values == "joint")
-    for part, keys in {"image": 48 + words_of, "text": 48 + words_of, "other": 12 - words_of}.items():
-        here = joint.isel(layer=joint.part.values == part)
-        assert here.sizes["layer"] == 2
-        assert (here["keys"].transpose(..., "sample") == keys).all()
-        assert (here.keys_image == (0 if part == "other" else 48)).all()
 
 
 def test_tokens_are_unknown_where_an_indicator_does_not_fit_them():
@@ -214,10 +170,9 @@ def test_tokens_are_unknown_where_an_indicator_does_not_fit_them():
     assert set(rec.dataset.part.values) == {"unknown"}
 
 
-@pytest.mark.parametrize("name", ["Qwen-Image 2.1", "FLUX.2 klein, cached reference"])
-def test_keys_in_a_cache_stand_for_what_they_stood_for_when_they_were_put_there(name):
+def test_keys_in_a_cache_stand_for_what_they_stood_for_when_they_were_put_there():
     """Each layer's entry is of one part in all steps; alike when it is sampled again."""
-    family, found = BY_NAME[name], []
+    family, found = BY_NAME["FLUX.2 klein, cached reference"], []
     pipe = family.build()
     for _ in range(2):
         with entropylab.record(pipe) as rec:

@@ -1,86 +1,60 @@
 """Several watchers at once: in threads, side by side, and one within another."""
 
 import gc
-import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 import entropylab
-from entropylab.capture import roles
-from entropylab.capture.forwards import running
 
 from ..conftest import new_random_pipeline
 from ..sampling import sample
 from ..state import state
-from .nets import Flex, Method, Multihead, OwnAttention, agree, in_thread, net_of, new_joint, recorded, run, run_joint
-
-pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
+from .nets import EVERY, net_of, new_joint, recorded, run, run_joint, usual
 
 
-@pytest.mark.usefixtures("quick_flex")
-@pytest.mark.parametrize("attn", [OwnAttention, Method, Multihead, Flex])
+@pytest.mark.parametrize("attn", EVERY)
 def test_a_denoiser_that_runs_in_another_thread(attn):
-    usual = recorded(net_of(attn))
-    net = net_of(attn)
-    with entropylab.record(net) as rec:
-        watched = [in_thread(lambda seed=seed: run(net, seed)) for seed in range(3)]
+    alone, net = recorded(net_of(attn)), net_of(attn)
+    with entropylab.record(net) as rec, ThreadPoolExecutor(1) as pool:
+        watched = list(pool.map(partial(run, net), range(2)))
     assert all(torch.equal(one, run(net, seed)) for seed, one in enumerate(watched))
-    assert rec.dataset.drop_attrs().equals(usual.dataset.drop_attrs())
+    assert rec.dataset.drop_attrs().equals(alone.dataset.drop_attrs())
 
 
 def test_two_pipelines_at_once_in_two_threads():
     """Both first forwards, which are followed, run side by side."""
-    pipes = [new_random_pipeline(), new_random_pipeline(attention_head_dim=(4, 4))]
-    usual, plain = [], []
-    for pipe in pipes:
+
+    def new_pipes():
+        return new_random_pipeline(), new_random_pipeline(attention_head_dim=(4, 4))
+
+    def sampled(pipe):
+        return sample(pipe, size=(32, 32), steps=1)
+
+    alone, plain = [], []
+    for pipe in new_pipes():
         with entropylab.record(pipe) as rec:
-            plain.append(sample(pipe, size=(32, 32), steps=2))
-        usual.append(rec.dataset)
-        roles.forget(pipe.unet)
-    images, start = {}, threading.Barrier(2)
-
-    def work(index):
-        start.wait()
-        images[index] = sample(pipes[index], size=(32, 32), steps=2)
-
-    with entropylab.record(pipes[0]) as one, entropylab.record(pipes[1]) as two:
-        threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+            plain.append(sampled(pipe))
+        alone.append(rec.dataset.drop_attrs())
+    pipes = new_pipes()
+    with entropylab.record(pipes[0]) as one, entropylab.record(pipes[1]) as two, ThreadPoolExecutor(2) as pool:
+        images = list(pool.map(sampled, pipes))
     for index, rec in enumerate((one, two)):
         assert torch.equal(images[index], plain[index])
-        assert rec.dataset.drop_attrs().equals(usual[index].drop_attrs())
-    assert not one.dataset.drop_attrs().equals(two.dataset.drop_attrs())
-
-
-# One within another
-
-
-def test_record_in_rescale_in_record():
-    net = net_of(OwnAttention)
-    plain = run(net)
-    with entropylab.record(net) as outer:
-        with entropylab.rescale(net, 1.5, train_size=8), entropylab.record(net) as inner:
-            scaled = run(net)
-        logits = net.attn.logits
-        again = run(net)
-    assert agree(outer, 1.5 * logits, step=0) and agree(inner, 1.5 * logits)
-    assert agree(outer, logits, step=1) and not agree(outer, logits, step=0)
-    assert torch.equal(plain, again) and not torch.equal(plain, scaled)
+        assert rec.dataset.drop_attrs().equals(alone[index])
+        assert not rec.dataset.drop_attrs().equals(alone[1 - index])
 
 
 def test_contexts_that_end_in_another_order():
-    net = net_of(OwnAttention)
+    net = net_of(usual)
     before = state(net)
     first, second = entropylab.record(net), entropylab.record(net)
-    one = first.__enter__()
-    two = second.__enter__()
+    one, two = first.__enter__(), second.__enter__()
     run(net)
     first.__exit__(None, None, None)
     run(net)
@@ -92,25 +66,21 @@ def test_contexts_that_end_in_another_order():
 @pytest.mark.parametrize("inside_first", [False, True])
 def test_a_model_and_a_block_of_it_at_once(inside_first):
     """Neither loses what tokens stand for, and nothing goes on following."""
-    net = new_joint()
-    plain = run_joint(net)
-    with entropylab.record(net) as usual:
-        run_joint(net)
-    roles.forget(net)
+    net, other = new_joint(), new_joint()
+    with entropylab.record(other) as alone:
+        plain = run_joint(other)
     with ExitStack() as stack:
-        contexts = [entropylab.record(net.middle), entropylab.record(net)]
-        recorders = [stack.enter_context(context) for context in (contexts if inside_first else contexts[::-1])]
+        roots = [net.middle, net] if inside_first else [net, net.middle]
+        recorders = {root: stack.enter_context(entropylab.record(root)) for root in roots}
         assert torch.equal(run_joint(net), plain)
         assert torch._C._len_torch_function_stack() == 0
-        assert running() is None
-    inner, outer = recorders if inside_first else recorders[::-1]
-    assert outer.dataset.drop_attrs().equals(usual.dataset.drop_attrs())
-    middle = usual.dataset.entropy.sel(layer=[name for name in usual.dataset.layer.values if "middle" in name])
-    np.testing.assert_array_equal(inner.dataset.entropy, middle)
+    assert recorders[net].dataset.drop_attrs().equals(alone.dataset.drop_attrs())
+    middle = alone.dataset.entropy.sel(layer=[name for name in alone.dataset.layer.values if "middle" in name])
+    np.testing.assert_array_equal(recorders[net.middle].dataset.entropy, middle)
 
 
 def test_who_has_ended_is_let_go_while_another_goes_on():
-    net = net_of(OwnAttention)
+    net = net_of(usual)
     with entropylab.rescale(net, 1.5, train_size=8):
         with entropylab.record(net) as rec:
             run(net)

@@ -31,11 +31,7 @@ def test_tokens_follow_the_text_and_the_size_of_every_call():
     assert set(asked) == {(58, 26), (61, 29), (26, 26), (42, 42)}
 
 
-UNGATED = {"Kandinsky 5 video"}
-"""Families whose random models let nothing of what attention gives through: their gates are zero."""
-
-
-@pytest.mark.parametrize("name", ["FLUX.1", "Stable Diffusion 3", "CogVideoX", "Kandinsky 5 video"])
+@pytest.mark.parametrize("name", ["FLUX.1", "CogVideoX"])
 def test_images_at_the_training_size_are_bit_identical(name):
     family = BY_NAME[name]
     pipe = family.build()
@@ -44,18 +40,10 @@ def test_images_at_the_training_size_are_bit_identical(name):
         assert torch.equal(plain, family.sample(pipe))
     assert set(handle.multipliers.values()) == {1.0}
     with entropylab.rescale(pipe, train_size=(family.size[0] // 2, family.size[1] // 2)) as handle:
-        changed = family.sample(pipe)
-    assert torch.equal(plain, changed) is (name in UNGATED)
+        assert not torch.equal(plain, family.sample(pipe))
+    if name == "FLUX.1":
+        np.testing.assert_allclose(list(handle.multipliers.values()), math.sqrt(math.log(58) / math.log(22)))
     assert min(handle.multipliers.values()) > 1.0
-
-
-def test_the_multiplier_of_joint_layers_is_that_of_all_their_keys():
-    pipe = BY_NAME["FLUX.1"].build()
-    with entropylab.rescale(pipe, train_size=64) as handle, entropylab.record(pipe) as rec:
-        two_steps(pipe, **flux_call(10))
-    expected = math.sqrt(math.log(58) / math.log(26))
-    np.testing.assert_allclose(list(handle.multipliers.values()), expected)
-    assert set(rec.dataset.tokens.values.ravel()) == {58}
 
 
 def test_text_among_itself_is_left_alone():

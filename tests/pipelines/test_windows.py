@@ -27,6 +27,7 @@ def windows(height, width):
 
 
 PARTS = {
+    "whole, and 4 sinks": (lambda grid: torch._foreach_mul([grid.flatten(2).mT], 1.0)[0], 356, 68),  # not followed
     "8x8": (windows(8, 8), 64, 64),
     "4x4": (windows(4, 4), 16, 16),
     "7x7": (windows(7, 7), 49, 49),
@@ -38,23 +39,34 @@ PARTS = {
 """How the second level is cut, how many tokens then attend to each other, and how many did in training."""
 
 
+class WithSinks(PlainAttention):
+    """Attention with further keys, which are no tokens and do not grow."""
+
+    def sides(self, tokens, context=None):
+        query, *sides = super().sides(tokens, context)
+        return query, *(nn.functional.pad(side, (0, 0, 0, 4)) for side in sides)
+
+
 class Net(nn.Module):
     """Attention within parts of the picture, at the second level of a denoiser that is half as fine."""
 
-    def __init__(self, cut, **config):
+    def __init__(self, cut, attn=PlainAttention, **config):
         super().__init__()
         torch.manual_seed(0)
         self.config = type("Config", (), config)
-        self.cut, self.attn = cut, PlainAttention(WIDTH)
+        self.cut, self.attn = cut, attn(WIDTH)
 
     def forward(self, sample, timestep):
         self.attn(3 * self.cut(sample[..., ::2, ::2]))
         return sample
 
 
-@pytest.mark.parametrize(("cut", "tokens", "trained"), PARTS.values(), ids=PARTS)
-def test_tokens_at_the_training_size(cut, tokens, trained):
-    net, picture, step = Net(cut, sample_size=16), normal(3, WIDTH, *PICTURE), torch.tensor(1)
+@pytest.mark.filterwarnings("ignore:.*could not (be told|tell what the tokens of Net stand for)")
+@pytest.mark.parametrize("name", PARTS)
+def test_tokens_at_the_training_size(name):
+    cut, tokens, trained = PARTS[name]
+    attn = WithSinks if "sinks" in name else PlainAttention
+    net, picture, step = Net(cut, attn, sample_size=16), normal(3, WIDTH, *PICTURE), torch.tensor(1)
     with torch.no_grad(), entropylab.rescale(net, train_size=16) as handle:
         net(picture, step)
     assert list(handle.multipliers.values()) == [pytest.approx(math.sqrt(math.log(tokens) / math.log(trained)))]
