@@ -189,8 +189,7 @@ def learned(query, key, value):
 
 def differential(query, key, value):
     """Both maps are gone in the one that multiplies values."""
-    one, other = (query @ key.mT).softmax(-1), (key @ query.mT).softmax(-1)
-    return (one - 0.5 * other) @ value
+    return ((query @ key.mT).softmax(-1) - 0.5 * (key @ query.mT).softmax(-1)) @ value
 
 
 class LinearAttention(ByHand):
