@@ -362,8 +362,8 @@ class Recorder(Sight):
                 self.run.grown[path] = pipelines.grown_keys(call, self.latent, trained)
 
     def finish_step(self, combined: Any = None, sample: Any = None) -> None:
-        """What the denoiser calls since the last step gave becomes one step."""
-        calls, self.calls = [call for call in self.calls if call.ended], []
+        """What the denoiser calls since the last step gave becomes one step; showing it a reference is in none."""
+        calls, self.calls = [call for call in self.calls if call.ended and not call.inputs.is_reference], []
         if self.run is None or all(are_empty(*call.forward.likeness) for call in calls):
             return
         if self.run.size is None:

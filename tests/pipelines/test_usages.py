@@ -10,6 +10,9 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
 import entropylab
 from tests.conftest import new_random_pipeline
+from tests.zoo import BY_NAME
+from tests.zoo.joint_packed import codes, glm_image_call
+from tests.zoo.joint_parts import photo, two_steps
 
 SAMPLING = {"height": 64, "width": 64, "num_inference_steps": 3, "output_type": "latent", "guidance_scale": 4.0}
 Usage = Callable[[Any], Any]
@@ -125,3 +128,14 @@ def test_several_images_are_samples(options: dict[str, Any]) -> None:
     assert ds.sizes["sample"] == 2
     assert ds["prompt"].values.tolist() == ["a red car", "a red car" if "prompt" not in options else "a blue house"]
     assert float(abs(ds.entropy.isel(sample=0) - ds.entropy.isel(sample=1)).max()) > 1e-4
+
+
+def test_references_that_a_model_is_shown_before_the_steps_are_in_none() -> None:
+    """GLM-Image is shown one picture after the other, and keeps their keys."""
+    family = BY_NAME["GLM-Image, reference image"]
+    more = {"image": [[photo(64, 80)] * 2], "prior_token_image_ids": [codes(4, 40)[0]]}
+    more["source_image_grid_thw"] = [torch.tensor([[1, 4, 5]] * 2)]
+    with entropylab.record(pipe := family.build()) as rec:
+        two_steps(pipe, *family.size, **glm_image_call(**more))
+    assert rec.dataset.sizes["step"] == 2 and rec.dataset.entropy.notnull().all("step").any()
+    assert set(rec.dataset.branch.values) == {"cond", "uncond"}
