@@ -35,6 +35,10 @@ ROUNDING = 2.0**-7
 """What may be lost of a number between an encoder and a denoiser: a pipeline may round it to half precision."""
 
 
+SECOND_MASK = "encoder_attention_mask_2"
+"""An input of HunyuanImage and HunyuanVideo 1.5, which put their second text first, and the padding of both last."""
+
+
 class Encoded(NamedTuple):
     """What one run of a text encoder made of the words' tokens."""
 
@@ -187,9 +191,8 @@ class Words:
             count = max(map(len, texts))
             return self.chosen(torch.cat([pad(self.marked(text), (0, count - len(text))) for text in texts]))
         if mask is not None:
-            is_left, order = (mask > 0).to(torch.int8).sort(dim=1, descending=True, stable=True)
-            marks = self.marked(inputs.texts[0]).gather(2, order[:, None].expand(-1, len(self.words), -1))
-            return self.chosen((marks * is_left[:, None])[..., : max(1, *self.lengths[mask])])
+            marks = left_first(self.marked(inputs.texts[0]) * (mask > 0)[:, None], mask)
+            return self.chosen(marks[..., : max(1, *self.lengths[mask])])
         if any(tensor.ndim != 3 or where != slice(None) for tensor, where in handed):
             raise EntropyLabError("its text does not come as (images, tokens, channels)")
         texts = [tensor for tensor, _ in handed]
@@ -198,7 +201,13 @@ class Words:
             if len(texts) != 1:
                 raise EntropyLabError(f"its {count} keys of text are not the tokens that its denoiser is handed")
         images = max(len(tensor) for tensor in texts)
-        return self.chosen(torch.cat([self.marked(tensor).expand(images, -1, -1) for tensor in texts], -1))
+        each = [self.marked(tensor).expand(images, -1, -1) for tensor in texts]
+        if len(texts) == 2 and any(path == SECOND_MASK for path, _ in inputs.names):  # type: ignore[attr-defined]
+            masks = [mask for mask in inputs.deciding if mask.ndim == 2]
+            if [mask.shape for mask in masks] != [tensor.shape[:2] for tensor in texts]:
+                raise EntropyLabError("in which order its two texts stand is not known")
+            return self.chosen(left_first(torch.cat(each[::-1], -1), torch.cat(masks[::-1], 1)))
+        return self.chosen(torch.cat(each, -1))
 
     def chosen(self, marks: Tensor) -> tuple[Tensor, Tensor]:
         """The tokens that ``marks`` (images, words, tokens) say are the words', as `among` returns them."""
@@ -220,6 +229,12 @@ class Words:
                         found = torch.maximum(found, owners @ is_same.float())
             self.marks[given] = found
         return self.marks[given]
+
+
+def left_first(marks: Tensor, mask: Tensor) -> Tensor:
+    """Marks (images, words, tokens), those of the tokens that a ``mask`` (images, tokens) leaves before all others."""
+    order = (mask > 0).to(torch.int8).argsort(dim=1, descending=True, stable=True)
+    return marks.gather(2, order[:, None].expand_as(marks))
 
 
 def one_each(inputs: Inputs) -> list[Tensor]:

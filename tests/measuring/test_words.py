@@ -20,8 +20,8 @@ from ..attention import in_heads, together
 from ..maps import every_map, logits_of
 from ..sampling import sample
 from ..zoo.joint import SD3
-from ..zoo.joint_packed import LUMINA2, Z_IMAGE
-from ..zoo.joint_parts import assembled, flow_matching, image_vae, named, tiny
+from ..zoo.joint_packed import HUNYUAN_IMAGE, LUMINA2, Z_IMAGE, mixed_guidance
+from ..zoo.joint_parts import assembled, flow_matching, image_vae, named, tiny, two_steps
 from ..zoo.unet_parts import text_encoder, tokenizer, unet
 from ..zoo.unets import XL
 
@@ -190,6 +190,44 @@ def test_a_mask_leaves_each_image_another_number_of_tokens(prompts):
         np.testing.assert_allclose(ours[-1].reshape(-1, 48), wanted[..., at : at + 3].sum(-1), atol=5e-6)
         assert (ours[-1].reshape(-1, 48) - wanted[..., at - 1 : at + 2].sum(-1).numpy()).max() > 1e-3
         assert np.isnan(ours[:-1]).all()
+
+
+def test_of_two_texts_the_second_stands_first():
+    """HunyuanImage: then comes the first, and the padding of both."""
+    parts = t5()
+    encoder, tokenizer = parts["text_encoder_3"], parts["tokenizer_3"]
+    config = HUNYUAN_IMAGE | {"text_embed_dim": 2 * WIDTH, "text_embed_2_dim": 2 * WIDTH}
+    pipe = assembled(
+        "HunyuanImagePipeline", transformer=tiny("HunyuanImageTransformer2DModel", config), scheduler=flow_matching(),
+        text_encoder=encoder, tokenizer=tokenizer, **mixed_guidance(),
+    )  # fmt: skip
+
+    def encoded():
+        given = {}
+        for name, texts, length in (("", PROMPTS, 9), ("_2", ["a car", "a house"], 7)):
+            for sign, each in (("", texts), ("negative_", ["", ""])):
+                tokens = tokenizer(each, padding="max_length", max_length=length, return_tensors="pt")
+                with torch.no_grad():
+                    given[f"{sign}prompt_embeds{name}"] = encoder(**tokens)[0]
+                given[f"{sign}prompt_embeds_mask{name}"] = tokens.attention_mask
+        return given
+
+    with every_map(denoisers(pipe)) as seen:
+        two_steps(pipe, 192, 256, **encoded())
+    with entropylab.record(pipe, words=["red", "house"], keep=EACH) as rec:
+        two_steps(pipe, 192, 256, **encoded())
+    (size,) = rec.maps.children.values()
+    (group,) = (each for each in size.children.values() if "words" in each)
+    layers = [layer for layer in group.layer.values if group.words.sel(layer=layer).notnull().any()]
+    assert len(layers) == 2
+    for layer in layers:
+        weights = seen[layer.removesuffix(":image")][0]
+        for image, word, keys in ((0, "red", [3 + 1]), (1, "house", [1, 2, 3, 5 + 2, 5 + 3, 5 + 4])):
+            ours = group.words.sel(layer=layer, word=word, branch="cond").isel(scaling=0, step=0, sample=image)
+            wanted = weights[image, :, :48, 48:]
+            ours = ours.transpose("head", "y", "x").values.reshape(-1, 48)
+            np.testing.assert_allclose(ours, wanted[..., keys].sum(-1), atol=5e-6)
+            assert np.abs(ours - wanted[..., [key + 1 for key in keys]].sum(-1).numpy()).max() > 1e-3
 
 
 class OneByOne:
