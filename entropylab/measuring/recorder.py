@@ -4,6 +4,7 @@ import copy
 import json
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from threading import get_ident
 from typing import Any
 
 import xarray as xr
@@ -64,6 +65,7 @@ class Recorder(Sight):
         outer: of the calls of the pipeline in which another one runs, their run and what else there is of them.
         kept_maps: rows, and keys, in their places, if they are kept.
         live: hands over every step, if somebody asked for it.
+        running: threads in which a denoiser's forward runs.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Recorder(Sight):
         self.outer: list[tuple[Run | None, list[DenoiserCall], DenoiserCall | None, list[DenoiserCall], bool]] = []
         self.kept_maps: Maps | None = None
         self.live: Live | None = None
+        self.running: frozenset[int] = frozenset()
 
     def __repr__(self) -> str:
         ran = counted(len(self.cells.layers), "layer")
@@ -134,7 +137,7 @@ class Recorder(Sight):
     def not_over(self) -> list[Run]:
         """The runs that are not over, as far as they have steps."""
         runs = [*(run for run, *_ in self.outer), self.run]
-        return [run for run in runs if run is not None and run.steps]
+        return [run for run in runs if run is not None and run.steps and not run.is_mixed]
 
     @property
     def so_far(self) -> Cells:
@@ -160,6 +163,11 @@ class Recorder(Sight):
             )
         return "no denoiser ran an attention layer inside the context"
 
+    def leave(self) -> None:
+        """No denoiser runs in this thread."""
+        super().leave()
+        self.running = self.running - {get_ident()}
+
     def begin_run(self, **labels: Any) -> None:
         """Start a new run, until ``finish_run``; ``labels`` are those of Run (size, scaling, prompts, seeds)."""
         self.finish_run()
@@ -178,7 +186,8 @@ class Recorder(Sight):
             self.finish_step()
         self.calls, self.follows = [], False
         self.side, self.waiting = None, []
-        if self.run is not None and self.run.steps and (whole or self.cells.keeps_samples):
+        is_fit = (whole or self.cells.keeps_samples) and self.run is not None and not self.run.is_mixed
+        if self.run is not None and self.run.steps and is_fit:
             self.cells.add(self.run)
             if self.kept_maps is not None:
                 self.kept_maps.add(self.run)
@@ -236,6 +245,11 @@ class Recorder(Sight):
         """
         if self.looks_away:
             return
+        elsewhere = self.running - {get_ident()}
+        self.running = elsewhere | {get_ident()}
+        if elsewhere and self.run is not None:
+            self.run.is_mixed = True
+            raise EntropyLabError("ran in two threads at once: which call is of which run can't be told")
         self.side = None
         if name in (self.beside or ()):
             self.meet(inputs)
@@ -260,6 +274,7 @@ class Recorder(Sight):
 
     def on_output(self, name: str, root: nn.Module, output: Any) -> None:
         """A forward pass of a denoiser, or of a ControlNet, has ended."""
+        self.running = self.running - {get_ident()}
         call = self.current
         if call is None:
             return

@@ -1,5 +1,6 @@
 """Several watchers at once: in threads, side by side, and one within another."""
 
+import copy
 import gc
 import threading
 import weakref
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import entropylab
+from entropylab import EntropyLabWarning
 from entropylab.capture import roles
 from entropylab.capture.forwards import running
 
@@ -57,6 +59,35 @@ def test_two_pipelines_at_once_in_two_threads():
         assert torch.equal(images[index], plain[index])
         assert rec.dataset.drop_attrs().equals(usual[index].drop_attrs())
     assert not one.dataset.drop_attrs().equals(two.dataset.drop_attrs())
+
+
+def test_one_denoiser_in_two_threads_at_once_is_named_and_nothing_of_it_is_kept(random_pipe):
+    pipes = [random_pipe, copy.copy(random_pipe)]
+    pipes[1].scheduler = copy.deepcopy(random_pipe.scheduler)
+    plain = sample(random_pipe, steps=2)
+    images, both = {}, threading.Barrier(2, timeout=60)
+
+    def work(index):
+        images[index] = sample(pipes[index], steps=2)
+
+    with pytest.warns(EntropyLabWarning, match="two threads at once"), entropylab.record(random_pipe) as rec:
+        sample(random_pipe, steps=2)
+        waiting = random_pipe.unet.mid_block.register_forward_pre_hook(lambda *handed: both.wait() < 0 or None)
+        threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        waiting.remove()
+    assert all(torch.equal(image, plain) for image in images.values()) and len(images) == 2
+    usual = recorded_alone(random_pipe)
+    np.testing.assert_array_equal(rec.dataset.entropy, usual.entropy)
+
+
+def recorded_alone(pipe):
+    with entropylab.record(pipe, strict=True) as rec:
+        sample(pipe, steps=2)
+    return rec.dataset
 
 
 # One within another
