@@ -163,11 +163,6 @@ class Recorder(Sight):
             )
         return "no denoiser ran an attention layer inside the context"
 
-    def leave(self) -> None:
-        """No denoiser runs in this thread."""
-        super().leave()
-        self.running = self.running - {get_ident()}
-
     def begin_run(self, **labels: Any) -> None:
         """Start a new run, until ``finish_run``; ``labels`` are those of Run (size, scaling, prompts, seeds)."""
         self.finish_run()
@@ -216,6 +211,7 @@ class Recorder(Sight):
     def on_end(self, failed: bool) -> None:
         """The pipeline's call is over."""
         super().on_end(failed)
+        self.running = self.running - {get_ident()}  # it may have ended by an exception
         if self.words is not None:
             self.words.on_end()
         if not self.foreign:
@@ -245,8 +241,9 @@ class Recorder(Sight):
         """
         if self.looks_away:
             return
-        elsewhere = self.running - {get_ident()}
-        self.running = elsewhere | {get_ident()}
+        here = {get_ident()}
+        elsewhere = self.running - here
+        self.running = elsewhere | here
         if elsewhere and self.run is not None:
             self.run.is_mixed = True
             raise EntropyLabError("ran in two threads at once: which call is of which run can't be told")

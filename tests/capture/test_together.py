@@ -84,6 +84,22 @@ def test_one_denoiser_in_two_threads_at_once_is_named_and_nothing_of_it_is_kept(
     np.testing.assert_array_equal(rec.dataset.entropy, usual.entropy)
 
 
+def test_a_call_that_ended_by_an_exception_in_another_thread_does_not_run_any_more(random_pipe):
+    def fail(*handed):
+        raise RuntimeError("of the model's own")
+
+    def work():
+        with pytest.raises(RuntimeError, match="own"):
+            sample(random_pipe, steps=2)
+
+    with entropylab.record(random_pipe, strict=True) as rec:
+        failing = random_pipe.unet.mid_block.register_forward_pre_hook(fail)
+        in_thread(work)
+        failing.remove()
+        sample(random_pipe, steps=2)
+    np.testing.assert_array_equal(rec.dataset.entropy, recorded_alone(random_pipe).entropy)
+
+
 def recorded_alone(pipe):
     with entropylab.record(pipe, strict=True) as rec:
         sample(pipe, steps=2)
