@@ -129,8 +129,8 @@ class Run:
     def timesteps(self) -> np.ndarray:
         """Timestep of every step; NaN where there is none, or where images have several, as in training."""
         times = [views[0].timestep for views in self.views()]
-        known = [torch.as_tensor(np.nan if time is None else time).flatten() for time in times]
-        return np.array([float(each[0]) if bool((each == each[0]).all()) else np.nan for each in known])
+        known = [set(torch.as_tensor(np.nan if time is None else time).flatten().tolist()) for time in times]
+        return np.array([float(each.pop()) if len(each) == 1 else np.nan for each in known])
 
     def names(self) -> list[list[str]]:
         """The names of every step's branches; the host waits for what has not arrived yet."""
