@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import compress, repeat
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -24,19 +24,17 @@ WRAPPERS = {"compile_friendly_flex_attention": ("flex_attention", ("training",))
 """Functions of libraries that keep a compiled copy of a function for good -> its name beside them, and what they
 take beside its arguments."""
 
-HOLDING = {FunctionType, staticmethod, partial}
-"""Types of what may lead to a function that is seen: compiled from it, or made of it."""
+MADE_OF = {staticmethod, partial}
+"""Types of what may be made of a function that is seen."""
+
+COMPILED = "_torchdynamo_orig_callable"
+"""Attribute of a compiled function: the one that it was compiled from."""
 
 CALLED = (FunctionType, MethodType, staticmethod, classmethod)
 """Types of what is a function, or made of one."""
 
 changed = Shared()
 """Modules, classes, functions and instances that hold substitutes."""
-
-
-free: "WeakKeyDictionary[ModuleType, int]" = WeakKeyDictionary()
-"""Modules that held none of the functions, and what they held then: unless a class of a model comes from one, it is
-looked through again only when it holds something else, or other functions are seen."""
 
 
 @contextmanager
@@ -46,14 +44,7 @@ def bound_names(roots: Mapping[str, nn.Module]) -> Iterator[None]:
         for holder in holders(roots):
             if holder in changed or any(True for _ in held(holder)):
                 stack.enter_context(changed.changed(holder, stand_in))
-            elif isinstance(holder, ModuleType):
-                free[holder] = content_of(holder)
         yield
-
-
-def content_of(module: ModuleType) -> int:
-    """A number that changes with what a module's names lead to, and with the functions that are seen."""
-    return hash((*map(id, vars(module).values()), *substitutes))
 
 
 def holders(roots: Mapping[str, nn.Module]) -> Iterator[Any]:
@@ -65,12 +56,13 @@ def holders(roots: Mapping[str, nn.Module]) -> Iterator[Any]:
     classes = {own: None for own in classes if own.__module__.partition(".")[0] not in ("torch", "builtins")}
     files = {own.__module__ for own in classes}
     packages = {name.partition(".")[0] for name in files} - {__name__.partition(".")[0]}
+    within = tuple(f"{package}." for package in packages)
     for name, module in list(sys.modules.items()):
-        is_near = (name in files or name.partition(".")[0] in packages) and isinstance(module, ModuleType)
-        if is_near and (name in files or free.get(module) != content_of(module)):
+        is_near = name.startswith(within) or name in packages or name in files
+        if is_near and isinstance(module, ModuleType):
             yield module
     met: set[int] = set()
-    kinds = {*HOLDING, *CALLED, *(type(original) for original, _ in substitutes.values())}
+    kinds = {*MADE_OF, *CALLED, *(type(original) for original, _ in substitutes.values())}
     for holder in [*classes, *(each for each in instances if not kinds.isdisjoint(map(type, vars(each).values())))]:
         if id(holder) not in met:
             met.add(id(holder))
@@ -112,8 +104,10 @@ def held(holder: Any) -> Iterator[tuple[Any, str, Any]]:
         return
     names = vars(holder)
     values = names.values()
-    if substitutes.keys().isdisjoint(map(id, values)) and HOLDING.isdisjoint(map(type, values)):
-        return  # of most classes and instances none does
+    if substitutes.keys().isdisjoint(map(id, values)) and MADE_OF.isdisjoint(map(type, values)):
+        functions = compress(values, map({FunctionType}.__contains__, map(type, values)))
+        if not any(map(hasattr, functions, repeat(COMPILED))):
+            return  # of most modules, classes and instances none does
     for name, value in list(names.items()):
         if (substitute := stood_in(value)) is not None:
             yield holder, name, staticmethod(substitute) if isinstance(holder, type) else substitute
@@ -129,7 +123,7 @@ def stood_in(value: Any) -> Any:
     if kind is staticmethod:
         return stood_in(value.__func__)
     if kind is FunctionType:
-        return stood_in(value.__dict__.get("_torchdynamo_orig_callable"))
+        return stood_in(value.__dict__.get(COMPILED))
     if kind is partial and (inner := stood_in(value.func)) is not None:
         return partial(inner, *value.args, **value.keywords)
     return None

@@ -50,6 +50,11 @@ class Inputs:
         return shape[1:3][::-1] if len(shape) == 5 else ()
 
     @property
+    def is_reference(self) -> bool:
+        """Whether nothing of it is denoised: a model is shown a reference, whose keys it keeps."""
+        return self.fills and "reference" in self.sources and "image" not in self.sources
+
+    @property
     def texts(self) -> list[Tensor]:
         """The inputs that stand for text."""
         return [tensor for tensor, _ in self.sources.get("text", [])]

@@ -103,7 +103,7 @@ class Cells:
         if changed:
             self.multipliers.setdefault(key, {}).update(changed)
         values = averaged(raw[KEPT:], self.keep)
-        self.timesteps.setdefault(key, run.timesteps())
+        self.meet_timesteps(key, run.timesteps())
         prompts, seeds = self.labels.setdefault(key, ([], []))
         if self.keeps_samples:
             prompts.extend(run.prompts)
@@ -112,6 +112,13 @@ class Cells:
         else:
             new = Moments.of(values)
             self.moments[key] = self.moments[key].merged(new) if key in self.moments else new
+
+    def meet_timesteps(self, key: tuple[KnownSize, str], times: np.ndarray) -> None:
+        """Enter the timesteps of a run beside those of others: NaN at steps that had different ones."""
+        known = self.timesteps.get(key, times)
+        longer, shorter = (known, times) if len(known) >= len(times) else (times, known)
+        differ = longer[: len(shorter)] != shorter
+        self.timesteps[key] = np.where(np.pad(differ, (0, len(longer) - len(shorter))), np.nan, longer)
 
     def count_rows(self, size: KnownSize, raw: np.ndarray, bad: np.ndarray) -> None:
         """Keep account of rows, of those without keys, of keys, and of bad rows, by layer, whatever is averaged."""

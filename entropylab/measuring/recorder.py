@@ -4,6 +4,7 @@ import copy
 import json
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from threading import get_ident
 from typing import Any
 
 import xarray as xr
@@ -64,6 +65,7 @@ class Recorder(Sight):
         outer: of the calls of the pipeline in which another one runs, their run and what else there is of them.
         kept_maps: rows, and keys, in their places, if they are kept.
         live: hands over every step, if somebody asked for it.
+        running: threads in which a denoiser's forward runs.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Recorder(Sight):
         self.outer: list[tuple[Run | None, list[DenoiserCall], DenoiserCall | None, list[DenoiserCall], bool]] = []
         self.kept_maps: Maps | None = None
         self.live: Live | None = None
+        self.running: frozenset[int] = frozenset()
 
     def __repr__(self) -> str:
         ran = counted(len(self.cells.layers), "layer")
@@ -134,7 +137,7 @@ class Recorder(Sight):
     def not_over(self) -> list[Run]:
         """The runs that are not over, as far as they have steps."""
         runs = [*(run for run, *_ in self.outer), self.run]
-        return [run for run in runs if run is not None and run.steps]
+        return [run for run in runs if run is not None and run.steps and not run.is_mixed]
 
     @property
     def so_far(self) -> Cells:
@@ -178,7 +181,8 @@ class Recorder(Sight):
             self.finish_step()
         self.calls, self.follows = [], False
         self.side, self.waiting = None, []
-        if self.run is not None and self.run.steps and (whole or self.cells.keeps_samples):
+        is_fit = (whole or self.cells.keeps_samples) and self.run is not None and not self.run.is_mixed
+        if self.run is not None and self.run.steps and is_fit:
             self.cells.add(self.run)
             if self.kept_maps is not None:
                 self.kept_maps.add(self.run)
@@ -207,6 +211,7 @@ class Recorder(Sight):
     def on_end(self, failed: bool) -> None:
         """The pipeline's call is over."""
         super().on_end(failed)
+        self.running = self.running - {get_ident()}  # it may have ended by an exception
         if self.words is not None:
             self.words.on_end()
         if not self.foreign:
@@ -236,6 +241,12 @@ class Recorder(Sight):
         """
         if self.looks_away:
             return
+        here = {get_ident()}
+        elsewhere = self.running - here
+        self.running = elsewhere | here
+        if elsewhere and self.run is not None:
+            self.run.is_mixed = True
+            raise EntropyLabError("ran in two threads at once: which call is of which run can't be told")
         self.side = None
         if name in (self.beside or ()):
             self.meet(inputs)
@@ -260,6 +271,7 @@ class Recorder(Sight):
 
     def on_output(self, name: str, root: nn.Module, output: Any) -> None:
         """A forward pass of a denoiser, or of a ControlNet, has ended."""
+        self.running = self.running - {get_ident()}
         call = self.current
         if call is None:
             return
@@ -362,8 +374,8 @@ class Recorder(Sight):
                 self.run.grown[path] = pipelines.grown_keys(call, self.latent, trained)
 
     def finish_step(self, combined: Any = None, sample: Any = None) -> None:
-        """What the denoiser calls since the last step gave becomes one step."""
-        calls, self.calls = [call for call in self.calls if call.ended], []
+        """What the denoiser calls since the last step gave becomes one step; showing it a reference is in none."""
+        calls, self.calls = [call for call in self.calls if call.ended and not call.inputs.is_reference], []
         if self.run is None or all(are_empty(*call.forward.likeness) for call in calls):
             return
         if self.run.size is None:

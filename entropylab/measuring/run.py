@@ -60,6 +60,7 @@ class Run:
         prompts: the samples' prompts, if known.
         seeds: the samples' seeds, if known.
         is_call: whether it lasts as long as a call of the pipeline.
+        is_mixed: whether forwards ran in two threads at once, so that nobody knows what is of which.
         grown: layer path -> how many more keys than now it has at the training size, None if unknown.
         multipliers: layer path -> the factor on its softmax scale, mean over heads; NaN if it changed meanwhile.
         texts: what the branches were handed.
@@ -72,6 +73,7 @@ class Run:
     prompts: Sequence[str] = ()
     seeds: Sequence[int] = ()
     is_call: bool = False
+    is_mixed: bool = False
     grown: dict[str, int | None] = field(default_factory=dict)
     multipliers: dict[str, float] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
@@ -125,9 +127,10 @@ class Run:
         return grouped
 
     def timesteps(self) -> np.ndarray:
-        """Timestep of every step; NaN where the pipeline gave none."""
+        """Timestep of every step; NaN where there is none, or where images have several, as in training."""
         times = [views[0].timestep for views in self.views()]
-        return np.array([np.nan if t is None else float(torch.as_tensor(t).flatten()[0]) for t in times])
+        known = [set(torch.as_tensor(np.nan if time is None else time).flatten().tolist()) for time in times]
+        return np.array([float(each.pop()) if len(each) == 1 else np.nan for each in known])
 
     def names(self) -> list[list[str]]:
         """The names of every step's branches; the host waits for what has not arrived yet."""

@@ -1,9 +1,10 @@
 """Stand in for what would go unheard: methods of a pipeline and its schedulers, caches, attention that hides itself.
 
 Methods are replaced in the classes for the duration, and tell of the followed objects only: a pipeline may copy its
-scheduler, compare its class, or ask for a method's signature, and finds all as it was.
+scheduler, compare its class, or ask for a method's signature, and finds all as it was. Nothing is put into the objects.
 """
 
+import copy
 import functools
 import inspect
 import threading
@@ -11,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ..capture import session
 from ..capture.changes import Shared, Undo, replaced, together
@@ -24,9 +25,6 @@ from .arguments import inputs_of
 
 if TYPE_CHECKING:
     from .sight import Sight
-
-MARK = "_followed_as"
-"""Attribute of a followed object, and so of its copies: a name under which its listeners are known."""
 
 OF_SCHEDULERS = ("set_timesteps", "step")
 AFTER = ("encode_prompt", "prepare_latents", "__setattr__")
@@ -39,8 +37,8 @@ HIDING = ("XFormers", "NPU", "XLA", "Sage", "Flash")
 """Parts of names of attention processors that call a library of their own."""
 
 lock = threading.Lock()
-listeners: "dict[str, list[Sight]]" = {}
-"""Name of a followed object -> who listens."""
+listeners: WeakIdKeyDictionary = WeakIdKeyDictionary()
+"""A followed object, or a copy of one -> who listens; they share one list."""
 
 classes, cached, switched = Shared(), Shared(), Shared()
 """Classes whose methods tell of the followed objects, hooks whose call of what they wrap is heard, processors that call
@@ -75,20 +73,44 @@ def followed(thing: Any, listener: "Sight", methods: tuple[str, ...]) -> Iterato
     """Let ``listener`` be told of the methods of one object."""
     with classes.changed(type(thing), partial(see_methods, methods)):
         with lock:
-            name = vars(thing).setdefault(MARK, uuid4().hex)
-            listeners.setdefault(name, []).append(listener)
+            own = listeners.setdefault(thing, [])
+            own.append(listener)
         try:
             yield
         finally:
             with lock:
-                listeners[name].remove(listener)
-                if not listeners[name]:
-                    del listeners[name], thing.__dict__[MARK]
+                own.remove(listener)
+                if not own:
+                    del listeners[thing]
 
 
 def see_methods(methods: tuple[str, ...], own: type) -> Undo:
-    """Let methods of a class tell of themselves, as far as it has them."""
-    return together([replaced(own, name, seen(name, own)) for name in methods if hasattr(own, name)])
+    """Let methods of a class tell of themselves, as far as it has them, and copies of what is followed be followed."""
+    telling = [replaced(own, name, seen(name, own)) for name in methods if hasattr(own, name)]
+    copying = [replaced(own, name, followed_copy(getattr(own, name, None))) for name in ("__copy__", "__deepcopy__")]
+    return together(telling + copying)
+
+
+def followed_copy(original: Callable[..., Any] | None) -> Callable[..., Any]:
+    """``__copy__`` or ``__deepcopy__`` of a class, where it may have none; a copy is followed as what it is made of.
+
+    With a deep copy of the whole pipeline nobody follows what is in it.
+    """
+
+    def copied(self: Any, *memo: Any) -> Any:
+        if original is not None:
+            found = original(self, *memo)
+        else:
+            found = object.__new__(type(self))
+            if memo:
+                memo[0][id(self)] = found
+            vars(found).update(copy.deepcopy(vars(self), *memo) if memo else vars(self))
+        own = listeners.get(self, ())
+        if own and not any(id(listener.pipe) in each for listener in own for each in memo):
+            listeners[found] = own
+        return found
+
+    return copied
 
 
 def seen(name: str, own: type) -> Any:
@@ -151,7 +173,7 @@ def tell(thing: Any, event: str, *about: Any) -> None:
     The pipeline goes on whatever goes wrong there, if its call is not refused.
     """
     refusal = None
-    for listener in list(listeners.get(vars(thing).get(MARK, ""), ())):
+    for listener in list(listeners.get(thing, ())):
         if listener.looks_away and event != "on_parts":
             continue
         try:

@@ -35,6 +35,10 @@ ROUNDING = 2.0**-7
 """What may be lost of a number between an encoder and a denoiser: a pipeline may round it to half precision."""
 
 
+SECOND_MASK = "encoder_attention_mask_2"
+"""An input of HunyuanImage and HunyuanVideo 1.5, which put their second text first, and the padding of both last."""
+
+
 class Encoded(NamedTuple):
     """What one run of a text encoder made of the words' tokens."""
 
@@ -57,6 +61,7 @@ class Words:
         # by the number of calls that run, encoder and ids: what a call encodes is used in that call alone
         self.encoded: dict[tuple[int, Hashable, Hashable], Encoded] = {}
         self.marks: WeakIdKeyDictionary = WeakIdKeyDictionary()  # what ``marked`` found of a text
+        self.lengths: WeakIdKeyDictionary = WeakIdKeyDictionary()  # how many tokens a mask keeps of each image's text
         self.here: tuple[Inputs | None, dict[int, Any]] = (None, {})  # a forward's inputs, what ``among`` found in them
         self.problem = ""  # why some text could not be read, if one could not
 
@@ -113,6 +118,7 @@ class Words:
         name = (len(self.prompts), id(encoder), tuple(map(tuple, texts)))
         self.encoded[name] = Encoded(values, owners.to(ids.device), most)
         self.marks.clear()
+        self.lengths.clear()
 
     def keys_of(self, call: AttentionCall, place: tuple[int, int] | None, images: int) -> tuple[Tensor, Tensor]:
         """Which keys of a call are the words' tokens, and whether they are: (batch of the call, words, most of a word).
@@ -129,15 +135,18 @@ class Words:
         codes, count = call.roles.keys.codes, call.roles.keys.count("text", call.key.shape[-2])
         counts = [count] * batch if codes is None else (codes == PARTS.index("text")).sum(1).tolist()
         lengths = [len(text) for text in one_each(call.inputs)[first:last] for _ in range(batch // own)]
+        mask = None
         if counts == lengths:
             count = 0
+        elif (mask := self.mask_that_left(counts, call.inputs, slice(first, last), batch // own)) is not None:
+            count = -1
         elif any(each != count for each in counts):
             raise EntropyLabError("its texts differ in their number of tokens")
         known, found = self.here
         if known is not call.inputs:
             self.here = (call.inputs, found := {})
         if count not in found:
-            found[count] = self.among(call.inputs, count)
+            found[count] = self.among(call.inputs, count, mask)
         index, is_own = found[count]
         if len(index) not in (1, images) or batch % own:
             raise EntropyLabError(f"it is about {batch} images, and the text of {len(index)}")
@@ -150,10 +159,29 @@ class Words:
         order = (~where).to(torch.int8).argsort(dim=1, stable=True)
         return order.gather(1, index.flatten(1)).view(index.shape), is_own
 
-    def among(self, inputs: Inputs, count: int) -> tuple[Tensor, Tensor]:
+    def mask_that_left(self, counts: list[int], inputs: Inputs, images: slice, calls: int) -> Tensor | None:
+        """The mask (images, tokens) of a denoiser's only text that leaves so many ``counts`` of its tokens as keys.
+
+        None if there is no such mask, or if there are as many keys as tokens. ``calls`` is the batch that each of the
+        ``images`` has in the call.
+        """
+        texts = inputs.texts
+        is_whole = [where for _, where in inputs.sources.get("text", [])] == [slice(None)]
+        if not is_whole or texts[0].ndim != 3 or min(counts) == texts[0].shape[1]:
+            return None
+        for mask in inputs.deciding:
+            if mask.shape != texts[0].shape[:2]:
+                continue
+            if mask not in self.lengths:  # a model that leaves each image another number waits for them too
+                self.lengths[mask] = (mask > 0).sum(1).tolist()
+            if counts == [each for each in self.lengths[mask][images] for _ in range(calls)]:
+                return mask
+        return None
+
+    def among(self, inputs: Inputs, count: int, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Which of ``count`` tokens of text are the words', and whether: (images, words, most).
 
-        With 0 each image is handed a text of its own.
+        With 0 each image is handed a text of its own; with a ``mask`` it keeps the tokens that this leaves.
         """
         handed = inputs.sources.get("text", [])
         if not self.encoded:
@@ -162,6 +190,9 @@ class Words:
             texts = one_each(inputs)
             count = max(map(len, texts))
             return self.chosen(torch.cat([pad(self.marked(text), (0, count - len(text))) for text in texts]))
+        if mask is not None:
+            marks = left_first(self.marked(inputs.texts[0]) * (mask > 0)[:, None], mask)
+            return self.chosen(marks[..., : max(1, *self.lengths[mask])])
         if any(tensor.ndim != 3 or where != slice(None) for tensor, where in handed):
             raise EntropyLabError("its text does not come as (images, tokens, channels)")
         texts = [tensor for tensor, _ in handed]
@@ -170,7 +201,13 @@ class Words:
             if len(texts) != 1:
                 raise EntropyLabError(f"its {count} keys of text are not the tokens that its denoiser is handed")
         images = max(len(tensor) for tensor in texts)
-        return self.chosen(torch.cat([self.marked(tensor).expand(images, -1, -1) for tensor in texts], -1))
+        each = [self.marked(tensor).expand(images, -1, -1) for tensor in texts]
+        if len(texts) == 2 and any(path == SECOND_MASK for path, _ in inputs.names):  # type: ignore[attr-defined]
+            masks = [mask for mask in inputs.deciding if mask.ndim == 2]
+            if [mask.shape for mask in masks] != [tensor.shape[:2] for tensor in texts]:
+                raise EntropyLabError("in which order its two texts stand is not known")
+            return self.chosen(left_first(torch.cat(each[::-1], -1), torch.cat(masks[::-1], 1)))
+        return self.chosen(torch.cat(each, -1))
 
     def chosen(self, marks: Tensor) -> tuple[Tensor, Tensor]:
         """The tokens that ``marks`` (images, words, tokens) say are the words', as `among` returns them."""
@@ -192,6 +229,12 @@ class Words:
                         found = torch.maximum(found, owners @ is_same.float())
             self.marks[given] = found
         return self.marks[given]
+
+
+def left_first(marks: Tensor, mask: Tensor) -> Tensor:
+    """Marks (images, words, tokens), those of the tokens that a ``mask`` (images, tokens) leaves before all others."""
+    order = (mask > 0).to(torch.int8).argsort(dim=1, descending=True, stable=True)
+    return marks.gather(2, order[:, None].expand_as(marks))
 
 
 def one_each(inputs: Inputs) -> list[Tensor]:

@@ -100,7 +100,7 @@ def absorb(whole: Cells, part: Cells) -> None:
             before = known.get(path, NOTHING)
             known[path] = last._replace(empty=before.empty + last.empty, bad=before.bad + last.bad)
     for key in part.timesteps:
-        whole.timesteps.setdefault(key, part.timesteps[key])
+        whole.meet_timesteps(key, part.timesteps[key])
         prompts, seeds = whole.labels.setdefault(key, ([], []))
         prompts.extend(part.labels[key][0])
         seeds.extend(part.labels[key][1])

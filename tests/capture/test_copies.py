@@ -9,8 +9,10 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 import entropylab
+from entropylab.pipelines.following import listeners
 from recipes.text import WIDTH
 
+from ..sampling import sample
 from ..seeds import normal
 from ..state import attentions, state
 from ..zoo import BY_NAME
@@ -98,3 +100,17 @@ def test_a_copy_has_the_attention_backend_that_was_set(how):
         found = how(transformer)
         assert {part.processor._attention_backend for part in attentions(transformer)} == {"native"}
         assert {part.processor._attention_backend for part in attentions(found)} == {"flash"}
+
+
+def test_a_copy_of_a_watched_pipeline_carries_nothing_of_ours_and_is_not_followed(random_pipe):
+    """Its scheduler's steps are none of the pipeline's, even between two of those."""
+    before = [sorted(vars(thing)) for thing in (random_pipe, random_pipe.scheduler)]
+    with entropylab.record(random_pipe) as rec:
+        found, scheduler = copy.deepcopy(random_pipe), copy.deepcopy(random_pipe.scheduler)
+        assert [sorted(vars(thing)) for thing in (found, found.scheduler)] == before
+        assert sorted(vars(scheduler)) == before[1] and scheduler in listeners
+        sample(random_pipe, callback_on_step_end=lambda *told: found.scheduler.set_timesteps(2) or told[-1])
+    assert dict(rec.dataset.sizes) | {"layer": 0, "head": 0} == {
+        "size": 1, "scaling": 1, "branch": 2, "sample": 2, "step": 3, "layer": 0, "head": 0,
+    }  # fmt: skip
+    assert not listeners.get(scheduler)

@@ -1,6 +1,8 @@
 """Several watchers at once: in threads, side by side, and one within another."""
 
+import copy
 import gc
+import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 import entropylab
+from entropylab import EntropyLabWarning
 
 from ..conftest import new_random_pipeline
 from ..sampling import sample
@@ -48,6 +51,42 @@ def test_two_pipelines_at_once_in_two_threads():
         assert torch.equal(images[index], plain[index])
         assert rec.dataset.drop_attrs().equals(alone[index])
         assert not rec.dataset.drop_attrs().equals(alone[1 - index])
+
+
+def test_one_denoiser_in_two_threads_at_once_is_named_and_nothing_of_it_is_kept(random_pipe):
+    pipes = [random_pipe, copy.copy(random_pipe)]
+    pipes[1].scheduler = copy.deepcopy(random_pipe.scheduler)
+    plain = sample(random_pipe, steps=2)
+    both = threading.Barrier(2, timeout=60)
+
+    with pytest.warns(EntropyLabWarning, match="two threads at once"), entropylab.record(random_pipe) as rec:
+        sample(random_pipe, steps=2)
+        waiting = random_pipe.unet.mid_block.register_forward_pre_hook(lambda *handed: both.wait() < 0 or None)
+        with ThreadPoolExecutor(2) as pool:
+            images = list(pool.map(partial(sample, steps=2), pipes))
+        waiting.remove()
+    assert all(torch.equal(image, plain) for image in images)
+    usual = recorded_alone(random_pipe)
+    np.testing.assert_array_equal(rec.dataset.entropy, usual.entropy)
+
+
+def test_a_call_that_ended_by_an_exception_in_another_thread_does_not_run_any_more(random_pipe):
+    def fail(*handed):
+        raise RuntimeError("of the model's own")
+
+    with entropylab.record(random_pipe, strict=True) as rec:
+        failing = random_pipe.unet.mid_block.register_forward_pre_hook(fail)
+        with ThreadPoolExecutor(1) as pool, pytest.raises(RuntimeError, match="own"):
+            pool.submit(sample, random_pipe, steps=2).result()
+        failing.remove()
+        sample(random_pipe, steps=2)
+    np.testing.assert_array_equal(rec.dataset.entropy, recorded_alone(random_pipe).entropy)
+
+
+def recorded_alone(pipe):
+    with entropylab.record(pipe, strict=True) as rec:
+        sample(pipe, steps=2)
+    return rec.dataset
 
 
 def test_contexts_that_end_in_another_order():

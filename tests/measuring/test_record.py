@@ -119,3 +119,21 @@ def test_a_loop_with_a_scheduler_of_its_own_counts_forwards(random_pipe):
         "size": 1, "scaling": 1, "branch": 1, "sample": 1, "step": 4, "layer": 14, "head": 4
     }  # fmt: skip
     np.testing.assert_array_equal(rec.dataset.timestep, scheduler.timesteps)
+
+
+def test_steps_that_had_several_timesteps_say_none(random_pipe):
+    """Of two calls where they differ, and of the images of a batch that is trained on."""
+    with entropylab.record(random_pipe) as rec:
+        for steps in (2, 3):
+            sample(random_pipe, steps=steps)
+    assert rec.dataset.sizes["step"] == 3
+    np.testing.assert_array_equal(rec.dataset.timestep, [np.nan, np.nan, 1])
+    with entropylab.record(random_pipe) as rec:
+        for _ in range(2):
+            sample(random_pipe, steps=2)
+    np.testing.assert_array_equal(rec.dataset.timestep, [501, 1])
+    inputs = torch.zeros(2, 4, 8, 8), torch.zeros(2, 5, random_pipe.unet.config.cross_attention_dim)
+    with entropylab.record(random_pipe.unet) as rec:
+        for times in ([5, 5], [5, 7]):
+            random_pipe.unet(inputs[0], torch.tensor(times), inputs[1])
+    np.testing.assert_array_equal(rec.dataset.timestep, [5, np.nan])

@@ -20,8 +20,8 @@ from ..attention import in_heads, together
 from ..maps import every_map, logits_of
 from ..sampling import sample
 from ..zoo.joint import SD3
-from ..zoo.joint_packed import Z_IMAGE
-from ..zoo.joint_parts import assembled, flow_matching, image_vae, named, tiny
+from ..zoo.joint_packed import HUNYUAN_IMAGE, LUMINA2, Z_IMAGE, mixed_guidance
+from ..zoo.joint_parts import assembled, flow_matching, image_vae, named, tiny, two_steps
 from ..zoo.unet_parts import text_encoder, tokenizer, unet
 from ..zoo.unets import XL
 
@@ -142,15 +142,20 @@ class Chat(transformers.PreTrainedTokenizerFast):
         return messages[0]["content"]
 
 
-def test_each_image_has_a_text_of_its_own():
-    """Z-Image: its denoiser is handed a list of texts, as long as each is."""
+def chatting(pipeline, transformer, config):
+    """A pipeline whose encoder is T5, behind a tokenizer with a template."""
     parts = t5()
     spelling = parts["tokenizer_3"].backend_tokenizer
-    pipe = assembled(
-        "ZImagePipeline", transformer=tiny("ZImageTransformer2DModel", Z_IMAGE | {"cap_feat_dim": 2 * WIDTH}),
+    return assembled(
+        pipeline, transformer=tiny(transformer, config | {"cap_feat_dim": 2 * WIDTH}),
         scheduler=flow_matching(), text_encoder=parts["text_encoder_3"], **image_vae(),
         tokenizer=Chat(tokenizer_object=spelling, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"),
     )  # fmt: skip
+
+
+def test_each_image_has_a_text_of_its_own():
+    """Z-Image: its denoiser is handed a list of texts, as long as each is."""
+    pipe = chatting("ZImagePipeline", "ZImageTransformer2DModel", Z_IMAGE)
     options = {"max_sequence_length": 12, "steps": 2}
     with every_map(denoisers(pipe)) as seen:
         sample(pipe, (96, 128), **options)
@@ -162,6 +167,67 @@ def test_each_image_has_a_text_of_its_own():
     assert check_words(rec.maps, seen, tokens, slice(0, 48), ("cond", "uncond")) == 2
     with pytest.raises(AssertionError):
         check_words(rec.maps, seen, tokens | {"car": tokens["house"]}, slice(0, 48), ("cond", "uncond"))
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[1:]])
+def test_a_mask_leaves_each_image_another_number_of_tokens(prompts):
+    """Lumina 2: the image follows behind the tokens of its own text that are no padding."""
+    pipe = chatting("Lumina2Pipeline", "Lumina2Transformer2DModel", LUMINA2)
+    pipe.tokenizer.padding_side = "right"
+    options = {"prompts": prompts, "system_prompt": "a", "max_sequence_length": 48, "steps": 1}
+    with every_map(denoisers(pipe)) as seen:
+        sample(pipe, (96, 128), **options)
+    with entropylab.record(pipe, words=["house"], keep=EACH) as rec:
+        sample(pipe, (96, 128), **options)
+    (size,) = rec.maps.children.values()
+    ids = pipe.tokenizer(["a <Prompt Start> " + prompt for prompt in prompts]).input_ids
+    at = len(ids[-1]) - 4  # "h", "ou", "se", and what ends the text
+    for layer in ("transformer.layers.0.attn:image", "transformer.layers.1.attn:image"):
+        ours = size["6x8"].words.sel(layer=layer, word="house", branch="cond").isel(scaling=0, step=0)
+        ours = ours.transpose("sample", "head", "y", "x").values
+        weights = seen[layer.removesuffix(":image")][0][len(prompts) - 1]
+        wanted = weights[:, len(ids[-1]) : len(ids[-1]) + 48]
+        np.testing.assert_allclose(ours[-1].reshape(-1, 48), wanted[..., at : at + 3].sum(-1), atol=5e-6)
+        assert (ours[-1].reshape(-1, 48) - wanted[..., at - 1 : at + 2].sum(-1).numpy()).max() > 1e-3
+        assert np.isnan(ours[:-1]).all()
+
+
+def test_of_two_texts_the_second_stands_first():
+    """HunyuanImage: then comes the first, and the padding of both."""
+    parts = t5()
+    encoder, tokenizer = parts["text_encoder_3"], parts["tokenizer_3"]
+    config = HUNYUAN_IMAGE | {"text_embed_dim": 2 * WIDTH, "text_embed_2_dim": 2 * WIDTH}
+    pipe = assembled(
+        "HunyuanImagePipeline", transformer=tiny("HunyuanImageTransformer2DModel", config), scheduler=flow_matching(),
+        text_encoder=encoder, tokenizer=tokenizer, **mixed_guidance(),
+    )  # fmt: skip
+
+    def encoded():
+        given = {}
+        for name, texts, length in (("", PROMPTS, 9), ("_2", ["a car", "a house"], 7)):
+            for sign, each in (("", texts), ("negative_", ["", ""])):
+                tokens = tokenizer(each, padding="max_length", max_length=length, return_tensors="pt")
+                with torch.no_grad():
+                    given[f"{sign}prompt_embeds{name}"] = encoder(**tokens)[0]
+                given[f"{sign}prompt_embeds_mask{name}"] = tokens.attention_mask
+        return given
+
+    with every_map(denoisers(pipe)) as seen:
+        two_steps(pipe, 192, 256, **encoded())
+    with entropylab.record(pipe, words=["red", "house"], keep=EACH) as rec:
+        two_steps(pipe, 192, 256, **encoded())
+    (size,) = rec.maps.children.values()
+    (group,) = (each for each in size.children.values() if "words" in each)
+    layers = [layer for layer in group.layer.values if group.words.sel(layer=layer).notnull().any()]
+    assert len(layers) == 2
+    for layer in layers:
+        weights = seen[layer.removesuffix(":image")][0]
+        for image, word, keys in ((0, "red", [3 + 1]), (1, "house", [1, 2, 3, 5 + 2, 5 + 3, 5 + 4])):
+            ours = group.words.sel(layer=layer, word=word, branch="cond").isel(scaling=0, step=0, sample=image)
+            wanted = weights[image, :, :48, 48:]
+            ours = ours.transpose("head", "y", "x").values.reshape(-1, 48)
+            np.testing.assert_allclose(ours, wanted[..., keys].sum(-1), atol=5e-6)
+            assert np.abs(ours - wanted[..., [key + 1 for key in keys]].sum(-1).numpy()).max() > 1e-3
 
 
 class OneByOne:

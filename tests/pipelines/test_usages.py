@@ -9,6 +9,9 @@ import entropylab
 
 from ..conftest import new_random_pipeline
 from ..seeds import generator
+from ..zoo import BY_NAME
+from ..zoo.joint_packed import codes, glm_image_call
+from ..zoo.joint_parts import photo, two_steps
 
 
 def sampled(pipe, prompt="a red car", seed=0, **options):
@@ -107,3 +110,14 @@ def test_several_images_are_samples(options):
     assert ds.sizes["sample"] == 2
     assert ds["prompt"].values.tolist() == ["a red car", "a red car" if "prompt" not in options else "a blue house"]
     assert float(abs(ds.entropy.isel(sample=0) - ds.entropy.isel(sample=1)).max()) > 1e-4
+
+
+def test_references_that_a_model_is_shown_before_the_steps_are_in_none():
+    """GLM-Image is shown one picture after the other, and keeps their keys."""
+    family = BY_NAME["GLM-Image, reference image"]
+    more = {"image": [[photo(64, 80)] * 2], "prior_token_image_ids": [codes(4, 40)[0]]}
+    more["source_image_grid_thw"] = [torch.tensor([[1, 4, 5]] * 2)]
+    with entropylab.record(pipe := family.build()) as rec:
+        two_steps(pipe, *family.size, **glm_image_call(**more))
+    assert rec.dataset.sizes["step"] == 2 and rec.dataset.entropy.notnull().all("step").any()
+    assert set(rec.dataset.branch.values) == {"cond", "uncond"}

@@ -1,6 +1,6 @@
 """``python -m tests.pretended [FAMILY ...]``: families of the zoo, or all of it, on pretended GPUs, a line for each."""
 
-import sys
+from argparse import ArgumentParser
 from collections.abc import Sequence
 
 from ..zoo import BY_NAME
@@ -20,12 +20,17 @@ def line(name: str, place: str) -> str:
         return f"{name} on {place}: {type(error).__name__}: {str(error).splitlines()[0]}"
 
 
-def main(names: Sequence[str]) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Examine the families so named, or all."""
-    for name in names or list(BY_NAME):
+    parser = ArgumentParser(prog="python -m tests.pretended", description="Examine families of the zoo.")
+    parser.add_argument("families", nargs="*", metavar="FAMILY", help="name as in docs/pipelines.md; all by default")
+    names = parser.parse_args(arguments).families or list(BY_NAME)
+    if unknown := [name for name in names if name not in BY_NAME]:
+        parser.error(f"there is no family {', '.join(unknown)}")
+    for name in names:
         for place in PLACES:
             print(line(name, place), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -10,6 +10,7 @@ from entropylab.measuring import steps
 from entropylab.measuring.reduce import Reduction
 
 from ..zoo import BY_NAME
+from .__main__ import main
 from .examining import examine, followed
 from .placing import on_gpus, pretended
 
@@ -112,3 +113,12 @@ def test_layers_on_two_gpus_put_together_are_found(monkeypatch) -> None:
     monkeypatch.setattr(steps.DenoiserCall, "packed", noted)
     assert examine(BY_NAME["FLUX.1"], "both").error < 2e-5, "one by one they need no common device"
     assert refused and all("on the same device" in problem for problem in refused)
+
+
+def test_the_command_says_what_it_takes(capsys):
+    for arguments, code in ((["--help"], 0), (["Nobody's"], 2)):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == code
+    said = capsys.readouterr()
+    assert "FAMILY" in said.out and "there is no family Nobody's" in said.err
