@@ -104,7 +104,7 @@ def evaluate(
     progress: opt.Progress = True,
 ) -> None:
     """``entropylab evaluate``."""
-    from ..runs.place import own_device
+    from ..runs.processes import own_device
 
     texts = prompts_of(prompts, None, None, seed)
     given = opt.handed_on(ctx, "prompts", "out", "overwrite") | ({"prompts": texts} if texts else {})

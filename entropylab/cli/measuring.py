@@ -69,7 +69,7 @@ def measure(
     long = out.is_dir() or out.suffix.lower() not in (".nc", ".nc4", ".h5", ".hdf5", ".netcdf")
     if long:
         from ..runs.folder import check_folder
-        from ..runs.place import own_device
+        from ..runs.processes import own_device
 
         given["out"] = check_folder(out)
         device = device if engine else own_device(device)

@@ -82,7 +82,7 @@ def rule_of(text: str) -> Any:
 
 def is_first() -> bool:
     """Whether this is the only process, or the first of those launched together."""
-    from ..runs.place import by_environment
+    from ..runs.processes import by_environment
 
     return by_environment().is_main
 

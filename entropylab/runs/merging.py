@@ -23,7 +23,7 @@ from .folder import RunFolder, read_run
 from .units import Unit
 
 Row = dict[tuple[int, int, str], list[tuple[RunFolder, Unit]]]
-"""Seeds of the first sample and after the last, and what tells the prompts -> the runs that have such a unit, and it"""
+"""Seeds of the first sample and after the last, and what tells the prompts of several runs -> where such units are."""
 
 
 def to_dataset(cells: Cells, prompts: list[str], seeds: list[int], unmeasured: list[str]) -> xr.Dataset:
@@ -190,7 +190,7 @@ def merged(*runs: RunFolder) -> Merged:
                 run, unit = places[0]
                 cells.arrays.setdefault(key, []).append(np.full((1, 1, after - seed, 1, 1, 1), np.nan))
                 prompts, seeds = cells.labels.setdefault(key, ([], []))
-                prompts.extend(run.prompts[unit.start : unit.stop])
+                prompts.extend(run.prompts_of(unit))
                 seeds.extend(range(seed, after))
         if not done:  # nothing is known of a size and rule of which there is no unit
             cells.arrays.pop(key, None)
@@ -230,7 +230,7 @@ def rows_of(runs: Sequence[RunFolder]) -> dict[tuple[Any, str], Row]:
                 f"runs must have one configuration. {runs[0].path} and {run.path}: {'; '.join(changed)}."
             )
         for unit in run.units:
-            prompts, seed = digest(run.prompts[unit.start : unit.stop]), known["seed"]
+            seed, prompts = known["seed"], digest(run.prompts_of(unit)) if len(runs) > 1 else ""
             row = rows.setdefault((unit.size, unit.scaling), {})
             row.setdefault((seed + unit.start, seed + unit.stop, prompts), []).append((run, unit))
     for row in rows.values():

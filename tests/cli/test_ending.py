@@ -3,14 +3,14 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import entropylab
 from entropylab.errors import EntropyLabWarning
 
-from ..command_line import run
-from ..runs.stub import Stub, measure
+from ..command_line import refused, run
 
 PROGRAM = """
 import atexit, os, runpy, signal, sys
@@ -22,17 +22,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may ha
 
 def stop():
     os.kill(os.getpid(), signal.SIGINT)
-
-class Text:
-    # standard error that is interrupted while the command says that it was stopped
-    def __init__(self, stream):
-        self.stream = stream
-    def write(self, text):
-        if "{where}" == "while it ends" and "stopped" in text:
-            stop()
-        return self.stream.write(text)
-    def __getattr__(self, name):
-        return getattr(self.stream, name)
 
 def on_call(pipe):
     if pipe.calls == 3:
@@ -49,7 +38,6 @@ def load(*arguments, **options):
     return pipe
 
 entropylab.load = load
-sys.stderr = Text(sys.stderr)
 if "{where}" == "at the end of the process":
     atexit.register(stop)
 sys.argv = ["entropylab", "measure", "--sizes", "32", "--prompts", "{prompts}", "--batch-size", "2", "--quiet",
@@ -58,16 +46,14 @@ runpy.run_module("entropylab", run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("where", ["while it is interrupted", "while it ends", "at the end of the process"])
+@pytest.mark.parametrize("where", ["while it is interrupted", "at the end of the process"])
 def test_stopping_a_command_twice_ends_it_at_once_and_cleanly(where: str, tmp_path: Path) -> None:
     prompts, out = tmp_path / "prompts.txt", tmp_path / "run"
     prompts.write_text("\n".join(f"picture {i}" for i in range(8)))
     program = PROGRAM.format(where=where, prompts=prompts, out=out)
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert ended.returncode == 130, ended.stderr
-    assert "Traceback" not in ended.stderr
-    assert "KeyboardInterrupt" not in ended.stderr
-    assert "Aborted" not in ended.stderr
+    assert not any(word in ended.stderr for word in ("Traceback", "KeyboardInterrupt", "Aborted"))
     with pytest.warns(EntropyLabWarning, match="2 of 4 units"):
         assert entropylab.open(out).attrs["units_done"] == 2
 
@@ -81,23 +67,19 @@ NOTHING = [
 ]
 
 
-def test_the_name_of_nothing_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("words", NOTHING)
+def test_the_name_of_nothing_is_not_the_current_folder(
+    words: tuple[object, ...], calls: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(entropylab, "load", lambda *arguments, **options: Stub(), raising=False)
-    for words in NOTHING:
-        result = run(*words)
-        assert result.exit_code == 2
-        assert "the name of a file or folder. Got nothing" in " ".join(result.stderr.split())
-    with pytest.raises(entropylab.EntropyLabError, match="out must be the name of a folder. Got .*' '"):
-        measure(" ")
+    result = run(*words)
+    assert result.exit_code == 2
+    assert "the name of a file or folder. Got nothing" in " ".join(result.stderr.split())
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["measure", "generate"])
-def test_more_steps_than_timesteps(command: str, tmp_path: Path) -> None:
-    words = ["a heart"] if command == "generate" else []
-    out = tmp_path / ("images" if command == "generate" else "a.nc")
-    result = run(command, *words, "--sizes", 32, "--steps", 1001, "--out", out)
-    assert result.exit_code == 2
-    assert result.stderr.startswith("error: steps must be at most 1000, as many as DDIMScheduler has timesteps.")
-    assert "Got 1001" in result.stderr
+@pytest.mark.parametrize("words", [("measure", "--out", "a.nc"), ("generate", "a heart", "--out", "images")])
+def test_more_steps_than_timesteps(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(*words, "--sizes", 32, "--steps", 1001)
+    refused(result, "error: steps must be at most 1000, as many as DDIMScheduler has timesteps.", "Got 1001")

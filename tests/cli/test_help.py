@@ -57,6 +57,7 @@ def test_help_needs_no_torch_and_runs_as_a_module() -> None:
     ("command", "function", "own"),
     [
         ("measure", entropylab.measure, set()),
+        ("calibrate", entropylab.calibrate, {"prompts", "column", "out", "overwrite"}),
         ("evaluate", entropylab.evaluate, {"out", "overwrite"}),
         ("compare", entropylab.compare, {"run", "other", "out", "overwrite"}),
     ],

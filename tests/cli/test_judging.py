@@ -88,14 +88,18 @@ def test_files_that_hold_no_calibration_are_refused_before_the_model_is_loaded(
     run_file, text = tmp_path / "run.nc", tmp_path / "text.nc"
     save(under_both(steps=1, samples=1), run_file)
     text.write_text("no netCDF")
-    for command in (("measure",), ("evaluate",), ("generate", "a cat")):
-        words = (*command, "--size", 64, "--out", tmp_path / "out.nc", "--scaling")
-        refused(run(*words, run_file), f"{run_file} holds no calibration, but", "entropy", "`entropylab calibrate`")
-        refused(run(*words, f"original,{run_file}:predicted"), "holds no calibration")
-        refused(run(*words, text), "text.nc")
-        refused(run(*words, tmp_path / "none.nc"), "none.nc")
-        refused(run(*words, "calibrated"), "needs a calibration", "FILE.nc:calibrated")
-        refused(run(*words, f"{calibration}:wisdom"), "rules of a calibration are invariant", "wisdom")
+    bad = {
+        run_file: (f"{run_file} holds no calibration, but", "entropy", "`entropylab calibrate`"),
+        f"original,{run_file}:predicted": ("holds no calibration",),
+        text: ("text.nc",),
+        tmp_path / "none.nc": ("none.nc",),
+        "calibrated": ("needs a calibration", "FILE.nc:calibrated"),
+        f"{calibration}:wisdom": ("rules of a calibration are invariant", "wisdom"),
+    }
+    for rule, said in bad.items():
+        refused(run("measure", "--size", 64, "--out", tmp_path / "out.nc", "--scaling", rule), *said)
+    for command in (("evaluate",), ("generate", "a cat")):
+        refused(run(*command, "--size", 64, "--out", tmp_path / "out.nc", "--scaling", run_file), *bad[run_file])
     assert judged == {}
 
 
@@ -106,6 +110,7 @@ def test_evaluate_hands_every_option_on(judged: dict[str, Any], tmp_path: Path) 
     result = run("evaluate", "m", *words.split(), "--reference", real, "--pictures", tmp_path / "p", "--out", out)
     assert result.exit_code == 0, result.output
     given = judged["evaluate"]
+    assert (given["resamples"], given["samples"], given["features"]) == (10, 3, "inception")
     assert (given["scaling"], given["metrics"]) == (["original", 0.9, "resize"], ("fid", "time"))
     assert (given["reference"], given["pictures"], given["clip"]) == (real, tmp_path / "p", "org/clip")
     assert judged["save"] == {"path": out, "overwrite": False}

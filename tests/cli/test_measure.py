@@ -1,6 +1,5 @@
 """``entropylab measure``: what it hands to the library, and what it checks before any model is loaded."""
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,6 @@ import pytest
 
 import entropylab
 from entropylab.errors import EntropyLabError
-from entropylab.measurement import measure
 
 from ..command_line import refused, run
 
@@ -44,16 +42,6 @@ def test_measure_hands_every_option_on(calls: dict[str, Any], tmp_path: Path) ->
     assert f"entropylab fit {out}" in result.stdout
 
 
-def test_measure_leaves_to_the_library_what_is_not_given(calls: dict[str, Any], tmp_path: Path) -> None:
-    assert run("measure", "--sizes", 64, "--out", tmp_path / "a.nc").exit_code == 0
-    assert calls["load"] == {"model": None, "dtype": None, "device": None}
-    known = inspect.signature(measure).parameters
-    given = calls["measure"]
-    assert given.pop("sizes") == [64]
-    assert given.pop("scaling") == [known["scaling"].default]
-    assert given == {name: known[name].default for name in given}
-
-
 def test_maps_go_to_a_file_beside_the_measurement(calls: dict[str, Any], tmp_path: Path) -> None:
     out, maps = tmp_path / "a.nc", tmp_path / "maps.nc"
     assert run("measure", "--sizes", 64, "--out", out, "--maps", maps, "--overwrite").exit_code == 0
@@ -64,37 +52,29 @@ def test_maps_go_to_a_file_beside_the_measurement(calls: dict[str, Any], tmp_pat
     refused(run("measure", "--sizes", 64, "--out", out, "--maps", maps), "maps.nc exists already")
 
 
-def test_the_output_is_checked_before_the_model_is_loaded(calls: dict[str, Any], tmp_path: Path) -> None:
-    there = tmp_path / "there.nc"
+def test_words_are_checked_before_the_model_is_loaded(calls: dict[str, Any], tmp_path: Path) -> None:
+    prompts, there = tmp_path / "prompts.txt", tmp_path / "there.nc"
+    prompts.write_bytes(b"\n  \n")
     there.touch()
-    refused(run("measure", "--sizes", 64, "--out", there), str(there), "--overwrite")
-    refused(run("measure", "--sizes", 64, "--out", tmp_path / "none" / "a.nc"), "none")
-    refused(run("measure", "--sizes", 64, "--out", tmp_path), "folder")
-    for size, message in (("x", "sizes must be whole numbers of pixels"), ("64,32", "train-size must be one size")):
-        refused(run("measure", "--sizes", 64, "--train-size", size, "--out", tmp_path / "a.nc"), message)
+    for out, *said in ((there, str(there), "--overwrite"), (tmp_path / "none" / "a.nc", "none"), (tmp_path, "folder")):
+        refused(run("measure", "--sizes", 64, "--out", out), *said)
+    rest = ("measure", "--sizes", 64, "--out", tmp_path / "a.nc")
+    for words in (
+        ("--prompts", prompts),
+        ("--prompts", tmp_path / "none.txt"),
+        *(("--scaling", rules) for rules in ("sqrt_lg", "original,-1", "nan")),
+        *(("--train-size", sizes) for sizes in ("x", "64,32")),
+        ("--statistics", "wisdom"),
+        ("--keep", "wisdom"),
+    ):
+        refused(run(*rest, *words), words[0].strip("-") if words[1] != "x" else "sizes must be whole numbers of pixels")
+    for words in (("--samples", 0), ("--steps", -1), ("--rows", 0), ("--batch-size", 0), ("--seed", "x")):
+        result = run(*rest, *words)
+        assert result.exit_code == 2 and "Traceback" not in result.output
+        assert words[0] in result.stderr
     assert calls == {}
     assert run("measure", "--sizes", 64, "--out", there, "--overwrite").exit_code == 0
     assert "measure" in calls
-
-
-def test_words_are_checked_before_the_model_is_loaded(calls: dict[str, Any], tmp_path: Path) -> None:
-    prompts, rest = tmp_path / "prompts.txt", ("--sizes", 64, "--out", tmp_path / "a.nc")
-    refused(run("measure", *rest, "--prompts", prompts), "prompts")
-    prompts.write_bytes(b"\n  \n")
-    refused(run("measure", *rest, "--prompts", prompts), "prompts")
-    for words in (
-        "--scaling sqrt_lg",
-        "--scaling original,-1",
-        "--scaling nan",
-        "--statistics wisdom",
-        "--keep wisdom",
-    ):
-        refused(run("measure", *rest, *words.split()), words.split()[0].strip("-"))
-    for words in ("--samples 0", "--steps -1", "--rows 0", "--batch-size 0", "--seed x"):
-        result = run("measure", *rest, *words.split())
-        assert result.exit_code == 2 and "Traceback" not in result.output
-        assert words.split()[0] in result.stderr
-    assert calls == {}
 
 
 @pytest.mark.parametrize("error", [EntropyLabError("statistics must be known.\nGot 'wisdom'."), ValueError("a bug")])
