@@ -69,7 +69,7 @@ def test_a_backend_that_is_wrong_or_fails_is_found(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::entropylab.errors.EntropyLabWarning")
-def test_a_record_that_disturbs_and_a_layer_that_is_not_measured_are_found(monkeypatch):
+def test_a_record_that_disturbs_and_a_layer_that_is_not_measured_are_found(monkeypatch, tmp_path):
     seen, of_plain = Recorder.on_attention, Reduction.of_plain
 
     def disturbs(self, call):
@@ -83,11 +83,11 @@ def test_a_record_that_disturbs_and_a_layer_that_is_not_measured_are_found(monke
 
     monkeypatch.setattr(Recorder, "on_attention", disturbs)
     monkeypatch.setattr(Reduction, "of_plain", fails)
-    result = run("doctor", "--device", "cpu")
+    result = run("doctor", "--device", "cpu", "--out", tmp_path / "doctor.json")
     assert result.exit_code == 1
     assert "pictures change while they are recorded" in result.stdout
     assert "1 attention layers ran that were not measured" in result.stdout
-    assert "out of order" in result.stdout
+    assert "out of order" in (tmp_path / "doctor.json").read_text()
 
 
 @pytest.mark.parametrize("bad", [{"repeats": 0}, {"device": "cuda:99"}, {"model": "no/such\x00"}])

@@ -203,11 +203,7 @@ class Request:
     call: Draw | None
 
     def job(self, pipe: Any, long: bool) -> "Sampling":
-        """What samples it, once everything is found to fit; ``long`` if its pictures are to be kept.
-
-        Raises:
-            EntropyLabError: an argument that does not fit.
-        """
+        """What samples it, once everything is found to fit; ``long`` if its pictures are to be kept."""
         pipelines.layers(pipe)
         sizes = pipelines.check_sizes(pipe, self.sizes)
         methods = check_methods(pipe, self.scaling, self.train_size)

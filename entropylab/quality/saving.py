@@ -88,18 +88,12 @@ class PictureRun:
     """A folder of pictures, SIZE/RULE/0000.png, as those that sample them see it: what a RunFolder is to `measure`.
 
     Beside the pictures a small file for every unit says that it is finished, what made it, and what it cost.
-
-    Attributes:
-        path: the folder.
-        made: what decides the pictures of every size and method, as JSON can hold it.
-        prompts: the prompt of every picture.
-        each: pictures of a unit.
     """
 
     path: Path
-    made: dict[tuple[Size, str], dict[str, Any]]
-    prompts: list[str]
-    each: int
+    made: dict[tuple[Size, str], dict[str, Any]]  # what decides the pictures of every size and method
+    prompts: list[str]  # of every picture
+    each: int  # pictures of a unit
 
     @cached_property
     def units(self) -> list[Unit]:
@@ -146,11 +140,7 @@ class PictureRun:
         write_whole(self.mark(unit), json.dumps(record, indent=1).encode())
 
     def share(self, worker: Any, progress: bool) -> None:
-        """Let a `runs.worker.Worker`, or the `runs.engine.Pool` of a cluster, sample until all pictures are there.
-
-        Raises:
-            EntropyLabError: pictures of something else are there, or they can't be written.
-        """
+        """Let a `runs.worker.Worker`, or the `runs.engine.Pool` of a cluster, sample until all pictures are there."""
         self.check()
         make_folder(self.path / LOCKS, "pictures")
         with closing(Progress(self.units, progress and worker.place.is_main)) as shown:

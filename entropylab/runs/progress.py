@@ -87,23 +87,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class Status:
-    """How far a run is.
-
-    Attributes:
-        path: its folder.
-        units: all units.
-        finished: names of those that are finished.
-        at_work: unit -> host and process that has it in hand.
-        damaged: unit -> what is wrong with it; only what was checked.
-        size: bytes of the finished units.
-    """
+    """How far a run is."""
 
     path: Path
     units: list[Unit]
-    finished: frozenset[str]
-    at_work: dict[str, str]
-    damaged: dict[str, str]
-    size: int
+    finished: frozenset[str]  # their names
+    at_work: dict[str, str]  # unit -> host and process that has it in hand
+    damaged: dict[str, str]  # unit -> what is wrong with it; only what was checked
+    size: int  # bytes of the finished units
 
     @property
     def table(self) -> list[tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""``entropylab report`` and ``entropylab check``."""
+"""``entropylab report``, ``fit`` and ``check``."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from ..datasets import under_both
 
 @pytest.fixture(scope="module")
 def ds() -> xr.Dataset:
-    return under_both()
+    return under_both(steps=1, samples=3)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,10 @@ def test_report_on_the_command_line(saved: Path, tmp_path: Path, undrawn: None) 
     assert "synthetic (1), synthetic (2)" in out.read_text(encoding="utf-8")
 
 
-def test_check_on_the_command_line(saved: Path, ds: xr.Dataset, tmp_path: Path) -> None:
+def test_fit_and_check_on_the_command_line(saved: Path, ds: xr.Dataset, tmp_path: Path) -> None:
+    found = entropylab.fit(ds, by=["layer", "head"], kind="self", scaling="sqrt_log")
+    options = ("--by", "layer,head", "--kind", "self", "--scaling", "sqrt_log")
+    assert run("fit", saved, *options).stdout == f"{found.summary()}\n"
     result = run("check", saved)
     assert result.exit_code == 0, result.output
     assert check(ds).summary() in result.stdout

@@ -8,7 +8,7 @@ from defects_checked import separation
 from entropylab.quality.clip import clip_of
 from entropylab.quality.defects import FAR, NEAR, cut, edges, parts, self_similarity
 
-COUNT = 24
+COUNT = 16
 
 
 def test_each_defect_raises_its_measures_and_how_far_whole_and_broken_are_told_apart(sampled, prompts):

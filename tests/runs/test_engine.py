@@ -2,10 +2,12 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,18 +32,6 @@ def ray() -> Iterator[Any]:
     found.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield found
     found.shutdown()
-
-
-ONE = {"num_cpus": 2}
-"""The cluster has room for one such worker."""
-
-
-def drive(pipe: Any, size: Any, prompts: list[str], generators: Any, first: Any, do: Any) -> None:
-    """Sample the stub; on the worker that makes the file ``first``, do something else before its third batch."""
-    if pipe.calls == 2 and not os.path.exists(first):
-        Path(first).touch()
-        do()
-    pipe(prompts, *size, generators)
 
 
 @pytest.mark.ray
@@ -77,38 +67,95 @@ def test_the_command_gives_what_one_process_gives_whoever_is_lost(
     assert list((tmp_path / "cluster" / "locks").iterdir()) == []
 
 
-@pytest.mark.ray
-def test_what_ends_a_run_leaves_what_is_finished(ray: Any, tmp_path: Path, done: Path) -> None:
-    def fail() -> None:
-        raise RuntimeError("out of patience")
-
-    run, call = tmp_path / "run", partial(drive, first=tmp_path / "failed", do=fail)
-    with pytest.raises(RuntimeError, match="out of patience") as caught:
-        again(run, Stub, engine="ray", resources=ONE, call=call)
-    assert any("While a worker was measuring 32x32 original, samples 4" in note for note in caught.value.__notes__)
-    assert any(f"finished before is in {run}" in note for note in caught.value.__notes__)
-    assert list((run / "locks").iterdir()) == []
-    kept = {path: path.stat().st_mtime_ns for path in files(run)}
-    assert len(kept) == 2
-    found = again(run, call=call)  # this process alone goes on with what the cluster began
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    faults.check(found, entropylab.open(done))
+class RayError(Exception):
+    """A worker was lost."""
 
 
-@pytest.mark.ray
-def test_workers_that_load_different_pipelines(ray: Any, tmp_path: Path) -> None:
+class RayTaskError(RayError):
+    """A worker failed."""
+
+    def __init__(self, cause: Exception) -> None:
+        self.cause = cause
+
+
+class InThisProcess:
+    """Ray as the driver uses it, with workers that are objects here, and answer when they are waited for.
+
+    What they are sent, and answer, goes through ``copied``.
+    """
+
+    exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
+    cloudpickle = SimpleNamespace(dumps=lambda sent: b"")
+
+    def __init__(self, cpus: int, copied: Any = lambda part: part) -> None:
+        self.cluster_resources, self.is_initialized, self.put = lambda: {"CPU": cpus}, lambda: True, copied
+        self.cpus, self.copied, self.actors = cpus, copied, list[Any]()
+
+    def remote(self, actor: Any) -> Any:
+        return SimpleNamespace(options=lambda **options: SimpleNamespace(remote=lambda: self.started(actor())))
+
+    def started(self, actor: Any) -> Any:
+        self.actors.append(actor)
+        calls = {name: partial(partial, getattr(actor, name)) for name in ("prepare", "measure")}
+        return SimpleNamespace(actor=actor, **{name: SimpleNamespace(remote=call) for name, call in calls.items()})
+
+    def wait(self, answers: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        return [answer for answer in answers if answer.func.__self__ in self.actors[: self.cpus]][:1], []
+
+    def get(self, answer: Any) -> Any:
+        try:
+            return self.copied(answer())
+        except RayError:
+            raise
+        except Exception as error:
+            raise RayTaskError(error) from error
+
+    def kill(self, worker: Any) -> None:
+        self.actors.remove(worker.actor)
+        worker.actor.open.close()
+
+
+ENDS = [
+    (RuntimeError("out of patience"), 1, "out of patience"),
+    (KeyboardInterrupt("stop"), 1, "stop"),
+    (None, 2, "every worker must load the same pipeline. weights: "),
+]
+
+
+@pytest.mark.parametrize(("error", "cpus", "message"), ENDS)
+def test_what_ends_a_run_leaves_what_is_finished(
+    error: BaseException | None, cpus: int, message: str, tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Stub] = []
+    lost: list[Stub] = []
+
     def load() -> Stub:
         pipe = Stub()
-        if (tmp_path / "first").exists():
+        if loaded and error is None:
             pipe.unet.attn1.to_q.weight.data[0, 0] += 1
-        (tmp_path / "first").touch()
+        pipe.on_call = fail
+        loaded.append(pipe)
         return pipe
 
-    def wait(*arguments: Any) -> None:
-        signal.pause()
+    def fail(pipe: Stub) -> None:
+        if pipe.calls == 2 and not lost:
+            lost.append(pipe)
+            raise RayError("killed")
+        if pipe.calls == 3 and error is not None:
+            raise error
 
-    with pytest.raises(EntropyLabError, match="every worker must load the same pipeline. weights: "):
-        measure(tmp_path / "run", load, engine="ray", call=wait)
+    run = tmp_path / "run"
+    monkeypatch.setitem(sys.modules, "ray", InThisProcess(cpus))
+    with pytest.raises(BaseException, match=message) as caught:
+        again(run, load, engine="ray")
+    assert any(f"finished before is in {run}" in note for note in caught.value.__notes__)
+    if isinstance(error, RuntimeError):
+        assert any("a worker was measuring 32x32 original, samples 6 to 7" in note for note in caught.value.__notes__)
+    assert list((run / "locks").iterdir()) == []
+    kept = {path: path.stat().st_mtime_ns for path in files(run)}
+    assert len(kept) == (0 if error is None else 3)
+    faults.check(again(run), entropylab.open(done))  # this process alone goes on with what the cluster began
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
 @pytest.mark.parametrize(
@@ -130,7 +177,7 @@ def test_refusals(pipe: Any, options: dict[str, Any], message: str, tmp_path: Pa
 
 
 def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(EntropyLabError, match=r"needs Ray, which is not here: pip install 'entropylab\[ray\]'"):
         measure(tmp_path / "run", Stub, engine="ray")
 
@@ -148,11 +195,12 @@ def judge(pipe: Any, **options: Any) -> Any:
     return judged(pipe, **given | options)
 
 
-@pytest.mark.ray
-def test_pictures_are_those_of_one_process(ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_are_those_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cloudpickle = pytest.importorskip("ray.cloudpickle")
     monkeypatch.setattr("entropylab.quality.evaluation.TOGETHER", 3)
+    monkeypatch.setitem(sys.modules, "ray", InThisProcess(1, lambda part: cloudpickle.loads(cloudpickle.dumps(part))))
     alone, cluster = tmp_path / "alone", tmp_path / "cluster"
-    expected, found = judge(Stub(), pictures=alone), judge(Stub, pictures=cluster, engine="ray", resources=ONE)
+    expected, found = judge(Stub(), pictures=alone), judge(Stub, pictures=cluster, engine="ray")
     for name in ("fid", "fid_interval", "pairwise_distance", "coverage"):
         assert found[name].equals(expected[name])
     assert not found.fid.equals(judge(Stub(), seed=1).fid)
@@ -164,19 +212,3 @@ def test_pictures_are_those_of_one_process(ray: Any, tmp_path: Path, monkeypatch
     assert len(pictures) == 24
     assert all((cluster / path).read_bytes() == (alone / path).read_bytes() for path in pictures)
     assert judge(Stub(), pictures=cluster).time.equals(found.time)  # one process reads what the cluster made
-
-
-@pytest.mark.parametrize(
-    ("pipe", "options", "message"),
-    [
-        (Stub(), {}, "one that is loaded already can't be sent"),
-        (Stub, {"pictures": None}, "engine is for pictures that are kept: pass pictures=, a folder"),
-        (Stub, {"metrics": ("beauty",)}, "metrics must be some of"),
-        (Stub(), {"engine": None, "resources": ONE}, "address and resources are for an engine"),
-    ],
-)
-def test_refusals_of_an_evaluation(pipe: Any, options: dict[str, Any], message: str, tmp_path: Path) -> None:
-    pytest.importorskip("ray")
-    with pytest.raises(EntropyLabError, match=message):
-        judge(pipe, **{"pictures": tmp_path / "pictures", "engine": "ray", **options})
-    assert list(tmp_path.iterdir()) == []
