@@ -9,7 +9,7 @@ from pathlib import Path
 
 import entropylab
 
-from .faults import check
+from .stub import check
 
 LAUNCHERS = {
     "torchrun": ("torch.distributed.run", "--nproc_per_node", "2"),

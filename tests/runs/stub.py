@@ -84,6 +84,12 @@ def bare(ds: xr.Dataset) -> xr.Dataset:
     return ds.drop_attrs(deep=False)
 
 
+def check(found: xr.Dataset, expected: xr.Dataset) -> None:
+    """A run that was disturbed has the result of one that was not, bit for bit."""
+    if not bare(found).identical(bare(expected)):
+        raise AssertionError("the result differs from that of an undisturbed run")
+
+
 def files(run: Path) -> list[Path]:
     return sorted((run / "units").glob("*.nc"))
 

@@ -70,7 +70,9 @@ def test_measure_status_merge_and_fit(loaded: list[Any], prompts: Path, tmp_path
     refused(run("merge", out, "--out", tmp_path / "one.nc"), "exists already")
 
 
-def test_mistakes_are_one_line_and_before_the_model_is_loaded(loaded: list[Any], prompts: Path, tmp_path: Path) -> None:
+def test_mistakes_are_one_line_and_before_the_model_is_loaded(
+    loaded: list[Any], prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").touch()
     refused(measured(tmp_path / "full", prompts), "empty folder", "letter.txt")
@@ -85,6 +87,15 @@ def test_mistakes_are_one_line_and_before_the_model_is_loaded(loaded: list[Any],
     refused(measured(tmp_path / "run", prompts, "--samples", 2, "--seed", 4), "seed: 0 there, 4 now", "--overwrite")
     assert measured(tmp_path / "run", prompts, "--samples", 2, "--seed", 4, "--overwrite", "--quiet").exit_code == 0
     assert entropylab.open(tmp_path / "run").attrs["seed"] == 4
+
+    def end(*arguments: Any, **options: Any) -> None:
+        raise entropylab.EntropyLabError("no room")
+
+    monkeypatch.setattr(Stub, "__call__", end)
+    ended, kept = measured(tmp_path / "another", prompts, "--quiet"), tmp_path / "another"
+    assert ended.exit_code == 2
+    said = f"what was finished is kept: entropylab status {kept}; the same command goes on"
+    assert ended.stderr.splitlines() == ["error: no room", said]
 
 
 def test_status_tells_of_work_and_damage(done: Path, tmp_path: Path) -> None:
@@ -111,28 +122,6 @@ def test_what_holds_no_measurement_is_named(tmp_path: Path) -> None:
         more = ["--out", tmp_path / "report.html"] if command == "report" else []
         refused(run(command, path, *more), "calibration.nc holds no measurement", "every statistic", "sigma2(scaling")
         refused(run(command, listing, *more), "listing.nc holds no measurement", "missing entropy")
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "first"),
-    [(KeyboardInterrupt(), 130, "stopped"), (entropylab.EntropyLabError("no room"), 2, "error: no room")],
-)
-def test_what_ends_a_run_says_what_is_kept(
-    error: BaseException, status: int, first: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
-    def load(*arguments: Any, **options: Any) -> Stub:
-        pipe = Stub()
-        pipe.on_call = end
-        return pipe
-
-    def end(pipe: Stub) -> None:
-        raise error
-
-    monkeypatch.setattr(entropylab, "load", load, raising=False)
-    result = measured(tmp_path / "run", prompts, "--quiet")
-    assert result.exit_code == status
-    kept = f"what was finished is kept: entropylab status {tmp_path / 'run'}; the same command goes on"
-    assert result.stderr.splitlines() == [first, kept]
 
 
 def told(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -18,8 +18,7 @@ from entropylab import EntropyLabError
 from entropylab.runs.engine import STARTED_HERE
 
 from ..command_line import run as command
-from . import faults
-from .stub import PROMPTS, Stub, again, files, judged, measure
+from .stub import PROMPTS, Stub, again, check, files, judged, measure
 
 LOCK = threading.Lock()
 
@@ -59,9 +58,9 @@ def test_the_command_gives_what_one_process_gives_whoever_is_lost(
         assert done.stderr.count("a worker was lost; measuring again: 32x") == len(more) // 4
         fatal.touch()
     alone, found = (entropylab.open(tmp_path / out) for out in ("alone", "cluster"))
-    faults.check(found, alone)
+    check(found, alone)
     with pytest.raises(AssertionError, match="differs"):
-        faults.check(found + 1e-7, alone)
+        check(found + 1e-7, alone)
     different = {name for name in alone.attrs if str(alone.attrs[name]) != str(found.attrs[name])}
     assert different <= {"command"}
     assert list((tmp_path / "cluster" / "locks").iterdir()) == []
@@ -154,7 +153,7 @@ def test_what_ends_a_run_leaves_what_is_finished(
     assert list((run / "locks").iterdir()) == []
     kept = {path: path.stat().st_mtime_ns for path in files(run)}
     assert len(kept) == (0 if error is None else 3)
-    faults.check(again(run), entropylab.open(done))  # this process alone goes on with what the cluster began
+    check(again(run), entropylab.open(done))  # this process alone goes on with what the cluster began
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections import Counter
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -16,8 +15,9 @@ from entropylab.runs.processes import END, PLACES, Locks, Place, by_environment,
 from entropylab.runs.progress import Progress
 from entropylab.runs.worker import Worker
 
-from . import faults, stub
+from . import stub
 from .processes import CONTEXT, launch, start
+from .stub import check, files
 
 
 @pytest.mark.parametrize(("world", "together"), [(3, True), (2, False)])
@@ -26,30 +26,39 @@ def test_processes_give_what_one_gives(world: int, together: bool, alone: Path, 
         stub.measure(tmp_path / "run", seed=1, sizes=[32], scaling="original")
     assert launch(tmp_path / "run", world, overwrite=together) == [0] * world
     found, expected = entropylab.open(tmp_path / "run"), entropylab.open(alone)
-    faults.check(found, expected)
+    check(found, expected)
     with pytest.raises(AssertionError, match="differs"):
-        faults.check(found + 1e-7, expected)
-    assert [path.name for path in stub.files(tmp_path / "run")] == [path.name for path in stub.files(alone)]
+        check(found + 1e-7, expected)
+    assert [path.name for path in files(tmp_path / "run")] == [path.name for path in files(alone)]
     assert list((tmp_path / "run" / "locks").iterdir()) == []
 
 
-def test_processes_killed_at_random_moments(alone: Path, tmp_path: Path) -> None:
-    tally = faults.torment(tmp_path, times=3, seed=0, expected=entropylab.open(alone))
-    assert tally["kills"] == 3
-    assert tally["in_flight"] <= 1
-    with pytest.raises(AssertionError, match="lost: {'another'}"):
-        faults.check_units(alone, {"another"}, Counter())
+def in_hand(run: Path) -> bool:
+    return any((run / "locks").glob(f"*{END}"))
 
 
-def test_a_unit_of_a_process_that_was_killed_is_measured_by_the_next(alone: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    process = start(out)
-    while not (out / "locks").is_dir() or not any((out / "locks").iterdir()):
-        assert process.is_alive()
-    os.kill(process.pid or 0, signal.SIGKILL)
-    process.join()
+def half_written(run: Path) -> bool:
+    return any((run / "units").glob("*.partial"))
+
+
+def test_processes_that_are_killed_lose_nothing_that_is_finished(alone: Path, tmp_path: Path) -> None:
+    """While a unit is in hand, while it is written, and at a moment that nobody chose."""
+    out, kept = tmp_path / "run", dict[Path, int]()
+    for moment in (in_hand, half_written, None):
+        process, count = start(out), len(kept)
+        while not (moment(out) if moment else len(files(out)) > count + 1):
+            assert process.is_alive()
+        os.kill(process.pid or 0, signal.SIGKILL)
+        process.join()
+        there = {path: path.stat().st_mtime_ns for path in files(out)}
+        assert kept.items() <= there.items()
+        kept, run = there, read_run(out)
+        assert {run.read(unit).attrs["unit"] for unit in run.units if run.is_finished(unit)} == run.finished()
+        assert run.locks.holders() == {}
+    assert 2 <= len(kept) < 16
     stub.measure(out)
-    faults.check(entropylab.open(out), entropylab.open(alone))
+    assert kept.items() <= {path: path.stat().st_mtime_ns for path in files(out)}.items()
+    check(entropylab.open(out), entropylab.open(alone))
 
 
 def test_processes_begin_with_a_share_each_and_then_fill_what_is_missing(

@@ -23,14 +23,15 @@ from entropylab.runs.folder import RECORD, read_run
 from .stub import PROMPTS, SAMPLES, Stub, again, bare, files, measure
 
 
-@pytest.mark.parametrize("keep", [("branch", "step", "layer", "head"), SAMPLES])
-def test_a_run_is_what_measuring_at_once_gives(keep: tuple[str, ...], tmp_path: Path) -> None:
-    ds, at_once = measure(tmp_path / "run", keep=None if keep is not SAMPLES else keep), measure(keep=keep)
+@pytest.mark.parametrize("keep", [None, SAMPLES])
+def test_a_run_is_what_measuring_at_once_gives(keep: tuple[str, ...] | None, tmp_path: Path) -> None:
+    kept = keep or ("branch", "step", "layer", "head")
+    ds, at_once = measure(tmp_path / "run", keep=keep), measure(keep=kept)
     assert bare(ds).identical(bare(at_once))
     assert ds.attrs.items() >= at_once.attrs.items()
     assert (ds.attrs["units"], ds.attrs["units_done"]) == (16, 16)
     assert entropylab.open(tmp_path / "run").identical(ds)
-    assert not bare(measure(keep=keep, seed=1)).identical(bare(at_once))
+    assert not bare(measure(keep=kept, seed=1)).identical(bare(at_once))
     if keep is SAMPLES:
         assert list(ds.prompt.values) == PROMPTS
         late = measure(tmp_path / "late", seed=4, prompts=PROMPTS[4:], keep=keep)
