@@ -109,7 +109,7 @@ class Pool:
                     shown.end(task.unit, ds.attrs["seconds"], max(1, self.in_hand))
                     for message in set(messages) - warned:
                         warned.add(message)
-                        warnings.warn(message, EntropyLabWarning, stacklevel=6)
+                        warnings.warn(message, EntropyLabWarning, stacklevel=4)
 
     def grow(self, units: int) -> None:
         """Start workers, as many as there is room for and one that waits for a node to join; no more than units."""

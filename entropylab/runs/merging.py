@@ -173,6 +173,7 @@ def merged(*runs: RunFolder) -> Merged:
     cells = found.cells
     for key, row in rows_of(runs).items():
         done = total = 0
+        missing: list[tuple[RunFolder, Unit]] = []
         for (seed, after, _), places in sorted(row.items(), key=lambda each: each[0]):
             ds = read_first(places, found)
             total += after - seed
@@ -188,13 +189,16 @@ def merged(*runs: RunFolder) -> Merged:
                 found.versions.add(ds.attrs["versions"])
             elif cells.keeps_samples:
                 run, unit = places[0]
+                missing.append(places[0])
                 cells.arrays.setdefault(key, []).append(np.full((1, 1, after - seed, 1, 1, 1), np.nan))
                 prompts, seeds = cells.labels.setdefault(key, ([], []))
-                prompts.extend(run.prompts_of(unit))
+                prompts.extend(run.prompts[unit.start : unit.stop])
                 seeds.extend(range(seed, after))
         if not done:  # nothing is known of a size and rule of which there is no unit
             cells.arrays.pop(key, None)
             cells.labels.pop(key, None)
+        for run, unit in missing if done else ():
+            run.prompts_of(unit)  # an EntropyLabError if they are lost
         if done < total:
             found.unfinished.append(f"{size_label(key[0])} {key[1]} {done} of {total} samples")
     return found

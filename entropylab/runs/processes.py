@@ -83,12 +83,12 @@ def main_first() -> Iterator[None]:
     had = distributed.is_initialized()
     if not had:
         distributed.init_process_group("gloo")
-    is_main = distributed.get_rank() == 0
+    group, is_main = distributed.new_group(backend="gloo"), distributed.get_rank() == 0
     if not is_main:
-        distributed.barrier()
+        distributed.barrier(group)
     yield
     if is_main:
-        distributed.barrier()
+        distributed.barrier(group)
     if not had:
         distributed.destroy_process_group()
 

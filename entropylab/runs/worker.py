@@ -198,7 +198,7 @@ def measure_run(
                 shown.say(f"measuring again: {problem}")
                 run.set_aside(unit)
         if place.is_main:
-            report_bad(found.cells, stacklevel=3)
+            report_bad(found.cells, stacklevel=4)
         return found.dataset
 
 

@@ -1,7 +1,6 @@
 """The library's functions, replaced by ones that write down what they were called with."""
 
 import types
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +10,6 @@ import xarray as xr
 
 import entropylab
 from entropylab.dataset import ATTRIBUTE
-
-
-class Pipe:
-    """Stands for a pipeline: an "image" is the text of the call that made it."""
-
-    vae_scale_factor = 4
-    rule: object = "original"
-
-    def __call__(self, *, generator: Any, **arguments: Any) -> Any:
-        text = repr({"rule": self.rule, "seed": generator.initial_seed(), **arguments})
-        return types.SimpleNamespace(images=[types.SimpleNamespace(save=lambda path: Path(path).write_text(text))])
-
-    def set_progress_bar_config(self, **arguments: Any) -> None:
-        """There is no bar."""
 
 
 def little(**values: list[list[float]]) -> xr.Dataset:
@@ -47,9 +32,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "layers": [types.SimpleNamespace(path="unet.mid_block.attn1", kind="self", heads=8, processor="AttnProcessor")],
     }
 
-    def load(model: str | None = None, **arguments: Any) -> Pipe:
+    def load(model: str | None = None, **arguments: Any) -> None:
         made["load"] = {"model": model, **arguments}
-        return Pipe()
 
     def stand_in(name: str) -> Any:
         def called(pipe: Any, **arguments: Any) -> Any:
@@ -61,15 +45,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     def save(ds: xr.Dataset, path: Path, overwrite: bool = False) -> None:
         made["save"] = {"path": path, "overwrite": overwrite}
 
-    @contextmanager
-    def rescale(pipe: Pipe, rule: object = "sqrt_log", *, train_size: Any = None) -> Any:
-        pipe.rule = rule if train_size is None else (rule, train_size)
-        yield
-        pipe.rule = "original"
-
     for name in found:
         monkeypatch.setattr(entropylab, name, stand_in(name), raising=False)
-    for function in (load, save, rescale):
+    for function in (load, save):
         monkeypatch.setattr(entropylab, function.__name__, function, raising=False)
     monkeypatch.setattr("entropylab.calibration.save", save)
     return made

@@ -3,12 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 import entropylab
 from entropylab.errors import EntropyLabError
 
 from ..command_line import refused, run
+from ..conftest import new_random_pipeline
 
 HANDED_ON = {
     "measure --rows 64 --sizes 64 --scaling original,sqrt_log,0.9 --statistics entropy,lse --statistics third "
@@ -97,25 +101,28 @@ def test_layers_are_listed(calls: dict[str, Any]) -> None:
     assert calls["load"]["model"] == "org/model"
 
 
-def test_generate_writes_an_image_for_each_size_and_rule(calls: dict[str, Any], tmp_path: Path) -> None:
-    out = tmp_path / "images"
-    words = ["--size", 64, "96x128", "--scaling", "original,sqrt_log", "--seed", 7, "--steps", 4, "--out", out]
-    result = run("generate", "a cat", *words)
+def test_generate_writes_an_image_for_each_size_and_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = new_random_pipeline()
+    monkeypatch.setattr(entropylab, "load", lambda *arguments, **options: pipe, raising=False)
+    words = ["--size", 64, "96x64", "--scaling", "original,0.5,sqrt_log", "--seed", 7, "--steps", 1, "--train-size", 64]
+    result = run("generate", "a red car", *words, "--out", tmp_path / "images")
     assert result.exit_code == 0, result.output
-    names = ["64x64_original_seed7", "64x64_sqrt_log_seed7", "96x128_original_seed7", "96x128_sqrt_log_seed7"]
-    assert sorted(path.stem for path in out.iterdir()) == names
-    call = (out / "96x128_sqrt_log_seed7.png").read_text()
-    expected = {"rule": "sqrt_log", "seed": 7, "prompt": "a cat", "height": 96, "width": 128, "num_inference_steps": 4}
-    assert call == repr(expected)
-    assert "'rule': 'original'" in (out / "64x64_original_seed7.png").read_text()
-    run("generate", "a cat", "--size", 32, "--scaling", "0.9", "--train-size", "64x32", "--out", out)
-    assert "'rule': (0.9, (64, 32))" in (out / "32x32_0.9_seed0.png").read_text()
-    calls.clear()
-    refused(run("generate", "a cat", "--size", 48, 64, "--seed", 7, "--out", out), "exists already")
+    rules = ("0.5", "original", "sqrt_log")
+    paths = [tmp_path / "images" / f"{size}_{rule}_seed7.png" for size in ("64x64", "96x64") for rule in rules]
+    assert sorted((tmp_path / "images").iterdir()) == paths
+    half, plain, same, *_, high, sharper = (np.asarray(Image.open(path)) for path in paths)
+    generator = torch.Generator().manual_seed(7)
+    alone = pipe("a red car", height=96, width=64, generator=generator, num_inference_steps=1).images[0]
+    np.testing.assert_array_equal(high, np.asarray(alone))
+    np.testing.assert_array_equal(same, plain, "the training size")
+    assert (half != plain).any() and (sharper != high).any()
+    refused(run("generate", "a red car", "--size", 33, "--out", tmp_path / "images"), "33x33", "32x32")
+
+
+def test_generate_checks_its_files_before_the_model_is_loaded(calls: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "64x64_original_seed0.png").write_text("before")
+    refused(run("generate", "a cat", "--size", 32, 64, "--out", tmp_path), "exists already")
     assert calls == {}
-    assert run("generate", "a cat", "--size", 64, "--seed", 7, "--out", out, "--overwrite").exit_code == 0
-    assert (out / "64x64_sqrt_log_seed7.png").read_text() != (out / "64x64_original_seed7.png").read_text()
-    refused(run("generate", "a cat", "--size", 33, "--out", tmp_path / "other"), "33x33", "32x32")
 
 
 REFUSED = [

@@ -91,7 +91,7 @@ def test_mistakes_are_one_line_and_before_the_model_is_loaded(
     def end(*arguments: Any, **options: Any) -> None:
         raise entropylab.EntropyLabError("no room")
 
-    monkeypatch.setattr(Stub, "__call__", end)
+    monkeypatch.setattr("entropylab.runs.worker.to_dataset", end)
     ended, kept = measured(tmp_path / "another", prompts, "--quiet"), tmp_path / "another"
     assert ended.exit_code == 2
     said = f"what was finished is kept: entropylab status {kept}; the same command goes on"

@@ -91,6 +91,16 @@ def test_half_a_run_with_samples_apart_keeps_every_sample_in_its_place(tmp_path:
         EntropyLabError, match="prompts.jsonl is missing .*the prompts of 32x32 original, samples 0 to 1"
     ):
         entropylab.open(run.path)
+    for unit in run.units:  # of every size and rule all, or none
+        if unit.scaling == "1.5" or unit.size == (32, 48):
+            run.file(unit).unlink(missing_ok=True)
+    again(run.path.with_name("first"), keep=SAMPLES)
+    for path in files(run.path.with_name("first")):
+        path.rename(run.path / "units" / path.name)
+    with pytest.warns(EntropyLabWarning, match="it has 4 of 16 units"):
+        found = entropylab.open(run.path)
+    np.testing.assert_array_equal(found.entropy, whole.entropy.isel(size=[0], scaling=[0]))
+    assert list(found.prompt.values) == PROMPTS
 
 
 def test_memory_does_not_grow_with_samples(tmp_path: Path) -> None:
