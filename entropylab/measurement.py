@@ -214,16 +214,9 @@ class Request:
     column: str | None
 
     def job(self, pipe: Any, out: Any = None, long: bool = False, **kept: Any) -> Job:
-        """The same with a pipeline, once everything is found to fit.
+        """The same with a pipeline, once everything is found to fit; ``long`` if its folder ``out`` is elsewhere.
 
-        Args:
-            pipe: the pipeline.
-            out: the folder of a long run.
-            long: whether this is one whose folder is elsewhere.
-            kept: what maps are kept, and who is told of steps, as of ``new_recorder``.
-
-        Raises:
-            EntropyLabError: an argument that does not fit.
+        ``kept`` is what maps are kept, and who is told of steps, as of ``new_recorder``.
         """
         pipelines.layers(pipe)
         pairs = pipelines.check_sizes(pipe, self.sizes)

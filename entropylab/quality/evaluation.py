@@ -142,7 +142,11 @@ def evaluate(
             stack.enter_context(quiet(pipe))
             sampling = request.job(pipe, long=pictures is not None)
             device = sampling.device
-        judge = new_judge(metrics, sampling.embedded, reference, features, clip, device)
+        extractor = features_of(features, sampling.embedded, device) if {"fid", "diversity"} & set(metrics) else None
+        if extractor is not None:
+            extractor.check_reference(reference, sampling.embedded)
+        scorer = clip_of(clip, sampling.embedded, device) if {"clip", "defects"} & set(metrics) else None
+        judge = Judge(metrics, reference, extractor, scorer)
         texts, cells = sampling.prompts, sampling.cells
         count = check_count("samples", samples, max(judge.least, min(len(texts), MOST)))
         judge.check_count(count)
@@ -398,12 +402,3 @@ def check_metrics(metrics: Any) -> tuple[str, ...]:
     if not names or any(name not in FIGURES for name in names):
         raise EntropyLabError(f"metrics must be some of {', '.join(FIGURES)}. Got {metrics!r}.")
     return names
-
-
-def new_judge(metrics: Any, embedded: bool, reference: Any, features: Any, clip: Any, device: torch.device) -> Judge:
-    """The models that the metrics need, read before any sampling; those of the hub are put on ``device``."""
-    names = check_metrics(metrics)
-    found = features_of(features, embedded, device) if {"fid", "diversity"} & set(names) else None
-    if found is not None:
-        found.check_reference(reference, embedded)
-    return Judge(names, reference, found, clip_of(clip, embedded, device) if {"clip", "defects"} & set(names) else None)
