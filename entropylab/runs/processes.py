@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from ..files import files, told
 
@@ -83,7 +83,8 @@ def main_first() -> Iterator[None]:
     had = distributed.is_initialized()
     if not had:
         distributed.init_process_group("gloo")
-    group, is_main = distributed.new_group(backend="gloo"), distributed.get_rank() == 0
+    group: Any = distributed.new_group(backend="gloo")
+    is_main = distributed.get_rank() == 0
     if not is_main:
         distributed.barrier(group)
     yield
