@@ -21,9 +21,10 @@ from .measuring.recorder import Recorder
 from .measuring.recording import DEFAULT_STATISTICS, new_recorder, watching
 from .netcdf import save
 from .pipelines.words import check_spoken
-from .runs.engine import check_engine, measure_on
+from .prompts import read_prompts
+from .runs.engine import check_engine, pool_on
 from .runs.folder import MOST_SAMPLES, check_folder
-from .runs.worker import KEPT_APART, Job, measure_run, source_of
+from .runs.worker import KEPT_APART, Job, Worker, measure_run, source_of
 from .sizes import size_label
 
 
@@ -123,6 +124,21 @@ def measure(
         >>> ds.tokens.isel(layer=0).values.tolist()  # N of the first layer
         [64.0, 128.0]
     """
+    if out is None and ((overwrite and maps is None) or unit_samples is not None or engine is not None):
+        raise EntropyLabError("overwrite, unit_samples and engine are for a long run: pass out=, a folder.")
+    if isinstance(maps, bool) or (maps is not None and out is not None):
+        raise EntropyLabError(f"maps must be the name of a file, and is not for a long run with out=. Got {maps!r}.")
+    if maps is None and (received or words is not None):
+        raise EntropyLabError("received and words are of maps: pass maps=, the name of a file.")
+    target = None if maps is None else check_writable(as_path(maps, "maps"), overwrite)
+    unit_samples = check_count("unit_samples", unit_samples, None)
+    cluster = check_engine(engine, address, resources)
+    if cluster:
+        if on_step is not None:
+            raise EntropyLabError("on_step is called where the pipeline samples: leave it out with engine=.")
+        check_folder(out)
+        if isinstance(prompts, str | Path):
+            prompts = read_prompts(prompts, column=column, samples=samples, seed=seed)
     request = Request(
         sizes,
         prompts,
@@ -141,23 +157,15 @@ def measure(
         strict,
         column,
     )
-    if out is None and ((overwrite and maps is None) or unit_samples is not None or engine is not None):
-        raise EntropyLabError("overwrite, unit_samples and engine are for a long run: pass out=, a folder.")
-    if isinstance(maps, bool) or (maps is not None and out is not None):
-        raise EntropyLabError(f"maps must be the name of a file, and is not for a long run with out=. Got {maps!r}.")
-    if maps is None and (received or words is not None):
-        raise EntropyLabError("received and words are of maps: pass maps=, the name of a file.")
-    target = None if maps is None else check_writable(as_path(maps, "maps"), overwrite)
-    unit_samples = check_count("unit_samples", unit_samples, None)
-    cluster = check_engine(engine, address, resources)
-    if cluster is not None:
-        if on_step is not None:
-            raise EntropyLabError("on_step is called where the pipeline samples: leave it out with engine=.")
-        return measure_on(cluster, pipe, request, out, overwrite, unit_samples, progress)
+    if cluster:
+        with pool_on(address, resources, pipe, request, unit_samples, progress) as pool:
+            configuration, attributes, texts = pool.known
+            known = configuration, {**attributes, "command": command()}, texts
+            return measure_run(pool, known, out, overwrite, unit_samples, progress)
     job = request.job(pipe, out, maps=target is not None, received=received, words=words, on_step=on_step)
     if out is not None:
         with quiet(pipe):
-            return measure_run(job, out, overwrite, unit_samples, progress)
+            return measure_run(Worker(job), job.known(unit_samples), out, overwrite, unit_samples, progress)
     plan, recorder = job.plan, job.recorder
     pixels = sum(height * width for height, width in job.sizes) * len(plan.prompts) * len(job.rules)
     with ExitStack() as stack:
@@ -206,16 +214,9 @@ class Request:
     column: str | None
 
     def job(self, pipe: Any, out: Any = None, long: bool = False, **kept: Any) -> Job:
-        """The same with a pipeline, once everything is found to fit.
+        """The same with a pipeline, once everything is found to fit; ``long`` if its folder ``out`` is elsewhere.
 
-        Args:
-            pipe: the pipeline.
-            out: the folder of a long run.
-            long: whether this is one whose folder is elsewhere.
-            kept: what maps are kept, and who is told of steps, as of ``new_recorder``.
-
-        Raises:
-            EntropyLabError: an argument that does not fit.
+        ``kept`` is what maps are kept, and who is told of steps, as of ``new_recorder``.
         """
         pipelines.layers(pipe)
         pairs = pipelines.check_sizes(pipe, self.sizes)

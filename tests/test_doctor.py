@@ -68,32 +68,26 @@ def test_a_backend_that_is_wrong_or_fails_is_found(monkeypatch):
     )
 
 
-def test_a_record_that_disturbs_is_found(monkeypatch):
-    seen = Recorder.on_attention
+@pytest.mark.filterwarnings("ignore::entropylab.errors.EntropyLabWarning")
+def test_a_record_that_disturbs_and_a_layer_that_is_not_measured_are_found(monkeypatch, tmp_path):
+    seen, of_plain = Recorder.on_attention, Reduction.of_plain
 
     def disturbs(self, call):
         call.query.mul_(1.01)
         return seen(self, call)
-
-    monkeypatch.setattr(Recorder, "on_attention", disturbs)
-    result = run("doctor", "--device", "cpu")
-    assert result.exit_code == 1
-    assert "pictures change while they are recorded" in result.stdout
-
-
-@pytest.mark.filterwarnings("ignore::entropylab.errors.EntropyLabWarning")
-def test_a_layer_that_is_not_measured_is_found(monkeypatch):
-    of_plain = Reduction.of_plain
 
     def fails(self, call):
         if call.layer.endswith("down_blocks.1.attentions.0.transformer_blocks.0.attn1"):
             raise RuntimeError("out of order")
         return of_plain(self, call)
 
+    monkeypatch.setattr(Recorder, "on_attention", disturbs)
     monkeypatch.setattr(Reduction, "of_plain", fails)
-    found = doctor.sampling(doctor.load(device="cpu"), 1)
-    assert found["problems"] == ["1 attention layers ran that were not measured"]
-    assert "out of order" in str(found["unmeasured"])
+    result = run("doctor", "--device", "cpu", "--out", tmp_path / "doctor.json")
+    assert result.exit_code == 1
+    assert "pictures change while they are recorded" in result.stdout
+    assert "1 attention layers ran that were not measured" in result.stdout
+    assert "out of order" in (tmp_path / "doctor.json").read_text()
 
 
 @pytest.mark.parametrize("bad", [{"repeats": 0}, {"device": "cuda:99"}, {"model": "no/such\x00"}])

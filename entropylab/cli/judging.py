@@ -1,6 +1,5 @@
 """Commands that find rules for a model and judge them: ``entropylab calibrate`` and ``evaluate``."""
 
-from functools import partial
 from pathlib import Path
 
 import typer
@@ -48,8 +47,8 @@ def calibrate(
     progress: opt.Progress = True,
 ) -> None:
     """``entropylab calibrate``."""
-    texts = prompts_of(prompts, column, None if samples is None else 2 * samples, seed)
-    given = opt.handed_on(ctx, "prompts", "column", "out", "overwrite") | ({"prompts": texts} if texts else {})
+    given = opt.handed_on(ctx, "prompts", "column", "out", "overwrite")
+    given |= prompts_of(prompts, column, None if samples is None else 2 * samples, seed)
     check_writable(out, overwrite)
     found = entropylab.calibrate(entropylab.load(model, dtype=dtype, device=device), **given)
     found.save(out, overwrite=overwrite)
@@ -81,13 +80,7 @@ def evaluate(
     seed: opt.Seed = 0,
     prompts: opt.Prompts = None,
     reference: opt.Reference = None,
-    metrics: opt.Metrics = [
-        "fid",
-        "clip",
-        "diversity",
-        "time",
-        "memory",
-    ],
+    metrics: opt.Metrics = ["fid", "clip", "diversity", "time", "memory"],
     features: opt.Features = None,
     clip: opt.Clip = None,
     pictures: opt.Pictures = None,
@@ -104,16 +97,10 @@ def evaluate(
     progress: opt.Progress = True,
 ) -> None:
     """``entropylab evaluate``."""
-    from ..runs.place import own_device
-
-    texts = prompts_of(prompts, None, None, seed)
-    given = opt.handed_on(ctx, "prompts", "out", "overwrite") | ({"prompts": texts} if texts else {})
+    given = opt.handed_on(ctx, "prompts", "out", "overwrite") | prompts_of(prompts, None, None, seed)
     check_writable(out, overwrite)
-    if engine and device == "cpu":
-        given.setdefault("resources", {"num_cpus": 1})
-    device = own_device(device) if pictures is not None and not engine else device
-    load = partial(entropylab.load, model, dtype=dtype, device=device)
-    ds = entropylab.evaluate(load if engine else load(), **given)
+    pipe = opt.loaded(ctx, shared=pictures is not None)
+    ds = entropylab.evaluate(pipe, **given)
     if not is_first():  # of processes that shared the pictures
         return
     entropylab.save(ds, out, overwrite=overwrite)

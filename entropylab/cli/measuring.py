@@ -1,6 +1,5 @@
 """Commands that measure, in one go or as a long run: ``entropylab measure``, ``status``, ``merge``."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -64,15 +63,12 @@ def measure(
     progress: opt.Progress = True,
 ) -> None:
     """``entropylab measure``: what can be checked is checked before the model is loaded."""
-    texts = prompts_of(prompts, column, samples, seed)
-    given = opt.handed_on(ctx, "prompts", "column", "out", "overwrite") | ({"prompts": texts} if texts else {})
+    given = opt.handed_on(ctx, "prompts", "column", "out", "overwrite") | prompts_of(prompts, column, samples, seed)
     long = out.is_dir() or out.suffix.lower() not in (".nc", ".nc4", ".h5", ".hdf5", ".netcdf")
     if long:
         from ..runs.folder import check_folder
-        from ..runs.place import own_device
 
         given["out"] = check_folder(out)
-        device = device if engine else own_device(device)
     else:
         check_writable(out, overwrite)
     if maps is not None:
@@ -81,10 +77,7 @@ def measure(
         check_writable(maps, overwrite)
     if long or maps is not None:
         given["overwrite"] = overwrite
-    if engine and device == "cpu":
-        given.setdefault("resources", {"num_cpus": 1})
-    load = partial(entropylab.load, model, dtype=dtype, device=device)
-    ds = entropylab.measure(load if engine else load(), **given)
+    ds = entropylab.measure(opt.loaded(ctx, shared=long), **given)
     if not long:
         entropylab.save(ds, out, overwrite=overwrite)
     if maps is not None:

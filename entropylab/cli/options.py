@@ -4,11 +4,14 @@ Those that a function of the library takes have its name there, and are handed o
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+import entropylab
 
 from ..errors import EntropyLabError
 from ..sizes import Size, as_pair, parse_sizes, split
@@ -45,7 +48,22 @@ def switch(name: str, text: str) -> Any:
 def handed_on(ctx: typer.Context, *but: str) -> dict[str, Any]:
     """What was given of a command's options, as its function in the library takes them."""
     but = (*but, "model", "dtype", "device")
-    return {name: value for name, value in ctx.params.items() if name not in but and value is not None}
+    given = {name: value for name, value in ctx.params.items() if name not in but and value is not None}
+    on_cpu = {"resources": {"num_cpus": 1}} if "engine" in given and ctx.params["device"] == "cpu" else {}
+    return on_cpu | given
+
+
+def loaded(ctx: typer.Context, shared: bool) -> Any:
+    """The pipeline that a command names, or what loads it, if workers of a cluster do.
+
+    Of several processes that share the work each has a GPU of its own.
+    """
+    from ..runs.processes import own_device
+
+    model, dtype, device, engine = (ctx.params[name] for name in ("model", "dtype", "device", "engine"))
+    if engine:
+        return partial(entropylab.load, model, dtype=dtype, device=device)
+    return entropylab.load(model, dtype=dtype, device=own_device(device) if shared else device)
 
 
 def words(texts: list[str] | None) -> list[str] | None:
@@ -73,24 +91,17 @@ def one_size(param: typer.CallbackParam, text: str | None) -> Size | None:
     return as_pair(size)
 
 
-def rules_of(texts: Sequence[str]) -> list[Any]:
-    """The rules of ``--scaling``: names, numbers as multipliers, and files of calibrations."""
-    from ..scaling import named_rule
+def rules_for(module: str, name: str) -> Callable[[Sequence[str]], list[Any]]:
+    """What makes rules of ``--scaling``, names, multipliers and files of calibrations, if ``name`` takes each."""
 
-    rules = [rule_of(text) for text in split(texts)]
-    for rule in rules:
-        named_rule(rule)
-    return rules
+    def rules_of(texts: Sequence[str]) -> list[Any]:
+        check = getattr(import_module(f"..{module}", __package__), name)
+        rules = [rule_of(text) for text in split(texts)]
+        for rule in rules:
+            check(rule)
+        return rules
 
-
-def methods_of(texts: Sequence[str]) -> list[Any]:
-    """Rules likewise, and baselines by name."""
-    from ..quality.methods import as_method
-
-    rules = [rule_of(text) for text in split(texts)]
-    for rule in rules:
-        as_method(rule, None)
-    return rules
+    return rules_of
 
 
 def resources_of(text: str | None) -> dict[str, float] | None:
@@ -148,7 +159,7 @@ Rules = Annotated[
         "Rules for the softmax scale: original (as trained), sqrt_log (times sqrt(log N / log T)), "
         "scalable_softmax (log N / log T), yarn, proportional, a number, or FILE.nc that `entropylab calibrate` wrote "
         "(its calibrated multipliers; FILE.nc:predicted and FILE.nc:invariant are its other rules).",
-        callback=rules_of,
+        callback=rules_for("scaling", "named_rule"),
     ),
 ]
 TrainSize = Annotated[
@@ -242,7 +253,7 @@ Methods = Annotated[
         "RULE,...",
         "Rules as of `entropylab measure`, and baselines: resize, multidiffusion.",
         "--scaling",
-        callback=methods_of,
+        callback=rules_for("quality.methods", "as_method"),
     ),
 ]
 Reference = Annotated[Path | None, path_option("DIR", "Folder of real pictures; the embedded ones if left out.")]

@@ -43,20 +43,20 @@ def repeat_sizes(arguments: Sequence[str]) -> list[str]:
     return repeated
 
 
-def prompts_of(path: Path | None, column: str | None, samples: int | None, seed: int) -> list[str] | None:
-    """The prompts of ``--prompts``, or None; captions that were left out are reported."""
+def prompts_of(path: Path | None, column: str | None, samples: int | None, seed: int) -> dict[str, list[str]]:
+    """The prompts of ``--prompts`` as an argument, if there are any; captions that were left out are reported."""
     from ..prompts import read_prompts
 
     if path is None:
         if column is not None:
             raise EntropyLabError(f"column needs --prompts FILE. Got {column!r} without one.")
-        return None
+        return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EntropyLabWarning)
         found = read_prompts(path, column=column, samples=samples, seed=seed)
     if found.report and is_first():
         say(found.report, err=True)
-    return found
+    return {"prompts": found}
 
 
 def rule_of(text: str) -> Any:
@@ -82,7 +82,7 @@ def rule_of(text: str) -> Any:
 
 def is_first() -> bool:
     """Whether this is the only process, or the first of those launched together."""
-    from ..runs.place import by_environment
+    from ..runs.processes import by_environment
 
     return by_environment().is_main
 

@@ -28,6 +28,7 @@ from ..prompts import digest, read_prompts
 from ..runs.configuration import FROM_PIPE
 from ..runs.engine import check_engine, pool_on
 from ..runs.units import Unit
+from ..runs.worker import Worker
 from ..sizes import Size, size_label
 from .clip import Clip, clip_of
 from .cost import Meter, how
@@ -127,29 +128,32 @@ def evaluate(
         Frozen({'size': 1, 'scaling': 2})
     """
     cluster = check_engine(engine, address, resources)
-    if cluster is not None and pictures is None:
+    if cluster and pictures is None:
         raise EntropyLabError("engine is for pictures that are kept: pass pictures=, a folder.")
     metrics = check_metrics(metrics)
-    if cluster is not None and isinstance(prompts, str | Path):
+    if cluster and isinstance(prompts, str | Path):
         prompts = read_prompts(prompts)
     request = Request(sizes, scaling, prompts, steps, guidance_scale, seed, batch_size, train_size, call)
     with ExitStack() as stack:
-        pool = None
-        if cluster is None:
+        if cluster:
+            pool = stack.enter_context(pool_on(address, resources, pipe, request, None, progress))
+            sampling, device = pool.known[1], torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        else:
             stack.enter_context(quiet(pipe))
             sampling = request.job(pipe, long=pictures is not None)
-        else:
-            pool = stack.enter_context(pool_on(cluster, pipe, request, None, progress))
-            sampling = pool.known[1]
-        device = sampling.device if pool is None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        judge = new_judge(metrics, sampling.embedded, reference, features, clip, device)
+            device = sampling.device
+        extractor = features_of(features, sampling.embedded, device) if {"fid", "diversity"} & set(metrics) else None
+        if extractor is not None:
+            extractor.check_reference(reference, sampling.embedded)
+        scorer = clip_of(clip, sampling.embedded, device) if {"clip", "defects"} & set(metrics) else None
+        judge = Judge(metrics, reference, extractor, scorer)
         texts, cells = sampling.prompts, sampling.cells
         count = check_count("samples", samples, max(judge.least, min(len(texts), MOST)))
         judge.check_count(count)
         check_seed(seed, count)
         check_count("resamples", resamples, None)
         chosen = [texts[i % len(texts)] for i in range(count)]
-        sampling = replace(sampling, prompts=chosen, aside=judge.size_on(device) if pool is None else 0)
+        sampling = replace(sampling, prompts=chosen, aside=0 if cluster else judge.size_on(device))
         if pictures is None:
             meters = {cell: Meter(device, sampling.aside) for cell in cells}
             batches = {cell: sampling.batches(*cell, meters[cell], range(count)) for cell in cells}
@@ -157,10 +161,10 @@ def evaluate(
             if not os.path.isdir(pictures := as_path(pictures, "pictures", "folder")):
                 make_folder(pictures, "pictures")
             run = sampling.run(pictures)
-            run.share(sampling, progress, pool)
+            run.share(pool if cluster else Worker(sampling), progress)
             meters = {cell: run.meter(cell, sampling.device) for cell in cells}
             batches = {cell: run.batches(cell, sampling.batch_size) for cell in cells}
-        if pool is not None:
+        if cluster:
             stack.close()  # judging needs no workers
         draws = new_draws(sampling.sizes, [one.name for one in sampling.methods], judge.metrics, resamples)
         figures, real, looked_at = draws["figure"].values.tolist(), {}, []
@@ -203,11 +207,7 @@ class Request:
     call: Draw | None
 
     def job(self, pipe: Any, long: bool) -> "Sampling":
-        """What samples it, once everything is found to fit; ``long`` if its pictures are to be kept.
-
-        Raises:
-            EntropyLabError: an argument that does not fit.
-        """
+        """What samples it, once everything is found to fit; ``long`` if its pictures are to be kept."""
         pipelines.layers(pipe)
         sizes = pipelines.check_sizes(pipe, self.sizes)
         methods = check_methods(pipe, self.scaling, self.train_size)
@@ -262,9 +262,9 @@ def own_call(settings: dict[str, Any]) -> Draw:
 class Sampling:
     """What every size and method is sampled from; to long runs a job, whose units are pictures.
 
-    ``cells`` are the sizes and names of methods of which there are pictures, ``prompts`` one a picture, ``aside`` bytes
-    on the device that are not the pipeline's. There is no ``pipe`` on a machine that leaves sampling to others, and
-    ``weights`` is a digest only if pictures are kept.
+    ``cells`` are the sizes and names of methods of which there are pictures, ``prompts`` are used in turn, ``aside`` is
+    how many bytes on the device are not the pipeline's. There is no ``pipe`` on a machine that leaves sampling to
+    others, and ``weights`` is a digest only if pictures are kept.
     """
 
     pipe: Any
@@ -289,8 +289,9 @@ class Sampling:
         """
         method = next(one for one in self.methods if one.name == name)
         for start in part[:: self.batch_size]:
-            prompts = self.prompts[start : start + self.batch_size]
-            generators = [torch.Generator("cpu").manual_seed(self.seed + start + i) for i in range(len(prompts))]
+            numbers = range(start, min(start + self.batch_size, part.stop))
+            prompts = [self.prompts[number % len(self.prompts)] for number in numbers]
+            generators = [torch.Generator("cpu").manual_seed(self.seed + number) for number in numbers]
             with meter.batch(len(prompts)):
                 images = method.sample(self.pipe, size, prompts, generators, self.draw)
             if tuple(images.shape[-2:]) != size or len(images) != len(prompts):
@@ -299,11 +300,10 @@ class Sampling:
                 )
             yield start, images
 
-    def measure(self, unit: Unit, prompts: list[str], bar: Any) -> xr.Dataset:
-        """A unit's pictures, and what they cost; ``prompts`` are those of all pictures."""
+    def measure(self, unit: Unit, bar: Any) -> xr.Dataset:
+        """A unit's pictures, and what they cost."""
         meter, began, parts = Meter(self.device, self.aside), time.monotonic(), []
-        sampling = replace(self, prompts=prompts)
-        for _, images in sampling.batches(unit.size, unit.scaling, meter, range(unit.start, unit.stop)):
+        for _, images in self.batches(unit.size, unit.scaling, meter, range(unit.start, unit.stop)):
             parts.append(images)
             bar.update(unit.size[0] * unit.size[1] * len(images))
         pictures = (("picture", "channel", "height", "width"), torch.cat(parts).numpy())
@@ -402,12 +402,3 @@ def check_metrics(metrics: Any) -> tuple[str, ...]:
     if not names or any(name not in FIGURES for name in names):
         raise EntropyLabError(f"metrics must be some of {', '.join(FIGURES)}. Got {metrics!r}.")
     return names
-
-
-def new_judge(metrics: Any, embedded: bool, reference: Any, features: Any, clip: Any, device: torch.device) -> Judge:
-    """The models that the metrics need, read before any sampling; those of the hub are put on ``device``."""
-    names = check_metrics(metrics)
-    found = features_of(features, embedded, device) if {"fid", "diversity"} & set(names) else None
-    if found is not None:
-        found.check_reference(reference, embedded)
-    return Judge(names, reference, found, clip_of(clip, embedded, device) if {"clip", "defects"} & set(names) else None)

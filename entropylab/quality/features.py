@@ -42,19 +42,12 @@ class Reference:
 
 @dataclass(frozen=True)
 class Features:
-    """A feature extractor.
-
-    Attributes:
-        name: for tables.
-        module: from pictures (batch, 3, height, width) of uint8 to features (batch, dimension).
-        embedded: whether reference features of the embedded pipeline's pictures are shipped for it.
-        published: whether published FID is measured in these features: only Inception's.
-    """
+    """A feature extractor: a module from pictures (batch, 3, height, width) of uint8 to features (batch, dimension)."""
 
     name: str
     module: nn.Module
-    embedded: bool = False
-    published: bool = False
+    embedded: bool = False  # features of the embedded pipeline's real pictures are shipped for it
+    published: bool = False  # published FID is measured in these: only Inception's
     known: dict[str, Reference] = field(default_factory=dict, repr=False, compare=False)
 
     @torch.no_grad()

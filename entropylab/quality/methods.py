@@ -90,9 +90,8 @@ class Rescaled(Method):
 class Resized(Method):
     """Sample at the training size and resize: up to where the size is covered, then cut to it around the middle.
 
-    Attributes:
-        upscaler: ``upscaler(images, size, prompts, generators)`` makes the pictures larger first, such as a pipeline
-            that takes images; what it gives is resized.
+    ``upscaler(images, size, prompts, generators)`` makes the pictures larger first, such as a pipeline that takes
+    images; what it gives is resized.
     """
 
     upscaler: Upscaler | None = None
@@ -234,7 +233,7 @@ def check_methods(pipe: Any, scaling: Any, train_size: Any) -> list[Method]:
     return methods
 
 
-def as_method(one: Any, train_size: Any) -> Method:
+def as_method(one: Any, train_size: Any = None) -> Method:
     """A method as it is, a baseline by name, or a scaling rule in any form that `entropylab.rescale` takes."""
     if isinstance(one, Method):
         return one

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +16,9 @@ from torch import Tensor
 from ..errors import EntropyLabError, one_line
 from ..files import as_path, cannot_write, make_folder, write_whole
 from ..runs.configuration import differences
-from ..runs.locks import Locks
-from ..runs.place import by_environment
+from ..runs.processes import Locks
 from ..runs.progress import Progress
 from ..runs.units import Unit
-from ..runs.worker import Worker
 from ..sizes import Size, size_label
 from .cost import Meter
 
@@ -89,23 +88,17 @@ class PictureRun:
     """A folder of pictures, SIZE/RULE/0000.png, as those that sample them see it: what a RunFolder is to `measure`.
 
     Beside the pictures a small file for every unit says that it is finished, what made it, and what it cost.
-
-    Attributes:
-        path: the folder.
-        made: what decides the pictures of every size and method, as JSON can hold it.
-        record: what whoever samples a unit is told: the prompt of every picture.
-        each: pictures of a unit.
     """
 
     path: Path
-    made: dict[tuple[Size, str], dict[str, Any]]
-    record: list[str]
-    each: int
+    made: dict[tuple[Size, str], dict[str, Any]]  # what decides the pictures of every size and method
+    prompts: list[str]  # of every picture
+    each: int  # pictures of a unit
 
     @cached_property
     def units(self) -> list[Unit]:
         """All units."""
-        count = len(self.record)
+        count = len(self.prompts)
         return [
             Unit(size, place, name, start, min(start + self.each, count))
             for place, (size, name) in enumerate(self.made)
@@ -142,32 +135,16 @@ class PictureRun:
     def write(self, unit: Unit, ds: xr.Dataset) -> None:
         """Write a unit's pictures, then what says that they are there."""
         folder = self.folder(unit.size, unit.scaling)
-        save_pictures(torch.tensor(ds["images"].values), self.record[unit.start : unit.stop], folder, unit.start)
+        save_pictures(torch.tensor(ds["images"].values), self.prompts[unit.start : unit.stop], folder, unit.start)
         record = {"made": self.made[unit.size, unit.scaling], "cost": ds.attrs["cost"]}
         write_whole(self.mark(unit), json.dumps(record, indent=1).encode())
 
-    def share(self, job: Any, progress: bool, pool: Any = None) -> None:
-        """Sample until all pictures are there: here, beside other processes that do the same, or on a cluster.
-
-        Args:
-            job: samples them here, as `Sampling`.
-            progress: whether to tell how far it is.
-            pool: the workers of a cluster that sample instead, as `runs.engine.Pool`.
-
-        Raises:
-            EntropyLabError: pictures of something else are there, or they can't be written.
-        """
+    def share(self, worker: Any, progress: bool) -> None:
+        """Let a `runs.worker.Worker`, or the `runs.engine.Pool` of a cluster, sample until all pictures are there."""
         self.check()
         make_folder(self.path / LOCKS, "pictures")
-        place = by_environment()
-        shown = Progress(self.units, progress and place.is_main)
-        try:
-            if pool is None:
-                Worker(self, job, shown, place).work()
-            else:
-                pool.work(self, shown)
-        finally:
-            shown.close()
+        with closing(Progress(self.units, progress and worker.place.is_main)) as shown:
+            worker.work(self, shown)
 
     def check(self) -> None:
         """Raise an EntropyLabError if pictures of something else are there, or a record is damaged."""
@@ -187,7 +164,7 @@ class PictureRun:
 
     def batches(self, cell: tuple[Size, str], batch_size: int) -> Iterator[tuple[int, Tensor]]:
         """The number of the first picture of every batch, and its pictures (batch, 3, height, width) of uint8."""
-        numbers = range(len(self.record))
+        numbers = range(len(self.prompts))
         for start in numbers[::batch_size]:
             files = [self.folder(*cell) / f"{number:04d}.png" for number in numbers[start : start + batch_size]]
             yield start, torch.stack([read_picture(file) for file in files])

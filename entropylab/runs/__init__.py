@@ -1,6 +1,6 @@
 """Long runs: work cut into units that many processes share through a folder, so that nothing finished is ever lost."""
 
 from .merging import merge, open_run
-from .overview import Status, status
+from .progress import Status, status
 
 __all__ = ["Status", "merge", "open_run", "status"]

@@ -13,7 +13,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,12 @@ import xarray as xr
 
 from ..bars import quiet
 from ..errors import EntropyLabError, EntropyLabWarning, check_positive, one_line
-from ..measuring.provenance import command
 from ..models import load
-from ..prompts import read_prompts
 from .configuration import differences
-from .folder import begin, check_folder
+from .processes import Place
 from .progress import Progress
 from .units import Unit
-from .worker import finished, leaving_what_is_finished
+from .worker import leaving_what_is_finished
 
 LOOK = 2.0
 """How often the driver looks for nodes that joined, and for units that other processes gave back [s]."""
@@ -52,11 +50,11 @@ class Measurer:
         self.open.enter_context(self.job.watched())
         return self.job.known(unit_samples)
 
-    def measure(self, unit: Unit, record: Any) -> tuple[xr.Dataset, list[str]]:
+    def measure(self, unit: Unit) -> tuple[xr.Dataset, list[str]]:
         """A unit, measured, and what to warn of."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            ds = self.job.measure(unit, record, Progress((), shown=False))
+            ds = self.job.measure(unit, Progress((), shown=False))
             self.job.report()
         return ds, [str(each.message) for each in caught if issubclass(each.category, EntropyLabWarning)]
 
@@ -85,6 +83,7 @@ class Pool:
     known: tuple[Any, ...] = ()  # what the first worker answered that was ready
     room: int = 0  # for so many workers, when it was looked at [s]
     looked: float = float("-inf")
+    place: Place = field(default_factory=Place)  # the driver is alone, whatever launched it
 
     @property
     def in_hand(self) -> int:
@@ -93,25 +92,24 @@ class Pool:
 
     def work(self, run: Any, shown: Progress) -> None:
         """Measure until every unit of a run is finished: of a RunFolder, or an evaluation's PictureRun."""
-        self.shown, record = shown, self.ray.put(run.record)
-        warned: set[str] = set()
+        self.shown, warned = shown, set[str]()
         done = run.finished()
         shown.follow(done)
         self.queue = deque(unit for unit in run.units if unit.name not in done)
         with leaving_what_is_finished(run):
             while self.queue or self.in_hand:
                 self.grow(len(self.queue) + self.in_hand)
-                self.hand_out(run, record)
+                self.hand_out(run)
                 for task, (ds, messages) in self.answers():
                     with task.lock:
-                        self.hand_out(run, record)  # nobody waits until this unit is written
+                        self.hand_out(run)  # nobody waits until this unit is written
                         run.check_still_there()
                         shown.begin(task.unit)
                         run.write(task.unit, ds)
                     shown.end(task.unit, ds.attrs["seconds"], max(1, self.in_hand))
                     for message in set(messages) - warned:
                         warned.add(message)
-                        warnings.warn(message, EntropyLabWarning, stacklevel=6)
+                        warnings.warn(message, EntropyLabWarning, stacklevel=4)
 
     def grow(self, units: int) -> None:
         """Start workers, as many as there is room for and one that waits for a node to join; no more than units."""
@@ -124,7 +122,7 @@ class Pool:
             worker = self.new_worker.remote()
             self.tasks[worker.prepare.remote(*self.sent)] = Task(worker)
 
-    def hand_out(self, run: Any, record: Any) -> None:
+    def hand_out(self, run: Any) -> None:
         """Hand units that no other process has finished, or has in hand, to workers that have nothing to do."""
         for _ in range(len(self.queue)):
             if not self.idle:
@@ -136,7 +134,7 @@ class Pool:
                 self.queue.append(unit)
             else:
                 worker = self.idle.pop()
-                self.tasks[worker.measure.remote(unit, record)] = Task(worker, unit, lock)
+                self.tasks[worker.measure.remote(unit)] = Task(worker, unit, lock)
 
     def answers(self) -> Iterator[tuple[Any, Any]]:
         """What workers have measured; nothing if none has for a while, or if one only got ready or was lost."""
@@ -185,16 +183,8 @@ class Pool:
             self.end(task)
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """A cluster as the caller named it: where it is (None: found or started here), and what a worker takes of it."""
-
-    address: str | None
-    resources: Mapping[str, float] | None
-
-
-def check_engine(engine: Any, address: Any, resources: Any) -> Cluster | None:
-    """What the arguments engine, address and resources ask for; None for this process."""
+def check_engine(engine: Any, address: Any, resources: Any) -> bool:
+    """Whether the arguments engine, address and resources ask for a cluster."""
     if engine is None and (address is not None or resources is not None):
         raise EntropyLabError("address and resources are for an engine: pass engine='ray'.")
     if engine not in (None, "ray"):
@@ -204,18 +194,25 @@ def check_engine(engine: Any, address: Any, resources: Any) -> Cluster | None:
             raise EntropyLabError(f"resources must be a dict of {' and '.join(RESOURCES)}. Got {resources!r}.")
         for name, value in resources.items():
             check_positive(f"resources[{name!r}]", value, RESOURCES[name])
-    return None if engine is None else Cluster(address, resources)
+    return engine is not None
 
 
 @contextmanager
-def pool_on(cluster: Cluster, pipe: Any, request: Any, unit_samples: int | None, progress: bool) -> Iterator[Pool]:
+def pool_on(
+    address: str | None,
+    resources: Mapping[str, float] | None,
+    pipe: Any,
+    request: Any,
+    unit_samples: int | None,
+    progress: bool,
+) -> Iterator[Pool]:
     """Workers on a cluster, the first of which is ready; they end with the context.
 
     Each does what ``request.job(pipe, long=True)`` says, of the pipeline that ``pipe`` loads.
     """
     sent = (loader_of(pipe), request, unit_samples)
-    with connected(cluster.address, sent) as ray:
-        each = cluster.resources or ({"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1})
+    with connected(address, sent) as ray:
+        each = resources or ({"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1})
         new_worker = ray.remote(Measurer).options(**{"num_cpus": 0, **each})
         pool = Pool(ray, new_worker, [ray.put(part) for part in sent], each, Progress((), progress))
         with closing(pool):
@@ -223,28 +220,6 @@ def pool_on(cluster: Cluster, pipe: Any, request: Any, unit_samples: int | None,
                 pool.grow(1)
                 list(pool.answers())
             yield pool
-
-
-def measure_on(
-    cluster: Cluster,
-    pipe: Any,
-    request: Any,
-    out: Any,
-    overwrite: bool,
-    unit_samples: int | None,
-    progress: bool,
-) -> xr.Dataset:
-    """What ``measure(..., out=..., engine=...)`` does; the Dataset of the finished run."""
-    path = check_folder(out)
-    if isinstance(request.prompts, str | Path):
-        known = {"column": request.column, "samples": request.samples, "seed": request.seed}
-        request = replace(request, prompts=read_prompts(request.prompts, **known))
-    with pool_on(cluster, pipe, request, unit_samples, progress) as pool:
-        configuration, attributes, prompts = pool.known
-        attributes |= {"command": command()}
-        run = begin(path, configuration, attributes, prompts, overwrite=overwrite, unit_samples=unit_samples)
-        with closing(Progress(run.units, progress)) as shown:
-            return finished(run, partial(pool.work, run, shown), shown)
 
 
 def loader_of(pipe: Any) -> Callable[[], Any]:

@@ -24,7 +24,7 @@ from ..errors import EntropyLabError
 from ..files import PARTIAL, cannot_write, files, interrupted_later, is_there, listed, make_folder, told, write_whole
 from ..prompts import digest
 from .configuration import JOINED, differences, digest_of
-from .locks import END, Locks, locked
+from .processes import END, Locks, locked
 from .units import Unit, cut
 
 FORMAT = 2
@@ -37,16 +37,18 @@ LOCK = ".lock"
 OWN = re.compile(rf"\d+x\d+_\d+-[\w.-]*_\d+-\d+(\.nc|\.nc{DAMAGED}|{END})|\.[0-9a-f]{{32}}{PARTIAL}")
 """Names of the files that a run makes in its folders of units and locks."""
 
-GROWING = ("samples", "prompts")
-"""What changes in a configuration when its run is to have more samples."""
-
 MOST_SAMPLES = 10_000_000
 """More than this no run has: their prompts are held in memory."""
+
+AGAIN = "If its units are there, the command that made the run writes it again."
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder that holds a run: what decides its numbers, where they come from, and the prompt of every sample."""
+    """A folder that holds a run: what decides its numbers, where they come from, and the prompt of every sample.
+
+    ``prompts`` is empty where their file is lost: units that are finished carry their own.
+    """
 
     path: Path
     configuration: dict[str, Any]
@@ -59,12 +61,6 @@ class RunFolder:
         known = {"configuration": self.configuration, "digest": digest_of(self.configuration)}
         return {"format": FORMAT, **known, "attributes": self.attributes}
 
-    def digest(self, unit: Unit) -> str:
-        """What a unit carries, to tell whose it is: what decides its numbers, and nothing of the run's other units."""
-        known = {name: value for name, value in self.configuration.items() if name not in JOINED}
-        own = {"rule": self.configuration["rules"][unit.rule], "seed": self.configuration["seed"]}
-        return digest_of({**known, **own, "prompts": digest(self.prompts[unit.start : unit.stop]), "unit": unit.name})
-
     @cached_property
     def units(self) -> list[Unit]:
         """All units in their canonical order."""
@@ -76,6 +72,20 @@ class RunFolder:
     def locks(self) -> Locks:
         """Who is at work."""
         return Locks(self.path / LOCKS)
+
+    def prompts_of(self, unit: Unit) -> list[str]:
+        """The prompts of a unit, finished or not."""
+        if not self.prompts:
+            raise EntropyLabError(
+                f"{self.path / PROMPTS} is missing or damaged: the prompts of {unit.label} are not known. {AGAIN}"
+            )
+        return self.prompts[unit.start : unit.stop]
+
+    def digest(self, unit: Unit, prompts: list[str]) -> str:
+        """What a unit carries, to tell whose it is: what decides its numbers, and nothing of the run's other units."""
+        known = {name: value for name, value in self.configuration.items() if name not in JOINED}
+        own = {"rule": self.configuration["rules"][unit.rule], "seed": self.configuration["seed"]}
+        return digest_of({**known, **own, "prompts": digest(prompts), "unit": unit.name})
 
     def file(self, unit: Unit) -> Path:
         """Where a unit is, once it is finished."""
@@ -92,7 +102,8 @@ class RunFolder:
 
     def write(self, unit: Unit, ds: xr.Dataset) -> None:
         """Write a finished unit, whole; if somebody has written it meanwhile, theirs stays."""
-        ds.attrs |= {"configuration": self.digest(unit), "unit": unit.name, ATTRIBUTE: self.attributes[ATTRIBUTE]}
+        known = {"configuration": self.digest(unit, self.prompts_of(unit)), "unit": unit.name}
+        ds.attrs |= known | {ATTRIBUTE: self.attributes[ATTRIBUTE]}
         if not self.is_finished(unit):
             self.set_aside(unit)
             with interrupted_later(), told(self.file(unit)):
@@ -101,9 +112,11 @@ class RunFolder:
     def read(self, unit: Unit) -> xr.Dataset:
         """Read a finished unit."""
         ds = netcdf.read(self.file(unit))
-        if ds.attrs.get("configuration") != self.digest(unit) or ds.attrs.get("unit") != unit.name:
-            raise EntropyLabError(f"{self.file(unit)} is not a unit of this run.")
-        return ds
+        if ds.attrs.get("unit") == unit.name:
+            prompts = self.prompts[unit.start : unit.stop] or json.loads(str(ds["labels"].values))["prompts"]
+            if ds.attrs.get("configuration") == self.digest(unit, prompts):
+                return ds
+        raise EntropyLabError(f"{self.file(unit)} is not a unit of this run.")
 
     def set_aside(self, unit: Unit) -> None:
         """Rename a damaged unit, or what else has its name, so that it counts as not finished."""
@@ -115,7 +128,8 @@ class RunFolder:
         """Raise an EntropyLabError if the run was removed, or another put in its place, since it was read."""
         record = record_of(self.path)
         there = {} if record is None else record["configuration"]
-        changed = differences(self.configuration, there, but=GROWING) if there else ["it holds no run"]
+        growing = ("samples", "prompts")
+        changed = differences(self.configuration, there, but=growing) if there else ["it holds no run"]
         if changed or there["samples"] < self.configuration["samples"]:
             raise EntropyLabError(
                 f"{self.path} was removed, or overwritten by another command, while this one was at work on it: "
@@ -125,17 +139,13 @@ class RunFolder:
 
 def read_run(path: Path) -> RunFolder:
     """The run in a folder."""
-    again = "If its units are there, the command that made the run writes it again."
     record = record_of(path)
-    if record is None and not path.exists():
-        raise EntropyLabError(f"{path} holds no run: there is no such folder.")
     if record is None:
-        raise EntropyLabError(f"{path} holds no run: {RECORD} is missing, or not what entropylab wrote. {again}")
+        missing = f"{RECORD} is missing, or not what entropylab wrote. {AGAIN}"
+        raise EntropyLabError(f"{path} holds no run: {missing if path.exists() else 'there is no such folder.'}")
     known = record["configuration"]
-    prompts = prompts_of(path, known["samples"])
-    if digest(prompts) != known["prompts"]:
-        raise EntropyLabError(f"{path / PROMPTS} is missing or damaged. {again}")
-    return RunFolder(path, known, record["attributes"], prompts)
+    prompts = prompts_in(path, known["samples"])
+    return RunFolder(path, known, record["attributes"], prompts if digest(prompts) == known["prompts"] else [])
 
 
 def record_of(path: Path) -> dict[str, Any] | None:
@@ -147,21 +157,20 @@ def record_of(path: Path) -> dict[str, Any] | None:
         content = file.read_bytes()
     try:
         record = json.loads(content)
-        if record["format"] != FORMAT:
-            raise EntropyLabError(f"{path} holds a run of format {record['format']}; this is for format {FORMAT}.")
-        whole = record["digest"] == digest_of(record["configuration"]) and ATTRIBUTE in record["attributes"]
-    except EntropyLabError:
-        raise
+        form = record["format"]
+        ours = form == FORMAT
+        whole = ours and record["digest"] == digest_of(record["configuration"]) and ATTRIBUTE in record["attributes"]
     except (KeyError, RecursionError, TypeError, ValueError):
         return None
+    if not ours:
+        raise EntropyLabError(f"{path} holds a run of format {form}; this is for format {FORMAT}.")
     return record if whole else None
 
 
-def prompts_of(path: Path, samples: int) -> list[str]:
+def prompts_in(path: Path, samples: int) -> list[str]:
     """The prompts of so many samples, none if they can't be read; the file of a run that is growing may have more."""
-    file = path / PROMPTS
     try:
-        with open(file, encoding="utf-8") as lines:
+        with open(path / PROMPTS, encoding="utf-8") as lines:
             return [json.loads(line) for line in islice(lines, samples)]
     except (OSError, RecursionError, ValueError):
         return []
@@ -208,7 +217,7 @@ def begin(
         run = RunFolder(path, configuration, attributes, prompts)
         if record is None:
             check_units(run)
-        if prompts_of(path, len(prompts)) != prompts:  # before the record: who reads a longer one finds them all
+        if prompts_in(path, len(prompts)) != prompts:  # before the record: who reads a longer one finds them all
             write_whole(path / PROMPTS, "".join(json.dumps(text) + "\n" for text in prompts).encode())
         if run.record != record:
             write_whole(path / RECORD, json.dumps(run.record, indent=1).encode())
@@ -246,7 +255,8 @@ def check_units(run: RunFolder) -> None:
             ds = netcdf.read(run.path / UNITS / f"{name}.nc")
         except EntropyLabError:  # a damaged unit is measured again
             continue
-        if name not in own or ds.attrs.get("configuration") != run.digest(own[name]):
+        unit = own.get(name)
+        if unit is None or ds.attrs.get("configuration") != run.digest(unit, run.prompts_of(unit)):
             raise EntropyLabError(
                 f"{run.path} has lost its {RECORD}, and {name} is a unit of another configuration. Use another folder, "
                 "or start afresh with overwrite=True (--overwrite)."

@@ -23,7 +23,7 @@ from .folder import RunFolder, read_run
 from .units import Unit
 
 Row = dict[tuple[int, int, str], list[tuple[RunFolder, Unit]]]
-"""Seeds of the first sample and after the last, and what tells the prompts -> the runs that have such a unit, and it"""
+"""Seeds of the first sample and after the last, and what tells the prompts of several runs -> where such units are."""
 
 
 def to_dataset(cells: Cells, prompts: list[str], seeds: list[int], unmeasured: list[str]) -> xr.Dataset:
@@ -173,6 +173,7 @@ def merged(*runs: RunFolder) -> Merged:
     cells = found.cells
     for key, row in rows_of(runs).items():
         done = total = 0
+        missing: list[tuple[RunFolder, Unit]] = []
         for (seed, after, _), places in sorted(row.items(), key=lambda each: each[0]):
             ds = read_first(places, found)
             total += after - seed
@@ -188,6 +189,7 @@ def merged(*runs: RunFolder) -> Merged:
                 found.versions.add(ds.attrs["versions"])
             elif cells.keeps_samples:
                 run, unit = places[0]
+                missing.append(places[0])
                 cells.arrays.setdefault(key, []).append(np.full((1, 1, after - seed, 1, 1, 1), np.nan))
                 prompts, seeds = cells.labels.setdefault(key, ([], []))
                 prompts.extend(run.prompts[unit.start : unit.stop])
@@ -195,6 +197,8 @@ def merged(*runs: RunFolder) -> Merged:
         if not done:  # nothing is known of a size and rule of which there is no unit
             cells.arrays.pop(key, None)
             cells.labels.pop(key, None)
+        for run, unit in missing if done else ():
+            run.prompts_of(unit)  # an EntropyLabError if they are lost
         if done < total:
             found.unfinished.append(f"{size_label(key[0])} {key[1]} {done} of {total} samples")
     return found
@@ -230,7 +234,7 @@ def rows_of(runs: Sequence[RunFolder]) -> dict[tuple[Any, str], Row]:
                 f"runs must have one configuration. {runs[0].path} and {run.path}: {'; '.join(changed)}."
             )
         for unit in run.units:
-            prompts, seed = digest(run.prompts[unit.start : unit.stop]), known["seed"]
+            seed, prompts = known["seed"], digest(run.prompts_of(unit)) if len(runs) > 1 else ""
             row = rows.setdefault((unit.size, unit.scaling), {})
             row.setdefault((seed + unit.start, seed + unit.stop, prompts), []).append((run, unit))
     for row in rows.values():

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,9 +22,9 @@ from ..prompts import Prompts, count_cut
 from ..scaling import NamedRule
 from ..sizes import Size
 from .configuration import configuration_of
-from .folder import RECORD, RunFolder, begin, check_folder
+from .folder import RECORD, begin, check_folder
 from .merging import merged, to_dataset
-from .place import Place, by_environment, is_left_alone, is_restarted, main_first
+from .processes import Place, by_environment, is_left_alone, is_restarted, main_first
 from .progress import Progress
 from .units import Unit, default_samples
 
@@ -65,16 +65,16 @@ class Job:
         return found, {**self.source, **self.attributes}, prompts
 
     def watched(self) -> AbstractContextManager[None]:
-        """The context in which units are measured one by one, and `report` says what is wrong with each."""
-        return watching(self.recorder)
+        """The context in which units are measured one by one; its end, or `report` after each, says what is wrong."""
+        return watching(self.recorder, self.strict)
 
     def report(self) -> None:
         """Warn of what could not be measured or told of the last unit."""
         report_unmeasured(self.recorder, strict=False)
         report_untold(self.recorder)
 
-    def measure(self, unit: Unit, record: Any, bar: Any) -> xr.Dataset:
-        """Measure one unit; ``bar`` is told of the pixels sampled. The run's ``record`` has nothing that it needs."""
+    def measure(self, unit: Unit, bar: Any) -> xr.Dataset:
+        """Measure one unit; ``bar`` is told of the pixels sampled."""
         began, recorder = time.monotonic(), self.recorder
         recorder.cells = Cells(recorder.reduction.names, recorder.keep)
         rule = self.rules[unit.rule]
@@ -92,7 +92,9 @@ class Job:
         seeds = [self.plan.seed + place for place in range(unit.start, unit.stop)]
         unmeasured = [f"{path}: {reason}" for path, reason in recorder.unmeasured.items()]
         ds = to_dataset(recorder.cells, self.plan.prompts[unit.start : unit.stop], seeds, unmeasured)
+        layers = recorder.cells.layers
         recorder.cells = Cells(recorder.reduction.names, recorder.keep)
+        recorder.cells.layers = layers  # of which `report` tells, and nothing else
         known = {"device": device_name(self.source["device"]), "versions": self.source["versions"]}
         return ds.assign_attrs(**known, seconds=time.monotonic() - began)
 
@@ -101,47 +103,46 @@ class Job:
 class Worker:
     """One process at work on a run: a RunFolder whose units a Job measures, or a PictureRun and a Sampling."""
 
-    run: Any
     job: Any
-    progress: Progress
-    place: Place = field(default_factory=Place)
+    place: Place = field(default_factory=by_environment)
 
-    def work(self) -> None:
+    def work(self, run: Any, shown: Progress) -> None:
         """Measure until every unit is finished, by this process or another; wait for what others have in hand.
 
         A pass through the units lists the folder once, so a unit costs as much in a long run as in a short one.
         """
-        while pending := self.pending():
-            taken = [self.take(unit) for unit in pending]
-            if not any(taken):
-                who = self.run.locks.holders().get(pending[0].name, "another process")
-                self.progress.say(f"waiting for {pending[0].label}: in hand of {who}")
-                self.take(pending[0], wait=True)
+        with self.job.watched():
+            while pending := self.pending(run, shown):
+                taken = [self.take(run, shown, unit) for unit in pending]
+                if not any(taken):
+                    who = run.locks.holders().get(pending[0].name, "another process")
+                    shown.say(f"waiting for {pending[0].label}: in hand of {who}")
+                    self.take(run, shown, pending[0], wait=True)
 
-    def pending(self) -> list[Unit]:
+    def pending(self, run: Any, shown: Progress) -> list[Unit]:
         """The units that are not finished: its own share first, then the others' shares."""
-        done = self.run.finished()
-        self.progress.follow(done)
+        done = run.finished()
+        shown.follow(done)
         rank, world = self.place.rank, self.place.world
-        units = [unit for unit in self.run.units if unit.name not in done]
+        units = [unit for unit in run.units if unit.name not in done]
         return [unit for turn in range(world) for unit in units[(rank + turn) % world :: world]]
 
-    def take(self, unit: Unit, wait: bool = False) -> bool:
+    def take(self, run: Any, shown: Progress, unit: Unit, wait: bool = False) -> bool:
         """Measure a unit, unless it is finished by now; whether nobody else has it in hand."""
-        lock = self.run.locks.take(unit.name, wait)
+        lock = run.locks.take(unit.name, wait)
         if lock is None:
             return False
         with lock:
-            if self.run.is_finished(unit):
-                self.progress.follow({unit.name})
+            if run.is_finished(unit):
+                shown.follow({unit.name})
                 return True
-            self.run.check_still_there()
-            with leaving_what_is_finished(self.run, unit):
-                self.progress.begin(unit)
-                ds = self.job.measure(unit, self.run.record, self.progress)
-                self.run.check_still_there()
-                self.run.write(unit, ds)
-                self.progress.end(unit, ds.attrs["seconds"], max(1, len(self.run.locks.holders())))
+            run.check_still_there()
+            with leaving_what_is_finished(run, unit):
+                shown.begin(unit)
+                ds = self.job.measure(unit, shown)
+                run.check_still_there()
+                run.write(unit, ds)
+                shown.end(unit, ds.attrs["seconds"], max(1, len(run.locks.holders())))
         return True
 
 
@@ -167,9 +168,14 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
 
 
-def measure_run(job: Job, out: Any, overwrite: bool, unit_samples: int | None, progress: bool) -> xr.Dataset:
-    """What ``measure(..., out=...)`` does once its arguments are checked; the Dataset of the finished run."""
-    place, known = by_environment(), job.known(unit_samples)
+def measure_run(
+    worker: Any, known: tuple[Any, ...], out: Any, overwrite: bool, unit_samples: int | None, progress: bool
+) -> xr.Dataset:
+    """What ``measure(..., out=...)`` does once its arguments are checked; the Dataset of the finished run.
+
+    ``worker`` is this process, or a cluster's `Pool`; ``known`` is what its job says, as of `Job.known`.
+    """
+    place: Place = worker.place
     overwrite = overwrite and not is_restarted()
     together = overwrite and place.world > 1
     if together and not place.can_wait:
@@ -177,27 +183,23 @@ def measure_run(job: Job, out: Any, overwrite: bool, unit_samples: int | None, p
             "overwrite needs processes that can wait for each other: start them with accelerate launch or torchrun, "
             "or remove the folder first."
         )
-    with main_first(cpu=job.source["device"].startswith("cpu")) if together else nullcontext():
+    with main_first() if together else nullcontext():
         fresh = overwrite and place.is_main
         run = begin(check_folder(out), *known, overwrite=fresh, unit_samples=unit_samples)
-    with closing(Progress(run.units, progress and place.is_main)) as shown, watching(job.recorder, job.strict):
+    with closing(Progress(run.units, progress and place.is_main)) as shown:
         if is_left_alone():
             shown.say(ALONE)
-        return finished(run, Worker(run, job, shown, place).work, shown, place.is_main)
-
-
-def finished(run: RunFolder, work: Callable[[], None], shown: Progress, is_main: bool = True) -> xr.Dataset:
-    """Work until everything is finished and can be read; what is damaged is measured again."""
-    while True:
-        work()
-        found = merged(run)
-        if found.done == found.total:
-            if is_main:
-                report_bad(found.cells, stacklevel=4)
-            return found.dataset
-        for unit, problem in found.damaged.items():
-            shown.say(f"measuring again: {problem}")
-            run.set_aside(unit)
+        while True:
+            worker.work(run, shown)
+            found = merged(run)
+            if found.done == found.total:
+                break
+            for unit, problem in found.damaged.items():
+                shown.say(f"measuring again: {problem}")
+                run.set_aside(unit)
+        if place.is_main:
+            report_bad(found.cells, stacklevel=4)
+        return found.dataset
 
 
 def source_of(pipe: Any, prompts: Prompts) -> dict[str, Any]:

@@ -1,75 +1,80 @@
 """How a command ends that was stopped, by one Ctrl-C or by more, and what no command begins with."""
 
+import atexit
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import entropylab
 from entropylab.errors import EntropyLabWarning
 
-from ..command_line import run
-from ..runs.stub import Stub, measure
+from ..command_line import refused, run
+from ..runs.processes import CONTEXT
+from ..runs.stub import Stub
 
 PROGRAM = """
-import atexit, os, runpy, signal, sys
-import entropylab
-from entropylab.errors import EntropyLabWarning
-from tests.runs.stub import Stub
+import sys
+from pathlib import Path
+from tests.cli.test_ending import interrupted
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have told the tests to ignore
-
-def stop():
-    os.kill(os.getpid(), signal.SIGINT)
-
-class Text:
-    # standard error that is interrupted while the command says that it was stopped
-    def __init__(self, stream):
-        self.stream = stream
-    def write(self, text):
-        if "{where}" == "while it ends" and "stopped" in text:
-            stop()
-        return self.stream.write(text)
-    def __getattr__(self, name):
-        return getattr(self.stream, name)
-
-def on_call(pipe):
-    if pipe.calls == 3:
-        if "{where}" == "while it is interrupted":
-            try:
-                stop()
-            finally:
-                stop()
-        stop()
-
-def load(*arguments, **options):
-    pipe = Stub()
-    pipe.on_call = on_call
-    return pipe
-
-entropylab.load = load
-sys.stderr = Text(sys.stderr)
-if "{where}" == "at the end of the process":
-    atexit.register(stop)
-sys.argv = ["entropylab", "measure", "--sizes", "32", "--prompts", "{prompts}", "--batch-size", "2", "--quiet",
-            "--out", "{out}"]
-runpy.run_module("entropylab", run_name="__main__")
+interrupted(Path(sys.argv[1]), at_the_end=True)
 """
 
 
-@pytest.mark.parametrize("where", ["while it is interrupted", "while it ends", "at the end of the process"])
-def test_stopping_a_command_twice_ends_it_at_once_and_cleanly(where: str, tmp_path: Path) -> None:
-    prompts, out = tmp_path / "prompts.txt", tmp_path / "run"
-    prompts.write_text("\n".join(f"picture {i}" for i in range(8)))
-    program = PROGRAM.format(where=where, prompts=prompts, out=out)
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert ended.returncode == 130, ended.stderr
-    assert "Traceback" not in ended.stderr
-    assert "KeyboardInterrupt" not in ended.stderr
-    assert "Aborted" not in ended.stderr
+def stop() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def interrupted(folder: Path, at_the_end: bool) -> None:
+    """A command that is interrupted when it has measured two units, and again while that ends it, or at the end."""
+    from entropylab.cli import app
+
+    def on_call(pipe: Stub) -> None:
+        if pipe.calls == 3:
+            try:
+                stop()
+            finally:
+                if not at_the_end:
+                    stop()
+
+    def load(*arguments: object, **options: object) -> Stub:
+        pipe = Stub()
+        pipe.on_call = on_call
+        return pipe
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have told the tests to ignore
+    entropylab.load = load
+    if at_the_end:
+        atexit.register(stop)
+    else:
+        os.dup2(os.open(folder / "said", os.O_WRONLY | os.O_CREAT), 2)
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+    (folder / "prompts.txt").write_text("\n".join(f"picture {i}" for i in range(8)))
+    words = f"measure --sizes 32 --prompts {folder}/prompts.txt --batch-size 2 --quiet --out {folder}/run"
+    app(words.split())
+
+
+@pytest.mark.parametrize("at_the_end", [True, False])
+def test_stopping_a_command_twice_ends_it_at_once_and_cleanly(at_the_end: bool, tmp_path: Path) -> None:
+    if at_the_end:
+        command = [sys.executable, "-c", PROGRAM, tmp_path]
+        ended = subprocess.run(command, capture_output=True, text=True)
+        status, said = ended.returncode, ended.stderr
+        assert said.startswith("stopped\nwhat was finished is kept: ")
+    else:
+        process = CONTEXT.Process(target=interrupted, args=(tmp_path, False))
+        process.start()
+        process.join()
+        status, said = process.exitcode, (tmp_path / "said").read_text()
+    assert status == 130, said
+    assert not any(word in said for word in ("Traceback", "KeyboardInterrupt", "Aborted"))
     with pytest.warns(EntropyLabWarning, match="2 of 4 units"):
-        assert entropylab.open(out).attrs["units_done"] == 2
+        assert entropylab.open(tmp_path / "run").attrs["units_done"] == 2
 
 
 NOTHING = [
@@ -81,23 +86,19 @@ NOTHING = [
 ]
 
 
-def test_the_name_of_nothing_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("words", NOTHING)
+def test_the_name_of_nothing_is_not_the_current_folder(
+    words: tuple[object, ...], calls: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(entropylab, "load", lambda *arguments, **options: Stub(), raising=False)
-    for words in NOTHING:
-        result = run(*words)
-        assert result.exit_code == 2
-        assert "the name of a file or folder. Got nothing" in " ".join(result.stderr.split())
-    with pytest.raises(entropylab.EntropyLabError, match="out must be the name of a folder. Got .*' '"):
-        measure(" ")
+    result = run(*words)
+    assert result.exit_code == 2
+    assert "the name of a file or folder. Got nothing" in " ".join(result.stderr.split())
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["measure", "generate"])
-def test_more_steps_than_timesteps(command: str, tmp_path: Path) -> None:
-    words = ["a heart"] if command == "generate" else []
-    out = tmp_path / ("images" if command == "generate" else "a.nc")
-    result = run(command, *words, "--sizes", 32, "--steps", 1001, "--out", out)
-    assert result.exit_code == 2
-    assert result.stderr.startswith("error: steps must be at most 1000, as many as DDIMScheduler has timesteps.")
-    assert "Got 1001" in result.stderr
+@pytest.mark.parametrize("words", [("measure", "--out", "a.nc"), ("generate", "a heart", "--out", "images")])
+def test_more_steps_than_timesteps(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(*words, "--sizes", 32, "--steps", 1001)
+    refused(result, "error: steps must be at most 1000, as many as DDIMScheduler has timesteps.", "Got 1001")

@@ -7,7 +7,6 @@ import pytest
 
 import entropylab
 from entropylab.cli.words import repeat_sizes, say
-from entropylab.errors import EntropyLabError
 from entropylab.sizes import parse_sizes
 
 from ..command_line import refused, run
@@ -35,31 +34,22 @@ def test_sizes_in_every_way_and_a_model_before_or_after_them(
 
 
 def test_only_what_looks_like_a_size_is_taken_for_one() -> None:
-    assert repeat_sizes(["--sizes", "3D/model", "64", "9d/x", "--seed", "3"]) == [
-        *("--sizes", "3D/model", "--sizes", "64", "9d/x", "--seed", "3")
-    ]
-    assert repeat_sizes(["--samples", "2", "64"]) == ["--samples", "2", "64"]
-    assert repeat_sizes(["--sizes", "1", "--", "2"]) == ["--sizes", "1", "--", "2"]
+    words = ["--sizes", "3D/model", "64", "9d/x", "--seed", "3"]
+    assert repeat_sizes(words) == ["--sizes", "3D/model", "--sizes", *words[2:]]
+    for others in (["--samples", "2", "64"], ["--sizes", "1", "--", "2"]):
+        assert repeat_sizes(others) == others
 
 
 def test_sizes_that_are_none(calls: dict[str, Any], tmp_path: Path) -> None:
     for size in ("64.5", "0", "-64", "96x", "x96", "96x0", "1x2x3", "abc", "", "32,,64", "1e3", "nan"):
         refused(run("measure", "--sizes", size, "--out", tmp_path / "a.nc"), "sizes", repr(size))
-    refused(run("measure", "--sizes", 32, "--sizes=0", "--out", tmp_path / "a.nc"), "sizes")
-    assert calls == {}
-
-
-def test_sizes_given_twice_and_sizes_that_are_turned() -> None:
     for words in ("64 64", "64 64x64", "64x96,64x96"):
-        with pytest.raises(EntropyLabError, match="more than once"):
-            parse_sizes(words.split())
+        refused(run("measure", "--sizes", *words.split(), "--out", tmp_path / "a.nc"), "more than once")
     assert parse_sizes(["96x128", "128x96"]) == [(96, 128), (128, 96)]
-
-
-def test_sizes_are_needed(calls: dict[str, Any]) -> None:
     result = run("measure")
     assert result.exit_code == 2
     assert "--sizes" in result.stderr
+    assert calls == {}
 
 
 @pytest.mark.parametrize(

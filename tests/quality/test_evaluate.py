@@ -11,8 +11,8 @@ from entropylab.quality.features import Features
 from entropylab.quality.methods import resized
 from entropylab.quality.saving import prompt_of, save_pictures
 
-from ..conftest import new_random_pipeline
 from ..runs.processes import CONTEXT
+from ..runs.stub import Stub, judged
 
 PROMPTS = [f"a thing of kind {number}" for number in range(5)]
 
@@ -30,13 +30,9 @@ class Colours(torch.nn.Module):
 
 def painted(pipe, size, prompts, generators):
     """Noise around a random colour; the softmax scale plays no part."""
-    return torch.stack(
-        [0.5 + 0.1 * torch.randn(3, *size, generator=one) + one_colour(one) for one in generators]
-    ).clamp(0, 1)
-
-
-def one_colour(generator):
-    return 0.2 * torch.randn(3, 1, 1, generator=generator)
+    colours = [0.5 + 0.2 * torch.randn(3, 1, 1, generator=one) for one in generators]
+    noise = [0.1 * torch.randn(3, *size, generator=one) for one in generators]
+    return (torch.stack(colours) + torch.stack(noise)).clamp(0, 1)
 
 
 def reference(count=200):
@@ -71,24 +67,20 @@ def test_dims_names_units_and_files(random_pipe, tmp_path):
     assert prompt_of(found[6]) == PROMPTS[1]
 
 
-def test_changes_are_seed_by_seed(random_pipe):
+def test_changes_are_seed_by_seed_and_a_method_without_such_sizes_is_left_empty(random_pipe):
     """The stub's pictures are the same under both rules: nothing changes, and that is known without error."""
-    ds = quick(random_pipe, sizes=[32]).isel(size=0)
-    assert ds.fid_change.values.tolist() == pytest.approx([np.nan, 0], nan_ok=True)
-    assert (ds.fid_change_interval.sel(scaling="sqrt_log") == 0).all()
-    assert float(ds.fid_error.sel(scaling="sqrt_log")) > 0
 
-
-def test_a_change_is_seen_and_a_method_without_such_sizes_left_empty(random_pipe):
     def paler(pipe, size, prompts, generators):
         images = painted(pipe, size, prompts, generators)
         return images * 0.5 if size == (32, 32) else images
 
-    ds = quick(random_pipe, sizes=[32], scaling=("original", "resize", "multidiffusion"), call=paler)
-    resized, none = (ds.isel(size=0).sel(scaling=name) for name in ("resize", "multidiffusion"))
+    rules = ("original", "sqrt_log", "resize", "multidiffusion")
+    ds = quick(random_pipe, sizes=[32], scaling=rules, call=paler).isel(size=0)
+    first, same, resized, none = (ds.sel(scaling=name) for name in rules)
+    assert np.isnan(first.fid_change) and same.fid_change == 0 and (same.fid_change_interval == 0).all()
+    assert same.fid_error > 0
     low, high = resized.fid_change_interval.values
-    assert low <= resized.fid_change <= high
-    assert resized.fid_change != 0
+    assert low <= resized.fid_change <= high and resized.fid_change != 0
     assert np.isnan(none.fid) and np.isnan(none.time)
 
 
@@ -103,8 +95,8 @@ def evaluated(folder, stop=None, **options):
         return painted(pipe, size, prompts, generators)
 
     torch.set_num_threads(1)
-    given = {"samples": 72, "metrics": ("fid",), "call": noting} | options
-    return quick(new_random_pipeline(), sizes=[32], scaling="original", pictures=folder, **given)
+    given = {"samples": 72, "call": noting, "prompts": PROMPTS, "pictures": folder / "pictures", "batch_size": 4}
+    return judged(Stub(), sizes=[8], scaling="original", **given | options)
 
 
 def seeds_drawn(folder):
@@ -118,22 +110,20 @@ def test_an_evaluation_goes_on_where_it_was_stopped(tmp_path):
     assert seeds_drawn(tmp_path) == [*range(0, 48, 4), *range(32, 72, 4)], "the unit in hand and the last one"
     again = evaluated(tmp_path)
     assert len(seeds_drawn(tmp_path)) == 22 and all(ds[name].equals(again[name]) for name in ds)
-    (tmp_path / "again").mkdir()
-    part = tmp_path / "32x32" / "original" / "part-000000-000031.json"
+    assert ds.fid.equals(evaluated(tmp_path, pictures=None).fid)
+    part = tmp_path / "pictures" / "8x8" / "original" / "part-000000-000031.json"
     record = part.read_text()
-    assert ds.fid.equals(evaluated(tmp_path / "again").fid)
     with pytest.raises(EntropyLabError, match=r"holds those of something else \(seed: 0 there, 1 now\)"):
         evaluated(tmp_path, seed=1)
-    with pytest.raises(EntropyLabError, match="holds those of something else"):
-        evaluated(tmp_path, batch_size=24)
     part.write_text("{")
     with pytest.raises(EntropyLabError, match=r"000031\.json is damaged"):
         evaluated(tmp_path)
     for path in part.parent.glob("*.json"):
         path.unlink()
     part.with_name("made.json").write_text(record)
+    before = len(seeds_drawn(tmp_path))
     assert evaluated(tmp_path).fid.equals(ds.fid)
-    assert len(seeds_drawn(tmp_path)) == 22, "an earlier version has finished it"
+    assert len(seeds_drawn(tmp_path)) == before, "an earlier version has finished it"
 
 
 def test_processes_share_the_pictures(tmp_path):
@@ -174,23 +164,19 @@ def test_the_embedded_pipeline_needs_no_reference(embedded, sampled, prompts):
     assert float(ds.disagreement[0, 0]) == pytest.approx(1 - float(ds.clip_score[0, 0]), abs=1e-6)
 
 
-def test_memory_is_that_of_what_runs_whatever_ran_before():
+def test_time_and_memory_are_those_of_what_runs_whatever_ran_before():
     def measured(floats):
         meter = Meter(torch.device("cpu"))
         with meter.batch(1):
             _ = [torch.ones(2**18) for _ in range(floats // 2**18)]
         return meter
 
+    assert Meter(torch.device("cpu"), seconds=[9.0, 1.0, 3.0, 2.0]).time == 2, "without the first"
+    assert Meter(torch.device("cpu"), seconds=[9.0]).time == 9
     little, much, again = (measured(floats) for floats in (0, 300 * 2**18, 0))
     assert 250 < much.memory_added < 350
     assert much.memory - little.memory > 200
     assert again.memory_added < 50 and much.memory - again.memory > 200, "not the process's all-time high"
-
-
-def test_time_leaves_out_the_first_batch():
-    assert Meter(torch.device("cpu"), seconds=[9.0, 1.0, 3.0, 2.0]).time == 2
-    assert Meter(torch.device("cpu"), seconds=[9.0]).time == 9
-    assert np.isnan(Meter(torch.device("cpu")).time)
 
 
 BAD = [
@@ -205,6 +191,7 @@ BAD = [
     ({"resamples": 0}, "resamples must be an int"),
     ({"sizes": [70]}, "multiples of 8 pixels"),
     ({"features": "resnet"}, "features must be 'inception' or"),
+    ({"sizes": [32], "call": lambda *_: torch.zeros(4, 3, 8, 8)}, "call must give 4 pictures of 32x32 pixels"),
 ]
 
 
@@ -215,8 +202,3 @@ def test_bad_input_is_refused_before_any_sampling(random_pipe, options, message)
 
     with pytest.raises(EntropyLabError, match=message):
         quick(random_pipe, **{"call": never} | options)
-
-
-def test_pictures_of_another_size_are_refused(random_pipe):
-    with pytest.raises(EntropyLabError, match="call must give 4 pictures of 32x32 pixels"):
-        quick(random_pipe, sizes=[32], call=lambda pipe, size, prompts, generators: torch.zeros(len(prompts), 3, 8, 8))

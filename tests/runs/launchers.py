@@ -1,6 +1,7 @@
 """``python -m tests.runs.launchers``: the documented ways to start two processes, each against one process alone."""
 
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import entropylab
 
-from .faults import check
+from .stub import check
 
 LAUNCHERS = {
     "torchrun": ("torch.distributed.run", "--nproc_per_node", "2"),
@@ -19,21 +20,7 @@ LAUNCHERS = {
 ALONE = "accelerate --cpu"
 """The one that starts a single process, which must be said."""
 
-WORK = [
-    "measure",
-    "--device",
-    "cpu",
-    "--sizes",
-    "32",
-    "48",
-    "--samples",
-    "8",
-    "--batch-size",
-    "2",
-    "--steps",
-    "2",
-    "--out",
-]
+WORK = shlex.split("measure --device cpu --sizes 32 48 --samples 8 --batch-size 2 --steps 2 --out")
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from . import stub
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.runs.stub", "entropylab.runs.worker", "accelerate"])
+CONTEXT.set_forkserver_preload(["tests.runs.stub", "entropylab.runs.worker", "entropylab.quality.evaluation"])
 
 
 def work(out: str, environment: dict[str, str], options: dict[str, Any]) -> None:

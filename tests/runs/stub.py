@@ -1,9 +1,12 @@
-"""A pipeline that costs nothing: a denoiser with one layer of attention, and a call like those of diffusers."""
+"""A pipeline that costs nothing, a denoiser with one layer of attention; what is measured of it, and judged."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor, nn
 
 import entropylab
@@ -62,9 +65,45 @@ class Stub:
 
 
 PROMPTS = [f"a {'very ' * (i % 5)}red car" for i in range(8)]
+SAMPLES = ("branch", "sample", "step", "layer", "head")
 
 
-def measure(out: Any = None, pipe: Any = None, **options: Any) -> Any:
+def measure(out: Any = None, pipe: Any = None, **options: Any) -> xr.Dataset:
     """A short measurement of the stub; with ``out``, as a run."""
     settings = {"prompts": PROMPTS, "scaling": ("original", 1.5), "batch_size": 2, "progress": False}
     return entropylab.measure(pipe or Stub(), options.pop("sizes", [32, (32, 48)]), out=out, **settings | options)
+
+
+def again(run: Any, pipe: Any = None, **options: Any) -> xr.Dataset:
+    """The command that made the run of the fixture: four units."""
+    return measure(run, pipe, **{"scaling": "original", "sizes": [32], **options})
+
+
+def bare(ds: xr.Dataset) -> xr.Dataset:
+    """A Dataset without what says where it comes from."""
+    return ds.drop_attrs(deep=False)
+
+
+def check(found: xr.Dataset, expected: xr.Dataset) -> None:
+    """A run that was disturbed has the result of one that was not, bit for bit."""
+    if not bare(found).identical(bare(expected)):
+        raise AssertionError("the result differs from that of an undisturbed run")
+
+
+def files(run: Path) -> list[Path]:
+    return sorted((run / "units").glob("*.nc"))
+
+
+class Brightness(nn.Module):
+    """Features: the mean of each colour."""
+
+    name, num_features = "brightness", 3
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.float().mean((-2, -1)) / 255
+
+
+def judged(pipe: Any, **options: Any) -> xr.Dataset:
+    """An evaluation of 12 pictures by their brightness."""
+    given = {"samples": 12, "metrics": ("fid",), "resamples": 2, "progress": False, "features": Brightness()}
+    return entropylab.evaluate(pipe, **given | {"reference": np.random.default_rng(0).random((50, 3))} | options)

@@ -1,4 +1,4 @@
-"""A command that begins a run, goes on with it, makes it longer, overwrites it, or is refused before any sampling."""
+"""A command that begins a run, makes it longer, overwrites it, or is refused before any sampling."""
 
 import json
 import time
@@ -11,11 +11,11 @@ import torch
 import entropylab
 from entropylab import EntropyLabError
 from entropylab.runs import folder
+from entropylab.runs.folder import PROMPTS as TEXTS
 from entropylab.runs.folder import RECORD, read_run
 
 from .processes import start
-from .short import again, bare, files
-from .stub import PROMPTS, Stub
+from .stub import PROMPTS, Stub, again, bare, files
 
 CHANGED: list[tuple[dict[str, Any], str]] = [
     ({"seed": 1}, "seed: 0 there, 1 now"),
@@ -35,24 +35,18 @@ CHANGED: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "message"), CHANGED)
-def test_another_configuration_in_the_same_folder_is_refused_and_shown(
-    options: dict[str, Any], message: str, run: Path
-) -> None:
+def test_another_configuration_in_the_same_folder_is_refused_and_shown(run: Path, tmp_path: Path) -> None:
     pipe = Stub()
-    with pytest.raises(EntropyLabError, match=f"another configuration: .*{message}.*--overwrite"):
-        again(run, pipe, **options)
-    assert pipe.calls == 0
-    assert len(files(run)) == 4
-    assert read_run(run).prompts == PROMPTS
-
-
-def test_other_weights_and_other_rules_of_the_same_name_are_another_configuration(run: Path, tmp_path: Path) -> None:
-    pipe = Stub()
+    for options, message in CHANGED:
+        with pytest.raises(EntropyLabError, match=f"another configuration: .*{message}.*--overwrite"):
+            again(run, pipe, **options)
     with torch.no_grad():
         pipe.unet.attn1.to_q.weight[0, 0] += 1
     with pytest.raises(EntropyLabError, match="weights: "):
         again(run, pipe)
+    assert pipe.calls == 0
+    assert len(files(run)) == 4
+    assert read_run(run).prompts == PROMPTS
 
     def mine(tokens: int, trained: int) -> float:
         return factor
@@ -76,6 +70,8 @@ def test_overwriting_removes_what_is_the_runs_own_and_nothing_else(run: Path, tm
     for path in foreign:
         path.write_text("mine")
     (run / "units" / f".{'0' * 32}.partial").write_text("half")
+    record = json.loads((run / RECORD).read_text())
+    (run / RECORD).write_text(json.dumps(record | {"format": 9}))
     ds = again(run, seed=5, overwrite=True)
     assert ds.attrs["seed"] == entropylab.open(run).attrs["seed"] == 5
     assert (tmp_path / "mine.nc").read_text() == "mine"
@@ -85,20 +81,30 @@ def test_overwriting_removes_what_is_the_runs_own_and_nothing_else(run: Path, tm
     assert there == {*(path.name for path in files(run)), "holiday.jpg", f"{second.name}.damaged"}
 
 
-def test_what_is_behind_a_link_is_not_removed(run: Path, tmp_path: Path) -> None:
-    (run / "units").rename(tmp_path / "elsewhere")
-    (run / "units").symlink_to(tmp_path / "elsewhere")
-    before = files(run)
-    with pytest.raises(EntropyLabError, match="units is a link, and what is behind it is not removed"):
-        again(run, overwrite=True)
-    assert files(run) == before != []
-
-
-def test_a_run_that_is_being_made_is_not_overwritten(run: Path) -> None:
+def test_what_is_not_overwritten(run: Path, tmp_path: Path) -> None:
     with read_run(run).locks.take("unit") or pytest.fail("not taken"):
         with pytest.raises(EntropyLabError, match="overwrite: processes are at work"):
             again(run, overwrite=True)
-    again(run, overwrite=True)
+    (run / "units").rename(tmp_path / "elsewhere")
+    (run / "units").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(EntropyLabError, match="units is a link, and what is behind it is not removed"):
+        again(run, overwrite=True)
+    assert len(files(run)) == 4
+
+
+@pytest.mark.parametrize(("name", "begun"), [("prompts.jsonl", False), ("units/metres.txt", False), ("units", True)])
+def test_only_a_folder_that_a_run_has_begun_is_taken_for_one(name: str, begun: bool, tmp_path: Path) -> None:
+    if begun:
+        (tmp_path / name).mkdir()
+        (tmp_path / TEXTS).write_text("half of th")
+        assert again(tmp_path).sizes["size"] == 1
+        return
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(EntropyLabError, match="out must be an empty folder or that of a run"):
+            again(tmp_path, overwrite=overwrite)
+    assert (tmp_path / name).read_text() == "mine"
 
 
 BAD: list[tuple[Any, dict[str, Any], str]] = [
@@ -110,19 +116,12 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
     ("/proc/self/run", {}, "out must be a folder that can be written to"),
     ("full", {}, "out must be an empty folder or that of a run.* holiday.jpg"),
     ("run", {"unit_samples": 1.5}, "unit_samples must be an int >= 1"),
-    ("run", {"unit_samples": 1}, "unit_samples must be a multiple of batch_size = 2"),
+    ("run", {"unit_samples": 3}, "unit_samples must be a multiple of batch_size = 2. Got 3"),
     (None, {"unit_samples": 4}, "overwrite, unit_samples and engine are for a long run: pass out="),
     (None, {"overwrite": True}, "overwrite, unit_samples and engine are for a long run: pass out="),
     ("run", {"column": "caption"}, "column is for prompts from a file"),
-    ("run", {"prompts": []}, "prompts must name at least one prompt"),
-    ("run", {"prompts": ["a\x00b"]}, "without NUL"),
-    ("run", {"prompts": "none.csv"}, "existing text file"),
-    ("run", {"samples": "all"}, "samples must be an int >= 1"),
-    ("run", {"seed": -1}, "seed must be an int >= 0"),
     ("run", {"sizes": [33]}, "multiples of 8 pixels"),
-    ("run", {"keep": ["pixels"]}, "keep must be some of"),
-    ("run", {"scaling": "sqrtlog"}, "scaling must be one of"),
-    ("run", {"batch_size": 0}, "batch_size must be an int >= 1"),
+    ("run", {"samples": 10**9}, "samples must be at most 10000000. Got 1000000000"),
 ]
 
 
@@ -140,32 +139,27 @@ def test_bad_input_is_refused_before_any_sampling(
 
 
 def test_more_samples_go_on_from_the_ones_there_are(run: Path, tmp_path: Path) -> None:
-    pipe, more = Stub(), [*PROMPTS, *PROMPTS[:5]]
-    ds = again(run, pipe, prompts=more)
-    assert pipe.calls == 3
-    assert ds.attrs["prompts_digest"] == json.loads((run / RECORD).read_text())["configuration"]["prompts"]
-    assert read_run(run).prompts == more
-    assert bare(ds).identical(bare(again(tmp_path / "at once", prompts=more)))
-
-
-def test_a_process_at_work_goes_on_when_its_run_grows(run: Path) -> None:
+    """Also while a process is at work on those that there were."""
+    more, others = [*PROMPTS, *PROMPTS[:5]], []
     files(run)[3].unlink()
-    others = []
 
     def grow(pipe: Stub) -> None:
-        if pipe.calls == 1:
-            more = [*PROMPTS, "one more"]
-            others.append(start(run, prompts=more, sizes=[32], scaling="original"))
-            while len(files(run)) < 4:
-                assert others[0].is_alive()
-                time.sleep(0.01)
+        others.append(start(run, prompts=more, sizes=[32], scaling="original"))
+        while len(files(run)) < 6:
+            assert others[0].is_alive()
+            time.sleep(0.01)
 
     pipe = Stub()
     pipe.on_call = grow
     assert int(again(run, pipe).samples[0, 0]) == 8
     others[0].join()
     assert others[0].exitcode == 0
-    assert int(entropylab.open(run).samples[0, 0]) == 9
+    pipe = Stub()
+    ds = again(run, pipe, prompts=more)
+    assert pipe.calls == 0
+    assert ds.attrs["prompts_digest"] == json.loads((run / RECORD).read_text())["configuration"]["prompts"]
+    assert read_run(run).prompts == more
+    assert bare(ds).identical(bare(again(tmp_path / "at once", prompts=more)))
 
 
 def test_two_that_make_a_run_longer_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

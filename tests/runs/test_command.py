@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,9 @@ def test_measure_status_merge_and_fit(loaded: list[Any], prompts: Path, tmp_path
     refused(run("merge", out, "--out", tmp_path / "one.nc"), "exists already")
 
 
-def test_mistakes_are_one_line_and_before_the_model_is_loaded(loaded: list[Any], prompts: Path, tmp_path: Path) -> None:
+def test_mistakes_are_one_line_and_before_the_model_is_loaded(
+    loaded: list[Any], prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").touch()
     refused(measured(tmp_path / "full", prompts), "empty folder", "letter.txt")
@@ -77,24 +80,26 @@ def test_mistakes_are_one_line_and_before_the_model_is_loaded(loaded: list[Any],
     refused(measured(tmp_path / "run", tmp_path / "none.parquet"), "none.parquet")
     refused(run("measure", "--sizes", 32, "--column", "text", "--out", tmp_path / "run"), "column needs --prompts")
     assert loaded == []
-    refused(run("status", tmp_path), "holds no run")
+    for command in (("status", tmp_path), ("fit", tmp_path), ("merge", tmp_path, "--out", tmp_path / "a.nc")):
+        refused(run(*command), "holds no run: run.json is missing")
     refused(run("status", tmp_path / "rum"), "holds no run: there is no such folder")
-    refused(run("merge", tmp_path, "--out", tmp_path / "a.nc"), "holds no run")
+    assert measured(tmp_path / "run", prompts, "--samples", 2, "--quiet").stderr == ""
+    refused(measured(tmp_path / "run", prompts, "--samples", 2, "--seed", 4), "seed: 0 there, 4 now", "--overwrite")
+    assert measured(tmp_path / "run", prompts, "--samples", 2, "--seed", 4, "--overwrite", "--quiet").exit_code == 0
+    assert entropylab.open(tmp_path / "run").attrs["seed"] == 4
+
+    def end(*arguments: Any, **options: Any) -> None:
+        raise entropylab.EntropyLabError("no room")
+
+    monkeypatch.setattr("entropylab.runs.worker.to_dataset", end)
+    ended, kept = measured(tmp_path / "another", prompts, "--quiet"), tmp_path / "another"
+    assert ended.exit_code == 2
+    said = f"what was finished is kept: entropylab status {kept}; the same command goes on"
+    assert ended.stderr.splitlines() == ["error: no room", said]
 
 
-def test_another_configuration_is_refused_until_overwriting_is_asked_for(
-    loaded: list[Any], prompts: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "run"
-    assert measured(out, prompts, "--samples", 2, "--quiet").stderr == ""
-    refused(measured(out, prompts, "--samples", 2, "--seed", 4), "seed: 0 there, 4 now", "--overwrite")
-    assert measured(out, prompts, "--samples", 2, "--seed", 4, "--overwrite", "--quiet").exit_code == 0
-    assert entropylab.open(out).attrs["seed"] == 4
-
-
-def test_status_tells_of_work_and_damage(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    measure_stub(out, sizes=[32], scaling="original")
+def test_status_tells_of_work_and_damage(done: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(done, tmp_path / "run")
     folder = read_run(out)
     folder.file(folder.units[0]).write_bytes(b"")
     folder.file(folder.units[1]).unlink()
@@ -117,42 +122,24 @@ def test_what_holds_no_measurement_is_named(tmp_path: Path) -> None:
         more = ["--out", tmp_path / "report.html"] if command == "report" else []
         refused(run(command, path, *more), "calibration.nc holds no measurement", "every statistic", "sigma2(scaling")
         refused(run(command, listing, *more), "listing.nc holds no measurement", "missing entropy")
-        refused(run(command, tmp_path, *more), "holds no run: run.json is missing")
 
 
-@pytest.mark.parametrize(
-    ("error", "status", "first"),
-    [(KeyboardInterrupt(), 130, "stopped"), (entropylab.EntropyLabError("no room"), 2, "error: no room")],
-)
-def test_what_ends_a_run_says_what_is_kept(
-    error: BaseException, status: int, first: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
-    def end(pipe: Stub) -> None:
-        if pipe.calls == 3:
-            raise error
-
-    monkeypatch.setattr(Stub, "on_call", property(lambda self: end, lambda self, value: None), raising=False)
-    monkeypatch.setattr(entropylab, "load", lambda *arguments, **options: Stub(), raising=False)
-    result = measured(tmp_path / "run", prompts, "--quiet")
-    assert result.exit_code == status
-    kept = f"what was finished is kept: entropylab status {tmp_path / 'run'}; the same command goes on"
-    assert result.stderr.splitlines() == [first, kept]
-
-
-def told(terminal: bool) -> str:
+def told(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> str:
     """What progress writes of the first of four units, which took a minute."""
     stream = io.StringIO()
     stream.isatty = lambda: terminal  # type: ignore[method-assign]
-    progress = Progress(cut([(32, 32), (64, 64)], ["original"], 8, 4), stream=stream)
+    monkeypatch.setattr("sys.stderr", stream)
+    progress = Progress(cut([(32, 32), (64, 64)], ["original"], 8, 4))
     progress.begin(first := next(iter(progress.pending.values())))
     progress.end(first, 60, workers=3)
     progress.close()
     return stream.getvalue()
 
 
-def test_progress_with_the_time_left_in_lines_and_on_a_terminal() -> None:
+def test_progress_with_the_time_left_in_lines_and_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """A unit of 64x64 takes four times as long: nine minutes are left, for three processes three."""
-    assert told(terminal=False) == "32x32 original, samples 0 to 3: 60.0 s; 1 of 4 in all; 0:03:00 left\n"
-    bar = told(terminal=True)
+    line = "32x32 original, samples 0 to 3: 60.0 s; 1 of 4 in all; 0:03:00 left\n"
+    assert told(terminal=False, monkeypatch=monkeypatch) == line
+    bar = told(terminal=True, monkeypatch=monkeypatch)
     assert "32x32 original:   0%" in bar and "0:03:00 left" in bar
     assert "\n" not in bar.strip()

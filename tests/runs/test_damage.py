@@ -1,6 +1,7 @@
 """What goes wrong with the files of a run: damage, full disks, foreign things, shut folders, what was removed."""
 
 import errno
+import json
 import os
 import shutil
 import stat
@@ -15,11 +16,14 @@ import pytest
 import entropylab
 from entropylab import EntropyLabError
 from entropylab.errors import EntropyLabWarning
-from entropylab.runs import folder, status
+from entropylab.runs import folder, merge, status
+from entropylab.runs.folder import PROMPTS, RECORD, read_run
 
 from ..datasets import flip_byte
-from .short import again, bare, files, truncate
-from .stub import Stub
+from .stub import PROMPTS as TEXTS
+from .stub import Stub, again, bare, files
+
+Harm = Callable[[Path], object]
 
 
 def blank(path: Path) -> None:
@@ -30,14 +34,18 @@ def blank(path: Path) -> None:
     path.write_bytes(content)
 
 
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
 def exchange(path: Path) -> None:
     path.write_bytes(files(path.parents[1])[0].read_bytes())
 
 
 @pytest.mark.parametrize(
-    "harm", [truncate, blank, partial(flip_byte, name="sums"), exchange, lambda path: path.write_bytes(b"")]
+    "harm", [cut_off, blank, partial(flip_byte, name="sums"), exchange, partial(os.truncate, length=0)]
 )
-def test_a_damaged_unit_is_noticed_and_measured_again(harm: Any, run: Path) -> None:
+def test_a_damaged_unit_is_noticed_and_measured_again(harm: Harm, run: Path) -> None:
     before = entropylab.open(run)
     victim = files(run)[2]
     harm(victim)
@@ -64,8 +72,10 @@ def filled_folder(path: Path) -> None:
 
 
 @pytest.mark.parametrize("thing", [link_to_nothing, link_to_itself, os.mkfifo, filled_folder])
-def test_what_is_no_file_is_no_unit(thing: Callable[[Path], None], run: Path) -> None:
-    before, victim = entropylab.open(run), files(run)[2]
+def test_what_is_no_file_is_no_unit(thing: Harm, run: Path, tmp_path: Path) -> None:
+    before, victim, moved = entropylab.open(run), files(run)[2], files(run)[1]
+    moved.rename(tmp_path / "elsewhere.nc")
+    moved.symlink_to(tmp_path / "elsewhere.nc")  # which is a file, and stays one
     victim.unlink()
     thing(victim)
     assert status(run).table[-1][2] == "3/4"
@@ -76,15 +86,75 @@ def test_what_is_no_file_is_no_unit(thing: Callable[[Path], None], run: Path) ->
     assert pipe.calls == 1
     assert os.path.lexists(f"{victim}.damaged")
     assert stat.S_ISREG(victim.lstat().st_mode)
+    assert moved.is_symlink()
 
 
-def test_a_unit_may_be_a_link_to_a_file(run: Path, tmp_path: Path) -> None:
-    before, moved = entropylab.open(run), files(run)[2]
-    moved.rename(tmp_path / "elsewhere.nc")
-    moved.symlink_to(tmp_path / "elsewhere.nc")
+def by_hand(record: Path) -> None:
+    record.write_text(record.read_text().replace('"samples": 8', '"samples": 6'))
+
+
+DEEP = "[" * 100_000
+RECORDS = [by_hand, os.unlink, partial(os.truncate, length=200)]
+RECORDS += [partial(Path.write_bytes, data=text.encode("latin")) for text in ("", "[]", DEEP, "\xff", '{"format": 2}')]
+
+
+@pytest.mark.parametrize("harm", RECORDS)
+def test_a_record_that_is_lost_or_damaged_is_written_again(harm: Harm, run: Path) -> None:
+    before, record = entropylab.open(run), json.loads((run / RECORD).read_text())
+    harm(run / RECORD)
+    for use in (entropylab.open, status, lambda path: merge([path])):
+        with pytest.raises(EntropyLabError, match="holds no run: run.json is missing.* the command that made the run"):
+            use(run)
     pipe = Stub()
-    assert again(run, pipe).equals(before)
-    assert pipe.calls == 0
+    with pytest.raises(EntropyLabError, match="lost its run.json, and 32x32.* is a unit of another configuration"):
+        again(run, pipe, seed=3)
+    assert len(files(run)) == 4
+    files(run)[0].unlink()
+    cut_off(files(run)[0])
+    (run / "notes.md").write_text("mine")
+    assert bare(again(run, pipe)).identical(bare(before))
+    assert pipe.calls == 2
+    assert json.loads((run / RECORD).read_text()) == record
+
+
+@pytest.mark.parametrize("content", [None, "", "[1]\n", '"a"\n', DEEP])
+def test_a_run_whose_prompts_are_lost_can_be_read_and_goes_on(content: str | None, run: Path, done: Path) -> None:
+    before = entropylab.open(run)
+    (run / PROMPTS).unlink()
+    if content is not None:
+        (run / PROMPTS).write_text(content)
+    assert entropylab.open(run).identical(before)
+    assert status(run, check=True).table == status(done).table
+    exchange(files(run)[1])
+    assert list(status(run, check=True).damaged) == [files(run)[1].stem]
+    with pytest.raises(EntropyLabError, match=r"prompts.jsonl is missing or damaged.* the command that made the run"):
+        merge([run, done])
+    pipe = Stub()
+    again(run, pipe)
+    assert (pipe.calls, read_run(run).prompts) == (1, TEXTS)
+
+
+def test_a_record_of_another_program_stays_and_one_of_another_format_is_named(run: Path) -> None:
+    record = json.loads((run / RECORD).read_text())
+    (run / RECORD).write_text(json.dumps({"format": 9, "attributes": record["attributes"]}))
+    for use in (entropylab.open, again):
+        with pytest.raises(EntropyLabError, match="run of format 9; this is for format 2"):
+            use(run)
+    (run / RECORD).unlink()
+    os.mkfifo(run / RECORD)  # and is not waited for
+    for use in (entropylab.open, again):
+        with pytest.raises(EntropyLabError, match=r"run.json|a pipe"):
+            use(run)
+    for file in (run / RECORD, *files(run)):
+        file.unlink()
+    (run / RECORD).write_text('{"of": "another program"}')
+    for unit in (None, "metres.nc"):
+        if unit is not None:
+            (run / "units" / unit).write_text("of another program")
+        for overwrite in (False, True):
+            with pytest.raises(EntropyLabError, match=r"no run.json of ours, but prompts.jsonl, run.json, units"):
+                again(run, overwrite=overwrite)
+    assert (run / RECORD).read_text() == '{"of": "another program"}'
 
 
 @pytest.mark.parametrize("name", ["units", "locks"])
@@ -99,24 +169,24 @@ def test_a_folder_of_the_run_that_is_something_else(name: str, run: Path) -> Non
 def test_a_disk_that_is_full_loses_only_the_unit_in_hand(
     done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = folder.write_whole
-
-    def full(path: Path, content: bytes) -> None:
-        if len(files(tmp_path / "run")) == 2:
-            monkeypatch.setattr("os.fsync", no_space)
-        write(path, content)
+    write, run = folder.write_whole, tmp_path / "run"
 
     def no_space(handle: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    def full(path: Path, content: bytes) -> None:
+        if len(files(run)) == 2:
+            monkeypatch.setattr("os.fsync", no_space)
+        write(path, content)
+
     monkeypatch.setattr(folder, "write_whole", full)
     with pytest.raises(EntropyLabError, match="can't be written: No space left"):
-        again(tmp_path / "run")
+        again(run)
     with pytest.warns(EntropyLabWarning, match="2 of 4 units"):
-        assert entropylab.open(tmp_path / "run").attrs["units_done"] == 2
-    assert not list((tmp_path / "run").rglob("*.partial"))
+        assert entropylab.open(run).attrs["units_done"] == 2
+    assert not list(run.rglob("*.partial"))
     monkeypatch.undo()
-    assert bare(again(tmp_path / "run")).identical(bare(entropylab.open(done)))
+    assert bare(again(run)).identical(bare(entropylab.open(done)))
 
 
 def test_a_run_that_is_removed_or_replaced_under_a_process_that_is_at_work(done: Path, tmp_path: Path) -> None:
@@ -164,7 +234,8 @@ def test_a_folder_that_is_shut_midway_is_named_and_loses_nothing(name: str, mode
     pipe.on_call = shut
     with pytest.raises(EntropyLabError, match=r"run.*: Permission denied"):
         again(run, pipe)
-    for use in (status, again, entropylab.open) if (name, mode) == ("units", 0) else (status,) if not mode else ():
+    uses: tuple[Any, ...] = () if mode else (status,)
+    for use in (*uses, again, entropylab.open) if (name, mode) == ("units", 0) else uses:
         with pytest.raises(EntropyLabError, match=r"run.*: Permission denied"):
             use(run)
     (run / name).chmod(0o700)

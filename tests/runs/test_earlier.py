@@ -11,8 +11,7 @@ import entropylab
 from entropylab.errors import EntropyLabWarning
 from entropylab.runs import status
 
-from .short import SAMPLES, bare, files, judged
-from .stub import Stub, measure
+from .stub import SAMPLES, Stub, bare, files, judged, measure
 
 EARLIER = Path(__file__).with_name("earlier")
 """Made by ``begin`` and ``judge``, of version 0.1.0 in November 2026. Of the runs the second unit was removed then, and

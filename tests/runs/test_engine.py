@@ -2,11 +2,12 @@
 
 import os
 import signal
+import sys
 import threading
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,12 +18,9 @@ from entropylab import EntropyLabError
 from entropylab.runs.engine import STARTED_HERE
 
 from ..command_line import run as command
-from . import faults
-from .short import files, judged
-from .stub import PROMPTS, Stub, measure
+from .stub import PROMPTS, Stub, again, check, files, judged, measure
 
 LOCK = threading.Lock()
-SHORT: dict[str, Any] = {"scaling": "original", "sizes": [32]}
 
 
 @pytest.fixture(scope="module")
@@ -35,100 +33,128 @@ def ray() -> Iterator[Any]:
     found.shutdown()
 
 
-@pytest.fixture
-def heeds_interrupts() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt, also where a shell that began the tests in the background lets it be ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-ONE = {"num_cpus": 2}
-"""The cluster has room for one such worker."""
-
-CUT_SHORT = "ignore:Exception ignored in. <function File.close:pytest.PytestUnraisableExceptionWarning"
-"""A file of h5netcdf that Ctrl-C stops while it is being made has not all attributes yet that its end looks for."""
-
-
-def drive(pipe: Any, size: Any, prompts: list[str], generators: Any, first: Any, do: Any) -> None:
-    """Sample the stub; on the worker that makes the file ``first``, do something else before its third batch."""
-    if pipe.calls == 2 and not os.path.exists(first):
-        Path(first).touch()
-        do()
-    pipe(prompts, *size, generators)
-
-
 @pytest.mark.ray
-def test_the_command_gives_what_one_process_gives(ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(entropylab, "load", lambda *_, **__: Stub(), raising=False)
+def test_the_command_gives_what_one_process_gives_whoever_is_lost(
+    ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*arguments: Any, **options: Any) -> Stub:
+        pipe = Stub()
+        pipe.on_call = die if fatal.exists() else lambda pipe: None
+        return pipe
+
+    def die(pipe: Stub) -> None:
+        if pipe.calls == 3:
+            fatal.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    fatal = tmp_path / "fatal"
+    monkeypatch.setattr(entropylab, "load", load, raising=False)
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
     words = ["measure", "--sizes", 32, "--steps", 2, "--batch-size", 2, "--prompts", tmp_path / "prompts.txt", "--out"]
-    for out, more in (("alone", []), ("cluster", ["--engine", "ray", "--resources", "num_cpus=1"])):
+    for out, more in (("alone", []), ("cluster", ["--engine", "ray", "--resources", "num_cpus=2"])):
         done = command(*words, tmp_path / out, *more)
         assert done.exit_code == 0, done.output
         assert "4 of 4 in all; 0:00:0" in done.stderr
+        assert done.stderr.count("a worker was lost; measuring again: 32x") == len(more) // 4
+        fatal.touch()
     alone, found = (entropylab.open(tmp_path / out) for out in ("alone", "cluster"))
-    faults.check(found, alone)
+    check(found, alone)
     with pytest.raises(AssertionError, match="differs"):
-        faults.check(found + 1e-7, alone)
+        check(found + 1e-7, alone)
     different = {name for name in alone.attrs if str(alone.attrs[name]) != str(found.attrs[name])}
     assert different <= {"command"}
+    assert list((tmp_path / "cluster" / "locks").iterdir()) == []
 
 
-@pytest.mark.ray
-def test_a_worker_that_is_killed_loses_nothing(ray: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    def die() -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    call = partial(drive, first=tmp_path / "killed", do=die)
-    found = measure(tmp_path / "run", Stub, engine="ray", resources=ONE, call=call, progress=True)
-    assert (tmp_path / "killed").exists()
-    assert capfd.readouterr().err.count("a worker was lost; measuring again: 32x") == 1
-    faults.check(found, measure(tmp_path / "alone", call=call))
-    assert list((tmp_path / "run" / "locks").iterdir()) == []
+class RayError(Exception):
+    """A worker was lost."""
 
 
-@pytest.mark.filterwarnings(CUT_SHORT)
-@pytest.mark.ray
-def test_what_ends_a_run_leaves_what_is_finished(ray: Any, tmp_path: Path, heeds_interrupts: None) -> None:
-    def interrupt(driver: int) -> None:
-        while len(files(run)) < 2:  # while it writes, Ctrl-C may come where Python can only ignore it, as in a __del__
-            time.sleep(0.05)
-        time.sleep(0.2)
-        os.kill(driver, signal.SIGINT)
-        signal.pause()
+class RayTaskError(RayError):
+    """A worker failed."""
 
-    def fail() -> None:
-        raise RuntimeError("out of patience")
-
-    run = tmp_path / "run"
-    for error, do in ((KeyboardInterrupt, partial(interrupt, os.getpid())), (RuntimeError, fail)):
-        call = partial(drive, first=tmp_path / error.__name__, do=do)
-        with pytest.raises(error) as caught:
-            measure(run, Stub, engine="ray", resources=ONE, call=call)
-        assert any(f"finished before is in {run}" in note for note in caught.value.__notes__)
-        assert list((run / "locks").iterdir()) == []
-    kept = {path: path.stat().st_mtime_ns for path in files(run)}
-    assert 2 <= len(kept) < 16
-    found = measure(run, call=call)  # this process alone goes on with what the cluster began
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    faults.check(found, measure(tmp_path / "alone", call=call))
+    def __init__(self, cause: Exception) -> None:
+        self.cause = cause
 
 
-@pytest.mark.ray
-def test_workers_that_load_different_pipelines(ray: Any, tmp_path: Path) -> None:
+class InThisProcess:
+    """Ray as the driver uses it, with workers that are objects here, and answer when they are waited for.
+
+    What they are sent, and answer, goes through ``copied``.
+    """
+
+    exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
+    cloudpickle = SimpleNamespace(dumps=lambda sent: b"")
+
+    def __init__(self, cpus: int, copied: Any = lambda part: part) -> None:
+        self.cluster_resources, self.is_initialized, self.put = lambda: {"CPU": cpus}, lambda: True, copied
+        self.cpus, self.copied, self.actors = cpus, copied, list[Any]()
+
+    def remote(self, actor: Any) -> Any:
+        return SimpleNamespace(options=lambda **options: SimpleNamespace(remote=lambda: self.started(actor())))
+
+    def started(self, actor: Any) -> Any:
+        self.actors.append(actor)
+        calls = {name: partial(partial, getattr(actor, name)) for name in ("prepare", "measure")}
+        return SimpleNamespace(actor=actor, **{name: SimpleNamespace(remote=call) for name, call in calls.items()})
+
+    def wait(self, answers: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        return [answer for answer in answers if answer.func.__self__ in self.actors[: self.cpus]][:1], []
+
+    def get(self, answer: Any) -> Any:
+        try:
+            return self.copied(answer())
+        except RayError:
+            raise
+        except Exception as error:
+            raise RayTaskError(error) from error
+
+    def kill(self, worker: Any) -> None:
+        self.actors.remove(worker.actor)
+        worker.actor.open.close()
+
+
+ENDS = [
+    (RuntimeError("out of patience"), 1, "out of patience"),
+    (KeyboardInterrupt("stop"), 1, "stop"),
+    (None, 2, "every worker must load the same pipeline. weights: "),
+]
+
+
+@pytest.mark.parametrize(("error", "cpus", "message"), ENDS)
+def test_what_ends_a_run_leaves_what_is_finished(
+    error: BaseException | None, cpus: int, message: str, tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Stub] = []
+    lost: list[Stub] = []
+
     def load() -> Stub:
         pipe = Stub()
-        if (tmp_path / "first").exists():
+        if loaded and error is None:
             pipe.unet.attn1.to_q.weight.data[0, 0] += 1
-        (tmp_path / "first").touch()
+        pipe.on_call = fail
+        loaded.append(pipe)
         return pipe
 
-    def wait(*arguments: Any) -> None:
-        signal.pause()
+    def fail(pipe: Stub) -> None:
+        if pipe.calls == 2 and not lost:
+            lost.append(pipe)
+            raise RayError("killed")
+        if pipe.calls == 3 and error is not None:
+            raise error
 
-    with pytest.raises(EntropyLabError, match="every worker must load the same pipeline. weights: "):
-        measure(tmp_path / "run", load, engine="ray", call=wait)
+    run = tmp_path / "run"
+    monkeypatch.setitem(sys.modules, "ray", InThisProcess(cpus))
+    with pytest.raises(BaseException, match=message) as caught:
+        again(run, load, engine="ray")
+    assert any(f"finished before is in {run}" in note for note in caught.value.__notes__)
+    if isinstance(error, RuntimeError):
+        assert any("a worker was measuring 32x32 original, samples 6 to 7" in note for note in caught.value.__notes__)
+    assert list((run / "locks").iterdir()) == []
+    kept = {path: path.stat().st_mtime_ns for path in files(run)}
+    assert len(kept) == (0 if error is None else 3)
+    check(again(run), entropylab.open(done))  # this process alone goes on with what the cluster began
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
 @pytest.mark.parametrize(
@@ -146,45 +172,37 @@ def test_workers_that_load_different_pipelines(ray: Any, tmp_path: Path) -> None
 def test_refusals(pipe: Any, options: dict[str, Any], message: str, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     with pytest.raises(EntropyLabError, match=message):
-        measure(**{"out": tmp_path / "run", "pipe": pipe, "engine": "ray", **SHORT, **options})
+        measure(**{"out": tmp_path / "run", "pipe": pipe, "engine": "ray", **options})
 
 
 def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(EntropyLabError, match=r"needs Ray, which is not here: pip install 'entropylab\[ray\]'"):
         measure(tmp_path / "run", Stub, engine="ray")
 
 
-def paint(pipe: Any, size: Any, prompts: list[str], generators: Any, fatal: Path) -> Any:
-    """Noise, as bright as a weight of the pipeline says; the process that removes the file ``fatal`` is killed."""
-    if fatal.exists() and generators[0].initial_seed() == 6:
-        fatal.unlink()
-        os.kill(os.getpid(), signal.SIGKILL)
+def paint(pipe: Any, size: Any, prompts: list[str], generators: Any) -> Any:
+    """Noise, as bright as a weight of the pipeline says."""
     brightness = pipe.unet.attn1.to_q.weight[0, 0].sigmoid().item()
     return torch.stack([(torch.rand(3, *size, generator=one) + brightness).clamp(0, 1) for one in generators])
 
 
-def judge(folder: Path, pipe: Any, **options: Any) -> Any:
+def judge(pipe: Any, **options: Any) -> Any:
     """An evaluation of 12 pictures by each of two rules, three to a unit."""
-    given = {"call": partial(paint, fatal=folder / "fatal"), "pictures": folder / "pictures", "batch_size": 3}
-    given |= {"prompts": PROMPTS, "sizes": [32], "scaling": ("original", 1.5), "resamples": 5}
-    return judged(pipe, **given | {"metrics": ("fid", "diversity", "time")} | options)
+    given = {"call": paint, "batch_size": 3, "prompts": PROMPTS, "sizes": [32]}
+    given |= {"scaling": ("original", 1.5), "resamples": 5, "metrics": ("fid", "diversity", "time")}
+    return judged(pipe, **given | options)
 
 
-@pytest.mark.ray
-def test_pictures_are_those_of_one_process_whoever_is_lost(
-    ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pictures_are_those_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cloudpickle = pytest.importorskip("ray.cloudpickle")
     monkeypatch.setattr("entropylab.quality.evaluation.TOGETHER", 3)
+    monkeypatch.setitem(sys.modules, "ray", InThisProcess(1, lambda part: cloudpickle.loads(cloudpickle.dumps(part))))
     alone, cluster = tmp_path / "alone", tmp_path / "cluster"
-    for folder in (alone, cluster):
-        folder.mkdir()
-    (cluster / "fatal").touch()
-    expected, found = judge(alone, Stub()), judge(cluster, Stub, engine="ray", resources=ONE)
-    assert not (cluster / "fatal").exists()
+    expected, found = judge(Stub(), pictures=alone), judge(Stub, pictures=cluster, engine="ray")
     for name in ("fid", "fid_interval", "pairwise_distance", "coverage"):
         assert found[name].equals(expected[name])
-    assert not found.fid.equals(judge(alone, Stub(), pictures=None, seed=1).fid)
+    assert not found.fid.equals(judge(Stub(), seed=1).fid)
     different = {name for name in expected.attrs if str(expected.attrs[name]) != str(found.attrs[name])}
     assert different <= {"cost"}
     ours, theirs = (sorted(path.relative_to(folder) for path in folder.rglob("*.*")) for folder in (cluster, alone))
@@ -192,20 +210,4 @@ def test_pictures_are_those_of_one_process_whoever_is_lost(
     pictures = [path for path in ours if path.suffix == ".png"]
     assert len(pictures) == 24
     assert all((cluster / path).read_bytes() == (alone / path).read_bytes() for path in pictures)
-    assert judge(cluster, Stub()).time.equals(found.time)  # one process reads what the cluster made
-
-
-@pytest.mark.parametrize(
-    ("pipe", "options", "message"),
-    [
-        (Stub(), {}, "one that is loaded already can't be sent"),
-        (Stub, {"pictures": None}, "engine is for pictures that are kept: pass pictures=, a folder"),
-        (Stub, {"metrics": ("beauty",)}, "metrics must be some of"),
-        (Stub(), {"engine": None, "resources": ONE}, "address and resources are for an engine"),
-    ],
-)
-def test_refusals_of_an_evaluation(pipe: Any, options: dict[str, Any], message: str, tmp_path: Path) -> None:
-    pytest.importorskip("ray")
-    with pytest.raises(EntropyLabError, match=message):
-        judge(tmp_path, pipe, **{"engine": "ray", **options})
-    assert list(tmp_path.iterdir()) == []
+    assert judge(Stub(), pictures=cluster).time.equals(found.time)  # one process reads what the cluster made
