@@ -53,6 +53,20 @@ def test_everything_is_written(folder: Path) -> None:
     assert entropylab.Calibration.open(folder / "calibration.nc").dataset["size"].values.tolist() == ["96x64", "96x96"]
 
 
+@pytest.mark.parametrize("kind", ["self", "joint"])
+def test_figures_are_of_joint_layers_where_there_is_no_self_attention_and_say_so(kind, monkeypatch, capsys) -> None:
+    ds = synthetic(samples=2, steps=1)
+    ds = ds.assign_coords(kind=("layer", np.where(ds["kind"] == "self", kind, "cross")))
+    monkeypatch.setattr("entropylab.measure", lambda *_, **__: ds, raising=False)
+    source = shared.Source()
+    source.pipe = None
+    found = source.measure([(64, 64)])
+    assert set(found["kind"].values) == {kind} and found.sizes["layer"] == 5
+    told = capsys.readouterr().err
+    titles = [shared.title(found, 256), told]
+    assert ["joint layers" in text for text in titles] == [kind == "joint"] * 2
+
+
 def test_another_run_gives_the_same_tables(folder: Path, tmp_path: Path, unpainted: None) -> None:
     run_small(tmp_path)
     assert files(folder, ".csv") == files(tmp_path, ".csv")
