@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,22 @@ from ..law.averages import check as check_dataset
 from ..law.check import check
 from ..law.names import RESIDUALS
 from ..law.theory import TOLERANCE, largest_sigma2
-from . import style
-from .style import BLACK, BLUE, COLORS, GREY, MORE_MARKERS, ORANGE, VERMILLION, axes_of, legend, name_layers
+from .style import (
+    BLACK,
+    BLUE,
+    COLORS,
+    GREY,
+    MORE_MARKERS,
+    ORANGE,
+    VERMILLION,
+    axes_of,
+    colours_of_layers,
+    legend,
+    legend_above,
+    level,
+    marks,
+    name_layers,
+)
 
 WIDE = 3.0
 """Residuals beyond this [nats] are drawn on a scale that is linear up to 1 and logarithmic from there."""
@@ -57,26 +72,20 @@ def law_residual(
         >>> ax.figure.savefig("law_residual.pdf")
     """
     mean, single = residuals(ds, name=name, kind=kind, scaling=scaling)
-    drawn = [mean, single] if heads and len(single) else [mean]
+    single = single if heads else single.iloc[:0]
     ax = axes_of(ax)
     places = {layer: place for place, layer in enumerate(dict.fromkeys(mean["layer"]))}
     sizes = list(dict.fromkeys(mean.sort_values("log_tokens", kind="stable")["size"]))
-    for number, size in enumerate(sizes):
-        color, marker = COLORS[number % len(COLORS)], MORE_MARKERS[number % len(MORE_MARKERS)]
+    looks = zip(sizes, cycle(COLORS), cycle(MORE_MARKERS), strict=False)
+    for number, (size, color, marker) in enumerate(looks):
         shift = 0.5 * ((number + 0.5) / len(sizes) - 0.5)
-        for rows in drawn:
-            part = rows[rows["size"] == size]
-            x, y = part["layer"].map(places) + shift, part["residual"]
-            if rows is single:
-                ax.plot(x, y, ".", ms=2, alpha=0.5, zorder=1, label="_", color=color)
-            else:
-                error = part["error"] if part["error"].notna().any() else None
-                look: dict[str, Any] = {"marker": marker, "color": color, "label": str(size)}
-                ax.errorbar(x, y, error, ls="", capsize=2, zorder=3, **look)
-    ax.axhline(0, ls=":", color=BLACK, lw=0.8, zorder=0)
-    known = pd.concat([rows["residual"] for rows in drawn])
-    known = known[np.isfinite(known)]
-    if len(known) and abs(known).max() > WIDE:
+        part, dots = mean[mean["size"] == size], single[single["size"] == size]
+        x, x_dots = ([places[layer] + shift for layer in rows["layer"]] for rows in (part, dots))
+        marks(ax, x, part["residual"], part["error"], color=color, marker=marker, label=str(size))
+        ax.plot(x_dots, dots["residual"], ".", ms=2, alpha=0.5, zorder=1, label="_", color=color)
+    level(ax, 0)
+    known = pd.concat([mean, single])["residual"].replace([np.inf, -np.inf], np.nan)
+    if abs(known).max() > WIDE:
         ax.set_yscale("symlog", linthresh=1.0)
         ax.set_ylim(min(1.5 * known.min(), -0.5), max(1.5 * known.max(), 0.5))
     name_layers(ax, mean.drop_duplicates("layer"))
@@ -136,8 +145,8 @@ def residual_vs_cumulants(
     ax.set_xscale("symlog", linthresh=1)
     ax.set_yscale("symlog", linthresh=1)
     ax.set(xlabel="− k3/3 − k4/8, measured [nats]", ylabel="entropy less log N − σ²/2 [nats]")
+    colours_of_layers(ax, rows["layer"].nunique())
     legend(ax)
-    style.colours_of_layers(ax, rows["layer"].nunique())
     return ax
 
 
@@ -174,8 +183,8 @@ def phase(ds: xr.Dataset, ax: Axes | None = None, *, kind: Kinds = None, scaling
         ax.set_ylim(min(known.min(), 1) / 1.5, max(known.max(), 2 * end) * 1.5)
     ax.set_xlim(min(rows["log_tokens"].min(), 1) - 0.2, 1.05 * end)
     ax.set(xlabel="log N [nats]", ylabel="σ² of the logits, mean over rows [nats²]")
+    colours_of_layers(ax, rows["layer"].nunique())
     legend(ax)
-    style.colours_of_layers(ax, rows["layer"].nunique())
     return ax
 
 
@@ -211,9 +220,9 @@ def deficit_vs_sigma2(
             axis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axis.set_minor_formatter(NullFormatter())
     ax.axline((1, 1), (2, 2), ls="--", color=ORANGE, lw=1, label="the law, D = σ²/2")
-    ax.axhline(rows["log_tokens"].max(), ls=":", color=BLACK, lw=0.8, label="largest log N")
+    level(ax, rows["log_tokens"].max(), "largest log N")
     ax.set(xlabel="measured σ²/2 [nats]", ylabel="deficit D = log N − H [nats]")
-    style.legend_above(ax, 2)
+    legend_above(ax)
     return ax
 
 

@@ -19,13 +19,13 @@ from ..sizes import AnySize, size_label
 from .style import (
     BLACK,
     BLUE,
-    GREY,
     PAPER,
     axes_of,
     colours_of_layers,
     elided,
     legend,
     legend_above,
+    level,
     name_layers,
 )
 
@@ -201,7 +201,7 @@ def by_layer(
             reach = [abs(part["slope"] - part[f"slope_{end}"]) for end in ("low", "high")]
             ax.errorbar(part["place"], part["slope"], reach, ls="", capsize=2, lw=0.8, color=style["color"])
     if name == "slope":
-        ax.axhline(1, ls=":", color=BLACK, lw=0.8, label="the law, 1")
+        level(ax, 1, "the law, 1")
         # Frame the slopes and not their intervals, which of two samples can be ten times as long.
         low, high = min(rows["slope"].min(), 1), max(rows["slope"].max(), 1)
         margin = 0.3 * max(high - low, 0.2)
@@ -265,7 +265,7 @@ def compare(comparison: Comparison, ax: Axes | None = None) -> Axes:
         if chosen.any():
             own = rows["difference"][chosen]
             ax.plot(place[chosen], own, "o", color=BLUE, markerfacecolor=fill, zorder=3, label=f"{words}: {len(own)}")
-    ax.axhline(0, ls=":", color=GREY, lw=0.8)
+    level(ax, 0)
     mean = comparison["mean_difference"].item()
     ax.axhline(mean, ls="--", color=BLACK, lw=0.8, label=f"mean layer, {mean:+.3f} nats".replace("-", "−"))
     name_layers(ax, rows)
