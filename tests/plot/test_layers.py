@@ -172,6 +172,8 @@ def test_the_sweep_has_numbers_as_a_curve_and_rules_as_points(swept, ax) -> None
     ax.figure.draw_without_rendering()
     np.testing.assert_allclose(right.get_ylim(), np.array(ax.get_ylim()) - home, atol=1e-6)
     assert ax.get_ylabel() == "mean entropy of self-attention [nats]"
+    joint = swept.assign_coords(kind=("layer", np.where(swept["kind"] == "self", "joint", "cross")))
+    assert plot.sweep(joint, new_axes(), size=128).get_ylabel() == "mean entropy of joint-attention [nats]"
 
 
 def test_the_table_of_the_sweep(swept) -> None:
