@@ -13,8 +13,8 @@ STATISTICS = ("entropy", "sigma2", "gaussian", "slope", "rarefied")
 
 def measure(source: shared.Source) -> xr.Dataset:
     """The model as it is, at all sizes, with what predicts its entropy."""
-    options = {"scaling": ["original"], "statistics": STATISTICS, "layers": "self", **source.sampling()}
-    return entropylab.measure(source.pipe, source.sizes(), **options)
+    options = {"scaling": ["original"], "statistics": STATISTICS, **source.sampling()}
+    return source.measure(source.sizes(), **options)
 
 
 def draw(ds: xr.Dataset, out: Path) -> None:
@@ -27,7 +27,7 @@ def draw(ds: xr.Dataset, out: Path) -> None:
         for (above, below), tokens in zip(axes.T, trained, strict=True):
             entropylab.plot.entropy_predicted(ds, above, trained=tokens)
             entropylab.plot.entropy_predicted(ds, below, trained=tokens, deficit=True)
-            above.set(xlabel="", title=f"layers of T = {tokens:.0f} tokens")
+            above.set(xlabel="", title=shared.title(ds, tokens))
             above.legend(loc="upper left")
             below.get_legend().remove()
         shared.write(figure, out, "figure5", rows)

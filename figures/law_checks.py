@@ -14,11 +14,9 @@ def measure(source: shared.Source) -> xr.Dataset:
 
     Third and fourth cumulant need a pass over the logits of their own, so there are fewer sizes and samples.
     """
-    return entropylab.measure(
-        source.pipe,
+    return source.measure(
         source.sizes((shared.LOWER, (1, 1), shared.HIGHER)),
         statistics=("entropy", "sigma2", "third", "fourth"),
-        layers="self",
         keep=("sample", "step", "layer", "head"),
         **source.sampling(2),
     )

@@ -19,7 +19,7 @@ def draw(mapped: xr.DataTree, ds: xr.Dataset, out: Path) -> None:
         left, right = figure.subfigures(1, 2, width_ratios=(1.55, 1))
         maps.panels(mapped, left, 1)
         ax = entropylab.plot.entropy_predicted(ds, right.subplots(), trained=trained)
-        ax.set_title(f"layers of T = {trained:.0f} tokens")
+        ax.set_title(shared.title(ds, trained))
         ax.legend(loc="upper left")
         shared.write(figure, out, "overview")
 

@@ -102,7 +102,7 @@ def command(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = shared.new_parser(__doc__)
     add: Any = parser.add_argument
-    add("model", nargs="?", help="hub id, folder, preset (sd21, ldm256), with self-attention; else the embedded one")
+    add("model", nargs="?", help="hub id, folder, or preset (sd21, ldm256); else the embedded one")
     add("--run", type=Path, metavar="FILE.nc|DIR", help="draw what was measured before")
     add("--samples", type=int, metavar="N", help="at most this many images per size and rule; 4 if left out")
     add("--steps", type=int, metavar="N", help="denoising steps; 6 if left out, and 8 for the pictures")

@@ -1,6 +1,7 @@
 """What the figures share: what is sampled, at which sizes and how much of it, their command line, and their files."""
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,10 +12,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+import xarray as xr
 from matplotlib.figure import Figure
 
 import entropylab
 from entropylab import Calibration, EntropyLabError
+from entropylab.law.averages import kind_in
 from entropylab.models.prompts import default_settings, embedded_prompts
 from entropylab.scaling import check_train_size
 
@@ -26,6 +29,8 @@ SIDES: tuple[Sides, ...] = (LOWER, (0.75, 0.75), (1, 1), (1.5, 1.5), HIGHER, (3,
 """Sizes as multiples of the training size's height and width: 32 to 192 pixels for the embedded pipeline."""
 
 RULES = ("original", "sqrt_log")
+
+KINDS = ("self", "joint")
 
 SAMPLES, STEPS = 4, 6
 """Of every size and rule, each sample with its own prompt. With 20 steps mean entropies are 0.02 to 0.03 nats less."""
@@ -78,6 +83,14 @@ class Source:
         samples = samples if self.samples is None else min(samples, self.samples)
         steps = self.steps or steps
         return {"prompts": mixed_prompts(), "samples": samples, "steps": steps, "progress": self.progress}
+
+    def measure(self, sizes: Sequence[tuple[int, int]], **options: Any) -> xr.Dataset:
+        """Self-attention, or joint attention where the model has that in its place, which is told."""
+        ds = entropylab.measure(self.pipe, sizes, layers=KINDS, **options)
+        kind = kind_in(ds)
+        if kind != "self":
+            print(f"no self-attention: this is of {kind} layers, text and image", file=sys.stderr, flush=True)
+        return ds.isel(layer=(ds["kind"] == kind).values)
 
     def calibrated(self, sides: Sequence[Sides] | None = None) -> Calibration:
         """The calibration at hand, or one at these sizes; the training size needs none."""
@@ -145,6 +158,12 @@ def command(about: str | None, files: Files, draw: Callable[..., None], argument
         draw(*found, given.out)
 
     run(parser, given.out, work)
+
+
+def title(ds: xr.Dataset, trained: float) -> str:
+    """Which layers a panel is of: those with so many training tokens, and their kind if it is not self-attention."""
+    kind = kind_in(ds)
+    return f"{'' if kind == 'self' else f'{kind} '}layers of T = {trained:.0f} tokens"
 
 
 def write(figure: Figure, out: Path, name: str, table: pd.DataFrame | None = None) -> None:

@@ -27,9 +27,9 @@ def at_home_and_away(
     source: shared.Source, sides: tuple[shared.Sides, ...], rules: list, keep: tuple[str, ...]
 ) -> xr.Dataset:
     """The training size as the model is, which no rule changes, and other sizes under rules."""
-    options = {"layers": "self", "keep": keep, **source.sampling(shared.FEW)}
-    home = entropylab.measure(source.pipe, [source.trained], **options)
-    away = entropylab.measure(source.pipe, source.sizes(sides), scaling=rules, **options)
+    options = {"keep": keep, **source.sampling(shared.FEW)}
+    home = source.measure([source.trained], **options)
+    away = source.measure(source.sizes(sides), scaling=rules, **options)
     return xr.concat([home, away], "size", join="outer", combine_attrs="override")
 
 

@@ -13,8 +13,6 @@ import entropylab
 import shared
 from entropylab.plot.layers import QUANTITIES, layer_lines
 
-KINDS = ("self", "joint")
-
 SIDES: tuple[shared.Sides, ...] = (shared.LOWER, (0.75, 0.75), (1, 1), (1.5, 1.5), shared.HIGHER)
 """Sizes as multiples of the training size: 32 to 128 pixels for both."""
 
@@ -28,7 +26,7 @@ def measure(source: shared.Source) -> xr.Dataset:
         source.sizes(SIDES),
         scaling=list(shared.RULES),
         statistics=("entropy", "sigma2", "third", "fourth"),
-        layers=KINDS,
+        layers=shared.KINDS,
         keep=("sample", "step", "layer", "head"),
         **source.sampling(SAMPLES, STEPS),
     )
@@ -49,8 +47,8 @@ def draw(unet: xr.Dataset, joint: xr.Dataset, out: Path) -> None:
     with plt.rc_context(entropylab.plot.PAPER):
         figure, axes = plt.subplots(1, len(QUANTITIES), figsize=(10.2, 3.8), layout="constrained")
         for ax, name in zip(axes, QUANTITIES, strict=True):
-            entropylab.plot.by_layer(shown, ax, name=name, kind=KINDS)
-        shared.write(figure, out, "two_models", layer_lines(shown, kind=KINDS))
+            entropylab.plot.by_layer(shown, ax, name=name, kind=shared.KINDS)
+        shared.write(figure, out, "two_models", layer_lines(shown, kind=shared.KINDS))
     entropylab.report(list(runs.values()), out / "two_models.html", names=list(runs), overwrite=True)
     print(f"wrote {out / 'two_models.html'}, two_models.md and its figures", flush=True)
 

@@ -28,7 +28,6 @@ from .averages import (
     with_dim,
     words_of,
 )
-from .lines import straight_line
 from .names import BIASED, FLAGS, RESIDUALS, Result, names_by_layer, page, table, text_table
 from .theory import SKEWED, TOLERANCE, finite_term
 
@@ -363,10 +362,8 @@ def compared(part: xr.Dataset, mask: xr.DataArray, keep: Sequence[str]) -> xr.Da
 def slopes(part: xr.Dataset, mask: xr.DataArray) -> dict[str, xr.DataArray]:
     """The slope of entropy against log N of every layer, and that which its rows foresee if they were asked."""
     x, y = (averaged(values, mask, ("layer", "size")) for values in (part["log_tokens"], part["entropy"]))
-    dims = [["size"], ["size"]]
-    line = xr.apply_ufunc(
-        lambda x, y: straight_line(x[..., None], y[..., None])["slope"], x, y.transpose(*x.dims), input_core_dims=dims
-    )
+    spread = x.where(y.notnull()).var("size", ddof=1)
+    line = xr.cov(x, y, "size") / spread.where(spread > 1e-12)
     if line.isnull().all():
         return {}
     if "slope" not in part:

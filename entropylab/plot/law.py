@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..law.check import check
 from ..law.names import RESIDUALS
 from ..law.theory import TOLERANCE, largest_sigma2
 from . import style
-from .style import BLACK, BLUE, COLORS, GREY, MORE_MARKERS, ORANGE, VERMILLION, axes_of, legend, name_layers
+from .style import BLACK, BLUE, COLORS, GREY, MORE_MARKERS, ORANGE, VERMILLION
 
 WIDE = 3.0
 """Residuals beyond this [nats] are drawn on a scale that is linear up to 1 and logarithmic from there."""
@@ -57,32 +58,26 @@ def law_residual(
         >>> ax.figure.savefig("law_residual.pdf")
     """
     mean, single = residuals(ds, name=name, kind=kind, scaling=scaling)
-    drawn = [mean, single] if heads and len(single) else [mean]
-    ax = axes_of(ax)
+    single = single if heads else single.iloc[:0]
+    ax = style.axes_of(ax)
     places = {layer: place for place, layer in enumerate(dict.fromkeys(mean["layer"]))}
     sizes = list(dict.fromkeys(mean.sort_values("log_tokens", kind="stable")["size"]))
-    for number, size in enumerate(sizes):
-        color, marker = COLORS[number % len(COLORS)], MORE_MARKERS[number % len(MORE_MARKERS)]
+    looks = zip(sizes, cycle(COLORS), cycle(MORE_MARKERS), strict=False)
+    for number, (size, color, marker) in enumerate(looks):
         shift = 0.5 * ((number + 0.5) / len(sizes) - 0.5)
-        for rows in drawn:
-            part = rows[rows["size"] == size]
-            x, y = part["layer"].map(places) + shift, part["residual"]
-            if rows is single:
-                ax.plot(x, y, ".", ms=2, alpha=0.5, zorder=1, label="_", color=color)
-            else:
-                error = part["error"] if part["error"].notna().any() else None
-                look: dict[str, Any] = {"marker": marker, "color": color, "label": str(size)}
-                ax.errorbar(x, y, error, ls="", capsize=2, zorder=3, **look)
-    ax.axhline(0, ls=":", color=BLACK, lw=0.8, zorder=0)
-    known = pd.concat([rows["residual"] for rows in drawn])
-    known = known[np.isfinite(known)]
-    if len(known) and abs(known).max() > WIDE:
+        part, dots = mean[mean["size"] == size], single[single["size"] == size]
+        x, x_dots = ([places[layer] + shift for layer in rows["layer"]] for rows in (part, dots))
+        style.marks(ax, x, part["residual"], part["error"], color=color, marker=marker, label=str(size))
+        ax.plot(x_dots, dots["residual"], ".", ms=2, alpha=0.5, zorder=1, label="_", color=color)
+    style.level(ax, 0)
+    known = pd.concat([mean, single])["residual"].replace([np.inf, -np.inf], np.nan)
+    if abs(known).max() > WIDE:
         ax.set_yscale("symlog", linthresh=1.0)
         ax.set_ylim(min(1.5 * known.min(), -0.5), max(1.5 * known.max(), 0.5))
-    name_layers(ax, mean.drop_duplicates("layer"))
+    style.name_layers(ax, mean.drop_duplicates("layer"))
     text = f"entropy less {RESIDUALS[name]} [nats]".replace("the law's prediction", "log N − σ²/2")
     ax.set(xlabel="layer, in the order in which data meet them", ylabel=textwrap.fill(text, 40))
-    legend(ax)
+    style.legend(ax)
     return ax
 
 
@@ -125,7 +120,7 @@ def residual_vs_cumulants(
     """
     found = check(ds, kind=kind, scaling=scaling)
     found["series"]
-    rows, ax = found.to_frame(), axes_of(ax)
+    rows, ax = found.to_frame(), style.axes_of(ax)
     cold = rows["near_freezing"].astype(bool)
     for chosen, words, marker in ((~cold, "other rows", "o"), (cold, "near freezing", "x")):
         if chosen.any():
@@ -136,8 +131,8 @@ def residual_vs_cumulants(
     ax.set_xscale("symlog", linthresh=1)
     ax.set_yscale("symlog", linthresh=1)
     ax.set(xlabel="− k3/3 − k4/8, measured [nats]", ylabel="entropy less log N − σ²/2 [nats]")
-    legend(ax)
     style.colours_of_layers(ax, rows["layer"].nunique())
+    style.legend(ax)
     return ax
 
 
@@ -161,7 +156,7 @@ def phase(ds: xr.Dataset, ax: Axes | None = None, *, kind: Kinds = None, scaling
         >>> ax.figure.savefig("phase.pdf")
     """
     found = check(ds, kind=kind, scaling=scaling)
-    rows, ax = found.to_frame(), axes_of(ax)
+    rows, ax = found.to_frame(), style.axes_of(ax)
     by_order(ax, rows, "log_tokens", "sigma2", s=8, label="layers and heads")
     end, known = rows["log_tokens"].max(), rows["sigma2"][rows["sigma2"] > 0]
     line = np.linspace(0, 1.05 * end, 50)
@@ -174,8 +169,8 @@ def phase(ds: xr.Dataset, ax: Axes | None = None, *, kind: Kinds = None, scaling
         ax.set_ylim(min(known.min(), 1) / 1.5, max(known.max(), 2 * end) * 1.5)
     ax.set_xlim(min(rows["log_tokens"].min(), 1) - 0.2, 1.05 * end)
     ax.set(xlabel="log N [nats]", ylabel="σ² of the logits, mean over rows [nats²]")
-    legend(ax)
     style.colours_of_layers(ax, rows["layer"].nunique())
+    style.legend(ax)
     return ax
 
 
@@ -196,7 +191,7 @@ def deficit_vs_sigma2(
     """
     rows = check(ds, kind=kind, scaling=scaling).to_frame()
     drawn = rows[(rows["deficit"] > 0) & (rows["half_sigma2"] > 0)]
-    ax = axes_of(ax)
+    ax = style.axes_of(ax)
     for flagged, marker, color, words in ((False, "o", BLUE, "no flag"), (True, "x", GREY, "flagged")):
         part = drawn[(drawn["flags"] != "") == flagged]
         if len(part):
@@ -211,9 +206,9 @@ def deficit_vs_sigma2(
             axis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axis.set_minor_formatter(NullFormatter())
     ax.axline((1, 1), (2, 2), ls="--", color=ORANGE, lw=1, label="the law, D = σ²/2")
-    ax.axhline(rows["log_tokens"].max(), ls=":", color=BLACK, lw=0.8, label="largest log N")
+    style.level(ax, rows["log_tokens"].max(), "largest log N")
     ax.set(xlabel="measured σ²/2 [nats]", ylabel="deficit D = log N − H [nats]")
-    style.legend_above(ax, 2)
+    style.legend_above(ax)
     return ax
 
 
@@ -250,7 +245,7 @@ def logit_distribution(logits: Mapping[str, Any], ax: Axes | None = None) -> Axe
             f"logits must be a name -> logits (..., keys), at least one. Got {type(logits).__name__}."
         )
     rows = {name: standardised(name, value) for name, value in logits.items()}
-    ax = axes_of(ax)
+    ax = style.axes_of(ax)
     edges = np.linspace(-REACH, REACH, BINS + 1)
     for name, (values, skewness, kurtosis) in rows.items():
         density = np.histogram(values, edges)[0] / len(values) / np.diff(edges)
@@ -261,7 +256,7 @@ def logit_distribution(logits: Mapping[str, Any], ax: Axes | None = None) -> Axe
     ax.plot(x, np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), "--", color=BLACK, lw=0.8, marker="", label="Gaussian")
     ax.set_yscale("log")
     ax.set(xlim=(-REACH, REACH), ylim=(1e-4, 3), xlabel="logit, standardised within its row", ylabel="density")
-    legend(ax)
+    style.legend(ax)
     return ax
 
 

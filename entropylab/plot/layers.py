@@ -1,6 +1,7 @@
 """Single layers and heads: through the steps, on a map, of several models, and what one changes of another."""
 
 from collections.abc import Mapping
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -16,18 +17,8 @@ from ..law.compare import Comparison
 from ..law.drift import training_size
 from ..law.names import layer_names
 from ..sizes import AnySize, size_label
-from .style import (
-    BLACK,
-    BLUE,
-    GREY,
-    PAPER,
-    axes_of,
-    colours_of_layers,
-    elided,
-    legend,
-    legend_above,
-    name_layers,
-)
+from . import style
+from .style import BLACK, BLUE, PAPER
 
 NAMED = 12
 """Layers that have a name each; of more only the order is told, by colour."""
@@ -70,9 +61,9 @@ def entropy_vs_step(
     mean, error = y.mean("sample") if "sample" in y.dims else y, over_samples(part, y, mask, ("layer", "step"))
     if normalised:
         mean, error = mean / log_tokens(part), error / log_tokens(part)
-    ax = axes_of(ax)
+    ax = style.axes_of(ax)
     steps, count = np.arange(1, mean.sizes["step"] + 1), part.sizes["layer"]
-    names = ["_"] * count if count > NAMED else [elided(name) for name in layer_names(part)]
+    names = ["_"] * count if count > NAMED else [style.elided(name) for name in layer_names(part)]
     for place, color in enumerate(sns.color_palette("viridis", count)):
         line, half = (values.isel(layer=place).values for values in (mean, error))
         ax.plot(steps, line, "-", marker=".", color=color, label=names[place])
@@ -82,8 +73,8 @@ def entropy_vs_step(
     about = SHARE if normalised else "attention entropy [nats]"
     ax.set(xlabel="denoising step, from noise to image", ylabel=f"{about}, at {label}")
     if count > NAMED:
-        colours_of_layers(ax, count)
-    legend(ax)
+        style.colours_of_layers(ax, count)
+    style.legend(ax)
     return ax
 
 
@@ -122,7 +113,7 @@ def heads(
     share = name == "normalised_entropy"
     data = found["entropy"] / found["log_tokens"] if share else found[name].astype(float)
     frame = data.isel(size=0).transpose("layer", "head").dropna("head", how="all").to_pandas()
-    frame.index = pd.Index([elided(text) for text in layer_names(found.dataset)])
+    frame.index = pd.Index([style.elided(text) for text in layer_names(found.dataset)])
     words, look = SHARE, {"cmap": "viridis", "vmin": 0, "vmax": 1}
     if not share:
         about = found[name].attrs
@@ -130,7 +121,7 @@ def heads(
         reach = frame.abs().max(axis=None)
         signed = frame.min(axis=None) < 0 < frame.max(axis=None)
         look = {"cmap": "RdBu", "vmin": -reach, "vmax": reach} if signed else {"cmap": "viridis"}
-    ax = sns.heatmap(frame, ax=axes_of(ax), linewidths=0.3, cbar_kws={"label": f"{words}, at {label}"}, **look)
+    ax = sns.heatmap(frame, ax=style.axes_of(ax), linewidths=0.3, cbar_kws={"label": f"{words}, at {label}"}, **look)
     ax.set(xlabel="head", ylabel="layer")
     ax.tick_params(length=0)
     ax.tick_params(axis="y", rotation=0)  # seaborn turns names that have room
@@ -192,16 +183,15 @@ def by_layer(
     if name not in QUANTITIES or name not in rows:
         have = [quantity for quantity in QUANTITIES if quantity in rows]
         raise EntropyLabError(f"name must be one of {', '.join(have)}. Got {name!r}.")
-    ax = axes_of(ax)
-    styles = list(PAPER["axes.prop_cycle"])
-    for number, (run, part) in enumerate(rows.groupby("run", sort=False)):
-        style = styles[number % len(styles)]
-        ax.plot(part["place"], part[name], label=str(run), zorder=3, **style)
+    ax = style.axes_of(ax)
+    looks = cycle(PAPER["axes.prop_cycle"])
+    for (run, part), look in zip(rows.groupby("run", sort=False), looks, strict=False):
+        ax.plot(part["place"], part[name], label=str(run), zorder=3, **look)
         if name == "slope" and part["slope_low"].notna().any():
             reach = [abs(part["slope"] - part[f"slope_{end}"]) for end in ("low", "high")]
-            ax.errorbar(part["place"], part["slope"], reach, ls="", capsize=2, lw=0.8, color=style["color"])
+            ax.errorbar(part["place"], part["slope"], reach, ls="", capsize=2, lw=0.8, color=look["color"])
     if name == "slope":
-        ax.axhline(1, ls=":", color=BLACK, lw=0.8, label="the law, 1")
+        style.level(ax, 1, "the law, 1")
         # Frame the slopes and not their intervals, which of two samples can be ten times as long.
         low, high = min(rows["slope"].min(), 1), max(rows["slope"].max(), 1)
         margin = 0.3 * max(high - low, 0.2)
@@ -210,7 +200,7 @@ def by_layer(
         ax.set_yscale("log")
     ax.set_xlim(-0.05, 1.05)
     ax.set(xlabel="layer, from the first (0) to the last (1)", ylabel=QUANTITIES[name])
-    legend(ax)
+    style.legend(ax)
     return ax
 
 
@@ -255,7 +245,7 @@ def compare(comparison: Comparison, ax: Axes | None = None) -> Axes:
     """
     if not isinstance(comparison, Comparison):
         raise EntropyLabError(f"comparison must be from entropylab.compare. Got {type(comparison).__name__}.")
-    ax, rows = axes_of(ax), comparison.to_frame()
+    ax, rows = style.axes_of(ax), comparison.to_frame()
     place = np.arange(len(rows))
     reach = rows["difference_high"] - rows["difference"]
     if reach.notna().any():
@@ -265,10 +255,10 @@ def compare(comparison: Comparison, ax: Axes | None = None) -> Axes:
         if chosen.any():
             own = rows["difference"][chosen]
             ax.plot(place[chosen], own, "o", color=BLUE, markerfacecolor=fill, zorder=3, label=f"{words}: {len(own)}")
-    ax.axhline(0, ls=":", color=GREY, lw=0.8)
+    style.level(ax, 0)
     mean = comparison["mean_difference"].item()
     ax.axhline(mean, ls="--", color=BLACK, lw=0.8, label=f"mean layer, {mean:+.3f} nats".replace("-", "−"))
-    name_layers(ax, rows)
+    style.name_layers(ax, rows)
     ax.set(xlim=(-0.5, len(rows) - 0.5), xlabel="layer", ylabel="entropy, other less first [nats]")
-    legend_above(ax)
+    style.legend_above(ax)
     return ax

@@ -18,14 +18,11 @@ from .samples import check_images, corners_of, label_grid
 from .style import axes_of
 
 LABELS = {
-    ("entropy", False): "attention entropy [nats]",
-    ("entropy", True): "entropy / log N, 1 is uniform",
-    ("received", False): "received attention [fraction]",
-    ("received", True): "received attention x N, 1 is uniform",
-    ("words", False): "weight on the word [fraction]",
-    ("words", True): "weight on the word [fraction]",
+    "entropy": ("attention entropy [nats]", "entropy / log N, 1 is uniform"),
+    "received": ("received attention [fraction]", "received attention x N, 1 is uniform"),
+    "words": ("weight on the word [fraction]", "weight on the word [fraction]"),
 }
-"""What a scale of colours says, by variable and whether it is normalised."""
+"""What a scale of colours says of each variable, and of it normalised."""
 
 KINDS = {"words": ("cross", "joint")}
 """Kinds of the layers whose mean is drawn, where they are not self and joint."""
@@ -259,7 +256,7 @@ def frame(ax: Axes, panel: xr.DataArray) -> None:
 
 def scale(ax: Axes, shown: Any, normalised: bool, variable: str) -> None:
     """A scale of the colours beside the Axes."""
-    ax.figure.colorbar(shown, ax=ax, label=LABELS[variable, normalised], shrink=0.8)
+    ax.figure.colorbar(shown, ax=ax, label=LABELS[variable][normalised], shrink=0.8)
 
 
 def limits_of(panels: Sequence[xr.DataArray]) -> tuple[float, float]:
@@ -275,7 +272,7 @@ def groups(maps: Any, layer: Any, size: AnySize | None, variable: str = "entropy
 
     Layers with no map of the variable there are left out.
     """
-    if (variable, False) not in LABELS:
+    if variable not in LABELS:
         raise EntropyLabError(f"variable must be entropy, received or words. Got {variable!r}.")
     label = pick("size", list(check_maps(maps).children), None if size is None else size_label(size))
     patterns, count = names_of(KINDS.get(variable, ("self", "joint")) if layer is None else layer), 0

@@ -83,11 +83,15 @@ def stabilization(
                 ax.plot(range(len(part)), foreseen, **look)
                 foreseen_label = "_"
     style.name_layers(ax, reference)
-    kinds = " and ".join(kinds_of(kind_in(ds, kind)))
     ax.set_ylabel(style.label(ds["entropy"], "attention entropy"))
-    ax.set_xlabel(f"{kinds}-attention layer, in the order in which data meet them")
+    ax.set_xlabel(f"{of_attention(ds, kind)} layer, in the order in which data meet them")
     style.legend(ax)
     return ax
+
+
+def of_attention(ds: xr.Dataset, kind: Kinds = None) -> str:
+    """What is drawn, in words: "self-attention", or what the model has in its place."""
+    return f"{' and '.join(kinds_of(kind_in(ds, kind)))}-attention"
 
 
 def removed(rule: str, fraction: float, brief: bool = False) -> str:
@@ -110,7 +114,9 @@ OTHER: dict[str, Any] = {"marker": "X", "color": ORANGE}
 def sweep(
     ds: xr.Dataset, ax: Axes | None = None, *, size: AnySize | None = None, train_size: AnySize | None = None
 ) -> Axes:
-    """Mean entropy of self-attention at one size against the multiplier; the axis on the right is the drift.
+    """Mean entropy of self-attention, or what the model has instead, at one size against the multiplier.
+
+    The axis on the right is the drift.
 
     One number for all layers and heads gives the curve. The rules are points, at the mean of their multipliers over
     layers: those that differ by layer and head need not lie on the curve. The level line is the entropy at the training
@@ -145,11 +151,11 @@ def sweep(
     rules = mean[~mean["curve"] | (mean["scaling"] == "original")]
     order = {name: place for place, name in enumerate(MARKS)}
     for _, row in rules.sort_values("scaling", key=lambda names: names.map(order).fillna(len(order))).iterrows():
-        error = None if pd.isna(row["drift_error"]) else row["drift_error"]
         text = f"{row['scaling']}{removed(row['scaling'], row['fraction_removed'])}"
-        look = MARKS.get(row["scaling"], OTHER)
-        ax.errorbar(row["multiplier"], row["entropy"], error, ls="", capsize=2, zorder=3, label=text, **look)
-    ax.set(xlabel="multiplier of the softmax scale (mean)", ylabel="mean entropy of self-attention [nats]")
+        look = {"label": text, **MARKS.get(row["scaling"], OTHER)}
+        style.marks(ax, row["multiplier"], row["entropy"], pd.Series(row["drift_error"]), **look)
+    ylabel = f"mean entropy of {of_attention(ds)} [nats]"
+    ax.set(xlabel="multiplier of the softmax scale (mean)", ylabel=ylabel)
     shift: tuple[Any, Any] = (lambda entropy: entropy - reference, lambda drift: drift + reference)
     ax.secondary_yaxis("right", functions=shift).set_ylabel("drift from the training size [nats]")
     style.legend(ax)

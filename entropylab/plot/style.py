@@ -1,6 +1,5 @@
 """The look of the figures, as a value: ``with matplotlib.rc_context(PAPER): ...``; legends and names on their axes."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -66,38 +65,49 @@ def label(variable: xr.DataArray, fallback: str) -> str:
     return f"{name} [{unit}]" if unit else name
 
 
+def marks(ax: Axes, x: Any, y: Any, error: pd.Series, **look: Any) -> None:
+    """Points with their errors, as far as any is known."""
+    options: dict[str, Any] = {"ls": "", "capsize": 2, "zorder": 3} | look
+    ax.errorbar(x, y, error if error.notna().any() else None, **options)
+
+
+def level(ax: Axes, value: float, text: str = "_") -> None:
+    """A thin dotted line at a height that points are to be held against."""
+    ax.axhline(value, ls=":", color=BLACK, lw=0.8, zorder=0, label=text)
+
+
 def legend(ax: Axes) -> None:
     """A legend where it covers nothing: within the Axes if it is short and narrow, else above it."""
     _, names = ax.get_legend_handles_labels()
     if len(names) > FEW or any(len(name) > NARROW for name in names):
-        small = len(names) > 2 * FEW
-        legend_above(ax, columns_of(ax, names, "small" if small else None), "small" if small else None)
+        legend_above(ax)
     elif names:
         ax.legend()
 
 
-def legend_above(ax: Axes, columns: int = 1, size: str | None = None) -> None:
-    """Move the legend of an Axes, if it has any, above it, where it covers nothing."""
-    place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "fontsize": size}
-    if ax.get_legend_handles_labels()[1]:
-        ax.legend(ncols=columns, columnspacing=1.2, handlelength=2.4, **place)
-
-
-def columns_of(ax: Axes, names: Sequence[str], size: str | None = None) -> int:
-    """The most columns, up to five, of a legend with these names that is about as wide as the Axes."""
-    points = 72 * ax.get_window_extent().width / ax.figure.dpi
-    letter = 0.5 * FontProperties(size=size or plt.rcParams["legend.fontsize"]).get_size_in_points()
-    for columns in range(5, 1, -1):
+def legend_above(ax: Axes) -> None:
+    """A legend above the Axes, in the most columns, up to five, that are no wider than it is when laid out."""
+    _, names = ax.get_legend_handles_labels()
+    if not names:
+        return
+    size = FontProperties(size="small" if len(names) > 2 * FEW else plt.rcParams["legend.fontsize"])
+    figure = ax.figure.figure
+    if (layout := figure.get_layout_engine()) is not None:
+        layout.execute(figure)  # until then an Axes has the place that it would have without names and colour bars
+    room = 72 * ax.get_window_extent().width / figure.dpi / (0.5 * size.get_size_in_points())  # letters
+    for columns in range(5, 0, -1):
         rows = -(-len(names) // columns)
         widths = [9 + max(map(len, names[start : start + rows])) for start in range(0, len(names), rows)]
-        if letter * sum(widths) < 1.1 * points:
-            return len(widths)  # six names make two rows of three, not of five and one
-    return 1
+        if sum(widths) < room or columns == 1:
+            break
+    look: dict[str, Any] = {"columnspacing": 1.2, "handlelength": 2.4, "fontsize": size.get_size_in_points()}
+    # Six names make two rows of three, not of five and one.
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(widths), **look)
 
 
 def colours_of_layers(ax: Axes, count: int) -> None:
     """A key to colours that go by the order of so many layers; none for a single one."""
-    if count > 1 and ax.figure is not None:
+    if count > 1:
         colours = ScalarMappable(Normalize(0, count - 1), "viridis")
         ax.figure.colorbar(colours, ax=ax, label="layer, in order", ticks=[0, count - 1])
 

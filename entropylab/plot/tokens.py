@@ -11,7 +11,7 @@ from ..errors import EntropyLabError
 from ..law import fit
 from ..law.averages import Kinds, averaged, counted, log_tokens, of_kind, over_samples, under
 from ..law.check import PARTS
-from .style import BLACK, BLUE, GREEN, GREY, PURPLE, VERMILLION, axes_of, label, legend
+from .style import BLACK, BLUE, GREEN, GREY, PURPLE, VERMILLION, axes_of, label, legend, level, marks
 
 
 def entropy_vs_tokens(
@@ -79,7 +79,7 @@ def deficit_vs_tokens(
     ax = points(axes_of(ax), mean, "deficit")
     text = f"slope {with_error(1 - line.slope, line.slope_error)}"
     ax.plot(mean["log_tokens"], mean["log_tokens"] - mean["fitted"], "-", color=BLUE, label=text)
-    ax.axhline(0, ls=":", color=BLACK, lw=0.8, label="uniform attention")
+    level(ax, 0, "uniform attention")
     if layers:
         thin_layers(ax, ds, "deficit", kind, scaling)
     if "half_sigma2" in mean:
@@ -96,9 +96,8 @@ def points(ax: Axes, mean: pd.DataFrame, name: str) -> Axes:
     for chosen, fill, words in looks:
         part = mean[chosen]
         if len(part):
-            error = part["entropy_error"] if part["entropy_error"].notna().any() else None
-            style: dict[str, Any] = {"color": BLUE, "mfc": fill, "capsize": 2, "zorder": 3}
-            ax.errorbar(part["log_tokens"], part[name], error, fmt="o", label=words, **style)
+            look: dict[str, Any] = {"marker": "o", "color": BLUE, "mfc": fill, "label": words}
+            marks(ax, part["log_tokens"], part[name], part["entropy_error"], **look)
     return ax
 
 
@@ -243,15 +242,14 @@ def entropy_predicted(
         names = [name for name in ("entropy", *CURVES) if name in rows]
         rows = rows.assign(**{name: rows["log_tokens"] - rows[name] for name in names})
     measured = rows.dropna(subset="entropy")
-    style: dict[str, Any] = {"fmt": "o", "color": BLUE, "capsize": 2, "zorder": 4, "ls": ""}
-    error = measured["error"] if measured["error"].notna().any() else None
-    ax.errorbar(measured["log_tokens"], measured["entropy"], error, label="measured", **style)
+    look: dict[str, Any] = {"marker": "o", "color": BLUE, "zorder": 4, "label": "measured"}
+    marks(ax, measured["log_tokens"], measured["entropy"], measured["error"], **look)
     for name, (text, look) in CURVES.items():
         if name in rows and rows[name].notna().any():
             part = rows.dropna(subset=name)
             ax.plot(part["log_tokens"], part[name], label=text, marker="", **look)
     if deficit:
-        ax.axhline(0, ls=":", color=BLACK, lw=0.8, label="uniform attention")
+        level(ax, 0, "uniform attention")
     else:
         ax.plot(measured["log_tokens"], measured["log_tokens"], ":", color=BLACK, lw=0.8, marker="", label="uniform")
     ax.axvline(np.log(chosen), color=GREY, lw=0.6, zorder=0, label=f"T = {chosen:g}")

@@ -50,19 +50,18 @@ def pictures_of(runs: Sequence[Run]) -> dict[str, list[Picture]]:
     sections = ("fit", "deficit", "checks", "drift", "heads", "steps", "phase", "joint", "compare")
     found: dict[str, list[Picture]] = {section: [] for section in sections}
 
-    def add(section: str, name: str, view: View, words: str, draw: Any, **options: Any) -> None:
-        layout = {key: options.pop(key) for key in ("columns", "wide") if key in options}
+    def add(section: str, name: str, view: View, words: str, draw: Any, wide: bool = False, **options: Any) -> None:
         panel = partial(draw, view.data, kind=view.kind, **options)
-        found[section] += drawn(name, f"{view.label}: {words}", panel, **layout)
+        found[section] += drawn(name, f"{view.label}: {words}", panel, wide)
 
     own = [run.own for run in runs]
     for n, view in enumerate(own, 1):
-        at = {"size": view.shown_size}
+        at: dict[str, Any] = {"size": view.shown_size}
         add("fit", f"fit{n}_entropy", view, LAW["entropy"], plot.entropy_vs_tokens)
         add("deficit", f"deficit{n}_deficit", view, LAW["deficit"], plot.deficit_vs_tokens)
         add("deficit", f"deficit{n}_sigma2", view, LAW["sigma2"], plot.deficit_vs_sigma2)
-        add("checks", f"check{n}_residual", view, LAW["residual"], plot.law_residual, columns=5, wide=True)
-        add("checks", f"check{n}_cumulants", view, LAW["cumulants"], plot.residual_vs_cumulants, columns=1)
+        add("checks", f"check{n}_residual", view, LAW["residual"], plot.law_residual, wide=True)
+        add("checks", f"check{n}_cumulants", view, LAW["cumulants"], plot.residual_vs_cumulants)
         if view.drift is not None:  # calibrated rules lie on the reference, and are left out
             rules = ["original", *(rule for rule in view.rules if rule not in NEEDS_CALIBRATION)]
             words = "entropy of every layer at the training size and away from it, as the model is and rescaled."
@@ -72,13 +71,13 @@ def pictures_of(runs: Sequence[Run]) -> dict[str, list[Picture]]:
             add("heads", f"heads{n}_map", view, words, plot.heads, **at)
         if view.steps is not None:
             words = f"entropy / log N of every layer through the denoising steps at {view.shown_size}."
-            add("steps", f"steps{n}_entropy", view, words, plot.entropy_vs_step, **at, normalised=True, columns=3)
-        add("phase", f"phase{n}_phase", view, LAW["phase"], plot.phase, columns=1)
+            add("steps", f"steps{n}_entropy", view, words, plot.entropy_vs_step, **at, normalised=True)
+        add("phase", f"phase{n}_phase", view, LAW["phase"], plot.phase)
     for n, view in enumerate((run.image for run in runs if run.image not in (None, run.own)), 1):
         add("joint", f"joint{n}_entropy", view, LAW["entropy"], plot.entropy_vs_tokens)
         add("joint", f"joint{n}_deficit", view, LAW["deficit"], plot.deficit_vs_tokens)
         add("joint", f"joint{n}_sigma2", view, LAW["sigma2"], plot.deficit_vs_sigma2)
-        add("joint", f"joint{n}_phase", view, LAW["phase"], plot.phase, columns=1)
+        add("joint", f"joint{n}_phase", view, LAW["phase"], plot.phase)
     section, stem = ("compare", "compared") if len(own) > 1 else ("fit", "layers")
     for quantity, words in QUANTITIES.items():
         caption = f"{words}, by layer{', with 95% intervals' if quantity == 'slope' else ''}."
@@ -87,7 +86,7 @@ def pictures_of(runs: Sequence[Run]) -> dict[str, list[Picture]]:
     return found
 
 
-def drawn(name: str, caption: str, draw: Callable[..., Axes], *, columns: int = 2, wide: bool = False) -> list[Picture]:
+def drawn(name: str, caption: str, draw: Callable[..., Axes], wide: bool = False) -> list[Picture]:
     """One panel, its legend above; nothing if what it would show was not measured. Same data, same bytes."""
     with rc_context(plot.PAPER):
         figure = Figure(figsize=BROAD if wide else NARROW, layout="constrained")
@@ -95,8 +94,7 @@ def drawn(name: str, caption: str, draw: Callable[..., Axes], *, columns: int = 
             ax = draw(ax=figure.subplots())
         except EntropyLabError:
             return []
-        if ax.get_legend() is not None:
-            legend_above(ax, columns)
+        legend_above(ax)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=SHARP, metadata={"Software": None})
         return [Picture(name, caption, buffer.getvalue(), wide)]

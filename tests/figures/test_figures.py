@@ -63,6 +63,20 @@ def test_the_same_data_make_the_same_files(folder: Path, tmp_path: Path) -> None
         assert one == same != other
 
 
+@pytest.mark.parametrize("kind", ["self", "joint"])
+def test_figures_are_of_joint_layers_where_there_is_no_self_attention_and_say_so(kind, monkeypatch, capsys) -> None:
+    ds = synthetic(samples=2, steps=1)
+    ds = ds.assign_coords(kind=("layer", np.where(ds["kind"] == "self", kind, "cross")))
+    monkeypatch.setattr("entropylab.measure", lambda *_, **__: ds, raising=False)
+    source = shared.Source()
+    source.pipe = None
+    found = source.measure([(64, 64)])
+    assert set(found["kind"].values) == {kind} and found.sizes["layer"] == 5
+    told = capsys.readouterr().err
+    titles = [shared.title(found, 256), told]
+    assert ["joint layers" in text for text in titles] == [kind == "joint"] * 2
+
+
 def test_a_script_measures_only_what_its_figure_needs(
     ds: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unpainted: None
 ) -> None:

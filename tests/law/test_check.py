@@ -14,29 +14,6 @@ from entropylab.law.theory import TOLERANCE, row_entropy
 from ..datasets import NOISY, SIZES, SMALL, synthetic, thinned
 
 
-def replicated(tokens: int, sigma: float, number: int = 200, samples: int = 6, rows: int = 16) -> xr.Dataset:
-    """Independent Gaussian logits as a Dataset: a replicate of the whole measurement in the place of each layer."""
-    rng = np.random.default_rng(tokens)
-    # Samples differ in sigma, as pictures do.
-    own = sigma * np.exp(0.1 * rng.standard_normal((1, samples, number, 1, 1)))
-    logits = own * rng.standard_normal((1, samples, number, rows, tokens))
-    cells = {"entropy": row_entropy(logits), "sigma2": logits.var(-1)}
-    data = {name: (("size", "sample", "layer"), values.mean(-1)) for name, values in cells.items()}
-    coords = {
-        "size": ["one"],
-        "sample": np.arange(samples),
-        "layer": [str(i) for i in range(number)],
-        "kind": ("layer", ["self"] * number),
-        "tokens": (("size", "layer"), np.full((1, number), float(tokens))),
-    }
-    return xr.Dataset(data, coords)
-
-
-@pytest.fixture(scope="module")
-def many() -> xr.Dataset:
-    return replicated(256, 1.2)
-
-
 def test_law_and_series_from_what_was_put_in() -> None:
     ds = synthetic(cumulants=True)
     found = check(ds)
@@ -51,12 +28,9 @@ def test_law_and_series_from_what_was_put_in() -> None:
     np.testing.assert_allclose(layers["explained"], 1, atol=1e-3)
     broken = check(ds.assign(fourth=-ds["fourth"])).layers()
     assert (abs(broken["explained"] - 1) > 0.2).all()
-
-
-def test_without_the_third_and_fourth_there_is_no_series_and_that_is_said() -> None:
-    found = check(synthetic())
-    assert not found.has_series and "skewed" not in found.dataset
-    assert "third_order" in check(synthetic(cumulants=True).drop_vars("fourth")).dataset
+    bare = check(synthetic())
+    assert not bare.has_series and "skewed" not in bare.dataset
+    assert "third_order" in check(ds.drop_vars("fourth")).dataset
 
 
 def test_law_and_series_are_linear_and_gaussian_rows_are_not() -> None:
@@ -68,21 +42,25 @@ def test_law_and_series_are_linear_and_gaussian_rows_are_not() -> None:
     assert abs(before["gaussian"] - after["gaussian"]).max() > 0.005, "of means it is another, as is said"
 
 
-def test_residuals_are_without_bias_and_only_those_of_gaussian_rows_vanish(many: xr.Dataset) -> None:
-    found = check(many)
-    by_replicate = {name: found[f"{name}_residual"].values.ravel() for name in ("law", "gaussian")}
-    error = stats.sem(by_replicate["gaussian"])
-    assert abs(by_replicate["gaussian"].mean()) < 0.005
-    assert by_replicate["law"].mean() > max(0.012, 5 * error), "the law itself is off"
-
-
-def test_intervals_of_residuals_hold_the_truth(many: xr.Dataset) -> None:
-    found = check(many)
-    value, error = (found[f"law_residual{end}"].values.ravel() for end in ("", "_error"))
-    truth = value.mean()
-    reach = stats.t.ppf(0.975, 5)
-    assert 0.90 <= np.mean(abs(value - truth) < reach * error) <= 0.98
-    assert np.mean(abs(value - truth) < reach * error / 6**0.5) < 0.75, "an error of the mean taken for that of one"
+def test_only_residuals_of_gaussian_rows_vanish_and_intervals_hold_the_truth() -> None:
+    """Independent Gaussian logits: a replicate of the whole measurement in the place of each layer."""
+    rng, number = np.random.default_rng(256), 200
+    own = 1.2 * np.exp(0.1 * rng.standard_normal((1, 6, number, 1, 1)))  # samples differ in sigma, as pictures do
+    logits = own * rng.standard_normal((1, 6, number, 16, 256))
+    data = {name: of.mean(-1) for name, of in (("entropy", row_entropy(logits)), ("sigma2", logits.var(-1)))}
+    coords = {
+        "size": ["one"],
+        "layer": [str(i) for i in range(number)],
+        "kind": ("layer", ["self"] * number),
+        "tokens": (("size", "layer"), np.full((1, number), 256.0)),
+    }
+    found = check(xr.Dataset({name: (("size", "sample", "layer"), value) for name, value in data.items()}, coords))
+    law, gaussian = (found[f"{name}_residual"].values.ravel() for name in ("law", "gaussian"))
+    assert abs(gaussian.mean()) < 0.005
+    assert law.mean() > max(0.012, 5 * stats.sem(gaussian)), "the law itself is off"
+    off, reach = abs(law - law.mean()), stats.t.ppf(0.975, 5) * found["law_residual_error"].values.ravel()
+    assert 0.90 <= np.mean(off < reach) <= 0.98
+    assert np.mean(off < reach / 6**0.5) < 0.75, "an error of the mean taken for that of one"
 
 
 def test_errors_where_samples_were_averaged_are_the_largest_that_they_can_be() -> None:
@@ -120,12 +98,9 @@ def test_a_check_describes_itself() -> None:
     assert found.slope(unflagged=True) == pytest.approx(1, abs=0.1)
     with pytest.raises(FrozenInstanceError):
         found.dataset = xr.Dataset()  # type: ignore[misc]
-
-
-def test_uniform_attention_is_on_the_law_and_that_proves_little() -> None:
-    found = check(simulate_dataset((64, 256), sigma=0.0, **SMALL))
-    assert (found.flags == "").all()
-    np.testing.assert_allclose(found["law_residual"], 0, atol=1e-5)
+    uniform = check(simulate_dataset((64, 256), sigma=0.0, **SMALL))
+    assert (uniform.flags == "").all()
+    np.testing.assert_allclose(uniform["law_residual"], 0, atol=1e-5)
 
 
 def test_what_can_not_be_checked() -> None:
@@ -143,21 +118,17 @@ def test_groups_of_layers_are_the_layers_of_the_check() -> None:
     np.testing.assert_allclose(own["law_off"], residual.mean(["head", "size"]))
     np.testing.assert_allclose(own["law_worst"], residual.max(["head", "size"]))
     np.testing.assert_allclose(found.layers()["law_off"], own["law_off"])
+    never = synthetic(cumulants=True)
+    never["entropy"][..., 0, :] = np.nan
+    layers = check(never).layers()
+    assert len(layers) == 5 and layers.loc[1:, "law_off"].notna().all()
+    assert layers.loc[0, ["deficit", "law_off", "explained", "skewed"]].isna().all(), "a layer that never ran"
     heads = found.grouped(["layer", "head"])
     assert len(heads) == 32
     assert heads["law_off"].nunique() > len(own)
     assert found.grouped(("layer", "head", "size"))["rows"].eq(1).all()
     with pytest.raises(EntropyLabError, match="by must be some of layer, size, each once. Got 'head'"):
         check(synthetic().mean("head", keep_attrs=True)).grouped("head")
-
-
-def test_a_layer_that_never_ran_has_a_row_without_numbers() -> None:
-    ds = synthetic(cumulants=True)
-    ds["entropy"][..., 0, :] = np.nan
-    layers = check(ds).layers()
-    assert len(layers) == 5
-    assert layers.loc[0, ["deficit", "law_off", "explained", "skewed"]].isna().all()
-    assert layers.loc[1:, "law_off"].notna().all()
 
 
 # What rows foresee.

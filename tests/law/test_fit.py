@@ -5,46 +5,41 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.figure import Figure
 
-from entropylab import simulate_dataset
+from entropylab import plot, simulate_dataset
 from entropylab.errors import EntropyLabError
 from entropylab.law import BOUNDED, CLUSTERED, fit
-from entropylab.law.averages import log_tokens
+from entropylab.law.averages import image_part, log_tokens
 from entropylab.law.check import check
+from entropylab.law.drift import drift
 
 from ..datasets import NOISY, SIZES, own_log_tokens, own_mean, synthetic
+from ..joint_run import flux_run
 
 SIGMA2 = (0.8, 1.4, 2.0, 1.2, 0.6)
 
 
-def test_the_line_put_in_comes_out() -> None:
-    result = fit(synthetic(slope=0.93))
-    assert result.slope == pytest.approx(0.93, abs=1e-6)
-    assert result.intercept == pytest.approx(-np.mean(SIGMA2) / 2, abs=1e-5)
-    assert result.r_squared == pytest.approx(1, abs=1e-9)
-    assert abs(result.residuals).max() < 1e-5
-
-
-def test_every_layer_head_and_step_gets_its_own_line() -> None:
+def test_every_layer_head_and_step_gets_the_line_put_in() -> None:
     ds = synthetic(slope=0.93, steps=2)
+    result = fit(ds)
+    assert (result.slope, result.r_squared) == pytest.approx((0.93, 1), abs=1e-6)
+    assert result.intercept == pytest.approx(-np.mean(SIGMA2) / 2, abs=1e-5)
+    assert abs(result.residuals).max() < 1e-5
     by_layer = fit(ds, by="layer")
     np.testing.assert_allclose(by_layer.intercept, -np.array(SIGMA2) / 2, atol=1e-5)
     assert by_layer.slope.dims == ("layer",)
     assert by_layer.slope["block"].values.tolist()[2] == "mid_block"
+    assert fit(ds.isel(layer=4)).slope == pytest.approx(by_layer.slope.values[2])
     both = fit(ds, by=("layer", "head"))
     expected = ds["sigma2"].isel(size=0, scaling=0, branch=0, sample=0, step=0, layer=ds["kind"].values == "self")
     np.testing.assert_allclose(both.intercept, -expected / 2, atol=1e-5)
     assert np.isnan(both.slope.values).sum() == 8, "the four missing heads of each of two layers have no line"
-    assert len(both.to_frame()) == 32
+    assert len(both.to_frame()) == 32 == result.dataset.attrs["heads"]
     assert fit(ds, by="step").slope.shape == (2,)
     assert fit(ds, by="head").slope.values == pytest.approx(0.93, abs=1e-5)
-
-
-def test_padding_is_never_counted() -> None:
-    ds = synthetic()
-    padded_with_zeros = ds.assign(entropy=ds["entropy"].fillna(0))
-    assert fit(padded_with_zeros).intercept != pytest.approx(fit(ds).intercept, abs=0.05)
-    assert fit(ds).dataset.attrs["heads"] == 32
+    zeros = ds.assign(entropy=ds["entropy"].fillna(0))
+    assert fit(zeros).intercept != pytest.approx(result.intercept, abs=0.05), "padding is never counted"
 
 
 def test_deficit_and_law_from_measured_sigma2() -> None:
@@ -59,16 +54,13 @@ def test_deficit_and_law_from_measured_sigma2() -> None:
     np.testing.assert_allclose(result["freezing"], np.mean(SIGMA2) / (2 * x), atol=1e-6)
     assert result.overall("half_sigma2") == pytest.approx(0.6, abs=1e-6)
     assert log_tokens(ds).attrs["units"] == "nats"
-
-
-def test_without_sigma2_there_is_a_line_and_no_law() -> None:
-    result = fit(synthetic().drop_vars("sigma2"))
-    assert result.slope == pytest.approx(1, abs=1e-5)
+    bare = fit(ds.drop_vars("sigma2"))
+    assert bare.slope == pytest.approx(result.slope)
     with pytest.raises(EntropyLabError, match="'half_sigma2' is not in this fit"):
-        _ = result.half_sigma2
+        _ = bare.half_sigma2
 
 
-@pytest.mark.parametrize("dims", [("branch",), ("step",), ("head",), ("sample",), ("branch", "step", "head", "sample")])
+@pytest.mark.parametrize("dims", [("branch", "step", "head"), ("sample",)])
 def test_averaging_beforehand_changes_no_slope(dims: tuple[str, ...]) -> None:
     whole, part = fit(synthetic(**NOISY)), fit(synthetic(**NOISY, average=dims))
     assert part.slope == pytest.approx(whole.slope, abs=1e-5)
@@ -93,21 +85,12 @@ def test_kinds_and_scalings() -> None:
 
 
 def test_a_head_that_comes_and_goes_is_left_out_and_told() -> None:
-    ds = synthetic()
-    broken = ds.copy(deep=True)
+    broken = synthetic()
+    assert fit(broken).dataset.attrs["left_out"] == 0
     broken["entropy"][2:, ..., 4, 0] = np.nan
     result = fit(broken)
     assert result.slope == pytest.approx(1, abs=1e-5)
     assert result.dataset.attrs["left_out"] == 1
-    assert fit(ds).dataset.attrs["left_out"] == 0
-
-
-def test_one_layer_and_two_sizes() -> None:
-    ds = synthetic(**NOISY).isel(size=[0, 2])
-    assert fit(ds).slope_error > 0
-    bare = fit(ds.mean("sample"))
-    assert np.isnan(bare.slope_error), "two points leave nothing to estimate an error from"
-    assert fit(ds.isel(layer=4)).slope == pytest.approx(fit(ds, by="layer").slope.values[2])
 
 
 DS = synthetic(steps=2, samples=2)
@@ -146,7 +129,10 @@ def test_what_can_not_be_fitted(ds: xr.Dataset, options: dict, message: str) -> 
 
 
 def test_what_is_not_known_is_not_shown_as_a_number() -> None:
-    bare = fit(synthetic(sizes=((32, 32), (64, 64)), samples=1).isel(layer=[0]))
+    two = synthetic(**NOISY).isel(size=[0, 2])
+    assert fit(two).slope_error > 0
+    bare = fit(two.isel(sample=[0]))
+    assert np.isnan(bare.slope_error), "two points leave nothing to estimate an error from"
     for text in (bare.summary(), repr(bare)):
         assert "not known" in text and "nan" not in text.lower()
 
@@ -159,7 +145,7 @@ def test_html_has_short_names_and_no_markup_of_others() -> None:
         assert "&lt;b&gt;" in page and "<b>" not in page
 
 
-def test_tables_and_files(tmp_path: Path) -> None:
+def test_tables_files_and_predictions(tmp_path: Path) -> None:
     result = fit(synthetic(**NOISY), by=("layer", "head"))
     data = result.to_dataset()
     assert all(variable.attrs["long_name"] and variable.attrs["units"] for variable in data.data_vars.values())
@@ -169,15 +155,11 @@ def test_tables_and_files(tmp_path: Path) -> None:
     assert (result.to_frame()["slope"] > 0.5).all(), "what was handed out is a copy"
     one = fit(synthetic(**NOISY))
     assert one.to_frame()["slope"].tolist() == [one.slope]
-
-
-def test_prediction() -> None:
-    result = fit(synthetic())
-    assert result.predict(1) == pytest.approx(result.intercept)
-    assert result.predict([100, 200]).dims == ("tokens",)
-    assert fit(synthetic(), by="layer").predict([100, 200]).dims == ("layer", "tokens")
+    assert one.predict(1) == pytest.approx(one.intercept)
+    assert one.predict([100, 200]).dims == ("tokens",)
+    assert result.predict([100, 200]).dims == ("layer", "head", "tokens")
     with pytest.raises(EntropyLabError, match="tokens must be a positive number"):
-        result.predict(0)
+        one.predict(0)
 
 
 def test_the_slope_that_rows_foresee_stands_beside_the_slope() -> None:
@@ -217,6 +199,28 @@ def test_the_kind_that_is_there_is_taken_and_said() -> None:
     ds = synthetic(samples=2, steps=1)
     joint = ds.assign_coords(kind=("layer", np.where(ds["kind"] == "self", "joint", "cross")))
     assert fit(joint).slope == fit(joint, kind="joint").slope == fit(ds).slope
-    only = ds.isel(layer=ds["kind"].values == "cross")
     with pytest.raises(EntropyLabError, match="in its cross layers"):
-        fit(only)
+        fit(ds.isel(layer=ds["kind"].values == "cross"))
+
+
+# The image's part of joint layers, kind "image": the law where it can be meant.
+
+
+def test_image_rows_among_image_keys_are_fitted_checked_drawn_and_drift() -> None:
+    ds = flux_run()
+    rows = ds.isel(layer=np.flatnonzero((ds.kind == "joint") & (ds.part == "image")))
+    keys = rows.keys_image.astype(float).mean([dim for dim in rows.keys_image.dims if dim not in ("size", "layer")])
+    assert keys.transpose("size", "layer").values.tolist() == [[48.0] * 3, [100.0] * 3, [256.0] * 3]
+    part = rows[["entropy_image", "sigma2_image"]].rename(entropy_image="entropy", sigma2_image="sigma2")
+    part = part.assign_coords(tokens=keys, kind=("layer", ["self"] * 3))
+    found, own = fit(ds, kind="image"), fit(part)
+    assert (found.slope, found.intercept) == pytest.approx((own.slope, own.intercept), abs=1e-12)
+    assert found.slope != pytest.approx(fit(ds, kind="joint").slope, abs=1e-3)
+    residuals = [check(each, kind=kind)["law_residual"].values for each, kind in ((ds, "image"), (part, "self"))]
+    np.testing.assert_allclose(*residuals, atol=1e-12)
+    assert image_part(ds)["train_tokens"].values.tolist() == [4096.0] * 3
+    size = str(ds["size"].values[0])
+    for draw in (plot.entropy_vs_tokens, plot.law_residual, plot.phase):
+        assert draw(ds, Figure().subplots(), kind="image").get_legend() is not None
+    assert plot.heads(ds, Figure().subplots(), kind="image", size=size).collections
+    assert set(drift(ds, size, kind="image")["layer"]) - {"mean"} == set(rows.layer.values.tolist())

@@ -51,7 +51,7 @@ def test_gaussian_keys_need_as_many_as_the_finite_term_says() -> None:
     assert theory.finite_term(0.0, 7) == 0 and np.isinf(theory.finite_term(1e4, 10))
 
 
-@pytest.mark.parametrize("tokens", [16, 256, 4096])
+@pytest.mark.parametrize("tokens", [16, 4096])
 def test_up_to_the_largest_sigma2_gaussian_rows_are_on_the_law(tokens: int) -> None:
     limit = float(theory.largest_sigma2(tokens))
     draws = drawn(1.0, tokens, 2**21 // tokens)
@@ -65,7 +65,7 @@ def test_up_to_the_largest_sigma2_gaussian_rows_are_on_the_law(tokens: int) -> N
 # Gaussian rows at any sigma and N.
 
 
-@pytest.mark.parametrize(("tokens", "sigma"), [(2, 2.0), (4, 0.5), (64, 2.0), (1024, 0.5), (1024, 6.0)])
+@pytest.mark.parametrize(("tokens", "sigma"), [(2, 2.0), (64, 0.5), (1024, 6.0)])
 def test_gaussian_entropy_is_that_of_simulated_rows(tokens: int, sigma: float) -> None:
     found = theory.row_entropy(drawn(sigma, tokens, 2**19 // tokens))
     error = found.std() / len(found) ** 0.5
@@ -100,12 +100,9 @@ def test_rarefaction_is_the_mean_over_all_subsets() -> None:
     np.testing.assert_allclose(theory.rarefied_entropy(rows, 4, draws=4000), exact, atol=0.03)
     np.testing.assert_allclose(theory.rarefied_entropy(rows, 9, draws=1), theory.row_entropy(rows))
     assert theory.rarefied_entropy(rows, 5)[2] != pytest.approx(exact[2], abs=0.03)
-
-
-def test_a_key_that_is_left_out_is_never_drawn() -> None:
-    row = np.array([0.0, 0.0, 0.0, -np.inf, -np.inf])
-    assert theory.rarefied_entropy(row, 2) == pytest.approx(np.log(2))
-    assert np.isnan(theory.rarefied_entropy(row, 4)), "it has three keys"
+    masked = np.array([0.0, 0.0, 0.0, -np.inf, -np.inf])
+    assert theory.rarefied_entropy(masked, 2) == pytest.approx(np.log(2)), "a key that is left out is never drawn"
+    assert np.isnan(theory.rarefied_entropy(masked, 4)), "it has three keys"
 
 
 def test_the_local_slope_leaves_each_key_out() -> None:
@@ -117,15 +114,6 @@ def test_the_local_slope_leaves_each_key_out() -> None:
 
     np.testing.assert_allclose(theory.local_slope(rows), [slope(row) for row in rows], atol=1e-10)
     assert theory.local_slope(drawn(0.0, 4096, 1)) == pytest.approx(1, abs=1e-3), "uniform attention"
-
-
-def test_the_local_slope_is_the_derivative_of_rarefaction() -> None:
-    rows = drawn(1.5, 256, 400)
-    fewer, all_keys = theory.rarefied_entropy(rows, 230, draws=100).mean(), theory.row_entropy(rows).mean()
-    assert theory.local_slope(rows).mean() == pytest.approx((all_keys - fewer) / np.log(256 / 230), rel=0.03)
-    weight = softmax(rows, -1)
-    short = 1 - (weight**2 * (theory.row_entropy(rows)[:, None] + np.log(weight) - 0.5)).sum(-1)
-    assert theory.local_slope(rows).mean() == pytest.approx(short.mean(), abs=0.02)
 
 
 def test_the_joint_slope_is_that_of_image_keys_that_multiply() -> None:
@@ -165,11 +153,7 @@ def test_the_multiplier_of_one_size_keeps_the_entropy(ratio: float) -> None:
     np.testing.assert_allclose(entropy, theory.row_entropy(rows).mean(-1) - slope * np.log(ratio), atol=1e-9)
     if ratio == 4:
         assert np.all(theory.one_size_multiplier(rows, ratio, slope=0.1) < m), "a smaller slope needs less"
-
-
-def test_a_multiplier_that_there_is_not() -> None:
-    rows = drawn(2.0, 64, 20)
-    assert np.isnan(theory.one_size_multiplier(rows, 1e9)) and np.isnan(theory.one_size_multiplier(rows, 1e-9))
+        assert np.isnan([theory.one_size_multiplier(rows, far) for far in (1e9, 1e-9)]).all(), "there is none"
 
 
 # Which power of log N.

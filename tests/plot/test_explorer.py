@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import sys
 import threading
 from typing import Any
@@ -17,40 +16,7 @@ from entropylab import EntropyLabError
 
 pytest.importorskip("ipywidgets")
 
-LAYERS = {"up.0.attn1": "self", "up.0.attn2": "cross", "mid.attn1": "self"}
-
-
-def group(height: int, width: int, pitch: float, layers: list[str], rules: list[str]) -> xr.Dataset:
-    """Entropies whose dims all have several values, but the branch."""
-    shape = (len(rules), 1, 2, 3, len(layers), 2, height, width)
-    values = np.random.default_rng(height).uniform(1, 3, shape)
-    coords = {
-        "scaling": rules,
-        "branch": ["cond"],
-        "sample": [0, 1],
-        "prompt": ("sample", ["a red heart", "a fox"]),
-        "step": np.arange(3),
-        "layer": layers,
-        "kind": ("layer", [LAYERS[each] for each in layers]),
-        "block": ("layer", [each.rpartition(".")[0] for each in layers]),
-        "part": ("layer", ["image"] * len(layers)),
-        "tokens": ("layer", [float(height * width)] * len(layers)),
-        "order": ("layer", np.arange(len(layers)) + (10 if height > 2 else 0)),
-        "head": [0, 1],
-        "y": (np.arange(height) + 0.5) * pitch,
-        "x": (np.arange(width) + 0.5) * pitch,
-    }
-    dims = ("scaling", "branch", "sample", "step", "layer", "head", "y", "x")
-    return xr.Dataset({"entropy": (dims, values)}, coords)
-
-
-@pytest.fixture
-def maps() -> xr.DataTree:
-    groups = {"/": xr.Dataset(attrs={"entropylab_version": "0", "unplaced": json.dumps([])})}
-    for size, side, rules in (("32x48", 1, ["original"]), ("64x96", 2, ["original", "sqrt_log"])):
-        groups[f"{size}/fine"] = group(4 * side, 6 * side, 8.0, ["up.0.attn1", "up.0.attn2"], rules)
-        groups[f"{size}/coarse"] = group(2 * side, 3 * side, 16.0, ["mid.attn1"], rules)
-    return xr.DataTree.from_dict(groups)
+UNITS = ["units", "hold"]
 
 
 def pictures(height: int, width: int, *shades: int) -> list[Image.Image]:
@@ -69,47 +35,37 @@ def drawn(view: Any) -> np.ndarray:
     return np.asarray(view.ax.images[-1].get_array())
 
 
-def test_every_control_changes_what_is_drawn(maps, images):
+def test_every_control_changes_what_is_drawn(maps, images, ax):
     view = entropylab.explore(maps, images)
-    assert list(view.controls) == ["size", "scaling", "sample", "step", "layer", "head", "units", "hold"]
+    assert list(view.controls) == ["size", "scaling", "branch", "sample", "step", "layer", "head", *UNITS]
     assert [label for label, _ in view.controls["sample"].options] == ["a red heart", "a fox"]
-    assert [label for label, _ in view.controls["layer"].options] == [
-        "self: all", "self: mid", "self: up 0", "cross: up 0",
-    ]  # fmt: skip
-    for name, value in {
-        "size": "64x96", "scaling": "sqrt_log", "sample": 1, "step": 2, "layer": "up.0.attn1", "head": 1, "units": True,
-    }.items():  # fmt: skip
+    layers = [label for label, _ in view.controls["layer"].options]
+    assert layers == ["self: all", "self: mid", "self: up 0", "cross: up 0"]
+    entropylab.plot.entropy_map(maps, ax=ax, size="32x48", layer="self")
+    np.testing.assert_array_equal(drawn(view), ax.images[0].get_array())
+    rows = {"scaling": "sqrt_log", "branch": "uncond", "sample": 1, "step": 2, "layer": "up.0.attn1", "head": 1}
+    for name, value in {"size": "64x96", **rows, "units": True}.items():
         before, png = drawn(view), view.image.value
         view.controls[name].value = value
         assert before.shape != drawn(view).shape or not np.allclose(before, drawn(view)), name
         assert png != view.image.value and not view.said
-    wanted = maps["64x96/fine"].entropy.sel(scaling="sqrt_log", sample=1, step=2, layer="up.0.attn1", head=1)
-    np.testing.assert_allclose(drawn(view), wanted.squeeze("branch") / np.log(96))
+    np.testing.assert_allclose(drawn(view), maps["64x96/fine"].entropy.sel(rows) / np.log(96))
     with Image.open(io.BytesIO(view.image.value)) as shown:
         assert shown.format == "PNG"
-
-
-def test_it_begins_with_the_mean_of_self_attention_as_entropy_map_does(maps, ax):
-    view = entropylab.explore(maps)
-    entropylab.plot.entropy_map(maps, ax=ax, size="32x48", layer="self")
-    np.testing.assert_array_equal(drawn(view), ax.images[0].get_array())
-    assert len(view.ax.images) == 1
+    bundle = view._repr_mimebundle_()
+    assert set(bundle) == {"text/plain", "image/png", "application/vnd.jupyter.widget-view+json"}
+    assert base64.b64decode(bundle["image/png"]) == view.image.value, "for those who only read the notebook"
+    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == view.box.model_id
 
 
 def test_the_picture_is_that_of_the_size_rule_and_sample(maps, images):
-    view = entropylab.explore(maps, images)
-
-    def shade() -> float:
-        return float(np.asarray(view.ax.images[0].get_array()).mean())
-
-    assert shade() == 10
-    view.controls["sample"].value = 1
-    assert shade() == 20
-    view.controls["size"].value = "64x96"
-    assert shade() == 40
-    view.controls["scaling"].value = "sqrt_log"
-    assert shade() == 60
+    view, shades = entropylab.explore(maps, images), []
+    for name, value in (("sample", 0), ("sample", 1), ("size", "64x96"), ("scaling", "sqrt_log")):
+        view.controls[name].value = value
+        shades.append(float(np.asarray(view.ax.images[0].get_array()).mean()))
+    assert shades == [10, 20, 40, 60]
     assert view.ax.images[0].get_extent() == [0, 96, 64, 0]
+    assert len(entropylab.explore(maps).ax.images) == 1
 
 
 def test_what_is_not_there_is_said_and_comes_back(maps, images):
@@ -145,7 +101,7 @@ def test_controls_that_change_at_once_leave_the_picture_of_what_they_say_at_last
         if not changes:
             changes.append(threading.Thread(target=setattr, args=(view.controls["head"], "value", 1)))
             changes[0].start()
-            changes[0].join(1)  # it waits for its turn; else it would be over, and what it drew would be lost
+            changes[0].join(0.5)  # it waits for its turn; else it would be over, and what it drew would be lost
         return entropylab.plot.entropy_map(*given, **named)
 
     monkeypatch.setattr("entropylab.plot.explorer.entropy_map", interrupted)
@@ -157,31 +113,24 @@ def test_controls_that_change_at_once_leave_the_picture_of_what_they_say_at_last
 
 
 def test_what_has_one_value_has_no_control(maps):
-    groups = {name: maps[f"32x48/{name}"].to_dataset() for name in ("fine", "coarse")}
-    one = {
-        f"32x48/{name}": ds.sel(layer=ds.kind == "self").isel(sample=[0], step=0, head=0, drop=True)
-        for name, ds in groups.items()
-    }
+    alone = {"sample": [0], "branch": [0], "step": 0, "head": 0}
+    one = {f"32x48/{name}": maps[f"32x48/{name}"].to_dataset() for name in ("fine", "coarse")}
+    one = {name: ds.sel(layer=ds.kind == "self").isel(alone, drop=True) for name, ds in one.items()}
     view = entropylab.explore(xr.DataTree.from_dict(one), pictures(32, 48, 10)[0])
-    assert list(view.controls) == ["layer", "units", "hold"]
+    assert list(view.controls) == ["layer", *UNITS]
     assert len(view.ax.images) == 2
 
 
-def test_a_notebook_has_a_widget_and_a_picture_for_those_who_only_read_it(maps):
-    view = entropylab.explore(maps)
-    shown = view._repr_mimebundle_()
-    assert set(shown) == {"text/plain", "image/png", "application/vnd.jupyter.widget-view+json"}
-    assert base64.b64decode(shown["image/png"]) == view.image.value
-    assert shown["application/vnd.jupyter.widget-view+json"]["model_id"] == view.box.model_id
+TWO = pictures(32, 48, 1, 2)
 
 
 @pytest.mark.parametrize(
     ("images", "said"),
     [
         ([], "dict by size, with 32x48, 64x96 in it. Got list"),
-        ({(32, 48): pictures(32, 48, 1, 2)}, "dict by size, with 32x48, 64x96 in it. Got only 32x48"),
-        ({(32, 48): pictures(32, 48, 1, 2), "64x96": pictures(64, 96, 1, 2)}, "dict by rule, with original, sqrt_log"),
-        ({(32, 48): pictures(32, 48, 1), "64x96": []}, "one for each of 2 samples at 32x48. Got 1"),
+        ({(32, 48): TWO}, "dict by size, with 32x48, 64x96 in it. Got only 32x48"),
+        ({(32, 48): TWO, "64x96": pictures(64, 96, 1, 2)}, "dict by rule, with original, sqrt_log"),
+        ({(32, 48): TWO[:1], "64x96": []}, "one for each of 2 samples at 32x48. Got 1"),
         ({(32, 48): "ab", "64x96": []}, "one for each of 2 samples at 32x48. Got 1"),
         ({(32, 48): [1, 2], "64x96": []}, "images must be pictures"),
         ({(32, 48): pictures(48, 48, 1, 2), "64x96": []}, r"images at 32x48 must be as high .* shape \(48, 48\)"),

@@ -12,12 +12,12 @@ from scipy.stats import ttest_ind
 
 import entropylab
 from entropylab import check, fit, report
-from entropylab.law.averages import image_part
-from entropylab.reporting import slope_tests
+from entropylab.law.lines import holm
+from entropylab.reporting import pictures, slope_tests
 from entropylab.reporting.views import runs_of
 
-from ..datasets import NOISY, synthetic, under_both
-from .reports import sections, with_sigma2
+from ..datasets import SIZES, synthetic, under_both
+from .conftest import sections, with_sigma2
 
 FIT, DEFICIT, CHECKS = "The fit", "The deficit against N and against σ²/2", "The checks"
 DRIFT, STEPS, JOINT = "Drift, and what the rules remove", "Denoising steps", "Joint attention: the image's part"
@@ -34,50 +34,40 @@ def written(tmp_path: Path, *runs: xr.Dataset, **options: Any) -> dict[str, str]
 def test_the_answer_comes_first_and_runs_stand_side_by_side(two: Path) -> None:
     text = two.with_suffix(".md").read_text(encoding="utf-8")
     names = ["What was measured", FIT, DEFICIT, CHECKS, DRIFT, "Heads", STEPS, "The phase picture", "Side by side"]
-    assert list(sections(text))[1:] == [*names, "Words"]
-    lead, labels = sections(text)[""], ["synthetic", r"other \<model\> \| 2\*"]
-    assert re.findall(r"^\*\*(.*)\*\*$", lead, flags=re.M) == labels
-    assert len(re.findall("^- ", lead, flags=re.M)) == 8, "of each run the fit, the deficit, the checks and drift"
-    headers = re.findall(r"^\| (.*) \|\n\| ---", text, flags=re.M)
-    assert len(headers) >= 10
-    for header in headers:
+    found, labels = sections(text), ["synthetic", r"other \<model\> \| 2\*"]
+    assert list(found)[1:] == [*names, "Words"]
+    assert re.findall(r"^\*\*(.*)\*\*$", found[""], flags=re.M) == labels
+    assert len(re.findall("^- ", found[""], flags=re.M)) == 8, "of each run the fit, the deficit, the checks and drift"
+    for header in re.findall(r"^\| (.*) \|\n\| ---", text, flags=re.M):
         cells = header.split(" | ")
         assert cells[-2:] == labels or cells[0] == "run", header
+    level, checks, steps = (found[name].split("**other") for name in (DEFICIT, CHECKS, STEPS))
+    assert "holds" in level[0] and "overstates" not in level[0] and "overstates" in level[1]
+    assert "in 5 of 5 layers" in checks[0] and "in 0 of 5 layers" in checks[1]
+    assert "The runs differ in denoising steps (2, 4)" in found["What was measured"]
+    assert UNTOLD not in steps[0] and UNTOLD in steps[1], "where steps were averaged"
 
 
 def test_numbers_are_those_of_the_library(two: Path, ds: xr.Dataset) -> None:
     found = sections(two.with_suffix(".md").read_text(encoding="utf-8").replace("\\", ""))
-    line, lines = fit(ds), fit(ds, by="layer").to_frame()
-    assert f"{line.slope:.3f} ± {line.slope_error:.3f}" in found[""]
-    assert f"{line.slope:.3f} ± {line.slope_error:.3f}" in found[FIT]
+    line = fit(ds)
+    for part in (found[""], found[FIT]):
+        assert f"{line.slope:.3f} ± {line.slope_error:.3f}" in part
     assert f"{line.overall('deficit'):.3f}" in found[FIT]
-    for name, row in zip(("down 0", "down 1", "mid", "up 0", "up 1"), lines.to_dict("records"), strict=True):
+    rows = fit(ds, by="layer").to_frame().to_dict("records")
+    for name, row in zip(("down 0", "down 1", "mid", "up 0", "up 1"), rows, strict=True):
         assert f"| {name} | {row['slope']:.3f} | {row['slope_error']:.3f} |" in found[FIT]
-    layers = check(ds).layers()
-    assert f"median layer [nats] | {layers['law_off'].median():.3f} |" in found[CHECKS]
-    for row in fit(ds).points().to_dict("records"):
-        assert (
-            f"| {row['size']} | {row['tokens']:.0f} | {row['log_tokens']:.3f} | {row['entropy']:.3f}" in found[DEFICIT]
-        )
+    assert f"median layer [nats] | {check(ds).layers()['law_off'].median():.3f} |" in found[CHECKS]
+    for row in line.points().to_dict("records"):
+        numbers = f"{row['tokens']:.0f} | {row['log_tokens']:.3f} | {row['entropy']:.3f}"
+        assert f"| {row['size']} | {numbers}" in found[DEFICIT]
     assert "| sqrt_log | 32x32 |" in found[DRIFT]
-    assert "sqrt_log removes 29% to 30%" in found[DRIFT], "of which it was made to remove 30%"
+    assert re.search(r"sqrt_log removes (29% to )?30%( to 31%)?[ ,;]", found[DRIFT]), "it was made to remove 30%"
 
 
-def test_it_tells_what_is_on_the_law_from_what_is_not(two: Path) -> None:
-    found = sections(two.with_suffix(".md").read_text(encoding="utf-8"))
-    level, checks = (found[name].split("**other") for name in (DEFICIT, CHECKS))
-    assert "holds" in level[0]
-    assert "overstates" not in level[0]
-    assert "overstates" in level[1]
-    assert ("in 5 of 5 layers" in checks[0], "in 0 of 5 layers" in checks[1]) == (True, True)
-    assert "The runs differ in denoising steps (3, 4)" in found["What was measured"]
-    assert UNTOLD not in found[STEPS].split("**other")[0]
-    assert UNTOLD in found[STEPS].split("**other")[1], "where steps were averaged"
-
-
-def test_branches_in_another_order_are_no_difference(tmp_path: Path) -> None:
+def test_branches_in_another_order_are_no_difference(tmp_path: Path, undrawn: None) -> None:
     """Guidance of one pipeline has the prompt first, that of another has it second."""
-    ds = synthetic(branches=("uncond", "cond"), **NOISY)
+    ds = synthetic(sizes=SIZES[:2], samples=2, steps=1)
     for other, differ in ((ds.isel(branch=[1, 0]), False), (ds.isel(branch=[1]), True)):
         measured = written(tmp_path, ds, other, names=["one", "other"])["What was measured"]
         assert ("The runs differ in guidance branches (cond and uncond, cond)" in measured) == differ
@@ -104,6 +94,7 @@ def test_one_verdict_on_a_rule(removed: float, word: str, tmp_path: Path, undraw
 
 
 MISSING = {
+    "": lambda ds: ds,
     "only the model as it is was measured": lambda ds: ds.sel(scaling=["original"]),
     'scaling "original" was not measured': lambda ds: ds.sel(scaling=["sqrt_log"]),
     "the training size is not among those": lambda ds: ds.sel(size=["32x32", "48x48", "96x96"]),
@@ -114,27 +105,26 @@ MISSING = {
     "heads were averaged": lambda ds: ds.mean("head", keep_attrs=True),
     "steps were averaged": lambda ds: ds.isel(step=0, drop=True),
     "a random subset": lambda ds: ds.assign(entropy_se=ds["entropy_std"]),
-    "the largest that they can be": lambda ds: synthetic(**NOISY, average=("sample", "branch")),
+    "the largest that they can be": lambda ds: synthetic(noise=0.05, sample_level=0.1, average=("sample", "branch")),
 }
 
 
 @pytest.fixture(scope="module")
 def whole() -> xr.Dataset:
-    return with_sigma2(1, samples=3, steps=2, sizes=[(side, side) for side in (32, 48, 64, 96)])
+    return with_sigma2(1, sizes=[(side, side) for side in (32, 48, 64, 96)])
 
 
 @pytest.mark.parametrize(("words", "change"), MISSING.items())
 def test_less_was_measured(
     change: Callable[[xr.Dataset], xr.Dataset], words: str, whole: xr.Dataset, tmp_path: Path, undrawn: None
 ) -> None:
-    assert words in "".join(written(tmp_path, change(whole)).values())
-
-
-def test_nothing_is_missing_where_nothing_is(whole: xr.Dataset, tmp_path: Path, undrawn: None) -> None:
-    text = "".join(written(tmp_path, whole).values())
-    assert [words for words in MISSING if words in text] == []
-    told = [line for line in text.splitlines() if line.startswith("- ") and UNTOLD in line and "this run" in line]
-    assert told == []
+    text = "".join(written(tmp_path, change(whole)).values())
+    if words:
+        assert words in text
+    else:
+        assert [known for known in MISSING if known and known in text] == []
+        told = [line for line in text.splitlines() if line.startswith("- ") and UNTOLD in line and "this run" in line]
+        assert told == []
 
 
 def test_one_size_one_sample_and_nothing_but_entropy(tmp_path: Path, ds: xr.Dataset, undrawn: None) -> None:
@@ -147,21 +137,16 @@ def test_one_size_one_sample_and_nothing_but_entropy(tmp_path: Path, ds: xr.Data
 
 
 def test_a_layer_alone_reads_as_a_run_of_one_layer(tmp_path: Path, undrawn: None) -> None:
-    ds = with_sigma2(1, samples=2, steps=1)
+    ds = with_sigma2(1, samples=2, steps=1, sizes=SIZES[:3])
     alone, one, others = (written(tmp_path, ds.isel(layer=place)) for place in (0, [0], [0, 2]))
     assert alone == one
     assert alone != others
 
 
-def test_p_of_layers_is_corrected_for_their_number() -> None:
-    view = runs_of([under_both()], None, 0.1)[0].own
-    assert view is not None
-    raw, corrected, number = view.lines["slope_p"].to_numpy(), view.lines["p"].to_numpy(), len(view.lines)
-    order = np.argsort(raw)
-    expected = [max(min(1, (number - i) * raw[order[i]]) for i in range(place + 1)) for place in range(number)]
-    np.testing.assert_allclose(corrected[order], expected)
-    assert (corrected >= raw).all()
-    assert (corrected > raw).any()
+def test_p_of_layers_is_corrected_for_their_number(ds: xr.Dataset) -> None:
+    lines = runs_of([ds], None, 0.1)[0].own.lines
+    np.testing.assert_allclose(lines["p"], holm(lines["slope_p"]))
+    assert (lines["p"] > lines["slope_p"]).any()
 
 
 def test_whether_slopes_differ_is_welchs_test() -> None:
@@ -175,7 +160,7 @@ def test_whether_slopes_differ_is_welchs_test() -> None:
         own = xr.DataArray(slopes - 1, dims="sample") * np.log(ds["tokens"])
         datasets.append(ds.assign(entropy=ds["entropy"].astype("float64") + own + level))
     views = [run.own for run in runs_of(datasets, ["a", "b"], 0.1)]
-    ((one, other, p),) = slope_tests([view for view in views if view is not None])
+    ((one, other, p),) = slope_tests(views)
     assert (one, other) == ("a", "b")
     assert p == pytest.approx(ttest_ind(*drawn, equal_var=False).pvalue, rel=1e-4)
     assert p != pytest.approx(ttest_ind(*drawn).pvalue, rel=1e-2)
@@ -183,7 +168,6 @@ def test_whether_slopes_differ_is_welchs_test() -> None:
 
 def test_heads_and_steps_at_the_training_size(ds: xr.Dataset) -> None:
     view = runs_of([ds], None, 0.1)[0].own
-    assert view is not None
     own = ds.isel(layer=ds["kind"].values == "self").sel(scaling="original", size="64x64")
     share = own["entropy"].mean(["branch", "sample", "step"]) / np.log(own["tokens"])
     np.testing.assert_allclose(view.heads, share.transpose("layer", "head"), rtol=1e-6)
@@ -202,66 +186,36 @@ def without(ds: xr.Dataset, names: Sequence[str] = ("entropy", "entropy_std", "s
     return holed
 
 
-OWN = [0, 2, 4, 6, 8]
-"""Self-attention layers of the synthetic run."""
+HOLES = [{"layer": [0, 2, 4, 6, 8], "step": 0}, {"size": [0, 1, 2]}, {"names": ["sigma2"], "layer": 0}]
+"""Of all self-attention layers a step, of all but one size everything, of a layer sigma^2."""
 
 
-@pytest.mark.parametrize("places", [{"step": 0}, {}], ids=str)
-def test_a_layer_that_ran_in_some_forwards_only_is_named_and_left_out(
-    places: dict[str, Any], tmp_path: Path, undrawn: None
-) -> None:
-    whole = under_both(steps=2, samples=2)
-    holed = written(tmp_path, without(whole, layer=2, **places))
-    kept = written(tmp_path, whole.isel(layer=[0, 1, *range(3, 10)]))
-    assert str(whole["layer"].values[2]) in holed["What was measured"]
-    assert str(whole["layer"].values[2]) not in kept["What was measured"]
-    assert holed[CHECKS] == kept[CHECKS]
+def test_a_layer_that_ran_in_some_forwards_only_is_named_and_left_out(tmp_path: Path, undrawn: None) -> None:
+    whole = under_both(steps=2, samples=2, sizes=SIZES[:4])
+    name, kept = str(whole["layer"].values[2]), written(tmp_path, whole.isel(layer=[0, 1, *range(3, 10)]))
+    for places in ({"step": 0}, {}):
+        holed = written(tmp_path, without(whole, layer=2, **places))
+        assert name in holed["What was measured"] and name not in kept["What was measured"]
+        assert holed[CHECKS] == kept[CHECKS]
+    for holes in HOLES:
+        assert written(tmp_path, without(whole, **holes))
 
 
-@pytest.mark.parametrize(
-    "holes",
-    [
-        {"layer": OWN, "step": 0},
-        {"size": [0, 1, 2, 3, 4, 5]},
-        {"names": ["sigma2"], "layer": 0},
-    ],
-    ids=str,
-)
-def test_a_report_of_a_run_with_holes(holes: dict[str, Any], tmp_path: Path, undrawn: None) -> None:
-    assert report(without(under_both(steps=2, samples=2), **holes), tmp_path / "report.html")[0].exists()
-
-
-def test_figures_of_a_run_with_holes(tmp_path: Path) -> None:
+def test_figures_of_a_run_with_holes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "SHARP", 40)
     holed = without(under_both(steps=2, samples=2), layer=2, step=0)
-    assert len(report(holed.isel(size=[0, 2, 4]), tmp_path / "report.html")) > 10
-
-
-def test_the_image_part_of_joint_attention(flux: xr.Dataset) -> None:
-    part = image_part(flux)
-    assert part is not None
-    assert part["tokens"].values.tolist() == [[48.0] * 3, [100.0] * 3, [256.0] * 3]
-    assert part["train_tokens"].values.tolist() == [4096.0] * 3
-    rows = flux.isel(layer=flux["part"].values == "image")
-    np.testing.assert_array_equal(part["entropy"], rows["entropy_image"])
-    np.testing.assert_array_equal(part["sigma2"], rows["sigma2_image"])
-    found = check(part, kind="joint")
-    own = np.log(part["tokens"]) - rows["sigma2_image"].mean(["scaling", "branch", "sample", "step"]) / 2
-    np.testing.assert_allclose(found["law"], own.transpose("size", "layer", "head"), rtol=1e-6)
-    mixed = check(rows, kind="joint")
-    assert float(abs(mixed["entropy"] - found["entropy"]).min()) > 0.02, "over all keys it is another entropy"
+    assert len(report(holed.isel(size=[0, 2], branch=[0], scaling=[0]), tmp_path / "report.html")) > 10
 
 
 def test_the_chain_rule_in_the_table(flux: xr.Dataset) -> None:
-    rows = runs_of([flux], None, 0.1)[0].whole
-    assert rows is not None
-    parts = rows.chain
+    parts = runs_of([flux], None, 0.1)[0].whole.chain
     total = parts[["entropy_between", "entropy_from_image", "entropy_from_text"]].sum(axis=1)
     np.testing.assert_allclose(total, parts["entropy"], atol=1e-4)
     np.testing.assert_allclose(parts["share"], [48 / 58, 100 / 110, 256 / 266])
     assert float(abs(total - parts["entropy_from_image"] - parts["entropy"]).max()) > 0.1
 
 
-def test_a_report_of_joint_attention(flux: xr.Dataset, tmp_path: Path) -> None:
+def test_a_report_of_joint_attention(flux: xr.Dataset, tmp_path: Path, undrawn: None) -> None:
     files = report(flux, tmp_path / "flux.html")
     found = sections((tmp_path / "flux.md").read_text(encoding="utf-8"))
     assert {"What was measured", FIT, JOINT, "Words"} < set(found)
