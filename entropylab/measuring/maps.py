@@ -16,8 +16,7 @@ from ..capture import AttentionCall
 from ..capture.session import reason_of
 from ..dataset import describe
 from ..entropy.rows import Rows
-from ..entropy.sums import sums_and_rows
-from ..entropy.weights import received, weight_on
+from ..entropy.sums import received, sums_and_rows, weight_on
 from ..pipelines import kind_of, part_of
 from ..pipelines.sight import Sight
 from ..pipelines.tokens import Grid, grid_of

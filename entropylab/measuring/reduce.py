@@ -10,8 +10,19 @@ from torch import Tensor
 from ..capture import AttentionCall
 from ..capture.roles import PARTS, Tokens
 from ..entropy.beyond import COLUMNS, sums_beyond, values_of
-from ..entropy.rows import BEYOND, STATISTICS, Rows, masked_out
-from ..entropy.sums import BETWEEN, COUNTS, NUMBERS, OF_PART, KeyParts, both, head_sums, sums_of_several
+from ..entropy.rows import (
+    BETWEEN,
+    BEYOND,
+    COUNTS,
+    NUMBERS,
+    OF_PART,
+    STATISTICS,
+    KeyParts,
+    Rows,
+    both,
+    masked_out,
+)
+from ..entropy.sums import head_sums, sums_of_several
 from ..errors import EntropyLabError, names_of
 
 ROW_STATISTICS = {
@@ -142,7 +153,7 @@ class Sums(NamedTuple):
     """What is left of some query rows of a call.
 
     Attributes:
-        sums: (batch, heads, ``entropy.sums.NUMBERS`` and what `sums_beyond` adds), on the device of the call.
+        sums: (batch, heads, ``entropy.rows.NUMBERS`` and what `sums_beyond` adds), on the device of the call.
         fraction: how many rows there are for one that was looked at.
         parts: what the parts of the keys are, if they were told apart.
         rows: the rows themselves, `maps.RowsApart`, where maps are kept.

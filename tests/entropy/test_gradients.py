@@ -37,14 +37,9 @@ def test_against_finite_differences(mask: str) -> None:
     assert torch.autograd.gradcheck(statistics, (q, k), fast_mode=True)
 
 
-def test_of_an_additive_mask_by_hand() -> None:
+def test_of_an_additive_mask() -> None:
     q, k, bias = tokens(1, 5, 3, dtype=torch.float64), tokens(1, 7, 3, seed=1, dtype=torch.float64), leaf(5, 7, seed=2)
-    found = row_statistics(q, k, mask=bias, statistics="entropy")
-    found.entropy.sum().backward()
-    weight = (q[0] @ k[0].T / 3**0.5 + bias).detach().softmax(-1)
-    by_hand = -weight * (weight.log() + found.entropy[0, :, None].detach())
-    torch.testing.assert_close(bias.grad, by_hand)
-    assert (bias.grad - -weight * weight.log()).abs().max() > 0.1, "H in it matters"
+    assert torch.autograd.gradcheck(lambda bias: row_statistics(q, k, mask=bias, statistics="entropy").entropy, bias)
 
 
 @pytest.mark.parametrize("additive", [False, True])
