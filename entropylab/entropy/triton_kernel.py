@@ -282,7 +282,9 @@ def row_kernel(
     nothing = tl.where(none, float("nan"), 0.0)
     if SOFTMAX:
         nothing += first - first
-    if MOMENTS > 0:
+    elif CENTRE:
+        nothing += second - second
+    elif MOMENTS > 0:
         nothing += mean - mean
     total = tl.where(none, 1.0, total)
     count = tl.where(none, 1.0, count)
