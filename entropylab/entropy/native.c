@@ -318,10 +318,10 @@ INLINE void take(Row *row, const float *s, const int32_t *open, int64_t keys, fl
 INLINE void finish(const Row *row, double shift, int more, double *found) {
   double n = (double)row->keys, p = total(row->p), z = total(row->pz) / p, size = log2(p);
   double m1 = total(row->first) / n, m2 = total(row->second) / n, variance = m2 - m1 * m1;
-  double lost = isnan(m1) || row->keys == 0 ? NAN : 0; /* a NaN among the logits is lost in maxima */
+  double lost = isfinite(m1) ? 0 : NAN; /* no key, or a logit that is not finite, which maxima lose */
   found[ENTROPY] = LN2 * (size > z ? size - z : 0 * (size - z)) + lost;
   found[LSE] = LN2 * (row->most + size) + shift + lost;
-  found[MEAN] = LN2 * (m1 + row->pivot) + shift;
+  found[MEAN] = LN2 * (m1 + row->pivot) + shift + lost;
   found[VARIANCE] = LN2 * LN2 * (variance > 0 ? variance : variance * 0);
   found[THIRD] = found[FOURTH] = found[SENSITIVITY] = 0;
   if (!more) return;

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .parts import NUMBERS, KeyParts
-from .rows import STATISTICS, Rows, RowStatistics, masked_out
+from .rows import NUMBERS, STATISTICS, KeyParts, Rows, RowStatistics, masked_out
 
 SOURCE = Path(__file__).with_name("native.c")
 FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
@@ -152,12 +152,8 @@ def why_not(rows: Rows) -> str | None:
 
 def why_not_tensors(q: Tensor, k: Tensor) -> str | None:
     """Why the kernel can't read q and k, or None if it can."""
-    if q.device.type != "cpu":
-        return f"the compiled kernel is for the CPU, not for {q.device.type!r}"
-    if q.dtype not in DTYPES:
-        return f"the compiled kernel takes float32, bfloat16 and float16, not {str(q.dtype).removeprefix('torch.')}"
-    if q.shape[-1] > WIDEST:
-        return f"the compiled kernel takes head dimensions up to {WIDEST}"
+    if q.device.type != "cpu" or q.dtype not in DTYPES or q.shape[-1] > WIDEST:
+        return f"the compiled kernel takes half precision and float32 on the CPU, head dimensions up to {WIDEST}"
     if (q.requires_grad or k.requires_grad) and torch.is_grad_enabled():
         return "the compiled kernel has no gradients"
     plain, transformed = (Tensor, torch.nn.Parameter), torch._C._functorch.peek_interpreter_stack() is not None
@@ -213,18 +209,13 @@ def prepared(q: Tensor, k: Tensor, scale: float, statistics: tuple[str, ...]) ->
 
 
 def readable(rows: Rows) -> Rows:
-    """The same with one leading dimension and a mask of four, boolean or float32; laid out only if it has to be."""
+    """The same in batches, in float32, with a mask of that or boolean; laid out anew only if it has to be."""
     mask = rows.mask
-    if mask is None and rows.q.ndim == 4 and rows.q.dtype == torch.float32:
-        return rows
-    q, k = (side.reshape(-1, *side.shape[-3:]).float() for side in (rows.q, rows.own_k))
-    if mask is not None:
-        if mask.dtype not in (torch.bool, torch.float32):
-            mask = mask.float().masked_fill(masked_out(mask), -torch.inf)  # half precision rounds where that begins
-        if rows.q.ndim > 4 and mask.ndim > 3:
-            mask = mask.expand(*rows.q.shape[:-3], *mask.shape[-3:]).reshape(-1, *mask.shape[-3:])
-        mask = mask.expand(*q.shape[:3], k.shape[2])
-    return Rows(q, k, rows.scale, mask, rows.is_causal, rows.statistics)
+    if mask is not None and mask.dtype not in (torch.bool, torch.float32):
+        mask = mask.float().masked_fill(masked_out(mask), -torch.inf)  # half precision rounds where that begins
+        rows = replace(rows, mask=mask)
+    rows = rows.in_batches()
+    return rows if rows.q.dtype == torch.float32 else replace(rows, q=rows.q.float(), own_k=rows.own_k.float())
 
 
 def answered(question: Question, rows: Rows, sums: Tensor | None = None) -> None:

@@ -59,10 +59,11 @@ def wide_keys(rows: Rows) -> Tensor:
 
 
 def logits_of(rows: Rows, k: Tensor, chunk: slice) -> Tensor:
-    """The logits of a chunk: (..., heads, its rows, keys), -inf where a key is left out."""
+    """The logits of a chunk: (..., heads, its rows, keys), -inf where a key is left out; NaN for other infinities."""
     logits = rows.q[..., chunk, :].to(rows.dtype) @ k * rows.scale
     if rows.mask is not None and rows.mask.dtype != torch.bool:
         logits = logits + rows_of(rows.mask, chunk.start, chunk.stop).to(rows.dtype)
+    logits = logits.nan_to_num(torch.nan, torch.nan, torch.nan)
     blocked = rows.blocked(chunk.start, chunk.stop)
     return logits if blocked is None else logits.masked_fill(blocked, -torch.inf)
 

@@ -1,7 +1,8 @@
-"""What every backend is asked and what it answers."""
+"""What every backend is asked, and what it answers: statistics of each row, or of each head the sums over its rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -12,6 +13,17 @@ STATISTICS = ("entropy", "lse", "mean", "variance", "third", "fourth", "sensitiv
 
 BEYOND = ("gaussian", "slope", "rarefied")
 """Statistics that no sum of one pass over the keys gives; see ``beyond.py``. With "gaussian" comes ``unexplained``."""
+
+MOST_PARTS = 4
+COUNTS = ("valid", "empty", "bad", "keys")
+OF_PART = ("rows", "keys", "mass", "within", "entropy", "variance")
+BETWEEN = len(COUNTS) + 2 * len(STATISTICS)
+NUMBERS = BETWEEN + 1 + MOST_PARTS * len(OF_PART)
+"""Columns of the sums over a head's rows: rows that are valid, that have no key, that are bad (NaN or infinity in what
+they are made of), and their keys; over the valid rows the sums of ``STATISTICS``, of their squares, and of the entropy
+between the parts of the keys; and of each part: rows that have keys in it, and the sums of their keys, of the weight on
+it, of what it adds to the entropy, and of the entropy and the variance within it.
+"""
 
 LARGEST_MASK = -9999.0
 """An additive mask at or below this leaves the key out: models write -10000, finfo.min or -inf and mean the same."""
@@ -82,11 +94,6 @@ class Rows:
     is_causal: bool
     statistics: tuple[str, ...]
 
-    @property
-    def k(self) -> Tensor:
-        """Keys with a head for every head of q, (..., heads, keys, d); a copy where several share several."""
-        return self.shared_out(self.own_k)
-
     def shared_out(self, per_key_head: Tensor) -> Tensor:
         """What is known per key head (..., key heads, x, y) for every head of q: (..., heads, x, y)."""
         group = self.q.shape[-3] // per_key_head.shape[-3]
@@ -108,6 +115,23 @@ class Rows:
         """Whether somebody may ask for gradients of the statistics."""
         inputs = (self.q, self.own_k, self.mask)
         return torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in inputs)
+
+    @property
+    def is_same_for_all_queries(self) -> bool:
+        """Whether every query of a map sees the same keys."""
+        return not self.is_causal and (self.mask is None or self.mask.ndim < 2 or self.mask.shape[-2] == 1)
+
+    def in_batches(self) -> "Rows":
+        """The same of (batch, heads, tokens, d), any mask of (batch, heads, queries, keys); views where that can be."""
+        if self.q.ndim == 4 and self.mask is None:
+            return self
+        q, k = (side.reshape(-1, *side.shape[-3:]) for side in (self.q, self.own_k))
+        mask = self.mask
+        if mask is not None:
+            if self.q.ndim > 4 and mask.ndim > 3:
+                mask = mask.expand(*self.q.shape[:-3], *mask.shape[-3:]).reshape(-1, *mask.shape[-3:])
+            mask = mask.expand(*q.shape[:3], k.shape[2])
+        return Rows(q, k, self.scale, mask, self.is_causal, self.statistics)
 
     def blocked(self, start: int = 0, stop: int | None = None) -> Tensor | None:
         """Where queries ``start:stop`` may not attend: boolean, broadcastable to (..., heads, rows, keys)."""
@@ -140,6 +164,51 @@ def masked_out(mask: Tensor) -> Tensor:
     return ~mask if mask.dtype == torch.bool else mask <= LARGEST_MASK
 
 
+def causal(mask: Tensor | None, start: int, stop: int, k: Tensor) -> Tensor:
+    """The mask of rows ``start`` to ``stop`` of causal attention to k."""
+    queries = torch.arange(start, stop, device=k.device)
+    return both(mask, torch.arange(k.shape[-2], device=k.device) <= queries[:, None])
+
+
+def both(mask: Tensor | None, left: Tensor) -> Tensor:
+    """``mask``, boolean or additive, with keys closed that are not ``left``."""
+    if mask is None:
+        return left
+    return mask & left if mask.dtype == torch.bool else torch.where(left, mask, -torch.inf)
+
+
+@dataclass(frozen=True)
+class KeyParts:
+    """Which keys are of which part (of image or text, say).
+
+    ``codes`` (batch, keys) are the part of every key; ``parts`` which codes there are, at most ``MOST_PARTS``, the keys
+    of others being nobody's; ``spans`` where each part stands, if that is one stretch and the same for every image.
+    """
+
+    codes: Tensor
+    parts: tuple[int, ...]
+    spans: tuple[slice, ...] | None = None
+
+    @property
+    def places(self) -> list[slice | Tensor]:
+        """Where each part stands: slices of the keys, or boolean (batch, keys)."""
+        return list(self.spans) if self.spans is not None else [self.codes == part for part in self.parts]
+
+    @cached_property
+    def order(self) -> Tensor:
+        """(batch, keys) int32: the keys, those of one part after those of another."""
+        ranks = torch.zeros_like(self.codes)
+        for rank, part in enumerate(self.parts):
+            ranks[self.codes == part] = rank
+        return ranks.argsort(dim=1, stable=True).to(torch.int32).contiguous()
+
+    @cached_property
+    def bounds(self) -> Tensor:
+        """(batch, parts + 1) int64: where in this order each part begins and ends."""
+        counts = torch.stack([(self.codes == part).sum(1) for part in self.parts], 1).cumsum(1)
+        return torch.cat([counts.new_zeros(len(counts), 1), counts], 1).contiguous()
+
+
 def check_rows(
     q: Tensor, k: Tensor, scale: float | None, mask: Tensor | None, is_causal: bool, statistics: Sequence[str]
 ) -> Rows:
@@ -147,43 +216,31 @@ def check_rows(
     for name, tensor in (("q", q), ("k", k)):
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.ndim < 3:
             raise EntropyLabError(f"{name} must be a float tensor (..., heads, tokens, d). Got {described(tensor)}.")
-    if q.shape[-1] != k.shape[-1] or q.dtype != k.dtype or q.shape[:-3] != k.shape[:-3]:
+    if q.shape[:-3] != k.shape[:-3] or q.shape[-1] != k.shape[-1] or q.dtype != k.dtype or 0 in (*q.shape, *k.shape):
         raise EntropyLabError(
-            "q (..., heads, queries, d) and k (..., heads, keys, d) must agree in leading dimensions, d and dtype. "
-            f"Got {described(q)} and {described(k)}."
+            "q (..., heads, queries, d) and k (..., key heads, keys, d) must agree in leading dimensions, d and dtype, "
+            f"and must not be empty. Got {described(q)} and {described(k)}."
         )
+    if q.shape[-3] % k.shape[-3]:
+        heads = f"{q.shape[-3]} and {k.shape[-3]}"
+        raise EntropyLabError(f"the heads of q must be a multiple of those of k. Got {heads}.")
     devices = {str(tensor.device) for tensor in (q, k, mask) if isinstance(tensor, Tensor)}
     if len(devices) > 1:
         raise EntropyLabError(f"q, k and mask must be on one device. Got {', '.join(sorted(devices))}.")
-    if 0 in q.shape or 0 in k.shape:
-        raise EntropyLabError(f"q and k must not be empty. Got {described(q)} and {described(k)}.")
-    heads, shared = q.shape[-3], k.shape[-3]
-    if heads % shared:
-        raise EntropyLabError(f"the heads of q must be a multiple of those of k. Got {heads} and {shared}.")
-    if not isinstance(scale, int | float | None):
+    if scale is not None and not (isinstance(scale, int | float) and 0 <= scale < float("inf")):
         raise EntropyLabError(f"scale must be a finite number >= 0. Got {scale!r}.")
-    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    if not 0 <= scale < float("inf"):
-        raise EntropyLabError(f"scale must be a finite number >= 0. Got {scale}.")
-    check_mask(mask, (*q.shape[:-1], k.shape[-2]))
-    names = names_of(statistics)
-    known = (*STATISTICS, *BEYOND)
+    if mask is not None:
+        if not isinstance(mask, Tensor) or not (mask.dtype == torch.bool or mask.is_floating_point()):
+            raise EntropyLabError(f"mask must be a boolean or float tensor. Got {described(mask)}.")
+        shape, mask = (*q.shape[:-1], k.shape[-2]), torch.atleast_1d(mask)
+        sides = zip(mask.shape[::-1], shape[::-1], strict=False)
+        if mask.ndim > len(shape) or any(have not in (1, want) for have, want in sides):
+            must = f"mask must broadcast to (..., heads, queries, keys) = {shape}"
+            raise EntropyLabError(f"{must}. Got {tuple(mask.shape)}.")
+    names, known = names_of(statistics), (*STATISTICS, *BEYOND)
     if not names or not set(names) <= set(known):
         raise EntropyLabError(f"statistics must be some of {', '.join(known)}. Got {statistics!r}.")
-    return Rows(q, k, scale, None if mask is None else torch.atleast_1d(mask), is_causal, names)
-
-
-def check_mask(mask: Tensor | None, shape: tuple[int, ...]) -> None:
-    """A mask must be boolean or float and broadcast to (..., heads, queries, keys)."""
-    if mask is None:
-        return
-    if not isinstance(mask, Tensor) or not (mask.dtype == torch.bool or mask.is_floating_point()):
-        raise EntropyLabError(f"mask must be a boolean or float tensor. Got {described(mask)}.")
-    fits = mask.ndim <= len(shape) and all(
-        have in (1, want) for have, want in zip(mask.shape[::-1], shape[::-1], strict=False)
-    )
-    if not fits:
-        raise EntropyLabError(f"mask must broadcast to (..., heads, queries, keys) = {shape}. Got {tuple(mask.shape)}.")
+    return Rows(q, k, q.shape[-1] ** -0.5 if scale is None else float(scale), mask, is_causal, names)
 
 
 def described(value: object) -> str:

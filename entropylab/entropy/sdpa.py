@@ -32,14 +32,9 @@ def why_not(rows: Rows) -> str | None:
             return "the mask has values between 0 and -inf"
     if rows.is_causal and mask is not None:
         return "a mask beside is_causal"
-    if rows.wants("mean", "variance") and (rows.is_causal or not same_for_all_queries(mask)):
+    if rows.wants("mean", "variance") and not rows.is_same_for_all_queries:
         return "mean and variance under a mask that differs by query"
     return None
-
-
-def same_for_all_queries(mask: Tensor | None) -> bool:
-    """Whether every query of a map sees the same keys."""
-    return mask is None or mask.ndim < 2 or mask.shape[-2] == 1
 
 
 def row_statistics(rows: Rows) -> RowStatistics:
@@ -47,7 +42,7 @@ def row_statistics(rows: Rows) -> RowStatistics:
     q, k = rows.q.to(rows.dtype).contiguous(), rows.shared_out(rows.own_k.to(rows.dtype))
     blocked, keys = None if rows.mask is None else rows.blocked(), rows.keys()
     nothing = keys == 0
-    by_row = rows.is_causal or not same_for_all_queries(rows.mask)
+    by_row = not rows.is_same_for_all_queries
     weight = key_weights(None if by_row else blocked, k)
     if by_row:
         bad = ~k.sum(-1).isfinite()
@@ -57,6 +52,7 @@ def row_statistics(rows: Rows) -> RowStatistics:
     centre = (weight * k).sum(-2, keepdim=True)
     centred = (k - centre).contiguous()
     mean = rows.scale * (q @ centre.transpose(-1, -2))[..., 0]
+    nothing = nothing | ~mean.isfinite()
     found = {"mean": mean}
     if rows.wants("variance"):
         covariance = (weight * centred).transpose(-1, -2) @ centred

@@ -1,23 +1,35 @@
-"""What an attention call leaves of its rows: for every head, sums over them. Means, spreads and counts follow.
+"""What an attention call leaves of its rows: the sums over them for every head, and what its weights give to keys.
 
-``NUMBERS`` columns: rows that count and are valid, that have no key, that are bad (NaN or infinity in what they are
-made of), and their keys; over the valid rows the sums of ``STATISTICS``, of their squares, of the entropy between the
-parts of the keys; and of each part: rows that have keys in it, and the sums of their keys, of the weight on it, of what
-it adds to the entropy, and of the entropy and the variance within it.
+Keys may fall into parts (image and text, say). By the chain rule H = H(part) + sum_m p_m H_m, where p_m is the weight
+that the row gives to part m, H(part) the entropy of these weights, and H_m the row's entropy among the keys of m alone.
+No map exists at any time: weights are made of the logits of a few rows and of the rows' LSE.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from . import native, triton
 from .choice import answer, choose, fused
-from .parts import BETWEEN, COUNTS, NUMBERS, OF_PART, KeyParts, Parts, joined, needed
-from .rows import STATISTICS, Rows, RowStatistics, check_rows, rows_of
+from .reference import by_chunks
+from .rows import (
+    BETWEEN,
+    COUNTS,
+    NUMBERS,
+    OF_PART,
+    STATISTICS,
+    KeyParts,
+    Rows,
+    RowStatistics,
+    both,
+    causal,
+    check_rows,
+    rows_of,
+)
 
-__all__ = ["BETWEEN", "COUNTS", "NUMBERS", "OF_PART", "KeyParts", "head_sums", "summed", "sums_and_rows"]
+CUMULANTS = ("mean", "variance", "third", "fourth")
 
 
 def head_sums(rows: Rows, counted: Tensor | None = None, parts: KeyParts | None = None) -> Tensor:
@@ -95,22 +107,6 @@ def questions(rows: Rows, parts: KeyParts | None) -> list[Rows]:
     return pieces
 
 
-def causal(mask: Tensor | None, start: int, stop: int, key: Tensor) -> Tensor:
-    """The mask of rows ``start`` to ``stop`` of causal attention."""
-    rows = torch.arange(start, stop, device=key.device)
-    return both(mask, torch.arange(key.shape[-2], device=key.device) <= rows[:, None])
-
-
-def both(mask: Tensor | None, left: Tensor) -> Tensor:
-    """``mask``, boolean or additive, with keys closed that are not ``left``."""
-    if mask is None:
-        return left
-    if mask.dtype == torch.bool:
-        return mask & left
-    shape = torch.broadcast_shapes(mask.shape, left.shape)
-    return mask.expand(shape).masked_fill(~left, -torch.inf)
-
-
 def in_few_launches(
     pieces: list[Rows], statistics: tuple[str, ...], is_split: bool, some: Sequence[triton.Some]
 ) -> list[Tensor] | None:
@@ -141,28 +137,114 @@ def sums_of_several(
         return None
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Rows by the parts of their keys: the statistics among each, and over all; the weight p_m of each, and what it
+    adds to the entropy, p_m H_m, both (parts, ..., heads, queries); and the entropy between the parts, H(part).
+    """
+
+    rows: Sequence[RowStatistics]
+    whole: RowStatistics
+    mass: Tensor
+    within: Tensor
+    between: Tensor
+
+
+def needed(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Which statistics of the parts the statistics ``names`` of the whole need."""
+    highest = max((CUMULANTS.index(name) for name in names if name in CUMULANTS), default=0)
+    wanted = {"entropy", "lse", *names, *CUMULANTS[: highest + 1]}
+    return tuple(name for name in STATISTICS if name in wanted)
+
+
+def joined(rows: Sequence[RowStatistics]) -> Parts:
+    """All about rows from what is `needed` of them among each part of their keys."""
+    own = {name: torch.stack([each[name].masked_fill(each.keys == 0, 0) for each in rows]) for name in rows[0].names()}
+    counts = own.pop("keys")
+    keys = counts.sum(0)
+    own_lse = own["lse"].masked_fill(counts == 0, -torch.inf)
+    lse = own_lse.logsumexp(0)
+    mass = (own_lse - lse).exp().masked_fill(keys == 0, 0)
+    within, between = mass * own["entropy"], -torch.special.xlogy(mass, mass).sum(0)
+    found = {"entropy": between + within.sum(0), "lse": lse}
+    if "sensitivity" in own:  # the law of total variance
+        expected = own["lse"] - own["entropy"]
+        apart = expected - (mass * expected).sum(0)
+        found["sensitivity"] = (mass * (own["sensitivity"] + apart.square())).sum(0)
+    share = counts.to(mass.dtype) / keys.clamp(min=1)
+    mean = (share * own["mean"]).sum(0)
+    shift = own["mean"] - mean
+    found["mean"] = mean
+    if "variance" in own:
+        second = own["variance"]
+        found["variance"] = (share * (second + shift.square())).sum(0)
+    if "third" in own:
+        third = own["third"]
+        found["third"] = (share * (third + 3 * shift * second + shift.pow(3))).sum(0)
+    if "fourth" in own:
+        moment = own["fourth"] + 3 * second.square()
+        moment = moment + 4 * shift * third + 6 * shift.square() * second + shift.pow(4)
+        found["fourth"] = (share * moment).sum(0) - 3 * found["variance"].square()
+    found = {name: values.masked_fill(keys == 0, torch.nan) for name, values in found.items()}
+    return Parts(rows, RowStatistics(keys=keys, **found), mass, within, between)
+
+
 def summed(
     rows: RowStatistics, statistics: Sequence[str], counted: Tensor | None = None, parts: Parts | None = None
 ) -> Tensor:
-    """The sums of statistics (batch, heads, queries) over the rows that count."""
-    values = torch.stack([rows[name] for name in statistics]).double()
+    """The sums of statistics (batch, heads, queries) over the rows that count: float64 (batch, heads, ``NUMBERS``)."""
     counts = rows.keys.new_ones((), dtype=torch.bool) if counted is None else counted
-    ran, finite = (rows.keys > 0) & counts, (values.sum(0) + rows["mean"]).isfinite()
-    good, empty = ran & finite, ((rows.keys == 0) & counts).expand(ran.shape)
-    values = values.masked_fill(~good, 0)
-    sums = values.new_zeros(*ran.shape[:2], NUMBERS)
-    counters = (good, empty, ran & ~finite, rows.keys * ran)
-    sums[..., : len(COUNTS)] = torch.stack([each.sum(-1) for each in counters], -1).double()
-    places = [len(COUNTS) + STATISTICS.index(name) for name in statistics]
-    for place, own in zip(places, values, strict=True):
-        sums[..., place], sums[..., place + len(STATISTICS)] = own.sum(-1), own.square().sum(-1)
+    ran, values = (rows.keys > 0) & counts, {name: rows[name].double() for name in statistics}
+    finite = sum(values.values(), rows["mean"]).isfinite()
+    good = ran & finite
+    columns = dict(enumerate((good, (rows.keys == 0) & counts, ran & ~finite, rows.keys * ran)))
+    for name, own in values.items():
+        place = len(COUNTS) + STATISTICS.index(name)
+        columns[place] = own.masked_fill(~good, 0)
+        columns[place + len(STATISTICS)] = columns[place].square()
     if parts is not None:
-        sums[..., BETWEEN] = parts.between.double().masked_fill(~good, 0).sum(-1)
-        for index, own in enumerate(parts.rows):
-            there = good & (own.keys > 0)
-            columns = [there, own.keys, parts.mass[index], parts.within[index], own["entropy"]]
-            columns += [own["variance"]] if own.variance is not None else []
-            first = BETWEEN + 1 + index * len(OF_PART)
-            for place, values in enumerate(columns, first):
-                sums[..., place] = values.double().masked_fill(~there, 0).sum(-1)
+        columns[BETWEEN] = parts.between.masked_fill(~good, 0)
+        for index, each in enumerate(parts.rows):
+            there = good & (each.keys > 0)
+            of_part = (there, each.keys, parts.mass[index], parts.within[index], each["entropy"], each.variance)
+            for place, part in enumerate(of_part, BETWEEN + 1 + index * len(OF_PART)):
+                if part is not None:
+                    columns[place] = part.masked_fill(~there, 0)
+    sums = good.new_zeros((*good.shape[:2], NUMBERS), dtype=torch.float64)
+    for place, own in columns.items():
+        sums[..., place] = own.double().sum(-1)
     return sums
+
+
+def received(rows: Rows, lse: Tensor | None = None, counted: Tensor | None = None) -> Tensor:
+    """The weight that each key gets, mean over query rows: the column means of A, (..., heads, keys), adding up to 1.
+
+    NaN where no row of the head counts (boolean, broadcastable to (batch, heads, queries), or None); rows without keys,
+    or whose ``lse`` (..., heads, queries) is NaN, never do.
+    """
+    lse = answer(replace(rows, statistics=("lse",)))["lse"] if lse is None else lse
+    good = lse.isfinite() if counted is None else lse.isfinite() & counted
+    total = torch.zeros((*rows.q.shape[:-2], rows.own_k.shape[-2]), dtype=rows.dtype, device=rows.q.device)
+    for chunk, logits in by_chunks(rows):
+        weights = (logits - lse[..., chunk, None]).exp()
+        total += weights.masked_fill(~good[..., chunk, None], 0).sum(-2)
+    return total / good.sum(-1, keepdim=True)
+
+
+def weight_on(rows: Rows, lse: Tensor, places: Tensor) -> Tensor:
+    """The weight that each row gives to the keys at ``places`` (batch, places): (batch, heads, queries, places).
+
+    NaN where the ``lse`` is, that of every row over all its keys.
+    """
+    own_k, mask, (batch, count) = rows.own_k, rows.mask, places.shape
+    k = own_k.gather(2, places[:, None, :, None].expand(batch, own_k.shape[1], count, own_k.shape[3]))
+    if mask is not None and mask.shape[-1] > 1:
+        mask = mask.reshape(*(1,) * (4 - mask.ndim), *mask.shape)
+        mask = mask.expand(batch, -1, -1, -1)
+        mask = mask.gather(-1, places[:, None, None].expand(*mask.shape[:-1], count))
+    if rows.is_causal:
+        mask = both(mask, places[:, None, None] <= torch.arange(rows.q.shape[-2], device=places.device)[:, None])
+    found = torch.empty((*rows.q.shape[:-1], count), dtype=rows.dtype, device=rows.q.device)
+    for chunk, logits in by_chunks(replace(rows, own_k=k, mask=mask, is_causal=False)):
+        found[..., chunk, :] = (logits - lse[..., chunk, None]).exp()
+    return found

@@ -16,15 +16,15 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .parts import NUMBERS
-from .rows import LARGEST_MASK, STATISTICS, Rows, RowStatistics
+from .rows import LARGEST_MASK, NUMBERS, STATISTICS, Rows, RowStatistics
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 LARGEST_HEAD = 256
@@ -54,21 +54,12 @@ def why_not(rows: Rows) -> str | None:
     device, dtype, head = rows.q.device, rows.q.dtype, rows.q.shape[-1]
     if device.type != "cuda" and not interpreted():
         return f"the kernel runs on CUDA, not on device {device.type!r}"
-    if dtype not in DTYPES:
-        return f"the kernel has no {str(dtype).removeprefix('torch.')}"
-    if head > LARGEST_HEAD:
-        return f"the kernel takes head dimensions up to {LARGEST_HEAD}, not {head}"
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (rows.q, rows.own_k, rows.mask)):
+    if dtype not in DTYPES or head > LARGEST_HEAD:
+        given = f"{str(dtype).removeprefix('torch.')} of {head}"
+        return f"the kernel takes half precision and float32 of head dimensions up to {LARGEST_HEAD}, not {given}"
+    if rows.want_gradients():
         return "the kernel gives no gradients"
-    if not installed():
-        return "triton is not installed"
-    return None if interpreted() else why_not_here() or why_not_on(device)
-
-
-@cache
-def installed() -> bool:
-    """Whether Triton can be imported; it is not imported for that."""
-    return importlib.util.find_spec("triton") is not None
+    return None if interpreted() else why_not_on(device)
 
 
 def interpreted() -> bool:
@@ -77,20 +68,14 @@ def interpreted() -> bool:
 
 
 @cache
-def why_not_here() -> str | None:
-    """Why this installation can't compile a kernel, or None."""
-    if torch.version.hip is not None:
-        return "the kernel was never tried on ROCm"
-    if sys.platform != "linux":
-        return f"Triton compiles kernels on Linux, not on {sys.platform}"
+def why_not_on(device: torch.device) -> str | None:
+    """Why the kernel can't be compiled here, or not run on this GPU; None if it can. Nothing is imported."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if sys.platform != "linux" or torch.version.hip is not None:
+        return "the kernel is for CUDA on Linux"
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
         return "Triton needs a C compiler to launch a kernel, and found neither gcc nor clang"
-    return None
-
-
-@cache
-def why_not_on(device: torch.device) -> str | None:
-    """Why this GPU can't run the kernel, or None."""
     capability = torch.cuda.get_device_capability(device)
     if capability < OLDEST_CAPABILITY:
         return f"the kernel needs compute capability 8.0 or more, not {capability[0]}.{capability[1]}"
@@ -100,24 +85,27 @@ def why_not_on(device: torch.device) -> str | None:
 def row_statistics(rows: Rows) -> RowStatistics:
     """Every statistic of ``rows``, accumulated in float32, on their device, without waiting for it."""
     found, counts = launched([rows])
-    keys = rows.keys() if counts is None else counts[0]
-    return RowStatistics(keys=keys, **dict(zip(rows.statistics, found[0], strict=True)))
+    shape = rows.q.shape[:-1]
+    keys = rows.keys() if counts is None else counts[0].reshape(shape)
+    return RowStatistics(
+        keys, **{name: own.reshape(shape) for name, own in zip(rows.statistics, found[0], strict=True)}
+    )
 
 
 def launched(pieces: Sequence[Rows]) -> tuple[Tensor, Tensor | None]:
-    """What the kernel writes of every piece: (pieces, statistics, ..., heads, queries), and with masks their keys."""
+    """What the kernel writes of every piece: (pieces, statistics, batch, heads, queries), and with masks their keys."""
+    pieces = [rows.in_batches() for rows in pieces]
+    if interpreted() and pieces[0].q.dtype == torch.bfloat16:  # multiplied as the integers it is kept in
+        pieces = [replace(rows, q=rows.q.float(), own_k=rows.own_k.float()) for rows in pieces]
     first = pieces[0]
-    shape = first.q.shape[:-1]
-    found = torch.empty((len(pieces), len(first.statistics), *shape), dtype=torch.float32, device=first.q.device)
+    shape, device = first.q.shape[:-1], first.q.device
+    found = torch.empty((len(pieces), len(first.statistics), *shape), dtype=torch.float32, device=device)
     counts = None
     if first.mask is not None:
-        counts = torch.empty((len(pieces), *shape), dtype=torch.int64, device=first.q.device)
-    with torch.cuda.device_of(first.q):
+        counts = torch.empty((len(pieces), *shape), dtype=torch.int64, device=device)
+    with torch.cuda.device_of(found):
         for index, rows in enumerate(pieces):
-            mask = None if rows.mask is None else rows.mask.expand(*shape, rows.own_k.shape[-2])
-            own = None if counts is None else counts[index]
-            for given in batches([rows.q, rows.own_k, found[index].movedim(0, -3), mask, own]):
-                launch(rows, *given)
+            launch(rows, found[index], None if counts is None else counts[index])
     return found, counts
 
 
@@ -185,23 +173,11 @@ def summed_for(
     }
 
 
-def batches(tensors: list[Any]) -> Iterator[list[Any]]:
-    """Tensors (..., a, b, c) as (batch, a, b, c), views all, a launch for each; None stays None."""
-    extra = tensors[0].ndim - 4
-    if extra == 0:
-        yield tensors
-    elif extra < 0:
-        yield [None if tensor is None else tensor[None] for tensor in tensors]
-    else:
-        for at in range(tensors[0].shape[0]):
-            yield from batches([None if tensor is None else tensor[at] for tensor in tensors])
-
-
-def launch(rows: Rows, q: Tensor, k: Tensor, out: Tensor, mask: Tensor | None, counts: Tensor | None) -> None:
-    """Start the kernel on q (batch, heads, queries, d); out (batch, statistics, heads, queries)."""
+def launch(rows: Rows, out: Tensor, counts: Tensor | None) -> None:
+    """Start the kernel on rows in batches; out (statistics, batch, heads, queries), counts (batch, heads, queries)."""
     from .triton_kernel import row_kernel
 
-    choices = compiled_for(rows, q, k, mask)
+    q, k, mask, choices = rows.q, rows.own_k, rows.mask, compiled_for(rows)
     kind = torch.float32 if mask is None or mask.dtype == torch.bool else mask.dtype
     programs = q.shape[0] * q.shape[1] * -(-q.shape[2] // choices["ROWS"])
     strides = [
@@ -210,27 +186,28 @@ def launch(rows: Rows, q: Tensor, k: Tensor, out: Tensor, mask: Tensor | None, c
         *((0,) * 4 if mask is None else divided(mask.stride(), choices["MASK_ALIGNED"])),
     ]
     centre = k.mean(-2, dtype=torch.float32).contiguous() if choices["CENTRE"] else q
-    sizes = [out.stride(1), q.shape[2], k.shape[2], q.shape[1], q.shape[1] // k.shape[1]]
+    sizes = [out.stride(0), q.shape[2], k.shape[2], q.shape[1], q.shape[1] // k.shape[1]]
     row_kernel[(programs,)](
         q, k, bytes_of(mask, q), centre, out, out if counts is None else counts,
         *strides, *sizes, rows.scale, lowest(kind), **choices,
     )  # fmt: skip
 
 
-def compiled_for(rows: Rows, q: Tensor, k: Tensor, mask: Tensor | None) -> dict[str, Any]:
+def compiled_for(rows: Rows) -> dict[str, Any]:
     """What the kernel is compiled for: its upper-case arguments, and the compiler's own."""
+    q, k, mask = rows.q, rows.own_k, rows.mask
     masked = "" if mask is None else "boolean" if mask.dtype == torch.bool else "additive"
     return choices_for(
         q.dtype, q.shape[-1], rows.statistics, rows.is_causal, min(alignment(q), alignment(k)),
         masked, mask is not None and mask.stride(-2) != 0, LARGEST_ALIGNMENT if mask is None else alignment(mask),
-        k.shape[-2] >= KEYS_WORTH_A_MEAN, interpreted(),
+        k.shape[-2] >= KEYS_WORTH_A_MEAN,
     )  # fmt: skip
 
 
 @lru_cache(maxsize=1024)
 def choices_for(
     dtype: torch.dtype, head: int, asked: tuple[str, ...], is_causal: bool, aligned: int,
-    mask: str, mask_by_row: bool, mask_aligned: int, is_long: bool, is_interpreted: bool,
+    mask: str, mask_by_row: bool, mask_aligned: int, is_long: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """What `compiled_for` says, remembered: every layer asks the same at every step."""
     size = dtype.itemsize
@@ -249,7 +226,6 @@ def choices_for(
         "MORE_DIMS": more_dims,
         "ROWS": tile_rows,
         "KEYS": tile_keys,
-        "WIDEN": dtype == torch.bfloat16 and is_interpreted,
         "CAREFUL": size == 4,
         "ALIGNED": aligned,
         "num_warps": warps,

@@ -24,9 +24,7 @@ TINY = tl.constexpr(1e-37)
 
 
 @triton.jit
-def load_tokens(
-    pointers, inside, dims, HEAD: tl.constexpr, PADDED: tl.constexpr, CUT: tl.constexpr, WIDEN: tl.constexpr
-):
+def load_tokens(pointers, inside, dims, HEAD: tl.constexpr, PADDED: tl.constexpr, CUT: tl.constexpr):
     """A tile of q (tokens, dims) or of k (dims, tokens); zeros beyond the last token and the last dimension."""
     if PADDED and CUT:
         tile = tl.load(pointers, mask=inside & (dims < HEAD), other=0.0)
@@ -36,8 +34,6 @@ def load_tokens(
         tile = tl.load(pointers, mask=inside, other=0.0)
     else:
         tile = tl.load(pointers)
-    if WIDEN:
-        tile = tile.to(tl.float32)
     return tile
 
 
@@ -56,7 +52,7 @@ def add(total, lost, term, CAREFUL: tl.constexpr):
 @triton.jit
 def merge_weights(
     top, total, first, spread, lost_total, lost_first, lost_spread, x, left, per_unit,
-    FIRST: tl.constexpr, SPREAD: tl.constexpr, CAREFUL: tl.constexpr, CUT: tl.constexpr,
+    SPREAD: tl.constexpr, CAREFUL: tl.constexpr, CUT: tl.constexpr,
 ):  # fmt: skip
     """Fold a tile of logits ``x`` (rows, keys) into the softmax sums (rows,)."""
     highest = tl.maximum(top, tl.max(x, 1))
@@ -76,16 +72,15 @@ def merge_weights(
         weight = tl.where(left, weight, 0.0)
     fade = tl.exp2(move)
     old, new = total * fade, tl.sum(weight, 1)
-    if FIRST:
-        old_first, new_first = fade * (first + move * total), tl.sum(weight * z, 1)
-        if SPREAD:
-            new_mean = new_first / tl.maximum(new, TINY)
-            centred = z - new_mean[:, None]
-            apart = new_mean - old_first / tl.maximum(old, TINY)
-            joined = apart * apart * old * (new / tl.maximum(old + new, TINY))
-            new_spread = tl.sum(weight * centred * centred, 1) + joined
-            spread, lost_spread = add(spread * fade, lost_spread * fade, new_spread, CAREFUL)
-        first, lost_first = add(old_first, fade * (lost_first + move * lost_total), new_first, CAREFUL)
+    old_first, new_first = fade * (first + move * total), tl.sum(weight * z, 1)
+    if SPREAD:
+        new_mean = new_first / tl.maximum(new, TINY)
+        centred = z - new_mean[:, None]
+        apart = new_mean - old_first / tl.maximum(old, TINY)
+        joined = apart * apart * old * (new / tl.maximum(old + new, TINY))
+        new_spread = tl.sum(weight * centred * centred, 1) + joined
+        spread, lost_spread = add(spread * fade, lost_spread * fade, new_spread, CAREFUL)
+    first, lost_first = add(old_first, fade * (lost_first + move * lost_total), new_first, CAREFUL)
     total, lost_total = add(old, lost_total * fade, new, CAREFUL)
     return highest, total, first, spread, lost_total, lost_first, lost_spread
 
@@ -145,7 +140,7 @@ def row_kernel(
     THIRD: tl.constexpr, FOURTH: tl.constexpr, SENSITIVITY: tl.constexpr,
     MASK: tl.constexpr, MASK_BY_ROW: tl.constexpr, CAUSAL: tl.constexpr, CENTRE: tl.constexpr,
     HEAD: tl.constexpr, DIMS: tl.constexpr, MORE_DIMS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
-    WIDEN: tl.constexpr, CAREFUL: tl.constexpr, ALIGNED: tl.constexpr, MASK_ALIGNED: tl.constexpr,
+    CAREFUL: tl.constexpr, ALIGNED: tl.constexpr, MASK_ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """Statistics of ``ROWS`` query rows of one head.
 
@@ -156,7 +151,6 @@ def row_kernel(
     HEAD) is the float32 mean of the keys; then no key may be left out, and no cumulant beyond the second be asked for.
     The head dimension is multiplied in a block of DIMS and, if not 0, one of MORE_DIMS, together at least HEAD.
 
-    WIDEN turns q and k to float32 first, for the interpreter, which multiplies bfloat16 as the integers it keeps it in.
     CAREFUL makes up for what sums over tiles lose: over thousands of tiles it would cost float32 input a digit, and is
     cheap beside float32 products.
 
@@ -164,8 +158,8 @@ def row_kernel(
     knows to be a multiple it loads in one piece, and head dimensions like 40 are no multiple of 16, the only one it
     looks for by itself.
     """
-    FIRST: tl.constexpr = ENTROPY >= 0 or SENSITIVITY >= 0
-    SOFTMAX: tl.constexpr = FIRST or LSE >= 0  # Triton 3.2 and 3.3 know no "a or b or c"
+    LEVEL: tl.constexpr = ENTROPY >= 0 or LSE >= 0  # Triton 3.2 and 3.3 know no "a or b or c"
+    SOFTMAX: tl.constexpr = LEVEL or SENSITIVITY >= 0
     MOMENTS: tl.constexpr = 4 if FOURTH >= 0 else 3 if THIRD >= 0 else 2 if VARIANCE >= 0 else 1 if MEAN >= 0 else 0
     COUNT: tl.constexpr = MOMENTS > 0 or MASK != ""
 
@@ -190,16 +184,13 @@ def row_kernel(
     k += (batch * k_batch + (head // group) * k_head) * ALIGNED
     q_rows = q + far_row * q_row * ALIGNED
     k_rows = k + far_column * k_row * ALIGNED
-    q_tile = load_tokens(
-        q_rows + dims[None, :].to(tl.int64) * q_dim, row_inside[:, None], dims[None, :],
-        HEAD, DIMS > HEAD, True, WIDEN,
-    )  # fmt: skip
+    q_pointers = q_rows + dims[None, :].to(tl.int64) * q_dim
+    q_tile = load_tokens(q_pointers, row_inside[:, None], dims[None, :], HEAD, DIMS > HEAD, True)
     k_pointers = k_rows + dims[:, None].to(tl.int64) * k_dim
     if MORE_DIMS > 0:
-        more_q_tile = load_tokens(
-            q_rows + more_dims[None, :].to(tl.int64) * q_dim, row_inside[:, None], more_dims[None, :],
-            HEAD, DIMS + MORE_DIMS > HEAD, True, WIDEN,
-        )  # fmt: skip
+        more_pointers = q_rows + more_dims[None, :].to(tl.int64) * q_dim
+        are_too_many: tl.constexpr = DIMS + MORE_DIMS > HEAD
+        more_q_tile = load_tokens(more_pointers, row_inside[:, None], more_dims[None, :], HEAD, are_too_many, True)
         more_k_pointers = k_rows + more_dims[:, None].to(tl.int64) * k_dim
     if MASK != "":
         mask += (batch * mask_batch + head * mask_head) * MASK_ALIGNED + far_column * mask_key
@@ -243,12 +234,11 @@ def row_kernel(
         for start in tl.range(begin, end, KEYS):
             far_start = tl.cast(start, tl.int64) * k_row * ALIGNED
             inside = (start + column < keys)[None, :]
-            k_tile = load_tokens(k_pointers + far_start, inside, dims[:, None], HEAD, DIMS > HEAD, CUT, WIDEN)
+            k_tile = load_tokens(k_pointers + far_start, inside, dims[:, None], HEAD, DIMS > HEAD, CUT)
             x = tl.dot(q_tile, k_tile, input_precision="ieee")
             if MORE_DIMS > 0:
-                more_k_tile = load_tokens(
-                    more_k_pointers + far_start, inside, more_dims[:, None], HEAD, DIMS + MORE_DIMS > HEAD, CUT, WIDEN
-                )
+                far_pointers = more_k_pointers + far_start
+                more_k_tile = load_tokens(far_pointers, inside, more_dims[:, None], HEAD, are_too_many, CUT)
                 x = tl.dot(more_q_tile, more_k_tile, x, input_precision="ieee")
             left = inside
             here = tl.full((ROWS,), KEYS, tl.float32)
@@ -273,7 +263,7 @@ def row_kernel(
             if SOFTMAX:
                 top, total, first, spread, lost_total, lost_first, lost_spread = merge_weights(
                     top, total, first, spread, lost_total, lost_first, lost_spread, x, left, per_unit,
-                    FIRST, SENSITIVITY >= 0, CAREFUL, CUT,
+                    SENSITIVITY >= 0, CAREFUL, CUT,
                 )  # fmt: skip
             if CENTRE:
                 centred = x - mean[:, None]
@@ -287,9 +277,15 @@ def row_kernel(
                 )  # fmt: skip
             count += here
 
-    # A row with no key divides by 1 here and is NaN in the end.
+    # A row with no key divides by 1 here and is NaN in the end, as is one of a logit that is not finite.
     none = count == 0
     nothing = tl.where(none, float("nan"), 0.0)
+    if SOFTMAX:
+        nothing += first - first
+    elif CENTRE:
+        nothing += second - second
+    elif MOMENTS > 0:
+        nothing += mean - mean
     total = tl.where(none, 1.0, total)
     count = tl.where(none, 1.0, count)
     at = head_map.to(tl.int64) * queries + row

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..capture import AttentionCall, intercept
+from ..entropy.reference import wide_keys
 from ..entropy.rows import check_rows, masked_out
 from ..errors import EntropyLabError, check_int, counted, names_of
 from ..pipelines import denoisers
@@ -42,7 +43,7 @@ def logit_sample(
     asked = check_rows(q, k, scale, mask, False, ("entropy",))
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(q.shape[-2], generator=generator)[:rows].sort().values.to(q.device)
-    logits = q[..., chosen, :].to(asked.dtype) @ asked.k.to(asked.dtype).transpose(-1, -2) * asked.scale
+    logits = q[..., chosen, :].to(asked.dtype) @ wide_keys(asked) * asked.scale
     if mask is None:
         return logits
     own = mask[..., chosen, :] if mask.ndim > 1 and mask.shape[-2] > 1 else mask

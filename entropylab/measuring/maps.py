@@ -16,8 +16,7 @@ from ..capture import AttentionCall
 from ..capture.session import reason_of
 from ..dataset import describe
 from ..entropy.rows import Rows
-from ..entropy.sums import sums_and_rows
-from ..entropy.weights import received, weight_on
+from ..entropy.sums import received, weight_on
 from ..pipelines import kind_of, part_of
 from ..pipelines.sight import Sight
 from ..pipelines.tokens import Grid, grid_of
@@ -26,7 +25,7 @@ from ..sizes import KnownSize
 from .cells import UNCOUNTED, Cells
 from .delivery import departures, sent
 from .layout import LABELS, label_of
-from .reduce import Asked, Reduction, Sums, Where, joint_keys, key_parts, rows_at
+from .reduce import RowsApart, Sums
 from .run import Run
 from .steps import DenoiserCall, Seen, branches_in
 
@@ -40,42 +39,6 @@ VARIABLES = ("entropy", "received", "words")
 """What maps may be of: the entropy of a row, the weight that a key gets of rows, and the weight of a row on words."""
 
 DIMS = ("scaling", "branch", "sample", "step", "layer", "head")
-
-
-class RowsApart(NamedTuple):
-    """Query rows of a call, one by one: which, which of these stand where they should (None: all), and what they do.
-
-    ``entropy`` and ``lse`` are (batch, heads, rows), NaN of rows that don't count.
-    """
-
-    asked: Asked
-    where: Tensor | None
-    entropy: Tensor
-    lse: Any
-
-
-@dataclass(frozen=True)
-class RowReduction(Reduction):
-    """A reduction that leaves every row beside the sums; with ``weights`` its LSE too."""
-
-    weights: bool = False
-
-    def is_plain(self, call: AttentionCall) -> bool:
-        """No call takes the short way."""
-        return False
-
-    def over_several(self, call: AttentionCall, places: list[Where]) -> None:
-        """Rows of each part are looked at by themselves."""
-
-    def over_rows(self, call: AttentionCall, where: Where) -> Sums:
-        """Sums over the query rows that stand somewhere, and these rows."""
-        asked, keys = rows_at(call, where), joint_keys(call)
-        of_rows = ("entropy", "lse") if self.weights else ("entropy",)
-        parts = None if keys is None else key_parts(keys, call.key.device)
-        sums, found = sums_and_rows(self.question(call, asked), of_rows, asked.counted, parts)
-        sums = self.with_beyond(sums, call, asked) if self.beyond else sums
-        rows = RowsApart(asked, where if isinstance(where, Tensor) else None, found["entropy"], found.get("lse"))
-        return Sums(sums, asked.fraction, () if keys is None else keys.parts, rows)
 
 
 class Piece(NamedTuple):

@@ -15,7 +15,7 @@ from ..scaling import known_train_size
 from ..sizes import Size
 from .cells import Cells, check_keep
 from .live import Live, OnStep, check_on_step
-from .maps import VARIABLES, Maps, RowReduction
+from .maps import VARIABLES, Maps
 from .recorder import Recorder
 from .reduce import Reduction, check_statistics
 
@@ -198,7 +198,8 @@ def new_recorder(
     pipelines.check_attends(pipe)
     patterns = check_patterns(pipe, layers)
     given = check_statistics(statistics), check_count("rows", rows, None)
-    reduction = RowReduction(*given, weights=variables != ("entropy",)) if variables else Reduction(*given)
+    of_rows = ("entropy", "lse") if set(variables) - {"entropy"} else variables
+    reduction = Reduction(*given, of_rows)
     keep = check_keep(keep)
     recorder = Recorder(pipe, reduction, patterns, keep, known_train_size(pipe, train_size))
     if variables:

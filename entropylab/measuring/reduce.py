@@ -10,8 +10,19 @@ from torch import Tensor
 from ..capture import AttentionCall
 from ..capture.roles import PARTS, Tokens
 from ..entropy.beyond import COLUMNS, sums_beyond, values_of
-from ..entropy.rows import BEYOND, STATISTICS, Rows, masked_out
-from ..entropy.sums import BETWEEN, COUNTS, NUMBERS, OF_PART, KeyParts, both, head_sums, sums_of_several
+from ..entropy.rows import (
+    BETWEEN,
+    BEYOND,
+    COUNTS,
+    NUMBERS,
+    OF_PART,
+    STATISTICS,
+    KeyParts,
+    Rows,
+    both,
+    masked_out,
+)
+from ..entropy.sums import head_sums, sums_and_rows, sums_of_several
 from ..errors import EntropyLabError, names_of
 
 ROW_STATISTICS = {
@@ -138,14 +149,26 @@ def chosen_rows(queries: int, rows: int, device: torch.device) -> Tensor:
     return torch.randperm(queries, generator=generator)[:rows].sort().values.to(device, non_blocking=True)
 
 
+class RowsApart(NamedTuple):
+    """Query rows of a call, one by one: which, which of these stand where they should (None: all), and what they do.
+
+    ``entropy`` and ``lse`` are (batch, heads, rows), NaN of rows that don't count.
+    """
+
+    asked: Asked
+    where: Tensor | None
+    entropy: Tensor
+    lse: Any
+
+
 class Sums(NamedTuple):
     """What is left of some query rows of a call.
 
     Attributes:
-        sums: (batch, heads, ``entropy.sums.NUMBERS`` and what `sums_beyond` adds), on the device of the call.
+        sums: (batch, heads, ``entropy.rows.NUMBERS`` and what `sums_beyond` adds), on the device of the call.
         fraction: how many rows there are for one that was looked at.
         parts: what the parts of the keys are, if they were told apart.
-        rows: the rows themselves, `maps.RowsApart`, where maps are kept.
+        rows: the rows themselves, where maps are kept.
     """
 
     sums: Tensor
@@ -161,10 +184,12 @@ class Reduction:
     Attributes:
         statistics: variables of the Dataset, each averaged over query rows.
         rows: how many query rows to look at, a fixed random subset; None for all.
+        of_rows: statistics that are left of every row beside the sums, for maps; "entropy", or that and "lse".
     """
 
     statistics: tuple[str, ...]
     rows: int | None = None
+    of_rows: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -187,7 +212,7 @@ class Reduction:
 
     def is_plain(self, call: AttentionCall) -> bool:
         """Whether all there is to a call is its queries and keys, every one of which counts, for one thing."""
-        is_whole = call.mask is None and not call.is_causal and self.rows is None
+        is_whole = call.mask is None and not call.is_causal and self.rows is None and not self.of_rows
         return is_whole and (call.roles is None or call.roles.are_simple)
 
     def __call__(self, call: AttentionCall) -> dict[str, Sums]:
@@ -201,7 +226,7 @@ class Reduction:
         if roles is None or roles.queries.codes is None:
             return {"": self.over_rows(call, slice(None))}
         places = {part: roles.queries.standing_for(part, call.query.device) for part in roles.queries.parts}
-        is_quick = call.query.is_cuda and self.rows is None and not self.beyond
+        is_quick = call.query.is_cuda and self.rows is None and not self.beyond and not self.of_rows
         several = self.over_several(call, list(places.values())) if is_quick else None
         if several is not None:
             return dict(zip(places, several, strict=True))
@@ -245,9 +270,15 @@ class Reduction:
         asked = some_rows(rows_at(call, where), self.rows)
         keys = joint_keys(call)
         parts = None if keys is None else key_parts(keys, call.key.device)
-        sums = head_sums(self.question(call, asked), asked.counted, parts)
+        question, rows = self.question(call, asked), None
+        if self.of_rows:
+            sums, found = sums_and_rows(question, self.of_rows, asked.counted, parts)
+            apart = where if isinstance(where, Tensor) else None
+            rows = RowsApart(asked, apart, found["entropy"], found.get("lse"))
+        else:
+            sums = head_sums(question, asked.counted, parts)
         sums = self.with_beyond(sums, call, asked) if self.beyond else sums
-        return Sums(sums, asked.fraction, () if keys is None else keys.parts)
+        return Sums(sums, asked.fraction, () if keys is None else keys.parts, rows)
 
     def entries(self, sums: Tensor, parts: tuple[str, ...], fraction: float) -> Tensor:
         """What the sums (n, `Sums.sums`) of n heads say: (entries, n)."""

@@ -12,8 +12,7 @@ from ..capture import AttentionCall
 from ..entropy.beyond import falls_of
 from ..entropy.choice import answer
 from ..entropy.reference import by_chunks
-from ..entropy.rows import Rows
-from ..entropy.sums import both
+from ..entropy.rows import Rows, both
 from ..pipelines import image_keys, is_without_image, kind_of
 from ..scaling.calibrated import MULTIPLIERS
 from .reduce import Where, rows_at, some_rows

@@ -60,7 +60,7 @@ class Forward:
     """What one forward of a denoiser gave.
 
     Attributes:
-        groups: calls, and their sums over rows side by side, (batch * heads of all of them, ``entropy.sums.NUMBERS``),
+        groups: calls, and their sums over rows side by side, (batch * heads of all of them, ``entropy.rows.NUMBERS``),
             on their way to the host.
         batch: how many images it had, of all guidance branches.
         reduction: takes the means, once the sums have arrived.

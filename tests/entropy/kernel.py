@@ -4,7 +4,6 @@ import math
 
 import torch
 
-from entropylab import row_statistics
 from entropylab.entropy import STATISTICS
 
 BASIC = ("entropy", "lse", "mean", "variance")
@@ -23,7 +22,7 @@ def plain(q, k, scale=None, mask=None, is_causal=False) -> dict[str, torch.Tenso
         logits = logits if mask.dtype == torch.bool else logits + mask.to(logits.dtype)
     left = left.tril() if is_causal else left
     logits = logits.masked_fill(~left, -torch.inf)
-    weights, count = logits.softmax(-1), left.sum(-1)
+    count, weights = left.sum(-1), logits.softmax(-1).masked_fill(~left, 0)
     shown = logits.masked_fill(~left, 0)
     mean = shown.sum(-1) / count
     second, third, fourth = (((shown - mean[..., None]) * left).pow(power).sum(-1) / count for power in (2, 3, 4))
@@ -37,10 +36,8 @@ def plain(q, k, scale=None, mask=None, is_causal=False) -> dict[str, torch.Tenso
         "fourth": fourth - 3 * second.square(),
         "sensitivity": (weights * (shown - first).square()).sum(-1),
     }
-    return {name: value.masked_fill(count == 0, math.nan) for name, value in found.items()} | {
-        "keys": count,
-        "logits": shown,
-    }
+    found = {name: value.masked_fill(count == 0, math.nan) for name, value in found.items()}
+    return found | {"keys": count, "logits": logits, "weights": weights}
 
 
 def error(found: torch.Tensor, exact: torch.Tensor) -> float:
@@ -57,7 +54,7 @@ def check_rule(found, q, k, scale=None, mask=None, is_causal=False) -> None:
     exact = plain(q.double(), k.double(), scale, wide, is_causal)
     same = plain(q, k, scale, mask, is_causal)
     assert (found.keys == exact["keys"]).all()
-    sizes = [1 + exact[name].abs().nan_to_num(0).max().item() for name in ("lse", "logits")]
+    sizes = [1 + exact[name].abs().nan_to_num(0, 0, 0).max().item() for name in ("lse", "logits")]
     deviation = 1 + exact["variance"].nan_to_num(0).max().item() ** 0.5
     for name in computed(found):
         power = {"variance": 2, "third": 3, "fourth": 4, "sensitivity": 2}.get(name, 1)
@@ -69,18 +66,14 @@ def check_rule(found, q, k, scale=None, mask=None, is_causal=False) -> None:
         assert error(found[name], exact[name]) <= 64 * resolution, name
 
 
-def ask(q, k, statistics=STATISTICS, backend="triton", **options):
-    return row_statistics(q, k, statistics=statistics, backend=backend, **options)
-
-
 SHAPES = [  # dtype, queries, keys, d, heads, key heads
     (SINGLE, 1, 1, 8, 1, 1),
-    (SINGLE, 63, 111, 20, 2, 1),
-    (SINGLE, 33, 200, 160, 2, 2),
+    (SINGLE, 63, 111, 20, 4, 2),
+    (SINGLE, 33, 200, 160, 1, 1),
     (SINGLE, 13, 513, 64, 2, 1),
-    (HALF, 1, 200, 72, 3, 1),
+    (HALF, 1, 200, 72, 2, 1),
     (HALF, 111, 128, 64, 2, 2),
-    (HALF, 63, 63, 256, 6, 2),
-    (BRAIN, 200, 200, 40, 2, 1),
+    (HALF, 63, 63, 256, 1, 1),
+    (BRAIN, 70, 130, 40, 2, 1),
     (BRAIN, 63, 1, 160, 1, 1),
 ]

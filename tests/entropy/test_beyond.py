@@ -15,6 +15,7 @@ from entropylab.law import theory
 
 from ..maps import entropy_of
 from ..seeds import tokens
+from .kernel import plain
 
 WITH_COMPILER = pytest.mark.skipif(native.compiler() is None, reason="no C compiler on this machine")
 
@@ -32,14 +33,8 @@ def closed_to(queries: int, keys: int) -> dict[str, torch.Tensor]:
 
 
 def logits_of(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None, is_causal: bool = False) -> np.ndarray:
-    logits = q.double() @ k.double().transpose(-1, -2) / q.shape[-1] ** 0.5
-    if mask is not None and mask.dtype == torch.bool:
-        logits = logits.masked_fill(~mask, -torch.inf)
-    elif mask is not None:
-        logits = logits + mask.double().masked_fill(mask <= -9999, -torch.inf)
-    if is_causal:
-        logits = logits.masked_fill(torch.ones(logits.shape[-2:]).triu(1).bool(), -torch.inf)
-    return logits.numpy()
+    wide = mask if mask is None or mask.dtype == torch.bool else mask.double()
+    return plain(q.double(), k.double(), mask=wide, is_causal=is_causal)["logits"].numpy()
 
 
 def brute_slope(row: np.ndarray, grows: np.ndarray | None = None) -> float:
@@ -54,9 +49,9 @@ def brute_slope(row: np.ndarray, grows: np.ndarray | None = None) -> float:
 
 
 @pytest.mark.parametrize("mask", [None, "padding", "rows", "added", "empty", "causal"])
-@pytest.mark.parametrize("sharpness", [1, 6])
-def test_slope_is_what_leaving_out_each_key_says(mask, sharpness):
-    q, k = tokens(2, 3, 40, 16) * sharpness, tokens(2, 3, 40, 16, seed=1)
+def test_slope_is_what_leaving_out_each_key_says(mask):
+    q, k = tokens(2, 3, 40, 16), tokens(2, 3, 40, 16, seed=1)
+    q[:, 1:] *= 6
     own, causal = closed_to(40, 40).get(mask), mask == "causal"
     found = row_statistics(q, k, mask=own, is_causal=causal, statistics=["slope"]).slope
     logits = logits_of(q, k, own, causal)
@@ -64,8 +59,8 @@ def test_slope_is_what_leaving_out_each_key_says(mask, sharpness):
     np.testing.assert_allclose(found, exact, atol=2e-5)
     assert np.isnan(exact).sum() == {"causal": 6, "empty": 1}.get(mask, 0)
     if mask == "rows":
-        plain = row_statistics(q, k, statistics=["slope"]).slope
-        assert (plain - torch.from_numpy(exact)).abs().max() > 0.05, "the mask matters"
+        whole = row_statistics(q, k, statistics=["slope"]).slope
+        assert (whole - torch.from_numpy(exact)).abs().max() > 0.05, "the mask matters"
 
 
 def test_slope_of_rows_that_one_key_carries():
@@ -112,8 +107,8 @@ def test_rarefied_where_it_is_known_exactly():
 
 def test_gaussian_is_the_entropy_of_gaussian_rows_of_that_variance():
     generator = np.random.default_rng(0)
-    for number, sigma in [(3, 1.0), (4, 2.0), (16, 1.0), (16, 9.0), (256, 3.0), (1000, 0.5)]:
-        draws = generator.standard_normal((2**21 // number, number))
+    for number, sigma in [(3, 1.0), (4, 2.0), (16, 9.0), (256, 3.0), (1000, 0.5)]:
+        draws = generator.standard_normal((2**20 // number, number))
         draws = (draws - draws.mean(-1, keepdims=True)) / draws.std(-1, keepdims=True)
         simulated = theory.row_entropy(sigma * draws)
         found, spread = map(float, gaussian_entropy(torch.tensor([sigma**2]), torch.tensor([number])))
@@ -168,26 +163,20 @@ def test_gaussian_and_unexplained_are_of_each_rows_own_variance_and_keys(backend
         logits = logits_of(q, k, masks[name])
         empty = ~np.isfinite(logits).any(-1)
         assert (found.unexplained.isnan().numpy() == empty).all() and empty.sum() == (name == "empty")
-        logits, unexplained, expected = (
-            logits[~empty],
-            found.unexplained[~empty].numpy(),
-            found.gaussian[~empty].numpy(),
-        )
+        logits, unexplained, expected = (each[~empty] for each in (logits, found.unexplained, found.gaussian))
         given = np.nanvar(np.where(np.isfinite(logits), logits, np.nan), -1), np.isfinite(logits).sum(-1)
         exact = gaussian.entropy_given_variance(*given)
         np.testing.assert_allclose(expected, exact, atol=1e-4)
         assert abs(gaussian.entropy_given_variance(given[0].mean(), 40) - exact).max() > 0.1
         far = abs(theory.row_entropy(logits) - exact) > 2 * gaussian.spread_given_variance(*given)
-        assert (unexplained != far).mean() < 0.005 and 0.1 < far.mean() < 0.9, name
+        assert (unexplained.numpy() != far).mean() < 0.005 and 0.1 < far.mean() < 0.9, name
 
 
 def test_rows_that_have_but_one_entropy_are_explained():
     """Of one key, of two, of equal ones, and of one that carries all."""
-    generator = np.random.default_rng(0)
-    assert share_unexplained(generator.standard_normal((50, 1))) == 0
-    assert share_unexplained(3 * generator.standard_normal((500, 2))) == 0
-    assert share_unexplained(np.zeros((5, 64))) == 0
-    sharp = np.zeros((5, 64))
+    generator, sharp = np.random.default_rng(0), np.zeros((5, 64))
+    for logits in (generator.standard_normal((50, 1)), 3 * generator.standard_normal((500, 2)), sharp):
+        assert share_unexplained(logits) == 0
     sharp[:, 3] = 1000.0
     assert share_unexplained(sharp) == 0, "the largest of Gaussian logits of such a variance has all weight as well"
     sharp[:, 3] = 5.0

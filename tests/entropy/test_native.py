@@ -1,5 +1,6 @@
 """The compiled kernel: against float64, on odd lengths, any number of threads, in parts, and where it can't be had."""
 
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +16,9 @@ from entropylab.entropy.rows import Rows, check_rows
 from entropylab.entropy.sums import head_sums
 
 from ..seeds import tokens
+from .kernel import BASIC
 
 pytestmark = pytest.mark.skipif(native.compiler() is None, reason="no C compiler on this machine")
-
-BASIC = ("entropy", "lse", "mean", "variance")
 
 
 def rows_of(q, k, statistics=STATISTICS):
@@ -33,8 +33,7 @@ def test_one_thread_gives_what_two_give(monkeypatch, statistics):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         found.append(row_statistics(q, k, statistics=statistics, backend="native"))
         monkeypatch.setattr(native, "parallel", lambda: None)  # from here on with threads of our own
-    for other in found[1:]:
-        assert all(torch.equal(found[0][name], other[name]) for name in statistics)
+    assert all(torch.equal(found[0][name], other[name]) for other in found[1:] for name in statistics)
 
 
 def test_small_and_large_logits_agree_with_float64_and_with_the_masked_way():
@@ -42,12 +41,11 @@ def test_small_and_large_logits_agree_with_float64_and_with_the_masked_way():
     q, k = tokens(1, 2, 70, 40), tokens(1, 2, 200, 40, seed=1) + 3
     q[0, 0, 0] *= 30
     wanted = row_statistics(q.double(), k.double(), statistics=BASIC, backend="reference")
-    for options in ({}, {"mask": torch.ones(200, dtype=torch.bool)}):
+    for mask in (None, torch.ones(200, dtype=torch.bool)):
         for rows in (slice(None), slice(1, None)):
-            found = row_statistics(q[..., rows, :], k, statistics=BASIC, backend="native", **options)
+            found = row_statistics(q[..., rows, :], k, statistics=BASIC, backend="native", mask=mask)
             for name in BASIC:
-                exact = wanted[name][..., rows]
-                torch.testing.assert_close(found[name].double(), exact, rtol=2e-6, atol=4e-6)
+                torch.testing.assert_close(found[name].double(), wanted[name][..., rows], rtol=2e-6, atol=4e-6)
 
 
 def test_gradients_and_tensors_without_memory_are_left_to_others():
@@ -65,10 +63,10 @@ MAIN = """
 #include "native.c"
 #include <stdio.h>
 int main(void) {
-  static const int64_t lengths[] = {1, 31, 32, 33, 97, 257};
+  static const int64_t lengths[] = {1, 31, 32, 97, 257};
   int count = 0;
-  for (int x = 0; x < 6 * 6; x++) for (int kind = 0; kind < 12; kind++) {
-    int64_t m = lengths[x % 6], n = lengths[x / 6], d = 1 + (x * 7 + kind) % 33;
+  for (int x = 0; x < 5 * 5; x++) for (int kind = 0; kind < 12; kind++) {
+    int64_t m = lengths[x % 5], n = lengths[x / 5], d = 1 + (x * 7 + kind) % 33;
     int64_t B = 1 + kind % 2, H = 2, G = 1 + kind % 2, masks = kind % 3;
     float *q = malloc(4 * B * H * m * d), *k = malloc(4 * B * G * n * d), *rows[7], *bias = malloc(4 * m * n);
     uint8_t *mask = malloc(m * n), *counted = malloc(m);
@@ -112,7 +110,7 @@ def test_no_byte_out_of_bounds_on_odd_lengths(tmp_path):
     if built.returncode:
         pytest.skip("this compiler has no sanitizers")
     done = subprocess.run([program], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.strip()) == (0, str(6 * 6 * 12)), done.stderr[-2000:]
+    assert (done.returncode, done.stdout.strip()) == (0, str(5 * 5 * 12)), done.stderr[-2000:]
 
 
 COMPILER = native.compiler()
@@ -163,25 +161,22 @@ def test_without_a_kernel_that_can_be_trusted_another_backend_answers(
     assert "no compiled kernel: " in why_not("native", rows, unasked=True) and reason in native.kernel()
 
 
-def test_several_that_compile_at_once_all_succeed(anew, tmp_path):
-    anew(f'exec {COMPILER} "$@" -O0')
-    with ThreadPoolExecutor(3) as pool:
-        paths = list(pool.map(lambda _: native.compiled(), range(3)))
+def test_ten_that_compile_at_once_all_succeed(anew, tmp_path):
+    library = Path(tmp_path, "library")
+    shutil.copy(native.compiled(), library)
+    native.kernel.cache_clear()
+    shutil.rmtree(tmp_path / "entropylab")
+    anew(f'while [ $# -gt 0 ] && [ "$1" != -o ]; do shift; done; [ -z "$2" ] || cp {library} "$2"; sleep 0.1')
+    with ThreadPoolExecutor(10) as pool:
+        paths = list(pool.map(lambda _: native.compiled(), range(10)))
     assert list(Path(tmp_path, "entropylab").iterdir()) == [paths[0]]
     assert not isinstance(native.kernel(), str)
 
 
-BAD = [
-    ((1, 2, 5, 8), (1, 2, 0, 8), "must not be empty"),
-    ((1, 2, 5, 8), (1, 2, 5, 4), "agree in leading dimensions"),
-    ((1, 3, 5, 8), (1, 2, 5, 8), "multiple of those of k"),
-]
-
-
-@pytest.mark.parametrize(("queries", "keys", "message"), BAD)
-def test_what_does_not_fit_is_refused_before_the_kernel_sees_it(queries, keys, message):
-    with pytest.raises(EntropyLabError, match=message):
-        head_sums(Rows(torch.zeros(queries), torch.zeros(keys), 1.0, None, False, ("entropy",)))
+def test_what_does_not_fit_is_refused_before_the_kernel_sees_it():
+    for q, k in (((1, 2, 5, 8), (1, 2, 0, 8)), ((1, 2, 5, 8), (1, 2, 5, 4)), ((1, 3, 5, 8), (1, 2, 5, 8))):
+        with pytest.raises(EntropyLabError, match="must"):
+            head_sums(Rows(torch.zeros(q), torch.zeros(k), 1.0, None, False, ("entropy",)))
 
 
 def test_a_short_call_costs_few_python_calls():

@@ -8,8 +8,8 @@ import torch
 
 from entropylab.entropy import STATISTICS, native, reference, sums
 from entropylab.entropy import triton as backend
-from entropylab.entropy.parts import BETWEEN, COUNTS, NUMBERS, KeyParts, joined
-from entropylab.entropy.rows import Rows
+from entropylab.entropy.rows import BETWEEN, COUNTS, NUMBERS, KeyParts, Rows
+from entropylab.entropy.sums import joined
 
 from ..seeds import tokens
 from .kernel import BASIC
@@ -57,8 +57,17 @@ def pair(queries, keys, heads=2, key_heads=2, width=8):
     return tokens(2, heads, queries, width) * 2, tokens(2, key_heads, keys, width, seed=1)
 
 
-@pytest.mark.parametrize("statistics", [("entropy",), ("variance",), BASIC, STATISTICS], ids=len)
-@pytest.mark.parametrize("masked", ["", "boolean", "additive", "causal", "both"])
+@pytest.mark.parametrize(
+    ("statistics", "masked"),
+    [
+        (("entropy",), ""),
+        (("variance",), "causal"),
+        (BASIC, ""),
+        (BASIC, "boolean"),
+        (STATISTICS, "additive"),
+        (STATISTICS, "both"),
+    ],
+)
 def test_sums_over_rows(check, statistics, masked):
     q, k = pair(63, 37, key_heads=1)
     bias = tokens(2, 1, 63, 37, seed=2)
@@ -78,14 +87,13 @@ def test_rows_that_do_not_count_and_rows_of_several_places(check, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered")
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @pytest.mark.parametrize("is_split", [False, True])
-def test_bad_rows_are_counted_and_left_out(check, value, is_split):
+def test_bad_rows_are_counted_and_left_out(check, is_split):
     q, k = pair(19, 21)
-    q[0, 1, 3:5, 2] = value
+    q[0, 1, 3:6, 2] = torch.tensor([torch.nan, torch.inf, -torch.inf])
     codes = torch.arange(21).expand(2, 21) // 12
     found = check(q, k, BASIC, parts=KeyParts(codes, (0, 1)) if is_split else None)[0]
-    assert found[..., 2].tolist() == [[0, 2], [0, 0]]
+    assert found[..., 2].tolist() == [[0, 3], [0, 0]]
     assert found.isfinite().all()
 
 
@@ -96,10 +104,7 @@ TWO, THREE = (slice(0, 9), slice(9, 21)), (slice(0, 9), slice(9, 15), slice(15, 
     ("statistics", "masked", "spans"),
     [
         (("entropy",), "boolean", TWO),
-        (("entropy",), "", None),
         (("variance",), "", THREE),
-        (("variance",), "boolean", None),
-        (STATISTICS, "", TWO),
         (STATISTICS, "boolean", None),
         (STATISTICS, "causal", None),
     ],

@@ -1,26 +1,25 @@
 """What stands in for kernels that the CPU has not: the package's own, and memory-efficient attention."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from entropylab.entropy import reference
-from entropylab.entropy.parts import joined
 from entropylab.entropy.rows import Rows, RowStatistics
-from entropylab.entropy.sums import summed
+from entropylab.entropy.sums import joined, summed
 
 PADDED_TO = 32
 """The log-sum-exp of memory-efficient attention has so many rows, or a multiple of it."""
 
 
-def row_kernel(rows: Rows, q: Tensor, k: Tensor, out: Tensor, mask: Tensor | None, counts: Tensor | None) -> None:
+def row_kernel(rows: Rows, out: Tensor, counts: Tensor | None) -> None:
     """What our kernel writes into ``out`` and ``counts``, by the reference in float64, for tensors of the CPU."""
-    exact = mask if mask is None or mask.dtype == torch.bool else mask.double()
-    asked = Rows(q.double(), k.double(), rows.scale, exact, rows.is_causal, rows.statistics)
-    found = reference.row_statistics(asked)
+    mask = rows.mask if rows.mask is None or rows.mask.dtype == torch.bool else rows.mask.double()
+    found = reference.row_statistics(replace(rows, q=rows.q.double(), own_k=rows.own_k.double(), mask=mask))
     for index, name in enumerate(rows.statistics):
-        out[:, index] = found[name].float()
+        out[index] = found[name].float()
     if counts is not None:
         counts.copy_(found.keys.expand(counts.shape))
 

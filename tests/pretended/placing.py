@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import wraps
 from typing import Any
 
@@ -24,20 +25,19 @@ def pretended(kernel: bool = True) -> Iterator[GPUs]:
     if torch.cuda.is_available():
         pytest.skip("GPUs can't be pretended beside real ones; CUDA_VISIBLE_DEVICES='' hides these")
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backend, "installed", lambda: kernel)
-        patch.setattr(backend, "why_not_here", lambda: None)
-        patch.setattr(backend, "why_not_on", lambda device: None)
+        patch.setattr(backend, "why_not_on", lambda device: None if kernel else "not here")
         patch.setattr(backend, "launch", launch)
         patch.setattr(backend, "launch_sums", launch_sums)
         yield stack.enter_context(GPUs())
 
 
-def launch(rows: Rows, q: Any, k: Any, out: Any, mask: Any, counts: Any) -> None:
+def launch(rows: Rows, out: Any, counts: Any) -> None:
     """What launches our kernel: one launch, on tensors of one pretended GPU."""
-    backend.compiled_for(rows, q, k, mask)
-    given = [each for each in (q, k, out, mask, counts) if each is not None]
-    assert len({each.device for each in given}) == 1
-    row_kernel(rows, *(None if each is None else each.inner for each in (q, k, out, mask, counts)))
+    backend.compiled_for(rows)
+    given = (rows.q, rows.own_k, rows.mask, out, counts)
+    assert len({each.device for each in given if each is not None}) == 1
+    q, k, mask, out, counts = (None if each is None else each.inner for each in given)
+    row_kernel(replace(rows, q=q, own_k=k, mask=mask), out, counts)
     GPUs.here().log.note("launch", "row_kernel")
 
 
