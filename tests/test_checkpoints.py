@@ -51,7 +51,10 @@ CHANGES: dict[str, Callable[[Stub], Any]] = {
     "its weights": lambda pipe: pipe.components.update(text_encoder=Adapted(0.5).double()),
     "the strength of its adapter": lambda pipe: pipe.components.update(text_encoder=Adapted(1.0)),
     "nowhere": lambda pipe: pipe.unet.to("meta"),
-    "nowhere and wider": lambda pipe: (pipe.unet.to("meta"), setattr(pipe.unet, "after", nn.Linear(16, 5))),
+    "nowhere and wider": lambda pipe: (
+        pipe.unet.to("meta"),
+        setattr(pipe.unet, "after", nn.Linear(16, 5, device="meta")),
+    ),
 }
 
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
 from torch import nn
 
 import entropylab
@@ -56,44 +55,6 @@ def compare(ds, maps):
             measured = measured.transpose("step", "branch", "sample", "head").values
             values = values.unflatten(1, measured.shape[1:3]).numpy()
             np.testing.assert_allclose(measured, values, atol=tolerance, rtol=1e-4)
-
-
-def test_branches_are_not_mixed_up(random_pipe):
-    """Sampling the empty prompt alone gives what the uncond branch gave at the first step, where the noise agrees."""
-    with entropylab.record(random_pipe) as rec:
-        sample(random_pipe, (32, 32), steps=1)
-    with entropylab.record(random_pipe) as alone:
-        sample(random_pipe, (32, 32), steps=1, guidance=1.0, prompts=["", ""])
-    assert list(alone.dataset.branch.values) == ["cond"]
-    uncond, cond = (rec.dataset.entropy.sel(branch=branch).values for branch in ("uncond", "cond"))
-    empty = alone.dataset.entropy.sel(branch="cond").values
-    np.testing.assert_allclose(uncond, empty, atol=1e-5)
-    assert np.nanmax(np.abs(cond - empty)) > 1e-4
-
-
-def test_several_calls_and_sizes_in_one_recording(random_pipe):
-    with entropylab.record(random_pipe) as rec:
-        sample(random_pipe, (32, 32), steps=1)
-        sample(random_pipe, (64, 64), steps=1)
-        sample(random_pipe, (64, 64), steps=1, prompts=["a red car"])
-    ds = rec.dataset
-    assert list(ds["size"].values) == ["32x32", "64x64"]
-    known = ds.entropy.isel(layer=0, head=0).notnull().all(["scaling", "branch", "step"])
-    assert known.values.tolist() == [[True, True, False], [True, True, True]]
-
-
-def test_a_loop_with_a_scheduler_of_its_own_counts_forwards(random_pipe):
-    scheduler = DDPMScheduler()
-    scheduler.set_timesteps(4)
-    latents, text = torch.randn(1, 4, 16, 16), torch.zeros(1, 24, 128)
-    with entropylab.record(random_pipe) as rec, torch.no_grad():
-        for timestep in scheduler.timesteps:
-            noise = random_pipe.unet(latents, timestep, encoder_hidden_states=text).sample
-            latents = scheduler.step(noise, timestep, latents).prev_sample
-    assert dict(rec.dataset.sizes) == {
-        "size": 1, "scaling": 1, "branch": 1, "sample": 1, "step": 4, "layer": 14, "head": 4
-    }  # fmt: skip
-    np.testing.assert_array_equal(rec.dataset.timestep, scheduler.timesteps)
 
 
 class Bare(nn.Module):
@@ -175,14 +136,6 @@ def test_a_layer_that_can_not_be_measured_is_named(case):
     assert list(rec.dataset.layer.values) == ["model.layers.1"]
     with pytest.raises(EntropyLabError, match=said), entropylab.record(model, strict=True):
         run(model)
-
-
-def test_a_batch_of_frames_is_still_measured():
-    model = Denoiser()
-    model.layers[0].choose = lambda tokens: torch.cat([tokens, tokens])
-    with entropylab.record(model) as rec:
-        run(model)
-    assert rec.unmeasured == {} and rec.dataset.sizes["layer"] == 2
 
 
 @pytest.mark.parametrize("first", [True, False])

@@ -20,6 +20,7 @@ from ..state import state_of_pipeline
 
 FIRST = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1"
 SAMPLING = {"samples": 1, "steps": 1, "prompts": ["a red car"], "layers": "self", "progress": False}
+SAMPLING |= {"guidance_scale": 1.0}
 
 
 def test_the_rules_are_the_published_ones():
@@ -40,27 +41,24 @@ def inverse(tokens, train_tokens):
 
 def test_one_call_compares_all_rules(random_pipe):
     """Entropy of every layer rises where N < T and falls where N > T; the broken partner is the inverse factor."""
-    options = {"prompts": ["a red car"], "steps": 1, "progress": False}
-    ds = entropylab.measure(random_pipe, [32, 64, 96], scaling=(*RULES, 1.0, 1.5, inverse), **options)
+    ds = entropylab.measure(random_pipe, [32, 64, 80], scaling=(*RULES, 1.0, 1.5, inverse), **SAMPLING)
     assert ds.scaling.values.tolist() == [*RULES, "1", "1.5", "inverse"]
-    selfs = (ds.kind == "self").values
-    expected = np.sqrt(np.log(ds.tokens) / np.log(ds.train_tokens)).where(selfs, 1.0)
+    expected = np.sqrt(np.log(ds.tokens) / np.log(ds.train_tokens))
     np.testing.assert_allclose(ds.multiplier.sel(scaling="sqrt_log"), expected)
     np.testing.assert_array_equal(ds.multiplier.sel(scaling="original"), 1.0)
     moved = (ds.entropy - ds.entropy.sel(scaling="original")).mean(("branch", "sample", "step", "head"))
     assert float(abs(moved.sel(scaling="1")).max()) == 0 < float(abs(moved.sel(scaling="1.5")).min())
     assert float(abs(moved.sel(size="64x64", scaling=[*RULES, "inverse"])).max()) == 0
-    moved = moved.isel(layer=selfs)
     assert bool((moved.sel(scaling="sqrt_log", size="32x32") > 0).all())
-    assert bool((moved.sel(scaling="sqrt_log", size="96x96") < 0).all())
+    assert bool((moved.sel(scaling="sqrt_log", size="80x80") < 0).all())
     assert bool((moved.sel(scaling="inverse").mean("layer") * moved.sel(scaling="sqrt_log").mean("layer") <= 0).all())
-    larger = moved.sel(size="96x96").mean("layer")
+    larger = moved.sel(size="80x80").mean("layer")
     larger = {name: float(larger.sel(scaling=name)) for name in RULES}
     assert larger["original"] == 0 > larger["sqrt_log"] == larger["proportional"] > larger["scalable_softmax"]
-    assert larger["yarn"] < larger["sqrt_log"], "0.1 ln s + 1, squared, is more at N = 2.25 T"
+    assert larger["yarn"] < larger["sqrt_log"], "0.1 ln s + 1, squared, is more at N = 1.56 T"
     for name in ("sqrt_log", "scalable_softmax", "proportional"):
         with pytest.raises(EntropyLabError, match=rf"rule '{name}' fails for .* N = 1, T = 64: it needs at least 2"):
-            entropylab.measure(random_pipe, [8], scaling=name, **options)
+            entropylab.measure(random_pipe, [8], scaling=name, **SAMPLING)
 
 
 def test_training_tokens_of_sizes_that_are_not_square_or_do_not_divide_evenly():
@@ -120,16 +118,16 @@ def test_output_changes_with_every_processor_and_equally(random_pipe, prepare):
         random_pipe.unet.set_attn_processor(AttnProcessor())
     else:
         random_pipe.unet.set_attention_slice(1)
-    plain = sample(random_pipe, (96, 96), steps=1)
+    plain = sample(random_pipe, (32, 48), steps=1)
     for rule, wanted in zip(rules, usual, strict=True):
         changed = rescaled(random_pipe, rule)
         assert (plain - changed).abs().max() > 1e-4
-        torch.testing.assert_close(changed, wanted, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(changed, wanted, atol=1e-5, rtol=1e-5)
 
 
 def rescaled(pipe, rule):
     with entropylab.rescale(pipe, rule), entropylab.record(pipe, layers="self"):
-        return sample(pipe, (96, 96), steps=1)
+        return sample(pipe, (32, 48), steps=1)
 
 
 def test_a_rule_that_sees_the_timestep(random_pipe):
@@ -282,19 +280,19 @@ def half(tokens, train_tokens):
 
 def test_measure_inside_a_rescaling_carries_its_rule(random_pipe):
     """And is what measure does itself; that does not rescale what is rescaled."""
-    for rule, name in ((1.25, "1.25"), (half, "half"), ("sqrt_log", "sqrt_log")):
-        own = entropylab.measure(random_pipe, [64, 96], scaling=rule, **SAMPLING)
+    for rule, name in ((half, "half"), ("sqrt_log", "sqrt_log")):
+        own = entropylab.measure(random_pipe, [64, 80], scaling=rule, **SAMPLING)
         with entropylab.rescale(random_pipe, rule):
-            inside = entropylab.measure(random_pipe, [64, 96], **SAMPLING)
+            inside = entropylab.measure(random_pipe, [64, 80], **SAMPLING)
             for scaling in (1.25, ("original", "sqrt_log")):
                 with pytest.raises(EntropyLabError, match=f"rescaled already, by '{name}'.*scaling='original'"):
-                    entropylab.measure(random_pipe, [64, 96], scaling=scaling, **SAMPLING)
+                    entropylab.measure(random_pipe, [64, 80], scaling=scaling, **SAMPLING)
         assert own.scaling.values.tolist() == inside.scaling.values.tolist() == [name]
         np.testing.assert_array_equal(inside.entropy, own.entropy)
         np.testing.assert_array_equal(inside.multiplier, own.multiplier)
         with pytest.raises(EntropyLabError, match="measured under scaling .original."):
             drift(inside)
-    again = entropylab.measure(random_pipe, [64, 96], **SAMPLING)
+    again = entropylab.measure(random_pipe, [64, 80], **SAMPLING)
     assert again.scaling.values.tolist() == ["original"]
     assert not np.array_equal(again.entropy, own.entropy)
 
