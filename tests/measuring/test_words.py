@@ -1,4 +1,4 @@
-"""Word maps against whole maps in float64, and against DAAM's way of summing them."""
+"""Word maps against whole maps in float64, whichever text encoders a pipeline has."""
 
 import copy
 import json
