@@ -144,7 +144,7 @@ class Layer(PlainAttention):
 
     def __init__(self, name):
         super().__init__(16)
-        self.sharpness, self.mask = (30 if "sharp" in name else 3), BIAS if "masked" in name else None
+        self.sharpness, self.mask = (10 if "sharp" in name else 3), BIAS if "masked" in name else None
 
     def forward(self, tokens):
         mask = self.mask if self.mask is None else self.mask[: tokens.shape[1], : tokens.shape[1]].to(tokens.dtype)
