@@ -46,7 +46,7 @@ CHANGES: dict[str, Callable[[Stub], Any]] = {
     "last bit": last_bit,
     "exchanged": exchanged,
     "another type": lambda pipe: pipe.unet.to(torch.float64),
-    "another name": lambda pipe: setattr(pipe.unet, "attn2", pipe.unet.attn1),
+    "another name": lambda pipe: setattr(pipe.unet, "later", pipe.unet._modules.pop("after")),
     "a text encoder": lambda pipe: pipe.components.update(text_encoder=Adapted(0.5)),
     "its weights": lambda pipe: pipe.components.update(text_encoder=Adapted(0.5).double()),
     "the strength of its adapter": lambda pipe: pipe.components.update(text_encoder=Adapted(1.0)),

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import xarray as xr
 
 import entropylab
 from entropylab import EntropyLabError, EntropyLabWarning, row_statistics
 from entropylab.entropy import native, sums
 
+from ..joints import inputs, new_joint
 from ..runs.stub import Stub, measure
 from ..sampling import sample
 from ..seeds import normal
@@ -129,6 +131,17 @@ def test_maps_are_made_where_memory_is_short_and_rows_stay_in_their_order(random
     assert min(room[1:]) <= 3 < max(room)
     np.testing.assert_allclose(maps[0], maps[1], atol=2e-5)
     assert abs(maps[0].roll(x=1) - maps[1]).max() > 1e-3
+
+
+def test_rows_that_count_are_the_same_ones_where_memory_is_short(room):
+    """Rows of the image and of the text, which stand elsewhere in every sample."""
+    found = []
+    for room[0] in (3, 1000):
+        with entropylab.record(model := new_joint("shuffled")) as rec, torch.no_grad():
+            model(**inputs())
+        found.append(rec.dataset.drop_attrs())
+    assert min(room[1:]) <= 3 and set(found[0].part.values) == {"image", "text"}
+    xr.testing.assert_allclose(*found, rtol=1e-4, atol=1e-5)
 
 
 def test_no_room_for_a_single_row(room):
