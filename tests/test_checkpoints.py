@@ -15,6 +15,15 @@ from entropylab.checkpoints import digest_of_weights, magnitudes
 from .runs.stub import Stub, measure
 
 
+class Adapted(nn.Linear):
+    """A layer with an adapter, as PEFT has them."""
+
+    def __init__(self, style: float, unused: float = 3.0) -> None:
+        super().__init__(2, 2)
+        self.scaling, self.active_adapters = {"style": style, "unused": unused}, ["style"]
+        self.load_state_dict({"weight": torch.eye(2), "bias": torch.zeros(2)})
+
+
 def scaled(pipe: Stub) -> None:
     """Numbers between those that a spaced sample of the weights looks at."""
     pipe.unet.attn1.to_q.weight[:, 1:13] *= 20
@@ -31,39 +40,48 @@ def exchanged(pipe: Stub) -> None:
     pipe.unet.attn1.to_v.weight[:, [1, 2]] = pipe.unet.attn1.to_v.weight[:, [2, 1]].clone()
 
 
-def in_another_type(pipe: Stub) -> None:
-    pipe.unet.to(torch.float64)
+CHANGES: dict[str, Callable[[Stub], Any]] = {
+    "nothing": lambda pipe: None,
+    "scaled": scaled,
+    "last bit": last_bit,
+    "exchanged": exchanged,
+    "another type": lambda pipe: pipe.unet.to(torch.float64),
+    "another name": lambda pipe: setattr(pipe.unet, "later", pipe.unet._modules.pop("after")),
+    "a text encoder": lambda pipe: pipe.components.update(text_encoder=Adapted(0.5)),
+    "its weights": lambda pipe: pipe.components.update(text_encoder=Adapted(0.5).double()),
+    "the strength of its adapter": lambda pipe: pipe.components.update(text_encoder=Adapted(1.0)),
+    "nowhere": lambda pipe: pipe.unet.to("meta"),
+    "nowhere and wider": lambda pipe: (
+        pipe.unet.to("meta"),
+        setattr(pipe.unet, "after", nn.Linear(16, 5, device="meta")),
+    ),
+}
 
 
-@pytest.mark.parametrize("change", [scaled, last_bit, exchanged, in_another_type])
-def test_a_run_is_not_gone_on_with_by_a_model_that_differs_anywhere(
-    change: Callable[[Stub], None], tmp_path: Path
-) -> None:
-    measure(tmp_path / "run", sizes=[32], scaling="original", samples=4, prompts=["a"])
-    pipe = Stub()
-    with torch.no_grad():
-        change(pipe)
+@torch.no_grad()
+def changed(name: str) -> Stub:
+    CHANGES[name](pipe := Stub())
+    return pipe
+
+
+def test_every_number_name_shape_and_adapter_counts(tmp_path: Path) -> None:
+    digests = {name: digest_of_weights(changed(name)) for name in CHANGES}
+    assert len(set(digests.values())) == len(CHANGES)
+    assert all(digest_of_weights(changed(name)) == digest for name, digest in digests.items())
+    (unused := Stub()).components["text_encoder"] = Adapted(0.5, unused=4.0)
+    assert digest_of_weights(unused) == digests["a text encoder"]
+    assert magnitudes(changed("nowhere")) == {}
+    options = {"sizes": [32], "scaling": "original", "prompts": ["a"]}
+    measure(tmp_path / "run", samples=4, **options)
+    pipe = changed("last bit")
     with pytest.raises(EntropyLabError, match="weights: "):
-        measure(tmp_path / "run", pipe, sizes=[32], scaling="original", samples=8, prompts=["a"])
+        measure(tmp_path / "run", pipe, samples=8, **options)
     assert pipe.calls == 0
-    measure(tmp_path / "run", Stub(), sizes=[32], scaling="original", samples=8, prompts=["a"])
-
-
-def test_names_shapes_and_text_encoders_count() -> None:
-    plain, renamed, first, second = (Stub() for _ in range(4))
-    renamed.unet.attn2 = renamed.unet.attn1
-    for pipe, value in ((first, 1.0), (second, 2.0)):
-        pipe.components["text_encoder"] = nn.Linear(2, 2)
-        nn.init.constant_(pipe.components["text_encoder"].weight, value)
-        nn.init.zeros_(pipe.components["text_encoder"].bias)
-    assert digest_of_weights(plain) == digest_of_weights(Stub())
-    assert len({digest_of_weights(pipe) for pipe in (plain, renamed, first, second)}) == 4
+    measure(tmp_path / "run", Stub(), samples=8, **options)
 
 
 def test_offloaded_weights_are_read_from_where_they_are(tmp_path: Path) -> None:
-    plain, away, disk, other = (Stub() for _ in range(4))
-    with torch.no_grad():
-        scaled(other)
+    plain, away, disk, other = Stub(), Stub(), Stub(), changed("scaled")
     accelerate.cpu_offload(away.unet, execution_device="cpu", offload_buffers=True)
     accelerate.cpu_offload(other.unet, execution_device="cpu", offload_buffers=True)
     accelerate.disk_offload(disk.unet, str(tmp_path), execution_device="cpu")
@@ -91,10 +109,6 @@ class Wrapper(torch.Tensor):
         raise NotImplementedError(str(function))
 
 
-def quantized(factor: float) -> torch.Tensor:
-    return torch.quantize_per_tensor(factor * torch.arange(12.0).reshape(4, 3), 0.1, 0, torch.qint8)
-
-
 KINDS: dict[str, Callable[[float], torch.Tensor]] = {
     "float8": lambda factor: (factor * torch.ones(4, 3)).to(torch.float8_e4m3fn),
     "complex": lambda factor: (factor * torch.ones(4, 3)).to(torch.complex64).conj(),
@@ -102,7 +116,9 @@ KINDS: dict[str, Callable[[float], torch.Tensor]] = {
     "nothing": lambda factor: torch.zeros(0, round(factor)),
     "transposed": lambda factor: (factor * torch.arange(12.0)).reshape(3, 4).T,
     "sparse": lambda factor: (factor * torch.eye(4)).to_sparse(),
-    "quantized": quantized,
+    "quantized": lambda factor: torch.quantize_per_tensor(
+        factor * torch.arange(12.0).reshape(4, 3), 0.1, 0, torch.qint8
+    ),
     "wrapped": lambda factor: Wrapper(factor * torch.ones(4, 3)),
 }
 
@@ -117,31 +133,3 @@ def test_weights_of_every_type(kind: str) -> None:
     one, same, other = map(digest_of_weights, pipes)
     assert one == same != other
     assert set(magnitudes(pipes[0])) <= {"unet.attn1"}
-
-
-def test_weights_that_are_nowhere_are_known_by_their_shapes() -> None:
-    away, wider = Stub(), Stub()
-    wider.unet.after = nn.Linear(16, 5)
-    for pipe in (away, wider):
-        pipe.unet.to("meta")
-    assert len({digest_of_weights(pipe) for pipe in (away, wider, Stub())}) == 3
-    assert magnitudes(away) == {}
-
-
-class Adapted(nn.Linear):
-    """A layer with an adapter, as PEFT has them."""
-
-    def __init__(self, strength: float) -> None:
-        super().__init__(2, 2)
-        self.scaling, self.active_adapters = {"style": strength, "unused": 3.0}, ["style"]
-
-
-def test_the_strength_of_adapters_counts() -> None:
-    pipes = {strength: Stub() for strength in (0.5, 1.0)}
-    for strength, pipe in pipes.items():
-        pipe.unet.adapted = Adapted(strength)
-        pipe.unet.adapted.load_state_dict({"weight": torch.eye(2), "bias": torch.zeros(2)})
-    weak, strong = map(digest_of_weights, pipes.values())
-    assert weak != strong
-    pipes[1.0].unet.adapted.scaling |= {"style": 0.5, "unused": 4.0}
-    assert digest_of_weights(pipes[1.0]) == weak

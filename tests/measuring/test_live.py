@@ -23,12 +23,14 @@ def together(found):
     return xr.concat(found, "step", data_vars="minimal", coords="minimal", compat="override", join="outer")
 
 
-@pytest.mark.parametrize("keep", [None, ("branch", "layer"), ("step", "head"), ()])
+@pytest.mark.parametrize("keep", [None, ("step", "head"), ()])
 def test_the_steps_together_are_the_dataset(random_pipe, keep):
-    found = []
+    found, known = [], []
+    images = sample(random_pipe, (32, 32), steps=3)
     with entropylab.record(random_pipe, keep=keep, on_step=found.append) as rec:
-        images = sample(random_pipe, steps=3)
-    assert torch.equal(images, sample(random_pipe, steps=3))
+        watched = sample(random_pipe, (32, 32), steps=3, callback_on_step_end=lambda *_: known.append(len(found)) or {})
+    assert torch.equal(images, watched)
+    assert known == [1, 2, 3], "they come while it samples"
     assert [ds.step.item() for ds in found] == [0, 1, 2]
     assert [float(ds.timestep[0]) for ds in found] == sorted((float(ds.timestep[0]) for ds in found), reverse=True)
     for name in ("entropy", "sigma2", "entropy_std"):
@@ -39,58 +41,41 @@ def test_the_steps_together_are_the_dataset(random_pipe, keep):
         np.testing.assert_allclose(found[0].entropy, found[1].entropy, rtol=1e-6)
 
 
-def test_they_come_while_it_samples(random_pipe):
-    found, known = [], []
-    with entropylab.record(random_pipe, on_step=found.append):
-        sample(random_pipe, steps=3, callback_on_step_end=lambda *_: known.append(len(found)) or {})
-    assert known == [1, 2, 3]
-
-
-def test_measure_tells_what_is_sampled(random_pipe):
-    found = []
-    options = {"scaling": ("original", "sqrt_log"), "samples": 3, "batch_size": 2, "steps": 2, "progress": False}
-    ds = entropylab.measure(random_pipe, [32, 64], prompts=["a red car"], on_step=found.append, **options)
-    names = [(str(each["size"].item()), str(each.scaling.item())) for each in found]
+def test_measure_tells_what_is_sampled(random_pipe, tmp_path):
+    found, long = [], []
+    options = {"samples": 3, "batch_size": 2, "steps": 2, "prompts": ["a red car"], "progress": False}
     rules = ("original", "sqrt_log")
+    ds = entropylab.measure(random_pipe, [32, 64], scaling=rules, on_step=found.append, **options)
+    names = [(str(each["size"].item()), str(each.scaling.item())) for each in found]
     assert names == [(size, rule) for size in ("32x32", "64x64") for rule in rules for _ in range(2 * 2)]
     assert [each.seed.values.tolist() for each in found[:4]] == [[0, 1], [0, 1], [2], [2]]
     one = found[-1].squeeze(["size", "scaling", "step"])
     alike = ds.sel(size="64x64", scaling="sqrt_log").isel(step=1, sample=slice(2, 3))
     xr.testing.assert_equal(one.entropy.drop_vars("sample"), alike.entropy.drop_vars("sample"))
+    entropylab.measure(random_pipe, [32], out=tmp_path, on_step=long.append, **options)
+    assert len(long) == 4 and set(long[0].entropy.dims) == {"size", "scaling", "branch", "step", "layer", "head"}
+    with pytest.raises(EntropyLabError, match="on_step is called where the pipeline samples: leave it out with engine"):
+        entropylab.measure(entropylab.load, [32], out="nowhere", engine="ray", on_step=print)
 
 
-def test_a_long_run_tells_too(random_pipe, tmp_path):
-    found = []
-    options = {"samples": 2, "batch_size": 1, "steps": 2, "prompts": ["a red car"], "progress": False}
-    entropylab.measure(random_pipe, [32], out=tmp_path, on_step=found.append, **options)
-    assert len(found) == 4 and set(found[0].entropy.dims) == {"size", "scaling", "branch", "step", "layer", "head"}
-
-
-def test_whoever_is_told_and_fails_is_told_no_more(random_pipe):
+@pytest.mark.parametrize("are_errors", [False, True])
+def test_whoever_is_told_and_fails_is_told_no_more(random_pipe, are_errors):
+    """Where warnings are errors, its failure is raised at the end."""
     told = []
 
     def fail(ds):
         told.append(ds)
         raise OSError("the logger\nis down")
 
-    with pytest.warns(EntropyLabWarning, match="on_step is not called again, after OSError: the logger is down"):
+    plain, said = sample(random_pipe, (32, 32)), "on_step is not called again, after OSError: the logger is down"
+    caught = pytest.raises(EntropyLabWarning, match=said) if are_errors else pytest.warns(EntropyLabWarning, match=said)
+    with caught, warnings.catch_warnings() if are_errors else contextlib.nullcontext():
+        if are_errors:
+            warnings.simplefilter("error")
         with entropylab.record(random_pipe, on_step=fail) as rec:
-            images = sample(random_pipe, steps=3)
-    assert torch.equal(images, sample(random_pipe, steps=3))
-    assert len(told) == 1 and rec.dataset.sizes["step"] == 3
-
-
-def test_where_warnings_are_errors_its_failure_is_raised_at_the_end(random_pipe):
-    def fail(ds):
-        raise OSError("the logger is down")
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with pytest.raises(EntropyLabWarning, match="is not called again, after OSError"):
-            with entropylab.record(random_pipe, on_step=fail) as rec:
-                images = sample(random_pipe, steps=3)
-    assert torch.equal(images, sample(random_pipe, steps=3))
-    assert rec.unmeasured == {} and rec.dataset.sizes["step"] == 3
+            images = sample(random_pipe, (32, 32))
+    assert torch.equal(images, plain)
+    assert len(told) == 1 and rec.dataset.sizes["step"] == 3 and rec.unmeasured == {}
 
 
 def test_ctrl_c_in_it_ends_sampling_and_loses_nothing(random_pipe):
@@ -99,16 +84,8 @@ def test_ctrl_c_in_it_ends_sampling_and_loses_nothing(random_pipe):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), entropylab.record(random_pipe, on_step=interrupt) as rec:
-        sample(random_pipe, steps=3)
+        sample(random_pipe, (32, 32), steps=3)
     assert rec.dataset.sizes["step"] == 2
-
-
-def test_what_is_no_function_is_refused(random_pipe):
-    with pytest.raises(EntropyLabError, match="on_step must be a function of a Dataset, or None. Got 'print'"):
-        with entropylab.record(random_pipe, on_step="print"):
-            pass
-    with pytest.raises(EntropyLabError, match="on_step is called where the pipeline samples: leave it out with engine"):
-        entropylab.measure(entropylab.load, [32], out="nowhere", engine="ray", on_step=print)
 
 
 def train(unet, watched, wrap=lambda unet: unet, bf16=False):
@@ -117,7 +94,7 @@ def train(unet, watched, wrap=lambda unet: unet, bf16=False):
     found, model = [], wrap(unet)
     text = torch.randn(2, 7, unet.config.cross_attention_dim)
     for _ in range(2):
-        latents, times = torch.randn(2, 4, 16, 16), torch.randint(1000, (2,))
+        latents, times = torch.randn(2, 4, 8, 8), torch.randint(1000, (2,))
         unet.zero_grad()
         with entropylab.record(model, keep=["layer"], on_step=found.append) if watched else contextlib.nullcontext():
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
@@ -137,13 +114,8 @@ def group(tmp_path):
 def test_training_is_watched_and_goes_on_as_it_would(random_pipe, group):
     unet = random_pipe.unet.train()
     plain, _ = train(unet, watched=True)
-    ways = [
-        (False, lambda unet: unet, False),
-        (True, lambda unet: unet, False),
-        (True, torch.nn.parallel.DistributedDataParallel, False),
-        (False, lambda unet: unet, True),
-    ]
-    for checkpointed, wrap, bf16 in ways:
+    parallel = torch.nn.parallel.DistributedDataParallel
+    for checkpointed, wrap, bf16 in ((False, lambda unet: unet, True), (True, parallel, False)):
         (unet.enable_gradient_checkpointing if checkpointed else unet.disable_gradient_checkpointing)()
         found, gradients = train(unet, True, wrap, bf16)
         _, wanted = train(unet, False, wrap, bf16)

@@ -1,13 +1,17 @@
 """``measure``: sizes x scalings x prompts from the same seeds, online averages, and errors before any sampling."""
 
+import shlex
+import sys
+
 import numpy as np
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor
 
 import entropylab
 from entropylab import EntropyLabError
 
-from ..conftest import new_random_pipeline
+from ..runs import stub
 
 PROMPTS = ["a red car", "a blue house", "a red house"]
 
@@ -17,54 +21,38 @@ def quick(pipe, sizes=(32, 64), **options):
     return entropylab.measure(pipe, list(sizes), **settings | options)
 
 
-def test_dims_coordinates_and_units(random_pipe):
-    ds = quick(random_pipe, sizes=(32, (64, 48)), seed=5, statistics=("entropy", "sigma2", "sensitivity"))
+def test_dims_coordinates_and_units(random_pipe, tmp_path):
+    """Of prompts in a file, which are used in turn; NaN is where a layer has fewer heads, and nowhere else."""
+    (tmp_path / "prompts.txt").write_text("a red car\n\n  a blue house \n", encoding="utf-8")
+    options = {"prompts": tmp_path / "prompts.txt", "samples": 3, "batch_size": 2, "seed": 5}
+    statistics = ("entropy", "sigma2", "sensitivity")
+    ds = quick(random_pipe, sizes=(32, (64, 48)), statistics=statistics, **options)
     assert ds.entropy.dims == ("size", "scaling", "branch", "sample", "step", "layer", "head")
     assert dict(ds.sizes) == {"size": 2, "scaling": 1, "branch": 2, "sample": 3, "step": 2, "layer": 14, "head": 4}
     assert list(ds["size"].values) == ["32x32", "64x48"]
     assert (list(ds.height.values), list(ds.width.values)) == ([32, 64], [32, 48])
-    assert list(ds.prompt.values) == PROMPTS
+    assert list(ds.prompt.values) == ["a red car", "a blue house", "a red car"]
     assert list(ds.seed.values) == [5, 6, 7]
     for name in ("entropy", "entropy_std", "sigma2", "sensitivity", "rows", "tokens", "timestep"):
-        assert ds[name].attrs["units"]
-        assert ds[name].attrs["long_name"]
-    assert ds.attrs["steps"] == 2
-    assert ds.attrs["guidance_scale"] == 2.0
-    assert ds.attrs["seed"] == 5
-
-
-def test_padding_of_heads_is_nan_and_nothing_else_is(random_pipe):
-    ds = quick(random_pipe)
-    heads = {layer.path: layer.heads for layer in entropylab.layers(random_pipe)}
-    for layer in ds.layer.values:
-        counted = ds.entropy.sel(layer=layer).notnull().all(["size", "scaling", "branch", "sample", "step"])
-        assert int(counted.sum()) == heads[layer]
-
-
-def test_prompts_from_a_file_are_used_in_turn(random_pipe, tmp_path):
-    path = tmp_path / "prompts.txt"
-    path.write_text("a red car\n\n  a blue house \n", encoding="utf-8")
-    ds = quick(random_pipe, sizes=[32], prompts=path, samples=5, batch_size=2)
-    assert list(ds.prompt.values) == ["a red car", "a blue house"] * 2 + ["a red car"]
-    entropylab.save(ds, tmp_path / "run.nc")
-    assert entropylab.open(tmp_path / "run.nc").identical(ds)
+        assert ds[name].attrs["units"] and ds[name].attrs["long_name"]
+    assert (ds.attrs["steps"], ds.attrs["guidance_scale"], ds.attrs["seed"]) == (2, 2.0, 5)
+    known = ds.entropy.notnull()
+    of_layers = {layer.path: layer.heads for layer in entropylab.layers(random_pipe)}
+    heads = [of_layers[layer] for layer in ds.layer.values]
+    assert known.all(["size", "scaling", "branch", "sample", "step"]).sum("head").values.tolist() == heads
+    assert known.any(["size", "scaling", "branch", "sample", "step"]).sum("head").values.tolist() == heads
+    entropylab.save(ds, tmp_path / "ds.nc")
+    assert entropylab.open(tmp_path / "ds.nc").identical(ds)
 
 
 def test_seeds_belong_to_samples_not_to_batches(random_pipe):
-    one, three = (quick(random_pipe, sizes=[48], batch_size=size) for size in (1, 3))
+    one, three = (quick(random_pipe, sizes=[48], batch_size=size, steps=1) for size in (1, 3))
     np.testing.assert_allclose(one.entropy, three.entropy, atol=1e-4)
-    other = quick(random_pipe, sizes=[48], batch_size=3, seed=1)
+    other = quick(random_pipe, sizes=[48], batch_size=3, seed=1, steps=1)
     assert np.nanmax(np.abs(other.entropy.values - three.entropy.values)) > 1e-3
     np.testing.assert_allclose(
         other.entropy.isel(sample=0, branch=0, step=0), three.entropy.isel(sample=1, branch=0, step=0), atol=1e-4
     )
-
-
-def test_the_same_twice_and_whatever_else_is_measured(random_pipe):
-    first, second = quick(random_pipe), quick(random_pipe)
-    assert first.equals(second)
-    alone = quick(random_pipe, sizes=[64])
-    np.testing.assert_array_equal(alone.entropy, first.entropy.sel(size=["64x64"]))
 
 
 def test_online_average_is_the_average(random_pipe):
@@ -77,21 +65,8 @@ def test_online_average_is_the_average(random_pipe):
     np.testing.assert_allclose(online.entropy_m2 / 2, spread, atol=1e-4)
     assert int(online.samples[0, 0]) == 3
     assert not np.allclose(whole.entropy.isel(branch=0).mean("sample"), expected, atol=1e-4, equal_nan=True)
-
-
-def test_scalings_share_seeds_and_differ_in_entropy(random_pipe):
-    ds = quick(random_pipe, sizes=(32, 64, 96), scaling=("original", "sqrt_log", 1.0, 1.5))
-    assert list(ds.scaling.values) == ["original", "sqrt_log", "1", "1.5"]
-    at = {name: ds.entropy.sel(scaling=name) for name in ds.scaling.values}
-    np.testing.assert_array_equal(at["original"], at["1"])
-    np.testing.assert_array_equal(at["original"].sel(size="64x64"), at["sqrt_log"].sel(size="64x64"))
-    selfs = ds.kind == "self"
-    change = (at["sqrt_log"] - at["original"]).isel(layer=selfs, step=0).mean(("branch", "sample", "head"))
-    assert bool((change.sel(size="32x32") > 0).all())
-    assert bool((change.sel(size="96x96") < 0).all())
-    expected = np.sqrt(np.log(ds.tokens) / np.log(ds.train_tokens)).where(selfs, 1.0)
-    np.testing.assert_allclose(ds.multiplier.sel(scaling="sqrt_log"), expected)
-    np.testing.assert_array_equal(ds.multiplier.sel(scaling="original"), 1.0)
+    alone = quick(random_pipe, sizes=[64])
+    np.testing.assert_array_equal(alone.entropy, whole.entropy.sel(size=["64x64"]), "whatever else is measured")
 
 
 def test_layer_filter(random_pipe):
@@ -115,24 +90,18 @@ def test_a_call_of_ones_own(random_pipe):
 
 def test_no_tensor_as_large_as_a_map_is_allocated(random_pipe):
     """N x N floats of one head, at the size measured, are never allocated at once; the reference control does it."""
-    size, tokens = 256, 64 * 64
+    size, tokens = 192, 48 * 48
     largest = largest_allocation(lambda: quick(random_pipe, [size], prompts=["a red car"], steps=1, guidance_scale=1.0))
     plain = largest_allocation(lambda: sample_plainly(random_pipe, size))
     assert plain < 4 * tokens**2
     assert largest <= 1.05 * plain
-    random_pipe.unet.set_attn_processor(legacy_processor())
+    random_pipe.unet.set_attn_processor(AttnProcessor())
     control = largest_allocation(lambda: sample_plainly(random_pipe, size))
     assert control >= 4 * tokens**2
 
 
 def sample_plainly(pipe, size):
     pipe("a red car", height=size, width=size, num_inference_steps=1, guidance_scale=1.0, output_type="latent")
-
-
-def legacy_processor():
-    from diffusers.models.attention_processor import AttnProcessor
-
-    return AttnProcessor()
 
 
 def largest_allocation(run):
@@ -154,32 +123,51 @@ BAD = [
     ([64], {"prompts": "missing.txt"}, "existing text file. Got 'missing.txt'"),
     ([64], {"prompts": None}, "prompts must be given for a pipeline other than the embedded one"),
     ([64], {"samples": 0}, "samples must be an int >= 1"),
+    ([64], {"steps": 1001}, "steps must be at most 1000, as many as DDIMScheduler has timesteps. Got 1001"),
     ([64], {"guidance_scale": "high"}, "guidance_scale must be a finite number"),
     ([64], {"scaling": "sqrtlog"}, "scaling must be one of original, sqrt_log"),
     ([64], {"scaling": ["original", "original"]}, "each once"),
-    ([64], {"scaling": -1.0}, "finite multiplier > 0"),
-    ([64], {"statistics": ["entropy", "kurtosis"]}, "statistics must be some of"),
-    ([64], {"rows": 0}, "rows must be an int >= 1"),
-    ([64], {"layers": "*attn9*"}, "matches none of the 14 layers"),
-    ([64], {"keep": ["pixels"]}, "keep must be some of"),
     ([64], {"seed": 2**70}, "seed must be an int >= 0"),
-    ([64], {"layers": 3}, "layers must name at least one kind or pattern.* Got 3"),
     ([64], {"call": print, "steps": 3}, "with call=, set them there"),
+    ([64], {"maps": True}, "name of a file"),
+    ([64], {"maps": "maps.nc", "out": "run"}, "name of a file"),
+    ([64], {"maps": "maps.nc", "words": ["red", "RED"]}, "each once"),
+    ([64], {"maps": "maps.nc", "words": "hat"}, "words must be in the prompt. Got 'hat'"),
+    ([64], {"words": "red"}, "pass maps="),
+]
+OF_RECORD = [
+    ({"statistics": ["entropy", "kurtosis"]}, "statistics must be some of"),
+    ({"statistics": []}, "statistics must be some of"),
+    ({"statistics": ["rarefied_half"]}, "gaussian, slope, rarefied, each once"),
+    ({"rows": 0}, "rows must be an int >= 1"),
+    ({"rows": 2.5}, "rows must be an int >= 1"),
+    ({"layers": "*attn9*"}, "matches none of the 14 layers"),
+    ({"layers": []}, "layers must name at least one"),
+    ({"layers": 3}, "layers must name at least one kind or pattern.* Got 3"),
+    ({"keep": ["sample", "pixel"]}, "keep must be some of"),
+    ({"on_step": "print"}, "on_step must be a function of a Dataset, or None. Got 'print'"),
+    *(
+        ({"words": words, "maps": True}, "each once")
+        for words in ([], "", ["red", "RED"], ["red  car", " red car"], ["?"], 3, [None])
+    ),
+    ({"words": "red", "rows": 3, "maps": False}, "leave rows out"),
+    ({"maps": True, "rows": 4}, "leave rows out"),
+    ({"maps": "maps.nc"}, "True or False"),
+    ({"received": "maps.nc", "maps": True}, "received must be"),
 ]
 
 
 def test_bad_input_is_refused_before_any_sampling(random_pipe, monkeypatch):
     monkeypatch.setattr(random_pipe.unet, "forward", lambda *args, **kwargs: pytest.fail("sampling began"))
-    for sizes, options, message in BAD:
+    for options, message in OF_RECORD:
+        with pytest.raises(EntropyLabError, match=message), entropylab.record(random_pipe, **options):
+            pytest.fail("nothing may run")
+    of_both = [([64], *rest) for rest in OF_RECORD if "maps" not in rest[0]]
+    for sizes, options, message in BAD + of_both:
         with pytest.raises(EntropyLabError, match=message):
             entropylab.measure(random_pipe, sizes, **{"prompts": PROMPTS, "progress": False} | options)
-
-
-def test_a_pipeline_without_attention():
-    levels = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
-    pipe = new_random_pipeline(**levels, mid_block_type=None)
-    with pytest.raises(EntropyLabError, match="has no attention layer to measure"):
-        quick(pipe)
+    with pytest.raises(pytest.fail.Exception, match="sampling began"):
+        quick(random_pipe, steps=1000)
 
 
 def test_a_pipeline_with_a_signature_of_its_own_is_told_to_pass_call(random_pipe):
@@ -205,14 +193,26 @@ def test_an_exception_carries_what_was_measured(random_pipe, error):
     assert caught.value.dataset.sizes["sample"] == 3
 
 
-def test_looking_while_sampling_does_not_disturb_what_is_measured(random_pipe):
-    def look(pipe, step, timestep, tensors):
-        seen.append(rec.dataset.sizes["step"])
-        return tensors
+SECRET = "hUsh4711"
+WITH_SECRETS = [
+    "--token", SECRET, "--api_key", SECRET, f"--token={SECRET}", f"HF_TOKEN={SECRET}", "--header",
+    f"Authorization: Bearer {SECRET}", f"https://me:{SECRET}@example.org/model",
+    f"https://example.org/model?size=3&access_token={SECRET}&x=1", "-c", f"login(token='{SECRET}'); measure(pipe, 64)",
+    "-c", f'{{"secret": "{SECRET} and more"}}', "--use", f"hf_{SECRET * 4}", "--sizes", "32",
+]  # fmt: skip
+WITHOUT = [
+    "--sizes", "32", "64", "--samples=4", "--out", "RUN/", "--train-tokens", "64", "--tokens=16", "--author", "me",
+    "--keyword", "x", "--passes", "3", "https://example.org/model?size=3", "a" * 20_000, "-" * 20_000,
+]  # fmt: skip
 
-    seen: list[int] = []
-    with entropylab.record(random_pipe) as rec:
-        random_pipe("a car", height=32, width=32, num_inference_steps=3, callback_on_step_end=look)
-    assert seen == [1, 2, 3]
-    assert dict(rec.dataset.sizes)["step"] == 3
-    assert rec.dataset.sizes["sample"] == 1
+
+def test_the_command_line_is_kept_without_its_secrets(monkeypatch):
+    def told(words):
+        monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "entropylab", *words])
+        return shlex.split(stub.measure(sizes=[32], scaling="original", samples=1).attrs["command"])
+
+    assert told(WITHOUT)[3:] == WITHOUT
+    shown = told(WITH_SECRETS)[3:]
+    assert SECRET not in str(shown) and str(shown).count("***") == 10
+    assert [word for word in shown if "***" not in word] == [word for word in WITH_SECRETS if SECRET not in word]
+    assert "https://example.org/model?size=3&access_token=***&x=1" in shown

@@ -1,124 +1,169 @@
-"""``record`` on pipelines: the right numbers of every layer, head, step, branch and size."""
+"""``record``: the right numbers of every layer, head, step, branch and size, and a name for what has none."""
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from torch import nn
 
 import entropylab
-from entropylab.errors import EntropyLabError, EntropyLabWarning
+from entropylab import EntropyLabError, EntropyLabWarning
 
+from ..attention import PlainAttention
 from ..maps import materialised
 from ..sampling import sample
+from ..seeds import normal
+from .layers import Denoiser, run
+
+WIDTH = 8
 
 
-@pytest.mark.parametrize("size", [(64, 64), (72, 40)])
-def test_every_layer_and_head_against_float64_maps(random_pipe, size):
-    with entropylab.record(random_pipe) as rec:
-        sample(random_pipe, size)
-    with materialised(random_pipe.unet) as maps:
-        sample(random_pipe, size)
-    compare(rec.dataset, maps, samples=2)
-    assert rec.unmeasured == {}
+@pytest.mark.parametrize("name", ["random_pipe", "embedded"])
+def test_every_layer_and_head_against_float64_maps(name, request):
+    pipe = request.getfixturevalue(name)
+    options = {"size": (72, 40), "steps": 2}
+    plain = sample(pipe, **options)
+    with entropylab.record(pipe, statistics=["entropy", "sigma2", "third", "sensitivity"]) as rec:
+        assert torch.equal(sample(pipe, **options), plain)
+    with materialised(pipe.unet) as maps:
+        sample(pipe, **options)
+    ds = rec.dataset
+    assert rec.unmeasured == {} and list(ds.layer.values) == list(maps), "nor of text encoder or VAE"
+    compare(ds, maps)
     with pytest.raises(AssertionError):
-        compare(rec.dataset.assign(entropy=rec.dataset.entropy.roll(head=1, roll_coords=False)), maps, samples=2)
-
-
-def test_embedded_pipeline_against_float64_maps(embedded):
-    with entropylab.record(embedded) as rec:
-        sample(embedded, (96, 64), steps=2, guidance=3.0)
-    with materialised(embedded.unet) as maps:
-        sample(embedded, (96, 64), steps=2, guidance=3.0)
-    compare(rec.dataset, maps, samples=2)
-
-
-def compare(ds, maps, samples):
-    """Entropy within 1e-4 nats and sigma^2 within 1e-4 of independent maps, for every layer, head, step, branch."""
-    assert list(ds.layer.values) == list(maps)
-    for layer, calls in maps.items():
-        heads = calls[0][0].shape[1]
-        for index, name in enumerate(["entropy", "sigma2"]):
-            expected = torch.stack([call[index].mean(-1) for call in calls])
-            expected = expected.unflatten(1, (-1, samples)).permute(1, 2, 0, 3)
-            measured = ds[name].sel(layer=layer).isel(size=0, scaling=0, head=slice(heads))
-            measured = measured.transpose("branch", "sample", "step", "head").values
-            np.testing.assert_allclose(measured, expected.numpy(), atol=1e-4, rtol=1e-4)
-        spread = ds.entropy_std.sel(layer=layer).isel(size=0, scaling=0, head=slice(heads)).values
-        expected = torch.stack([call[0].std(-1, unbiased=False) for call in calls])
-        expected = expected.unflatten(1, (-1, samples)).permute(1, 2, 0, 3).numpy()
-        np.testing.assert_allclose(spread, expected, atol=2e-4)
-
-
-def test_coordinates(random_pipe):
-    with entropylab.record(random_pipe) as rec:
-        sample(random_pipe, (64, 96))
-    ds = rec.dataset
-    assert ds.sizes["branch"] == 2
+        compare(ds.assign(entropy=ds.entropy.roll(head=1, roll_coords=False)), maps)
     assert list(ds.branch.values) == ["uncond", "cond"]
-    assert (int(ds.height[0]), int(ds.width[0])) == (64, 96)
-    selfs = ds.isel(layer=ds.kind == "self")
-    assert set(selfs.tokens.values.ravel()) == {384, 96}
-    assert set(selfs.train_tokens.values) == {256, 64}
-    assert set(ds.tokens.isel(layer=ds.kind == "cross").values.ravel()) == {24}
-    np.testing.assert_array_equal(ds.timestep, random_pipe.scheduler.timesteps.numpy())
-    assert ds.entropy.attrs["units"] == "nats"
-    assert set(ds.block.values) == {"down_blocks.0", "down_blocks.1", "mid_block", "up_blocks.0", "up_blocks.1"}
+    assert (int(ds.height[0]), int(ds.width[0])) == (72, 40)
+    np.testing.assert_array_equal(ds.timestep, pipe.scheduler.timesteps.numpy())
+    if name == "random_pipe":
+        selfs = ds.isel(layer=ds.kind == "self")
+        assert set(selfs.tokens.values.ravel()) == {180, 45} and set(selfs.train_tokens.values) == {256, 64}
+        assert set(ds.tokens.isel(layer=ds.kind == "cross").values.ravel()) == {24}
+        assert set(ds.block.values) == {"down_blocks.0", "down_blocks.1", "mid_block", "up_blocks.0", "up_blocks.1"}
 
 
-def test_branches_are_not_mixed_up(random_pipe):
-    """Sampling the empty prompt alone gives what the uncond branch gave at the first step, where the noise agrees."""
-    with entropylab.record(random_pipe) as rec:
-        sample(random_pipe, steps=1)
-    with entropylab.record(random_pipe) as alone:
-        sample(random_pipe, steps=1, guidance=1.0, prompts=["", ""])
-    assert list(alone.dataset.branch.values) == ["cond"]
-    uncond, cond = (rec.dataset.entropy.sel(branch=branch).values for branch in ("uncond", "cond"))
-    empty = alone.dataset.entropy.sel(branch="cond").values
-    np.testing.assert_allclose(uncond, empty, atol=1e-5)
-    assert np.nanmax(np.abs(cond - empty)) > 1e-4
+def compare(ds, maps):
+    """Entropy and sigma^2 within 1e-4 of independent maps, for every layer, head, step, branch and sample."""
+    for layer, calls in maps.items():
+        entropies, variances = (torch.stack(each) for each in zip(*calls, strict=True))
+        wanted = {
+            "entropy": (entropies.mean(-1), 1e-4),
+            "sigma2": (variances.mean(-1), 1e-4),
+            "entropy_std": (entropies.std(-1, unbiased=False), 2e-4),
+        }
+        for name, (values, tolerance) in wanted.items():
+            measured = ds[name].sel(layer=layer).isel(size=0, scaling=0, head=slice(values.shape[-1]))
+            measured = measured.transpose("step", "branch", "sample", "head").values
+            values = values.unflatten(1, measured.shape[1:3]).numpy()
+            np.testing.assert_allclose(measured, values, atol=tolerance, rtol=1e-4)
 
 
-def test_several_calls_and_sizes_in_one_recording(random_pipe):
-    with entropylab.record(random_pipe) as rec:
-        sample(random_pipe, (32, 32))
-        sample(random_pipe, (64, 64))
-        sample(random_pipe, (64, 64), prompts=["a red car"])
-    ds = rec.dataset
-    assert list(ds["size"].values) == ["32x32", "64x64"]
-    assert ds.sizes["sample"] == 3
-    assert bool(ds.entropy.sel(size="32x32").isel(sample=2).isnull().all())
-    assert bool(ds.entropy.sel(size="64x64").isel(layer=0, head=0).notnull().all())
+class Bare(nn.Module):
+    """Attention on a grid (batch, channels, height, width), or on tokens (batch, tokens, channels).
+
+    The second layer needs more than 30 tokens.
+    """
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.attn, self.more = PlainAttention(WIDTH), PlainAttention(WIDTH)
+
+    def forward(self, hidden_states, timestep):
+        tokens = hidden_states.flatten(2).mT if hidden_states.ndim == 4 else hidden_states
+        tokens = 3 * self.attn(3 * tokens)
+        return self.more(tokens) if tokens.shape[1] > 30 else tokens
 
 
-def test_a_layer_that_hides_its_attention_is_named(random_pipe):
-    class Hidden:
-        def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None):
-            return hidden_states
-
-    path = "mid_block.attentions.0.transformer_blocks.0.attn1"
-    random_pipe.unet.get_submodule(path).set_processor(Hidden())
-    with pytest.warns(EntropyLabWarning, match=r"could not be measured.*mid_block"):
-        with entropylab.record(random_pipe) as rec:
-            sample(random_pipe)
-    assert list(rec.unmeasured) == [f"unet.{path}"]
-    assert path in rec.dataset.attrs["unmeasured"]
-    with pytest.raises(EntropyLabError, match=r"could not be measured.*mid_block"):
-        with entropylab.record(random_pipe, strict=True):
-            sample(random_pipe)
+def of_shapes(*shapes, **options):
+    """What is recorded of a denoiser on its own that is called with these shapes, whose values are of their area."""
+    model = Bare()
+    with torch.no_grad(), entropylab.record(model, strict=True, **options) as rec:
+        for shape in shapes:
+            model(normal(*shape, seed=shape[-1]), torch.tensor(1.0))
+    return rec.dataset
 
 
-def test_a_loop_with_a_scheduler_of_its_own_counts_forwards(random_pipe):
-    scheduler = DDPMScheduler()
-    scheduler.set_timesteps(4)
-    latents, text = torch.randn(1, 4, 16, 16), torch.zeros(1, 24, 128)
-    with entropylab.record(random_pipe) as rec, torch.no_grad():
-        for timestep in scheduler.timesteps:
-            noise = random_pipe.unet(latents, timestep, encoder_hidden_states=text).sample
-            latents = scheduler.step(noise, timestep, latents).prev_sample
-    assert dict(rec.dataset.sizes) == {
-        "size": 1, "scaling": 1, "branch": 1, "sample": 1, "step": 4, "layer": 14, "head": 4
-    }  # fmt: skip
-    np.testing.assert_array_equal(rec.dataset.timestep, scheduler.timesteps)
+def grid(side):
+    return (2, WIDTH, side, side)
+
+
+def test_each_size_of_a_denoiser_on_its_own_has_the_numbers_it_has_alone():
+    ds = of_shapes(grid(5), grid(8), grid(10))
+    assert ds["size"].values.tolist() == ["5x5", "8x8", "10x10"]
+    assert ds.height.values.tolist() == ds.width.values.tolist() == [5, 8, 10]
+    np.testing.assert_array_equal(ds.tokens.sel(layer="model.attn"), [25, 64, 100])
+    np.testing.assert_array_equal(ds.tokens.sel(layer="model.more"), [np.nan, 64, 100])
+    for place, side in ((1, 8), (2, 10)):
+        alone = of_shapes(grid(side)).entropy.isel(size=0)
+        np.testing.assert_array_equal(ds.entropy.isel(size=place), alone)
+        assert not np.array_equal(ds.entropy.isel(size=3 - place), alone)
+    assert entropylab.fit(ds).slope == pytest.approx(entropylab.fit(ds.sel(layer=["model.attn"])).slope)
+    smallest = entropylab.check(ds).smallest(0.1).set_index("layer")
+    assert smallest.tokens_max.tolist()[0] == 100 and np.isnan(smallest.tokens_max["model.more"])
+    assert entropylab.fit(ds).slope != pytest.approx(entropylab.fit(ds.isel(size=slice(1, None))).slope)
+
+
+def test_forwards_of_one_size_are_steps_and_another_size_between_them_begins_anew():
+    ds = of_shapes(*[grid(6)] * 3, *[grid(8)] * 2, *[grid(6)] * 3)
+    assert dict(ds.sizes)["size"] == 2
+    assert ds.entropy.notnull().all(["layer", "head"]).sum(["sample", "step"]).values.ravel().tolist() == [12, 4]
+
+
+def test_tokens_without_a_grid_are_told_apart_by_their_number():
+    ds = of_shapes((2, 40, WIDTH), (2, 60, WIDTH), keep=("layer",))
+    assert ds["size"].values.tolist() == ["input 40x8", "input 60x8"]
+    assert set(ds.height.values) == set(ds.width.values) == {-1}
+    np.testing.assert_array_equal(ds.tokens.sel(layer="model.attn"), [40, 60])
+    assert of_shapes(*[(2, 40, WIDTH)] * 2)["size"].values.tolist() == ["unknown"]
+
+
+UNMEASURED = {
+    "three of four images": ({"choose": lambda tokens: tokens[:3]}, "layers.0"),
+    "six of four images": ({"choose": lambda tokens: torch.cat([tokens, tokens[:2]])}, "layers.0"),
+    "no key": ({"mask": torch.zeros(6, 6, dtype=torch.bool)}, "no key"),
+    "hidden": ({"hidden": True}, "could not be measured"),
+}
+
+
+@pytest.mark.parametrize("case", UNMEASURED)
+def test_a_layer_that_can_not_be_measured_is_named(case):
+    change, said = UNMEASURED[case]
+    model = Denoiser()
+    vars(model.layers[0]).update(change)
+    with pytest.warns(EntropyLabWarning, match=said), entropylab.record(model) as rec:
+        run(model)
+    assert set(rec.unmeasured) == {"model.layers.0"} and "model.layers.0" in rec.dataset.attrs["unmeasured"]
+    assert list(rec.dataset.layer.values) == ["model.layers.1"]
+    with pytest.raises(EntropyLabError, match=said), entropylab.record(model, strict=True):
+        run(model)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_layer_that_hides_in_some_forwards_is_named(first):
+    model = Denoiser()
+    with pytest.warns(EntropyLabWarning, match="layers.1"), entropylab.record(model) as rec:
+        for hidden in (first, not first):
+            model.layers[1].hidden = hidden
+            run(model)
+    assert set(rec.unmeasured) == {"model.layers.1"} and rec.dataset.sizes["layer"] == 2
+
+
+def test_nothing_to_measure():
+    model = Denoiser(layers=1)
+    with entropylab.record(model, layers="joint") as rec:
+        with pytest.raises(EntropyLabError, match="nothing was measured yet"):
+            _ = rec.dataset
+        run(model)
+    with pytest.raises(EntropyLabError, match=r"1 attention layer ran, and none is chosen by layers=.'joint'."):
+        _ = rec.dataset
+    model.layers[0].hidden = True
+    with pytest.warns(UserWarning, match="could not be measured"), entropylab.record(model) as rec:
+        run(model)
+    with pytest.raises(EntropyLabError, match=r"1 attention layer ran, and none could be measured: model.layers.0"):
+        _ = rec.dataset
+    for thing, message in (("pipe", "a diffusers pipeline or a torch.nn.Module. Got str"), (nn.Linear(2, 2), "Linear")):
+        with pytest.raises(EntropyLabError, match=message), entropylab.record(thing):
+            pytest.fail("nothing may run")
 
 
 def test_steps_that_had_several_timesteps_say_none(random_pipe):

@@ -1,77 +1,65 @@
 """What goes wrong inside of attention: NaN and infinity in q or k are counted and named; too little memory is met."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+import xarray as xr
 
 import entropylab
-from entropylab import EntropyLabError
-from entropylab.capture import AttentionCall
-from entropylab.entropy import native, row_statistics, sums
-from entropylab.entropy.rows import Rows
-from entropylab.entropy.sums import head_sums, summed, sums_and_rows
-from entropylab.errors import EntropyLabWarning
-from entropylab.measuring.reduce import Reduction
+from entropylab import EntropyLabError, EntropyLabWarning, row_statistics
+from entropylab.entropy import native, sums
 
+from ..joints import inputs, new_joint
 from ..runs.stub import Stub, measure
 from ..sampling import sample
+from ..seeds import normal
 
 STATISTICS = ("entropy", "sigma2", "third")
 
 
-def attention(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None = None) -> AttentionCall:
-    return AttentionCall("layer", torch.nn.Identity(), query, key, mask, 0.5, False)
+class Plain(torch.nn.Module):
+    """Nothing but an attention call."""
+
+    def forward(self, query, key, mask=None, is_causal=False):
+        return F.scaled_dot_product_attention(query, key, key, attn_mask=mask, is_causal=is_causal)
 
 
-def tensors(heads: int = 2, key_heads: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
-    torch.manual_seed(0)
-    return torch.randn(3, heads, 7, 8), torch.randn(3, key_heads, 5, 8)
-
-
-def reduced(call: AttentionCall, **options: object) -> dict[str, torch.Tensor]:
-    """Entries by name, each (batch, heads)."""
-    reduction = Reduction(STATISTICS, **options)
-    (found,) = reduction(call).values()
-    entries = reduction.entries(found.sums.flatten(0, 1), found.parts, found.fraction)
-    values = entries.unflatten(1, call.query.shape[:2]).float()
-    return dict(zip(reduction.names, values, strict=False))
+def recorded(*given, **options):
+    with entropylab.record(layer := Plain(), statistics=STATISTICS, **options) as rec:
+        layer(*given)
+    return rec.dataset.squeeze(("size", "scaling", "branch", "step", "layer"))
 
 
 @pytest.mark.parametrize(
     ("bad", "masked", "rows"),
     [(torch.nan, False, None), (torch.nan, True, 6), (torch.inf, True, None), (-torch.inf, False, 6)],
 )
-def test_a_bad_query_spoils_its_row_alone(bad: float, masked: bool, rows: int | None) -> None:
-    query, key = tensors()
+def test_a_bad_query_spoils_its_row_alone(bad, masked, rows):
+    query, key = normal(3, 2, 7, 8), normal(3, 2, 5, 8, seed=1)
     mask = torch.ones(7, 5, dtype=torch.bool).tril(3) if masked else None
-    plain = reduced(attention(query, key, mask), rows=rows)
+    plain = recorded(query, key, mask, rows=rows)
     spoiled = query.clone()
     spoiled[1, 0, 2, 3] = bad
-    found = reduced(attention(spoiled, key, mask), rows=rows)
-    counted = 6 if rows else 7
-    assert plain["rows_bad"].sum() == 0
-    assert found["rows_bad"].sum() == found["rows_bad"][1, 0] == 1
-    assert found["rows"][1, 0] == counted - 1
-    assert plain["rows"].eq(counted).all()
+    with pytest.warns(EntropyLabWarning, match=r"NaN or infinity .* rows_bad"):
+        found = recorded(spoiled, key, mask, rows=rows)
+    assert (int(plain.rows_bad), int(found.rows_bad)) == (0, 1)
+    others = np.ones((3, 2), bool)
+    others[1, 0] = False
     for name in STATISTICS:
-        assert found[name].isfinite().all()
-        others = torch.ones(3, 2, dtype=torch.bool)
-        others[1, 0] = False
-        torch.testing.assert_close(found[name][others], plain[name][others], rtol=1e-5, atol=1e-5)
-        assert (found[name] - plain[name])[1, 0].abs() > 1e-4
+        ours, theirs = (ds[name].transpose("sample", "head").values for ds in (found, plain))
+        np.testing.assert_allclose(ours[others], theirs[others], rtol=1e-5, atol=1e-5)
+        assert np.isfinite(ours).all() and abs(ours - theirs)[1, 0] > 1e-4
     if rows is None:
         left = [0, 1, 3, 4, 5, 6]
-        part = mask[left] if mask is not None else None
-        expected = reduced(attention(query[:, :, left], key, part))["entropy"][1, 0]
-        torch.testing.assert_close(found["entropy"][1, 0], expected, rtol=1e-5, atol=1e-5)
+        wanted = row_statistics(query[1:2, :1, left], key[1:2, :1], mask=None if mask is None else mask[left])
+        np.testing.assert_allclose(found.entropy.isel(sample=1, head=0), wanted.entropy.mean(), rtol=1e-5)
 
 
-def test_bad_rows_are_counted_by_layer_and_named_in_the_result() -> None:
+def test_bad_rows_are_counted_by_layer_and_named_in_the_result(tmp_path):
     pipe = Stub()
 
-    def spoil(hidden: torch.Tensor) -> torch.Tensor:
+    def spoil(hidden):
         if pipe.calls == 2:
             hidden = hidden.clone()
             hidden[0] = torch.nan
@@ -87,30 +75,23 @@ def test_bad_rows_are_counted_by_layer_and_named_in_the_result() -> None:
     assert finite.values.tolist() == [sample != 2 for sample in range(8)]
     pipe.calls = 0
     with pytest.warns(EntropyLabWarning, match="rows_bad"):
-        online = measure(None, pipe, sizes=[32], scaling="original", keep=("layer",))
-    assert np.isfinite(online.entropy).all()
-
-
-def test_a_layer_that_is_bad_throughout_is_named_all_the_same(tmp_path: object) -> None:
-    pipe = Stub()
+        assert np.isfinite(measure(None, pipe, sizes=[32], scaling="original", keep=("layer",)).entropy).all()
     pipe.unet.spoil = lambda hidden: hidden * torch.nan
     with pytest.warns(EntropyLabWarning, match=r"unet.attn1 \(256 rows\)"):
         ds = measure(tmp_path / "run", pipe, sizes=[32], scaling="original")
     assert list(ds.layer.values) == ["unet.attn1"]
-    assert int(ds.rows_bad.sum()) == 8 * 2 * 16
-    assert int(ds.rows_bad.sum()) == int(entropylab.open(tmp_path / "run").rows_bad.sum())
+    assert int(ds.rows_bad.sum()) == int(entropylab.open(tmp_path / "run").rows_bad.sum()) == 8 * 2 * 16
     assert ds.entropy.isnull().all()
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A device that has room for 3 rows at once; how many rows it was asked for each time."""
-    sizes: list[int] = []
-    at_once = sums.at_once
+def room(monkeypatch):
+    """A device that has room for 3 rows at once, or for ``room[0]``; and how many rows it was asked for each time."""
+    sizes, at_once = [3], sums.at_once
 
-    def small(rows: Rows, *rest: object) -> object:
+    def small(rows, *rest):
         sizes.append(rows.q.shape[-2])
-        if rows.q.shape[-2] > 3:
+        if rows.q.shape[-2] > sizes[0]:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
         return at_once(rows, *rest)
 
@@ -119,72 +100,62 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-@pytest.mark.parametrize("kind", ["none", "boolean", "additive", "one row", "causal", "causal and boolean"])
-def test_where_memory_is_short_rows_are_asked_for_in_pieces(kind: str, asked: list[int]) -> None:
-    query, key = tensors()
-    mask = {
-        "boolean": torch.ones(7, 5, dtype=torch.bool).tril(2),
-        "additive": torch.randn(3, 1, 7, 5),
-        "one row": torch.tensor([[True, True, False, True, True]]),
-        "causal and boolean": torch.tensor([[True, True, True, False, True]]),
-    }.get(kind)
-    counted = torch.tensor([True, True, False, True, True, True, True])
-    rows = Rows(query, key, 0.5, mask, kind.startswith("causal"), ("entropy", "third"))
-    whole = row_statistics(
-        query, key, scale=0.5, mask=mask, is_causal=rows.is_causal, statistics=("entropy", "mean", "third")
-    )
-    expected = summed(whole, rows.statistics, counted)
-    found = head_sums(rows, counted)
-    assert asked == [7, 3, 4, 2, 2]
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
-    assert not torch.allclose(found, head_sums(replace(rows, scale=0.6), counted), atol=1e-3)
+MASKS = {
+    "none": None,
+    "boolean": torch.ones(7, 5, dtype=torch.bool).tril(2),
+    "additive": normal(3, 1, 7, 5, seed=2),
+    "one row": torch.tensor([[True, True, False, True, True]]),
+}
 
 
-@pytest.mark.parametrize("is_causal", [False, True])
-def test_where_memory_is_short_rows_of_maps_stay_in_their_order(is_causal: bool, asked: list[int]) -> None:
-    query, key = tensors()
-    counted = torch.tensor([True, True, False, True, True, True, True])
-    whole = row_statistics(query, key, scale=0.5, is_causal=is_causal, statistics=("entropy", "mean"))
-    found, of_rows = sums_and_rows(Rows(query, key, 0.5, None, is_causal, ("entropy",)), ("entropy",), counted)
-    entropy = of_rows["entropy"]
-    assert asked == [7, 3, 4, 2, 2]
-    torch.testing.assert_close(found, summed(whole, ("entropy",), counted), rtol=1e-5, atol=1e-4)
-    assert entropy[..., 2].isnan().all() and entropy[..., counted].isfinite().all()
-    torch.testing.assert_close(entropy[..., counted], whole["entropy"][..., counted], rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(entropy.roll(1, -1)[..., counted], whole["entropy"][..., counted], atol=1e-3)
+@pytest.mark.parametrize(("kind", "is_causal"), [*((kind, False) for kind in MASKS), ("none", True)])
+def test_where_memory_is_short_rows_are_asked_for_in_pieces(kind, is_causal, room):
+    query, key = normal(3, 2, 7, 8), normal(3, 2, 5, 8, seed=1)
+    given = {"mask": MASKS[kind], "is_causal": is_causal}
+    ds = recorded(query, key, *given.values())
+    assert room[1:] == [7, 3, 4, 2, 2]
+    wanted = row_statistics(query.double(), key.double(), **given, statistics=("entropy", "variance", "third"))
+    for name, of_rows in zip(STATISTICS, ("entropy", "variance", "third"), strict=True):
+        np.testing.assert_allclose(ds[name].transpose("sample", "head"), wanted[of_rows].mean(-1), rtol=1e-5, atol=1e-4)
+    other = row_statistics(query.double(), key.double(), **given, scale=0.4)
+    assert abs(ds.entropy.transpose("sample", "head").values - other.entropy.mean(-1).numpy()).max() > 1e-2
 
 
-def test_maps_are_made_where_memory_is_short(random_pipe: object, asked: list[int]) -> None:
-    with entropylab.record(random_pipe, maps=True, layers="*mid_block*attn1") as rec:
-        sample(random_pipe, (32, 32), steps=1)
-    assert rec.unmeasured == {} and max(asked) > 3 >= min(asked)
-    (size,) = rec.maps.children.values()
-    (group,) = size.children.values()
-    wanted = rec.dataset.entropy.isel(size=0).mean(["head", "step"]).transpose(*group.entropy.dims[:-2])
-    np.testing.assert_allclose(group.entropy.mean(["y", "x"]), wanted, atol=2e-5)
+def test_maps_are_made_where_memory_is_short_and_rows_stay_in_their_order(random_pipe, room):
+    options, maps = {"size": (32, 32), "steps": 1}, []
+    for room[0] in (3, 1000):
+        with entropylab.record(random_pipe, maps=True, layers="*mid_block*attn1") as rec:
+            sample(random_pipe, **options)
+        assert rec.unmeasured == {}
+        maps.append(rec.maps["32x32/4x4"].entropy)
+    assert min(room[1:]) <= 3 < max(room)
+    np.testing.assert_allclose(maps[0], maps[1], atol=2e-5)
+    assert abs(maps[0].roll(x=1) - maps[1]).max() > 1e-3
 
 
-def test_measuring_goes_on_where_memory_is_short(asked: list[int]) -> None:
-    ds = measure(sizes=[32], scaling="original")
-    assert min(asked) <= 3 < max(asked)
-    assert np.isfinite(ds.entropy).all()
+def test_rows_that_count_are_the_same_ones_where_memory_is_short(room):
+    """Rows of the image and of the text, which stand elsewhere in every sample."""
+    found = []
+    for room[0] in (3, 1000):
+        with entropylab.record(model := new_joint("shuffled")) as rec, torch.no_grad():
+            model(**inputs())
+        found.append(rec.dataset.drop_attrs())
+    assert min(room[1:]) <= 3 and set(found[0].part.values) == {"image", "text"}
+    xr.testing.assert_allclose(*found, rtol=1e-4, atol=1e-5)
 
 
-def test_no_room_for_a_single_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nothing(*arguments: object) -> torch.Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    monkeypatch.setattr(native, "why_not_tensors", lambda q, k: "a device")
-    monkeypatch.setattr(sums, "at_once", nothing)
-    with pytest.raises(torch.OutOfMemoryError):
-        head_sums(Rows(*tensors(), 0.5, None, False, ("entropy",)))
+def test_no_room_for_a_single_row(room):
+    room[0] = 0
+    with pytest.warns(EntropyLabWarning, match="out of memory"), entropylab.record(layer := Plain()) as rec:
+        layer(normal(1, 2, 7, 8), normal(1, 2, 5, 8))
+    assert set(rec.unmeasured) == {"model"}
 
 
 @pytest.mark.parametrize("long", [True, False])
-def test_sampling_without_room_says_which_size(long: bool, tmp_path: object) -> None:
+def test_sampling_without_room_says_which_size(long, tmp_path):
     pipe = Stub()
 
-    def full(pipe: Stub) -> None:
+    def full(pipe):
         if pipe.calls == 6:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
 

@@ -1,4 +1,4 @@
-"""Word maps against whole maps in float64, and against DAAM's way of summing them."""
+"""Word maps against whole maps in float64, whichever text encoders a pipeline has."""
 
 import copy
 import json
@@ -17,7 +17,7 @@ from entropylab.pipelines import denoisers
 from recipes.text import WIDTH
 
 from ..attention import in_heads, together
-from ..maps import every_map, logits_of
+from ..maps import every_map
 from ..sampling import sample
 from ..zoo.joint import SD3
 from ..zoo.joint_packed import HUNYUAN_IMAGE, LUMINA2, Z_IMAGE, mixed_guidance
@@ -58,27 +58,29 @@ def check_words(maps, seen, tokens, image=slice(None), branches=("uncond", "cond
     return checked
 
 
-def test_stable_diffusion(random_pipe):
-    with every_map({"unet": random_pipe.unet}) as seen:
-        plain = sample(random_pipe, (64, 96))
-    with entropylab.record(random_pipe, words=list(SPOKEN), keep=EACH) as rec:
-        assert torch.equal(sample(random_pipe, (64, 96)), plain)
-    assert check_words(rec.maps, seen, TOKENS) == 7
-    assert not rec.kept_maps.missing
-    assert rec.maps["64x96/16x24"].words.attrs["units"] == "1"
+def agrees(pipe, tokens, per_forward=lambda calls: calls, checked=7, **options):
+    """That the maps of a pipeline's words are those of its tokens (see ``check_words``)."""
+    given = {name: options.pop(name) for name in ("image", "branches") if name in options}
+    with every_map(denoisers(pipe)) as seen:
+        sample(pipe, **options)
+    with entropylab.record(pipe, words=list(SPOKEN), keep=EACH) as rec:
+        sample(pipe, **options)
+    seen = {path: per_forward(calls) for path, calls in seen.items()}
+    assert check_words(rec.maps, seen, tokens, **given) == checked
     with pytest.raises(AssertionError):
-        check_words(rec.maps, seen, TOKENS | {"red": [1]})
+        check_words(rec.maps, seen, tokens | {"house": [*tokens["house"][:-1], 1]}, **given)
+
+
+def in_groups_of(count):
+    """Calls of which so many are one forward."""
+    return lambda calls: [torch.cat(calls[start : start + count]) for start in range(0, len(calls), count)]
 
 
 def test_layers_of_the_encoder_that_are_skipped(random_pipe, monkeypatch):
     encoder = random_pipe.text_encoder
     if not hasattr(encoder, "text_model"):  # since transformers 5, though the pipeline still asks for it
         monkeypatch.setattr(type(encoder), "text_model", property(lambda self: self), raising=False)
-    with every_map({"unet": random_pipe.unet}) as seen:
-        sample(random_pipe, clip_skip=1)
-    with entropylab.record(random_pipe, words=list(SPOKEN), keep=EACH) as rec:
-        sample(random_pipe, clip_skip=1)
-    assert check_words(rec.maps, seen, TOKENS) == 7
+    agrees(random_pipe, TOKENS, clip_skip=1, steps=1)
 
 
 def test_two_encoders_side_by_side():
@@ -89,11 +91,7 @@ def test_two_encoders_side_by_side():
         tokenizer=tokenizer(), tokenizer_2=tokenizer(), text_encoder=text_encoder(),
         text_encoder_2=text_encoder("CLIPTextModelWithProjection"),
     )  # fmt: skip
-    with every_map({"unet": model}) as seen:
-        sample(pipe, steps=2)
-    with entropylab.record(pipe, words=list(SPOKEN), keep=EACH) as rec:
-        sample(pipe, steps=2)
-    assert check_words(rec.maps, seen, TOKENS) > 0
+    agrees(pipe, TOKENS, steps=2, checked=4)
     with entropylab.record(pipe, words="blue") as rec:
         sample(pipe, prompts=PROMPTS[:1], prompt_2=PROMPTS[1:], steps=1)
     assert rec.maps["64x64/4x4"].words.sel(branch="cond").notnull().any()
@@ -122,17 +120,9 @@ def test_t5_behind_clip():
         "StableDiffusion3Pipeline", transformer=tiny("SD3Transformer2DModel", SD3 | sizes), scheduler=flow_matching(),
         tokenizer=tokenizer(), tokenizer_2=tokenizer(), **clip, **t5(), **image_vae(),
     )  # fmt: skip
-    options = {"max_sequence_length": 12, "steps": 2}
-    with every_map(denoisers(pipe)) as seen:
-        sample(pipe, (96, 128), **options)
-    with entropylab.record(pipe, words=list(SPOKEN), keep=EACH) as rec:
-        sample(pipe, (96, 128), **options)
-    start, places = 48, {"red": [1], "blue": [1], "car": [2], "house": [2, 3, 4]}
-    tokens = {word: [start + 24 * 0 + at for at in TOKENS[word]] for word in SPOKEN}
-    tokens = {word: [*at, *(start + 24 + other for other in places[word])] for word, at in tokens.items()}
-    assert check_words(rec.maps, seen, tokens, slice(0, start)) == 3
-    with pytest.raises(AssertionError):
-        check_words(rec.maps, seen, tokens | {"house": tokens["house"][:-1]}, slice(0, start))
+    behind = {"red": [1], "blue": [1], "car": [2], "house": [2, 3, 4]}
+    tokens = {word: [48 + TOKENS[word][0], *(48 + 24 + at for at in behind[word])] for word in SPOKEN}
+    agrees(pipe, tokens, size=(96, 128), max_sequence_length=12, steps=2, image=slice(0, 48), checked=3)
 
 
 class Chat(transformers.PreTrainedTokenizerFast):
@@ -156,17 +146,9 @@ def chatting(pipeline, transformer, config):
 def test_each_image_has_a_text_of_its_own():
     """Z-Image: its denoiser is handed a list of texts, as long as each is."""
     pipe = chatting("ZImagePipeline", "ZImageTransformer2DModel", Z_IMAGE)
-    options = {"max_sequence_length": 12, "steps": 2}
-    with every_map(denoisers(pipe)) as seen:
-        sample(pipe, (96, 128), **options)
-    with entropylab.record(pipe, words=list(SPOKEN), keep=EACH) as rec:
-        sample(pipe, (96, 128), **options)
-    start = 64  # the image's 48 tokens, filled up
-    places = {"red": [1], "blue": [1], "car": [2], "house": [2, 3, 4]}
-    tokens = {word: [start + each for each in at] for word, at in places.items()}
-    assert check_words(rec.maps, seen, tokens, slice(0, 48), ("cond", "uncond")) == 2
-    with pytest.raises(AssertionError):
-        check_words(rec.maps, seen, tokens | {"car": tokens["house"]}, slice(0, 48), ("cond", "uncond"))
+    tokens = {"red": [65], "blue": [65], "car": [66], "house": [66, 67, 68]}  # the image's 48 are filled up to 64
+    options = {"size": (96, 128), "max_sequence_length": 12, "steps": 2, "image": slice(0, 48)}
+    agrees(pipe, tokens, **options, branches=("cond", "uncond"), checked=2)
 
 
 @pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[1:]])
@@ -199,7 +181,7 @@ def test_of_two_texts_the_second_stands_first():
     config = HUNYUAN_IMAGE | {"text_embed_dim": 2 * WIDTH, "text_embed_2_dim": 2 * WIDTH}
     pipe = assembled(
         "HunyuanImagePipeline", transformer=tiny("HunyuanImageTransformer2DModel", config), scheduler=flow_matching(),
-        text_encoder=encoder, tokenizer=tokenizer, **mixed_guidance(),
+        text_encoder=encoder, tokenizer=tokenizer, guider=mixed_guidance(), ocr_guider=mixed_guidance(),
     )  # fmt: skip
 
     def encoded():
@@ -243,89 +225,16 @@ class OneByOne:
 
 def test_layers_that_attend_image_by_image(random_pipe):
     random_pipe.unet.set_attn_processor(OneByOne())
-    with every_map({"unet": random_pipe.unet}) as seen:
-        sample(random_pipe)
-    with entropylab.record(random_pipe, words=list(SPOKEN), keep=EACH) as rec:
-        sample(random_pipe)
-    whole = {path: [torch.cat(calls[at : at + 4]) for at in range(0, len(calls), 4)] for path, calls in seen.items()}
-    assert check_words(rec.maps, whole, TOKENS) == 7
+    agrees(random_pipe, TOKENS, per_forward=in_groups_of(4), steps=2)
 
 
 def test_flux():
     """The embedded model of FLUX's shape, whose text stands first, and whose branches are forwards of their own."""
     pipe = entropylab.load("emoji-joint", device="cpu")
     pipe.set_progress_bar_config(disable=True)
-    with every_map(denoisers(pipe)) as seen:
-        sample(pipe, steps=2)
-    with entropylab.record(pipe, words=list(SPOKEN), keep=EACH) as rec:
-        sample(pipe, steps=2)
-    each = {path: [torch.cat(calls[step : step + 2]) for step in (0, 2)] for path, calls in seen.items()}
     tokens = {"red": [2], "blue": [2], "car": [3], "house": [3]}
-    assert check_words(rec.maps, each, tokens, slice(24, None), ("cond", "uncond")) == len(seen)
-
-
-@pytest.mark.parametrize("strong", [False, True])
-def test_what_is_made_strong_shows_at_its_pixel_and_its_word(random_pipe, strong):
-    """One channel of every head is the business of one row, in line 2 and column 3, and of one key, "red", alone."""
-    attention = random_pipe.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn2
-
-    def alone(place):
-        def change(module, args, output):
-            output = output.unflatten(-1, (attention.heads, -1)).clone()
-            output[..., 0] = 0
-            output[2, place, :, 0] = 50 * strong  # with guidance, the first prompt is the third image
-            return output.flatten(-2)
-
-        return change
-
-    attention.to_q.register_forward_hook(alone(2 * 16 + 3))
-    attention.to_k.register_forward_hook(alone(2))
-    with entropylab.record(random_pipe, words=["red", "car"]) as rec:
-        sample(random_pipe, steps=1)
-    maps = rec.maps["64x64/16x16"]
-    words = maps.words.sel(layer=maps.layer[0], branch="cond").isel(scaling=0, sample=0)
-    red = words.sel(word="red")
-    if strong:
-        assert np.unravel_index(np.argmax(red.values), red.shape) == (2, 3)
-        assert red.values[2, 3] > 0.999
-        assert words.sel(word="car").values[2, 3] < 1e-3
-    assert np.sort(red.values.ravel())[-2] < 0.5
-
-
-class Daam:
-    """DAAM's processor: it keeps what the image gives to each token, summed over heads, bicubic at the largest grid."""
-
-    def __init__(self, grid, heat):
-        self.grid, self.heat = grid, heat
-
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None):
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        sides = ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
-        query, key, value = (in_heads(projection, tokens, attn.heads) for projection, tokens in sides)
-        weights = logits_of(query, key).softmax(-1)
-        if encoder_hidden_states is not None:
-            side = round(weights.shape[-2] ** 0.5)
-            tokens = weights[len(weights) // 2 :].mean(1).mT.unflatten(-1, (side, side))
-            self.heat.append(F.interpolate(tokens, self.grid, mode="bicubic"))
-        return attn.to_out[1](attn.to_out[0](together(weights.to(value.dtype) @ value)))
-
-
-def test_daams_way(random_pipe):
-    """Mean over heads, every layer made as fine as the finest, summed over layers and steps."""
-    heat = []
-    with entropylab.record(random_pipe, words="red") as rec:
-        sample(random_pipe)
-    random_pipe.unet.set_attn_processor(Daam((16, 16), heat))
-    sample(random_pipe)
-    wanted = torch.stack(heat).sum(0)[0, 2]
-    ours = []
-    for group in ("16x16", "8x8"):
-        words = rec.maps["64x64"][group].words.sel(branch="cond", word="red").isel(scaling=0, sample=0)
-        words = torch.from_numpy(words.dropna("layer").values).double()[:, None]
-        ours.append(F.interpolate(words, (16, 16), mode="bicubic")[:, 0])
-    ours = 3 * torch.cat(ours).sum(0)  # steps
-    torch.testing.assert_close(ours, wanted, atol=1e-4, rtol=0)
-    assert (ours - torch.stack(heat).sum(0)[0, 3]).abs().max() > 1e-2, "the next token must not pass"
+    options = {"image": slice(24, None), "branches": ("cond", "uncond"), "per_forward": in_groups_of(2)}
+    agrees(pipe, tokens, **options, checked=len(entropylab.layers(pipe)), size=(32, 32), steps=2)
 
 
 def test_a_word_that_occurs_twice_is_summed(random_pipe):
@@ -356,37 +265,17 @@ def test_prompts_that_were_encoded_before(random_pipe):
 
 
 def test_a_word_that_is_in_no_prompt_ends_the_call_before_it_samples(random_pipe):
-    ran = []
+    ran, state = [], dict(vars(random_pipe))
     random_pipe.unet.register_forward_hook(lambda *_: ran.append(True))
-    state = dict(vars(random_pipe))
     said = "words must be in the prompt. Got 'hat'; its words are a, red, car, and so for 1 more"
     with pytest.raises(EntropyLabError, match=said), entropylab.record(random_pipe, words=["red", "hat"]):
         sample(random_pipe)
     assert not ran and vars(random_pipe) == state
     assert not random_pipe.text_encoder._forward_hooks
-    with pytest.raises(EntropyLabError, match=said):
-        entropylab.measure(random_pipe, [64], prompts=PROMPTS, words="hat", maps="maps.nc", progress=False)
-    sample(random_pipe, steps=1)
-
-
-def test_measured_and_opened_again(random_pipe, tmp_path):
-    """Words of some prompts, batch by batch: the samples of others are NaN."""
-    path = tmp_path / "maps.nc"
-    options = {"prompts": PROMPTS, "steps": 1, "batch_size": 1, "progress": False, "train_size": 64}
-    rules = ["original", "sqrt_log"]
-    entropylab.measure(random_pipe, [64, 96], scaling=rules, maps=path, words=["red"], received=True, **options)
-    maps = entropylab.open(path)
-    group = maps["96x96/24x24"]
-    assert set(group.data_vars) == {"entropy", "received", "words"}
-    known = group.words.sel(branch="cond").isel(layer=1).notnull().all(["word", "y", "x"])
-    assert known.values.tolist() == [[True, False]] * 2
-    assert group.word.values.tolist() == ["red"]
-    with pytest.raises(EntropyLabError, match="pass maps="):
-        entropylab.measure(random_pipe, [64], words="red", **options)
 
 
 def test_whatever_goes_wrong_the_pipeline_goes_on(random_pipe, monkeypatch):
-    plain = sample(random_pipe)
+    plain = sample(random_pipe, (32, 32), steps=1)
 
     def broken(*_):
         raise RuntimeError("no memory")
@@ -395,24 +284,9 @@ def test_whatever_goes_wrong_the_pipeline_goes_on(random_pipe, monkeypatch):
         with monkeypatch.context() as patch, pytest.warns(EntropyLabWarning, match="no memory"):
             patch.setattr(f"entropylab.{place}", broken)
             with entropylab.record(random_pipe, maps=True, words="red", received=True) as rec:
-                assert torch.equal(sample(random_pipe), plain)
+                assert torch.equal(sample(random_pipe, (32, 32), steps=1), plain)
         assert rec.dataset.entropy.notnull().any()
-        assert rec.maps["64x64/16x16"].entropy.notnull().all()
-
-
-@pytest.mark.parametrize("words", [[], "", ["red", "RED"], ["red ", "red"], ["red  car", " red car"], ["?"], 3, [None]])
-def test_what_are_no_words(random_pipe, words):
-    with pytest.raises(EntropyLabError, match="each once"), entropylab.record(random_pipe, words=words):
-        pass
-
-
-def test_arguments_that_do_not_fit(random_pipe):
-    with pytest.raises(EntropyLabError, match="text encoder"), entropylab.record(random_pipe.unet, words="red"):
-        pass
-    with pytest.raises(EntropyLabError, match="received must be"), entropylab.record(random_pipe, received="maps.nc"):
-        pass
-    with pytest.raises(EntropyLabError, match="leave rows out"), entropylab.record(random_pipe, words="red", rows=3):
-        pass
+        assert rec.maps["32x32/8x8"].entropy.notnull().all()
 
 
 def test_a_text_encoder_is_copied_without_it(random_pipe):
