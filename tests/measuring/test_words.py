@@ -1,4 +1,4 @@
-"""Word maps against whole maps in float64, whichever text encoders a pipeline has."""
+"""Word maps against whole maps in float64, whichever text encoders a pipeline has, and DAAM's way of summing them."""
 
 import copy
 import json
@@ -17,11 +17,11 @@ from entropylab.pipelines import denoisers
 from recipes.text import WIDTH
 
 from ..attention import in_heads, together
-from ..maps import every_map
+from ..maps import every_map, logits_of
 from ..sampling import sample
 from ..zoo.joint import SD3
 from ..zoo.joint_packed import HUNYUAN_IMAGE, LUMINA2, Z_IMAGE, mixed_guidance
-from ..zoo.joint_parts import assembled, flow_matching, image_vae, named, tiny, two_steps
+from ..zoo.joint_parts import assembled, flow_matching, image_vae, named, sized, tiny, two_steps
 from ..zoo.unet_parts import text_encoder, tokenizer, unet
 from ..zoo.unets import XL
 
@@ -137,7 +137,7 @@ def chatting(pipeline, transformer, config):
     parts = t5()
     spelling = parts["tokenizer_3"].backend_tokenizer
     return assembled(
-        pipeline, transformer=tiny(transformer, config | {"cap_feat_dim": 2 * WIDTH}),
+        pipeline, transformer=sized(transformer, **config | {"cap_feat_dim": 2 * WIDTH}),
         scheduler=flow_matching(), text_encoder=parts["text_encoder_3"], **image_vae(),
         tokenizer=Chat(tokenizer_object=spelling, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"),
     )  # fmt: skip
@@ -178,9 +178,10 @@ def test_of_two_texts_the_second_stands_first():
     """HunyuanImage: then comes the first, and the padding of both."""
     parts = t5()
     encoder, tokenizer = parts["text_encoder_3"], parts["tokenizer_3"]
-    config = HUNYUAN_IMAGE | {"text_embed_dim": 2 * WIDTH, "text_embed_2_dim": 2 * WIDTH}
+    widths = {"text_embed_dim": 2 * WIDTH, "text_embed_2_dim": 2 * WIDTH}
+    transformer = sized("HunyuanImageTransformer2DModel", **HUNYUAN_IMAGE | widths)
     pipe = assembled(
-        "HunyuanImagePipeline", transformer=tiny("HunyuanImageTransformer2DModel", config), scheduler=flow_matching(),
+        "HunyuanImagePipeline", transformer=transformer, scheduler=flow_matching(),
         text_encoder=encoder, tokenizer=tokenizer, guider=mixed_guidance(), ocr_guider=mixed_guidance(),
     )  # fmt: skip
 
@@ -235,6 +236,42 @@ def test_flux():
     tokens = {"red": [2], "blue": [2], "car": [3], "house": [3]}
     options = {"image": slice(24, None), "branches": ("cond", "uncond"), "per_forward": in_groups_of(2)}
     agrees(pipe, tokens, **options, checked=len(entropylab.layers(pipe)), size=(32, 32), steps=2)
+
+
+class Daam:
+    """DAAM's processor: it keeps what the image gives to each token, summed over heads, bicubic at the largest grid."""
+
+    def __init__(self, grid, heat):
+        self.grid, self.heat = grid, heat
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None):
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        sides = ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
+        query, key, value = (in_heads(projection, tokens, attn.heads) for projection, tokens in sides)
+        weights = logits_of(query, key).softmax(-1)
+        if encoder_hidden_states is not None:
+            side = round(weights.shape[-2] ** 0.5)
+            tokens = weights[len(weights) // 2 :].mean(1).mT.unflatten(-1, (side, side))
+            self.heat.append(F.interpolate(tokens, self.grid, mode="bicubic"))
+        return attn.to_out[1](attn.to_out[0](together(weights.to(value.dtype) @ value)))
+
+
+def test_daams_way(random_pipe):
+    """Mean over heads, every layer made as fine as the finest, summed over layers and steps."""
+    heat = []
+    with entropylab.record(random_pipe, words="red") as rec:
+        sample(random_pipe)
+    random_pipe.unet.set_attn_processor(Daam((16, 16), heat))
+    sample(random_pipe)
+    wanted = torch.stack(heat).sum(0)[0, 2]
+    ours = []
+    for group in ("16x16", "8x8"):
+        words = rec.maps["64x64"][group].words.sel(branch="cond", word="red").isel(scaling=0, sample=0)
+        words = torch.from_numpy(words.dropna("layer").values).double()[:, None]
+        ours.append(F.interpolate(words, (16, 16), mode="bicubic")[:, 0])
+    ours = 3 * torch.cat(ours).sum(0)  # steps
+    torch.testing.assert_close(ours, wanted, atol=1e-4, rtol=0)
+    assert (ours - torch.stack(heat).sum(0)[0, 3]).abs().max() > 1e-2, "the next token must not pass"
 
 
 def test_a_word_that_occurs_twice_is_summed(random_pipe):
