@@ -1,7 +1,8 @@
 """The one exception type that callers of entropylab see, the checks of arguments that raise it most, and words."""
 
 import os
-from typing import Any
+from numbers import Integral
+from typing import Any, TypeGuard
 
 
 class EntropyLabError(ValueError):
@@ -49,11 +50,16 @@ def names_of(value: Any) -> tuple[str, ...]:
     return names if all(isinstance(name, str) for name in names) else ()
 
 
+def is_int(value: Any) -> TypeGuard[int]:
+    """Whether a value is a whole number, of Python or numpy."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def check_int(name: str, value: Any, least: int = 1) -> int:
     """``value``, if it is an int that is not too small."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not is_int(value) or value < least:
         raise EntropyLabError(f"{name} must be an int >= {least}. Got {value!r}.")
-    return value
+    return int(value)
 
 
 def check_count(name: str, value: Any, default: Any) -> Any:

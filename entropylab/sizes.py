@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
 
-from .errors import EntropyLabError
+from .errors import EntropyLabError, is_int
 
 Size = tuple[int, int]
 """Height and width [pixels]."""
@@ -40,17 +40,12 @@ def size_label(size: AnySize) -> str:
 
 def as_pair(size: Any) -> Size:
     """One entry of ``sizes`` as (height, width)."""
-    pair = (size, size) if isinstance(size, int) else size
-    whole = (
-        isinstance(pair, Sequence)
-        and len(pair) == 2
-        and all(isinstance(side, int) and not isinstance(side, bool) for side in pair)
-    )
-    if not whole:
+    pair = (size, size) if is_int(size) else size
+    if not isinstance(pair, Sequence) or len(pair) != 2 or not all(map(is_int, pair)):
         raise EntropyLabError(f"each of sizes must be an int or a (height, width) pair of ints [pixels]. Got {size!r}.")
     if min(pair) < 1:
         raise EntropyLabError(f"sizes must be positive [pixels]. Got {size!r}.")
-    return pair[0], pair[1]
+    return int(pair[0]), int(pair[1])
 
 
 def parse_sizes(texts: Sequence[str]) -> list[int | Size]:

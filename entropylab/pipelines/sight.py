@@ -11,7 +11,7 @@ from ..capture import Observer, intercept, session, watch_root
 from ..capture.changes import MARK
 from ..capture.inputs import Inputs
 from ..capture.session import OnAttention
-from ..errors import EntropyLabError
+from ..errors import EntropyLabError, is_int
 from ..sizes import Size
 from .arguments import inputs_of
 from .following import follow, seen_caches, seen_processors
@@ -59,7 +59,7 @@ class Sight:
         self.calling.append((self.asked, self.size, self.latents, self.volume, self.prompt))
         self.asked, self.latents, self.volume, self.prompt = arguments, None, None, None
         height, width = arguments.get("height"), arguments.get("width")
-        self.size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
+        self.size = (int(height), int(width)) if is_int(height) and is_int(width) else None
 
     def on_end(self, failed: bool) -> None:
         """The pipeline's call is over; ``failed`` if by an exception."""

@@ -172,6 +172,7 @@ def check_sizes(pipe: Any, sizes: Any) -> list[Size]:
         EntropyLabError: nothing given, not whole numbers, not positive, given twice, or not a multiple of what the
             pipeline can sample; the message names the nearest sizes that are.
     """
+    sizes = sizes.tolist() if hasattr(sizes, "tolist") else sizes
     if isinstance(sizes, str | bytes) or not isinstance(sizes, Sequence):
         raise EntropyLabError(f"sizes must be a list of ints and (height, width) pairs [pixels]. Got {sizes!r}.")
     if not sizes:

@@ -11,7 +11,7 @@ from ..conftest import new_random_pipeline
 from ..seeds import generator
 from ..zoo import BY_NAME
 from ..zoo.joint_packed import codes, glm_image_call
-from ..zoo.joint_parts import photo, two_steps
+from ..zoo.joint_parts import flux_call, photo, two_steps
 
 
 def sampled(pipe, prompt="a red car", seed=0, **options):
@@ -121,3 +121,12 @@ def test_references_that_a_model_is_shown_before_the_steps_are_in_none():
         two_steps(pipe, *family.size, **glm_image_call(**more))
     assert rec.dataset.sizes["step"] == 2 and rec.dataset.entropy.notnull().all("step").any()
     assert set(rec.dataset.branch.values) == {"cond", "uncond"}
+
+
+def test_a_size_in_numbers_of_numpy_is_that_size(random_pipe):
+    """FLUX packs its latents, so that only the call says the size."""
+    with entropylab.record(pipe := BY_NAME["FLUX.1"].build()) as rec:
+        two_steps(pipe, **flux_call(10, height=np.int64(64), width=np.int64(96)))
+    assert rec.dataset["size"].values.tolist() == ["64x96"]
+    ds = entropylab.measure(random_pipe, np.array([32, 64]), prompts=["a red car"], steps=np.int64(1))
+    assert ds["size"].values.tolist() == ["32x32", "64x64"]
