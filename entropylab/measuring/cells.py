@@ -1,5 +1,6 @@
 """Everything measured so far, by size and scaling: runs are averaged and added up, whatever is kept apart."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -26,6 +27,21 @@ def check_keep(keep: Any) -> tuple[str, ...] | None:
     if unknown:
         raise EntropyLabError(f"keep must be some of {', '.join(KEEPABLE)}, or None for all. Got {list(names)}.")
     return tuple(name for name in KEEPABLE if name in names)
+
+
+def common_timesteps(several: Sequence[np.ndarray]) -> np.ndarray:
+    """The timestep of every step, of the longest of several runs: NaN where they had different ones."""
+    longest = several[int(np.argmax([len(times) for times in several]))].copy()
+    for times in several:
+        longest[: len(times)][longest[: len(times)] != times] = np.nan
+    return longest
+
+
+def common_labels(several: Sequence[Sequence[Any]], samples: int) -> list[Any] | None:
+    """The prompts, or seeds, of so many samples; None where one is not known, or is not the same in all of several."""
+    longest = max(several, key=len)
+    alike = all(list(labels) == list(longest[: len(labels)]) for labels in several)
+    return list(longest) if alike and len(longest) == samples and None not in longest else None
 
 
 @dataclass(frozen=True)
@@ -106,8 +122,9 @@ class Cells:
         self.meet_timesteps(key, run.timesteps())
         prompts, seeds = self.labels.setdefault(key, ([], []))
         if self.keeps_samples:
-            prompts.extend(run.prompts)
-            seeds.extend(run.seeds)
+            own_prompts, own_seeds = run.labels(values.shape[2])
+            prompts.extend(own_prompts)
+            seeds.extend(own_seeds)
             self.arrays.setdefault(key, []).append(values)
         else:
             new = Moments.of(values)
@@ -115,10 +132,7 @@ class Cells:
 
     def meet_timesteps(self, key: tuple[KnownSize, str], times: np.ndarray) -> None:
         """Enter the timesteps of a run beside those of others: NaN at steps that had different ones."""
-        known = self.timesteps.get(key, times)
-        longer, shorter = (known, times) if len(known) >= len(times) else (times, known)
-        differ = longer[: len(shorter)] != shorter
-        self.timesteps[key] = np.where(np.pad(differ, (0, len(longer) - len(shorter))), np.nan, longer)
+        self.timesteps[key] = common_timesteps([self.timesteps.get(key, times), times])
 
     def count_rows(self, size: KnownSize, raw: np.ndarray, bad: np.ndarray) -> None:
         """Keep account of rows, of those without keys, of keys, and of bad rows, by layer, whatever is averaged."""

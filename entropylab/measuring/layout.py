@@ -8,7 +8,7 @@ import xarray as xr
 
 from ..errors import EntropyLabError
 from ..sizes import KnownSize, Packed, size_label
-from .cells import BAD, COUNTS, KEEPABLE, UNCOUNTED, Cells
+from .cells import BAD, COUNTS, KEEPABLE, UNCOUNTED, Cells, common_labels, common_timesteps
 from .moments import fit_shapes
 from .reduce import SPLIT
 
@@ -121,8 +121,9 @@ def label_of(size: KnownSize, sizes: Sizes) -> str:
 def timesteps(cells: Cells, sizes: Sizes, steps: int) -> tuple[Any, np.ndarray]:
     """The timestep of every step, by size where sizes differ."""
     times = np.full((len(sizes), steps), np.nan)
-    for (size, _), values in cells.timesteps.items():
-        times[sizes.index(size), : min(len(values), steps)] = values[:steps]
+    for size in sizes:
+        values = common_timesteps([own for (other, _), own in cells.timesteps.items() if other == size])[:steps]
+        times[sizes.index(size), : len(values)] = values
     alike = all(np.array_equal(row, times[0], equal_nan=True) for row in times)
     return ("step", times[0]) if alike else (("size", "step"), times)
 
@@ -139,12 +140,11 @@ def train_tokens(cells: Cells, sizes: Sizes) -> list[float]:
 
 
 def sample_labels(cells: Cells, samples: int) -> dict[str, Any]:
-    """Prompts and seeds, where samples are kept apart and all have one."""
+    """Prompts and seeds, where samples are kept apart and all have one, the same at every size and scaling."""
     if not cells.keeps_samples:
         return {}
-    prompts, seeds = max(cells.labels.values(), key=lambda labels: len(labels[0]))
-    named: dict[str, list[Any]] = {"prompt": prompts, "seed": seeds}
-    return {name: ("sample", values) for name, values in named.items() if len(values) == samples}
+    both = zip(("prompt", "seed"), zip(*cells.labels.values(), strict=True), strict=True)
+    return {name: ("sample", known) for name, all_of in both if (known := common_labels(all_of, samples))}
 
 
 def without_averaged(dataset: xr.Dataset, cells: Cells) -> xr.Dataset:

@@ -1,5 +1,6 @@
 """``on_step``: the Dataset of every step, handed over while the pipeline samples."""
 
+import inspect
 import warnings
 from collections import deque
 from collections.abc import Callable
@@ -20,9 +21,12 @@ OnStep = Callable[[xr.Dataset], Any]
 
 
 def check_on_step(on_step: Any) -> None:
-    """Raise an EntropyLabError unless it is a function, or None."""
+    """Raise an EntropyLabError unless it is None or a function whose call runs it."""
     if on_step is not None and not callable(on_step):
         raise EntropyLabError(f"on_step must be a function of a Dataset, or None. Got {on_step!r}.")
+    kinds = (inspect.iscoroutinefunction, inspect.isasyncgenfunction, inspect.isgeneratorfunction)
+    if any(is_of_kind(each) for is_of_kind in kinds for each in (on_step, type(on_step).__call__)):
+        raise EntropyLabError(f"on_step must be a plain function, no `async def` and without `yield`. Got {on_step!r}.")
 
 
 @dataclass(eq=False)

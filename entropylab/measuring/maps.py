@@ -22,7 +22,7 @@ from ..pipelines.sight import Sight
 from ..pipelines.tokens import Grid, grid_of
 from ..pipelines.words import Words
 from ..sizes import KnownSize
-from .cells import UNCOUNTED, Cells
+from .cells import UNCOUNTED, Cells, common_labels, common_timesteps
 from .delivery import departures, sent
 from .layout import LABELS, label_of
 from .reduce import RowsApart, Sums
@@ -267,8 +267,7 @@ class Maps:
                 self.spoken |= {word for word, is_known in zip(self.all_words, known, strict=True) if is_known}
         if found:
             samples = max(sums.shape[1] for sums in found.values())
-            prompts, seeds = list(run.prompts), list(run.seeds)
-            self.sampled.append(Sampled(run.size, run.scaling, samples, prompts, seeds, run.timesteps()))
+            self.sampled.append(Sampled(run.size, run.scaling, samples, *run.labels(samples), run.timesteps()))
 
     def copy(self) -> "Maps":
         """The same, to which runs can be added."""
@@ -318,10 +317,12 @@ class Maps:
             coords["y"] = (np.arange(place.height) + 0.5) * place.pitch[0] * factor
             coords["x"] = (np.arange(place.width) + 0.5) * place.pitch[1] * factor
         if "step" in self.keep:
-            coords["timestep"] = ("step", runs[0].timesteps[:steps])
+            coords["timestep"] = ("step", common_timesteps([run.timesteps for run in runs])[:steps])
         for name in ("prompt", "seed"):
-            known = [value for run in runs if run.scaling == longest for value in getattr(run, name)]
-            if len(known) == samples[longest]:
+            several: dict[str, list[Any]] = {each: [] for each in scalings}
+            for run in runs:
+                several[run.scaling] += getattr(run, name)
+            if known := common_labels([*several.values()], samples[longest]):
                 coords[name] = ("sample", known)
         coords |= {each: ("layer", [getattr(cells.layers[path], each) for path in layers]) for each in LABELS}
         coords["tokens"] = ("layer", [cells.counted[size].get(path, UNCOUNTED).tokens for path in layers])

@@ -80,6 +80,11 @@ class Run:
     texts: Texts = field(default_factory=Texts)
     maps: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
+    def labels(self, samples: int) -> tuple[list[Any], list[Any]]:
+        """Prompts and seeds of so many samples; None of each where they are not as many."""
+        prompts, seeds = (list(own) if len(own) == samples else [None] * samples for own in (self.prompts, self.seeds))
+        return prompts, seeds
+
     def meet_rule(self, rule: str, begun: bool) -> None:
         """Take the name of the rule under which a forward runs; after another one, the run carries both names.
 

@@ -111,6 +111,10 @@ def largest_allocation(run):
     return max(event.nbytes() for event in profile.profiler.kineto_results.events() if event.name() == "[memory]")
 
 
+async def awaited(ds):
+    pytest.fail("nobody awaits it")
+
+
 BAD = [
     ([], {}, "sizes must name at least one size"),
     ([0], {}, "sizes must be positive"),
@@ -145,6 +149,7 @@ OF_RECORD = [
     ({"layers": []}, "layers must name at least one"),
     ({"layers": 3}, "layers must name at least one kind or pattern.* Got 3"),
     ({"keep": ["sample", "pixel"]}, "keep must be some of"),
+    ({"on_step": awaited}, "on_step must be a plain function, no `async def`"),
     ({"on_step": "print"}, "on_step must be a function of a Dataset, or None. Got 'print'"),
     *(
         ({"words": words, "maps": True}, "each once")

@@ -182,3 +182,26 @@ def test_steps_that_had_several_timesteps_say_none(random_pipe):
         for times in ([5, 5], [5, 7]):
             random_pipe.unet(inputs[0], torch.tensor(times), inputs[1])
     np.testing.assert_array_equal(rec.dataset.timestep, [5, np.nan])
+
+
+def test_labels_that_sizes_or_rules_do_not_share_are_of_none(random_pipe):
+    """Prompts and timesteps of calls that differ, in the Dataset and in the maps, whose steps are kept."""
+    red, blue = ("a red car",), ("a blue house",)
+    with entropylab.record(random_pipe, maps=True, keep=["step"]) as rec:
+        sample(random_pipe, prompts=red, steps=2)
+        sample(random_pipe, prompts=red, steps=3)
+    (group, *_) = rec.maps["64x64"].children.values()
+    np.testing.assert_array_equal(group.timestep, [np.nan, np.nan, 1])
+    assert group.prompt.values.tolist() == [*red, *red]
+    with entropylab.record(random_pipe, maps=True) as rec:
+        sample(random_pipe, prompts=red, steps=2)
+        with entropylab.rescale(random_pipe, "sqrt_log"):
+            sample(random_pipe, prompts=blue, steps=3)
+    (group, *_) = rec.maps["64x64"].children.values()
+    assert "prompt" not in rec.dataset.coords and "prompt" not in group.coords
+    np.testing.assert_array_equal(rec.dataset.timestep, [np.nan, np.nan, 1])
+    for prompts, known in (((red, red), True), ((red, blue), False)):
+        with entropylab.record(random_pipe) as rec:
+            for size, each in zip((32, 64), prompts, strict=True):
+                sample(random_pipe, size=(size, size), prompts=each, steps=1)
+        assert ("prompt" in rec.dataset.coords) == known
