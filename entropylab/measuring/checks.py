@@ -73,6 +73,7 @@ def call_settings(pipe: Any, steps: Any, guidance_scale: Any) -> dict[str, Any]:
         "num_inference_steps": check_count("steps", steps, defaults.get("num_inference_steps")),
         "guidance_scale": defaults.get("guidance_scale") if guidance_scale is None else guidance_scale,
         "output_type": "latent",
+        "use_resolution_binning": False,  # PixArt and Sana would sample another size than asked
     }
     return {name: value for name, value in settings.items() if value is not None and name in taken}
 

@@ -15,11 +15,11 @@ from ..capture import AttentionCall
 from ..capture.inputs import Inputs
 from ..dataset import describe
 from ..entropy.native import Prepared, prepared
-from ..errors import EntropyLabError, counted, names_of
+from ..errors import EntropyLabError, RefusedCallError, counted, names_of
 from ..pipelines.sight import Sight
 from ..pipelines.words import Words, check_called
 from ..scaling import folded_at_work, rule_at_work
-from ..sizes import KnownSize, Packed, Size
+from ..sizes import KnownSize, Packed, Size, size_label
 from .cells import Cells, LayerLabel
 from .layout import dataset_of
 from .live import Live
@@ -195,6 +195,7 @@ class Recorder(Sight):
         super().on_call(arguments)
         if self.words is not None:
             self.words.on_call(arguments)
+        self.check_size()
         if self.foreign:
             return
         if len(self.calling) > 1:
@@ -207,6 +208,22 @@ class Recorder(Sight):
         prompts = names_of(arguments.get("prompt"))
         images = arguments.get("num_images_per_prompt") or 1
         self.run = self.new_run(self.size, prompts=[text for text in prompts for _ in range(images)], is_call=True)
+
+    def on_latents(self, arguments: dict[str, Any], latents: Tensor) -> None:
+        """The pipeline has made its latents, which tells the size if the call did not."""
+        super().on_latents(arguments, latents)
+        self.check_size()
+        if self.run is not None and not self.run.steps and not self.foreign:
+            self.run.size = self.size
+
+    def check_size(self) -> None:
+        """Raise a RefusedCallError if ``measure`` asked for another size than the pipeline is to sample."""
+        asked = None if self.run is None or not self.foreign else self.run.size
+        if isinstance(asked, tuple) and self.size not in (None, asked):
+            raise RefusedCallError(
+                f"{type(self.pipe).__name__} would sample {size_label(self.size)} where sizes= asks for "
+                f"{size_label(asked)}: choose sizes that it samples as they are, or a call= that does."
+            )
 
     def on_end(self, failed: bool) -> None:
         """The pipeline's call is over."""

@@ -160,7 +160,7 @@ def after(thing: Any, name: str, given: dict[str, Any], found: Any) -> None:
     if name == "encode_prompt" and isinstance(first, Tensor):
         tell(thing, "on_encoded", given, first)
     elif name == "prepare_latents" and isinstance(first, Tensor):
-        tell(thing, "on_latents", first)
+        tell(thing, "on_latents", given, first)
     elif name == "__setattr__":
         *_, value = given.values()
         if isinstance(value, nn.Module) or hasattr(value, "set_timesteps"):

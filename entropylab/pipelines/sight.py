@@ -11,7 +11,7 @@ from ..capture import Observer, intercept, session, watch_root
 from ..capture.changes import MARK
 from ..capture.inputs import Inputs
 from ..capture.session import OnAttention
-from ..errors import EntropyLabError, is_int
+from ..errors import EntropyLabError
 from ..sizes import Size
 from .arguments import inputs_of
 from .following import follow, seen_caches, seen_processors
@@ -58,8 +58,9 @@ class Sight:
         self.leave()
         self.calling.append((self.asked, self.size, self.latents, self.volume, self.prompt))
         self.asked, self.latents, self.volume, self.prompt = arguments, None, None, None
-        height, width = arguments.get("height"), arguments.get("width")
-        self.size = (int(height), int(width)) if is_int(height) and is_int(width) else None
+        height, width = (side_of(arguments.get(name)) for name in ("height", "width"))
+        usual = default_size(self.pipe) or (None, None)
+        self.size = pair_of(height or usual[0], width or usual[1]) if height or width else None
 
     def on_end(self, failed: bool) -> None:
         """The pipeline's call is over; ``failed`` if by an exception."""
@@ -67,10 +68,17 @@ class Sight:
         before = self.calling.pop() if self.calling else ({}, None, None, None, None)
         self.asked, self.size, self.latents, self.volume, self.prompt = before
 
-    def on_latents(self, latents: Tensor) -> None:
-        """The pipeline has made its latents: where they are tokens, they tell how many belong to the image."""
+    def on_latents(self, arguments: dict[str, Any], latents: Tensor) -> None:
+        """The pipeline has made its latents: where they are tokens, they tell how many belong to the image.
+
+        It may make them for another size than it was asked for, and says so by name, some in latent pixels.
+        """
         self.latents = latents.shape[1] if latents.ndim == 3 else None
         self.volume = latents[0].numel()
+        size = pair_of(*(side_of(arguments.get(name)) for name in ("height", "width")))
+        in_pixels = latents.ndim == 3 or self.factor == 1 or size != tuple(latents.shape[-2:])
+        if size is not None and in_pixels and (self.size is not None or latents.ndim == 3):
+            self.size = size
 
     def on_encoded(self, arguments: dict[str, Any], found: Tensor) -> None:
         """The pipeline has encoded a prompt, with these arguments; kept if it is its own and not what to avoid."""
@@ -100,10 +108,19 @@ class Sight:
         """A denoiser begins a forward pass: its input may be a grid, else the size asked for tells what it would be."""
         if self.stale:
             self.on_parts()
-        asked = self.latent_of(self.size or default_size(self.pipe))
+        asked = self.latent_of(self.size or self.usual_size(inputs))
         shape = inputs.image[0].shape if inputs.image else ()
         has_channels_last = asked is not None and asked == tuple(shape[-3:-1])
-        self.latent = asked if has_channels_last else inputs.latent_size or asked or self.latent
+        self.latent = asked if has_channels_last else inputs.latent_size or asked
+
+    def usual_size(self, inputs: Inputs) -> Size | None:
+        """The size that the pipeline samples untold; where none of its calls runs, if the image is as large."""
+        usual, latent = default_size(self.pipe), self.latent_of(default_size(self.pipe))
+        if self.calling or latent is None or not inputs.image:
+            return usual
+        channels = getattr(getattr(getattr(self.pipe, "vae", None), "config", None), "latent_channels", None)
+        numbers = sum(part.numel() for part in inputs.image) // inputs.batch
+        return usual if channels and numbers == channels * latent[0] * latent[1] else None
 
     def latent_of(self, size: Size | None) -> Size | None:
         """The latent size of an image of this size [pixels]."""
@@ -112,6 +129,19 @@ class Sight:
     def size_of_latent(self) -> Size | None:
         """The size of an image of the current latent size [pixels]."""
         return None if self.latent is None else (self.latent[0] * self.factor, self.latent[1] * self.factor)
+
+
+def side_of(value: Any) -> int | None:
+    """A height or width that a call is given: a whole number, as diffusers takes them, or None."""
+    try:
+        return None if value is None or isinstance(value, str) else int(value)
+    except (TypeError, ValueError):  # a list, or a tensor of several
+        return None
+
+
+def pair_of(height: int | None, width: int | None) -> Size | None:
+    """A size, if both sides are known."""
+    return None if height is None or width is None else (height, width)
 
 
 def is_prompt(asked: dict[str, Any], encoded: dict[str, Any]) -> bool:

@@ -55,8 +55,8 @@ def test_recordings_of_two_pipelines_that_share_a_denoiser(random_pipe):
         ).images  # fmt: skip
         return torch.cat([redrawn.flatten(), sample(random_pipe, (32, 32), steps=2).flatten()])
 
-    pipes = random_pipe, other
-    agree(work, pipes, *(partial(entropylab.record, pipe) for pipe in pipes))
+    contexts = [partial(entropylab.record, random_pipe), partial(entropylab.record, other, rows=20)]
+    agree(work, (random_pipe, other), *contexts)
 
 
 OUTER, INNER = "a red house", "a blue house"

@@ -6,12 +6,14 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
 import entropylab
+from entropylab import EntropyLabError
+from entropylab.measuring.checks import call_settings
 
 from ..conftest import new_random_pipeline
-from ..seeds import generator
+from ..seeds import generator, normal
 from ..zoo import BY_NAME
 from ..zoo.joint_packed import codes, glm_image_call
-from ..zoo.joint_parts import flux_call, photo, two_steps
+from ..zoo.joint_parts import flux_call, photo, texts, two_steps
 
 
 def sampled(pipe, prompt="a red car", seed=0, **options):
@@ -123,10 +125,61 @@ def test_references_that_a_model_is_shown_before_the_steps_are_in_none():
     assert set(rec.dataset.branch.values) == {"cond", "uncond"}
 
 
-def test_a_size_in_numbers_of_numpy_is_that_size(random_pipe):
+SIDES = {
+    "of numpy": ((np.int64(64), np.int64(96)), "64x96"),
+    "floats": ((64.0, 96.0), "64x96"),
+    "tensors": ((torch.tensor(64), torch.tensor(96)), "64x96"),
+    "height alone": ((64, None), "64x128"),
+    "width alone": ((None, 64), "128x64"),
+    "none": ((None, None), "128x128"),
+}
+
+
+@pytest.mark.parametrize("case", SIDES)
+def test_a_size_is_what_diffusers_makes_of_it(case):
     """FLUX packs its latents, so that only the call says the size."""
-    with entropylab.record(pipe := BY_NAME["FLUX.1"].build()) as rec:
-        two_steps(pipe, **flux_call(10, height=np.int64(64), width=np.int64(96)))
-    assert rec.dataset["size"].values.tolist() == ["64x96"]
+    (height, width), wanted = SIDES[case]
+    pipe = BY_NAME["FLUX.1"].build()
+    pipe.default_sample_size = 16
+    with entropylab.record(pipe) as rec:
+        two_steps(pipe, **flux_call(10, height=height, width=width))
+    high, wide = (int(side) // 16 for side in wanted.split("x"))
+    assert rec.dataset["size"].values.tolist() == [wanted]
+    assert set(rec.dataset.tokens.values.ravel()) == {10 + high * wide}
+
+
+def test_a_size_that_the_pipeline_changes_is_what_it_samples(random_pipe):
+    """FLUX.1 Kontext keeps to a number of pixels, Qwen-Image-Edit to the shape of its picture."""
+    kontext, pictured = BY_NAME["FLUX.1 Kontext"].build(), BY_NAME["Qwen-Image-Edit"]
+    with entropylab.record(kontext) as rec:
+        two_steps(kontext, **flux_call(10, image=normal(1, 16, 8, 8), height=64, width=64, max_area=96 * 96))
+    assert rec.dataset["size"].values.tolist() == ["96x96"]
+    with entropylab.record(pipe := pictured.build()) as rec:
+        call = texts(14, (14,), (5,), mask="prompt_embeds_mask") | {"image": photo(64, 96)}
+        latents = two_steps(pipe, None, None, **call)
+    (size,) = rec.dataset["size"].values
+    height, width = (int(side) // pipe.vae_scale_factor // 2 for side in size.split("x"))
+    assert height < width and height * width == latents.shape[1]
     ds = entropylab.measure(random_pipe, np.array([32, 64]), prompts=["a red car"], steps=np.int64(1))
     assert ds["size"].values.tolist() == ["32x32", "64x64"]
+
+
+def test_a_pipeline_that_shares_the_denoiser_and_is_not_followed_samples_an_unknown_size():
+    pipe = BY_NAME["FLUX.1"].build()
+    other = type(pipe)(**pipe.components)
+    with entropylab.record(pipe) as rec:
+        two_steps(pipe, **flux_call(10, height=64, width=96))
+        two_steps(other, **flux_call(10, height=64, width=64))
+    assert rec.dataset["size"].values.tolist() == ["64x96", "unknown"]
+    with pytest.raises(EntropyLabError, match="latent size None"), entropylab.rescale(pipe, train_size=96):
+        two_steps(other, **flux_call(10, height=64, width=64))
+
+
+def test_measuring_another_size_than_asked_is_refused(random_pipe):
+    def larger(pipe, size, prompts, generators):
+        pipe(prompts, height=64, width=64, num_inference_steps=1, output_type="latent")
+
+    assert call_settings(BY_NAME["Sana"].build(), 1, None)["use_resolution_binning"] is False
+    with pytest.raises(EntropyLabError, match="would sample 64x64 where sizes= asks for 32x32"):
+        entropylab.measure(random_pipe, [32], prompts=["a red car"], call=larger, progress=False)
+    assert entropylab.measure(random_pipe, [64], prompts=["a red car"], call=larger, progress=False).tokens.max() == 256
