@@ -81,8 +81,11 @@ class Run:
     maps: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
     def labels(self, samples: int) -> tuple[list[Any], list[Any]]:
-        """Prompts and seeds of so many samples; None of each where they are not as many."""
-        prompts, seeds = (list(own) if len(own) == samples else [None] * samples for own in (self.prompts, self.seeds))
+        """Prompts and seeds of so many samples; None of each where they are not as many, in some step at least."""
+        nothing, is_same = [None] * samples, all(step.samples == samples for step in self.steps)
+        prompts, seeds = (
+            list(own) if is_same and len(own) == samples else nothing for own in (self.prompts, self.seeds)
+        )
         return prompts, seeds
 
     def meet_rule(self, rule: str, begun: bool) -> None:

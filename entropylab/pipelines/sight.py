@@ -79,6 +79,9 @@ class Sight:
         in_pixels = latents.ndim == 3 or self.factor == 1 or size != tuple(latents.shape[-2:])
         if size is not None and in_pixels and (self.size is not None or latents.ndim == 3):
             self.size = size
+        fits = self.latent_of(self.size) in (None, tuple(latents.shape[-2:]), tuple(latents.shape[-3:-1]))
+        if self.asked.get("latents") is not None and latents.ndim > 3 and self.factor > 1 and not fits:
+            self.size = latents.shape[-2] * self.factor, latents.shape[-1] * self.factor  # what is asked is ignored
 
     def on_encoded(self, arguments: dict[str, Any], found: Tensor) -> None:
         """The pipeline has encoded a prompt, with these arguments; kept if it is its own and not what to avoid."""

@@ -10,6 +10,7 @@ from entropylab import EntropyLabError
 from entropylab.measuring.checks import call_settings
 
 from ..conftest import new_random_pipeline
+from ..sampling import sample
 from ..seeds import generator, normal
 from ..zoo import BY_NAME
 from ..zoo.joint_packed import codes, glm_image_call
@@ -183,3 +184,29 @@ def test_measuring_another_size_than_asked_is_refused(random_pipe):
     with pytest.raises(EntropyLabError, match="would sample 64x64 where sizes= asks for 32x32"):
         entropylab.measure(random_pipe, [32], prompts=["a red car"], call=larger, progress=False)
     assert entropylab.measure(random_pipe, [64], prompts=["a red car"], call=larger, progress=False).tokens.max() == 256
+
+
+def test_latents_that_are_given_say_the_size(random_pipe):
+    """Stable Diffusion ignores what height and width say beside them."""
+    with entropylab.record(random_pipe) as rec:
+        for sides in ({}, {"height": 32, "width": 32}):
+            options = {"latents": normal(1, 4, 16, 12), "num_inference_steps": 1, "output_type": "latent"}
+            random_pipe("a red car", **options, **sides)
+    assert rec.dataset["size"].values.tolist() == ["64x48"] and rec.dataset.tokens.max() == 16 * 12
+
+
+def test_a_batch_that_shrinks_has_no_prompts(random_pipe):
+    """Which image a callback has left can't be told: the second one stands where the first was."""
+
+    def second(pipe, step, timestep, tensors):
+        if step == 0:
+            tensors["latents"] = tensors["latents"][1:]
+            tensors["prompt_embeds"] = tensors["prompt_embeds"][1::2]
+        return tensors
+
+    more = {"callback_on_step_end": second, "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"]}
+    for options, known in (({}, True), (more, False)):
+        with entropylab.record(random_pipe, maps=True) as rec:
+            sample(random_pipe, (32, 32), **options)
+        (group, *_) = rec.maps["32x32"].children.values()
+        assert ("prompt" in rec.dataset.coords) == known and ("prompt" in group.coords) == known
