@@ -62,16 +62,23 @@ class Counted(NamedTuple):
         empty: rows that the mask left no key, of all samples.
         tokens: N, mean number of keys of a row.
         bad: rows with NaN or infinity in their query or keys, of all samples.
+        samples: how many samples N is the mean of.
     """
 
     rows: float
     empty: float
     tokens: float
     bad: float
+    samples: float = 1.0
+
+    def and_then(self, last: "Counted") -> "Counted":
+        """What is counted of both: rows that were lost add up, N is the mean over samples, rows are the last ones."""
+        samples = self.samples + last.samples
+        tokens = self.tokens + (last.tokens - self.tokens) * last.samples / samples
+        return Counted(last.rows, self.empty + last.empty, tokens, self.bad + last.bad, samples)
 
 
-NOTHING = Counted(0.0, 0.0, 0.0, 0.0)
-UNCOUNTED = Counted(np.nan, np.nan, np.nan, np.nan)
+UNCOUNTED = Counted(np.nan, np.nan, np.nan, np.nan, np.nan)
 """Of a layer that did not run at a size."""
 
 
@@ -114,7 +121,9 @@ class Cells:
         key = (run.size, run.scaling)
         raw = run.array(list(self.layers), self.branches)
         self.count_rows(run.size, raw[: len(COUNTS)], raw[self.entries.index(BAD)])
-        self.grown.setdefault(run.size, {}).update(run.grown)
+        grown = self.grown.setdefault(run.size, {})
+        for layer, more in run.grown.items():
+            grown[layer] = more if grown.get(layer, more) == more else None
         changed = {layer: factor for layer, factor in run.multipliers.items() if factor != 1}
         if changed:
             self.multipliers.setdefault(key, {}).update(changed)
@@ -144,9 +153,8 @@ class Cells:
         known = self.counted.setdefault(size, {})
         for place, path in enumerate(self.layers):
             if ran[place]:
-                before = known.get(path, NOTHING)
-                empties, bads = before.empty + lost[place], before.bad + spoiled[place]
-                known[path] = Counted(most[place], empties, float(keys[place]), bads)
+                own = Counted(most[place], lost[place], float(keys[place]), spoiled[place], raw.shape[2])
+                known[path] = known[path].and_then(own) if path in known else own
 
     @property
     def keyless(self) -> list[str]:

@@ -79,7 +79,7 @@ def variables(cells: Cells, values: np.ndarray, squares: np.ndarray | None) -> d
 def with_counts(dataset: xr.Dataset, cells: Cells, sizes: Sizes) -> xr.Dataset:
     """The Dataset with the numbers of rows, and of tokens, of every size and layer."""
     counted = [[cells.counted[size].get(path, UNCOUNTED) for path in cells.layers] for size in sizes]
-    rows, empty, tokens, bad = np.moveaxis(np.array(counted, dtype=float), -1, 0)
+    rows, empty, tokens, bad, _ = np.moveaxis(np.array(counted, dtype=float), -1, 0)
     dims: tuple[str, ...] = ("size", "layer")
     if not cells.keeps_layers:
         dims, rows, empty, bad = ("size",), *(np.nansum(part, 1) for part in (rows, empty, bad))

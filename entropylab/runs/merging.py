@@ -14,7 +14,7 @@ from ..dataset import describe
 from ..errors import EntropyLabError, EntropyLabWarning
 from ..files import as_path
 from ..measuring import layout
-from ..measuring.cells import KEPT, NOTHING, Cells, Counted, LayerLabel
+from ..measuring.cells import KEPT, Cells, Counted, LayerLabel
 from ..measuring.moments import Moments, fit_shapes
 from ..prompts import digest
 from ..sizes import size_label
@@ -96,9 +96,8 @@ def absorb(whole: Cells, part: Cells) -> None:
         whole.grown.setdefault(size, {}).update(found)
     for size, numbers in part.counted.items():
         known = whole.counted.setdefault(size, {})
-        for path, last in numbers.items():  # rows that were lost add up, rows and tokens are those of the last unit
-            before = known.get(path, NOTHING)
-            known[path] = last._replace(empty=before.empty + last.empty, bad=before.bad + last.bad)
+        for path, last in numbers.items():
+            known[path] = known[path].and_then(last) if path in known else last
     for key in part.timesteps:
         whole.meet_timesteps(key, part.timesteps[key])
         prompts, seeds = whole.labels.setdefault(key, ([], []))

@@ -12,6 +12,8 @@ from ..attention import PlainAttention
 from ..maps import materialised
 from ..sampling import sample
 from ..seeds import normal
+from ..zoo import BY_NAME
+from ..zoo.joint_parts import texts, two_steps
 from .layers import Denoiser, run
 
 WIDTH = 8
@@ -205,3 +207,18 @@ def test_labels_that_sizes_or_rules_do_not_share_are_of_none(random_pipe):
             for size, each in zip((32, 64), prompts, strict=True):
                 sample(random_pipe, size=(size, size), prompts=each, steps=1)
         assert ("prompt" in rec.dataset.coords) == known
+
+
+def test_tokens_of_calls_that_differ_are_their_mean():
+    """Of videos of two and of four frames of latents, in either order: 24 tokens a frame, and 27 of text."""
+    family = BY_NAME["Mochi"]
+    pipe, call = family.build(), texts(27, (27,), (27,))
+    found = []
+    for order in ((7, 19), (19, 7)):
+        with entropylab.record(pipe, layers="joint") as rec:
+            for frames in order:
+                two_steps(pipe, *family.size, num_frames=frames, **call)
+        found.append(rec.dataset.tokens.values)
+        assert rec.dataset["keys"].min() < found[-1].min() and rec.dataset["keys"].max() > found[-1].max()
+        np.testing.assert_allclose(found[-1][0], rec.dataset["keys"].mean(["branch", "sample", "step", "head"])[0, 0])
+    np.testing.assert_allclose(*found)
