@@ -138,7 +138,7 @@ def side_of(value: Any) -> int | None:
     """A height or width that a call is given: a whole number, as diffusers takes them, or None."""
     try:
         return None if value is None or isinstance(value, str) else int(value)
-    except (TypeError, ValueError):  # a list, or a tensor of several
+    except (OverflowError, TypeError, ValueError):  # a list, or a tensor of several
         return None
 
 

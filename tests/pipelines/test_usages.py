@@ -14,7 +14,7 @@ from ..sampling import sample
 from ..seeds import generator, normal
 from ..zoo import BY_NAME
 from ..zoo.joint_packed import codes, glm_image_call
-from ..zoo.joint_parts import flux_call, photo, texts, two_steps
+from ..zoo.joint_parts import flux_call, image_vae, photo, texts, two_steps
 
 
 def sampled(pipe, prompt="a red car", seed=0, **options):
@@ -174,6 +174,12 @@ def test_a_pipeline_that_shares_the_denoiser_and_is_not_followed_samples_an_unkn
     assert rec.dataset["size"].values.tolist() == ["64x96", "unknown"]
     with pytest.raises(EntropyLabError, match="latent size None"), entropylab.rescale(pipe, train_size=96):
         two_steps(other, **flux_call(10, height=64, width=64))
+    pipe.register_modules(**image_vae())  # says how many numbers an image of the pipeline's own size has
+    for size, known in ((64, "unknown"), (128, "128x128")):
+        other.default_sample_size = pipe.default_sample_size = 16
+        with entropylab.record(pipe) as rec:
+            two_steps(other, **flux_call(10, height=size, width=size))
+        assert rec.dataset["size"].values.tolist() == [known]
 
 
 def test_measuring_another_size_than_asked_is_refused(random_pipe):
