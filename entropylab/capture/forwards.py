@@ -183,12 +183,13 @@ def end_root(frame: Frame, root: nn.Module, output: Any) -> None:
         for observer, path in frame.watchers:
             observer.lose(path, reason_of(problem))
     for observer, path in frame.watchers:
-        if output is None or observer not in frame.place.roots or observer.ended:
+        if observer not in frame.place.roots or observer.ended:
             continue
-        if here.blind and observer in here.blind:
-            observer.lose(path, here.blind[observer])
-        elif observer.on_output is not None:
+        blind = (here.blind or {}).get(observer)
+        if blind is not None and output is not None:
+            observer.lose(path, blind)
+        if observer.on_output is not None:
             try:
-                observer.on_output(path, root, output)
+                observer.on_output(path, root, None if blind is not None else output)
             except Exception as problem:
                 observer.lose(path, reason_of(problem))

@@ -270,10 +270,10 @@ class Recorder(Sight):
         self.calls.append(DenoiserCall(inputs, self.reduction))
 
     def on_output(self, name: str, root: nn.Module, output: Any) -> None:
-        """A forward pass of a denoiser, or of a ControlNet, has ended."""
+        """A forward pass of a denoiser, or of a ControlNet, has ended; without an output, by an exception."""
         self.running = self.running - {get_ident()}
         call = self.current
-        if call is None:
+        if call is None or output is None:
             return
         call.end()
         lost = dict(call.incomplete)
