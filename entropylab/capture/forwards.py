@@ -14,7 +14,7 @@ from .byhand import forget_products
 from .calls import KnownCall
 from .inputs import Inputs
 from .roles import Layout, Roles, forget, layout_for, remember, roles_of
-from .session import Frame, Place, end_forward, reason_of, running, session
+from .session import Frame, Place, end_forward, looked_at, reason_of, running, session
 from .tracing import Trace
 
 MOST = 64
@@ -42,6 +42,8 @@ class Forward:
         self.layout: Layout = layout_for(root, inputs.names, inputs.shapes, inputs.deciding)
         self.trace: Trace | None = None
         self.paused = 0
+        for module in self.layout.unheard:
+            lose_unheard(module)
         if inputs.sources and not self.layout.whole:
             self.follow(inputs)
         self.known: dict[Hashable, KnownCall] = {} if self.trace is not None else self.known_before()
@@ -61,12 +63,19 @@ class Forward:
             self.layout.failure = "it attends to keys of an earlier forward, which was not followed"
             return
         try:
-            trace = Trace(inputs.sources, inputs.deciding, known if inputs.takes or inputs.fills else None)
+            known = known if inputs.takes or inputs.fills else None
+            trace = Trace(inputs.sources, inputs.deciding, known, self.on_sdpa)
         except Exception as problem:
             self.layout.failure = one_line(problem, 300)
             return
         self.trace = trace
         trace.__enter__()
+
+    def on_sdpa(self) -> None:
+        """SDPA ran: where nothing of ours called it, by a name that leads to no substitute."""
+        if (frame := looked_at()) is not None and not frame.by_inputs:
+            self.layout.unheard.add(frame.module)
+            lose_unheard(frame.module)
 
     def end(self, whole: bool) -> None:
         """The forward is over; if it ran to its end, what was traced is remembered, and so is that it failed.
@@ -134,6 +143,13 @@ class Forward:
             if roles is None:
                 forget(self.root)
         return roles
+
+
+def lose_unheard(module: nn.Module) -> None:
+    """Name a module whose attention can't be seen, by whatever name it goes."""
+    place = session.places.get(module)
+    for observer, path in place.watchers if place is not None else ():
+        observer.lose(path, "calls attention by a name that can't be stood in for")
 
 
 def begin_forward(place: Place, root: nn.Module, args: tuple, kwargs: dict) -> Forward | None:

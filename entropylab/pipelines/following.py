@@ -102,7 +102,8 @@ def followed_copy(original: Callable[..., Any] | None) -> Callable[..., Any]:
             found = original(self, *memo)
         else:
             made = self.__reduce_ex__(4)  # the class may say by it what a copy is made of
-            found = self if isinstance(made, str) else copy._reconstruct(self, *(memo or [None]), *made)  # type: ignore
+            again = copy._reconstruct  # type: ignore[attr-defined]
+            found = self if isinstance(made, str) else again(self, *(memo or [None]), *made)
         own = listeners.get(self, ())
         if own and not any(id(listener.pipe) in each for listener in own for each in memo):
             listeners[found] = own
