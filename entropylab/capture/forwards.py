@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Hashable
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ class Forward:
         self.trace: Trace | None = None
         self.paused = 0
         for module in self.layout.unheard:
-            lose_unheard(module)
+            lose_unheard(module())
         if inputs.sources and not self.layout.whole:
             self.follow(inputs)
         self.known: dict[Hashable, KnownCall] = {} if self.trace is not None else self.known_before()
@@ -74,7 +74,7 @@ class Forward:
     def on_sdpa(self) -> None:
         """SDPA ran: where nothing of ours called it, by a name that leads to no substitute."""
         if (frame := looked_at()) is not None and not frame.by_inputs:
-            self.layout.unheard.add(frame.module)
+            self.layout.unheard.append(ref(frame.module))
             lose_unheard(frame.module)
 
     def end(self, whole: bool) -> None:
@@ -145,9 +145,9 @@ class Forward:
         return roles
 
 
-def lose_unheard(module: nn.Module) -> None:
-    """Name a module whose attention can't be seen, by whatever name it goes."""
-    place = session.places.get(module)
+def lose_unheard(module: nn.Module | None) -> None:
+    """Name a module whose attention can't be seen, by whatever name it goes; None has been freed."""
+    place = None if module is None else session.places.get(module)
     for observer, path in place.watchers if place is not None else ():
         observer.lose(path, "calls attention by a name that can't be stood in for")
 
@@ -201,7 +201,7 @@ def end_root(frame: Frame, root: nn.Module, output: Any) -> None:
     for observer, path in frame.watchers:
         if observer not in frame.place.roots or observer.ended:
             continue
-        blind = (here.blind or {}).get(observer)
+        blind = here.blind[observer] if here.blind and observer in here.blind else None
         if blind is not None and output is not None:
             observer.lose(path, blind)
         if observer.on_output is not None:

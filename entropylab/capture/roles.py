@@ -4,7 +4,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet, ref
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -160,7 +160,7 @@ class Layout:
     reads: bool = False  # whether the values of ``deciding`` may have been read; if not, it holds for any others
     apart: set[int] = field(default_factory=set)  # ids of modules whose calls with the same keys are no slices
     failure: str | None = None  # why the forward could not be followed to its end, or at all
-    unheard: "WeakSet[nn.Module]" = field(default_factory=WeakSet)  # modules with a name for SDPA that is out of reach
+    unheard: "list[ref[nn.Module]]" = field(default_factory=list)  # modules with a name for SDPA that is out of reach
     is_simple: bool = False  # whether it holds at any size: no call has more than one thing on a side
 
     def fits(self, deciding: list[Tensor]) -> bool:
