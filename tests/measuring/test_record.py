@@ -182,3 +182,12 @@ def test_steps_that_had_several_timesteps_say_none(random_pipe):
         for times in ([5, 5], [5, 7]):
             random_pipe.unet(inputs[0], torch.tensor(times), inputs[1])
     np.testing.assert_array_equal(rec.dataset.timestep, [5, np.nan])
+
+
+def test_a_step_that_stands_before_the_class_and_is_not_heard_is_said_to_be_why(random_pipe):
+    own = random_pipe.scheduler.step
+    random_pipe.scheduler.step = lambda *args, **more: own(*args, **more)
+    with entropylab.record(random_pipe) as rec:
+        random_pipe("a red car", height=32, width=32, num_inference_steps=1)
+    with pytest.raises(EntropyLabError, match="no `step` of its scheduler was heard"):
+        _ = rec.dataset
