@@ -109,6 +109,8 @@ def note_softmax(frame: Frame, args: tuple, kwargs: dict[str, Any], result: Any)
     known = may_be_scores(logits, logits.shape[dim])
     owner = layer or next((each for each in frames if next(each.module.parameters(), None) is not None), frames[-1])
     owner.attended |= known  # so that it is followed again
+    if known:
+        check_readable(logits, logits)
     keep(layer or frame, [Noted(logits, dim, version_of(logits), memory_of(result), known, owner)])
 
 
@@ -201,7 +203,7 @@ def see_product(frame: Frame, factors: list[Factor]) -> bool:
         for noted in each.maps
         if (factor := next((one for one in factors if is_result(one, noted)), None)) is not None
     ]
-    found = [one for one in found if memory_of(one[2].tensor) == one[1].memory is not None] or found
+    found = [one for one in found if is_in_its_memory(one[2].tensor, one[1])] or found
     for each, noted, factor in found:
         each.maps = [one for one in each.maps if one is not noted]
         judge(each, noted, factor, len(found) == 1)
@@ -211,7 +213,7 @@ def see_product(frame: Frame, factors: list[Factor]) -> bool:
 def is_result(factor: Factor, noted: Noted) -> bool:
     """Whether a factor is what a softmax gave: in the same memory, or as many numbers and keys."""
     tensor, keys = factor.tensor, noted.logits.shape[noted.dim]
-    if memory_of(tensor) == noted.memory is not None:
+    if is_in_its_memory(tensor, noted):
         return factor.summed <= keys
     return factor.summed == keys and tensor.numel() == noted.logits.numel()
 
@@ -279,3 +281,9 @@ def memory_of(tensor: Tensor) -> StorageWeakRef | None:
         return StorageWeakRef(tensor.untyped_storage())
     except (RuntimeError, NotImplementedError):
         return None
+
+
+def is_in_its_memory(tensor: Tensor, noted: Noted) -> bool:
+    """Whether a tensor is in the memory that a softmax gave its result in; either may have none, in ``torch.vmap``."""
+    own = memory_of(tensor)
+    return own is not None and noted.memory is not None and own == noted.memory

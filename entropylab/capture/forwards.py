@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Hashable
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from .byhand import forget_products
 from .calls import KnownCall
 from .inputs import Inputs
 from .roles import Layout, Roles, forget, layout_for, remember, roles_of
-from .session import Frame, Place, end_forward, reason_of, running, session
+from .session import Frame, Place, end_forward, looked_at, reason_of, running, session
 from .tracing import Trace
 
 MOST = 64
@@ -42,6 +42,8 @@ class Forward:
         self.layout: Layout = layout_for(root, inputs.names, inputs.shapes, inputs.deciding)
         self.trace: Trace | None = None
         self.paused = 0
+        for module in self.layout.unheard:
+            lose_unheard(module())
         if inputs.sources and not self.layout.whole:
             self.follow(inputs)
         self.known: dict[Hashable, KnownCall] = {} if self.trace is not None else self.known_before()
@@ -61,12 +63,19 @@ class Forward:
             self.layout.failure = "it attends to keys of an earlier forward, which was not followed"
             return
         try:
-            trace = Trace(inputs.sources, inputs.deciding, known if inputs.takes or inputs.fills else None)
+            known = known if inputs.takes or inputs.fills else None
+            trace = Trace(inputs.sources, inputs.deciding, known, self.on_sdpa)
         except Exception as problem:
             self.layout.failure = one_line(problem, 300)
             return
         self.trace = trace
         trace.__enter__()
+
+    def on_sdpa(self) -> None:
+        """SDPA ran: where nothing of ours called it, by a name that leads to no substitute."""
+        if (frame := looked_at()) is not None and not frame.by_inputs:
+            self.layout.unheard.append(ref(frame.module))
+            lose_unheard(frame.module)
 
     def end(self, whole: bool) -> None:
         """The forward is over; if it ran to its end, what was traced is remembered, and so is that it failed.
@@ -136,6 +145,13 @@ class Forward:
         return roles
 
 
+def lose_unheard(module: nn.Module | None) -> None:
+    """Name a module whose attention can't be seen, by whatever name it goes; None has been freed."""
+    place = None if module is None else session.places.get(module)
+    for observer, path in place.watchers if place is not None else ():
+        observer.lose(path, "calls attention by a name that can't be stood in for")
+
+
 def begin_forward(place: Place, root: nn.Module, args: tuple, kwargs: dict) -> Forward | None:
     """A root begins a forward: the first observer to know of it reads its inputs, and follows them."""
     here = session.here
@@ -183,12 +199,13 @@ def end_root(frame: Frame, root: nn.Module, output: Any) -> None:
         for observer, path in frame.watchers:
             observer.lose(path, reason_of(problem))
     for observer, path in frame.watchers:
-        if output is None or observer not in frame.place.roots or observer.ended:
+        if observer not in frame.place.roots or observer.ended:
             continue
-        if here.blind and observer in here.blind:
-            observer.lose(path, here.blind[observer])
-        elif observer.on_output is not None:
+        blind = here.blind[observer] if here.blind and observer in here.blind else None
+        if blind is not None and output is not None:
+            observer.lose(path, blind)
+        if observer.on_output is not None:
             try:
-                observer.on_output(path, root, output)
+                observer.on_output(path, root, None if blind is not None else output)
             except Exception as problem:
                 observer.lose(path, reason_of(problem))

@@ -103,7 +103,7 @@ def intercept(
         on_attention: gets an AttentionCall; with ``rescales``, what it returns multiplies the scale: a float, or one
             factor per head as a tensor (heads,); None changes nothing.
         on_forward: called as (name, root, inputs) whenever a root's forward begins.
-        on_output: called as (name, root, output) whenever a root's forward has ended.
+        on_output: called as (name, root, output) whenever a root's forward has ended, with None if by an exception.
         read_inputs: called as (root, args, kwargs), says what a root's arguments are; without it, ``on_forward`` is not
             called, and nothing is known of what tokens stand for.
         rescales: whether ``on_attention`` may change the scale. Such observers come first, so that all others see the

@@ -160,6 +160,7 @@ class Layout:
     reads: bool = False  # whether the values of ``deciding`` may have been read; if not, it holds for any others
     apart: set[int] = field(default_factory=set)  # ids of modules whose calls with the same keys are no slices
     failure: str | None = None  # why the forward could not be followed to its end, or at all
+    unheard: "list[ref[nn.Module]]" = field(default_factory=list)  # modules with a name for SDPA that is out of reach
     is_simple: bool = False  # whether it holds at any size: no call has more than one thing on a side
 
     def fits(self, deciding: list[Tensor]) -> bool:
@@ -207,14 +208,14 @@ anatomies: "WeakKeyDictionary[nn.Module, Hashable]" = WeakKeyDictionary()
 def forget_if_changed(root: nn.Module) -> None:
     """Drop what is known of a model that is made of other parts, or set otherwise, than when it was last looked at.
 
-    What could not be followed then is tried again.
+    What could not be followed then is tried again, and so is what had names for attention that are out of reach.
     """
     anatomy = tuple(
         ref(part) if is_plain(part) else (ref(part), traits(part), traits(getattr(part, "processor", None)))
         for part in root.modules()
     )
     kept = known.get(root, []) if anatomies.get(root) == anatomy else []
-    known[root] = [(key, layout) for key, layout in kept if layout.failure is None]
+    known[root] = [(key, layout) for key, layout in kept if layout.failure is None and not layout.unheard]
     anatomies[root] = anatomy
 
 

@@ -37,7 +37,7 @@ class Observer:
         on_attention: told of every attention call, until it returns False for one: then not of those that look like
             it. With ``rescales``, what it returns multiplies the scale.
         on_forward: told when a root's forward begins.
-        on_output: told what a root's forward returns.
+        on_output: told what a root's forward returns; None if it failed, or nothing can be told of it.
         read_inputs: says what a root's arguments are; needed to tell what tokens stand for.
         rescales: whether what ``on_attention`` returns multiplies the scale.
         roots: names of the modules whose attention is of interest.

@@ -77,10 +77,18 @@ class Trace(TorchFunctionMode):
     """Follows what depends on which colour, while it is the active mode."""
 
     def __init__(
-        self, sources: Mapping[str, Sequence[Source]], deciding: Sequence[Tensor] = (), known: Mapping | None = None
+        self,
+        sources: Mapping[str, Sequence[Source]],
+        deciding: Sequence[Tensor] = (),
+        known: Mapping | None = None,
+        on_sdpa: Callable[[], None] = lambda: None,
     ) -> None:
-        """Begin with what has which colour, with what decides, and with codes of other tensors that are ``known``."""
+        """Begin with what has which colour, with what decides, and with codes of other tensors that are ``known``.
+
+        ``on_sdpa`` is called whenever SDPA itself was.
+        """
         super().__init__()
+        self.on_sdpa = on_sdpa
         # Tensor -> its codes (uint8, on the host), of size 1 in each dimension along which they are the same.
         self.codes = WeakIdKeyDictionary(known)
         self.depth = 0  # how many functions run inside of each other
@@ -122,6 +130,8 @@ class Trace(TorchFunctionMode):
             result = func(*args, **(kwargs or {}))
         finally:
             self.depth -= 1
+        if getattr(func, "__name__", "") == "scaled_dot_product_attention":
+            self.on_sdpa()
         self.note(self.follow, func, args, kwargs or {}, result)
         return result
 

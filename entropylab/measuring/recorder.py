@@ -61,6 +61,7 @@ class Recorder(Sight):
         waiting: those that have ended, and belong to the denoiser's next forward.
         passed_over: layer path -> kind, of layers that ran and were not chosen.
         follows: whether a scheduler ends the steps.
+        is_unstepped: whether forwards were dropped, for no scheduler made a step after them.
         foreign: whether somebody else begins and ends the runs.
         outer: of the calls of the pipeline in which another one runs, their run and what else there is of them.
         kept_maps: rows, and keys, in their places, if they are kept.
@@ -84,7 +85,7 @@ class Recorder(Sight):
         self.side: DenoiserCall | None = None
         self.waiting: list[DenoiserCall] = []
         self.passed_over: dict[str, str] = {}
-        self.follows = self.foreign = False
+        self.follows = self.foreign = self.is_unstepped = False
         self.outer: list[tuple[Run | None, list[DenoiserCall], DenoiserCall | None, list[DenoiserCall], bool]] = []
         self.kept_maps: Maps | None = None
         self.live: Live | None = None
@@ -161,6 +162,11 @@ class Recorder(Sight):
                 f"{counted(len(self.passed_over), 'attention layer')} ran, and none is chosen by "
                 f"layers={list(self.patterns)}; the first is {layer}, of kind {kind!r}"
             )
+        if self.is_unstepped:
+            return (
+                "a denoiser ran, and no `step` of its scheduler was heard after it; one that was put into the "
+                "scheduler itself must call its class's"
+            )
         return "no denoiser ran an attention layer inside the context"
 
     def begin_run(self, **labels: Any) -> None:
@@ -179,6 +185,7 @@ class Recorder(Sight):
         """
         if not self.follows:
             self.finish_step()
+        self.is_unstepped |= self.follows and self.run is not None and any(call.ended for call in self.calls)
         self.calls, self.follows = [], False
         self.side, self.waiting = None, []
         is_fit = (whole or self.cells.keeps_samples) and self.run is not None and not self.run.is_mixed
@@ -287,10 +294,10 @@ class Recorder(Sight):
         self.calls.append(DenoiserCall(inputs, self.reduction))
 
     def on_output(self, name: str, root: nn.Module, output: Any) -> None:
-        """A forward pass of a denoiser, or of a ControlNet, has ended."""
+        """A forward pass of a denoiser, or of a ControlNet, has ended; without an output, by an exception."""
         self.running = self.running - {get_ident()}
         call = self.current
-        if call is None:
+        if call is None or output is None:
             return
         call.end()
         lost = dict(call.incomplete)

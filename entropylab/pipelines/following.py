@@ -101,10 +101,9 @@ def followed_copy(original: Callable[..., Any] | None) -> Callable[..., Any]:
         if original is not None:
             found = original(self, *memo)
         else:
-            found = object.__new__(type(self))
-            if memo:
-                memo[0][id(self)] = found
-            vars(found).update(copy.deepcopy(vars(self), *memo) if memo else vars(self))
+            made = self.__reduce_ex__(4)  # the class may say by it what a copy is made of
+            again = copy._reconstruct  # type: ignore[attr-defined]
+            found = self if isinstance(made, str) else again(self, *(memo or [None]), *made)
         own = listeners.get(self, ())
         if own and not any(id(listener.pipe) in each for listener in own for each in memo):
             listeners[found] = own

@@ -12,6 +12,7 @@ from ..capture.changes import MARK
 from ..capture.inputs import Inputs
 from ..capture.session import OnAttention
 from ..errors import EntropyLabError
+from ..files import interrupted_later
 from ..sizes import Size
 from .arguments import inputs_of
 from .following import follow, seen_caches, seen_processors
@@ -164,15 +165,27 @@ def observed(sight: Sight, on_attention: OnAttention, **told: Any) -> Iterator[O
     """Intercept the attention of a pipeline's denoisers while it is followed, until the context ends.
 
     A denoiser or scheduler that takes the place of another meanwhile is followed as well, and so is a layer. ``told``
-    are further arguments of ``capture.intercept``.
+    are further arguments of ``capture.intercept``. Ctrl-C finds all of that begun, or all of it ended.
     """
     with ExitStack() as stack:
-        stack.enter_context(seen_processors(sight.roots))
-        stack.enter_context(seen_caches(sight.roots))
-        follow_schedulers = stack.enter_context(follow(sight.pipe, sight))
-        observer = stack.enter_context(intercept(sight.roots, on_attention, read_inputs=sight.read_inputs, **told))
+        with interrupted_later():
+            observer = look(sight, stack, on_attention, told)
+        try:
+            yield observer
+        finally:
+            with interrupted_later():
+                stack.close()
 
-        def catch_up() -> None:
+
+def look(sight: Sight, stack: ExitStack, on_attention: OnAttention, told: dict[str, Any]) -> Observer:
+    """Begin what ``observed`` does, until ``stack`` is closed."""
+    stack.enter_context(seen_processors(sight.roots))
+    stack.enter_context(seen_caches(sight.roots))
+    follow_schedulers = stack.enter_context(follow(sight.pipe, sight))
+    observer = stack.enter_context(intercept(sight.roots, on_attention, read_inputs=sight.read_inputs, **told))
+
+    def catch_up() -> None:
+        with interrupted_later():
             follow_schedulers()
             for name, root in joined(sight).items():
                 sight.roots[name] = root
@@ -184,14 +197,14 @@ def observed(sight: Sight, on_attention: OnAttention, **told: Any) -> Iterator[O
                 watch_root(observer, stack, name, root)
             sight.stale = False
 
-        def on_registration(module: nn.Module, name: str, part: nn.Module | None) -> None:
-            sight.stale |= module in observer.watched  # what it got is seen before it runs next
+    def on_registration(module: nn.Module, name: str, part: nn.Module | None) -> None:
+        sight.stale |= module in observer.watched  # what it got is seen before it runs next
 
-        sight.observer, sight.catch_up = observer, catch_up
-        stack.callback(setattr, sight, "catch_up", None)
-        setattr(on_registration, MARK, True)
-        stack.callback(register_module_module_registration_hook(on_registration).remove)
-        yield observer
+    sight.observer, sight.catch_up = observer, catch_up
+    stack.callback(setattr, sight, "catch_up", None)
+    setattr(on_registration, MARK, True)
+    stack.callback(register_module_module_registration_hook(on_registration).remove)
+    return observer
 
 
 def joined(sight: Sight) -> dict[str, nn.Module]:

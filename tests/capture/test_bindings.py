@@ -10,11 +10,12 @@ from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 import entropylab
+from entropylab import EntropyLabWarning
 
 from ..attention import together
 from ..seeds import normal
 from . import imported
-from .nets import OwnAttention, agree, check, net_of, recorded, run, usual
+from .nets import WIDTH, OwnAttention, agree, check, net_of, recorded, run, usual
 from .test_transformers import made
 
 ORIGINAL = F.scaled_dot_product_attention
@@ -184,6 +185,35 @@ def test_a_name_that_leads_to_sdpa_by_a_function_where_a_freed_one_lay_is_seen(m
 
 
 compiled_flex = torch.compile(flex_attention)
+
+
+class Mixer(nn.Module):
+    """Attends by a table, in a module that does not look like attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.ways = nn.Linear(WIDTH, WIDTH), {"sdpa": F.scaled_dot_product_attention}
+
+    def forward(self, tokens):
+        side = self.inner(tokens)[:, None]
+        return self.ways["sdpa"](side, side, side)[:, 0]
+
+
+def test_sdpa_by_a_name_that_is_out_of_reach_is_named_in_every_recording():
+    """Its first forward, which is followed, finds it; another one that begins within knows it from that."""
+    net = net_of(usual)
+    net.proj = Mixer()
+    plain = run(net)
+    for _ in range(2):
+        with pytest.warns(EntropyLabWarning, match="model.proj"), entropylab.record(net) as rec:
+            assert torch.equal(run(net), plain)
+            with entropylab.record(net) as within:
+                run(net)
+        assert set(rec.unmeasured) == set(within.unmeasured) == {"model.proj"} and list(rec.dataset.layer) == [
+            "model.attn"
+        ]
+    net.proj.ways = {"sdpa": lambda *sides: F.scaled_dot_product_attention(*sides)}
+    recorded(net, strict=True)
 
 
 @pytest.mark.parametrize("way", [lambda *sides: flex_attention(*sides), lambda *sides: compiled_flex(*sides)])

@@ -2,9 +2,11 @@
 
 import copy
 import io
+import threading
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
@@ -114,3 +116,22 @@ def test_a_copy_of_a_watched_pipeline_carries_nothing_of_ours_and_is_not_followe
         "size": 1, "scaling": 1, "branch": 2, "sample": 2, "step": 3, "layer": 0, "head": 0,
     }  # fmt: skip
     assert not listeners.get(scheduler)
+
+
+class Locked(DDIMScheduler):
+    """Holds what can't be copied, and says what a copy is made of."""
+
+    def __init__(self, *settings, **more):
+        super().__init__(*settings, **more)
+        self.lock = threading.Lock()
+
+    def __reduce__(self):
+        return Locked.from_config, (dict(self.config),)
+
+
+def test_a_scheduler_that_says_what_its_copies_are_made_of_is_asked(random_pipe):
+    random_pipe.scheduler = Locked.from_config(random_pipe.scheduler.config)
+    with entropylab.record(random_pipe):
+        for how in (copy.copy, copy.deepcopy):
+            found = how(random_pipe.scheduler)
+            assert found.lock is not random_pipe.scheduler.lock and found in listeners

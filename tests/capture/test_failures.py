@@ -14,7 +14,7 @@ from entropylab.errors import EntropyLabWarning
 from entropylab.measuring.recorder import Recorder
 from entropylab.pipelines.sight import Sight
 
-from ..attention import PlainAttention
+from ..attention import PlainAttention, together
 from ..sampling import sample
 from ..seeds import normal
 from .nets import HEADS, TOKENS, WIDTH, Multihead, agree, by_hand, net_of, new_joint, run, run_joint, usual
@@ -40,6 +40,14 @@ def mapped(net):
     return torch.func.vmap(net)(normal(3, 1, TOKENS, WIDTH))
 
 
+class HalfMapped(PlainAttention):
+    """Takes its softmax in ``torch.vmap``, where a tensor has no memory of its own."""
+
+    def forward(self, hidden_states):
+        query, key, value = self.sides(hidden_states)
+        return together(torch.vmap(lambda q, k: (q @ k.mT).softmax(-1))(query, key) @ value)
+
+
 def plain(net):
     return net(normal(1, TOKENS, WIDTH))
 
@@ -56,6 +64,7 @@ def traced():
 UNREADABLE = {
     "jagged tensors": (flat, jagged, "model", "nested"),
     "vmap": (flat, mapped, "model", "vmap"),
+    "half in vmap": (lambda: HalfMapped(WIDTH, HEADS).eval(), plain, "model", "vmap"),
     "a traced model": (traced, plain, "model", "TorchScript"),
     "a traced part": (lambda: Around(traced()).eval(), plain, "model.inner", "TorchScript"),
 }

@@ -1,5 +1,6 @@
 """What is put back, and what Ctrl-C leaves behind, also where the first forward is interrupted while it is followed."""
 
+import signal
 from contextlib import ExitStack
 
 import pytest
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import entropylab
+from entropylab.capture import functions, session
 
 from ..state import state
 from .nets import EVERY, HEADS, WIDTH, Joint, net_of, new_joint, run, run_joint, usual
@@ -106,6 +108,22 @@ def test_ctrl_c_caught_inside_a_record_loses_its_forward_alone():
         F.scaled_dot_product_attention(*torch.randn(3, 1, 2, 5, 4))
         run(net)
     assert rec.dataset.sizes["step"] == 2 and rec.dataset.entropy.notnull().all()
+
+
+@pytest.mark.parametrize(("owner", "name"), [(functions, "seen_flex"), (session, "end")])
+def test_ctrl_c_while_looking_begins_or_ends_finds_all_changed_or_all_put_back(owner, name, monkeypatch):
+    net = net_of(usual)
+    before, original = state(net), getattr(owner, name)
+
+    def interrupted(given):
+        signal.raise_signal(signal.SIGINT)
+        return original(given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, interrupted)
+        with pytest.raises(KeyboardInterrupt), entropylab.record(net):
+            run(net)
+    assert state(net) == before
 
 
 @pytest.mark.filterwarnings("ignore:rule '1.1' rescaled nothing")

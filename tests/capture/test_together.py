@@ -17,8 +17,9 @@ from entropylab import EntropyLabWarning
 
 from ..conftest import new_random_pipeline
 from ..sampling import sample
+from ..seeds import normal
 from ..state import state
-from .nets import EVERY, net_of, new_joint, recorded, run, run_joint, usual
+from .nets import EVERY, TOKENS, WIDTH, net_of, new_joint, recorded, run, run_joint, usual
 
 
 @pytest.mark.parametrize("attn", EVERY)
@@ -81,6 +82,16 @@ def test_a_call_that_ended_by_an_exception_in_another_thread_does_not_run_any_mo
         failing.remove()
         sample(random_pipe, steps=2)
     np.testing.assert_array_equal(rec.dataset.entropy, recorded_alone(random_pipe).entropy)
+
+
+def test_a_forward_that_failed_in_another_thread_does_not_run_any_more():
+    """Of a bare denoiser, whose calls nobody ends; its thread lives on."""
+    net = net_of(usual)
+    with entropylab.record(net, strict=True) as rec, ThreadPoolExecutor(1) as pool:
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            pool.submit(net, normal(1, TOKENS, WIDTH + 1), torch.tensor(1.0)).result()
+        run(net)
+    assert rec.dataset.drop_attrs().equals(recorded(net_of(usual), forwards=1).dataset.drop_attrs())
 
 
 def recorded_alone(pipe):

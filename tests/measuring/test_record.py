@@ -222,3 +222,12 @@ def test_tokens_of_calls_that_differ_are_their_mean():
         assert rec.dataset["keys"].min() < found[-1].min() and rec.dataset["keys"].max() > found[-1].max()
         np.testing.assert_allclose(found[-1][0], rec.dataset["keys"].mean(["branch", "sample", "step", "head"])[0, 0])
     np.testing.assert_allclose(*found)
+
+
+def test_a_step_that_stands_before_the_class_and_is_not_heard_is_said_to_be_why(random_pipe):
+    own = random_pipe.scheduler.step
+    random_pipe.scheduler.step = lambda *args, **more: own(*args, **more)
+    with entropylab.record(random_pipe) as rec:
+        random_pipe("a red car", height=32, width=32, num_inference_steps=1)
+    with pytest.raises(EntropyLabError, match="no `step` of its scheduler was heard"):
+        _ = rec.dataset
