@@ -82,7 +82,9 @@ class Calibration:
         """What every rule of this calibration knows of its model."""
         names = ("weights", "uncalibrated", "kinds")
         weights, others, kinds = (json.loads(self.dataset.attrs.get(name, "null")) for name in names)
-        return {"weights": weights or {}, "others": tuple(others or ()), "kinds": tuple(kinds) if kinds else None}
+        trained = json.loads(self.dataset.attrs.get("trained", "null"))
+        sizes = {"kinds": tuple(kinds) if kinds else None, "train_size": tuple(trained) if trained else None}
+        return {"weights": weights or {}, "others": tuple(others or ()), **sizes}
 
     def rule(self, name: str) -> ByLayer:
         """The multipliers of variable ``name`` as a rule."""
@@ -98,7 +100,8 @@ class Calibration:
             knots, places = np.unique(np.log([one.train_tokens.item(), *counts[::-1]]), return_index=True)
             tokens[layer] = knots
             factors[layer] = np.concatenate([np.zeros_like(logs[:1]), logs[::-1]])[places]  # 1 at the training size
-        return ByLayer(tokens, factors, tuple(still), **self.about)
+        counts = {layer: ds.train_tokens.sel(layer=layer).item() for layer in factors}
+        return ByLayer(tokens, factors, counts, tuple(still), **self.about)
 
     def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Write the calibration as netCDF."""
