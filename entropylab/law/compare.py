@@ -169,7 +169,7 @@ def compare(
 def one_side(ds: xr.Dataset, kind: Kinds, scaling: str | None, size: AnySize | None) -> tuple[xr.Dataset, str]:
     """What is compared of a Dataset, with dims size and sample, and the name of its scaling."""
     part, name = under(of_kind(ds, kind), scaling)
-    if "sample" not in part["entropy"].dims:
+    if not part["entropy"].sizes.get("sample"):
         raise EntropyLabError(
             "ds and other must keep samples apart, which are paired: keep=('sample', ...). "
             f"Got dims {', '.join(map(str, part['entropy'].dims))}."
