@@ -17,7 +17,7 @@ from torch import Tensor
 from .dataset import ATTRIBUTE, describe
 from .entropy import BEYOND, row_statistics
 from .entropy.beyond import values_in, values_of
-from .errors import EntropyLabError, check_count, check_int
+from .errors import EntropyLabError, check_count, check_int, is_number
 from .sizes import size_label
 
 Array = NDArray[Any]
@@ -111,15 +111,15 @@ def simulate(
     """
     if distribution not in DISTRIBUTIONS:
         raise EntropyLabError(f"distribution must be one of {', '.join(DISTRIBUTIONS)}. Got {distribution!r}.")
-    if not isinstance(departure, int | float) or not 0 <= departure <= 1:
+    if not is_number(departure) or not 0 <= departure <= 1:
         raise EntropyLabError(f"departure must be a number from 0 to 1. Got {departure!r}.")
     parts, usual, least = DISTRIBUTIONS[distribution]
-    if shape is not None and (not isinstance(shape, int | float) or not least <= shape < np.inf):
+    if shape is not None and (not is_number(shape) or not least <= shape < np.inf):
         raise EntropyLabError(f"shape of {distribution!r} must be a number >= {least:g}. Got {shape!r}.")
     counts = {"tokens": tokens, "d": d, "heads": heads, "queries": queries, "samples": samples}
     for name, value in counts.items():
         check_int(name, value, 2 if name == "tokens" else 1)
-    if not isinstance(sigma, int | float) or not 0 <= sigma < np.inf:
+    if not is_number(sigma) or not 0 <= sigma < np.inf:
         raise EntropyLabError(f"sigma must be a finite number >= 0. Got {sigma!r}.")
     check_int("seed", seed, 0)
     model = np.random.default_rng([seed, 0])
