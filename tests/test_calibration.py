@@ -262,8 +262,12 @@ def test_its_training_size_is_kept():
             with entropylab.rescale(pipe, rule) as handle:
                 pipe("", side, side, generators(1))
             assert (handle.multipliers["unet.layers.self_1"] == 1) == is_one
-        with pytest.raises(EntropyLabError, match=r"train_size of rule .* is \(48, 48\), of its calibration. Got 32"):
+        forwards, another = pipe.forwards, r"train_size of rule .* is \(48, 48\), of its calibration. Got 32"
+        with pytest.raises(EntropyLabError, match=another):
             entropylab.rescale(pipe, rule, train_size=32)
+        with pytest.raises(EntropyLabError, match=another):
+            entropylab.measure(pipe, [64], scaling=("original", rule), train_size=32, **FEW)
+        assert pipe.forwards == forwards, "before any work"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -74,9 +74,7 @@ def of_kind(ds: xr.Dataset, kind: Kinds = None) -> xr.Dataset:
 
     "image" is no kind of its own: the image rows of joint layers, among the keys of the image alone.
     """
-    ds, kind = check(ds), kind_in(ds, kind)
-    if "layer" not in ds.dims:
-        ds = with_dim(ds, "layer", OF_LAYERS)
+    ds, kind = with_layers(ds), kind_in(ds, kind)
     kinds = kinds_of(kind)
     if IMAGE in kinds:
         if len(kinds) > 1:
@@ -91,6 +89,13 @@ def of_kind(ds: xr.Dataset, kind: Kinds = None) -> xr.Dataset:
         had = ", ".join(sorted(set(found.values.tolist()))) or "no layer at all"
         raise EntropyLabError(f"kind={kind!r}: the Dataset has no such layer. It has: {had}.")
     return ds.isel(layer=np.flatnonzero(found.isin(kinds)))
+
+
+def with_layers(ds: xr.Dataset) -> xr.Dataset:
+    """A Dataset that `check` lets pass, along a dim ``layer`` even if only one is left, its sizes labelled by text."""
+    ds = check(ds)
+    ds = ds.assign_coords(size=ds["size"].astype(str))
+    return ds if "layer" in ds.dims else with_dim(ds, "layer", OF_LAYERS)
 
 
 def with_dim(ds: xr.Dataset, dim: str, coords: Sequence[str]) -> xr.Dataset:

@@ -74,7 +74,6 @@ def drift(ds: xr.Dataset, train_size: AnySize | None = None, *, kind: Kinds = No
         raise EntropyLabError(f'ds must be measured under scaling "original" too. Got {scalings_of(part)}.')
     if "size" not in part.dims:
         raise EntropyLabError(f"ds must hold sizes beside the training size. Got only {label}.")
-    part = part.assign_coords(size=part["size"].astype(str))
     mask = counted(part["entropy"])
     layers = np.flatnonzero(mask.any("head") if "head" in mask.dims else mask)
 

@@ -10,7 +10,7 @@ from .. import pipelines
 from ..errors import EntropyLabError, check_count, is_number
 from ..models.prompts import default_prompts, default_settings
 from ..prompts import Prompts, check_list, read_prompts
-from ..scaling import LayerRule, NamedRule, at_work, check_train_size, named_rule
+from ..scaling import LayerRule, NamedRule, at_work, check_train_size, named_rule, train_size_of
 
 
 def check_prompts(
@@ -53,6 +53,7 @@ def check_rules(pipe: Any, scaling: Any, train_size: Any) -> list[NamedRule]:
     for rule in rules:
         if isinstance(rule.function, LayerRule):
             rule.function.check(pipe)
+            train_size_of(rule, pipe, train_size)
     return rules
 
 

@@ -14,8 +14,8 @@ from ..capture.inputs import Inputs
 from ..errors import EntropyLabError, EntropyLabWarning, names_of, one_line
 from ..pipelines import KINDS
 from ..pipelines.sight import Sight, observed
-from ..sizes import Size, as_pair
-from .rules import LayerRule, NamedRule, check_multiplier, check_train_size, named_rule
+from ..sizes import Size
+from .rules import LayerRule, NamedRule, check_multiplier, named_rule, train_size_of
 
 USUAL_KINDS = ("self", "joint")
 """Kinds of layers whose keys grow with the image."""
@@ -146,10 +146,7 @@ def rescaled(
 def new_rescaling(pipe: Any, rule: Any, train_size: Any, kinds: Sequence[str] | str) -> Rescaling:
     """A rule for one pipeline, everything checked."""
     named = named_rule(rule)
-    own = named.function.train_size if isinstance(named.function, LayerRule) else None
-    if own is not None and train_size is not None and as_pair(train_size) != own:
-        raise EntropyLabError(f"train_size of rule {named.name!r} is {own}, of its calibration. Got {train_size!r}.")
-    trained = (own or check_train_size(pipe, train_size)) if named.needs_sizes and not named.is_original else None
+    trained = train_size_of(named, pipe, train_size) if named.needs_sizes and not named.is_original else None
     kinds = check_kinds(kinds)
     if isinstance(named.function, LayerRule):
         named.function.check(pipe)

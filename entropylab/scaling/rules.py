@@ -192,3 +192,13 @@ def check_train_size(pipe: Any, train_size: Any) -> Size:
             "an int or a (height, width) pair [pixels]."
         )
     return found
+
+
+def train_size_of(rule: NamedRule, pipe: Any, train_size: Any) -> Size:
+    """The training size (height, width) [pixels] that a rule goes by: its own, or as `check_train_size`."""
+    own = rule.function.train_size if isinstance(rule.function, LayerRule) else None
+    if own is None:
+        return check_train_size(pipe, train_size)
+    if train_size is not None and as_pair(train_size) != own:
+        raise EntropyLabError(f"train_size of rule {rule.name!r} is {own}, of its calibration. Got {train_size!r}.")
+    return own
