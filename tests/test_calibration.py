@@ -87,6 +87,22 @@ def test_between_sizes_the_multiplier_is_in_between(calibration):
         factor("unet.two", 64, 64)
 
 
+def test_sizes_with_as_many_tokens_share_their_mean_multiplier():
+    """In whatever order; at the training size it is 1."""
+    ds = xr.Dataset(
+        {"calibrated": (("size", "layer", "head"), [[[1.2]], [[3.0]], [[1.5]], [[2.0]]])},
+        {
+            "layer": ["t"], "height": ("size", [48, 16, 24, 48]), "width": ("size", [24, 36, 48, 48]),
+            "tokens": (("size", "layer"), [[32.0], [16.0], [32.0], [64.0]]), "train_tokens": ("layer", [16.0]),
+        },
+        {"trained": "[24, 24]"},
+    )  # fmt: skip
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0]):
+        factor = Calibration(ds.isel(size=order)).calibrated.function.factor
+        found = [factor("t", tokens, 16).item() for tokens in (16, 32, 64)]
+        assert found == pytest.approx([1, (1.2 * 1.5) ** 0.5, 2])
+
+
 def test_frames_have_multipliers_by_the_pictures_area():
     """Of which there are as many at every size."""
     ds = xr.Dataset(
