@@ -197,6 +197,10 @@ def simulate_dataset(
     trained = check_count("train_tokens", train_tokens, tokens[min(1, len(tokens) - 1)])
     scaling = scaling if isinstance(scaling, list | tuple) else (scaling,)
     multipliers = np.array([[multiplier_of(rule, number, trained) for rule in scaling] for number in tokens])
+    layers = [f"sigma {value:g}" for value in sigmas]
+    for name, labels, given in (("sigma", layers, sigma), ("scaling", [*map(str, scaling)], scaling)):
+        if not labels or len(set(labels)) < len(labels):
+            raise EntropyLabError(f"{name} must be one or several that differ. Got {given!r}.")
     seed = settings.pop("seed", 0)
     fields = tuple(FIELDS.get(name, name) for name in statistics)
     data: dict[str, Array] = {}
@@ -210,13 +214,12 @@ def simulate_dataset(
                 for name, value in zip(values_of(tuple(statistics)), values, strict=True):
                     whole = data.setdefault(name, np.empty(shape, np.float32))
                     whole[size, place, :, layer] = value.double().mean(-1).numpy()
-    layers = [f"sigma {value:g}" for value in sigmas]
     shapes = [grid(number) for number in tokens]
     coords: dict[str, Any] = {
         "size": [size_label(shape) for shape in shapes],
         "height": ("size", [height for height, _ in shapes]),
         "width": ("size", [width for _, width in shapes]),
-        "scaling": list(scaling),
+        "scaling": [*map(str, scaling)],
         "sample": np.arange(samples),
         "layer": layers,
         "block": ("layer", layers),

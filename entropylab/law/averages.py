@@ -44,7 +44,7 @@ def check(ds: xr.Dataset) -> xr.Dataset:
             f"ds must be a Dataset from entropylab.measure, with its layers: missing {', '.join(missing)}. "
             f"Got variables {sorted(map(str, ds.data_vars))} and coordinates {sorted(map(str, ds.coords))}."
         )
-    for name in ("size", "layer"):
+    for name in ("size", "layer", *(["scaling"] if "scaling" in ds.coords else [])):
         labels = ds[name].values.ravel().tolist()
         again = next((label for label in labels if labels.count(label) > 1), None)
         if ds[name].dims not in ((), (name,)) or again is not None:

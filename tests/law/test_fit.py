@@ -131,8 +131,9 @@ DS = synthetic(steps=2, samples=2)
         (DS.mean("step", keep_attrs=True), {"by": "step"}, r"\['layer', 'head', 'branch'\]. Got \['step'\]"),
         (DS.assign(entropy=DS["entropy"] * np.nan), {}, "must be finite"),
         (DS.assign_coords(tokens=DS["tokens"] * 0), {}, "ds.tokens must be positive"),
-        (xr.concat([DS, DS], "layer"), {}, "names each layer once. Got 'unet.down_blocks.*' more than once"),
-        (xr.concat([DS, DS.isel(size=[0])], "size", data_vars="all"), {}, "names each size once. Got '32x32' more"),
+        (DS.isel(layer=[0, 1, 0]), {}, "names each layer once. Got 'unet.down_blocks.*' more than once"),
+        (DS.isel(size=[0, 1, 0]), {}, "names each size once. Got '32x32' more"),
+        (DS.isel(scaling=[0, 0]), {}, "names each scaling once. Got 'original' more than once"),
         (DS.isel(size=[0, 1]).swap_dims(size="height"), {}, r"names each size once. Got size\(height\)"),
     ],
 )
