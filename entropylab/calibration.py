@@ -58,7 +58,10 @@ class Calibration:
 
     @property
     def calibrated(self) -> NamedRule:
-        """The rule that restores each layer's and head's entropy, found by Newton's method."""
+        """The rule that restores each layer's and head's entropy, found by Newton's method.
+
+        It goes by N: interpolated in log N, the mean of sizes with as many tokens, and 1 where N = T.
+        """
         return NamedRule("calibrated", self.rule("calibrated"))
 
     @property
@@ -82,23 +85,27 @@ class Calibration:
         """What every rule of this calibration knows of its model."""
         names = ("weights", "uncalibrated", "kinds")
         weights, others, kinds = (json.loads(self.dataset.attrs.get(name, "null")) for name in names)
-        return {"weights": weights or {}, "others": tuple(others or ()), "kinds": tuple(kinds) if kinds else None}
+        trained = json.loads(self.dataset.attrs.get("trained", "null"))
+        sizes = {"kinds": tuple(kinds) if kinds else None, "train_size": tuple(trained) if trained else None}
+        return {"weights": weights or {}, "others": tuple(others or ()), **sizes}
 
     def rule(self, name: str) -> ByLayer:
-        """The multipliers of variable ``name`` as a rule."""
+        """The multipliers of variable ``name`` as a rule; of sizes with as many tokens their geometric mean."""
         ds, tokens, factors = self.dataset, {}, {}
-        trained = json.loads(ds.attrs.get("trained", "null"))
-        growth = (ds.height * ds.width).values / np.prod(trained or 1)
+        size = json.loads(ds.attrs.get("trained", "null"))
+        growth = (ds.height * ds.width).values / np.prod(size or 1)
         constant = (ds.tokens == ds.train_tokens).all("size")
-        still = ds.layer.values[constant.values].tolist() if trained else []
+        still = ds.layer.values[constant.values].tolist() if size else []
         for layer in ds.layer.values.tolist():
             one = ds.sel(layer=layer)
             logs = known(np.log(one[name].transpose("head", "size").values)).T
             counts = one.train_tokens.item() * growth if layer in still else one.tokens.values
-            knots, places = np.unique(np.log([one.train_tokens.item(), *counts[::-1]]), return_index=True)
-            tokens[layer] = knots
-            factors[layer] = np.concatenate([np.zeros_like(logs[:1]), logs[::-1]])[places]  # 1 at the training size
-        return ByLayer(tokens, factors, tuple(still), **self.about)
+            trained, at = np.log(one.train_tokens.item()), np.log(counts)
+            tokens[layer] = np.unique([trained, *at])
+            means = [0 * logs[0] if knot == trained else logs[at == knot].mean(0) for knot in tokens[layer]]
+            factors[layer] = np.stack(means)  # 1 at the training size
+        counts = {layer: ds.train_tokens.sel(layer=layer).item() for layer in factors}
+        return ByLayer(tokens, factors, counts, tuple(still), **self.about)
 
     def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Write the calibration as netCDF."""

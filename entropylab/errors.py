@@ -1,7 +1,7 @@
 """The one exception type that callers of entropylab see, the checks of arguments that raise it most, and words."""
 
 import os
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, TypeGuard
 
 
@@ -55,6 +55,11 @@ def is_int(value: Any) -> TypeGuard[int]:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value is a real number, of Python or numpy."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def check_int(name: str, value: Any, least: int = 1) -> int:
     """``value``, if it is an int that is not too small."""
     if not is_int(value) or value < least:
@@ -69,6 +74,6 @@ def check_count(name: str, value: Any, default: Any) -> Any:
 
 def check_positive(name: str, value: Any, unit: str) -> float:
     """``value`` as a float, if it is a positive number [unit]."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+    if not is_number(value) or not 0 < value < float("inf"):
         raise EntropyLabError(f"{name} must be a positive number [{unit}]. Got {value!r}.")
     return float(value)

@@ -17,7 +17,7 @@ from torch import Tensor
 from .dataset import ATTRIBUTE, describe
 from .entropy import BEYOND, row_statistics
 from .entropy.beyond import values_in, values_of
-from .errors import EntropyLabError, check_count, check_int
+from .errors import EntropyLabError, check_count, check_int, is_number
 from .sizes import size_label
 
 Array = NDArray[Any]
@@ -111,15 +111,15 @@ def simulate(
     """
     if distribution not in DISTRIBUTIONS:
         raise EntropyLabError(f"distribution must be one of {', '.join(DISTRIBUTIONS)}. Got {distribution!r}.")
-    if not isinstance(departure, int | float) or not 0 <= departure <= 1:
+    if not is_number(departure) or not 0 <= departure <= 1:
         raise EntropyLabError(f"departure must be a number from 0 to 1. Got {departure!r}.")
     parts, usual, least = DISTRIBUTIONS[distribution]
-    if shape is not None and (not isinstance(shape, int | float) or not least <= shape < np.inf):
+    if shape is not None and (not is_number(shape) or not least <= shape < np.inf):
         raise EntropyLabError(f"shape of {distribution!r} must be a number >= {least:g}. Got {shape!r}.")
     counts = {"tokens": tokens, "d": d, "heads": heads, "queries": queries, "samples": samples}
     for name, value in counts.items():
         check_int(name, value, 2 if name == "tokens" else 1)
-    if not isinstance(sigma, int | float) or not 0 <= sigma < np.inf:
+    if not is_number(sigma) or not 0 <= sigma < np.inf:
         raise EntropyLabError(f"sigma must be a finite number >= 0. Got {sigma!r}.")
     check_int("seed", seed, 0)
     model = np.random.default_rng([seed, 0])
@@ -197,6 +197,10 @@ def simulate_dataset(
     trained = check_count("train_tokens", train_tokens, tokens[min(1, len(tokens) - 1)])
     scaling = scaling if isinstance(scaling, list | tuple) else (scaling,)
     multipliers = np.array([[multiplier_of(rule, number, trained) for rule in scaling] for number in tokens])
+    layers = [f"sigma {value:g}" for value in sigmas]
+    for name, labels, given in (("sigma", layers, sigma), ("scaling", [*map(str, scaling)], scaling)):
+        if not labels or len(set(labels)) < len(labels):
+            raise EntropyLabError(f"{name} must be one or several that differ. Got {given!r}.")
     seed = settings.pop("seed", 0)
     fields = tuple(FIELDS.get(name, name) for name in statistics)
     data: dict[str, Array] = {}
@@ -210,13 +214,12 @@ def simulate_dataset(
                 for name, value in zip(values_of(tuple(statistics)), values, strict=True):
                     whole = data.setdefault(name, np.empty(shape, np.float32))
                     whole[size, place, :, layer] = value.double().mean(-1).numpy()
-    layers = [f"sigma {value:g}" for value in sigmas]
     shapes = [grid(number) for number in tokens]
     coords: dict[str, Any] = {
         "size": [size_label(shape) for shape in shapes],
         "height": ("size", [height for height, _ in shapes]),
         "width": ("size", [width for _, width in shapes]),
-        "scaling": list(scaling),
+        "scaling": [*map(str, scaling)],
         "sample": np.arange(samples),
         "layer": layers,
         "block": ("layer", layers),

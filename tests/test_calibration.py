@@ -87,6 +87,22 @@ def test_between_sizes_the_multiplier_is_in_between(calibration):
         factor("unet.two", 64, 64)
 
 
+def test_sizes_with_as_many_tokens_share_their_mean_multiplier():
+    """In whatever order; at the training size it is 1."""
+    ds = xr.Dataset(
+        {"calibrated": (("size", "layer", "head"), [[[1.2]], [[3.0]], [[1.5]], [[2.0]]])},
+        {
+            "layer": ["t"], "height": ("size", [48, 16, 24, 48]), "width": ("size", [24, 36, 48, 48]),
+            "tokens": (("size", "layer"), [[32.0], [16.0], [32.0], [64.0]]), "train_tokens": ("layer", [16.0]),
+        },
+        {"trained": "[24, 24]"},
+    )  # fmt: skip
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0]):
+        factor = Calibration(ds.isel(size=order)).calibrated.function.factor
+        found = [factor("t", tokens, 16).item() for tokens in (16, 32, 64)]
+        assert found == pytest.approx([1, (1.2 * 1.5) ** 0.5, 2])
+
+
 def test_frames_have_multipliers_by_the_pictures_area():
     """Of which there are as many at every size."""
     ds = xr.Dataset(
@@ -140,18 +156,22 @@ def test_bad_input(pipe, calibration):
 
 
 class Layer(PlainAttention):
-    """Attention that is sharp or masked, as its name says."""
+    """Attention that is sharp, masked or causal, as its name says; "lower" has the mask that causal attention is."""
 
     def __init__(self, name):
         super().__init__(16)
-        self.sharpness, self.mask = (10 if "sharp" in name else 3), BIAS if "masked" in name else None
+        masks = {"masked": BIAS, "lower": LOWER}
+        self.sharpness, self.is_causal = (10 if "sharp" in name else 3), "causal" in name
+        self.mask = next((mask for part, mask in masks.items() if part in name), None)
 
     def forward(self, tokens):
         mask = self.mask if self.mask is None else self.mask[: tokens.shape[1], : tokens.shape[1]].to(tokens.dtype)
-        return together(F.scaled_dot_product_attention(*self.sides(self.sharpness * tokens), mask))
+        sides = self.sides(self.sharpness * tokens)
+        return together(F.scaled_dot_product_attention(*sides, mask, is_causal=self.is_causal))
 
 
 BIAS = 3 * torch.rand(64, 64, generator=torch.Generator().manual_seed(1)).bfloat16()
+LOWER = torch.full((64, 64), -torch.inf).triu(1)
 
 
 class Mixed(nn.Module):
@@ -182,11 +202,12 @@ class MixedPipe:
     def __init__(self, *names, dtype=torch.float32):
         self.unet, self.forwards = Mixed(names).eval().to(dtype), 0
         self.components, self.config = {"unet": self.unet}, SimpleNamespace(sample_size=4)
+        self.words = 5
 
     @torch.no_grad()
     def __call__(self, prompt, height, width, generator, num_inference_steps=3, output_type=""):
         sample = torch.cat([torch.randn(1, 4, height // 8, width // 8, generator=each) for each in generator])
-        text = torch.ones(len(sample), 5, 16) * torch.arange(16).cos()
+        text = torch.ones(len(sample), self.words, 16) * torch.arange(16).cos()
         sample, text = sample.to(self.unet.before.weight.dtype), text.to(self.unet.before.weight.dtype)
         for step in range(num_inference_steps):
             self.forwards += 1
@@ -230,6 +251,41 @@ def test_joint_layers_keep_the_entropy_of_their_image_rows():
     assert float(left.sel(scaling="calibrated")) < 0.05 * float(left.sel(scaling="original"))
 
 
+def test_the_size_counts_and_not_how_long_a_prompt_is():
+    pipe = MixedPipe("self_1", "joint_1")
+    calibration = entropylab.calibrate(pipe, [64], iterations=1, held_out=False, **FEW)
+
+    def multiplier(rule, side, words):
+        pipe.words = words
+        with entropylab.rescale(pipe, rule) as handle:
+            pipe("", side, side, generators(1))
+        return handle.multipliers["unet.layers.joint_1"]
+
+    for rule in (calibration.calibrated, calibration.invariant, calibration.predicted):
+        assert multiplier(rule, 32, 3) == multiplier(rule, 32, 9) == 1, "the training size"
+        assert multiplier(rule, 48, 9) != 1
+        found = [multiplier(rule, 64, words) for words in (3, 5, 9)]
+        assert found == [found[0]] * 3 and found[0] != 1
+    assert multiplier("sqrt_log", 64, 9) != multiplier("sqrt_log", 64, 5)
+
+
+def test_its_training_size_is_kept():
+    """Where the pipeline says another one."""
+    pipe = MixedPipe("self_1")
+    calibration = entropylab.calibrate(pipe, [64], train_size=48, iterations=1, held_out=False, **FEW)
+    for rule in (calibration.calibrated, calibration.predicted):
+        for side, is_one in ((48, True), (64, False)):
+            with entropylab.rescale(pipe, rule) as handle:
+                pipe("", side, side, generators(1))
+            assert (handle.multipliers["unet.layers.self_1"] == 1) == is_one
+        forwards, another = pipe.forwards, r"train_size of rule .* is \(48, 48\), of its calibration. Got 32"
+        with pytest.raises(EntropyLabError, match=another):
+            entropylab.rescale(pipe, rule, train_size=32)
+        with pytest.raises(EntropyLabError, match=another):
+            entropylab.measure(pipe, [64], scaling=("original", rule), train_size=32, **FEW)
+        assert pipe.forwards == forwards, "before any work"
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_how_entropy_answers_is_that_of_whole_maps(dtype):
     """To the scale, which is not of what a mask adds, and to image keys; half precision is not rounded once more."""
@@ -262,6 +318,18 @@ def test_how_entropy_answers_is_that_of_whole_maps(dtype):
         np.testing.assert_allclose(factor("unet.layers.self_1", tokens, 16), wanted, rtol=2e-3)
     assert (factor("unet.layers.self_1", 16, 16) == 1).all()
     assert bool((factor("unet.layers.self_1", 3, 16) > SMALLEST).all()), "H/log N where H is out of reach"
+
+
+def test_causal_layers_are_those_of_their_mask():
+    """Where all rows are looked at, at 16 tokens, and where some are, at 64."""
+    found = [
+        entropylab.calibrate(MixedPipe(name), [64], rows=None, iterations=2, held_out=False, **FEW).dataset
+        for name in ("self_causal", "self_lower", "self_1")
+    ]
+    for name in ("response", "slope", "target", "calibrated", "entropy"):
+        causal, masked, plain = (ds[name].values for ds in found)
+        np.testing.assert_allclose(causal, masked, atol=2e-5, err_msg=name)
+        assert abs(causal - plain).max() > 0.01
 
 
 def test_prompts_are_kept_back_where_there_are_several():

@@ -129,6 +129,8 @@ BAD = [
     ({"tokens": ()}, r"tokens must be different numbers of keys, at least one. Got \(\)"),
     ({"tokens": 64}, "tokens must be different numbers of keys, at least one. Got 64"),
     ({"scaling": ("calibrated",)}, "scaling must be some of 'original', 'sqrt_log', or numbers. Got 'calibrated'"),
+    ({"scaling": (0.5, "0.5")}, "scaling must be one or several that differ"),
+    ({"sigma": (1, 1.0)}, r"sigma must be one or several that differ. Got \(1, 1.0\)"),
     ({"statistics": ("lse",)}, "statistics must be some of entropy, sigma2, third, fourth"),
     ({"train_tokens": 0}, "train_tokens must be an int >= 1. Got 0"),
     ({"seed": -1}, "seed must be an int >= 0. Got -1"),

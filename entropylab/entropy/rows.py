@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..errors import EntropyLabError, names_of
+from ..errors import EntropyLabError, is_number, names_of
 
 STATISTICS = ("entropy", "lse", "mean", "variance", "third", "fourth", "sensitivity")
 
@@ -227,7 +227,7 @@ def check_rows(
     devices = {str(tensor.device) for tensor in (q, k, mask) if isinstance(tensor, Tensor)}
     if len(devices) > 1:
         raise EntropyLabError(f"q, k and mask must be on one device. Got {', '.join(sorted(devices))}.")
-    if scale is not None and not (isinstance(scale, int | float) and 0 <= scale < float("inf")):
+    if scale is not None and not (is_number(scale) and 0 <= scale < float("inf")):
         raise EntropyLabError(f"scale must be a finite number >= 0. Got {scale!r}.")
     if mask is not None:
         if not isinstance(mask, Tensor) or not (mask.dtype == torch.bool or mask.is_floating_point()):

@@ -19,6 +19,9 @@ None is the first of `CHOSEN` that the Dataset has."""
 
 CHOSEN = ("self", "joint", "temporal", "cross")
 
+OF_LAYERS = ("tokens", "kind", "block", "part", "module", "order", "train_tokens", "multiplier")
+"""The coordinates that tell of layers."""
+
 IMAGE, KEYS = "image", "keys"
 """What is asked for as a kind of layers, and the attribute that says that a Dataset is of it."""
 
@@ -41,6 +44,12 @@ def check(ds: xr.Dataset) -> xr.Dataset:
             f"ds must be a Dataset from entropylab.measure, with its layers: missing {', '.join(missing)}. "
             f"Got variables {sorted(map(str, ds.data_vars))} and coordinates {sorted(map(str, ds.coords))}."
         )
+    for name in ("size", "layer", *(["scaling"] if "scaling" in ds.coords else [])):
+        labels = ds[name].values.ravel().tolist()
+        again = next((label for label in labels if labels.count(label) > 1), None)
+        if ds[name].dims not in ((), (name,)) or again is not None:
+            came = f"{again!r} more than once" if again is not None else f"{name}({', '.join(map(str, ds[name].dims))})"
+            raise EntropyLabError(f"{name} must be a coordinate of ds that names each {name} once. Got {came}.")
     wanted = set(ds["entropy"].dims)
     odd = [name for name in ("sigma2", "entropy_std") if name in ds and set(ds[name].dims) != wanted]
     if odd or "calibrated" in ds:
@@ -65,9 +74,7 @@ def of_kind(ds: xr.Dataset, kind: Kinds = None) -> xr.Dataset:
 
     "image" is no kind of its own: the image rows of joint layers, among the keys of the image alone.
     """
-    ds, kind = check(ds), kind_in(ds, kind)
-    if "layer" not in ds.dims:
-        ds = with_dim(ds, "layer", ("tokens", "kind", "block", "train_tokens"))
+    ds, kind = with_layers(ds), kind_in(ds, kind)
     kinds = kinds_of(kind)
     if IMAGE in kinds:
         if len(kinds) > 1:
@@ -82,6 +89,13 @@ def of_kind(ds: xr.Dataset, kind: Kinds = None) -> xr.Dataset:
         had = ", ".join(sorted(set(found.values.tolist()))) or "no layer at all"
         raise EntropyLabError(f"kind={kind!r}: the Dataset has no such layer. It has: {had}.")
     return ds.isel(layer=np.flatnonzero(found.isin(kinds)))
+
+
+def with_layers(ds: xr.Dataset) -> xr.Dataset:
+    """A Dataset that `check` lets pass, along a dim ``layer`` even if only one is left, its sizes labelled by text."""
+    ds = check(ds)
+    ds = ds.assign_coords(size=ds["size"].astype(str))
+    return ds if "layer" in ds.dims else with_dim(ds, "layer", OF_LAYERS)
 
 
 def with_dim(ds: xr.Dataset, dim: str, coords: Sequence[str]) -> xr.Dataset:

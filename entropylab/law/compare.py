@@ -169,7 +169,7 @@ def compare(
 def one_side(ds: xr.Dataset, kind: Kinds, scaling: str | None, size: AnySize | None) -> tuple[xr.Dataset, str]:
     """What is compared of a Dataset, with dims size and sample, and the name of its scaling."""
     part, name = under(of_kind(ds, kind), scaling)
-    if "sample" not in part["entropy"].dims:
+    if not part["entropy"].sizes.get("sample"):
         raise EntropyLabError(
             "ds and other must keep samples apart, which are paired: keep=('sample', ...). "
             f"Got dims {', '.join(map(str, part['entropy'].dims))}."
@@ -185,11 +185,22 @@ def entropy_of(part: xr.Dataset, names: list[str]) -> xr.DataArray:
     """Entropy (size, sample, layer, ...), averaged over steps, its samples called by their ``names``."""
     entropy = part["entropy"].astype("float64")
     entropy = entropy.mean("step") if "step" in entropy.dims else entropy
-    samples = pd.DataFrame({name: part[name].values for name in names})
-    again = samples.groupby(names, dropna=False).cumcount()  # one that comes again is paired with such a one
+    samples = pd.DataFrame({name: labels_of(part, name) for name in names})
+    again = samples.groupby(names).cumcount()  # one that comes again is paired with such a one
     keys = samples.assign(again=again).astype(str).agg(", ".join, axis=1)
     plain = entropy.drop_vars([name for name in entropy.coords if name not in entropy.dims])
     return plain.assign_coords(sample=keys.values)
+
+
+def labels_of(part: xr.Dataset, name: str) -> list[str]:
+    """The prompt or seed of every sample as text; where Datasets were joined it may have a dim size, and gaps."""
+    labels = []
+    for values in part[name].broadcast_like(part["sample"]).transpose("sample", ...).values:
+        known = pd.Series(np.ravel(values).tolist()).dropna().convert_dtypes().astype(str).unique()  # 1 of 1.0
+        if len(known) > 1:
+            raise EntropyLabError(f"a sample must have the same {name} at every size, or name one size. Got {known}.")
+        labels.append("".join(known))
+    return labels
 
 
 def paired(first: xr.DataArray, second: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:

@@ -144,9 +144,10 @@ def local_slope(logits: ArrayLike) -> Array:
 
     The derivative of rarefaction, by leaving out one key: the sum over keys j of H - H(without j), where H(without j) =
     (H + A_j log A_j) / (1 - A_j) + log(1 - A_j). About 1 - sum_j A_j^2 (H + log A_j - 1/2) while every A_j is small. In
-    rows that one key dominates, entropy without it is computed from the other keys. NaN for a single key.
+    rows that one key dominates, entropy without it is computed from the other keys. NaN for a single key, or none.
     """
     logits = np.asarray(logits, float)
+    known = np.isfinite(logits)
     top = logits.argmax(-1)[..., None]
     with np.errstate(invalid="ignore", divide="ignore"):
         weight = np.exp(logits - np.take_along_axis(logits, top, -1))
@@ -157,7 +158,7 @@ def local_slope(logits: ArrayLike) -> Array:
         others = logits.copy()
         np.put_along_axis(others, top, -np.inf, -1)
         np.put_along_axis(without, top, row_entropy(others)[..., None], -1)  # only this A_j can be near 1
-    return np.where(np.isfinite(logits), entropy - without, 0.0).sum(-1)
+    return np.where(known.any(-1), np.where(known, entropy - without, 0.0).sum(-1), np.nan)
 
 
 def joint_slope(image_weight: ArrayLike, image_mean: ArrayLike, text_mean: ArrayLike) -> Array:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import pipelines
-from ..errors import EntropyLabError, check_count
+from ..errors import EntropyLabError, check_count, is_number
 from ..models.prompts import default_prompts, default_settings
 from ..prompts import Prompts, check_list, read_prompts
-from ..scaling import LayerRule, NamedRule, at_work, check_train_size, named_rule
+from ..scaling import LayerRule, NamedRule, at_work, check_train_size, named_rule, train_size_of
 
 
 def check_prompts(
@@ -53,6 +53,7 @@ def check_rules(pipe: Any, scaling: Any, train_size: Any) -> list[NamedRule]:
     for rule in rules:
         if isinstance(rule.function, LayerRule):
             rule.function.check(pipe)
+            train_size_of(rule, pipe, train_size)
     return rules
 
 
@@ -65,7 +66,7 @@ def call_settings(pipe: Any, steps: Any, guidance_scale: Any) -> dict[str, Any]:
             f"{type(pipe).__name__} takes no {', '.join(missing)}: pass call=, a function "
             "(pipe, size, prompts, generators) that samples one batch."
         )
-    if guidance_scale is not None and not (isinstance(guidance_scale, int | float) and math.isfinite(guidance_scale)):
+    if guidance_scale is not None and not (is_number(guidance_scale) and math.isfinite(guidance_scale)):
         raise EntropyLabError(f"guidance_scale must be a finite number. Got {guidance_scale!r}.")
     defaults = default_settings(pipe)
     check_steps(pipe, check_count("steps", steps, 1))

@@ -9,7 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from ..errors import EntropyLabError, names_of
-from ..law.averages import Kinds, kind_in, kinds_of, of_kind
+from ..law.averages import Kinds, kind_in, kinds_of, of_kind, scalings_of
 from ..law.drift import MEAN, drift, training_size
 from ..sizes import AnySize, size_label
 from . import style
@@ -169,7 +169,8 @@ def sweep_table(ds: xr.Dataset, *, size: AnySize | None = None, train_size: AnyS
     softmax scale, mean over heads (and over layers in the rows of layer "mean"), and ``curve``, whether it is one
     number for all layers and heads. Sorted by multiplier within a layer. Arguments and errors as of `sweep`.
     """
-    labels, trained = [str(label) for label in np.atleast_1d(ds["size"].values)], training_size(ds, train_size)
+    trained, part = training_size(ds, train_size), of_kind(ds)
+    labels = [str(label) for label in np.atleast_1d(part["size"].values)]
     others = [label for label in labels if label != trained]
     if size is None and len(others) != 1:
         raise EntropyLabError(f"size must be named: one of {labels}. Got None, and {len(others)} beside {trained}.")
@@ -179,9 +180,11 @@ def sweep_table(ds: xr.Dataset, *, size: AnySize | None = None, train_size: AnyS
     if "multiplier" not in ds.coords:
         have = sorted(map(str, ds.coords))
         raise EntropyLabError(f"ds must have a coordinate multiplier, as of entropylab.measure. Got {have}.")
-    chosen = of_kind(ds)["multiplier"]
-    chosen = chosen.sel(size=label) if "size" in chosen.dims else chosen
-    factors = chosen.reset_coords(drop=True).to_dataframe().reset_index()[["layer", "scaling", "multiplier"]]
+    chosen = part["multiplier"]
+    chosen = chosen.isel(size=labels.index(label)) if "size" in chosen.dims else chosen
+    chosen = chosen.reset_coords(drop=True)
+    chosen = chosen if "scaling" in chosen.dims else chosen.expand_dims(scaling=scalings_of(part))
+    factors = chosen.to_dataframe().reset_index()[["layer", "scaling", "multiplier"]]
     mean = factors.groupby("scaling", sort=False, as_index=False)["multiplier"].mean().assign(layer=MEAN)
     rows = drift(ds, train_size)
     rows = rows[(rows["size"] == label) & rows["entropy"].notna()]

@@ -17,7 +17,7 @@ from torch import Tensor
 from .. import pipelines
 from ..errors import EntropyLabError
 from ..runs.configuration import fingerprint
-from ..scaling import LayerRule, NamedRule, check_train_size, named_rule, rescale
+from ..scaling import LayerRule, NamedRule, check_train_size, named_rule, rescale, train_size_of
 from ..sizes import Size
 
 Generators = list[torch.Generator]
@@ -76,7 +76,7 @@ class Rescaled(Method):
     def check(self, pipe: Any, train_size: Any) -> None:
         """As `entropylab.rescale`."""
         if not self.rule.is_original:
-            check_train_size(pipe, train_size)
+            train_size_of(self.rule, pipe, train_size)
         if isinstance(self.rule.function, LayerRule):
             self.rule.function.check(pipe)
 

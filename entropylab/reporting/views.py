@@ -11,7 +11,7 @@ import xarray as xr
 from ..dataset import check_ours
 from ..errors import EntropyLabError, one_line
 from ..law import fit
-from ..law.averages import averaged, counted, image_part, image_rows, log_tokens, scalings_of, under, with_dim
+from ..law.averages import averaged, counted, image_part, image_rows, log_tokens, scalings_of, under, with_layers
 from ..law.averages import check as check_layers
 from ..law.check import check
 from ..law.drift import drift, training_size
@@ -237,8 +237,7 @@ def labels(datasets: Sequence[xr.Dataset], names: Sequence[str] | None) -> list[
 
 def parts_of(ds: xr.Dataset, label: str) -> list[tuple[xr.Dataset | None, str]]:
     """What the views of a `Run` are of, in their order, each with the kind of its layers."""
-    about = ("tokens", "train_tokens", "kind", "block", "part", "module")
-    whole = ds if "layer" in ds.dims else with_dim(ds, "layer", about)
+    whole = with_layers(ds)
     kinds = whole["kind"].astype(str).values
     own, image = whole.isel(layer=np.flatnonzero(kinds == "self")), image_part(whole)
     if not own.sizes["layer"] and image is None:

@@ -10,6 +10,7 @@ from .rules import (
     check_train_size,
     known_train_size,
     named_rule,
+    train_size_of,
 )
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "rescale",
     "rescaled",
     "rule_at_work",
+    "train_size_of",
 ]

@@ -14,6 +14,7 @@ from torch import Tensor
 from .. import pipelines
 from ..checkpoints import magnitudes
 from ..errors import EntropyLabError, EntropyLabWarning, counted
+from ..sizes import Size
 from .rules import LayerRule
 
 Array = NDArray[Any]
@@ -30,12 +31,14 @@ class OfOneModel(LayerRule):
     """A rule that was measured on one model.
 
     ``weights`` are the ``magnitudes`` of that model by layer, if they are known; ``others`` are layers that are left
-    alone; ``kinds`` are the kinds of layers that were calibrated, None for the usual ones.
+    alone; ``kinds`` are the kinds of layers that were calibrated, None for the usual ones; ``train_size`` is the size
+    that it takes for the training size, if that is known.
     """
 
     weights: dict[str, float] = field(default_factory=dict)
     others: tuple[str, ...] = ()
     kinds: tuple[str, ...] | None = None
+    train_size: Size | None = None
 
     @abstractmethod
     def heads(self) -> dict[str, int]:
@@ -76,13 +79,15 @@ class OfOneModel(LayerRule):
 class ByLayer(OfOneModel):
     """Multipliers by layer, head and number of tokens; between calibrated sizes interpolated in log N.
 
-    ``factors`` are log multipliers (sizes, heads) by layer, ``tokens`` log N of the sizes, ascending; for the layers
-    ``still``, which have as many keys at every size (frames of a video, windows), log of T times the growth of the
-    picture's area. ``tokens`` are empty while one size is calibrated: multipliers then hold at whatever N it has.
+    ``factors`` are log multipliers (sizes, heads) by layer, ``tokens`` log N of the sizes, ascending, and ``trained``
+    T, with the text of the calibration's prompts: what another prompt has more or less of it does not count. For the
+    layers ``still``, which have as many keys at every size (frames of a video, windows), log of T times the growth of
+    the picture's area. ``tokens`` are empty while one size is calibrated: multipliers then hold at whatever N it has.
     """
 
     tokens: dict[str, Array]
     factors: dict[str, Array]
+    trained: dict[str, float] = field(default_factory=dict)
     still: tuple[str, ...] = ()
 
     def heads(self) -> dict[str, int]:
@@ -91,9 +96,11 @@ class ByLayer(OfOneModel):
 
     def by_head(self, layer: str, tokens: int, train_tokens: int, growth: float) -> Array:
         """The multipliers of a layer that is known (heads,)."""
-        known, here = self.tokens[layer], np.log(train_tokens * growth if layer in self.still else tokens)
+        known = self.tokens[layer]
         if not len(known):
             return np.exp(self.factors[layer][0])
+        trained = self.trained[layer]
+        here = np.log(trained * growth if layer in self.still else tokens - train_tokens + trained)
         if not known[0] - 1e-9 <= here <= known[-1] + 1e-9:
             raise EntropyLabError(
                 f"the calibration covers {np.exp(known[0]):.0f} to {np.exp(known[-1]):.0f} tokens of layer {layer}. "

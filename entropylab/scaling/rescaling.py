@@ -15,7 +15,7 @@ from ..errors import EntropyLabError, EntropyLabWarning, names_of, one_line
 from ..pipelines import KINDS
 from ..pipelines.sight import Sight, observed
 from ..sizes import Size
-from .rules import LayerRule, NamedRule, check_multiplier, check_train_size, named_rule
+from .rules import LayerRule, NamedRule, check_multiplier, named_rule, train_size_of
 
 USUAL_KINDS = ("self", "joint")
 """Kinds of layers whose keys grow with the image."""
@@ -146,7 +146,7 @@ def rescaled(
 def new_rescaling(pipe: Any, rule: Any, train_size: Any, kinds: Sequence[str] | str) -> Rescaling:
     """A rule for one pipeline, everything checked."""
     named = named_rule(rule)
-    trained = check_train_size(pipe, train_size) if named.needs_sizes and not named.is_original else None
+    trained = train_size_of(named, pipe, train_size) if named.needs_sizes and not named.is_original else None
     kinds = check_kinds(kinds)
     if isinstance(named.function, LayerRule):
         named.function.check(pipe)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import pipelines
-from ..errors import EntropyLabError
+from ..errors import EntropyLabError, is_number
 from ..sizes import Size, as_pair
 
 Rule = Callable[..., float]
@@ -61,6 +61,8 @@ class LayerRule(ABC):
 
     kinds: tuple[str, ...] | None = None
     """Kinds of layers that it is for, unless the caller names others; None for the usual ones."""
+    train_size: Size | None = None
+    """The training size that it was made at [pixels]; None for that of whatever pipeline it is used on."""
 
     @abstractmethod
     def check(self, pipe: Any) -> None:
@@ -123,7 +125,7 @@ def named_rule(rule: Any) -> NamedRule:
             f"calibration.{rule} instead of the name; on the command line FILE.nc:{rule}, with the file that "
             "`entropylab calibrate` wrote."
         )
-    if isinstance(rule, int | float) and not isinstance(rule, bool):
+    if is_number(rule):
         check_multiplier(rule, "scaling")
         return NamedRule(f"{rule:g}", lambda tokens, train_tokens: float(rule), needs_sizes=False)
     name, function = getattr(rule, "__name__", type(rule).__name__), rule
@@ -169,7 +171,7 @@ def check_multiplier(multiplier: Any, source: str) -> float | Tensor:
     """A multiplier as it came, if it is finite and positive: a number, or a tensor of one per head."""
     try:
         values = torch.as_tensor(multiplier, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         values = torch.tensor(torch.nan)
     if values.ndim > 1 or not bool(((values > 0) & values.isfinite()).all()):
         raise EntropyLabError(f"{source} must give a finite multiplier > 0 (or one per head). Got {multiplier}.")
@@ -190,3 +192,13 @@ def check_train_size(pipe: Any, train_size: Any) -> Size:
             "an int or a (height, width) pair [pixels]."
         )
     return found
+
+
+def train_size_of(rule: NamedRule, pipe: Any, train_size: Any) -> Size:
+    """The training size (height, width) [pixels] that a rule goes by: its own, or as `check_train_size`."""
+    own = rule.function.train_size if isinstance(rule.function, LayerRule) else None
+    if own is None:
+        return check_train_size(pipe, train_size)
+    if train_size is not None and as_pair(train_size) != own:
+        raise EntropyLabError(f"train_size of rule {rule.name!r} is {own}, of its calibration. Got {train_size!r}.")
+    return own

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -118,7 +119,7 @@ def test_rows_without_keys_are_nan(ask):
 
 @pytest.mark.filterwarnings("ignore:invalid value")
 def test_a_scale_of_zero(ask):
-    found = ask(tokens(1, 20, 8), tokens(1, 60, 8, seed=1), scale=0.0, mask=torch.arange(60) < 30)
+    found = ask(tokens(1, 20, 8), tokens(1, 60, 8, seed=1), scale=np.float32(0), mask=torch.arange(60) < 30)
     torch.testing.assert_close(found.entropy, torch.full((1, 20), math.log(30)))
 
 

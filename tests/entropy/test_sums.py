@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from entropylab.entropy import STATISTICS, native, reference, sums
+from entropylab.entropy import STATISTICS, native, reference, row_statistics, sdpa, sums
 from entropylab.entropy import triton as backend
 from entropylab.entropy.rows import BETWEEN, COUNTS, NUMBERS, KeyParts, Rows
 from entropylab.entropy.sums import joined
@@ -55,6 +55,20 @@ def check(kernel):
 
 def pair(queries, keys, heads=2, key_heads=2, width=8):
     return tokens(2, heads, queries, width) * 2, tokens(2, key_heads, keys, width, seed=1)
+
+
+@pytest.mark.parametrize(("statistics", "needs_a_pass"), [(("mean", "variance"), False), (("entropy",), True)])
+def test_sigma2_alone_needs_no_pass_over_the_keys(monkeypatch, statistics, needs_a_pass):
+    made = []
+    ways = ((native, "head_sums"), (native, "row_statistics"), (sdpa, "attend"), (reference, "logits_of"))
+    for module, name in ways:
+        way = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given, way=way: made.append(way) or way(*given))
+    q, k = pair(50, 70)
+    sums.head_sums(Rows(q, k, 0.3, None, False, statistics))
+    assert bool(made) == needs_a_pass
+    row_statistics(q, k, statistics=statistics)
+    assert len(made) == (2 if needs_a_pass else 0)
 
 
 @pytest.mark.parametrize(

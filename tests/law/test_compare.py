@@ -96,6 +96,20 @@ def test_what_it_says() -> None:
     assert alone["difference_error"].isnull().all() and alone["difference"].notnull().all()
 
 
+def test_samples_of_joined_datasets_keep_their_names() -> None:
+    """Of other numbers of samples: prompts and seeds come to be along sizes too, and seeds fractions."""
+    first, other = pair()
+    few, many = first.isel(size=[0], sample=[0, 1]), first.isel(size=[1])
+    joined = xr.concat([few, many], "size", join="outer", coords="different", compat="equals")
+    assert joined["seed"].dims == ("size", "sample") and joined["seed"].dtype == float
+    xr.testing.assert_identical(
+        compare(joined, other)["difference"], compare(first.isel(sample=[0, 1]), other)["difference"]
+    )
+    elsewhere = joined.assign_coords(seed=joined["seed"] + xr.DataArray([0, 5], dims="size"))
+    with pytest.raises(EntropyLabError, match="a sample must have the same seed at every size, or name one size"):
+        compare(elsewhere, other)
+
+
 def test_datasets_that_share_nothing() -> None:
     first, other = pair()
     cases = {
@@ -103,6 +117,7 @@ def test_datasets_that_share_nothing() -> None:
         "share a layer": other.assign_coords(layer=[f"other.{path}" for path in other["layer"].values]),
         "share a size": other.assign_coords(size=["1x1", "2x2"]),
         "keep samples apart": other.mean("sample", keep_attrs=True),
+        "keep samples apart.* Got": other.isel(sample=[]),
     }
     for message, ds in cases.items():
         with pytest.raises(EntropyLabError, match=message):

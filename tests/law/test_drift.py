@@ -1,6 +1,7 @@
 """The drift from the training size, against what was put into synthetic Datasets and against plain numpy."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from scipy import stats
@@ -89,6 +90,14 @@ def test_the_training_size_is_found() -> None:
     assert training_size(ds) == "64x64", "of sizes with as many tokens the squarest"
     assert training_size(ds.isel(size=[0, 3])) == "128x32"
     assert training_size(ds, 32) == training_size(ds, (32, 32)) == training_size(ds, "32x32") == "32x32"
+
+
+def test_sizes_by_their_sides() -> None:
+    """As somebody may call them who wants numbers on an axis."""
+    ds = under_both().isel(size=[1, 2, 3])
+    found = drift(ds.assign_coords(size=[48, 64, 96]))
+    pd.testing.assert_frame_equal(found.drop(columns="size"), drift(ds).drop(columns="size"))
+    assert found["size"].unique().tolist() == ["48", "64", "96"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from entropylab.errors import EntropyLabError
 from entropylab.law import BOUNDED, CLUSTERED, fit
 from entropylab.law.averages import image_part, log_tokens
 from entropylab.law.check import check
+from entropylab.law.compare import compare
 from entropylab.law.drift import drift
 
 from ..datasets import NOISY, SIZES, own_log_tokens, own_mean, synthetic
@@ -84,6 +85,18 @@ def test_kinds_and_scalings() -> None:
     assert mixed.intercept != pytest.approx(fit(ds).intercept, abs=0.1)
 
 
+def test_a_layer_that_was_selected_is_the_same_layer() -> None:
+    """With all that measured ones know of layers; its dim is gone, and comes back."""
+    ds = synthetic(samples=3, steps=1, **NOISY).isel(layer=[0, 2])
+    parts = {name: ("layer", ["all"] * 2) for name in ("part", "module")}
+    ds = ds.assign_coords(**parts, multiplier=(("size", "layer"), np.ones((len(SIZES), 2))))
+    single, whole = ds.isel(layer=1), ds.isel(layer=[1])
+    for found in (lambda ds: fit(ds, by="layer"), check, lambda ds: compare(ds, whole)):
+        assert found(single)._repr_html_() == found(whole)._repr_html_()
+        one, other = (found(each).to_dataset().transpose("layer", ...) for each in (single, whole))
+        xr.testing.assert_identical(one, other)
+
+
 def test_a_head_that_comes_and_goes_is_left_out_and_told() -> None:
     broken = synthetic()
     assert fit(broken).dataset.attrs["left_out"] == 0
@@ -118,6 +131,10 @@ DS = synthetic(steps=2, samples=2)
         (DS.mean("step", keep_attrs=True), {"by": "step"}, r"\['layer', 'head', 'branch'\]. Got \['step'\]"),
         (DS.assign(entropy=DS["entropy"] * np.nan), {}, "must be finite"),
         (DS.assign_coords(tokens=DS["tokens"] * 0), {}, "ds.tokens must be positive"),
+        (DS.isel(layer=[0, 1, 0]), {}, "names each layer once. Got 'unet.down_blocks.*' more than once"),
+        (DS.isel(size=[0, 1, 0]), {}, "names each size once. Got '32x32' more"),
+        (DS.isel(scaling=[0, 0]), {}, "names each scaling once. Got 'original' more than once"),
+        (DS.isel(size=[0, 1]).swap_dims(size="height"), {}, r"names each size once. Got size\(height\)"),
     ],
 )
 def test_what_can_not_be_fitted(ds: xr.Dataset, options: dict, message: str) -> None:

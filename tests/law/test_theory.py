@@ -114,6 +114,8 @@ def test_the_local_slope_leaves_each_key_out() -> None:
 
     np.testing.assert_allclose(theory.local_slope(rows), [slope(row) for row in rows], atol=1e-10)
     assert theory.local_slope(drawn(0.0, 4096, 1)) == pytest.approx(1, abs=1e-3), "uniform attention"
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(theory.local_slope([[0.0, -np.inf], [-np.inf, -np.inf]])).all(), "one key, and none"
 
 
 def test_the_joint_slope_is_that_of_image_keys_that_multiply() -> None:

@@ -186,4 +186,7 @@ def test_the_table_of_the_sweep(swept) -> None:
     np.testing.assert_allclose(mean["fraction_removed"][list(REMOVED)], list(REMOVED.values()), atol=0.02)
     one = sweep_table(swept.sel(size=["64x64", "128x128"]))
     assert one.equals(sweep_table(swept, size=128)), "the only one beside the training size need not be named"
+    alone = sweep_table(swept.sel(scaling="original", size=["64x64", "128x128"]).assign_coords(size=[64, 128]))
+    kept = ["layer", "multiplier", "entropy", "drift"]
+    assert alone[kept].equals(one.loc[one["scaling"] == "original", kept].reset_index(drop=True))
     assert not np.allclose(one["entropy"], rows["entropy"], atol=0.1)

@@ -201,6 +201,12 @@ def test_a_layer_that_ran_in_some_forwards_only_is_named_and_left_out(tmp_path: 
         assert written(tmp_path, without(whole, **holes))
 
 
+def test_sizes_by_their_sides(tmp_path: Path, undrawn: None) -> None:
+    ds = under_both(steps=2, samples=2, sizes=((48, 48), (64, 64), (96, 96)))
+    by_label, by_side = (written(tmp_path, each) for each in (ds, ds.assign_coords(size=[48, 64, 96])))
+    assert by_label[CHECKS] == by_side[CHECKS]
+
+
 def test_figures_of_a_run_with_holes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "SHARP", 40)
     holed = without(under_both(steps=2, samples=2), layer=2, step=0)

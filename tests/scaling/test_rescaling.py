@@ -41,7 +41,7 @@ def inverse(tokens, train_tokens):
 
 def test_one_call_compares_all_rules(random_pipe):
     """Entropy of every layer rises where N < T and falls where N > T; the broken partner is the inverse factor."""
-    ds = entropylab.measure(random_pipe, [32, 64, 80], scaling=(*RULES, 1.0, 1.5, inverse), **SAMPLING)
+    ds = entropylab.measure(random_pipe, [32, 64, 80], scaling=(*RULES, 1.0, np.float32(1.5), inverse), **SAMPLING)
     assert ds.scaling.values.tolist() == [*RULES, "1", "1.5", "inverse"]
     expected = np.sqrt(np.log(ds.tokens) / np.log(ds.train_tokens))
     np.testing.assert_allclose(ds.multiplier.sel(scaling="sqrt_log"), expected)
