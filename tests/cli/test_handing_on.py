@@ -75,6 +75,7 @@ def test_maps_go_to_a_file_beside_the_measurement(calls: dict[str, Any], tmp_pat
     assert calls["measure"]["maps"] == maps and calls["measure"]["overwrite"] is True
     for beside in (maps, tmp_path / "run"):
         refused(run("measure", "--sizes", 64, "--out", beside, "--maps", maps), "maps must be a file beside out")
+    assert not (tmp_path / "run").exists(), "nothing is left of what was refused"
     maps.touch()
     refused(run("measure", "--sizes", 64, "--out", out, "--maps", maps), "maps.nc exists already")
 
