@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 import entropylab
 from entropylab import Calibration, EntropyLabError
+from entropylab.errors import check_count
 from entropylab.law.averages import kind_in
 from entropylab.models.prompts import default_settings, embedded_prompts
 from entropylab.scaling import check_train_size
@@ -60,6 +61,10 @@ class Source:
     steps: int | None = None
     progress: bool = True
     calibration: Calibration | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "steps"):
+            check_count(name, getattr(self, name), 1)
 
     @cached_property
     def pipe(self) -> Any:

@@ -7,6 +7,7 @@ RUN/locks/*.lock    what is in hand
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -139,10 +140,10 @@ class RunFolder:
 
 def read_run(path: Path) -> RunFolder:
     """The run in a folder."""
-    record = record_of(path)
+    record = None if os.path.isfile(path) else record_of(path)
     if record is None:
         missing = f"{RECORD} is missing, or not what entropylab wrote. {AGAIN}"
-        raise EntropyLabError(f"{path} holds no run: {missing if path.exists() else 'there is no such folder.'}")
+        raise EntropyLabError(f"{path} holds no run: {missing if os.path.isdir(path) else 'there is no such folder.'}")
     known = record["configuration"]
     prompts = prompts_in(path, known["samples"])
     return RunFolder(path, known, record["attributes"], prompts if digest(prompts) == known["prompts"] else [])
