@@ -1,6 +1,6 @@
 """All figures from one calibration and one measurement, or from the files that an earlier run left.
 
---run of a file or a run that `entropylab measure` wrote gives figures 5 and 6; of a folder that this program wrote, all.
+--run of a file or run that `entropylab measure` wrote gives figures 5 and 6; of a folder that this program wrote, all.
 Figures 3 to 6 of the paper have its numbers, others are our own. What was measured is kept beside them as netCDF.
 --tables adds the paper's tables, and grids as its figures 1 and 7. (Its figure 2 is a drawing.) docs/howto/figures.md
 says how long all of it takes.
