@@ -1,6 +1,6 @@
 """All figures from one calibration and one measurement, or from the files that an earlier run left.
 
---run FILE.nc, which `entropylab measure` wrote, gives figures 5 and 6; --run DIR, which this program wrote to, all.
+--run of a file or run that `entropylab measure` wrote gives figures 5 and 6; of a folder that this program wrote, all.
 Figures 3 to 6 of the paper have its numbers, others are our own. What was measured is kept beside them as netCDF.
 --tables adds the paper's tables, and grids as its figures 1 and 7. (Its figure 2 is a drawing.) docs/howto/figures.md
 says how long all of it takes.
@@ -32,6 +32,7 @@ import table3
 import tables
 import two_models
 from entropylab import EntropyLabError
+from entropylab.runs.folder import RECORD
 
 FIGURES = (figure6, figure5, rules, sweep, samples, law_checks, layers, logits, maps, gaussian_ablation, overview)
 OF_EMBEDDED = (two_models, prompts)
@@ -78,8 +79,8 @@ def draw_tables(run: Path, out: Path) -> None:
 
 
 def redraw(run: Path, out: Path) -> None:
-    """Draw what was measured before; of one file figures 5 and 6, and figure 5 only if it has no training size."""
-    if not run.is_dir():
+    """Draw what was measured before; of one measurement figures 5 and 6, only figure 5 if it has no training size."""
+    if not run.is_dir() or (run / RECORD).is_file():
         ds = entropylab.open(run)
         figure5.draw(ds, out)
         try:
@@ -90,7 +91,7 @@ def redraw(run: Path, out: Path) -> None:
     there = {path.name for path in run.glob("*.nc")}
     known = [figure for figure in (*FIGURES, *OF_EMBEDDED) if set(figure.FILES) <= there]
     if not known and tables.EVALUATION not in there:
-        names = ", ".join(name for figure in FIGURES for name in figure.FILES)
+        names = ", ".join(dict.fromkeys(name for figure in FIGURES for name in figure.FILES))
         raise EntropyLabError(f"run must be a file, or a folder with {names} in it. {run} has none of them.")
     for figure in known:
         draw(figure, run, out)

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 import entropylab
 from entropylab import Calibration, EntropyLabError
+from entropylab.errors import check_count, one_line
 from entropylab.law.averages import kind_in
 from entropylab.models.prompts import default_settings, embedded_prompts
 from entropylab.scaling import check_train_size
@@ -60,6 +61,10 @@ class Source:
     steps: int | None = None
     progress: bool = True
     calibration: Calibration | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "steps"):
+            check_count(name, getattr(self, name), 1)
 
     @cached_property
     def pipe(self) -> Any:
@@ -154,8 +159,17 @@ def command(about: str | None, files: Files, draw: Callable[..., None], argument
 
     def work() -> None:
         source = Source(samples=given.samples, steps=given.steps)
-        found = map(entropylab.open, given.run) if given.run else (measure(source) for measure in files.values())
-        draw(*found, given.out)
+        if not given.run:
+            draw(*(measure(source) for measure in files.values()), given.out)
+            return
+        found = [entropylab.open(path) for path in given.run]
+        try:
+            draw(*found, given.out)
+        except (AttributeError, KeyError, ValueError) as error:
+            if isinstance(error, EntropyLabError):
+                raise
+            needed = f"run must be such as this script measures, {' '.join(files)}"
+            raise EntropyLabError(f"{needed}. In {' '.join(map(str, given.run))}: {one_line(error, 200)}") from error
 
     run(parser, given.out, work)
 

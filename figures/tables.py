@@ -83,7 +83,10 @@ def table(ds: xr.Dataset, name: str) -> pd.DataFrame:
     names = list(FIGURES[name])
     if missing := [figure for figure in names if figure not in ds]:
         have = sorted(map(str, ds))
-        raise EntropyLabError(f"run must be what entropylab.evaluate gave, with {missing[0]!r} in it. Got {have}.")
+        raise EntropyLabError(
+            f"run must be what entropylab.evaluate gave, with {missing[0]!r} in it for {name} (--only names tables, "
+            f"`entropylab evaluate --metrics` figures). Got {have}."
+        )
     rules = ds["scaling"].values.tolist()
     if name in COSTS:
         found = rows_of(ds[names], [rule for rule in COSTS[name] if rule in rules]).dropna()
@@ -126,8 +129,8 @@ def beside(found: pd.DataFrame, model: str, paper: pd.DataFrame) -> pd.DataFrame
 
 def draw(ds: xr.Dataset, out: Path, names: Sequence[str] = tuple(TABLES)) -> None:
     """Write NAME.md, NAME.csv and, of what the paper has too, NAME_published.csv."""
-    for name in names:
-        found, last = table(ds, name), []
+    for name, found in {name: table(ds, name) for name in names}.items():
+        last = []
         if name.startswith("table"):
             paper = published(name)
             found = beside(found, str(ds.attrs.get("model")), paper)

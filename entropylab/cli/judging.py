@@ -103,8 +103,11 @@ def evaluate(
     ds = entropylab.evaluate(pipe, **given)
     if not is_first():  # of processes that shared the pictures
         return
-    entropylab.save(ds, out, overwrite=overwrite)
+    by_another = pictures is not None and not overwrite and out.exists()  # it was not there at the start
+    if not by_another:
+        entropylab.save(ds, out, overwrite=overwrite)
     shown = [name for name, value in ds.data_vars.items() if value.dims == ("size", "scaling")]
     shown = [name for name in shown if not str(name).endswith(("_error", "_change"))]
     table = ds[shown].to_dataframe(dim_order=["size", "scaling"])[shown].dropna(how="all")
-    say(f"{table.to_string(float_format='{:.4g}'.format)}\n\nwrote {out}")
+    last = f"{out} stays: another process has written it meanwhile" if by_another else f"wrote {out}"
+    say(f"{table.to_string(float_format='{:.4g}'.format)}\n\n{last}")

@@ -65,16 +65,16 @@ def measure(
     """``entropylab measure``: what can be checked is checked before the model is loaded."""
     given = opt.handed_on(ctx, "prompts", "column", "out", "overwrite") | prompts_of(prompts, column, samples, seed)
     long = out.is_dir() or out.suffix.lower() not in (".nc", ".nc4", ".h5", ".hdf5", ".netcdf")
+    if maps is not None:
+        if long or maps == out:
+            raise EntropyLabError(f"maps must be a file beside out, which is a file too. Got {maps} and {out}.")
+        check_writable(maps, overwrite)
     if long:
         from ..runs.folder import check_folder
 
         given["out"] = check_folder(out)
     else:
         check_writable(out, overwrite)
-    if maps is not None:
-        if long or maps == out:
-            raise EntropyLabError(f"maps must be a file beside out, which is a file too. Got {maps} and {out}.")
-        check_writable(maps, overwrite)
     if long or maps is not None:
         given["overwrite"] = overwrite
     ds = entropylab.measure(opt.loaded(ctx, shared=long), **given)

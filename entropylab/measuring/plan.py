@@ -65,11 +65,13 @@ class Plan:
 
 @contextmanager
 def room_for(size: Size, images: int) -> Iterator[None]:
-    """Say at which size a GPU has no room to sample; measuring alone makes do with less."""
+    """Say at which size there is no memory to sample, of a GPU or the host; measuring alone makes do with less."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
         raise EntropyLabError(
-            f"size {size_label(size)} has no room on the GPU with {images} images at once: lower batch_size, or the "
+            f"size {size_label(size)} has no room in memory with {images} images at once: lower batch_size, or the "
             f"precision. {one_line(error, 200)}"
         ) from error

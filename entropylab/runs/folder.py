@@ -7,10 +7,11 @@ RUN/locks/*.lock    what is in hand
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -139,10 +140,10 @@ class RunFolder:
 
 def read_run(path: Path) -> RunFolder:
     """The run in a folder."""
-    record = record_of(path)
+    record = None if os.path.isfile(path) else record_of(path)
     if record is None:
         missing = f"{RECORD} is missing, or not what entropylab wrote. {AGAIN}"
-        raise EntropyLabError(f"{path} holds no run: {missing if path.exists() else 'there is no such folder.'}")
+        raise EntropyLabError(f"{path} holds no run: {missing if os.path.isdir(path) else 'there is no such folder.'}")
     known = record["configuration"]
     prompts = prompts_in(path, known["samples"])
     return RunFolder(path, known, record["attributes"], prompts if digest(prompts) == known["prompts"] else [])
@@ -248,14 +249,20 @@ def check_grown(path: Path, there: dict[str, Any], now: dict[str, Any], prompts:
 
 
 def check_units(run: RunFolder) -> None:
-    """Raise an EntropyLabError if units of another run are in a folder whose record, which would tell, is lost."""
-    own = {unit.name: unit for unit in run.units}
+    """Raise an EntropyLabError if units of another run are in a folder whose record, which would tell, is lost.
+
+    Units that end elsewhere are its own too: those of before it had more samples.
+    """
+    own = {unit.name.rpartition("_")[0]: unit for unit in run.units}
     for name in sorted(run.finished()):
         try:
             ds = netcdf.read(run.path / UNITS / f"{name}.nc")
         except EntropyLabError:  # a damaged unit is measured again
             continue
-        unit = own.get(name)
+        kind, _, samples = name.rpartition("_")
+        unit = own.get(kind)
+        if unit is not None and (found := re.fullmatch(r"(\d+)-(\d+)", samples)):
+            unit = replace(unit, start=int(found[1]), stop=int(found[2]) + 1)
         if unit is None or ds.attrs.get("configuration") != run.digest(unit, run.prompts_of(unit)):
             raise EntropyLabError(
                 f"{run.path} has lost its {RECORD}, and {name} is a unit of another configuration. Use another folder, "

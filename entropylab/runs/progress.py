@@ -12,7 +12,7 @@ from ..bars import bar_class, in_notebook
 from ..errors import EntropyLabError
 from ..files import as_path, listed
 from ..sizes import Size, size_label
-from .folder import DAMAGED, UNITS, RunFolder, read_run
+from .folder import DAMAGED, PROMPTS, UNITS, RunFolder, read_run
 from .units import Unit
 
 
@@ -93,7 +93,7 @@ class Status:
     units: list[Unit]
     finished: frozenset[str]  # their names
     at_work: dict[str, str]  # unit -> host and process that has it in hand
-    damaged: dict[str, str]  # unit -> what is wrong with it; only what was checked
+    damaged: dict[str, str]  # unit, or file -> what is wrong with it; of units only what was checked
     size: int  # bytes of the finished units
 
     @property
@@ -135,6 +135,7 @@ def status(path: Any, check: bool = False) -> Status:
     damaged = {name: f"{entries[name].path} was damaged" for name in sorted(entries) if name.endswith(DAMAGED)}
     problems = {unit.name: problem_of(run, unit) for unit in run.units if check and unit.name in finished}
     damaged |= {name: problem for name, problem in problems.items() if problem}
+    damaged |= {} if run.prompts else {PROMPTS: f"{run.path / PROMPTS} is missing, or not that of the run"}
     size = sum(entry.stat().st_size for name, entry in entries.items() if name.removesuffix(".nc") in finished)
     return Status(run.path, run.units, finished, at_work, damaged, size)
 

@@ -75,6 +75,7 @@ def test_maps_go_to_a_file_beside_the_measurement(calls: dict[str, Any], tmp_pat
     assert calls["measure"]["maps"] == maps and calls["measure"]["overwrite"] is True
     for beside in (maps, tmp_path / "run"):
         refused(run("measure", "--sizes", 64, "--out", beside, "--maps", maps), "maps must be a file beside out")
+    assert not (tmp_path / "run").exists(), "nothing is left of what was refused"
     maps.touch()
     refused(run("measure", "--sizes", 64, "--out", out, "--maps", maps), "maps.nc exists already")
 
@@ -92,6 +93,26 @@ def test_evaluate_on_a_cluster(calls: dict[str, Any], tmp_path: Path, monkeypatc
     monkeypatch.setattr("entropylab.cli.judging.is_first", lambda: False)
     assert run("evaluate", "m", "--sizes", 64, "--out", out, "--quiet").exit_code == 0
     assert "save" not in calls
+
+
+def test_of_processes_that_are_started_by_hand_the_first_writes(
+    calls: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, judge = ["evaluate", "m", "--sizes", 64, "--quiet", "--out", tmp_path / "out.nc"], entropylab.evaluate
+
+    def with_another(*given: Any, **named: Any) -> Any:
+        (tmp_path / "out.nc").touch()
+        return judge(*given, **named)
+
+    monkeypatch.setattr("entropylab.evaluate", with_another)
+    result = run(*words, "--pictures", tmp_path / "p")
+    assert result.exit_code == 0 and "another process has written it" in result.stdout, result.output
+    assert "save" not in calls
+    assert run(*words, "--pictures", tmp_path / "p", "--overwrite").exit_code == 0
+    assert calls.pop("save")["overwrite"] is True
+    (tmp_path / "out.nc").unlink()
+    run(*words)
+    assert "save" in calls, "which refuses what is there"
 
 
 def test_layers_are_listed(calls: dict[str, Any]) -> None:

@@ -14,7 +14,9 @@ import entropylab
 import figure5
 import figure6
 import gaussian_ablation
+import layers
 import logits
+import maps
 import regenerate
 import samples
 import shared
@@ -23,6 +25,7 @@ from entropylab.law.drift import MEAN
 
 from ..conftest import new_random_pipeline
 from ..datasets import BOTH, SIZES, synthetic
+from ..runs.stub import measure
 
 MEASURED = ("calibration", "figure5", "gaussian_ablation", "law", "logits", "maps", "measurement", "pictures", "rules")
 DRAWN = ("figure5", "figure6", "gaussian_ablation", "law_checks", "layers", "logits", "maps", "rules", "samples_96x64")
@@ -100,10 +103,14 @@ def test_what_can_not_be_drawn_is_left_out_or_one_line(
     regenerate.command(["--run", "run.nc", "--out", "out"])
     assert names_in(tmp_path / "out") == whole("figure5")
     assert "figure 6 is left out: train_size must be named" in capsys.readouterr().err
+    measure("long", sizes=[32, 64], scaling="original")
+    regenerate.command(["--run", "long", "--out", "of_long"])
+    assert names_in(tmp_path / "of_long") >= whole("figure5")
     (tmp_path / "file").touch()
     for words, message in {
         "--out file": "File exists",
         "--samples 0": "samples must be an int >= 1. Got 0",
+        "--steps 0": "steps must be an int >= 1. Got 0",
         "--run none.nc": "none.nc",
         "--run out": "run must be a file, or a folder with measurement.nc",
         "sd21 --tables": "--tables are of the embedded pipeline",
@@ -112,6 +119,10 @@ def test_what_can_not_be_drawn_is_left_out_or_one_line(
             regenerate.command(["--out", "out", "--quiet", *words.split()])
         said = capsys.readouterr().err
         assert ended.value.code == 2 and message in said and "Traceback" not in said
+    for script in (layers, maps):
+        with pytest.raises(SystemExit) as ended:
+            shared.command("", script.FILES, script.draw, ["--out", "out", "--run", "run.nc"])
+        assert ended.value.code == 2 and "run must be such as this script measures" in capsys.readouterr().err
     for script, kind in {samples: "hold pictures", logits: "hold logits", gaussian_ablation: "be simulated"}.items():
         with pytest.raises(entropylab.EntropyLabError, match=f"run must {kind}"):
             script.draw(ds, tmp_path)

@@ -104,7 +104,7 @@ def test_what_is_published_is_whole_and_stands_beside_the_same_model():
 
 def test_the_command_reads_an_evaluation_or_refuses(evaluation, tmp_path, capsys):
     save(evaluation, tmp_path / "evaluation.nc")
-    save(evaluation[["clip_score"]], tmp_path / "other.nc")
+    save(evaluation.drop_vars("fid"), tmp_path / "other.nc")
     out = tmp_path / "out"
     tables.command(["--only", "table1", "table_s2", "--run", str(tmp_path / "evaluation.nc"), "--out", str(out)])
     said = capsys.readouterr().out
@@ -113,11 +113,12 @@ def test_the_command_reads_an_evaluation_or_refuses(evaluation, tmp_path, capsys
     for words, message in [
         (["--run", str(tmp_path / "no.nc")], "no.nc"),
         (["--samples", "-1"], "samples must be an int"),
-        (["--only", "table1", "--run", str(tmp_path / "other.nc")], "with 'fid' in it"),
+        (["--only", "table2", "table1", "--run", str(tmp_path / "other.nc")], "with 'fid' in it for table1"),
     ]:
         with pytest.raises(SystemExit):
             tables.command([*words, "--out", str(tmp_path)])
         assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("table*")), "no table is written where another can't be"
 
 
 def test_all_figures_can_come_with_all_tables(evaluation, tmp_path, monkeypatch, unpainted):

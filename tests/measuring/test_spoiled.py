@@ -151,16 +151,24 @@ def test_no_room_for_a_single_row(room):
     assert set(rec.unmeasured) == {"model"}
 
 
-@pytest.mark.parametrize("long", [True, False])
-def test_sampling_without_room_says_which_size(long, tmp_path):
+def on_a_gpu():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+
+
+def on_the_host():
+    torch.empty(2**60)
+
+
+@pytest.mark.parametrize(("long", "fill"), [(True, on_a_gpu), (False, on_a_gpu), (False, on_the_host)])
+def test_sampling_without_room_says_which_size(long, fill, tmp_path):
     pipe = Stub()
 
     def full(pipe):
         if pipe.calls == 6:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+            fill()
 
     pipe.on_call = full
-    with pytest.raises(EntropyLabError, match="size 32x48 has no room on the GPU with 2 images.*lower batch_size") as e:
+    with pytest.raises(EntropyLabError, match="size 32x48 has no room in memory with 2 images.*lower batch_size") as e:
         measure(tmp_path / "run" if long else None, pipe, scaling="original")
     if long:
         with pytest.warns(EntropyLabWarning, match="32x48 original 2 of 8 samples"):

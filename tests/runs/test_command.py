@@ -82,7 +82,9 @@ def test_mistakes_are_one_line_and_before_the_model_is_loaded(
     assert loaded == []
     for command in (("status", tmp_path), ("fit", tmp_path), ("merge", tmp_path, "--out", tmp_path / "a.nc")):
         refused(run(*command), "holds no run: run.json is missing")
-    refused(run("status", tmp_path / "rum"), "holds no run: there is no such folder")
+    (tmp_path / "file.nc").touch()
+    for none in ("rum", "file.nc"):
+        refused(run("status", tmp_path / none), "holds no run: there is no such folder")
     assert measured(tmp_path / "run", prompts, "--samples", 2, "--quiet").stderr == ""
     refused(measured(tmp_path / "run", prompts, "--samples", 2, "--seed", 4), "seed: 0 there, 4 now", "--overwrite")
     assert measured(tmp_path / "run", prompts, "--samples", 2, "--seed", 4, "--overwrite", "--quiet").exit_code == 0

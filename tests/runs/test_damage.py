@@ -117,6 +117,20 @@ def test_a_record_that_is_lost_or_damaged_is_written_again(harm: Harm, run: Path
     assert json.loads((run / RECORD).read_text()) == record
 
 
+def test_a_lost_record_of_a_run_that_had_grown_is_written_again(run: Path) -> None:
+    """The last unit of before ends at another sample."""
+    for samples in (9, 10):
+        before = again(run, samples=samples)
+    assert len(files(run)) == 6
+    (run / RECORD).unlink()
+    pipe = Stub()
+    assert bare(again(run, pipe, samples=10)).identical(bare(before))
+    assert pipe.calls == 0
+    (run / RECORD).unlink()
+    with pytest.raises(EntropyLabError, match="is a unit of another configuration"):
+        again(run, samples=10, seed=3)
+
+
 @pytest.mark.parametrize("content", [None, "", "[1]\n", '"a"\n', DEEP])
 def test_a_run_whose_prompts_are_lost_can_be_read_and_goes_on(content: str | None, run: Path, done: Path) -> None:
     before = entropylab.open(run)
@@ -126,7 +140,7 @@ def test_a_run_whose_prompts_are_lost_can_be_read_and_goes_on(content: str | Non
     assert entropylab.open(run).identical(before)
     assert status(run, check=True).table == status(done).table
     exchange(files(run)[1])
-    assert list(status(run, check=True).damaged) == [files(run)[1].stem]
+    assert list(status(run, check=True).damaged) == [files(run)[1].stem, PROMPTS]
     with pytest.raises(EntropyLabError, match=r"prompts.jsonl is missing or damaged.* the command that made the run"):
         merge([run, done])
     pipe = Stub()
