@@ -66,7 +66,7 @@ def test_layers_and_branches_are_put_by_name_not_by_place(keep: tuple[str, ...] 
     turned = values[:, ::-1][..., ::-1, :]
     found = summed(cells(values, "ab", keep=keep), cells(turned, "ba", "uc", keep))
     assert list(found.layers) == ["a", "b"]
-    assert found.counted[SIZE]["a"] == (4.0, 2.0, 24.0, 4.0)
+    assert found.counted[SIZE]["a"] == (4.0, 2.0, 24.0, 4.0, 2.0)
     if keep is None:
         np.testing.assert_array_equal(*found.arrays[KEY])
     else:
