@@ -119,7 +119,8 @@ class Sight:
 
     def usual_size(self, inputs: Inputs) -> Size | None:
         """The size that the pipeline samples untold; where none of its calls runs, if the image is as large."""
-        usual, latent = default_size(self.pipe), self.latent_of(default_size(self.pipe))
+        usual = default_size(self.pipe)
+        latent = self.latent_of(usual)
         if self.calling or latent is None or not inputs.image:
             return usual
         channels = getattr(getattr(getattr(self.pipe, "vae", None), "config", None), "latent_channels", None)
