@@ -37,6 +37,7 @@ enum { STRIDE = WIDEST + LANES }; /* floats from one query to the next */
 typedef float vec VECTOR;
 typedef int32_t ints VECTOR;
 typedef double wide VECTOR;
+typedef int64_t longs VECTOR;
 typedef float narrow __attribute__((vector_size(2 * LANES)));
 
 static const float LOG2E = 1.4426950408889634f, LEFT_OUT = -9999.f, CLOSED = -1e38f, SMALLEST = -126.f, REACH = 40;
@@ -153,13 +154,17 @@ typedef struct { /* of one row, over the keys met so far; pzz, third and fourth 
   int64_t keys;
 } Row;
 
+typedef struct { /* of the rows at work, by part of their keys: what centring took from logits, what `swift` found */
+  double shift[PARTS * ROWS], p[PARTS * ROWS], pz[PARTS * ROWS], second[PARTS * ROWS];
+} Taken;
+
 typedef struct {
   const Question *asked;
   const float *q, *k;
   int64_t first_head, last_head, tiles_of_rows, room; /* room: floats of one packed key head */
   float *packed, *centres, *longest; /* of every key head and part of its keys; longest: norm of a centred key */
   double *partial;
-  int64_t next, failed;
+  int64_t next, failed, by_row; /* by_row: more than sums of entropy and variance over all rows is asked for */
 } Work;
 
 /* Where a part of the keys begins in the order; as packed, every part begins with a panel of its own. */
@@ -315,9 +320,10 @@ INLINE void take(Row *row, const float *s, const int32_t *open, int64_t keys, fl
 }
 
 /* A row's statistics, natural logarithms; shift is what centring the keys took from every logit. */
-INLINE void finish(const Row *row, double shift, int more, double *found) {
-  double n = (double)row->keys, p = total(row->p), z = total(row->pz) / p, size = log2(p);
-  double m1 = total(row->first) / n, m2 = total(row->second) / n, variance = m2 - m1 * m1;
+INLINE void finish(const Row *row, const Taken *taken, int64_t at, int more, double *found) {
+  double n = (double)row->keys, p = total(row->p) + taken->p[at], size = log2(p), shift = taken->shift[at];
+  double z = (total(row->pz) + taken->pz[at]) / p, m1 = total(row->first) / n;
+  double m2 = (total(row->second) + taken->second[at]) / n, variance = m2 - m1 * m1;
   double lost = isfinite(m1) ? 0 : NAN; /* no key, or a logit that is not finite, which maxima lose */
   found[ENTROPY] = LN2 * (size > z ? size - z : 0 * (size - z)) + lost;
   found[LSE] = LN2 * (row->most + size) + shift + lost;
@@ -334,14 +340,14 @@ INLINE void finish(const Row *row, double shift, int more, double *found) {
 }
 
 /* A whole row's statistics from those of the parts of its keys (chain rule, total variance); the weight of each. */
-INLINE int64_t combine(const Row *rows, int64_t parts, const double *shifts, int more, double found[PARTS][STATISTICS],
-                       double *whole, double *weight, double *between) {
+INLINE int64_t combine(const Row *rows, int64_t parts, const Taken *taken, int64_t at, int more,
+                       double found[PARTS][STATISTICS], double *whole, double *weight, double *between) {
   int64_t keys = 0;
   double most = -INFINITY, sum = 0, mean = 0, expected = 0, m2 = 0, m3 = 0, m4 = 0;
   *between = 0;
   for (int64_t m = 0; m < parts; m++) {
     keys += rows[m * ROWS].keys;
-    finish(rows + m * ROWS, shifts[m * ROWS], more, found[m]);
+    finish(rows + m * ROWS, taken, m * ROWS + at, more, found[m]);
     if (rows[m * ROWS].keys && !(found[m][LSE] <= most)) most = found[m][LSE];
   }
   if (parts == 1) { memcpy(whole, found[0], sizeof found[0]); weight[0] = 1; return keys; }
@@ -374,10 +380,11 @@ INLINE int64_t combine(const Row *rows, int64_t parts, const double *shifts, int
 }
 
 /* Write a finished row, and add it to the sums of its head. */
-INLINE void put(const Question *a, int64_t head, int64_t i, const Row *rows, const double *shifts, int more,
-                double *sums) {
+INLINE void put(const Question *a, int64_t head, int64_t i, const Row *rows, const Taken *taken, int64_t place,
+                int more, double *sums) {
   double found[PARTS][STATISTICS], whole[STATISTICS], weight[PARTS], between, any = 0;
-  int64_t at = head * a->queries + i, keys = combine(rows, a->parts, shifts, more, found, whole, weight, &between);
+  int64_t keys = combine(rows, a->parts, taken, place, more, found, whole, weight, &between);
+  int64_t at = head * a->queries + i;
   if (a->row_keys) a->row_keys[at] = keys;
   for (int x = 0; x < STATISTICS; x++) {
     if (!(a->wanted >> x & 1)) continue;
@@ -407,10 +414,10 @@ INLINE void put(const Question *a, int64_t head, int64_t i, const Row *rows, con
   }
 }
 
-/* The same for keys that nothing masks and rows whose logits stay within REACH: straight from the registers and about
- * 0, not a maximum, which moves E[s] by REACH at most. Their mean is 0: the keys are centred. What fills the last panel
- * is 0 too, so that all it adds is 2^0 where no key is. */
-INLINE void swift(const float *q, const float *k, int64_t width, int64_t keys, Row *rows, int squares) {
+/* What `take` does, for keys that nothing masks and rows whose logits stay within REACH: straight from the registers
+ * and about 0, not a maximum, which moves E[s] by REACH at most. Their mean is 0: the keys are centred. What fills the
+ * last panel is 0 too, so that all it adds is 2^0 where no key is. */
+INLINE void swift(const float *q, const float *k, int64_t width, int64_t keys, Taken *taken, int64_t at, int squares) {
   vec p[BLOCK], pz[BLOCK], second[BLOCK];
   for (int a = 0; a < BLOCK; a++) p[a] = pz[a] = second[a] = all(0);
   for (int64_t j = 0; j < keys; j += PANEL, k += PANEL * width) {
@@ -425,14 +432,61 @@ INLINE void swift(const float *q, const float *k, int64_t width, int64_t keys, R
       if (squares) { t = second[a] + x * x; second[a] = t + y * y; }
     }
   }
-  vec added = all(0);
-  for (int64_t e = (keys - 1) % PANEL + 1; e < PANEL; e++) added[e % LANES] += small_exp2_of(all(0))[0];
+  int tail = (int)((keys - 1) % PANEL + 1);
+  ints lane;
+  for (int e = 0; e < LANES; e++) lane[e] = e;
+  ints one = (ints)small_exp2_of(all(0));
+  vec added = (vec)(one & (lane >= tail)) + (vec)(one & (lane >= tail - LANES));
   for (int a = 0; a < BLOCK; a++) {
-    rows[a].keys += keys;
-    rows[a].p += p[a] - added;
-    rows[a].pz += pz[a];
-    rows[a].second += second[a];
+    taken->p[at + a] += total(p[a] - added);
+    taken->pz[at + a] += total(pz[a]);
+    if (squares) taken->second[at + a] += total(second[a]);
   }
+}
+
+/* log2 of numbers that are positive and normal, within 1e-11: of what is left of a power of 2 by a series. */
+INLINE wide log2_of(wide x) {
+  longs bits = (longs)x, power = (bits - 0x3fe6a09e667f3bcdLL) >> 52; /* what is left is in [0.7071, 1.4142) */
+  wide rest = (wide)(bits - (power << 52)), t = (rest - 1) / (rest + 1), s = t * t;
+  wide series = s * (1. / 11) + 1. / 9;
+  series = series * s + 1. / 7;
+  series = series * s + 1. / 5;
+  series = series * s + 1. / 3;
+  return __builtin_convertvector(power, wide) + (t * s * series + t) * (2 / LN2);
+}
+
+/* What `put` adds to the sums of a head, for rows that `swift` took whole and of which no other statistic is wanted. */
+static void put_swift(const Question *a, const Taken *taken, int64_t rows, double *sums) {
+  wide sum[4] = {{0}}; /* entropy, its square, variance, its square */
+  for (int64_t i = 0; i < rows; i += LANES / 2) {
+    wide p, pz, second, here = {0};
+    memcpy(&p, taken->p + i, sizeof p);
+    memcpy(&pz, taken->pz + i, sizeof pz);
+    memcpy(&second, taken->second + i, sizeof second);
+    for (int e = 0; e < LANES / 2 && i + e < rows; e++) here[e] = 1;
+    wide entropy = LN2 * here * (log2_of(p) - pz / p), variance = LN2 * LN2 / (double)a->keys * here * second;
+    entropy = (wide)((longs)entropy & (longs)(entropy > 0));
+    sum[0] += entropy;
+    sum[1] += entropy * entropy;
+    sum[2] += variance;
+    sum[3] += variance * variance;
+  }
+  double found[4] = {0}, count = (double)rows, *part = sums + BETWEEN + 1;
+  for (int x = 0; x < 4; x++) for (int e = 0; e < LANES / 2; e++) found[x] += sum[x][e];
+  sums[0] += count;
+  sums[3] += count * (double)a->keys;
+  for (int x = 0; x < 2; x++) {
+    int of = x ? VARIANCE : ENTROPY;
+    if (!(a->wanted >> of & 1)) continue;
+    sums[COUNTS + of] += found[2 * x];
+    sums[COUNTS + STATISTICS + of] += found[2 * x + 1];
+  }
+  part[0] += count;
+  part[1] += count * (double)a->keys;
+  part[2] += count;
+  part[3] += found[0];
+  part[4] += found[0];
+  if (a->wanted >> VARIANCE & 1) part[5] += found[2];
 }
 
 INLINE void block(const Question *a, const float *q, const float *k, int64_t head, int64_t i, int64_t j0, int64_t keys,
@@ -456,33 +510,29 @@ INLINE void block(const Question *a, const float *q, const float *k, int64_t hea
   }
 }
 
-static void rows_of(Work *work, int64_t item, float *queries, Row *rows, double *shifts) {
+static void rows_of(Work *work, int64_t item, float *queries, Row *rows, Taken *taken) {
   const Question *a = work->asked;
   int64_t head = work->first_head * (a->heads / a->key_heads) + item / work->tiles_of_rows, width = a->width;
   int64_t key_head = head / a->heads * a->key_heads + head % a->heads / (a->heads / a->key_heads);
   int64_t first = item % work->tiles_of_rows * ROWS, last = first + ROWS < a->queries ? first + ROWS : a->queries;
+  int64_t count = last - first, filled = (count + BLOCK - 1) / BLOCK * BLOCK; /* those beyond the last are nobody's */
   const int64_t *by = a->q_strides;
   const float *packed = work->packed + (key_head - work->first_head) * work->room;
   const float *centre = work->centres + (key_head - work->first_head) * a->parts * padded(width);
   const float *longest = work->longest + (key_head - work->first_head) * a->parts;
-  float norm = 0;
-  float factor = (float)(a->scale * 1.4426950408889634);
-  int more = (a->wanted & (1 << THIRD | 1 << FOURTH | 1 << SENSITIVITY)) != 0;
-  for (int64_t i = last - first; i % BLOCK; i++) { /* nobody's, in the last block */
-    memset(queries + i * STRIDE, 0, sizeof(float) * (size_t)width);
-    for (int64_t m = 0; m < a->parts; m++) clear(rows + m * ROWS + i, more);
-  }
-  for (int64_t i = first; i < last; i++) {
-    float *token = queries + (i - first) * STRIDE;
-    const float *query = work->q + head / a->heads * by[0] + head % a->heads * by[1] + i * by[2];
+  float norm = 0, factor = (float)(a->scale * 1.4426950408889634);
+  double *sums = work->partial ? work->partial + item * NUMBERS : NULL;
+  int squares = a->wanted >> VARIANCE & 1, more = (a->wanted & (1 << THIRD | 1 << FOURTH | 1 << SENSITIVITY)) != 0;
+  int is_open = !more && !a->mask && !a->bias && !a->is_causal, is_shifted = work->by_row || a->parts > 1;
+  for (int64_t i = 0; i < count; i++) {
+    float *token = queries + i * STRIDE;
+    const float *query = work->q + head / a->heads * by[0] + head % a->heads * by[1] + (first + i) * by[2];
     memset(token + width, 0, sizeof(float) * (size_t)(padded(width) - width));
     int64_t c = 0;
     if (by[3] == 1) for (; c + LANES <= width; c += LANES) store(token + c, load(query + c));
     for (; c < width; c++) token[c] = query[c * by[3]];
-    for (int64_t m = 0; m < a->parts; m++) {
-      shifts[m * ROWS + i - first] = a->scale * dot(token, centre + m * padded(width), width);
-      clear(rows + m * ROWS + i - first, more);
-    }
+    for (int64_t m = 0; m < a->parts; m++)
+      taken->shift[m * ROWS + i] = is_shifted ? a->scale * dot(token, centre + m * padded(width), width) : 0;
     vec square = all(0);
     for (int64_t c = 0; c < width; c += LANES) {
       vec x = load(token + c);
@@ -492,26 +542,30 @@ static void rows_of(Work *work, int64_t item, float *queries, Row *rows, double 
     float length = total(square);
     if (!(length <= norm)) norm = isnan(length) ? INFINITY : length;
   }
+  for (int64_t i = count; i < filled; i++) memset(queries + i * STRIDE, 0, sizeof(float) * (size_t)width);
   for (int64_t part = 0; part < a->parts; part++) {
-    int64_t begin = bound(a, head / a->heads, part), end = bound(a, head / a->heads, part + 1);
-    int is_swift = !more && !a->mask && !a->bias && !a->is_causal && sqrtf(norm) * factor * longest[part] < REACH;
-    int64_t keys;
+    int64_t begin = bound(a, head / a->heads, part), end = bound(a, head / a->heads, part + 1), at = part * ROWS, keys;
+    int is_swift = is_open && sqrtf(norm) * factor * longest[part] < REACH;
+    memset(taken->p + at, 0, sizeof(double) * ROWS);
+    memset(taken->pz + at, 0, sizeof(double) * ROWS);
+    memset(taken->second + at, 0, sizeof(double) * ROWS);
+    int is_whole = is_swift && sums && a->keys && !is_shifted;
+    for (int64_t i = 0; i < filled && !is_whole; i++) clear(rows + at + i, more);
     for (int64_t j = begin; j < end && !(a->is_causal && !a->order && j >= last); j += keys) {
       keys = end - j < TILE ? end - j : TILE;
-      for (int64_t i = first; i < last; i += BLOCK) {
-        const float *q = queries + (i - first) * STRIDE, *k = packed + (j - begin) * width;
-        Row *own = rows + part * ROWS + i - first;
-        if (is_swift && a->wanted >> VARIANCE & 1) swift(q, k, width, keys, own, 1);
-        else if (is_swift) swift(q, k, width, keys, own, 0);
-        else if (more) block(a, q, k, head, i, j, keys, own, 1);
-        else block(a, q, k, head, i, j, keys, own, 0);
+      for (int64_t i = 0; i < count; i += BLOCK) {
+        const float *q = queries + i * STRIDE, *k = packed + (j - begin) * width;
+        if (is_swift && squares) swift(q, k, width, keys, taken, at + i, 1);
+        else if (is_swift) swift(q, k, width, keys, taken, at + i, 0);
+        else if (more) block(a, q, k, head, first + i, j, keys, rows + at + i, 1);
+        else block(a, q, k, head, first + i, j, keys, rows + at + i, 0);
       }
     }
-    if (is_swift) for (int64_t i = 0; i < last - first; i++) rows[part * ROWS + i].first = all(0);
+    if (is_whole) { put_swift(a, taken, count, sums); return; }
+    if (is_swift) for (int64_t i = 0; i < count; i++) rows[at + i].keys = end - begin;
     packed += padded(end - begin) * width;
   }
-  double *sums = work->partial ? work->partial + item * NUMBERS : NULL;
-  for (int64_t i = first; i < last; i++) put(a, head, i, rows + i - first, shifts + i - first, more, sums);
+  for (int64_t i = 0; i < count; i++) put(a, head, first + i, rows + i, taken, i, more, sums);
 }
 
 static void pack_all(void *given) {
@@ -527,12 +581,12 @@ static void rows_all(void *given) {
   int64_t items = (work->last_head - work->first_head) * (a->heads / a->key_heads) * work->tiles_of_rows;
   float *queries = NULL;
   Row *rows = NULL;
-  double shifts[PARTS * ROWS];
+  Taken taken;
   if (posix_memalign((void **)&queries, 64, sizeof(float) * ROWS * STRIDE) ||
       posix_memalign((void **)&rows, 64, sizeof(Row) * ROWS * (size_t)a->parts))
     __atomic_store_n(&work->failed, 1, __ATOMIC_RELAXED);
   else for (int64_t item; (item = __atomic_fetch_add(&work->next, 1, __ATOMIC_RELAXED)) < items;)
-    rows_of(work, item, queries, rows, shifts);
+    rows_of(work, item, queries, rows, &taken);
   free(queries);
   free(rows);
 }
@@ -567,6 +621,8 @@ int row_statistics(const Question *a, const float *q, const float *k, double *su
   int64_t at_once = (int64_t)(1 << 22) / room; /* packed keys of 16 MB at most, but for one head */
   at_once = at_once < 1 ? 1 : at_once > key_heads ? key_heads : at_once;
   Work work = {.asked = a, .q = q, .k = k, .tiles_of_rows = (a->queries + ROWS - 1) / ROWS, .room = room};
+  work.by_row = a->counted || a->row_keys || (a->wanted & ~(1 << ENTROPY | 1 << VARIANCE));
+  for (int x = 0; x < STATISTICS; x++) work.by_row |= a->rows[x] != NULL;
   size_t items = (size_t)(at_once * group * work.tiles_of_rows);
   double few = (double)key_heads * (double)group * (double)a->queries * (double)a->keys * (double)a->width;
   int64_t threads = few < 1e6 ? 1 : INT64_MAX;

@@ -41,7 +41,7 @@ def check(kernel):
             every = torch.arange(q.shape[-2])
             ranges = [(every >= begin) & (every < end) for begin, end, _ in some]
             chosen = [own if where[2] is None else own & where[2] for own, where in zip(ranges, some, strict=True)]
-            found = [native.head_sums(rows, own, parts) for own in chosen]
+            found = [native.head_sums(rows, None if own.all() else own, parts) for own in chosen]
         for one, where in zip(found, some, strict=True):
             wanted = exact(rows, parts, *where)
             assert one.shape == wanted.shape == (*q.shape[:2], NUMBERS) and one.dtype == torch.float64
@@ -112,6 +112,12 @@ def test_bad_rows_are_counted_and_left_out(check, is_split):
 
 
 TWO, THREE = (slice(0, 9), slice(9, 21)), (slice(0, 9), slice(9, 15), slice(15, 21))
+
+
+@pytest.mark.parametrize("statistics", [("entropy",), ("entropy", "variance"), BASIC, STATISTICS])
+def test_all_keys_in_one_part(check, statistics):
+    q, k = pair(131, 37)
+    check(q, k, statistics, parts=KeyParts(torch.zeros(2, 37, dtype=torch.long), (0,)))
 
 
 @pytest.mark.parametrize(
