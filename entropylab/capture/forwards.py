@@ -11,10 +11,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import one_line
 from .byhand import forget_products
-from .calls import KnownCall
-from .inputs import Inputs
+from .calls import Inputs, KnownCall
 from .roles import Layout, Roles, forget, layout_for, remember, roles_of
-from .session import Frame, Place, end_forward, looked_at, reason_of, running, session
+from .session import Frame, Place, end_forward, looked_at, lose, reason_of, running, session
 from .tracing import Trace
 
 MOST = 64
@@ -25,27 +24,19 @@ cached: "WeakKeyDictionary[nn.Module, WeakIdKeyDictionary]" = WeakKeyDictionary(
 
 
 class Forward:
-    """One forward of a root, in one thread.
-
-    Attributes:
-        root: the root.
-        inputs: what it was handed.
-        counts: how many calls each module has made in it.
-        layout: the roles of the tokens in it.
-        trace: what follows the inputs, where the roles are not known yet.
-        known: what is known of its calls, by what tells them apart.
-    """
+    """One forward of a root, in one thread."""
 
     def __init__(self, root: nn.Module, inputs: Inputs) -> None:
         self.root, self.inputs = root, inputs
-        self.counts: defaultdict[Any, int] = defaultdict(int)
+        self.counts: defaultdict[Any, int] = defaultdict(int)  # how many calls each module has made in it
         self.layout: Layout = layout_for(root, inputs.names, inputs.shapes, inputs.deciding)
-        self.trace: Trace | None = None
+        self.trace: Trace | None = None  # what follows the inputs, where the roles are not known yet
         self.paused = 0
         for module in self.layout.unheard:
             lose_unheard(module())
         if inputs.sources and not self.layout.whole:
             self.follow(inputs)
+        # what is known of its calls, by what tells them apart
         self.known: dict[Hashable, KnownCall] = {} if self.trace is not None else self.known_before()
 
     def known_before(self) -> dict[Hashable, KnownCall]:
@@ -110,21 +101,6 @@ class Forward:
         if self.trace is None:
             self.known = self.known_before()
 
-    def placed(
-        self, frame: Frame, query: Tensor, key: Tensor, is_plain: bool, sides: tuple[Tensor, Tensor], counts: bool
-    ) -> tuple[int, KnownCall]:
-        """The number of a call among its module's, and what is known of calls that look like it.
-
-        Their roles are read off the two ``sides``; ``is_plain`` is whether there is no mask, nor a causal one.
-        """
-        number = self.counts[frame.module]
-        if counts:
-            self.counts[frame.module] = number + 1
-        look = (frame.module, number, query.shape, key.shape, is_plain, frame.watchers)
-        if look not in self.known:
-            self.known[look] = KnownCall(self.roles_at((id(frame.module), number), query, key, sides, counts))
-        return number, self.known[look]
-
     def roles_at(
         self, place: tuple[int, int], query: Tensor, key: Tensor, sides: tuple[Tensor, Tensor], counts: bool
     ) -> Roles | None:
@@ -148,8 +124,8 @@ class Forward:
 def lose_unheard(module: nn.Module | None) -> None:
     """Name a module whose attention can't be seen, by whatever name it goes; None has been freed."""
     place = None if module is None else session.places.get(module)
-    for observer, path in place.watchers if place is not None else ():
-        observer.lose(path, "calls attention by a name that can't be stood in for")
+    if place is not None:
+        lose(place.watchers, "calls attention by a name that can't be stood in for")
 
 
 def begin_forward(place: Place, root: nn.Module, args: tuple, kwargs: dict) -> Forward | None:
@@ -159,7 +135,6 @@ def begin_forward(place: Place, root: nn.Module, args: tuple, kwargs: dict) -> F
         session.leave(observer)
     forget_products()
     begun: Forward | None = None
-    here.blind = {each: why for each, why in (here.blind or {}).items() if not (each.ended or each in place.roots)}
     for observer, path in place.watchers:
         if observer not in place.roots or observer.read_inputs is None or observer.ended:
             continue
@@ -175,7 +150,7 @@ def begin_forward(place: Place, root: nn.Module, args: tuple, kwargs: dict) -> F
                     inputs = forward.inputs if same else observer.read_inputs(root, args, kwargs)
                     observer.on_forward(path, root, inputs)
         except Exception as problem:
-            here.blind = {**(here.blind or {}), observer: reason_of(problem)}
+            here.blind[observer] = reason_of(problem)
         except BaseException:
             if begun is not None:
                 abandon()
@@ -196,12 +171,11 @@ def end_root(frame: Frame, root: nn.Module, output: Any) -> None:
     try:
         end_forward(frame, whole=output is not None)
     except Exception as problem:
-        for observer, path in frame.watchers:
-            observer.lose(path, reason_of(problem))
+        lose(frame.watchers, reason_of(problem))
     for observer, path in frame.watchers:
         if observer not in frame.place.roots or observer.ended:
             continue
-        blind = here.blind[observer] if here.blind and observer in here.blind else None
+        blind = here.blind.get(observer)
         if blind is not None and output is not None:
             observer.lose(path, blind)
         if observer.on_output is not None:

@@ -1,16 +1,18 @@
 """The ways in which attention is computed, each as it is but for being seen: SDPA, flex, and scores made by hand."""
 
+import inspect
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import wraps
+from functools import reduce, wraps
+from operator import add
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 from torch.nn.attention.bias import CausalBias, CausalVariant
 
@@ -18,9 +20,8 @@ from . import bindings
 from .byhand import PRODUCTS, seen_product, seen_softmax
 from .calls import AttentionCall, check_readable, per_head, rescaled
 from .changes import Undo, replaced, together
-from .handed import own_tokens
-from .session import Frame, fail, looked_at, running, session, unseen
-from .telling import ask, call_of, call_or_slice, refuse, show, show_or_hold
+from .session import Frame, fail, in_batches, looked_at, lose, running, session, unseen
+from .telling import ask, call_of, call_or_slice, show, show_or_hold
 
 PROBES = (0.0, 1.0, -3.0, 30.0, -100.0)
 """Scores with which we ask whether a ``score_mod`` does anything but add."""
@@ -111,7 +112,7 @@ def shown(
         call = rescaled(call, factor) if changes and frame.has_onlookers else call
     try:
         if problem is not None:
-            refuse(problem)
+            lose(frame.watchers, problem, of_rescaling=False)
         elif call is not None and (frame.held or not call.known.is_whole):
             show_or_hold(frame, call)
         else:
@@ -273,7 +274,7 @@ class SeenScores:
 
     def begin(self, frame: Frame) -> None:
         """If this is the first call of a forward of the module: forget slices, and count its images and branches."""
-        if frame.has_scores or (own := own_tokens(frame.args, frame.kwargs)) is None:
+        if frame.has_scores or (own := frame.own_tokens) is None:
             return
         frame.has_scores = True
         self.slices = []
@@ -322,3 +323,48 @@ class SeenScores:
         call = call_of(frame, query, key, mask, self.module.scale, False)
         show(frame, None if call is None else replace(call, rescaled=self.factor))
         frame.is_seen()
+
+
+def see_multihead(frame: Frame, module: nn.MultiheadAttention) -> None:
+    """Tell the observers of the attention that a MultiheadAttention is about to compute; it cannot be rescaled.
+
+    Its fast path calls no attention function, so q and k are computed once more.
+    One with keys of its own, or whose weights come later (offloaded), may be seen while it computes.
+    """
+    absent = any(weight.is_meta for weight in module.parameters(recurse=False))
+    if module.bias_k is not None or module.add_zero_attn or absent:
+        return
+    frame.by_inputs = True
+    given = inspect.signature(nn.MultiheadAttention.forward).bind(module, *frame.args, **frame.kwargs).arguments
+    sides = [in_batches(module, given[name]) for name in ("query", "key")]
+    followed = (sides[0][:, None], sides[1][:, None])
+    packed, bias = module.in_proj_weight, module.in_proj_bias
+    weights = [module.q_proj_weight, module.k_proj_weight] if packed is None else packed.chunk(3)
+    biases = [None, None] if bias is None else bias.chunk(3)
+    with torch.no_grad(), torch._C.DisableTorchFunction():
+        query, key = (
+            F.linear(side, weight, bias).unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
+            for side, weight, bias in zip(sides, weights, biases, strict=False)
+        )
+        show(frame, call_of(frame, query, key, mask_of(module, given), module.head_dim**-0.5, False, followed))
+    frame.is_seen(by_all=False)
+
+
+def mask_of(module: nn.MultiheadAttention, given: dict) -> Tensor | None:
+    """The module's two masks and the padding of nested tensors, added up; in the module's own, True closes."""
+    masks = []
+    if given["key"].is_nested:
+        counts = torch.tensor([len(each) for each in given["key"].unbind()])
+        padding = torch.arange(int(counts.max())) >= counts[:, None]
+        masks.append(padding.to(given["key"].device, non_blocking=True)[:, None, None])
+    for name, heads in (("attn_mask", module.num_heads), ("key_padding_mask", 1)):
+        mask = given.get(name)
+        if mask is not None and name == "key_padding_mask" and mask.ndim == 2:
+            mask = mask[:, None, None]
+        if mask is not None:
+            masks.append(mask.unflatten(0, (-1, heads)) if mask.ndim == 3 else mask)
+    added = [
+        torch.zeros_like(mask, dtype=torch.float32).masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else mask
+        for mask in masks
+    ]
+    return reduce(add, added) if added else None

@@ -19,11 +19,9 @@ from torch.compiler import is_dynamo_compiling
 from .bindings import bound_names
 from .byhand import hand_on, is_linear
 from .changes import MARK, Shared, Undo, copied, replaced, without_ours
-from .compiled import compiled_parts, see_compile, written
 from .forwards import begin_forward, end_root
-from .functions import SeenScores, see_functions
-from .multihead import see_multihead
-from .regions import write_out
+from .functions import SeenScores, see_functions, see_multihead
+from .regions import compiled_parts, see_compile, write_out, written
 from .roles import forget, forget_if_changed, is_plain
 from .session import (
     Frame,
@@ -35,6 +33,7 @@ from .session import (
     ReadInputs,
     computes_again,
     fail,
+    lose,
     running,
     session,
 )
@@ -167,8 +166,8 @@ def hook(place: Place, module: nn.Module) -> None:
 def enter(place: Place, module: nn.Module, args: tuple, kwargs: dict) -> None:
     """A module's forward begins."""
     if is_dynamo_compiling() or torch.compiler._is_compiling_flag:  # a compiled function calls the module
-        for observer, path in place.watchers if place.is_attention else ():
-            observer.lose(path, "runs inside of a compiled function, in which attention calls can't be seen")
+        if place.is_attention:
+            lose(place.watchers, "runs inside of a compiled function, in which attention calls can't be seen")
         return
     here, begun = session.here, None
     if place.roots and not computes_again():

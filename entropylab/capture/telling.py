@@ -10,9 +10,8 @@ from torch import Tensor
 
 from ..errors import EntropyLabError
 from .calls import AttentionCall, KnownCall, check_readable, in_autocast
-from .handed import own_tokens
-from .session import Frame, Observer, apart, computes_again, running, session
-from .tracing import version_of
+from .memory import is_same, version_of
+from .session import Frame, Observer, apart, computes_again, lose, running, session
 
 ALONE = 1.0
 """The factor that leaves a scale alone."""
@@ -37,23 +36,35 @@ def call_of(
     """
     if query.is_nested or key.is_nested:
         check_readable(query, key)
-    number, known, forward = 0, KnownCall(), session.here.forward
+    module, forward, number, inputs, known = frame.module, session.here.forward, 0, None, None
     if forward is not None:
-        number, known = forward.placed(frame, query, key, mask is None and not is_causal, sides or (query, key), counts)
-        if known.is_idle and counts:
-            return None
+        number, inputs = forward.counts[module], forward.inputs
+        look = (module, number, query.shape, key.shape, mask is None and not is_causal, frame.watchers)
+        known = forward.known.get(look)
+        if known is None:
+            roles = forward.roles_at((id(module), number), query, key, sides or (query, key), counts)
+            known = forward.known[look] = KnownCall(roles)
+        if counts:
+            forward.counts[module] = number + 1
+            if known.is_idle:
+                return None
     if torch._C._functorch.peek_interpreter_stack() is not None:
         check_readable(query, key)
-        known = KnownCall(known.roles)  # what is transformed has no memory to be read
+        known = None if known is None else KnownCall(known.roles)  # what is transformed has no memory to be read
+    if known is None or known.roles is None:
+        known = handed_apart(frame, known, query, key)
     if query.requires_grad or key.requires_grad:
         query, key = query.detach(), key.detach()
     mask = mask.detach() if mask is not None and mask.requires_grad else mask
-    inputs = None if forward is None else forward.inputs
-    module, beside = frame.module, frame.beside
-    call = AttentionCall("", module, query, key, mask, scale, is_causal, number, inputs, known, 1.0, beside)
-    if known.roles is None and forward is not None:  # what it was handed tells what it may be
-        call.known = forward.known.setdefault((known, beside(call)), KnownCall())
-    return call
+    return AttentionCall("", module, query, key, mask, scale, is_causal, number, inputs, known)
+
+
+def handed_apart(frame: Frame, known: KnownCall | None, query: Tensor, key: Tensor) -> KnownCall:
+    """What is known of a call of which nobody knows what its tokens stand for: what its module was handed tells."""
+    beside, forward = frame.beside(query, key), session.here.forward
+    if known is None or forward is None:
+        return KnownCall(None, *beside)
+    return forward.known.setdefault((known, beside), KnownCall(None, *beside))
 
 
 def ask(frame: Frame, call: AttentionCall) -> float | Tensor:
@@ -139,18 +150,10 @@ def answer_of(observer: Observer, path: str, call: AttentionCall) -> float | Ten
 
 def is_blind(observer: Observer, path: str) -> bool:
     """Whether an observer can't be told of what runs; the layer is named then."""
-    why = (session.here.blind or {}).get(observer)
+    why = session.here.blind.get(observer)
     if why is not None:
         observer.lose(path, why)
     return why is not None
-
-
-def refuse(reason: str) -> None:
-    """Have every observer name the innermost module, whose attention call can't be measured."""
-    frame = session.here.frame
-    for observer, path in frame.watchers if frame is not None else ():
-        if not observer.rescales:
-            observer.lose(path, reason)
 
 
 def call_or_slice(
@@ -170,14 +173,6 @@ def follows(one: AttentionCall, other: AttentionCall) -> bool:
     """Whether two calls are of other queries and the same keys."""
     alike = one.query.shape[:2] == other.query.shape[:2] and one.query.dtype == other.query.dtype
     return alike and is_same(one.key, other.key) and not is_same(one.query, other.query)
-
-
-def is_same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are the same numbers in memory."""
-    if one.shape != other.shape or one.stride() != other.stride():
-        return False
-    memory, its = one.untyped_storage()._cdata, other.untyped_storage()._cdata
-    return memory == its and bool(one.storage_offset() == other.storage_offset())
 
 
 def stands_for_the_same(frame: Frame, call: AttentionCall, first: AttentionCall, key: Tensor) -> bool:
@@ -200,7 +195,7 @@ def show_or_hold(frame: Frame, call: AttentionCall) -> None:
     """Tell the observers of a call: now, or if more of its queries may follow, when its module does something else."""
     known, queries = call.known, call.query.shape[-2]
     if not known.is_whole:
-        own = own_tokens(frame.args, frame.kwargs)
+        own = frame.own_tokens
         has_all = own is not None and own.ndim == 3 and own.shape[1] == queries
         known.is_whole = has_all or queries == call.key.shape[-2]
     if known.is_whole and not frame.held:
@@ -215,7 +210,7 @@ def finish(frame: Frame) -> None:
     if not frame.has_onlookers:
         return
     if any((version_of(call.query), version_of(call.key)) != versions for call, versions in held):
-        refuse("its queries or keys were changed in place right after it attended")
+        lose(frame.watchers, "its queries or keys were changed in place right after it attended", of_rescaling=False)
     else:
         show(frame, joined([call for call, _ in held]))
 

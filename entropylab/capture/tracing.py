@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import one_line
-from .compiled import force_eager, stances
+from .changes import Shared, Undo
 
 MIXERS = {"scaled_dot_product_attention", "multi_head_attention_forward", "native_multi_head_attention"}
 """Functions that are attention."""
@@ -60,6 +60,10 @@ BITS = {"image": 1, "text": TEXT, "reference": 4, "deciding": DECIDING}
 
 NONE = torch.zeros((), dtype=torch.uint8, device="cpu")
 """The codes of what depends on nothing."""
+
+
+stances = Shared()
+"""Stances of the compiler: while a forward is followed everything runs as it was written, also what the model calls."""
 
 
 class Marked(NamedTuple):
@@ -275,6 +279,12 @@ def is_entrywise(name: str) -> bool:
     return name in ENTRYWISE | CASTING or "Tag.pointwise" in tags_of(name)
 
 
+def force_eager(compiler: Any) -> Undo:
+    """Let compiled code run as it was written."""
+    stance = compiler.set_stance("force_eager")
+    return lambda: stance.__exit__(None, None, None)
+
+
 def thin(codes: Tensor) -> Tensor:
     """Codes cut to one entry along each dimension along which they are the same."""
     for dim in sorted(range(codes.ndim), key=codes.stride):
@@ -287,11 +297,6 @@ def thin(codes: Tensor) -> Tensor:
 def any_of(codes: Tensor, dim: Any, keeps: bool = True) -> Tensor:
     """The bits that are anywhere along a dimension, or some."""
     return reduce(or_, ((codes & bit).amax(dim, keepdim=keeps) for bit in BITS.values()))
-
-
-def version_of(tensor: Tensor) -> int:
-    """How often a tensor was changed in place; 0 if nobody counts."""
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def can_be_nan(tensor: Tensor) -> bool:

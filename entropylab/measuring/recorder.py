@@ -11,8 +11,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from .. import pipelines
-from ..capture import AttentionCall
-from ..capture.inputs import Inputs
+from ..capture import AttentionCall, Inputs
 from ..dataset import describe
 from ..entropy.native import Prepared, prepared
 from ..errors import EntropyLabError, RefusedCallError, counted, names_of

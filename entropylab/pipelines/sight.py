@@ -7,9 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from ..capture import Observer, intercept, session, watch_root
+from ..capture import Inputs, Observer, intercept, session, watch_root
 from ..capture.changes import MARK
-from ..capture.inputs import Inputs
 from ..capture.session import OnAttention
 from ..errors import EntropyLabError
 from ..files import interrupted_later

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ..capture import AttentionCall
+from ..capture import AttentionCall, Inputs
 from ..capture.changes import MARK, copied, without_ours
-from ..capture.inputs import Inputs
 from ..capture.roles import PARTS
 from ..capture.session import reason_of
 from ..errors import EntropyLabError, RefusedCallError, names_of
