@@ -1,7 +1,5 @@
 """Attention by hand, in modules of any name: a softmax of a product of two batches, which then multiplies values."""
 
-import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial, wraps
@@ -56,21 +54,6 @@ class Factor(NamedTuple):
     other: Tensor
 
 
-class Scores(threading.local):
-    """Shapes of the last products in this thread of two batches: softmax of one of them may be a map."""
-
-    def __init__(self) -> None:
-        self.shapes: deque[tuple[int, ...]] = deque(maxlen=8)
-
-
-scores = Scores()
-
-
-def forget_products() -> None:
-    """A forward begins: no softmax in it is of a product before it."""
-    scores.shapes.clear()
-
-
 Note = Callable[[Frame, tuple, dict[str, Any], Any], None]
 
 
@@ -119,7 +102,7 @@ def may_be_scores(logits: Tensor, keys: int) -> bool:
     rows = logits.numel() // keys
     return any(
         prod(shape) == logits.numel() or (prod(shape[:-1]) == rows and keys < 2 * shape[-1] < 2 * keys)
-        for shape in scores.shapes
+        for shape in session.here.products
     )
 
 
@@ -154,7 +137,7 @@ def note_product(frame: Frame, args: tuple, kwargs: dict[str, Any], result: Any)
     waits = any(each.maps for each in frame.around())
     dims = [factor.tensor.ndim for factor in factors]
     if not (waits and see_product(frame, factors)) and dims and (min(dims) > 2 or max(dims) == 2):
-        scores.shapes.append(tuple(result.shape))
+        session.here.products.append(tuple(result.shape))
 
 
 seen_softmax, seen_product = partial(noted_by, note_softmax), partial(noted_by, note_product)

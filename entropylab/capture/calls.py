@@ -144,6 +144,13 @@ def check_readable(query: Tensor, key: Tensor) -> None:
         raise EntropyLabError("runs inside of torch.vmap, where no values can be read")
 
 
+def additive(mask: Tensor) -> Tensor:
+    """A mask as what is added to the logits."""
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, -torch.inf)
+
+
 def per_head(query: Tensor, factor: Tensor) -> Tensor:
     """Queries (batch, heads, queries, d) times one factor per head."""
     exact = torch.promote_types(query.dtype, torch.float32)

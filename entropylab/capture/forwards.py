@@ -1,7 +1,7 @@
 """The forward of a root that runs in a thread: its inputs, and what the tokens in it stand for."""
 
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import one_line
-from .byhand import forget_products
 from .calls import Inputs, KnownCall
 from .roles import Layout, Roles, forget, layout_for, remember, roles_of
-from .session import Frame, Place, end_forward, looked_at, lose, reason_of, running, session
+from .session import Frame, Observer, end_forward, looked_at, lose, reason_of, running, session
 from .tracing import Trace
 
 MOST = 64
@@ -26,8 +25,8 @@ cached: "WeakKeyDictionary[nn.Module, WeakIdKeyDictionary]" = WeakKeyDictionary(
 class Forward:
     """One forward of a root, in one thread."""
 
-    def __init__(self, root: nn.Module, inputs: Inputs) -> None:
-        self.root, self.inputs = root, inputs
+    def __init__(self, root: nn.Module, inputs: Inputs, observers: Sequence[Observer]) -> None:
+        self.root, self.inputs, self.observers = root, inputs, observers
         self.counts: defaultdict[Any, int] = defaultdict(int)  # how many calls each module has made in it
         self.layout: Layout = layout_for(root, inputs.names, inputs.shapes, inputs.deciding)
         self.trace: Trace | None = None  # what follows the inputs, where the roles are not known yet
@@ -82,6 +81,9 @@ class Forward:
             self.trace = None
         if whole and self.inputs.sources and not self.layout.whole and not self.inputs.fills:
             remember(self.root, self.inputs.names, self.inputs.shapes, self.layout)
+        if self.layout.failure is not None:
+            for observer in self.observers:
+                observer.untold.setdefault(type(self.root).__name__, self.layout.failure)
 
     def pause(self) -> None:
         """Stop following during a module that would take another path if it were followed."""
@@ -128,48 +130,39 @@ def lose_unheard(module: nn.Module | None) -> None:
         lose(place.watchers, "calls attention by a name that can't be stood in for")
 
 
-def begin_forward(place: Place, root: nn.Module, args: tuple, kwargs: dict) -> Forward | None:
+def begin_forward(frame: Frame) -> None:
     """A root begins a forward: the first observer to know of it reads its inputs, and follows them."""
-    here = session.here
-    for observer in place.roots:
-        session.leave(observer)
-    forget_products()
-    begun: Forward | None = None
+    here, place, root = session.here, frame.place, frame.module
+    here.products.clear()  # no softmax in it is of a product before it
     for observer, path in place.watchers:
         if observer not in place.roots or observer.read_inputs is None or observer.ended:
             continue
         try:
             forward = running()
             is_part = forward is not None and root is not forward.root and root in set(forward.root.modules())
-            if forward is None or (begun is None and not is_part):
-                abandon()
-                forward = begun = here.forward = Forward(root, observer.read_inputs(root, args, kwargs))
+            if forward is None or (frame.begun is None and not is_part):
+                end_forward()
+                forward = Forward(root, observer.read_inputs(root, frame.args, frame.kwargs), place.observers)
+                frame.begun = here.forward = forward
             if observer.on_forward is not None:
                 same = forward.root is root
                 with torch._C.DisableTorchFunction():
-                    inputs = forward.inputs if same else observer.read_inputs(root, args, kwargs)
+                    inputs = forward.inputs if same else observer.read_inputs(root, frame.args, frame.kwargs)
                     observer.on_forward(path, root, inputs)
         except Exception as problem:
             here.blind[observer] = reason_of(problem)
         except BaseException:
-            if begun is not None:
-                abandon()
+            if frame.begun is not None:
+                end_forward()
             raise
-    return begun
-
-
-def abandon() -> None:
-    """End a forward that seems to run in this thread: an exception ended it unseen."""
-    forward, session.here.forward = running(), None
-    if forward is not None:
-        forward.end(whole=False)
 
 
 def end_root(frame: Frame, root: nn.Module, output: Any) -> None:
     """A root's forward has ended."""
     here = session.here
     try:
-        end_forward(frame, whole=output is not None)
+        if frame.begun is not None and frame.begun is running():
+            end_forward(whole=output is not None)
     except Exception as problem:
         lose(frame.watchers, reason_of(problem))
     for observer, path in frame.watchers:

@@ -18,7 +18,7 @@ from torch.nn.attention.bias import CausalBias, CausalVariant
 
 from . import bindings
 from .byhand import PRODUCTS, seen_product, seen_softmax
-from .calls import AttentionCall, check_readable, per_head, rescaled
+from .calls import AttentionCall, additive, check_readable, per_head, rescaled
 from .changes import Undo, replaced, together
 from .session import Frame, fail, in_batches, looked_at, lose, running, session, unseen
 from .telling import ask, call_of, call_or_slice, show, show_or_hold
@@ -258,71 +258,53 @@ def in_four(query: Tensor, key: Tensor, mask: Tensor | None, is_grouped: bool) -
     return query.flatten(0, -4), key.flatten(0, -4), mask
 
 
-class SeenScores:
-    """``module.get_attention_scores`` (query, key, mask -> map), seen by the observers.
+def see_scores(module: Any) -> Undo:
+    """Let a module's ``get_attention_scores`` (query, key, mask -> map) be seen.
 
-    Query and key are (batch * heads, tokens, d), or a slice of that: sliced attention comes in several calls, which
-    are gathered until they are a whole.
+    Query and key are (batch * heads, tokens, d), or a slice of that: sliced attention comes in several calls, which are
+    gathered until they are a whole.
     """
+    compute: Callable[..., Tensor] = module.get_attention_scores
 
-    def __init__(self, module: Any) -> None:
-        self.compute: Callable[..., Tensor] = module.get_attention_scores
-        self.module = module
-        self.slices: list[tuple[Tensor, Tensor, Tensor | None]] = []
-        self.whole = 0
-        self.factor: float | Tensor = 1.0
-
-    def begin(self, frame: Frame) -> None:
-        """If this is the first call of a forward of the module: forget slices, and count its images and branches."""
-        if frame.has_scores or (own := frame.own_tokens) is None:
-            return
-        frame.has_scores = True
-        self.slices = []
-        self.whole = len(own) * self.module.heads
-
-    def __call__(self, query: Tensor, key: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """The map, as the module computes it."""
+    def get_attention_scores(query: Tensor, key: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         if (frame := looked_at()) is None:
-            return self.compute(query, key, attention_mask)
+            return compute(query, key, attention_mask)
         try:
-            self.begin(frame)
             # that of one image, as if all its heads were the first: what a rule is asked about
-            heads = self.module.heads
-            one_query, one_key = (part[:1].expand(heads, *part.shape[1:])[None] for part in (query, key))
-            call: Any = call_of(frame, one_query, one_key, attention_mask, self.module.scale, False, counts=False)
+            one_query, one_key = (part[:1].expand(module.heads, *part.shape[1:])[None] for part in (query, key))
+            call: Any = call_of(frame, one_query, one_key, attention_mask, module.scale, False, counts=False)
         except Exception as problem:
             fail(problem)
-            return self.compute(query, key, attention_mask)
-        query = self.rescaled(frame, query, call)
+            return compute(query, key, attention_mask)
+        factor, begun, own = ask(frame, call), sum(len(part) for part, _, _ in frame.slices), frame.own_tokens
+        if isinstance(factor, Tensor):
+            head = torch.arange(begun, begun + len(query), device=factor.device) % module.heads
+            query = per_head(query, factor[head])
+        elif factor != 1.0:
+            query = query * factor
         try:
-            self.slices.append((query.detach(), key.detach(), attention_mask))
-            if sum(len(part) for part, _, _ in self.slices) >= self.whole:
-                self.show(frame)
+            frame.slices = [*frame.slices, (query.detach(), key.detach(), attention_mask)]
+            if own is None or begun + len(query) >= len(own) * module.heads:
+                show_slices(frame, module, factor)
         except Exception as problem:
             fail(problem, of_rescaling=False)
         with unseen():
-            return self.compute(query, key, attention_mask)
+            return compute(query, key, attention_mask)
 
-    def rescaled(self, frame: Frame, query: Tensor, call: AttentionCall) -> Tensor:
-        """The queries times the factor that is asked for."""
-        factor = self.factor = ask(frame, call)
-        if isinstance(factor, Tensor):
-            begun = sum(len(part) for part, _, _ in self.slices)
-            head = torch.arange(begun, begun + len(query), device=factor.device) % self.module.heads
-            return per_head(query, factor[head])
-        return query if factor == 1.0 else query * factor
+    return replaced(module, "get_attention_scores", get_attention_scores)
 
-    def show(self, frame: Frame) -> None:
-        """Tell the observers of the whole call that the slices make."""
-        queries, keys, masks = zip(*self.slices, strict=True)
-        self.slices = []
-        query, key = (torch.cat(parts).unflatten(0, (-1, self.module.heads)) for parts in (queries, keys))
-        mask = None if masks[0] is None else torch.cat(masks)
-        if mask is not None and mask.ndim == 3:
-            mask = mask.unflatten(0, (-1, self.module.heads)) if len(mask) == query.shape[:2].numel() else mask[:, None]
-        call = call_of(frame, query, key, mask, self.module.scale, False)
-        show(frame, None if call is None else replace(call, rescaled=self.factor))
-        frame.is_seen()
+
+def show_slices(frame: Frame, module: Any, factor: float | Tensor) -> None:
+    """Tell the observers of the whole call that the slices make."""
+    queries, keys, masks = zip(*frame.slices, strict=True)
+    frame.slices = ()
+    query, key = (torch.cat(parts).unflatten(0, (-1, module.heads)) for parts in (queries, keys))
+    mask = None if masks[0] is None else torch.cat(masks)
+    if mask is not None and mask.ndim == 3:
+        mask = mask.unflatten(0, (-1, module.heads)) if len(mask) == query.shape[:2].numel() else mask[:, None]
+    call = call_of(frame, query, key, mask, module.scale, False)
+    show(frame, None if call is None else replace(call, rescaled=factor))
+    frame.is_seen()
 
 
 def see_multihead(frame: Frame, module: nn.MultiheadAttention) -> None:
@@ -363,8 +345,4 @@ def mask_of(module: nn.MultiheadAttention, given: dict) -> Tensor | None:
             mask = mask[:, None, None]
         if mask is not None:
             masks.append(mask.unflatten(0, (-1, heads)) if mask.ndim == 3 else mask)
-    added = [
-        torch.zeros_like(mask, dtype=torch.float32).masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else mask
-        for mask in masks
-    ]
-    return reduce(add, added) if added else None
+    return reduce(add, [additive(~mask if mask.dtype == torch.bool else mask) for mask in masks]) if masks else None

@@ -7,7 +7,7 @@ Forward hooks say *where* we are; between them ``F.scaled_dot_product_attention`
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import lru_cache, partial
+from functools import lru_cache
 from types import MethodType
 from typing import Any
 
@@ -18,10 +18,10 @@ from torch.compiler import is_dynamo_compiling
 
 from .bindings import bound_names
 from .byhand import hand_on, is_linear
-from .changes import MARK, Shared, Undo, copied, replaced, without_ours
+from .changes import MARK, changed, is_changed, without_ours
 from .forwards import begin_forward, end_root
-from .functions import SeenScores, see_functions, see_multihead
-from .regions import compiled_parts, see_compile, write_out, written
+from .functions import see_functions, see_multihead, see_scores
+from .regions import compiled_parts, see_compile, write_out
 from .roles import forget, forget_if_changed, is_plain
 from .session import (
     Frame,
@@ -44,9 +44,6 @@ PROJECTIONS = ("q", "k", "v", "wq", "wk", "wv", "query", "key", "value")
 
 FAST = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
 """Modules that take a fast path, which gives padding other values, unless they are followed."""
-
-functions, scores, compilers = Shared(), Shared(), Shared()
-"""Functions of PyTorch that are seen, modules whose ``get_attention_scores`` is, and what compiles."""
 
 
 def looks_like_attention(module: nn.Module) -> bool:
@@ -75,11 +72,6 @@ def is_fused(name: str, child: nn.Module) -> bool:
     words = re.split(r"[_\d]", name.lower())
     is_matrix = getattr(getattr(child, "weight", None), "ndim", 0) == 2
     return "qkv" in words or "wqkv" in words or ("attn" in words and is_matrix)
-
-
-def see_scores(module: Any) -> Undo:
-    """Let a module's ``get_attention_scores`` be seen."""
-    return replaced(module, "get_attention_scores", SeenScores(module))
 
 
 @contextmanager
@@ -115,8 +107,8 @@ def intercept(
         stack.callback(session.end, observer)
         for name, root in roots.items():
             watch_root(observer, stack, name, root)
-        stack.enter_context(functions.changed(F, see_functions))
-        stack.enter_context(compilers.changed(torch, partial(see_compile, is_watched)))
+        stack.enter_context(changed(F, see_functions))
+        stack.enter_context(changed(torch, see_compile, is_watched))
         session.begin(observer)
         stack.enter_context(bound_names(roots))
         stack.callback(session.leave, observer)
@@ -128,16 +120,16 @@ def watch_root(observer: Observer, stack: ExitStack, name: str, root: nn.Module)
     new = [each for each in root.named_modules(prefix=name) if each[1] not in observer.watched]
     if observer in session.observers:
         forget(root)
-    stack.enter_context(copied.changed(nn.Module, without_ours))
+    stack.enter_context(changed(nn.Module, without_ours))
     with session.lock:
         observer.watched.update(module for _, module in new)
     for path, module in new:
         if is_plain(module) and module is not root:
             continue
-        if module in written or compiled_parts(module):
-            stack.enter_context(written.changed(module, partial(write_out, hook=hook)))
+        if is_changed(module, write_out) or compiled_parts(module):
+            stack.enter_context(changed(module, write_out, hook))
         if hasattr(module, "get_attention_scores") and hasattr(module, "heads"):
-            stack.enter_context(scores.changed(module, see_scores))
+            stack.enter_context(changed(module, see_scores))
         with session.lock:
             if module not in session.places:
                 is_script = isinstance(module, torch.jit.ScriptModule)
@@ -169,12 +161,13 @@ def enter(place: Place, module: nn.Module, args: tuple, kwargs: dict) -> None:
         if place.is_attention:
             lose(place.watchers, "runs inside of a compiled function, in which attention calls can't be seen")
         return
-    here, begun = session.here, None
-    if place.roots and not computes_again():
-        begun = begin_forward(place, module, args, kwargs)
-    frame = here.frame = Frame(place, module, args, kwargs, here.frame)
-    if begun is not None:
-        frame.begun = begun
+    here, begins = session.here, bool(place.roots) and not computes_again()
+    for observer in place.roots if begins else ():
+        session.leave(observer)
+    frame = Frame(place, module, args, kwargs, here.frame)
+    if begins:
+        begin_forward(frame)
+    here.frame = frame
     if place.is_script:
         frame.why = "is TorchScript, in which attention calls can't be seen"
     if place.is_fast and not computes_again():

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_flatten
 
 from ..errors import EntropyLabError
 from .bindings import COMPILED
-from .changes import MARK, Shared, Undo, replaced, stood_for, together
+from .changes import MARK, Undo, replaced, stood_for, together
 from .session import Frame, Observer, Place, fail, lose, running, session
 from .telling import finish
 
@@ -33,9 +33,6 @@ Noted = dict[str, list[Beside]]
 
 BACKEND = "_torchdynamo_orig_backend"
 """Attribute of what compiles: what it was made of."""
-
-written = Shared()
-"""Compiled modules that run as they were written, or with the look in them."""
 
 refused: "WeakSet[nn.Module]" = WeakSet()
 """Modules that can't be compiled with the look in them."""
@@ -308,7 +305,7 @@ def backend_of(compiled: Any) -> Callable[..., Any] | None:
     return backend if callable(backend) else None
 
 
-def see_compile(is_watched: Callable[[nn.Module], bool], compiler: Any) -> Undo:
+def see_compile(compiler: Any, is_watched: Callable[[nn.Module], bool]) -> Undo:
     """Let modules that are compiled from now on run as they were written for as long as they are watched."""
     original = compiler.compile
 

@@ -5,6 +5,7 @@ Forward hooks say *where* we are. Knows torch modules, and no models.
 
 import inspect
 import threading
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -112,7 +113,7 @@ class Frame:
     seen = False  # whether it or a part of it did
     shown = False  # whether that was shown to those who don't rescale only
     by_inputs = False  # whether its attention was read off its inputs
-    has_scores = False  # whether it asked for its own attention scores
+    slices: Sequence[tuple[Tensor, Tensor, Tensor | None]] = ()  # parts of a call for which it asked its own scores
     maps: Sequence[Any] = ()  # softmaxes that it or a part of it took by hand, until something is multiplied by them
     held: "Sequence[tuple[AttentionCall, tuple[int, int]]]" = ()  # its last calls, if they may be slices of one
     begun: "Forward | None" = None  # the forward of a root that began with it
@@ -173,6 +174,7 @@ class Here(threading.local):
 
     def __init__(self) -> None:
         self.blind: dict[Observer, str] = {}  # who can't be told of the forward that runs, and why
+        self.products: deque[tuple[int, ...]] = deque(maxlen=8)  # shapes of the last products of two batches in it
 
 
 class Session:
@@ -219,7 +221,8 @@ class Session:
         for frame in list(self.here.frame.around()) if self.here.frame is not None else ():
             if observer in frame.place.roots:
                 self.here.frame = frame.outer
-                end_forward(frame)
+                if frame.begun is not None and frame.begun is running():
+                    end_forward()
 
 
 session = Session()
@@ -230,16 +233,11 @@ def running() -> "Forward | None":
     return session.here.forward
 
 
-def end_forward(frame: Frame, whole: bool = False) -> None:
-    """End the forward of a root that began with a module's, if that still runs."""
-    begun, frame.begun = frame.begun, None
-    if begun is None or running() is not begun:
-        return
-    session.here.forward = None
-    begun.end(whole)
-    if (failure := begun.layout.failure) is not None:
-        for observer in frame.place.observers:
-            observer.untold.setdefault(type(begun.root).__name__, failure)
+def end_forward(whole: bool = False) -> None:
+    """End the forward that seems to run in this thread: an exception ended it, if it is not ``whole``."""
+    forward, session.here.forward = running(), None
+    if forward is not None:
+        forward.end(whole)
 
 
 def apart(function: Callable) -> Callable:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import EntropyLabError
-from .calls import AttentionCall, KnownCall, check_readable, in_autocast
+from .calls import AttentionCall, KnownCall, additive, check_readable, in_autocast
 from .memory import is_same, version_of
 from .session import Frame, Observer, apart, computes_again, lose, running, session
 
@@ -40,10 +40,10 @@ def call_of(
     if forward is not None:
         number, inputs = forward.counts[module], forward.inputs
         look = (module, number, query.shape, key.shape, mask is None and not is_causal, frame.watchers)
-        known = forward.known.get(look)
-        if known is None:
+        if look not in forward.known:
             roles = forward.roles_at((id(module), number), query, key, sides or (query, key), counts)
-            known = forward.known[look] = KnownCall(roles)
+            forward.known[look] = KnownCall(roles)
+        known = forward.known[look]
         if counts:
             forward.counts[module] = number + 1
             if known.is_idle:
@@ -78,13 +78,23 @@ def ask(frame: Frame, call: AttentionCall) -> float | Tensor:
     """
     factor: float | Tensor = ALONE
     for observer, path in frame.watchers:
-        if observer.rescales and not observer.ended:
-            place = (path, call.query.shape, call.key.shape)
-            if not computes_again():
-                observer.answers[place] = answer_of(observer, path, call)
-            answer = observer.answers.get(place)
-            if answer is not None:
-                factor = answer if factor is ALONE else factor * answer
+        if not observer.rescales or observer.ended:
+            continue
+        place = (path, call.query.shape, call.key.shape)
+        if not computes_again():
+            call = call if call.layer in ("", path) else replace(call)
+            call.layer = path
+            observer.answers[place] = None
+            try:
+                if not (session.here.blind and is_blind(observer, path)):
+                    observer.answers[place] = observer.on_attention(call)
+            except EntropyLabError:
+                raise
+            except Exception as problem:
+                observer.fail(problem)
+        answer = observer.answers.get(place)
+        if answer is not None:
+            factor = answer if factor is ALONE else factor * answer
     return factor
 
 
@@ -127,25 +137,6 @@ def tell(frame: Frame, call: AttentionCall) -> None:
 
 tell_apart, ask = apart(tell), apart(ask)
 """The same, whatever follows or differentiates what is computed here."""
-
-
-def answer_of(observer: Observer, path: str, call: AttentionCall) -> float | Tensor | None:
-    """The factor that an observer wants; None, and the layer is named, if anything goes wrong on the way.
-
-    Raises:
-        EntropyLabError: as ``on_attention`` does.
-    """
-    if is_blind(observer, path):
-        return None
-    call = call if call.layer in ("", path) else replace(call)
-    call.layer = path
-    try:
-        return observer.on_attention(call)
-    except EntropyLabError:
-        raise
-    except Exception as problem:
-        observer.fail(problem)
-        return None
 
 
 def is_blind(observer: Observer, path: str) -> bool:
@@ -220,34 +211,17 @@ def joined(calls: list[AttentionCall]) -> AttentionCall:
     """Slices as the call that they make."""
     if len(calls) == 1:
         return calls[0]
-    query, masks = torch.cat([call.query for call in calls], -2), [mask_of(call) for call in calls]
-    if all(mask is None for mask in masks):
-        return replace(calls[0], query=query, mask=None, is_causal=False)
-    open_to_all = torch.ones(1, 1, dtype=torch.bool, device=query.device)
-    rows = [rows_of(open_to_all if mask is None else mask, call) for mask, call in zip(masks, calls, strict=True)]
-    if any(row.dtype != torch.bool for row in rows):
-        rows = [additive(row) for row in rows]
-    lead = torch.broadcast_shapes(*(row.shape[:-2] for row in rows))
-    mask = torch.cat([row.expand(*lead, *row.shape[-2:]) for row in rows], -2)
+    query, mask = torch.cat([call.query for call in calls], -2), None
+    if any(call.is_causal or call.mask is not None for call in calls):
+        masks = [mask_of(call) for call in calls]
+        lead = torch.broadcast_shapes(*(rows.shape[:-2] for rows in masks))
+        mask = torch.cat([rows.expand(*lead, *rows.shape[-2:]) for rows in masks], -2)
     return replace(calls[0], query=query, mask=mask, is_causal=False)
 
 
-def mask_of(call: AttentionCall) -> Tensor | None:
-    """A slice's mask, with the causal one in it if it has that."""
-    if not call.is_causal:
-        return call.mask
-    queries, keys = (torch.arange(side.shape[-2], device=side.device) for side in (call.query, call.key))
-    return keys <= queries[:, None]
-
-
-def rows_of(mask: Tensor, call: AttentionCall) -> Tensor:
-    """A mask with a row for every query of a slice."""
-    mask = mask if mask.ndim > 1 else mask[None]
-    return mask.expand(*mask.shape[:-2], call.query.shape[-2], call.key.shape[-2])
-
-
-def additive(mask: Tensor) -> Tensor:
-    """A mask as what is added to the logits."""
-    if mask.dtype != torch.bool:
-        return mask
-    return torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, -torch.inf)
+def mask_of(call: AttentionCall) -> Tensor:
+    """The mask of a slice, with a row for every query, as what is added to the logits."""
+    queries, keys = call.query.shape[-2], call.key.shape[-2]
+    open_to_all = torch.ones(queries, keys, dtype=torch.bool, device=call.query.device)
+    mask = additive(open_to_all.tril() if call.is_causal else open_to_all)
+    return mask if call.mask is None else mask + additive(call.mask)

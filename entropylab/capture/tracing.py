@@ -9,6 +9,7 @@ same; if they are more or fewer, each depends on all that the function was given
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, reduce
 from operator import or_
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import one_line
-from .changes import Shared, Undo
+from .changes import Undo, changed
 
 MIXERS = {"scaled_dot_product_attention", "multi_head_attention_forward", "native_multi_head_attention"}
 """Functions that are attention."""
@@ -62,10 +63,6 @@ NONE = torch.zeros((), dtype=torch.uint8, device="cpu")
 """The codes of what depends on nothing."""
 
 
-stances = Shared()
-"""Stances of the compiler: while a forward is followed everything runs as it was written, also what the model calls."""
-
-
 class Marked(NamedTuple):
     """The tokens at which a tensor of numbers (batch, tokens), handed beside an input, holds ``value``."""
 
@@ -79,6 +76,8 @@ Source = tuple[Tensor, slice | Marked]
 
 class Trace(TorchFunctionMode):
     """Follows what depends on which colour, while it is the active mode."""
+
+    stance: AbstractContextManager[None]  # of the compiler, while it follows
 
     def __init__(
         self,
@@ -99,7 +98,6 @@ class Trace(TorchFunctionMode):
         self.reads = False  # whether values that decide where tokens stand may have been read
         self.failure: str | None = None  # why nothing is followed any more
         self.tokens: dict[Any, Any] = {}  # what was read from codes, for those who read the same again
-        self.may_compile = False
         for colour, inputs in {**sources, "deciding": [(tensor, slice(None)) for tensor in deciding]}.items():
             for tensor, tokens in inputs:
                 codes = self.of(tensor).clone()
@@ -112,16 +110,14 @@ class Trace(TorchFunctionMode):
 
     def __enter__(self) -> "Trace":
         """Begin to follow; functions that were compiled can't be, and run as they were written."""
-        self.may_compile = "torch._dynamo" in sys.modules
-        if self.may_compile:
-            stances.begin(torch.compiler, force_eager)
+        self.stance = changed(torch.compiler, force_eager) if "torch._dynamo" in sys.modules else nullcontext()
+        self.stance.__enter__()
         return super().__enter__()
 
     def __exit__(self, *exception: Any) -> None:
         """Follow no more."""
         super().__exit__(*exception)
-        if self.may_compile:
-            stances.end(torch.compiler)
+        self.stance.__exit__(*(exception or (None, None, None)))
 
     def of(self, tensor: Tensor) -> Tensor:
         """The codes of all entries of a tensor."""

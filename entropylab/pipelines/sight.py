@@ -55,6 +55,7 @@ class Sight:
 
     def on_call(self, arguments: dict[str, Any]) -> None:
         """The pipeline is called with these arguments, by name: they may name the size."""
+        self.on_parts()
         self.leave()
         self.calling.append((self.asked, self.size, self.latents, self.volume, self.prompt))
         self.asked, self.latents, self.volume, self.prompt = arguments, None, None, None
@@ -68,11 +69,19 @@ class Sight:
         before = self.calling.pop() if self.calling else ({}, None, None, None, None)
         self.asked, self.size, self.latents, self.volume, self.prompt = before
 
-    def on_latents(self, arguments: dict[str, Any], latents: Tensor) -> None:
+    def on_set(self, arguments: dict[str, Any], _: None) -> None:
+        """The pipeline is given an attribute, the last argument."""
+        value = list(arguments.values())[-1]
+        if isinstance(value, nn.Module) or hasattr(value, "set_timesteps"):
+            self.on_parts()
+
+    def on_latents(self, arguments: dict[str, Any], latents: Any) -> None:
         """The pipeline has made its latents: where they are tokens, they tell how many belong to the image.
 
         It may make them for another size than it was asked for, and says so by name, some in latent pixels.
         """
+        if not isinstance(latents, Tensor):
+            return
         self.latents = latents.shape[1] if latents.ndim == 3 else None
         self.volume = latents[0].numel()
         size = pair_of(*(side_of(arguments.get(name)) for name in ("height", "width")))
@@ -83,17 +92,17 @@ class Sight:
         if self.asked.get("latents") is not None and latents.ndim > 3 and self.factor > 1 and not fits:
             self.size = latents.shape[-2] * self.factor, latents.shape[-1] * self.factor  # what is asked is ignored
 
-    def on_encoded(self, arguments: dict[str, Any], found: Tensor) -> None:
+    def on_encoded(self, arguments: dict[str, Any], found: Any) -> None:
         """The pipeline has encoded a prompt, with these arguments; kept if it is its own and not what to avoid."""
-        if self.prompt is None and is_prompt(self.asked, arguments):
+        if self.prompt is None and isinstance(found, Tensor) and is_prompt(self.asked, arguments):
             self.prompt = found
 
-    def on_timesteps(self) -> None:
+    def on_timesteps(self, arguments: dict[str, Any]) -> None:
         """A scheduler is asked to set its timesteps: sampling begins."""
         self.leave()
 
-    def on_step(self, combined: Any, sample: Any) -> None:
-        """A scheduler makes a step with ``sample``, by the combination of what the denoiser returned."""
+    def on_step(self, arguments: dict[str, Any]) -> None:
+        """A scheduler makes a step with a ``sample``, by ``model_output``, what the pipeline made of the denoiser's."""
         self.leave()
 
     def on_failure(self, problem: Exception) -> None:

@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..capture import AttentionCall, Inputs
-from ..capture.changes import MARK, copied, without_ours
+from ..capture.changes import MARK, changed, without_ours
 from ..capture.roles import PARTS
 from ..capture.session import reason_of
 from ..errors import EntropyLabError, RefusedCallError, names_of
@@ -68,7 +68,7 @@ class Words:
     def followed(self) -> Iterator[None]:
         """Look at the text encoders while the context lasts."""
         with ExitStack() as stack:
-            stack.enter_context(copied.changed(nn.Module, without_ours))
+            stack.enter_context(changed(nn.Module, without_ours))
             for encoder, tokenizer in self.encoders.items():
                 hook = partial(self.on_text, tokenizer)
                 setattr(hook, MARK, True)
