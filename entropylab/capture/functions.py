@@ -26,6 +26,9 @@ from .telling import ask, call_of, call_or_slice, show, show_or_hold
 PROBES = (0.0, 1.0, -3.0, 30.0, -100.0)
 """Scores with which we ask whether a ``score_mod`` does anything but add."""
 
+PLAIN = {Tensor, type(None)}
+"""Types of what SDPA is handed as a rule: these do nothing of their own."""
+
 lock = threading.RLock()
 """Held while SDPA itself is in its place."""
 
@@ -84,8 +87,8 @@ def seen_sdpa(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
                 query, scale = shown(frame, call, query, scale, problem)
         here.quiet += 1
         try:
-            is_plain = attn_mask is None and type(query) is type(key) is type(value) is Tensor
-            if is_plain or are_plain(query, key, value, attn_mask):
+            given = (query, key, value, attn_mask)
+            if {type(query), type(key), type(value), type(attn_mask)} <= PLAIN or not any(map(answers_itself, given)):
                 return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
             with in_its_own_way(original):
                 return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
@@ -146,14 +149,6 @@ def answers_itself(tensor: Any) -> bool:
         if "__torch_function__" in vars(own):
             return vars(own)["__torch_function__"] is not torch._C._disabled_torch_function_impl
     return False
-
-
-def are_plain(*tensors: Any) -> bool:
-    """Whether no tensor is of a subclass that decides what PyTorch's functions do with it."""
-    for tensor in tensors:  # noqa: SIM110 - it is asked at every call, where a generator costs more
-        if tensor is not None and type(tensor) is not Tensor and answers_itself(tensor):
-            return False
-    return True
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.compiler import is_dynamo_compiling
 
-from .bindings import bound_names
+from .bindings import bind_names
 from .byhand import hand_on, is_linear
 from .changes import MARK, changed, is_changed, without_ours
 from .forwards import begin_forward, end_root
@@ -45,6 +45,8 @@ PROJECTIONS = ("q", "k", "v", "wq", "wk", "wv", "query", "key", "value")
 FAST = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
 """Modules that take a fast path, which gives padding other values, unless they are followed."""
 
+UNSEEN = "ran without an attention call that can be seen"
+
 
 def looks_like_attention(module: nn.Module) -> bool:
     """Whether a module is, by its class and its parts, an attention layer (rather than a block that holds some)."""
@@ -61,17 +63,14 @@ def names_attention(kind: type, scripted: str) -> bool:
 
 
 def has_projections(module: nn.Module) -> bool:
-    """Whether a module makes queries, keys and values."""
-    words = {word for name, _ in module.named_children() for word in re.split(r"[_\d]", name.lower())}
-    made = hasattr(module, "processor") or hasattr(module, "to_q") or len(words & set(PROJECTIONS)) > 1
-    return made or any(is_fused(*child) for child in module.named_children())
-
-
-def is_fused(name: str, child: nn.Module) -> bool:
-    """Whether a part of an attention layer makes queries, keys and values at once: "qkv", "Wqkv", "c_attn"."""
-    words = re.split(r"[_\d]", name.lower())
-    is_matrix = getattr(getattr(child, "weight", None), "ndim", 0) == 2
-    return "qkv" in words or "wqkv" in words or ("attn" in words and is_matrix)
+    """Whether a module makes queries, keys and values, by the words in its parts' names."""
+    parts = [(set(re.split(r"[_\d]", name.lower())), part) for name, part in module.named_children()]
+    apart = {word for words, _ in parts for word in words} & set(PROJECTIONS)
+    at_once = any(  # "qkv", "Wqkv", "c_attn"
+        words & {"qkv", "wqkv"} or ("attn" in words and getattr(getattr(part, "weight", None), "ndim", 0) == 2)
+        for words, part in parts
+    )
+    return hasattr(module, "processor") or hasattr(module, "to_q") or len(apart) > 1 or at_once
 
 
 @contextmanager
@@ -110,7 +109,7 @@ def intercept(
         stack.enter_context(changed(F, see_functions))
         stack.enter_context(changed(torch, see_compile, is_watched))
         session.begin(observer)
-        stack.enter_context(bound_names(roots))
+        bind_names(stack, roots)
         stack.callback(session.leave, observer)
         yield observer
 
@@ -168,8 +167,6 @@ def enter(place: Place, module: nn.Module, args: tuple, kwargs: dict) -> None:
     if begins:
         begin_forward(frame)
     here.frame = frame
-    if place.is_script:
-        frame.why = "is TorchScript, in which attention calls can't be seen"
     if place.is_fast and not computes_again():
         try:
             if isinstance(module, nn.MultiheadAttention):
@@ -187,10 +184,8 @@ def leave(place: Place, module: nn.Module, args: tuple, output: Any) -> None:
     here, frame = session.here, session.here.frame
     if frame is None or frame.module is not module:
         return
-    if frame.seen and frame.attended and not (frame.held or frame.maps or place.roots or place.is_fast):
-        here.frame = frame.outer
-        return
-    if computes_again():
+    is_plain = frame.seen and frame.attended and not (frame.held or frame.maps or place.roots or place.is_fast)
+    if is_plain or computes_again():
         here.frame = frame.outer
         return
     if place.is_fast and (forward := running()) is not None:
@@ -198,11 +193,13 @@ def leave(place: Place, module: nn.Module, args: tuple, output: Any) -> None:
     try:
         if output is not None and frame.held:
             finish(frame)
+        if output is not None and frame.maps:
+            hand_on(frame)
     except Exception as problem:
         fail(problem)
     here.frame = frame.outer
     if output is not None:
-        ended(frame, module, output)
+        ended(frame, module)
     if place.roots:
         end_root(frame, module, output)
 
@@ -211,16 +208,12 @@ for ours in (enter, leave):
     setattr(ours, MARK, True)
 
 
-def ended(frame: Frame, module: nn.Module, output: Any) -> None:
+def ended(frame: Frame, module: nn.Module) -> None:
     """A module has run to its end: if it looks like attention and was not seen to attend, it is named."""
     place = frame.place
-    if frame.maps:
-        try:
-            hand_on(frame)
-        except Exception as problem:
-            fail(problem)
     if place.is_attention and not frame.seen and not frame.skipped:
-        why = "linear attention has no softmax" if is_linear(module) else frame.why
+        why = "is TorchScript, in which attention calls can't be seen" if place.is_script else UNSEEN
+        why = "linear attention has no softmax" if is_linear(module) else why
         name = type(getattr(module, "processor", module)).__name__
         often = "in some forwards " if place.attended else ""
         for observer, path in frame.watchers:

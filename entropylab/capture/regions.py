@@ -41,16 +41,6 @@ part_hooks = torch.nn.modules.module._global_module_registration_hooks
 """Hooks on parts that modules get. A graph holds for those that there are, so ours are off while it runs."""
 
 
-class InGraph(Frame):
-    """A module that attends in a compiled graph, which does not tell what the module was handed: that was noted."""
-
-    noted: Beside
-
-    def beside(self, query: Tensor, key: Tensor) -> Beside:
-        """What it was handed when it ran as it was written."""
-        return self.noted
-
-
 @dataclass(eq=False)
 class Inside:
     """A compiled forward that runs."""
@@ -67,7 +57,7 @@ class Inside:
         place = session.places.get(part)
         if place is None or path not in self.noted:
             return None
-        frame = InGraph(place, part, (), {}, self.outer)
+        frame = Frame(place, part, (), {}, self.outer)
         frame.noted = self.noted[path][number]
         if (forward := running()) is not None:
             forward.counts[part] = self.begun.get(part, 0) + number

@@ -117,7 +117,7 @@ class Frame:
     maps: Sequence[Any] = ()  # softmaxes that it or a part of it took by hand, until something is multiplied by them
     held: "Sequence[tuple[AttentionCall, tuple[int, int]]]" = ()  # its last calls, if they may be slices of one
     begun: "Forward | None" = None  # the forward of a root that began with it
-    why = "ran without an attention call that can be seen"  # reason to give if none is
+    noted: tuple[int | None, int | None] | None = None  # see ``beside``; of what runs in a compiled graph
 
     def __init__(self, place: Place, module: nn.Module, args: tuple, kwargs: dict, outer: "Frame | None") -> None:
         self.place, self.module, self.args, self.kwargs, self.outer = place, module, args, kwargs, outer
@@ -139,6 +139,8 @@ class Frame:
 
     def beside(self, query: Tensor, key: Tensor) -> tuple[int | None, int | None]:
         """``context`` and ``own`` of a call of the module's, where nobody knows what its tokens stand for."""
+        if self.noted is not None:
+            return self.noted
         context = context_tokens(self)
         return context, own_keys(query, key, self.handed) if context is None else None
 

@@ -160,30 +160,30 @@ def tell(thing: Any, event: str, *about: Any) -> None:
         raise refusal
 
 
-@contextmanager
-def seen_processors(roots: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Let attention processors call PyTorch's attention, while the context lasts.
+def see_parts(stack: ExitStack, roots: Mapping[str, nn.Module]) -> None:
+    """Let attention processors call PyTorch's attention, and hear what caches run, until ``stack`` is closed.
 
-    What is set is each one's own backend, which goes before the process-wide default; that one is left alone.
+    What is set is each processor's own backend, which goes before the process-wide default; that one is left alone.
+    Hooks of diffusers stand in for modules: caches leave out some, or a part of the batch.
 
     Raises:
         EntropyLabError: a processor calls a library of its own, and has no setting for it.
     """
-    with ExitStack() as stack:
-        for path, module in (
-            (path, part) for name, root in roots.items() for path, part in root.named_modules(prefix=name)
-        ):
-            processor = getattr(module, "processor", None)
-            name = type(processor).__name__
-            if any(part in name for part in HIDING) and not name.endswith("2_0"):
-                raise EntropyLabError(
-                    f"the attention of {path} is computed by {name}, which can't be observed: set another processor, "
-                    "e.g. pipe.disable_xformers_memory_efficient_attention() or "
-                    "model.set_attn_processor(AttnProcessor2_0())."
-                )
-            if is_changed(processor, replaced) or hides(processor):
-                stack.enter_context(changed(processor, replaced, "_attention_backend", "native"))
-        yield
+    for path, module in [each for name, root in roots.items() for each in root.named_modules(prefix=name)]:
+        hooks = getattr(vars(module).get("_diffusers_hook"), "hooks", {}).values()
+        for reference in (getattr(hook, "fn_ref", None) for hook in hooks):
+            if getattr(reference, "original_forward", None) is not None:
+                stack.enter_context(changed(reference, hear, module))
+        processor = getattr(module, "processor", None)
+        name = type(processor).__name__
+        if any(part in name for part in HIDING) and not name.endswith("2_0"):
+            raise EntropyLabError(
+                f"the attention of {path} is computed by {name}, which can't be observed: set another processor, "
+                "e.g. pipe.disable_xformers_memory_efficient_attention() or "
+                "model.set_attn_processor(AttnProcessor2_0())."
+            )
+        if is_changed(processor, replaced) or hides(processor):
+            stack.enter_context(changed(processor, replaced, "_attention_backend", "native"))
 
 
 def hides(processor: Any) -> bool:
@@ -203,18 +203,6 @@ def process_wide() -> str:
         return "native"
     active, _ = _AttentionBackendRegistry.get_active_backend()
     return str(getattr(active, "value", active))
-
-
-@contextmanager
-def seen_caches(roots: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Hear what hooks of diffusers run of the modules that they stand in for: caches leave out some, or of a batch."""
-    with ExitStack() as stack:
-        for module in (module for root in roots.values() for module in root.modules()):
-            hooks = getattr(vars(module).get("_diffusers_hook"), "hooks", {}).values()
-            for reference in (getattr(hook, "fn_ref", None) for hook in hooks):
-                if getattr(reference, "original_forward", None) is not None:
-                    stack.enter_context(changed(reference, hear, module))
-        yield
 
 
 def hear(reference: Any, module: nn.Module) -> Undo:

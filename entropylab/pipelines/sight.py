@@ -14,7 +14,7 @@ from ..errors import EntropyLabError
 from ..files import interrupted_later
 from ..sizes import Size
 from .arguments import inputs_of
-from .following import follow, seen_caches, seen_processors
+from .following import follow, see_parts
 from .structure import conditioners, default_size, denoisers, vae_factor
 
 
@@ -177,43 +177,35 @@ def observed(sight: Sight, on_attention: OnAttention, **told: Any) -> Iterator[O
     are further arguments of ``capture.intercept``. Ctrl-C finds all of that begun, or all of it ended.
     """
     with ExitStack() as stack:
+
+        def catch_up() -> None:
+            with interrupted_later():
+                follow_schedulers()
+                for name, root in joined(sight).items():
+                    sight.roots[name] = root
+                    try:
+                        see_parts(stack, {name: root})
+                    except EntropyLabError as problem:
+                        observer.lose(name, str(problem))
+                    watch_root(observer, stack, name, root)
+                sight.stale = False
+
+        def on_registration(module: nn.Module, name: str, part: nn.Module | None) -> None:
+            sight.stale |= module in observer.watched  # what it got is seen before it runs next
+
+        setattr(on_registration, MARK, True)
         with interrupted_later():
-            observer = look(sight, stack, on_attention, told)
+            see_parts(stack, sight.roots)
+            follow_schedulers = stack.enter_context(follow(sight.pipe, sight))
+            observer = stack.enter_context(intercept(sight.roots, on_attention, read_inputs=sight.read_inputs, **told))
+            sight.observer, sight.catch_up = observer, catch_up
+            stack.callback(setattr, sight, "catch_up", None)
+            stack.callback(register_module_module_registration_hook(on_registration).remove)
         try:
             yield observer
         finally:
             with interrupted_later():
                 stack.close()
-
-
-def look(sight: Sight, stack: ExitStack, on_attention: OnAttention, told: dict[str, Any]) -> Observer:
-    """Begin what ``observed`` does, until ``stack`` is closed."""
-    stack.enter_context(seen_processors(sight.roots))
-    stack.enter_context(seen_caches(sight.roots))
-    follow_schedulers = stack.enter_context(follow(sight.pipe, sight))
-    observer = stack.enter_context(intercept(sight.roots, on_attention, read_inputs=sight.read_inputs, **told))
-
-    def catch_up() -> None:
-        with interrupted_later():
-            follow_schedulers()
-            for name, root in joined(sight).items():
-                sight.roots[name] = root
-                try:
-                    stack.enter_context(seen_processors({name: root}))
-                except EntropyLabError as problem:
-                    observer.lose(name, str(problem))
-                stack.enter_context(seen_caches({name: root}))
-                watch_root(observer, stack, name, root)
-            sight.stale = False
-
-    def on_registration(module: nn.Module, name: str, part: nn.Module | None) -> None:
-        sight.stale |= module in observer.watched  # what it got is seen before it runs next
-
-    sight.observer, sight.catch_up = observer, catch_up
-    stack.callback(setattr, sight, "catch_up", None)
-    setattr(on_registration, MARK, True)
-    stack.callback(register_module_module_registration_hook(on_registration).remove)
-    return observer
 
 
 def joined(sight: Sight) -> dict[str, nn.Module]:
