@@ -6,7 +6,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from itertools import compress, repeat
 from types import FunctionType, MethodType, ModuleType
@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from .changes import Shared, Undo, replaced, together
+from .changes import Undo, changed, is_changed, replaced, together
 from .roles import is_plain
 
 substitutes: dict[int, tuple[Any, Callable[..., Any]]] = {}
@@ -33,18 +33,12 @@ COMPILED = "_torchdynamo_orig_callable"
 CALLED = (FunctionType, MethodType, staticmethod, classmethod)
 """Types of what is a function, or made of one."""
 
-changed = Shared()
-"""Modules, classes, functions and instances that hold substitutes."""
 
-
-@contextmanager
-def bound_names(roots: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Have the substitutes stand in under every name that ``roots`` reach them by, while the context lasts."""
-    with ExitStack() as stack:
-        for holder in holders(roots):
-            if holder in changed or any(True for _ in held(holder)):
-                stack.enter_context(changed.changed(holder, stand_in))
-        yield
+def bind_names(stack: ExitStack, roots: Mapping[str, nn.Module]) -> None:
+    """Have the substitutes stand in under every name that ``roots`` reach them by, until ``stack`` is closed."""
+    for holder in holders(roots):
+        if is_changed(holder, stand_in) or any(True for _ in held(holder)):
+            stack.enter_context(changed(holder, stand_in))
 
 
 def holders(roots: Mapping[str, nn.Module]) -> Iterator[Any]:

@@ -1,7 +1,5 @@
 """Attention by hand, in modules of any name: a softmax of a product of two batches, which then multiplies values."""
 
-import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial, wraps
@@ -13,9 +11,9 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from .calls import AttentionCall, KnownCall, check_readable
-from .session import Frame, apart, fail, looked_at, running, session, unseen
-from .telling import show
-from .tracing import version_of
+from .memory import memory_of, version_of
+from .session import Frame, apart, fail, looked_at, lose, running, session, unseen
+from .telling import handed_apart, show
 
 PRODUCTS: list[tuple[Any, str]] = [
     *((torch, name) for name in ("matmul", "bmm", "baddbmm", "einsum")),
@@ -54,21 +52,6 @@ class Factor(NamedTuple):
     summed: int  # length of what is summed over: the keys, if this is a map
     free: int  # length of what only this factor has: the queries, if this is a map
     other: Tensor
-
-
-class Scores(threading.local):
-    """Shapes of the last products in this thread of two batches: softmax of one of them may be a map."""
-
-    def __init__(self) -> None:
-        self.shapes: deque[tuple[int, ...]] = deque(maxlen=8)
-
-
-scores = Scores()
-
-
-def forget_products() -> None:
-    """A forward begins: no softmax in it is of a product before it."""
-    scores.shapes.clear()
 
 
 Note = Callable[[Frame, tuple, dict[str, Any], Any], None]
@@ -119,7 +102,7 @@ def may_be_scores(logits: Tensor, keys: int) -> bool:
     rows = logits.numel() // keys
     return any(
         prod(shape) == logits.numel() or (prod(shape[:-1]) == rows and keys < 2 * shape[-1] < 2 * keys)
-        for shape in scores.shapes
+        for shape in session.here.products
     )
 
 
@@ -143,14 +126,7 @@ def give_up(maps: Sequence[Noted]) -> None:
     for noted in maps:
         looks_so = noted.from_scores and noted.is_last and noted.logits.ndim > 2 and 1 not in noted.logits.shape[-2:]
         if looks_so and not noted.owner.seen:  # some choose by a softmax what they then attend to
-            lose(noted.owner, UNMULTIPLIED)
-
-
-def lose(frame: Frame, reason: str | None, of_rescaling: str | None = None) -> None:
-    """Have observers name a module, those that rescale for another reason; none for None."""
-    for observer, path in frame.watchers:
-        if (why := of_rescaling or reason if observer.rescales else reason) is not None:
-            observer.lose(path, why)
+            lose(noted.owner.watchers, UNMULTIPLIED)
 
 
 def note_product(frame: Frame, args: tuple, kwargs: dict[str, Any], result: Any) -> None:
@@ -161,7 +137,7 @@ def note_product(frame: Frame, args: tuple, kwargs: dict[str, Any], result: Any)
     waits = any(each.maps for each in frame.around())
     dims = [factor.tensor.ndim for factor in factors]
     if not (waits and see_product(frame, factors)) and dims and (min(dims) > 2 or max(dims) == 2):
-        scores.shapes.append(tuple(result.shape))
+        session.here.products.append(tuple(result.shape))
 
 
 seen_softmax, seen_product = partial(noted_by, note_softmax), partial(noted_by, note_product)
@@ -230,7 +206,9 @@ def judge(frame: Frame, noted: Noted, factor: Factor, is_alone: bool) -> None:
     frame.attended = True
     is_whole = noted.is_last and version_of(noted.logits) == noted.version
     is_sure = noted.from_scores and is_alone and is_whole and not is_shared
-    lose(frame, None if is_sure else UNSURE, "takes its softmax by hand")
+    for observer, path in frame.watchers:
+        if observer.rescales or not is_sure:
+            observer.lose(path, "takes its softmax by hand" if observer.rescales else UNSURE)
     if is_sure:
         here = session.here
         inner, here.frame = here.frame, frame
@@ -247,12 +225,12 @@ def tell_of_logits(frame: Frame, logits: Tensor) -> None:
     """
     check_readable(logits, logits)
     heads, forward = heads_of(frame.module), running()
-    number, known = 0, KnownCall()
+    number, known = 0, None
     if forward is not None:
         place = ("by hand", frame.module)
         number = forward.counts[place]
         forward.counts[place] += 1
-        known = forward.known.setdefault((place, number, logits.shape, frame.watchers), known)
+        known = forward.known.setdefault((place, number, logits.shape, frame.watchers), KnownCall())
     if logits.ndim == 3:
         logits = logits.unflatten(0, (-1, heads)) if len(logits) % heads == 0 else logits[:, None]
     logits = logits.flatten(0, -4) if logits.ndim > 4 else logits
@@ -260,8 +238,8 @@ def tell_of_logits(frame: Frame, logits: Tensor) -> None:
         logits = logits.transpose(1, 2)
     query = logits.new_zeros(*logits.shape[:3], 1)
     key = logits.new_zeros(*logits.shape[:2], logits.shape[3], 1)
-    inputs, module = None if forward is None else forward.inputs, frame.module
-    show(frame, AttentionCall("", module, query, key, logits, 1.0, False, number, inputs, known, 1.0, frame.beside))
+    known, inputs = handed_apart(frame, known, query, key), None if forward is None else forward.inputs
+    show(frame, AttentionCall("", frame.module, query, key, logits, 1.0, False, number, inputs, known))
     frame.is_seen(by_all=False)
 
 
@@ -273,14 +251,6 @@ def heads_of(module: Any) -> int:
 def is_linear(module: nn.Module) -> bool:
     """Whether a layer is linear attention, by the name of its class or of its processor's."""
     return any("linear" in type(part).__name__.lower() for part in (module, getattr(module, "processor", None)))
-
-
-def memory_of(tensor: Tensor) -> StorageWeakRef | None:
-    """The memory that a tensor is in, whose number is given to no other while it is known; None if it has none."""
-    try:
-        return StorageWeakRef(tensor.untyped_storage())
-    except (RuntimeError, NotImplementedError):
-        return None
 
 
 def is_in_its_memory(tensor: Tensor, noted: Noted) -> bool:

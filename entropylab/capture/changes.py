@@ -9,43 +9,38 @@ from typing import Any
 from torch import nn
 
 Undo = Callable[[], None]
+Change = Callable[..., Undo]
 
 MISSING = object()
 
 
-class Shared:
-    """Changes of one sort, each thing changed once however many want it changed."""
+made: dict[tuple[int, Change], tuple[Any, Undo, int]] = {}
+"""Id of a thing and how it is changed -> the thing, the way back, and how many want it so."""
 
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.made: dict[int, tuple[Any, Undo, int]] = {}
+lock = threading.RLock()
 
-    def __contains__(self, thing: Any) -> bool:
-        return id(thing) in self.made
 
-    def begin(self, thing: Any, change: Callable[[Any], Undo]) -> None:
-        """Have ``thing`` changed by ``change``, which returns the way back, until as many times ``end``."""
-        with self.lock:
-            _, undo, count = self.made.get(id(thing)) or (thing, change(thing), 0)
-            self.made[id(thing)] = (thing, undo, count + 1)
+def is_changed(thing: Any, change: Change) -> bool:
+    """Whether a thing is changed so now."""
+    return (id(thing), change) in made
 
-    def end(self, thing: Any) -> None:
-        """Undo one ``begin``."""
-        with self.lock:
-            _, undo, count = self.made.pop(id(thing))
+
+@contextmanager
+def changed(thing: Any, change: Change, *about: Any) -> Iterator[None]:
+    """Have ``thing`` changed by ``change(thing, *about)``, which returns the way back, while the context lasts."""
+    key = (id(thing), change)
+    with lock:
+        _, undo, count = made.get(key) or (thing, change(thing, *about), 0)
+        made[key] = (thing, undo, count + 1)
+    try:
+        yield
+    finally:
+        with lock:
+            _, undo, count = made.pop(key)
             if count > 1:
-                self.made[id(thing)] = (thing, undo, count - 1)
+                made[key] = (thing, undo, count - 1)
             else:
                 undo()
-
-    @contextmanager
-    def changed(self, thing: Any, change: Callable[[Any], Undo]) -> Iterator[None]:
-        """Have ``thing`` changed while the context lasts."""
-        self.begin(thing, change)
-        try:
-            yield
-        finally:
-            self.end(thing)
 
 
 stood_for: dict[int, dict[str, Any]] = {}
@@ -88,9 +83,6 @@ HOOKS = {
 
 MARK = "_watches"
 """Attribute of our hooks."""
-
-copied = Shared()
-"""``nn.Module``, while copies and pickles of modules leave out what is ours."""
 
 
 def without_ours(owner: type) -> Undo:

@@ -1,7 +1,7 @@
 """The forward of a root that runs in a thread: its inputs, and what the tokens in it stand for."""
 
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -10,11 +10,9 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import one_line
-from .byhand import forget_products
-from .calls import KnownCall
-from .inputs import Inputs
+from .calls import Inputs, KnownCall
 from .roles import Layout, Roles, forget, layout_for, remember, roles_of
-from .session import Frame, Place, end_forward, looked_at, reason_of, running, session
+from .session import Frame, Observer, end_forward, looked_at, lose, reason_of, running, session
 from .tracing import Trace
 
 MOST = 64
@@ -25,27 +23,19 @@ cached: "WeakKeyDictionary[nn.Module, WeakIdKeyDictionary]" = WeakKeyDictionary(
 
 
 class Forward:
-    """One forward of a root, in one thread.
+    """One forward of a root, in one thread."""
 
-    Attributes:
-        root: the root.
-        inputs: what it was handed.
-        counts: how many calls each module has made in it.
-        layout: the roles of the tokens in it.
-        trace: what follows the inputs, where the roles are not known yet.
-        known: what is known of its calls, by what tells them apart.
-    """
-
-    def __init__(self, root: nn.Module, inputs: Inputs) -> None:
-        self.root, self.inputs = root, inputs
-        self.counts: defaultdict[Any, int] = defaultdict(int)
+    def __init__(self, root: nn.Module, inputs: Inputs, observers: Sequence[Observer]) -> None:
+        self.root, self.inputs, self.observers = root, inputs, observers
+        self.counts: defaultdict[Any, int] = defaultdict(int)  # how many calls each module has made in it
         self.layout: Layout = layout_for(root, inputs.names, inputs.shapes, inputs.deciding)
-        self.trace: Trace | None = None
+        self.trace: Trace | None = None  # what follows the inputs, where the roles are not known yet
         self.paused = 0
         for module in self.layout.unheard:
             lose_unheard(module())
         if inputs.sources and not self.layout.whole:
             self.follow(inputs)
+        # what is known of its calls, by what tells them apart
         self.known: dict[Hashable, KnownCall] = {} if self.trace is not None else self.known_before()
 
     def known_before(self) -> dict[Hashable, KnownCall]:
@@ -91,6 +81,9 @@ class Forward:
             self.trace = None
         if whole and self.inputs.sources and not self.layout.whole and not self.inputs.fills:
             remember(self.root, self.inputs.names, self.inputs.shapes, self.layout)
+        if self.layout.failure is not None:
+            for observer in self.observers:
+                observer.untold.setdefault(type(self.root).__name__, self.layout.failure)
 
     def pause(self) -> None:
         """Stop following during a module that would take another path if it were followed."""
@@ -109,21 +102,6 @@ class Forward:
         self.inputs = self.inputs.narrowed(part)
         if self.trace is None:
             self.known = self.known_before()
-
-    def placed(
-        self, frame: Frame, query: Tensor, key: Tensor, is_plain: bool, sides: tuple[Tensor, Tensor], counts: bool
-    ) -> tuple[int, KnownCall]:
-        """The number of a call among its module's, and what is known of calls that look like it.
-
-        Their roles are read off the two ``sides``; ``is_plain`` is whether there is no mask, nor a causal one.
-        """
-        number = self.counts[frame.module]
-        if counts:
-            self.counts[frame.module] = number + 1
-        look = (frame.module, number, query.shape, key.shape, is_plain, frame.watchers)
-        if look not in self.known:
-            self.known[look] = KnownCall(self.roles_at((id(frame.module), number), query, key, sides, counts))
-        return number, self.known[look]
 
     def roles_at(
         self, place: tuple[int, int], query: Tensor, key: Tensor, sides: tuple[Tensor, Tensor], counts: bool
@@ -148,60 +126,49 @@ class Forward:
 def lose_unheard(module: nn.Module | None) -> None:
     """Name a module whose attention can't be seen, by whatever name it goes; None has been freed."""
     place = None if module is None else session.places.get(module)
-    for observer, path in place.watchers if place is not None else ():
-        observer.lose(path, "calls attention by a name that can't be stood in for")
+    if place is not None:
+        lose(place.watchers, "calls attention by a name that can't be stood in for")
 
 
-def begin_forward(place: Place, root: nn.Module, args: tuple, kwargs: dict) -> Forward | None:
+def begin_forward(frame: Frame) -> None:
     """A root begins a forward: the first observer to know of it reads its inputs, and follows them."""
-    here = session.here
-    for observer in place.roots:
-        session.leave(observer)
-    forget_products()
-    begun: Forward | None = None
-    here.blind = {each: why for each, why in (here.blind or {}).items() if not (each.ended or each in place.roots)}
+    here, place, root = session.here, frame.place, frame.module
+    here.products.clear()  # no softmax in it is of a product before it
     for observer, path in place.watchers:
         if observer not in place.roots or observer.read_inputs is None or observer.ended:
             continue
         try:
             forward = running()
             is_part = forward is not None and root is not forward.root and root in set(forward.root.modules())
-            if forward is None or (begun is None and not is_part):
-                abandon()
-                forward = begun = here.forward = Forward(root, observer.read_inputs(root, args, kwargs))
+            if forward is None or (frame.begun is None and not is_part):
+                end_forward()
+                forward = Forward(root, observer.read_inputs(root, frame.args, frame.kwargs), place.observers)
+                frame.begun = here.forward = forward
             if observer.on_forward is not None:
                 same = forward.root is root
                 with torch._C.DisableTorchFunction():
-                    inputs = forward.inputs if same else observer.read_inputs(root, args, kwargs)
+                    inputs = forward.inputs if same else observer.read_inputs(root, frame.args, frame.kwargs)
                     observer.on_forward(path, root, inputs)
         except Exception as problem:
-            here.blind = {**(here.blind or {}), observer: reason_of(problem)}
+            here.blind[observer] = reason_of(problem)
         except BaseException:
-            if begun is not None:
-                abandon()
+            if frame.begun is not None:
+                end_forward()
             raise
-    return begun
-
-
-def abandon() -> None:
-    """End a forward that seems to run in this thread: an exception ended it unseen."""
-    forward, session.here.forward = running(), None
-    if forward is not None:
-        forward.end(whole=False)
 
 
 def end_root(frame: Frame, root: nn.Module, output: Any) -> None:
     """A root's forward has ended."""
     here = session.here
     try:
-        end_forward(frame, whole=output is not None)
+        if frame.begun is not None and frame.begun is running():
+            end_forward(whole=output is not None)
     except Exception as problem:
-        for observer, path in frame.watchers:
-            observer.lose(path, reason_of(problem))
+        lose(frame.watchers, reason_of(problem))
     for observer, path in frame.watchers:
         if observer not in frame.place.roots or observer.ended:
             continue
-        blind = here.blind[observer] if here.blind and observer in here.blind else None
+        blind = here.blind.get(observer)
         if blind is not None and output is not None:
             observer.lose(path, blind)
         if observer.on_output is not None:

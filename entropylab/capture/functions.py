@@ -1,29 +1,33 @@
 """The ways in which attention is computed, each as it is but for being seen: SDPA, flex, and scores made by hand."""
 
+import inspect
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import wraps
+from functools import reduce, wraps
+from operator import add
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 from torch.nn.attention.bias import CausalBias, CausalVariant
 
 from . import bindings
 from .byhand import PRODUCTS, seen_product, seen_softmax
-from .calls import AttentionCall, check_readable, per_head, rescaled
+from .calls import AttentionCall, additive, check_readable, per_head, rescaled
 from .changes import Undo, replaced, together
-from .handed import own_tokens
-from .session import Frame, fail, looked_at, running, session, unseen
-from .telling import ask, call_of, call_or_slice, refuse, show, show_or_hold
+from .session import Frame, fail, in_batches, looked_at, lose, running, session, unseen
+from .telling import ask, call_of, call_or_slice, show, show_or_hold
 
 PROBES = (0.0, 1.0, -3.0, 30.0, -100.0)
 """Scores with which we ask whether a ``score_mod`` does anything but add."""
+
+PLAIN = {Tensor, type(None)}
+"""Types of what SDPA is handed as a rule: these do nothing of their own."""
 
 lock = threading.RLock()
 """Held while SDPA itself is in its place."""
@@ -83,8 +87,8 @@ def seen_sdpa(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
                 query, scale = shown(frame, call, query, scale, problem)
         here.quiet += 1
         try:
-            is_plain = attn_mask is None and type(query) is type(key) is type(value) is Tensor
-            if is_plain or are_plain(query, key, value, attn_mask):
+            given = (query, key, value, attn_mask)
+            if {type(query), type(key), type(value), type(attn_mask)} <= PLAIN or not any(map(answers_itself, given)):
                 return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
             with in_its_own_way(original):
                 return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
@@ -111,7 +115,7 @@ def shown(
         call = rescaled(call, factor) if changes and frame.has_onlookers else call
     try:
         if problem is not None:
-            refuse(problem)
+            lose(frame.watchers, problem, of_rescaling=False)
         elif call is not None and (frame.held or not call.known.is_whole):
             show_or_hold(frame, call)
         else:
@@ -145,14 +149,6 @@ def answers_itself(tensor: Any) -> bool:
         if "__torch_function__" in vars(own):
             return vars(own)["__torch_function__"] is not torch._C._disabled_torch_function_impl
     return False
-
-
-def are_plain(*tensors: Any) -> bool:
-    """Whether no tensor is of a subclass that decides what PyTorch's functions do with it."""
-    for tensor in tensors:  # noqa: SIM110 - it is asked at every call, where a generator costs more
-        if tensor is not None and type(tensor) is not Tensor and answers_itself(tensor):
-            return False
-    return True
 
 
 @contextmanager
@@ -257,68 +253,91 @@ def in_four(query: Tensor, key: Tensor, mask: Tensor | None, is_grouped: bool) -
     return query.flatten(0, -4), key.flatten(0, -4), mask
 
 
-class SeenScores:
-    """``module.get_attention_scores`` (query, key, mask -> map), seen by the observers.
+def see_scores(module: Any) -> Undo:
+    """Let a module's ``get_attention_scores`` (query, key, mask -> map) be seen.
 
-    Query and key are (batch * heads, tokens, d), or a slice of that: sliced attention comes in several calls, which
-    are gathered until they are a whole.
+    Query and key are (batch * heads, tokens, d), or a slice of that: sliced attention comes in several calls, which are
+    gathered until they are a whole.
     """
+    compute: Callable[..., Tensor] = module.get_attention_scores
 
-    def __init__(self, module: Any) -> None:
-        self.compute: Callable[..., Tensor] = module.get_attention_scores
-        self.module = module
-        self.slices: list[tuple[Tensor, Tensor, Tensor | None]] = []
-        self.whole = 0
-        self.factor: float | Tensor = 1.0
-
-    def begin(self, frame: Frame) -> None:
-        """If this is the first call of a forward of the module: forget slices, and count its images and branches."""
-        if frame.has_scores or (own := own_tokens(frame.args, frame.kwargs)) is None:
-            return
-        frame.has_scores = True
-        self.slices = []
-        self.whole = len(own) * self.module.heads
-
-    def __call__(self, query: Tensor, key: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """The map, as the module computes it."""
+    def get_attention_scores(query: Tensor, key: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         if (frame := looked_at()) is None:
-            return self.compute(query, key, attention_mask)
+            return compute(query, key, attention_mask)
         try:
-            self.begin(frame)
             # that of one image, as if all its heads were the first: what a rule is asked about
-            heads = self.module.heads
-            one_query, one_key = (part[:1].expand(heads, *part.shape[1:])[None] for part in (query, key))
-            call: Any = call_of(frame, one_query, one_key, attention_mask, self.module.scale, False, counts=False)
+            one_query, one_key = (part[:1].expand(module.heads, *part.shape[1:])[None] for part in (query, key))
+            call: Any = call_of(frame, one_query, one_key, attention_mask, module.scale, False, counts=False)
         except Exception as problem:
             fail(problem)
-            return self.compute(query, key, attention_mask)
-        query = self.rescaled(frame, query, call)
+            return compute(query, key, attention_mask)
+        factor, begun, own = ask(frame, call), sum(len(part) for part, _, _ in frame.slices), frame.own_tokens
+        if isinstance(factor, Tensor):
+            head = torch.arange(begun, begun + len(query), device=factor.device) % module.heads
+            query = per_head(query, factor[head])
+        elif factor != 1.0:
+            query = query * factor
         try:
-            self.slices.append((query.detach(), key.detach(), attention_mask))
-            if sum(len(part) for part, _, _ in self.slices) >= self.whole:
-                self.show(frame)
+            frame.slices = [*frame.slices, (query.detach(), key.detach(), attention_mask)]
+            if own is None or begun + len(query) >= len(own) * module.heads:
+                show_slices(frame, module, factor)
         except Exception as problem:
             fail(problem, of_rescaling=False)
         with unseen():
-            return self.compute(query, key, attention_mask)
+            return compute(query, key, attention_mask)
 
-    def rescaled(self, frame: Frame, query: Tensor, call: AttentionCall) -> Tensor:
-        """The queries times the factor that is asked for."""
-        factor = self.factor = ask(frame, call)
-        if isinstance(factor, Tensor):
-            begun = sum(len(part) for part, _, _ in self.slices)
-            head = torch.arange(begun, begun + len(query), device=factor.device) % self.module.heads
-            return per_head(query, factor[head])
-        return query if factor == 1.0 else query * factor
+    return replaced(module, "get_attention_scores", get_attention_scores)
 
-    def show(self, frame: Frame) -> None:
-        """Tell the observers of the whole call that the slices make."""
-        queries, keys, masks = zip(*self.slices, strict=True)
-        self.slices = []
-        query, key = (torch.cat(parts).unflatten(0, (-1, self.module.heads)) for parts in (queries, keys))
-        mask = None if masks[0] is None else torch.cat(masks)
-        if mask is not None and mask.ndim == 3:
-            mask = mask.unflatten(0, (-1, self.module.heads)) if len(mask) == query.shape[:2].numel() else mask[:, None]
-        call = call_of(frame, query, key, mask, self.module.scale, False)
-        show(frame, None if call is None else replace(call, rescaled=self.factor))
-        frame.is_seen()
+
+def show_slices(frame: Frame, module: Any, factor: float | Tensor) -> None:
+    """Tell the observers of the whole call that the slices make."""
+    queries, keys, masks = zip(*frame.slices, strict=True)
+    frame.slices = ()
+    query, key = (torch.cat(parts).unflatten(0, (-1, module.heads)) for parts in (queries, keys))
+    mask = None if masks[0] is None else torch.cat(masks)
+    if mask is not None and mask.ndim == 3:
+        mask = mask.unflatten(0, (-1, module.heads)) if len(mask) == query.shape[:2].numel() else mask[:, None]
+    call = call_of(frame, query, key, mask, module.scale, False)
+    show(frame, None if call is None else replace(call, rescaled=factor))
+    frame.is_seen()
+
+
+def see_multihead(frame: Frame, module: nn.MultiheadAttention) -> None:
+    """Tell the observers of the attention that a MultiheadAttention is about to compute; it cannot be rescaled.
+
+    Its fast path calls no attention function, so q and k are computed once more.
+    One with keys of its own, or whose weights come later (offloaded), may be seen while it computes.
+    """
+    absent = any(weight.is_meta for weight in module.parameters(recurse=False))
+    if module.bias_k is not None or module.add_zero_attn or absent:
+        return
+    frame.by_inputs = True
+    given = inspect.signature(nn.MultiheadAttention.forward).bind(module, *frame.args, **frame.kwargs).arguments
+    sides = [in_batches(module, given[name]) for name in ("query", "key")]
+    followed = (sides[0][:, None], sides[1][:, None])
+    packed, bias = module.in_proj_weight, module.in_proj_bias
+    weights = [module.q_proj_weight, module.k_proj_weight] if packed is None else packed.chunk(3)
+    biases = [None, None] if bias is None else bias.chunk(3)
+    with torch.no_grad(), torch._C.DisableTorchFunction():
+        query, key = (
+            F.linear(side, weight, bias).unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
+            for side, weight, bias in zip(sides, weights, biases, strict=False)
+        )
+        show(frame, call_of(frame, query, key, mask_of(module, given), module.head_dim**-0.5, False, followed))
+    frame.is_seen(by_all=False)
+
+
+def mask_of(module: nn.MultiheadAttention, given: dict) -> Tensor | None:
+    """The module's two masks and the padding of nested tensors, added up; in the module's own, True closes."""
+    masks = []
+    if given["key"].is_nested:
+        counts = torch.tensor([len(each) for each in given["key"].unbind()])
+        padding = torch.arange(int(counts.max())) >= counts[:, None]
+        masks.append(padding.to(given["key"].device, non_blocking=True)[:, None, None])
+    for name, heads in (("attn_mask", module.num_heads), ("key_padding_mask", 1)):
+        mask = given.get(name)
+        if mask is not None and name == "key_padding_mask" and mask.ndim == 2:
+            mask = mask[:, None, None]
+        if mask is not None:
+            masks.append(mask.unflatten(0, (-1, heads)) if mask.ndim == 3 else mask)
+    return reduce(add, [additive(~mask if mask.dtype == torch.bool else mask) for mask in masks]) if masks else None

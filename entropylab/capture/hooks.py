@@ -7,7 +7,7 @@ Forward hooks say *where* we are; between them ``F.scaled_dot_product_attention`
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import lru_cache, partial
+from functools import lru_cache
 from types import MethodType
 from typing import Any
 
@@ -16,14 +16,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.compiler import is_dynamo_compiling
 
-from .bindings import bound_names
+from .bindings import bind_names
 from .byhand import hand_on, is_linear
-from .changes import MARK, Shared, Undo, copied, replaced, without_ours
-from .compiled import compiled_parts, see_compile, written
+from .changes import MARK, changed, is_changed, without_ours
 from .forwards import begin_forward, end_root
-from .functions import SeenScores, see_functions
-from .multihead import see_multihead
-from .regions import write_out
+from .functions import see_functions, see_multihead, see_scores
+from .regions import compiled_parts, see_compile, write_out
 from .roles import forget, forget_if_changed, is_plain
 from .session import (
     Frame,
@@ -35,6 +33,7 @@ from .session import (
     ReadInputs,
     computes_again,
     fail,
+    lose,
     running,
     session,
 )
@@ -46,8 +45,7 @@ PROJECTIONS = ("q", "k", "v", "wq", "wk", "wv", "query", "key", "value")
 FAST = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
 """Modules that take a fast path, which gives padding other values, unless they are followed."""
 
-functions, scores, compilers = Shared(), Shared(), Shared()
-"""Functions of PyTorch that are seen, modules whose ``get_attention_scores`` is, and what compiles."""
+UNSEEN = "ran without an attention call that can be seen"
 
 
 def looks_like_attention(module: nn.Module) -> bool:
@@ -65,22 +63,14 @@ def names_attention(kind: type, scripted: str) -> bool:
 
 
 def has_projections(module: nn.Module) -> bool:
-    """Whether a module makes queries, keys and values."""
-    words = {word for name, _ in module.named_children() for word in re.split(r"[_\d]", name.lower())}
-    made = hasattr(module, "processor") or hasattr(module, "to_q") or len(words & set(PROJECTIONS)) > 1
-    return made or any(is_fused(*child) for child in module.named_children())
-
-
-def is_fused(name: str, child: nn.Module) -> bool:
-    """Whether a part of an attention layer makes queries, keys and values at once: "qkv", "Wqkv", "c_attn"."""
-    words = re.split(r"[_\d]", name.lower())
-    is_matrix = getattr(getattr(child, "weight", None), "ndim", 0) == 2
-    return "qkv" in words or "wqkv" in words or ("attn" in words and is_matrix)
-
-
-def see_scores(module: Any) -> Undo:
-    """Let a module's ``get_attention_scores`` be seen."""
-    return replaced(module, "get_attention_scores", SeenScores(module))
+    """Whether a module makes queries, keys and values, by the words in its parts' names."""
+    parts = [(set(re.split(r"[_\d]", name.lower())), part) for name, part in module.named_children()]
+    apart = {word for words, _ in parts for word in words} & set(PROJECTIONS)
+    at_once = any(  # "qkv", "Wqkv", "c_attn"
+        words & {"qkv", "wqkv"} or ("attn" in words and getattr(getattr(part, "weight", None), "ndim", 0) == 2)
+        for words, part in parts
+    )
+    return hasattr(module, "processor") or hasattr(module, "to_q") or len(apart) > 1 or at_once
 
 
 @contextmanager
@@ -116,10 +106,10 @@ def intercept(
         stack.callback(session.end, observer)
         for name, root in roots.items():
             watch_root(observer, stack, name, root)
-        stack.enter_context(functions.changed(F, see_functions))
-        stack.enter_context(compilers.changed(torch, partial(see_compile, is_watched)))
+        stack.enter_context(changed(F, see_functions))
+        stack.enter_context(changed(torch, see_compile, is_watched))
         session.begin(observer)
-        stack.enter_context(bound_names(roots))
+        bind_names(stack, roots)
         stack.callback(session.leave, observer)
         yield observer
 
@@ -129,16 +119,16 @@ def watch_root(observer: Observer, stack: ExitStack, name: str, root: nn.Module)
     new = [each for each in root.named_modules(prefix=name) if each[1] not in observer.watched]
     if observer in session.observers:
         forget(root)
-    stack.enter_context(copied.changed(nn.Module, without_ours))
+    stack.enter_context(changed(nn.Module, without_ours))
     with session.lock:
         observer.watched.update(module for _, module in new)
     for path, module in new:
         if is_plain(module) and module is not root:
             continue
-        if module in written or compiled_parts(module):
-            stack.enter_context(written.changed(module, partial(write_out, hook=hook)))
+        if is_changed(module, write_out) or compiled_parts(module):
+            stack.enter_context(changed(module, write_out, hook))
         if hasattr(module, "get_attention_scores") and hasattr(module, "heads"):
-            stack.enter_context(scores.changed(module, see_scores))
+            stack.enter_context(changed(module, see_scores))
         with session.lock:
             if module not in session.places:
                 is_script = isinstance(module, torch.jit.ScriptModule)
@@ -167,17 +157,16 @@ def hook(place: Place, module: nn.Module) -> None:
 def enter(place: Place, module: nn.Module, args: tuple, kwargs: dict) -> None:
     """A module's forward begins."""
     if is_dynamo_compiling() or torch.compiler._is_compiling_flag:  # a compiled function calls the module
-        for observer, path in place.watchers if place.is_attention else ():
-            observer.lose(path, "runs inside of a compiled function, in which attention calls can't be seen")
+        if place.is_attention:
+            lose(place.watchers, "runs inside of a compiled function, in which attention calls can't be seen")
         return
-    here, begun = session.here, None
-    if place.roots and not computes_again():
-        begun = begin_forward(place, module, args, kwargs)
-    frame = here.frame = Frame(place, module, args, kwargs, here.frame)
-    if begun is not None:
-        frame.begun = begun
-    if place.is_script:
-        frame.why = "is TorchScript, in which attention calls can't be seen"
+    here, begins = session.here, bool(place.roots) and not computes_again()
+    for observer in place.roots if begins else ():
+        session.leave(observer)
+    frame = Frame(place, module, args, kwargs, here.frame)
+    if begins:
+        begin_forward(frame)
+    here.frame = frame
     if place.is_fast and not computes_again():
         try:
             if isinstance(module, nn.MultiheadAttention):
@@ -195,10 +184,8 @@ def leave(place: Place, module: nn.Module, args: tuple, output: Any) -> None:
     here, frame = session.here, session.here.frame
     if frame is None or frame.module is not module:
         return
-    if frame.seen and frame.attended and not (frame.held or frame.maps or place.roots or place.is_fast):
-        here.frame = frame.outer
-        return
-    if computes_again():
+    is_plain = frame.seen and frame.attended and not (frame.held or frame.maps or place.roots or place.is_fast)
+    if is_plain or computes_again():
         here.frame = frame.outer
         return
     if place.is_fast and (forward := running()) is not None:
@@ -206,11 +193,13 @@ def leave(place: Place, module: nn.Module, args: tuple, output: Any) -> None:
     try:
         if output is not None and frame.held:
             finish(frame)
+        if output is not None and frame.maps:
+            hand_on(frame)
     except Exception as problem:
         fail(problem)
     here.frame = frame.outer
     if output is not None:
-        ended(frame, module, output)
+        ended(frame, module)
     if place.roots:
         end_root(frame, module, output)
 
@@ -219,16 +208,12 @@ for ours in (enter, leave):
     setattr(ours, MARK, True)
 
 
-def ended(frame: Frame, module: nn.Module, output: Any) -> None:
+def ended(frame: Frame, module: nn.Module) -> None:
     """A module has run to its end: if it looks like attention and was not seen to attend, it is named."""
     place = frame.place
-    if frame.maps:
-        try:
-            hand_on(frame)
-        except Exception as problem:
-            fail(problem)
     if place.is_attention and not frame.seen and not frame.skipped:
-        why = "linear attention has no softmax" if is_linear(module) else frame.why
+        why = "is TorchScript, in which attention calls can't be seen" if place.is_script else UNSEEN
+        why = "linear attention has no softmax" if is_linear(module) else why
         name = type(getattr(module, "processor", module)).__name__
         often = "in some forwards " if place.attended else ""
         for observer, path in frame.watchers:

@@ -20,30 +20,25 @@ from torch.compiler import is_dynamo_compiling
 from torch.utils._pytree import tree_flatten
 
 from ..errors import EntropyLabError
-from .calls import AttentionCall, Beside
+from .bindings import COMPILED
 from .changes import MARK, Undo, replaced, stood_for, together
-from .compiled import as_written, backend_of, compiled_parts
-from .session import Frame, Observer, Place, fail, running, session
+from .session import Frame, Observer, Place, fail, lose, running, session
 from .telling import finish
+
+Beside = tuple[int | None, int | None]
+"""``context`` and ``own`` of an attention call."""
 
 Noted = dict[str, list[Beside]]
 """What attends in a forward: path of a part -> what it was handed at each of its calls."""
+
+BACKEND = "_torchdynamo_orig_backend"
+"""Attribute of what compiles: what it was made of."""
 
 refused: "WeakSet[nn.Module]" = WeakSet()
 """Modules that can't be compiled with the look in them."""
 
 part_hooks = torch.nn.modules.module._global_module_registration_hooks
 """Hooks on parts that modules get. A graph holds for those that there are, so ours are off while it runs."""
-
-
-class InGraph(Frame):
-    """A module that attends in a compiled graph, which does not tell what the module was handed: that was noted."""
-
-    handed: Beside
-
-    def beside(self, call: AttentionCall) -> Beside:
-        """What it was handed when it ran as it was written."""
-        return self.handed
 
 
 @dataclass(eq=False)
@@ -62,8 +57,8 @@ class Inside:
         place = session.places.get(part)
         if place is None or path not in self.noted:
             return None
-        frame = InGraph(place, part, (), {}, self.outer)
-        frame.handed = self.noted[path][number]
+        frame = Frame(place, part, (), {}, self.outer)
+        frame.noted = self.noted[path][number]
         if (forward := running()) is not None:
             forward.counts[part] = self.begun.get(part, 0) + number
         self.calls += 1
@@ -197,9 +192,9 @@ class Region:
         if inside.calls != sum(map(len, inside.noted.values())):
             refused.add(self.module)
             self.dress()
-            places = [session.places.get(self.module.get_submodule(path)) for path in inside.noted]
-            for observer, path in [watcher for place in places if place is not None for watcher in place.watchers]:
-                observer.lose(path, "its compiled forward ran without being seen")
+            for path in inside.noted:
+                if (place := session.places.get(self.module.get_submodule(path))) is not None:
+                    lose(place.watchers, "its compiled forward ran without being seen")
         return output
 
     def note(self, key: Hashable, args: tuple, kwargs: dict) -> Any:
@@ -266,3 +261,60 @@ def write_out(module: nn.Module, hook: Callable[[Place, nn.Module], None]) -> Un
         region = Region(whole, backends[0], hook)
         parts[whole, "forward"] = wraps(region.forward)(partial(region.run))
     return together([replaced(owner, name, stands_in) for (owner, name), stands_in in parts.items()])
+
+
+def compiled_parts(module: nn.Module) -> dict[str, Any]:
+    """Name of what is compiled in a module, the whole of it or a method -> what stands there as it was written."""
+    own = {name: value for name, value in vars(module).items() if callable(value) and hasattr(value, COMPILED)}
+    found = {name: as_written(value) for name, value in own.items() if name not in ("_compiled_call_impl", COMPILED)}
+    forward = getattr(type(module), "forward", None)
+    if "forward" not in vars(module) and hasattr(forward, COMPILED):
+        found["forward"] = as_written(forward).__get__(module)
+    if getattr(module, "_compiled_call_impl", None) is not None:
+        found["_compiled_call_impl"] = None
+    return found
+
+
+def as_written(compiled: Any) -> Any:
+    """What a compiled function was made of."""
+    while hasattr(compiled, COMPILED):
+        compiled = getattr(compiled, COMPILED)
+    return compiled
+
+
+def backend_of(compiled: Any) -> Callable[..., Any] | None:
+    """What compiles a compiled function; None if it can't be told."""
+    backend = None
+    while backend is None and compiled is not None:
+        names = getattr(getattr(compiled, "__code__", None), "co_freevars", ())
+        closed_over = dict(zip(names, getattr(compiled, "__closure__", None) or (), strict=False))
+        backend = closed_over["callback"].cell_contents if "callback" in closed_over else None
+        compiled = getattr(compiled, "__wrapped__", None)
+    while hasattr(backend, BACKEND):
+        backend = getattr(backend, BACKEND)
+    return backend if callable(backend) else None
+
+
+def see_compile(compiler: Any, is_watched: Callable[[nn.Module], bool]) -> Undo:
+    """Let modules that are compiled from now on run as they were written for as long as they are watched."""
+    original = compiler.compile
+
+    @wraps(original)
+    def compile(model: Any = None, *args: Any, **kwargs: Any) -> Any:
+        found = original(model, *args, **kwargs)
+        module = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
+        if not isinstance(module, nn.Module):
+            return found
+        if not isinstance(found, nn.Module):
+            return unless_watched(found, module)
+        found.forward = unless_watched(found.forward, module)
+        return found
+
+    def unless_watched(compiled: Callable, module: nn.Module) -> Callable:
+        @wraps(compiled)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            return (as_written(compiled) if is_watched(module) else compiled)(*args, **kwargs)
+
+        return run
+
+    return replaced(compiler, "compile", compile)

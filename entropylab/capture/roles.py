@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
-from .alike import Values
+from .memory import makes_wait, stamp_of
 from .tracing import BITS, NONE, Trace, any_of
 
 PARTS = ("image", "text", "reference", "other")
@@ -147,6 +147,27 @@ def are_blended(image: Tensor, other: Tensor) -> bool:
     Text that has entered the tokens of the image, as a condition, leaves them what they are.
     """
     return bool((image & other).any()) and bool((image & ~other).any()) and not bool((other & ~image).any())
+
+
+class Values:
+    """The values of a tensor, kept, and which tensors are known to hold the same ones, or others, by their stamps."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.kept = tensor.detach().clone()
+        self.known: dict[Any, bool] = {stamp_of(tensor): True}
+
+    def are_in(self, tensor: Tensor) -> bool:
+        """Whether a tensor holds the same values: it is read only if it was never met as it is now."""
+        if tensor.shape != self.kept.shape:
+            return False
+        if not makes_wait(tensor):
+            return torch.equal(self.kept.to(tensor.device), tensor)
+        stamp = stamp_of(tensor)
+        if stamp is None or stamp not in self.known:
+            found = torch.equal(self.kept, tensor.to(self.kept.device))
+            self.known = {other: alike for other, alike in self.known.items() if other and not other[0].expired()}
+            self.known[stamp] = found
+        return self.known[stamp]
 
 
 @dataclass(eq=False)

@@ -3,11 +3,14 @@
 Forward hooks say *where* we are. Knows torch modules, and no models.
 """
 
+import inspect
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
+from math import prod
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -16,9 +19,8 @@ from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 
 from ..errors import EntropyLabError, one_line
-from .calls import AttentionCall, Beside, KnownCall
-from .handed import context_tokens, handed, own_keys
-from .inputs import Inputs
+from .calls import AttentionCall, Inputs, KnownCall
+from .memory import makes_wait, stamp_of
 
 if TYPE_CHECKING:
     from .forwards import Forward
@@ -31,34 +33,20 @@ ReadInputs = Callable[[nn.Module, tuple, dict], Inputs]
 
 @dataclass(eq=False)
 class Observer:
-    """Somebody who looks at the attention of some modules; see ``intercept``.
-
-    Attributes:
-        on_attention: told of every attention call, until it returns False for one: then not of those that look like
-            it. With ``rescales``, what it returns multiplies the scale.
-        on_forward: told when a root's forward begins.
-        on_output: told what a root's forward returns; None if it failed, or nothing can be told of it.
-        read_inputs: says what a root's arguments are; needed to tell what tokens stand for.
-        rescales: whether what ``on_attention`` returns multiplies the scale.
-        roots: names of the modules whose attention is of interest.
-        unseen: path -> reason, of modules that look like attention and ran without an attention call that is seen.
-        untold: class of a root -> why it can't be told what its tokens stand for, where following them failed.
-        answers: with ``rescales``, what was last said of a call: by the layer's path and the shapes of q and k.
-        watched: the modules that are watched.
-        ended: whether it looks no more.
-    """
+    """Somebody who looks at the attention of some modules; see ``intercept`` for what it is told."""
 
     on_attention: OnAttention
     on_forward: OnForward | None = None
     on_output: OnOutput | None = None
     read_inputs: ReadInputs | None = None
     rescales: bool = False
-    roots: tuple[str, ...] = ()
-    unseen: dict[str, str] = field(default_factory=dict)
-    untold: dict[str, str] = field(default_factory=dict)
+    roots: tuple[str, ...] = ()  # names of the modules whose attention is of interest
+    unseen: dict[str, str] = field(default_factory=dict)  # path -> why calls that a layer made are not measured
+    untold: dict[str, str] = field(default_factory=dict)  # class of a root -> why nobody knows what its tokens are
+    # With ``rescales``, what was last said of a call: by the layer's path and the shapes of q and k.
     answers: dict[tuple[str, torch.Size, torch.Size], "float | Tensor | None"] = field(default_factory=dict)
     watched: "WeakSet[nn.Module]" = field(default_factory=WeakSet)
-    ended: bool = False
+    ended: bool = False  # whether it looks no more
 
     def lose(self, path: str, reason: str) -> None:
         """Note that attention calls of a layer were seen, and that not all of them are measured."""
@@ -66,56 +54,47 @@ class Observer:
 
     def fail(self, problem: Exception) -> None:
         """Note that something went wrong in looking: of the innermost module, or of every root where none runs."""
-        reason, frame = reason_of(problem), session.here.frame
-        watchers = frame.watchers if frame is not None and not self.ended else ()
-        paths = [path for observer, path in watchers if observer is self]
-        if frame is not None and paths:
+        frame = session.here.frame
+        path = None if frame is None else next((path for observer, path in frame.watchers if observer is self), None)
+        if frame is not None and path is not None:
             frame.is_seen()
-        for path in paths[:1] or self.roots:
-            self.lose(path, reason)
+        for each in self.roots if path is None else (path,):
+            self.lose(each, reason_of(problem))
 
 
 Watched = tuple[tuple[Observer, str], ...]
 """Who watches a module, and by what path; those that rescale first."""
 
 
+def in_order(watchers: Iterable[tuple[Observer, str]]) -> tuple[Watched, tuple[Observer, ...]]:
+    """Those who watch, who rescale first; and the same without the paths."""
+    ordered = tuple(sorted(watchers, key=lambda watcher: not watcher[0].rescales))
+    return ordered, tuple(observer for observer, _ in ordered)
+
+
+@dataclass(eq=False)
 class Place:
-    """A module that is watched, by whom and how; it does not keep the module alive.
+    """A module that is watched, by whom and how; it does not keep the module alive."""
 
-    Attributes:
-        is_attention: whether it, or a part of TorchScript, looks like an attention layer.
-        is_fast: whether it has a fast path, which gives padding other values unless it is followed.
-        is_script: whether it is TorchScript.
-        may_be_skipped: whether something stands in for its forward that may leave it out, and tells if it does not.
-        attended: whether it ever made an attention call.
-        watchers: who watches it.
-        observers: the same without the paths.
-        roots: those of them to whom it is a root.
-        told: by number of tokens, whether the queries and keys that it is handed are the same; see ``multihead``.
-        handles: of its hooks; none once it has run without attending.
-    """
-
-    def __init__(self, is_attention: bool, is_fast: bool, is_script: bool, may_be_skipped: bool) -> None:
-        self.is_attention, self.is_fast, self.is_script = is_attention, is_fast, is_script
-        self.may_be_skipped = may_be_skipped
-        self.attended = False
-        self.watchers: Watched = ()
-        self.observers: tuple[Observer, ...] = ()
-        self.roots: tuple[Observer, ...] = ()
-        self.told: dict[int, bool] = {}
-        self.handles: list[Any] = []
+    is_attention: bool  # whether it, or a part of TorchScript, looks like an attention layer
+    is_fast: bool  # whether it has a fast path, which gives padding other values unless it is followed
+    is_script: bool
+    may_be_skipped: bool  # whether something stands in for its forward that may leave it out, and tells if it does not
+    attended: bool = False  # whether it ever made an attention call
+    watchers: Watched = ()
+    observers: tuple[Observer, ...] = ()  # the same without the paths
+    roots: tuple[Observer, ...] = ()  # those of them to whom it is a root
+    told: dict[int, bool] = field(default_factory=dict)  # see ``context_tokens``
+    handles: list[Any] = field(default_factory=list)  # of its hooks; none once it has run without attending
 
     def add(self, observer: Observer, path: str, is_root: bool) -> None:
         """Somebody watches the module."""
-        self.watchers = (*self.watchers, (observer, path))
-        self.watchers = tuple(sorted(self.watchers, key=lambda watcher: not watcher[0].rescales))
-        self.observers = tuple(each for each, _ in self.watchers)
+        self.watchers, self.observers = in_order((*self.watchers, (observer, path)))
         self.roots += (observer,) if is_root else ()
 
     def remove(self, observer: Observer) -> None:
         """Somebody watches it no more; without anybody, its hooks go."""
-        self.watchers = tuple(watcher for watcher in self.watchers if watcher[0] is not observer)
-        self.observers = tuple(each for each, _ in self.watchers)
+        self.watchers, self.observers = in_order(each for each in self.watchers if each[0] is not observer)
         self.roots = tuple(each for each in self.roots if each is not observer)
         if not self.watchers:
             self.unhook()
@@ -128,42 +107,25 @@ class Place:
 
 
 class Frame:
-    """A module whose forward is running.
+    """A module whose forward is running."""
 
-    Attributes:
-        place: what is known of the module.
-        module: the module.
-        args: what its forward was handed by place.
-        kwargs: and by name.
-        outer: the watched module in whose forward it runs.
-        watchers: who watches it, or a module around it, and by what path.
-        observers: the same without the paths.
-        has_onlookers: whether anybody watches who does more than rescale.
-        skipped: whether something stands in for its forward that has not run it.
-        attended: whether it made an attention call.
-        seen: whether it or a part of it did.
-        shown: whether that was shown to those who don't rescale only.
-        by_inputs: whether its attention was read off its inputs.
-        has_scores: whether it asked for its own attention scores.
-        maps: softmaxes that it or a part of it took by hand, until something is multiplied by them.
-        held: its last calls, if they may be slices of one.
-        begun: the forward of a root that began with it.
-        why: reason to give if no attention call is seen.
-    """
-
-    attended = seen = shown = by_inputs = has_scores = False
-    maps: Sequence[Any] = ()
-    held: "Sequence[tuple[AttentionCall, tuple[int, int]]]" = ()
-    begun: "Forward | None" = None
-    why = "ran without an attention call that can be seen"
+    attended = False  # whether it made an attention call
+    seen = False  # whether it or a part of it did
+    shown = False  # whether that was shown to those who don't rescale only
+    by_inputs = False  # whether its attention was read off its inputs
+    slices: Sequence[tuple[Tensor, Tensor, Tensor | None]] = ()  # parts of a call for which it asked its own scores
+    maps: Sequence[Any] = ()  # softmaxes that it or a part of it took by hand, until something is multiplied by them
+    held: "Sequence[tuple[AttentionCall, tuple[int, int]]]" = ()  # its last calls, if they may be slices of one
+    begun: "Forward | None" = None  # the forward of a root that began with it
+    noted: tuple[int | None, int | None] | None = None  # see ``beside``; of what runs in a compiled graph
 
     def __init__(self, place: Place, module: nn.Module, args: tuple, kwargs: dict, outer: "Frame | None") -> None:
         self.place, self.module, self.args, self.kwargs, self.outer = place, module, args, kwargs, outer
+        # who watches it, or the module around it; ``skipped``: something in place of its forward has not run it
         self.watchers, self.observers, self.skipped = place.watchers, place.observers, place.may_be_skipped
         if outer is not None and outer.observers != place.observers:
-            self.watchers += tuple(each for each in outer.watchers if each[0] not in place.observers)
-            self.watchers = tuple(sorted(self.watchers, key=lambda watcher: not watcher[0].rescales))
-            self.observers = tuple(each for each, _ in self.watchers)
+            more = [each for each in outer.watchers if each[0] not in place.observers]
+            self.watchers, self.observers = in_order((*self.watchers, *more))
         self.has_onlookers = not self.watchers[-1][0].rescales  # who rescale come first
 
     def is_seen(self, by_all: bool = True) -> None:
@@ -175,12 +137,26 @@ class Frame:
             frame.seen = by_all
             frame = frame.outer
 
-    def beside(self, call: AttentionCall) -> Beside:
-        """``context`` and ``own`` of a call of the module's."""
-        context = context_tokens(self.module, self.args, self.kwargs, self.place.told)
-        if call.roles is not None or context is not None:
-            return context, None
-        return context, own_keys(call.query, call.key, handed(self.args, self.kwargs))
+    def beside(self, query: Tensor, key: Tensor) -> tuple[int | None, int | None]:
+        """``context`` and ``own`` of a call of the module's, where nobody knows what its tokens stand for."""
+        if self.noted is not None:
+            return self.noted
+        context = context_tokens(self)
+        return context, own_keys(query, key, self.handed) if context is None else None
+
+    @property
+    def own_tokens(self) -> Tensor | None:
+        """The tokens that its forward was handed as its own."""
+        own = self.kwargs.get("hidden_states", self.args[0] if self.args else None)
+        return own if isinstance(own, Tensor) else None
+
+    @property
+    def handed(self) -> Iterator[Tensor]:
+        """The tensors among its forward's arguments that may be tokens, its own first."""
+        first = self.kwargs.get("hidden_states")
+        for value in (first, *self.args, *(value for value in self.kwargs.values() if value is not first)):
+            if isinstance(value, Tensor) and value.ndim > 2 and value.is_floating_point():
+                yield value
 
     def around(self) -> "Iterator[Frame]":
         """It, and the frames around it."""
@@ -191,46 +167,35 @@ class Frame:
 
 
 class Here(threading.local):
-    """What runs in a thread.
+    """What runs in a thread."""
 
-    Attributes:
-        frame: the innermost module that runs and is watched.
-        forward: the forward of a root that runs.
-        quiet: how many functions run whose insides are of no interest.
-        blind: observer -> why nothing can be told of the forward that runs.
-        inside: the compiled forward that runs.
-    """
+    frame: Frame | None = None  # the innermost module that runs and is watched
+    forward: "Forward | None" = None  # the forward of a root that runs
+    quiet: int = 0  # how many functions run whose insides are of no interest
+    inside: Any = None  # the compiled forward that runs
 
-    frame: Frame | None = None
-    forward: "Forward | None" = None
-    quiet: int = 0
-    blind: "dict[Observer, str] | None" = None
-    inside: Any = None
+    def __init__(self) -> None:
+        self.blind: dict[Observer, str] = {}  # who can't be told of the forward that runs, and why
+        self.products: deque[tuple[int, ...]] = deque(maxlen=8)  # shapes of the last products of two batches in it
 
 
 class Session:
-    """Who looks now, and at what; nothing of it is left when the last observer has ended.
-
-    Attributes:
-        observers: who looks, those that rescale first.
-        places: what is known of the modules that are watched.
-        stood_in_for: modules whose forward something stands in for, a cache, that may leave it out and tells if not.
-        known: what is known of calls, by how the inputs of their forward are laid out; forgotten when observers change.
-        here: what runs, by thread.
-    """
+    """Who looks now, and at what; nothing of it is left when the last observer has ended."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.observers: list[Observer] = []
         self.places: WeakKeyDictionary[nn.Module, Place] = WeakKeyDictionary()
+        # modules whose forward something stands in for, a cache, that may leave it out and tells if it does not
         self.stood_in_for: WeakSet[nn.Module] = WeakSet()
+        # by how the inputs of their forward are laid out; forgotten when observers change
         self.known: dict[Hashable, dict[Hashable, KnownCall]] = {}
         self.here = Here()
 
     def begin(self, observer: Observer) -> None:
         """Somebody looks from now on."""
         with self.lock:
-            self.observers = sorted([*self.observers, observer], key=lambda other: not other.rescales)
+            self.observers = [*self.observers, observer]
             self.known.clear()
 
     def end(self, observer: Observer) -> None:
@@ -254,10 +219,12 @@ class Session:
 
     def leave(self, observer: Observer) -> None:
         """None of an observer's roots runs in this thread: an exception may have ended them unseen."""
+        self.here.blind.pop(observer, None)
         for frame in list(self.here.frame.around()) if self.here.frame is not None else ():
             if observer in frame.place.roots:
                 self.here.frame = frame.outer
-                end_forward(frame)
+                if frame.begun is not None and frame.begun is running():
+                    end_forward()
 
 
 session = Session()
@@ -268,16 +235,11 @@ def running() -> "Forward | None":
     return session.here.forward
 
 
-def end_forward(frame: Frame, whole: bool = False) -> None:
-    """End the forward of a root that began with a module's, if that still runs."""
-    begun, frame.begun = frame.begun, None
-    if begun is None or running() is not begun:
-        return
-    session.here.forward = None
-    begun.end(whole)
-    if (failure := begun.layout.failure) is not None:
-        for observer in frame.place.observers:
-            observer.untold.setdefault(type(begun.root).__name__, failure)
+def end_forward(whole: bool = False) -> None:
+    """End the forward that seems to run in this thread: an exception ended it, if it is not ``whole``."""
+    forward, session.here.forward = running(), None
+    if forward is not None:
+        forward.end(whole)
 
 
 def apart(function: Callable) -> Callable:
@@ -331,6 +293,65 @@ def fail(problem: Exception, of_rescaling: bool = True) -> None:
     With ``of_rescaling`` it could not be rescaled either.
     """
     frame = session.here.frame
-    for observer, _ in frame.watchers if frame is not None else ():
+    if frame is not None and (of_rescaling or frame.has_onlookers):
+        frame.is_seen()
+        lose(frame.watchers, reason_of(problem), of_rescaling)
+
+
+def lose(watchers: Watched, reason: str, of_rescaling: bool = True) -> None:
+    """Have all who watch a module name it, or those of them who don't rescale."""
+    for observer, path in watchers:
         if of_rescaling or not observer.rescales:
-            observer.fail(problem)
+            observer.lose(path, reason)
+
+
+# What a module was handed: its own tokens, and others to attend to
+
+
+def own_keys(query: Tensor, key: Tensor, given: Iterable[Tensor]) -> int | None:
+    """How many of a call's keys are the module's own tokens, where there are fewer queries; None if it can't be told.
+
+    ``given`` are the tokens that its forward was handed, its own first; further keys, such as sinks, are in none.
+    """
+    queries, keys = query.shape[-2], key.shape[-2]
+    if queries >= keys:
+        return None
+    if any(query.stride(dim) == keys * query.stride(2) for dim in (0, 1)):  # it lies in memory as some of so many
+        return keys
+    # tokens of (batch, tokens, d), and of (batch, d, tokens) or (batch, d, height, width)
+    own, *others = [{prod(each.shape[1:-1]), prod(each.shape[2:])} for each in given] or [set()]
+    explained = any({keys, keys - queries} & other for other in others)
+    return queries if queries in own and not explained else None
+
+
+def context_tokens(frame: Frame) -> int | None:
+    """How many tokens a forward was handed to attend to, other than its own once more.
+
+    Where a MultiheadAttention is handed queries and keys in different memory on a GPU, the host would have to wait to
+    compare them: they are compared once for a number of tokens, and what was found holds from then on.
+    """
+    module, told = frame.module, frame.place.told
+    if not isinstance(module, nn.MultiheadAttention):
+        context = frame.kwargs.get("encoder_hidden_states", frame.kwargs.get("key_value_states"))
+        if not isinstance(context, Tensor) or context is frame.own_tokens or context.ndim < 2:
+            return None
+        return int(context.shape[-2])
+    given = inspect.signature(nn.MultiheadAttention.forward).bind(module, *frame.args, **frame.kwargs).arguments
+    query, key = given["query"], given["key"]
+    keys = int(in_batches(module, key).shape[1])
+    if query is key or ((stamp := stamp_of(query)) is not None and stamp == stamp_of(key)):
+        return None
+    if query.shape != key.shape:
+        return keys
+    if keys not in told or not makes_wait(key):
+        told[keys] = bool(torch.equal(query, key))
+    return None if told[keys] else keys
+
+
+def in_batches(module: nn.MultiheadAttention, tokens: Tensor) -> Tensor:
+    """Tokens as (batch, tokens, width), those of a nested tensor with zeros behind."""
+    if tokens.is_nested:
+        return tokens.to_padded_tensor(0.0)
+    if tokens.ndim == 2:
+        return tokens[None]
+    return tokens if module.batch_first else tokens.transpose(0, 1)

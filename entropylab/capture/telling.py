@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from ..errors import EntropyLabError
-from .calls import AttentionCall, KnownCall, check_readable, in_autocast
-from .handed import own_tokens
-from .session import Frame, Observer, apart, computes_again, running, session
-from .tracing import version_of
+from .calls import AttentionCall, KnownCall, additive, check_readable, in_autocast
+from .memory import is_same, version_of
+from .session import Frame, Observer, apart, computes_again, lose, running, session
 
 ALONE = 1.0
 """The factor that leaves a scale alone."""
@@ -37,23 +36,35 @@ def call_of(
     """
     if query.is_nested or key.is_nested:
         check_readable(query, key)
-    number, known, forward = 0, KnownCall(), session.here.forward
+    module, forward, number, inputs, known = frame.module, session.here.forward, 0, None, None
     if forward is not None:
-        number, known = forward.placed(frame, query, key, mask is None and not is_causal, sides or (query, key), counts)
-        if known.is_idle and counts:
-            return None
+        number, inputs = forward.counts[module], forward.inputs
+        look = (module, number, query.shape, key.shape, mask is None and not is_causal, frame.watchers)
+        if look not in forward.known:
+            roles = forward.roles_at((id(module), number), query, key, sides or (query, key), counts)
+            forward.known[look] = KnownCall(roles)
+        known = forward.known[look]
+        if counts:
+            forward.counts[module] = number + 1
+            if known.is_idle:
+                return None
     if torch._C._functorch.peek_interpreter_stack() is not None:
         check_readable(query, key)
-        known = KnownCall(known.roles)  # what is transformed has no memory to be read
+        known = None if known is None else KnownCall(known.roles)  # what is transformed has no memory to be read
+    if known is None or known.roles is None:
+        known = handed_apart(frame, known, query, key)
     if query.requires_grad or key.requires_grad:
         query, key = query.detach(), key.detach()
     mask = mask.detach() if mask is not None and mask.requires_grad else mask
-    inputs = None if forward is None else forward.inputs
-    module, beside = frame.module, frame.beside
-    call = AttentionCall("", module, query, key, mask, scale, is_causal, number, inputs, known, 1.0, beside)
-    if known.roles is None and forward is not None:  # what it was handed tells what it may be
-        call.known = forward.known.setdefault((known, beside(call)), KnownCall())
-    return call
+    return AttentionCall("", module, query, key, mask, scale, is_causal, number, inputs, known)
+
+
+def handed_apart(frame: Frame, known: KnownCall | None, query: Tensor, key: Tensor) -> KnownCall:
+    """What is known of a call of which nobody knows what its tokens stand for: what its module was handed tells."""
+    beside, forward = frame.beside(query, key), session.here.forward
+    if known is None or forward is None:
+        return KnownCall(None, *beside)
+    return forward.known.setdefault((known, beside), KnownCall(None, *beside))
 
 
 def ask(frame: Frame, call: AttentionCall) -> float | Tensor:
@@ -67,13 +78,23 @@ def ask(frame: Frame, call: AttentionCall) -> float | Tensor:
     """
     factor: float | Tensor = ALONE
     for observer, path in frame.watchers:
-        if observer.rescales and not observer.ended:
-            place = (path, call.query.shape, call.key.shape)
-            if not computes_again():
-                observer.answers[place] = answer_of(observer, path, call)
-            answer = observer.answers.get(place)
-            if answer is not None:
-                factor = answer if factor is ALONE else factor * answer
+        if not observer.rescales or observer.ended:
+            continue
+        place = (path, call.query.shape, call.key.shape)
+        if not computes_again():
+            call = call if call.layer in ("", path) else replace(call)
+            call.layer = path
+            observer.answers[place] = None
+            try:
+                if not (session.here.blind and is_blind(observer, path)):
+                    observer.answers[place] = observer.on_attention(call)
+            except EntropyLabError:
+                raise
+            except Exception as problem:
+                observer.fail(problem)
+        answer = observer.answers.get(place)
+        if answer is not None:
+            factor = answer if factor is ALONE else factor * answer
     return factor
 
 
@@ -118,39 +139,12 @@ tell_apart, ask = apart(tell), apart(ask)
 """The same, whatever follows or differentiates what is computed here."""
 
 
-def answer_of(observer: Observer, path: str, call: AttentionCall) -> float | Tensor | None:
-    """The factor that an observer wants; None, and the layer is named, if anything goes wrong on the way.
-
-    Raises:
-        EntropyLabError: as ``on_attention`` does.
-    """
-    if is_blind(observer, path):
-        return None
-    call = call if call.layer in ("", path) else replace(call)
-    call.layer = path
-    try:
-        return observer.on_attention(call)
-    except EntropyLabError:
-        raise
-    except Exception as problem:
-        observer.fail(problem)
-        return None
-
-
 def is_blind(observer: Observer, path: str) -> bool:
     """Whether an observer can't be told of what runs; the layer is named then."""
-    why = (session.here.blind or {}).get(observer)
+    why = session.here.blind.get(observer)
     if why is not None:
         observer.lose(path, why)
     return why is not None
-
-
-def refuse(reason: str) -> None:
-    """Have every observer name the innermost module, whose attention call can't be measured."""
-    frame = session.here.frame
-    for observer, path in frame.watchers if frame is not None else ():
-        if not observer.rescales:
-            observer.lose(path, reason)
 
 
 def call_or_slice(
@@ -170,14 +164,6 @@ def follows(one: AttentionCall, other: AttentionCall) -> bool:
     """Whether two calls are of other queries and the same keys."""
     alike = one.query.shape[:2] == other.query.shape[:2] and one.query.dtype == other.query.dtype
     return alike and is_same(one.key, other.key) and not is_same(one.query, other.query)
-
-
-def is_same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are the same numbers in memory."""
-    if one.shape != other.shape or one.stride() != other.stride():
-        return False
-    memory, its = one.untyped_storage()._cdata, other.untyped_storage()._cdata
-    return memory == its and bool(one.storage_offset() == other.storage_offset())
 
 
 def stands_for_the_same(frame: Frame, call: AttentionCall, first: AttentionCall, key: Tensor) -> bool:
@@ -200,7 +186,7 @@ def show_or_hold(frame: Frame, call: AttentionCall) -> None:
     """Tell the observers of a call: now, or if more of its queries may follow, when its module does something else."""
     known, queries = call.known, call.query.shape[-2]
     if not known.is_whole:
-        own = own_tokens(frame.args, frame.kwargs)
+        own = frame.own_tokens
         has_all = own is not None and own.ndim == 3 and own.shape[1] == queries
         known.is_whole = has_all or queries == call.key.shape[-2]
     if known.is_whole and not frame.held:
@@ -215,7 +201,7 @@ def finish(frame: Frame) -> None:
     if not frame.has_onlookers:
         return
     if any((version_of(call.query), version_of(call.key)) != versions for call, versions in held):
-        refuse("its queries or keys were changed in place right after it attended")
+        lose(frame.watchers, "its queries or keys were changed in place right after it attended", of_rescaling=False)
     else:
         show(frame, joined([call for call, _ in held]))
 
@@ -225,34 +211,17 @@ def joined(calls: list[AttentionCall]) -> AttentionCall:
     """Slices as the call that they make."""
     if len(calls) == 1:
         return calls[0]
-    query, masks = torch.cat([call.query for call in calls], -2), [mask_of(call) for call in calls]
-    if all(mask is None for mask in masks):
-        return replace(calls[0], query=query, mask=None, is_causal=False)
-    open_to_all = torch.ones(1, 1, dtype=torch.bool, device=query.device)
-    rows = [rows_of(open_to_all if mask is None else mask, call) for mask, call in zip(masks, calls, strict=True)]
-    if any(row.dtype != torch.bool for row in rows):
-        rows = [additive(row) for row in rows]
-    lead = torch.broadcast_shapes(*(row.shape[:-2] for row in rows))
-    mask = torch.cat([row.expand(*lead, *row.shape[-2:]) for row in rows], -2)
+    query, mask = torch.cat([call.query for call in calls], -2), None
+    if any(call.is_causal or call.mask is not None for call in calls):
+        masks = [mask_of(call) for call in calls]
+        lead = torch.broadcast_shapes(*(rows.shape[:-2] for rows in masks))
+        mask = torch.cat([rows.expand(*lead, *rows.shape[-2:]) for rows in masks], -2)
     return replace(calls[0], query=query, mask=mask, is_causal=False)
 
 
-def mask_of(call: AttentionCall) -> Tensor | None:
-    """A slice's mask, with the causal one in it if it has that."""
-    if not call.is_causal:
-        return call.mask
-    queries, keys = (torch.arange(side.shape[-2], device=side.device) for side in (call.query, call.key))
-    return keys <= queries[:, None]
-
-
-def rows_of(mask: Tensor, call: AttentionCall) -> Tensor:
-    """A mask with a row for every query of a slice."""
-    mask = mask if mask.ndim > 1 else mask[None]
-    return mask.expand(*mask.shape[:-2], call.query.shape[-2], call.key.shape[-2])
-
-
-def additive(mask: Tensor) -> Tensor:
-    """A mask as what is added to the logits."""
-    if mask.dtype != torch.bool:
-        return mask
-    return torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, -torch.inf)
+def mask_of(call: AttentionCall) -> Tensor:
+    """The mask of a slice, with a row for every query, as what is added to the logits."""
+    queries, keys = call.query.shape[-2], call.key.shape[-2]
+    open_to_all = torch.ones(queries, keys, dtype=torch.bool, device=call.query.device)
+    mask = additive(open_to_all.tril() if call.is_causal else open_to_all)
+    return mask if call.mask is None else mask + additive(call.mask)

@@ -9,6 +9,7 @@ same; if they are more or fewer, each depends on all that the function was given
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, reduce
 from operator import or_
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import one_line
-from .compiled import force_eager, stances
+from .changes import Undo, changed
 
 MIXERS = {"scaled_dot_product_attention", "multi_head_attention_forward", "native_multi_head_attention"}
 """Functions that are attention."""
@@ -76,6 +77,8 @@ Source = tuple[Tensor, slice | Marked]
 class Trace(TorchFunctionMode):
     """Follows what depends on which colour, while it is the active mode."""
 
+    stance: AbstractContextManager[None]  # of the compiler, while it follows
+
     def __init__(
         self,
         sources: Mapping[str, Sequence[Source]],
@@ -95,7 +98,6 @@ class Trace(TorchFunctionMode):
         self.reads = False  # whether values that decide where tokens stand may have been read
         self.failure: str | None = None  # why nothing is followed any more
         self.tokens: dict[Any, Any] = {}  # what was read from codes, for those who read the same again
-        self.may_compile = False
         for colour, inputs in {**sources, "deciding": [(tensor, slice(None)) for tensor in deciding]}.items():
             for tensor, tokens in inputs:
                 codes = self.of(tensor).clone()
@@ -108,16 +110,14 @@ class Trace(TorchFunctionMode):
 
     def __enter__(self) -> "Trace":
         """Begin to follow; functions that were compiled can't be, and run as they were written."""
-        self.may_compile = "torch._dynamo" in sys.modules
-        if self.may_compile:
-            stances.begin(torch.compiler, force_eager)
+        self.stance = changed(torch.compiler, force_eager) if "torch._dynamo" in sys.modules else nullcontext()
+        self.stance.__enter__()
         return super().__enter__()
 
     def __exit__(self, *exception: Any) -> None:
         """Follow no more."""
         super().__exit__(*exception)
-        if self.may_compile:
-            stances.end(torch.compiler)
+        self.stance.__exit__(*(exception or (None, None, None)))
 
     def of(self, tensor: Tensor) -> Tensor:
         """The codes of all entries of a tensor."""
@@ -275,6 +275,12 @@ def is_entrywise(name: str) -> bool:
     return name in ENTRYWISE | CASTING or "Tag.pointwise" in tags_of(name)
 
 
+def force_eager(compiler: Any) -> Undo:
+    """Let compiled code run as it was written."""
+    stance = compiler.set_stance("force_eager")
+    return lambda: stance.__exit__(None, None, None)
+
+
 def thin(codes: Tensor) -> Tensor:
     """Codes cut to one entry along each dimension along which they are the same."""
     for dim in sorted(range(codes.ndim), key=codes.stride):
@@ -287,11 +293,6 @@ def thin(codes: Tensor) -> Tensor:
 def any_of(codes: Tensor, dim: Any, keeps: bool = True) -> Tensor:
     """The bits that are anywhere along a dimension, or some."""
     return reduce(or_, ((codes & bit).amax(dim, keepdim=keeps) for bit in BITS.values()))
-
-
-def version_of(tensor: Tensor) -> int:
-    """How often a tensor was changed in place; 0 if nobody counts."""
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def can_be_nan(tensor: Tensor) -> bool:

@@ -11,8 +11,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from .. import pipelines
-from ..capture import AttentionCall
-from ..capture.inputs import Inputs
+from ..capture import AttentionCall, Inputs
 from ..dataset import describe
 from ..entropy.native import Prepared, prepared
 from ..errors import EntropyLabError, RefusedCallError, counted, names_of
@@ -216,7 +215,7 @@ class Recorder(Sight):
         images = arguments.get("num_images_per_prompt") or 1
         self.run = self.new_run(self.size, prompts=[text for text in prompts for _ in range(images)], is_call=True)
 
-    def on_latents(self, arguments: dict[str, Any], latents: Tensor) -> None:
+    def on_latents(self, arguments: dict[str, Any], latents: Any) -> None:
         """The pipeline has made its latents, which tells the size if the call did not."""
         super().on_latents(arguments, latents)
         self.check_size()
@@ -243,9 +242,9 @@ class Recorder(Sight):
         if self.outer:
             self.run, self.calls, self.side, self.waiting, self.follows = self.outer.pop()
 
-    def on_timesteps(self) -> None:
+    def on_timesteps(self, arguments: dict[str, Any]) -> None:
         """Sampling begins: with a pipeline call, or without one by the user's own loop."""
-        super().on_timesteps()
+        super().on_timesteps(arguments)
         self.calls, self.side, self.waiting = [], None, []
         if self.run is None:
             self.run = self.new_run()
@@ -254,9 +253,9 @@ class Recorder(Sight):
             self.run = self.new_run()
         self.follows = True
 
-    def on_step(self, combined: Any, sample: Any) -> None:
+    def on_step(self, arguments: dict[str, Any]) -> None:
         """A scheduler makes a step: what the denoiser calls since the last one gave is that step."""
-        self.finish_step(combined, sample)
+        self.finish_step(arguments.get("model_output"), arguments.get("sample"))
 
     def on_forward(self, name: str, root: nn.Module, inputs: Inputs) -> None:
         """A denoiser begins a forward pass; unless a scheduler that we follow ends the steps, each is one.

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..capture import AttentionCall
-from ..capture.inputs import Inputs
+from ..capture import AttentionCall, Inputs
 from ..capture.session import reason_of
 from ..errors import EntropyLabError
 from ..pipelines.guidance import Branch, Evidence, Handed, Texts, evidence

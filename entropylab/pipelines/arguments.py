@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ..capture.inputs import Inputs
+from ..capture import Inputs
 from ..capture.tracing import Marked, Source
 
 TIMES = ("timestep", "timesteps", "timestep_ratio", "t", "r")

@@ -10,14 +10,13 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..capture import session
-from ..capture.changes import Shared, Undo, replaced, together
+from ..capture.changes import Undo, changed, is_changed, replaced, together
 from ..capture.forwards import running
 from ..capture.session import fail
 from ..errors import EntropyLabError, RefusedCallError
@@ -27,8 +26,12 @@ if TYPE_CHECKING:
     from .sight import Sight
 
 OF_SCHEDULERS = ("set_timesteps", "step")
-AFTER = ("encode_prompt", "prepare_latents", "__setattr__")
-"""Methods of schedulers, which tell of themselves before they run; those of pipelines that do once they have."""
+OF_PIPELINES = ("__call__", "encode_prompt", "prepare_latents", "__setattr__")
+"""Methods that tell of themselves."""
+
+BEFORE = {"__call__": "on_call", "set_timesteps": "on_timesteps", "step": "on_step"}
+AFTER = {"encode_prompt": "on_encoded", "prepare_latents": "on_latents", "__setattr__": "on_set"}
+"""Method -> what it tells before it runs, by what it is given; or once it has, by that and by what came of it."""
 
 VISIBLE = ("native", "_native", "flex")
 """Beginnings of names of diffusers' backends whose attention is a function of PyTorch."""
@@ -39,10 +42,6 @@ HIDING = ("XFormers", "NPU", "XLA", "Sage", "Flash")
 lock = threading.Lock()
 listeners: WeakIdKeyDictionary = WeakIdKeyDictionary()
 """A followed object, or a copy of one -> who listens; they share one list."""
-
-classes, cached, switched = Shared(), Shared(), Shared()
-"""Classes whose methods tell of the followed objects, hooks whose call of what they wrap is heard, processors that call
-PyTorch's attention meanwhile."""
 
 
 @contextmanager
@@ -63,7 +62,7 @@ def follow(pipe: Any, listener: "Sight") -> Iterator[Callable[[], None]]:
                     stack.enter_context(followed(part, listener, OF_SCHEDULERS))
 
         if not isinstance(pipe, nn.Module):
-            stack.enter_context(followed(pipe, listener, ("__call__", *AFTER)))
+            stack.enter_context(followed(pipe, listener, OF_PIPELINES))
         catch_up()
         yield catch_up
 
@@ -71,7 +70,7 @@ def follow(pipe: Any, listener: "Sight") -> Iterator[Callable[[], None]]:
 @contextmanager
 def followed(thing: Any, listener: "Sight", methods: tuple[str, ...]) -> Iterator[None]:
     """Let ``listener`` be told of the methods of one object."""
-    with classes.changed(type(thing), partial(see_methods, methods)):
+    with changed(type(thing), see_methods, methods):
         with lock:
             own = listeners.setdefault(thing, [])
             own.append(listener)
@@ -84,7 +83,7 @@ def followed(thing: Any, listener: "Sight", methods: tuple[str, ...]) -> Iterato
                     del listeners[thing]
 
 
-def see_methods(methods: tuple[str, ...], own: type) -> Undo:
+def see_methods(own: type, methods: tuple[str, ...]) -> Undo:
     """Let methods of a class tell of themselves, as far as it has them, and copies of what is followed be followed."""
     telling = [replaced(own, name, seen(name, own)) for name in methods if hasattr(own, name)]
     copying = [replaced(own, name, followed_copy(getattr(own, name, None))) for name in ("__copy__", "__deepcopy__")]
@@ -123,47 +122,23 @@ def seen(name: str, own: type) -> Any:
 
     @functools.wraps(original)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if next((kind for kind in type(self).__mro__ if kind in classes), own) is not own:
+        if next((kind for kind in type(self).__mro__ if is_changed(kind, see_methods)), own) is not own:
             return original(self, *args, **kwargs)
         given = {**dict(zip(names, (self, *args), strict=False)), **kwargs}
         failed = True
         try:
-            if name not in AFTER:
-                before(self, name, given)
+            if name in BEFORE:
+                tell(self, BEFORE[name], given)
             found = original(self, *args, **kwargs)
             failed = False
         finally:
             if name == "__call__":
                 tell(self, "on_end", failed)
         if name in AFTER:
-            after(self, name, given, found)
+            tell(self, AFTER[name], given, found[0] if isinstance(found, tuple | list) and found else found)
         return found
 
     return method
-
-
-def before(thing: Any, name: str, given: dict[str, Any]) -> None:
-    """Tell what a method of ``thing`` is given, before it runs."""
-    if name == "__call__":
-        tell(thing, "on_parts")
-        tell(thing, "on_call", given)
-    elif name == "set_timesteps":
-        tell(thing, "on_timesteps")
-    else:
-        tell(thing, "on_step", given.get("model_output"), given.get("sample"))
-
-
-def after(thing: Any, name: str, given: dict[str, Any], found: Any) -> None:
-    """Tell what came of a method of ``thing``, once it has run."""
-    first = found[0] if isinstance(found, tuple | list) and found else found
-    if name == "encode_prompt" and isinstance(first, Tensor):
-        tell(thing, "on_encoded", given, first)
-    elif name == "prepare_latents" and isinstance(first, Tensor):
-        tell(thing, "on_latents", given, first)
-    elif name == "__setattr__":
-        *_, value = given.values()
-        if isinstance(value, nn.Module) or hasattr(value, "set_timesteps"):
-            tell(thing, "on_parts")
 
 
 def tell(thing: Any, event: str, *about: Any) -> None:
@@ -173,7 +148,7 @@ def tell(thing: Any, event: str, *about: Any) -> None:
     """
     refusal = None
     for listener in list(listeners.get(thing, ())):
-        if listener.looks_away and event != "on_parts":
+        if listener.looks_away and event != "on_set":
             continue
         try:
             getattr(listener, event)(*about)
@@ -185,32 +160,30 @@ def tell(thing: Any, event: str, *about: Any) -> None:
         raise refusal
 
 
-@contextmanager
-def seen_processors(roots: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Let attention processors call PyTorch's attention, while the context lasts.
+def see_parts(stack: ExitStack, roots: Mapping[str, nn.Module]) -> None:
+    """Let attention processors call PyTorch's attention, and hear what caches run, until ``stack`` is closed.
 
-    What is set is each one's own backend, which goes before the process-wide default; that one is left alone.
+    What is set is each processor's own backend, which goes before the process-wide default; that one is left alone.
+    Hooks of diffusers stand in for modules: caches leave out some, or a part of the batch.
 
     Raises:
         EntropyLabError: a processor calls a library of its own, and has no setting for it.
     """
-    with ExitStack() as stack:
-        for path, module in (
-            (path, part) for name, root in roots.items() for path, part in root.named_modules(prefix=name)
-        ):
-            processor = getattr(module, "processor", None)
-            name = type(processor).__name__
-            if any(part in name for part in HIDING) and not name.endswith("2_0"):
-                raise EntropyLabError(
-                    f"the attention of {path} is computed by {name}, which can't be observed: set another processor, "
-                    "e.g. pipe.disable_xformers_memory_efficient_attention() or "
-                    "model.set_attn_processor(AttnProcessor2_0())."
-                )
-            if processor in switched or hides(processor):
-                stack.enter_context(
-                    switched.changed(processor, partial(replaced, name="_attention_backend", substitute="native"))
-                )
-        yield
+    for path, module in [each for name, root in roots.items() for each in root.named_modules(prefix=name)]:
+        hooks = getattr(vars(module).get("_diffusers_hook"), "hooks", {}).values()
+        for reference in (getattr(hook, "fn_ref", None) for hook in hooks):
+            if getattr(reference, "original_forward", None) is not None:
+                stack.enter_context(changed(reference, hear, module))
+        processor = getattr(module, "processor", None)
+        name = type(processor).__name__
+        if any(part in name for part in HIDING) and not name.endswith("2_0"):
+            raise EntropyLabError(
+                f"the attention of {path} is computed by {name}, which can't be observed: set another processor, "
+                "e.g. pipe.disable_xformers_memory_efficient_attention() or "
+                "model.set_attn_processor(AttnProcessor2_0())."
+            )
+        if is_changed(processor, replaced) or hides(processor):
+            stack.enter_context(changed(processor, replaced, "_attention_backend", "native"))
 
 
 def hides(processor: Any) -> bool:
@@ -232,19 +205,7 @@ def process_wide() -> str:
     return str(getattr(active, "value", active))
 
 
-@contextmanager
-def seen_caches(roots: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Hear what hooks of diffusers run of the modules that they stand in for: caches leave out some, or of a batch."""
-    with ExitStack() as stack:
-        for module in (module for root in roots.values() for module in root.modules()):
-            hooks = getattr(vars(module).get("_diffusers_hook"), "hooks", {}).values()
-            for reference in (getattr(hook, "fn_ref", None) for hook in hooks):
-                if getattr(reference, "original_forward", None) is not None:
-                    stack.enter_context(cached.changed(reference, partial(hear, module)))
-        yield
-
-
-def hear(module: nn.Module, reference: Any) -> Undo:
+def hear(reference: Any, module: nn.Module) -> Undo:
     """Let a forward that a hook wraps say that it runs, and which part of the batch it is handed if a denoiser's."""
     original = reference.original_forward
     session.stood_in_for.add(module)

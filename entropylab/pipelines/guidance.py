@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from ..capture.alike import stamp_of
+from ..capture.memory import stamp_of
 
 MOST_UNEXPLAINED = 0.5
 """Share of what guidance does that the combination may leave unexplained: its strength may vary, or be limited."""

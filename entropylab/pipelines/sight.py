@@ -7,15 +7,14 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from ..capture import Observer, intercept, session, watch_root
+from ..capture import Inputs, Observer, intercept, session, watch_root
 from ..capture.changes import MARK
-from ..capture.inputs import Inputs
 from ..capture.session import OnAttention
 from ..errors import EntropyLabError
 from ..files import interrupted_later
 from ..sizes import Size
 from .arguments import inputs_of
-from .following import follow, seen_caches, seen_processors
+from .following import follow, see_parts
 from .structure import conditioners, default_size, denoisers, vae_factor
 
 
@@ -56,6 +55,7 @@ class Sight:
 
     def on_call(self, arguments: dict[str, Any]) -> None:
         """The pipeline is called with these arguments, by name: they may name the size."""
+        self.on_parts()
         self.leave()
         self.calling.append((self.asked, self.size, self.latents, self.volume, self.prompt))
         self.asked, self.latents, self.volume, self.prompt = arguments, None, None, None
@@ -69,11 +69,19 @@ class Sight:
         before = self.calling.pop() if self.calling else ({}, None, None, None, None)
         self.asked, self.size, self.latents, self.volume, self.prompt = before
 
-    def on_latents(self, arguments: dict[str, Any], latents: Tensor) -> None:
+    def on_set(self, arguments: dict[str, Any], _: None) -> None:
+        """The pipeline is given an attribute, the last argument."""
+        value = list(arguments.values())[-1]
+        if isinstance(value, nn.Module) or hasattr(value, "set_timesteps"):
+            self.on_parts()
+
+    def on_latents(self, arguments: dict[str, Any], latents: Any) -> None:
         """The pipeline has made its latents: where they are tokens, they tell how many belong to the image.
 
         It may make them for another size than it was asked for, and says so by name, some in latent pixels.
         """
+        if not isinstance(latents, Tensor):
+            return
         self.latents = latents.shape[1] if latents.ndim == 3 else None
         self.volume = latents[0].numel()
         size = pair_of(*(side_of(arguments.get(name)) for name in ("height", "width")))
@@ -84,17 +92,17 @@ class Sight:
         if self.asked.get("latents") is not None and latents.ndim > 3 and self.factor > 1 and not fits:
             self.size = latents.shape[-2] * self.factor, latents.shape[-1] * self.factor  # what is asked is ignored
 
-    def on_encoded(self, arguments: dict[str, Any], found: Tensor) -> None:
+    def on_encoded(self, arguments: dict[str, Any], found: Any) -> None:
         """The pipeline has encoded a prompt, with these arguments; kept if it is its own and not what to avoid."""
-        if self.prompt is None and is_prompt(self.asked, arguments):
+        if self.prompt is None and isinstance(found, Tensor) and is_prompt(self.asked, arguments):
             self.prompt = found
 
-    def on_timesteps(self) -> None:
+    def on_timesteps(self, arguments: dict[str, Any]) -> None:
         """A scheduler is asked to set its timesteps: sampling begins."""
         self.leave()
 
-    def on_step(self, combined: Any, sample: Any) -> None:
-        """A scheduler makes a step with ``sample``, by the combination of what the denoiser returned."""
+    def on_step(self, arguments: dict[str, Any]) -> None:
+        """A scheduler makes a step with a ``sample``, by ``model_output``, what the pipeline made of the denoiser's."""
         self.leave()
 
     def on_failure(self, problem: Exception) -> None:
@@ -169,43 +177,35 @@ def observed(sight: Sight, on_attention: OnAttention, **told: Any) -> Iterator[O
     are further arguments of ``capture.intercept``. Ctrl-C finds all of that begun, or all of it ended.
     """
     with ExitStack() as stack:
+
+        def catch_up() -> None:
+            with interrupted_later():
+                follow_schedulers()
+                for name, root in joined(sight).items():
+                    sight.roots[name] = root
+                    try:
+                        see_parts(stack, {name: root})
+                    except EntropyLabError as problem:
+                        observer.lose(name, str(problem))
+                    watch_root(observer, stack, name, root)
+                sight.stale = False
+
+        def on_registration(module: nn.Module, name: str, part: nn.Module | None) -> None:
+            sight.stale |= module in observer.watched  # what it got is seen before it runs next
+
+        setattr(on_registration, MARK, True)
         with interrupted_later():
-            observer = look(sight, stack, on_attention, told)
+            see_parts(stack, sight.roots)
+            follow_schedulers = stack.enter_context(follow(sight.pipe, sight))
+            observer = stack.enter_context(intercept(sight.roots, on_attention, read_inputs=sight.read_inputs, **told))
+            sight.observer, sight.catch_up = observer, catch_up
+            stack.callback(setattr, sight, "catch_up", None)
+            stack.callback(register_module_module_registration_hook(on_registration).remove)
         try:
             yield observer
         finally:
             with interrupted_later():
                 stack.close()
-
-
-def look(sight: Sight, stack: ExitStack, on_attention: OnAttention, told: dict[str, Any]) -> Observer:
-    """Begin what ``observed`` does, until ``stack`` is closed."""
-    stack.enter_context(seen_processors(sight.roots))
-    stack.enter_context(seen_caches(sight.roots))
-    follow_schedulers = stack.enter_context(follow(sight.pipe, sight))
-    observer = stack.enter_context(intercept(sight.roots, on_attention, read_inputs=sight.read_inputs, **told))
-
-    def catch_up() -> None:
-        with interrupted_later():
-            follow_schedulers()
-            for name, root in joined(sight).items():
-                sight.roots[name] = root
-                try:
-                    stack.enter_context(seen_processors({name: root}))
-                except EntropyLabError as problem:
-                    observer.lose(name, str(problem))
-                stack.enter_context(seen_caches({name: root}))
-                watch_root(observer, stack, name, root)
-            sight.stale = False
-
-    def on_registration(module: nn.Module, name: str, part: nn.Module | None) -> None:
-        sight.stale |= module in observer.watched  # what it got is seen before it runs next
-
-    sight.observer, sight.catch_up = observer, catch_up
-    stack.callback(setattr, sight, "catch_up", None)
-    setattr(on_registration, MARK, True)
-    stack.callback(register_module_module_registration_hook(on_registration).remove)
-    return observer
 
 
 def joined(sight: Sight) -> dict[str, nn.Module]:

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..capture import AttentionCall
-from ..capture.inputs import Inputs
+from ..capture import AttentionCall, Inputs
 from ..sizes import Size
 
 KINDS = ("self", "cross", "joint", "temporal")

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ..capture import AttentionCall
-from ..capture.changes import MARK, copied, without_ours
-from ..capture.inputs import Inputs
+from ..capture import AttentionCall, Inputs
+from ..capture.changes import MARK, changed, without_ours
 from ..capture.roles import PARTS
 from ..capture.session import reason_of
 from ..errors import EntropyLabError, RefusedCallError, names_of
@@ -69,7 +68,7 @@ class Words:
     def followed(self) -> Iterator[None]:
         """Look at the text encoders while the context lasts."""
         with ExitStack() as stack:
-            stack.enter_context(copied.changed(nn.Module, without_ours))
+            stack.enter_context(changed(nn.Module, without_ours))
             for encoder, tokenizer in self.encoders.items():
                 hook = partial(self.on_text, tokenizer)
                 setattr(hook, MARK, True)
@@ -109,8 +108,9 @@ class Words:
             if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim == 3 and leaf.shape[:2] == ids.shape
         ]
         chosen = [layer[list(rows), list(tokens)] for layer in layers]
-        if len(layers) > 1 and (norm := final_norm(encoder)) is not None:  # clip_skip takes it of an earlier layer
-            chosen += [norm.forward(each) for each in chosen]
+        norms = [part for name, part in encoder.named_modules() if name.endswith("final_layer_norm")]
+        if len(layers) > 1 and norms:  # clip_skip takes the norm behind the last layer of CLIP of an earlier one
+            chosen += [norms[0].forward(each) for each in chosen]
         values = [(each[:, :CHANNELS].float(), each.shape[-1]) for each in chosen]
         owners = torch.zeros(len(self.words), len(each))
         owners[list(words), range(len(each))] = 1
@@ -249,11 +249,6 @@ def are_same(text: Tensor, values: Tensor) -> Tensor:
     text, values = text[:, None, :, :width].detach().float(), values[:, None, :width]
     allowed = ROUNDING * values.abs() + 1e-5 * values.abs().amax(-1, keepdim=True)
     return ((text - values).abs() <= allowed).all(-1)
-
-
-def final_norm(encoder: nn.Module) -> nn.Module | None:
-    """The norm behind the last layer of a CLIP encoder."""
-    return next((part for name, part in encoder.named_modules() if name.endswith("final_layer_norm")), None)
 
 
 def encoders_of(pipe: Any) -> dict[nn.Module, Any]:

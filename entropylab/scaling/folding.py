@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from .. import pipelines
 from ..bars import quiet
-from ..capture import AttentionCall
-from ..capture.inputs import Inputs
+from ..capture import AttentionCall, Inputs
 from ..errors import EntropyLabError, EntropyLabWarning
 from ..pipelines.following import follow
 from ..pipelines.sight import Sight, observed

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import pipelines
-from ..capture import AttentionCall, Observer
-from ..capture.inputs import Inputs
+from ..capture import AttentionCall, Inputs, Observer
 from ..errors import EntropyLabError, EntropyLabWarning, names_of, one_line
 from ..pipelines import KINDS
 from ..pipelines.sight import Sight, observed

@@ -104,7 +104,7 @@ def broken(error):
     return fail
 
 
-UNCALLED = ("on_parts", "on_failure")  # in these samplings
+UNCALLED = ("on_failure",)  # in these samplings
 PLACES = [(Recorder, name) for name in dir(Recorder) if name.startswith("on_") and name not in UNCALLED]
 PLACES += [(Sight, "read_inputs")]
 """All that a recorder is told of, and what reads the inputs of the denoiser."""
