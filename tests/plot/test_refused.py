@@ -19,7 +19,7 @@ OF_DATASETS = [
     ("heads", {}, "head", "ds must have a dim head"),
     ("heads", {"name": "colour"}, None, "'colour' is not in this check"),
     ("heads", {"kind": "joint"}, None, "kind='joint'"),
-    ("stabilization", {"sizes": (48, 50)}, None, "sizes must be two of those measured"),
+    ("stabilization", {"sizes": (48, 50)}, None, "each of sizes must be one of those measured.* Got 50"),
     ("stabilization", {"sizes": (48,)}, None, "sizes must be two"),
     ("stabilization", {"sizes": (48.5, 64)}, None, "a size must be a label, a side or a pair.* Got 48.5"),
     ("stabilization", {"scaling": ["calibrated"]}, None, "scaling must be some of those measured.* Got"),
