@@ -117,21 +117,15 @@ def noised(noising: DDPMScheduler, latents: torch.Tensor) -> tuple[torch.Tensor,
     return noising.add_noise(latents, noise, timesteps), timesteps, noising.get_velocity(latents, noise, timesteps)
 
 
-def new_scheduler() -> DDIMScheduler:
-    """What the denoisers are sampled with."""
-    return DDIMScheduler(
-        **SCHEDULE, clip_sample=False, set_alpha_to_one=True, steps_offset=1, timestep_spacing="trailing"
-    )
-
-
 def assemble(model: nn.ModuleDict, autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
-    """The parts as one StableDiffusionPipeline."""
+    """The parts as one StableDiffusionPipeline, and what it is sampled with."""
+    settings = {"clip_sample": False, "set_alpha_to_one": True, "steps_offset": 1, "timestep_spacing": "trailing"}
     pipe = StableDiffusionPipeline(
         vae=autoencoder,
         text_encoder=model["text_encoder"],
         tokenizer=tokenizer,
         unet=model["unet"],
-        scheduler=new_scheduler(),
+        scheduler=DDIMScheduler(**SCHEDULE, **settings),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -45,9 +45,6 @@ def entropy_vs_step(
         scaling: which scaling; by default the only one, or "original" of several.
         normalised: draw entropy / log N, which lies between 0 and 1 in every layer.
 
-    Returns:
-        The Axes.
-
     Raises:
         EntropyLabError: not such a Dataset; steps were averaged; a size that is not known or was not measured.
 
@@ -97,9 +94,6 @@ def heads(
         size: which size; the only one, or the training size, by default.
         kind: which layers: "self", "cross", "joint", or several; by default "self", or what the model has instead.
         scaling: which scaling; by default the only one, or "original" of several.
-
-    Returns:
-        The Axes.
 
     Raises:
         EntropyLabError: as `entropylab.check`; heads were averaged; no such variable; a size that was not measured.

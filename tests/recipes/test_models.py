@@ -69,7 +69,7 @@ def test_the_autoencoder_begins_as_told_and_its_decoder_learns_on_without_moving
     pictures = to_tensor(images)
     latents = before.encode(pictures).latent_dist.mean
     assert_standard(latents, 1e-3)
-    autoencoder.train_decoder(tmp_path, steps=2, batch=2)
+    autoencoder.train(tmp_path, steps=2, batch=2, decoder_only=True)
     after = trained(path)
     assert torch.equal(after.encode(pictures).latent_dist.mean, latents)
     assert not torch.equal(after.decode(latents).sample, before.decode(latents).sample)
