@@ -161,7 +161,7 @@ def record_of(path: Path) -> dict[str, Any] | None:
         form = record["format"]
         ours = form == FORMAT
         whole = ours and record["digest"] == digest_of(record["configuration"]) and ATTRIBUTE in record["attributes"]
-    except (KeyError, RecursionError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):
         return None
     if not ours:
         raise EntropyLabError(f"{path} holds a run of format {form}; this is for format {FORMAT}.")
@@ -173,7 +173,7 @@ def prompts_in(path: Path, samples: int) -> list[str]:
     try:
         with open(path / PROMPTS, encoding="utf-8") as lines:
             return [json.loads(line) for line in islice(lines, samples)]
-    except (OSError, RecursionError, ValueError):
+    except (OSError, ValueError):
         return []
 
 
