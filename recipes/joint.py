@@ -55,25 +55,6 @@ def begin(model: FluxTransformer2DModel, variance: float = LOGIT_VARIANCE) -> No
             gain.fill_(variance**0.25)
 
 
-class Texts:
-    """The text encoder's tokens (prompts, 24, 128) and pooled vectors (prompts, 128) of all wordings, made once."""
-
-    def __init__(self, batches: Batches, encoder: CLIPTextModel) -> None:
-        with torch.no_grad():
-            out = encoder(batches.tokens.flatten(0, 1))
-            empty = encoder(batches.empty[None])
-        self.tokens = out.last_hidden_state.unflatten(0, batches.tokens.shape[:2])
-        self.pooled = out.pooler_output.unflatten(0, batches.tokens.shape[:2])
-        self.empty_tokens, self.empty_pooled = empty.last_hidden_state, empty.pooler_output
-
-    def draw(self, picture: torch.Tensor, empty_share: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens and pooled vectors for pictures (n,), a tenth of them of the empty prompt."""
-        wording = torch.randint(self.tokens.shape[1], picture.shape)
-        emptied = torch.rand(len(picture), 1) < empty_share
-        tokens = torch.where(emptied[..., None], self.empty_tokens, self.tokens[picture, wording])
-        return tokens, torch.where(emptied, self.empty_pooled, self.pooled[picture, wording])
-
-
 def flow_loss(
     model: FluxTransformer2DModel, latents: torch.Tensor, tokens: torch.Tensor, pooled: torch.Tensor
 ) -> torch.Tensor:
@@ -112,15 +93,16 @@ def train(folder: Path, steps: int, batch: int, peak: float, count: int = 48) ->
     """Train for ``steps`` (on from the last checkpoint, if there is one); return the pipeline with averaged weights."""
     batches = Batches(folder, count)
     encoder = CLIPTextModel.from_pretrained(folder / "pipeline" / "text_encoder", dtype=torch.float32).eval()
-    texts = Texts(batches, encoder)
+    with torch.no_grad():
+        texts = encoder(batches.tokens)
     torch.manual_seed(0)
     model = new_transformer().train()
     begin(model)
     loop = Loop(folder, "joint", model, peak)
 
     def loss_of_batch() -> tuple[torch.Tensor, dict[str, float]]:
-        picture, latents = batches.draw_latents(batch)
-        return flow_loss(model, latents, *texts.draw(picture)), {}
+        latents, text = batches.draw(batch)
+        return flow_loss(model, latents, texts.last_hidden_state[text], texts.pooler_output[text]), {}
 
     loop.train(steps, loss_of_batch)
     return assemble(loop.average.module.eval(), batches.autoencoder, encoder, batches)

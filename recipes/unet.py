@@ -53,7 +53,11 @@ def new_unet() -> UNet2DConditionModel:
 
 
 class Batches:
-    """Latents, made once of ``count`` placements of each emoji and kept in the run folder, and token ids."""
+    """Latents, made once of ``count`` placements of each emoji and kept in the run folder, and token ids.
+
+    ``tokens`` (texts, length) are of every caption in all its wordings, one caption after the other; the last of all is
+    the empty prompt.
+    """
 
     def __init__(self, folder: Path, count: int) -> None:
         self.autoencoder = trained(folder / "autoencoder" / "autoencoder.safetensors")
@@ -62,23 +66,17 @@ class Batches:
         )
         self.captions = list(captions().values())
         texts = [text for caption in self.captions for text in spoken(caption)]
+        self.wordings = len(texts) // len(self.captions)
         self.tokenizer = new_tokenizer(texts)
-        padded = self.tokenizer([*texts, ""], padding="max_length", truncation=True, return_tensors="pt").input_ids
-        self.empty = padded[-1]
-        self.tokens = padded[:-1].view(len(self.captions), -1, padded.shape[-1])
-
-    def draw_latents(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Numbers of ``batch`` emoji (n,), and latents of them (n, 4, 16, 16)."""
-        picture = torch.randint(len(self.latents), (batch,))
-        variant = torch.randint(self.latents.shape[1], (batch,))
-        return picture, self.latents[picture, variant].float()
+        self.tokens = self.tokenizer([*texts, ""], padding="max_length", truncation=True, return_tensors="pt").input_ids
 
     def draw(self, batch: int, empty_share: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
-        """``batch`` latents (n, 4, 16, 16) and their token ids (n, length), a tenth of them of the empty prompt."""
-        picture, latents = self.draw_latents(batch)
-        wording = torch.randint(self.tokens.shape[1], (batch,))
-        emptied = torch.rand(batch, 1) < empty_share
-        return latents, torch.where(emptied, self.empty, self.tokens[picture, wording])
+        """``batch`` latents (n, 4, 16, 16) and the places (n,) of their texts, a tenth of them the empty prompt."""
+        picture = torch.randint(len(self.latents), (batch,))
+        variant = torch.randint(self.latents.shape[1], (batch,))
+        wording = torch.randint(self.wordings, (batch,))
+        text = torch.where(torch.rand(batch) < empty_share, -1, picture * self.wordings + wording)
+        return self.latents[picture, variant].float(), text
 
 
 def pictures(folder: Path, count: int) -> np.ndarray:
@@ -150,9 +148,10 @@ def train(
     brake = Brake(model["unet"], target)
 
     def loss_of_batch() -> tuple[torch.Tensor, dict[str, float]]:
-        latents, tokens = batches.draw(batch)
+        latents, text = batches.draw(batch)
         noisy, timesteps, velocity = noised(noising, latents)
-        error = F.mse_loss(model["unet"](noisy, timesteps, model["text_encoder"](tokens)[0]).sample, velocity)
+        states = model["text_encoder"](batches.tokens[text])[0]
+        error = F.mse_loss(model["unet"](noisy, timesteps, states).sample, velocity)
         term, seen = brake()
         return error + term, {"error": error.item(), **seen}
 

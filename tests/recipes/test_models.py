@@ -91,8 +91,8 @@ def test_batches_pair_latents_with_wordings_of_their_own_caption(tmp_path, monke
         monkeypatch.setattr(unet, name, lambda *_, stand_in=stand_in: stand_in)
     batches = unet.Batches(tmp_path, 2)
     torch.manual_seed(0)
-    latents, tokens = batches.draw(400)
-    words = batches.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    latents, text = batches.draw(400)
+    words = batches.tokenizer.batch_decode(batches.tokens[text], skip_special_tokens=True)
     empty = [not text.strip() for text in words]
     assert 20 < sum(empty) < 60
     for number, text, left_out in zip(latents[:, 0, 0, 0].tolist(), words, empty, strict=True):
