@@ -118,14 +118,9 @@ def trained(path: Path) -> AutoencoderKL:
     return model.eval().requires_grad_(False)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Train and save."""
+if __name__ == "__main__":
     parser = new_parser(__doc__, "runs/emoji", steps=1500, batch=16)
     parser.add_argument("--begin", type=Path, metavar="FOLDER", help="pipeline that the first weights are of")
     parser.add_argument("--decoder-only", action="store_true", help="train the decoder of a trained one on")
-    given = parser.parse_args(arguments)
+    given = parser.parse_args()
     train(given.out, given.steps, given.batch, given.begin, given.decoder_only)
-
-
-if __name__ == "__main__":
-    main()

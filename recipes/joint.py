@@ -4,7 +4,7 @@
 
 Image and text tokens attend to each other, image tokens know their place by rotary embeddings, and the padding of the
 text takes part, as in FLUX. Queries and keys are normed with learned gains, so the logits need no brake. The shipped
-one took 5,000 steps of 32 pictures, from random weights.
+one took 5,000 steps of 32 pictures, from random weights; in the package it has the autoencoder of the first.
 """
 
 from pathlib import Path
@@ -108,14 +108,9 @@ def train(folder: Path, steps: int, batch: int, peak: float, count: int = 48) ->
     return assemble(loop.average.module.eval(), batches.autoencoder, encoder, batches)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Train and save. In the package the autoencoder is left out, which is that of the first model."""
+if __name__ == "__main__":
     parser = new_parser(__doc__, "runs/emoji", steps=6000, batch=32)
     parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate (%(default)s)")
-    given = parser.parse_args(arguments)
+    given = parser.parse_args()
     pipe = train(given.out, given.steps, given.batch, given.rate)
     save_pipeline(pipe, given.out / "pipeline-joint")
-
-
-if __name__ == "__main__":
-    main()

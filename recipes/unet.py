@@ -62,7 +62,7 @@ class Batches:
     def __init__(self, folder: Path, count: int) -> None:
         self.autoencoder = trained(folder / "autoencoder" / "autoencoder.safetensors")
         self.latents = torch.from_numpy(
-            kept(folder / f"latents-{count}.npy", lambda: latents_of(pictures(folder, count), self.autoencoder))
+            kept(folder / f"latents-{count}.npy", lambda: latents_of(folder, count, self.autoencoder))
         )
         self.captions = list(captions().values())
         texts = [text for caption in self.captions for text in spoken(caption)]
@@ -79,14 +79,10 @@ class Batches:
         return self.latents[picture, variant].float(), text
 
 
-def pictures(folder: Path, count: int) -> np.ndarray:
-    """``count`` placements of each emoji: uint8 (emoji, count, 64, 64, 3), drawn once."""
-    return kept(folder / f"pictures-{count}.npy", lambda: variants(drawings(folder), count, seed=20))
-
-
 @torch.no_grad()
-def latents_of(images: np.ndarray, autoencoder: AutoencoderKL) -> np.ndarray:
-    """Latents float16 (emoji, count, 4, 16, 16) of pictures uint8 (emoji, count, 64, 64, 3)."""
+def latents_of(folder: Path, count: int, autoencoder: AutoencoderKL) -> np.ndarray:
+    """Latents float16 (emoji, count, 4, 16, 16) of ``count`` placements of each emoji, which are drawn once."""
+    images = kept(folder / f"pictures-{count}.npy", lambda: variants(drawings(folder), count, seed=20))
 
     def encoded(pictures: np.ndarray) -> torch.Tensor:
         parts = to_tensor(pictures).split(16)
@@ -170,16 +166,11 @@ def save_pipeline(pipe: Any, folder: Path) -> None:
         finish_text_encoder(encoder, folder / encoder.name.replace("text_encoder", "tokenizer"))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Train and save."""
+if __name__ == "__main__":
     parser = new_parser(__doc__, "runs/emoji", steps=1800, batch=24)
     parser.add_argument("--rate", type=float, default=6e-4, help="highest learning rate (%(default)s)")
     parser.add_argument("--target", type=float, default=LOGIT_VARIANCE, help="variance of logits (%(default)s)")
     parser.add_argument("--begin", type=Path, metavar="FOLDER", help="pipeline that the first weights are of")
-    given = parser.parse_args(arguments)
+    given = parser.parse_args()
     pipe = train(given.out, given.steps, given.batch, given.rate, given.target, given.begin)
     save_pipeline(pipe, given.out / "pipeline")
-
-
-if __name__ == "__main__":
-    main()
