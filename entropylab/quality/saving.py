@@ -56,7 +56,8 @@ def prompt_of(path: Path) -> str | None:
     """The prompt that a PNG carries, if it does."""
     from PIL import Image
 
-    with Image.open(path) as image:
+    with told(path, "read as a picture"), Image.open(path) as image:
+        image.load()  # what stands behind the pixels is known only then
         found = image.info.get("prompt")
     return str(found) if found else None
 
