@@ -64,11 +64,6 @@ def flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def cannot_write(path: Path, error: OSError) -> EntropyLabError:
-    """An OSError in the words of this package."""
-    return EntropyLabError(f"{path} can't be written: {one_line(error)}.")
-
-
 def real_file(path: Path) -> Path:
     """``path``, or where it leads if it is a link, so that a file put there does not take the link's place."""
     with told(path, "written"):
@@ -147,13 +142,3 @@ def files(folder: Path, end: str) -> set[str]:
     with told(folder):
         whole = [entry for entry in entries if (os.path.isfile(entry) if entry.is_symlink() else entry.is_file())]
     return {entry.name.removesuffix(end) for entry in whole}
-
-
-def is_there(path: Path) -> bool:
-    """Whether there is anything of a name, if only a link to nowhere."""
-    with told(path):
-        try:
-            path.lstat()
-        except FileNotFoundError:
-            return False
-        return True

@@ -47,8 +47,6 @@ def table(ds: xr.Dataset) -> pd.DataFrame:
     ``fraction_removed`` is of the drift from the training size, by the paper's factor; ``fraction_under_law`` what it
     should remove, sigma^2 / (2 log T).
     """
-    if not {"distribution", "departure"} <= set(ds.dims):
-        raise entropylab.EntropyLabError(f"run must be simulated, as gaussian_ablation.nc. Got dims {list(ds.dims)}.")
     parts = {}
     for name, departure in product(ds["distribution"].values, ds["departure"].values):
         one = ds.sel(distribution=name, departure=departure, drop=True)

@@ -43,15 +43,11 @@ def measure(source: shared.Source) -> xr.Dataset:
 
 def draw(ds: xr.Dataset, out: Path) -> None:
     """One panel; the table has a row for each layer, with the mean over rows of skewness and excess kurtosis."""
-    layers = [value for value in ds.values() if "layer" in value.attrs and value.ndim == 2]
-    if not layers:
-        raise entropylab.EntropyLabError(f"run must hold logits, as logits.nc. Got variables {sorted(map(str, ds))}.")
-    rows = []
-    for value in layers:
+    named, rows = {value.attrs["name"]: value.values for value in ds.values()}, []
+    for value in ds.values():
         logits = value.values.astype(float)
         shape = {"skewness": skew(logits, -1).mean(), "kurtosis": kurtosis(logits, -1).mean()}
         rows.append({"layer": value.attrs["layer"], "rows": len(logits), "keys": logits.shape[1], **shape})
-    named = {value.attrs["name"]: value.values for value in layers}
     with plt.rc_context(entropylab.plot.PAPER):
         figure, ax = plt.subplots(figsize=(4.6, 4.2), layout="constrained")
         entropylab.plot.logit_distribution(named, ax)

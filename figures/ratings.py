@@ -21,9 +21,9 @@ from PIL import Image
 
 import shared
 from entropylab import EntropyLabError
-from entropylab.errors import check_int, one_line
+from entropylab.errors import check_int
 from entropylab.files import write_whole
-from entropylab.quality.saving import PICTURES, picture_files
+from entropylab.quality.saving import PICTURES, picture_files, prompt_of, read_picture
 
 FORMAT = "entropylab ratings 1"
 
@@ -63,34 +63,19 @@ def found_pairs(folders: Sequence[Path]) -> list[Pair]:
     if len(folders) < 2 or len(set(methods)) < len(methods):
         raise EntropyLabError(f"pictures must be two or more folders of different names, one a method. Got {methods}.")
     found = [
-        Pair(prompt_of(files[i][name]), (methods[i], methods[j]), (files[i][name], files[j][name]))
+        Pair(prompt_of(files[i][name]) or "", (methods[i], methods[j]), (files[i][name], files[j][name]))
         for i, j in combinations(range(len(folders)), 2)
         for name in files[i]
         if name in files[j]
     ]
+    if mute := [pair.files[0] for pair in found if not pair.prompt]:
+        raise EntropyLabError(f"pictures must carry their prompts, as `evaluate` writes them. {mute[0]} has none.")
     if not found:
         raise EntropyLabError(
             f"pictures must be folders with pictures ({', '.join(PICTURES)}), of the same names in two of them. "
             f"{', '.join(methods)} have none in common."
         )
     return found
-
-
-def prompt_of(path: Path) -> str:
-    """The prompt that a picture carries."""
-    if text := opened(path).info.get("prompt"):
-        return text
-    raise EntropyLabError(f"pictures must carry their prompts, as `entropylab evaluate` writes them. {path} has none.")
-
-
-def opened(path: Path) -> Image.Image:
-    """A picture, read."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except Exception as error:  # Pillow raises of all kinds, also for pictures far too large
-        raise EntropyLabError(f"pictures must be readable as pictures. {path}: {one_line(error, 200)}.") from error
-    return image
 
 
 def page_of(pairs: Sequence[Pair]) -> str:
@@ -107,9 +92,8 @@ def page_of(pairs: Sequence[Pair]) -> str:
 
 def as_url(path: Path) -> str:
     """A picture as a PNG within the page, without what it carries beside its pixels: there its method may be named."""
-    file, pixels = io.BytesIO(), opened(path).convert("RGB")
-    pixels.info = {}
-    pixels.save(file, "PNG")
+    file = io.BytesIO()
+    Image.fromarray(read_picture(path).permute(1, 2, 0).numpy()).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-import entropylab
 import shared
 
 SIDES = (shared.LOWER, (1.5, 1), shared.HIGHER, (3, 3))
@@ -71,10 +70,7 @@ def table(ds: xr.Dataset, size: str) -> pd.DataFrame:
 def draw(ds: xr.Dataset, out: Path) -> None:
     """A grid for every size: the training size, then every rule; prompts across."""
     sizes = [str(name) for name, value in ds.items() if "scaling" in value.dims and "channel" in value.dims]
-    home = ds.attrs.get("train_size")
-    if not sizes or home is None:
-        have = sorted(map(str, ds))
-        raise entropylab.EntropyLabError(f"run must hold pictures, as pictures.nc. Got variables {have}.")
+    home = ds.attrs["train_size"]
     for size in sizes:
         grid = [ds[home].values, *ds[size].values]
         names = [f"{home}\noriginal", *(f"{size}\n{rule}" for rule in ds["scaling"].values)]

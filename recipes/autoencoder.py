@@ -75,14 +75,25 @@ def training_pictures(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return captioned.reshape(-1, *captioned.shape[2:]), others.reshape(-1, *others.shape[2:])
 
 
-def train(folder: Path, steps: int, batch: int, peak: float = 1.5e-3, begin: Path | None = None) -> Path:
-    """Train until ``steps``, on from the last checkpoint, the weights of the pipeline in ``begin``, or random ones."""
+def train(
+    folder: Path, steps: int, batch: int, begin: Path | None = None, decoder_only: bool = False, peak: float = 1.5e-3
+) -> Path:
+    """Train until ``steps``, on from the last checkpoint, the weights of the pipeline in ``begin``, or random ones.
+
+    With ``decoder_only`` the decoder of the trained one, for latents that a denoiser was trained on and that must stay.
+    """
     torch.manual_seed(0)
     captioned, others = training_pictures(folder)
-    images = np.concatenate([captioned, others])
-    model = AutoencoderKL.from_pretrained(begin / "vae", torch_dtype=torch.float32) if begin else new_autoencoder()
-    model = model.train().to(memory_format=torch.channels_last)
-    loop = Loop(folder, "autoencoder", model, peak, decay=0.998)
+    path = folder / "autoencoder" / "autoencoder.safetensors"
+    if decoder_only:
+        images, stage, peak = np.concatenate([captioned, captioned, others]), "decoder", 1e-3
+        model = trained(path)
+        part = nn.ModuleDict({"post_quant_conv": model.post_quant_conv, "decoder": model.decoder}).requires_grad_(True)
+    else:
+        images, stage = np.concatenate([captioned, others]), "autoencoder"
+        model = AutoencoderKL.from_pretrained(begin / "vae", torch_dtype=torch.float32) if begin else new_autoencoder()
+        model = part = model.train().to(memory_format=torch.channels_last)
+    loop = Loop(folder, stage, part, peak, decay=0.998)
 
     def loss_of_batch() -> tuple[torch.Tensor, dict[str, float]]:
         target = to_tensor(images[torch.randint(len(images), (batch,)).numpy()])
@@ -92,15 +103,12 @@ def train(folder: Path, steps: int, batch: int, peak: float = 1.5e-3, begin: Pat
         return loss, {"psnr": psnr(output.detach(), target)}
 
     loop.train(steps, loss_of_batch)
-    average, path = loop.average.module.eval().requires_grad_(False), loop.folder / "autoencoder.safetensors"
-    standardise(average, to_tensor(captioned[:: max(1, len(captioned) // 512)]))
-    save(average, path)
-    return path
-
-
-def save(model: AutoencoderKL, path: Path) -> None:
-    """Write the weights."""
+    part.load_state_dict(loop.average.module.state_dict())
+    if not decoder_only:
+        model.eval().requires_grad_(False)
+        standardise(model, to_tensor(captioned[:: max(1, len(captioned) // 512)]))
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
+    return path
 
 
 def trained(path: Path) -> AutoencoderKL:
@@ -110,39 +118,9 @@ def trained(path: Path) -> AutoencoderKL:
     return model.eval().requires_grad_(False)
 
 
-def train_decoder(folder: Path, steps: int, batch: int, peak: float = 1e-3) -> None:
-    """Train the decoder on, alone, for latents that a denoiser was trained on already and that must stay."""
-    path = folder / "autoencoder" / "autoencoder.safetensors"
-    model = trained(path)
-    captioned, others = training_pictures(folder)
-    images = np.concatenate([captioned, captioned, others])
-    torch.manual_seed(0)
-    parts = nn.ModuleDict({"post_quant_conv": model.post_quant_conv, "decoder": model.decoder}).requires_grad_(True)
-    loop = Loop(folder, "decoder", parts, peak, decay=0.998)
-
-    def loss_of_batch() -> tuple[torch.Tensor, dict[str, float]]:
-        target = to_tensor(images[torch.randint(len(images), (batch,)).numpy()])
-        with torch.no_grad():
-            latents = model.encode(target).latent_dist.sample()
-        output = model.decode(latents).sample
-        return reconstruction_loss(output, target), {"psnr": psnr(output.detach(), target)}
-
-    loop.train(steps, loss_of_batch)
-    parts.load_state_dict(loop.average.module.state_dict())
-    save(model, path)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Train and save."""
+if __name__ == "__main__":
     parser = new_parser(__doc__, "runs/emoji", steps=1500, batch=16)
     parser.add_argument("--begin", type=Path, metavar="FOLDER", help="pipeline that the first weights are of")
     parser.add_argument("--decoder-only", action="store_true", help="train the decoder of a trained one on")
-    given = parser.parse_args(arguments)
-    if given.decoder_only:
-        train_decoder(given.out, given.steps, given.batch)
-    else:
-        train(given.out, given.steps, given.batch, begin=given.begin)
-
-
-if __name__ == "__main__":
-    main()
+    given = parser.parse_args()
+    train(given.out, given.steps, given.batch, given.begin, given.decoder_only)

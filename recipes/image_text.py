@@ -113,14 +113,9 @@ def write_reference(model: ImageText, folder: Path) -> None:
     save_file(found, folder / FILE)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Train, and write weights and features of the real pictures."""
-    given = new_parser(__doc__, "runs/image-text", steps=500, batch=128).parse_args(arguments)
+if __name__ == "__main__":
+    given = new_parser(__doc__, "runs/image-text", steps=500, batch=128).parse_args()
     model = train(given.out, given.steps, given.batch)
     save_file({name: value.half().contiguous() for name, value in model.state_dict().items()}, given.out / WEIGHTS)
     model.load_state_dict({name: value.float() for name, value in load_file(given.out / WEIGHTS).items()})
     write_reference(model.requires_grad_(False), given.out)
-
-
-if __name__ == "__main__":
-    main()

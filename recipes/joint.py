@@ -4,7 +4,7 @@
 
 Image and text tokens attend to each other, image tokens know their place by rotary embeddings, and the padding of the
 text takes part, as in FLUX. Queries and keys are normed with learned gains, so the logits need no brake. The shipped
-one took 5,000 steps of 32 pictures, from random weights.
+one took 5,000 steps of 32 pictures, from random weights; in the package it has the autoencoder of the first.
 """
 
 from pathlib import Path
@@ -55,25 +55,6 @@ def begin(model: FluxTransformer2DModel, variance: float = LOGIT_VARIANCE) -> No
             gain.fill_(variance**0.25)
 
 
-class Texts:
-    """The text encoder's tokens (prompts, 24, 128) and pooled vectors (prompts, 128) of all wordings, made once."""
-
-    def __init__(self, batches: Batches, encoder: CLIPTextModel) -> None:
-        with torch.no_grad():
-            out = encoder(batches.tokens.flatten(0, 1))
-            empty = encoder(batches.empty[None])
-        self.tokens = out.last_hidden_state.unflatten(0, batches.tokens.shape[:2])
-        self.pooled = out.pooler_output.unflatten(0, batches.tokens.shape[:2])
-        self.empty_tokens, self.empty_pooled = empty.last_hidden_state, empty.pooler_output
-
-    def draw(self, picture: torch.Tensor, empty_share: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens and pooled vectors for pictures (n,), a tenth of them of the empty prompt."""
-        wording = torch.randint(self.tokens.shape[1], picture.shape)
-        emptied = torch.rand(len(picture), 1) < empty_share
-        tokens = torch.where(emptied[..., None], self.empty_tokens, self.tokens[picture, wording])
-        return tokens, torch.where(emptied, self.empty_pooled, self.pooled[picture, wording])
-
-
 def flow_loss(
     model: FluxTransformer2DModel, latents: torch.Tensor, tokens: torch.Tensor, pooled: torch.Tensor
 ) -> torch.Tensor:
@@ -112,28 +93,24 @@ def train(folder: Path, steps: int, batch: int, peak: float, count: int = 48) ->
     """Train for ``steps`` (on from the last checkpoint, if there is one); return the pipeline with averaged weights."""
     batches = Batches(folder, count)
     encoder = CLIPTextModel.from_pretrained(folder / "pipeline" / "text_encoder", dtype=torch.float32).eval()
-    texts = Texts(batches, encoder)
+    with torch.no_grad():
+        texts = encoder(batches.tokens)
     torch.manual_seed(0)
     model = new_transformer().train()
     begin(model)
     loop = Loop(folder, "joint", model, peak)
 
     def loss_of_batch() -> tuple[torch.Tensor, dict[str, float]]:
-        picture, latents = batches.draw_latents(batch)
-        return flow_loss(model, latents, *texts.draw(picture)), {}
+        latents, text = batches.draw(batch)
+        return flow_loss(model, latents, texts.last_hidden_state[text], texts.pooler_output[text]), {}
 
     loop.train(steps, loss_of_batch)
     return assemble(loop.average.module.eval(), batches.autoencoder, encoder, batches)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Train and save. In the package the autoencoder is left out, which is that of the first model."""
+if __name__ == "__main__":
     parser = new_parser(__doc__, "runs/emoji", steps=6000, batch=32)
     parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate (%(default)s)")
-    given = parser.parse_args(arguments)
+    given = parser.parse_args()
     pipe = train(given.out, given.steps, given.batch, given.rate)
     save_pipeline(pipe, given.out / "pipeline-joint")
-
-
-if __name__ == "__main__":
-    main()

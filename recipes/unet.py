@@ -53,42 +53,36 @@ def new_unet() -> UNet2DConditionModel:
 
 
 class Batches:
-    """Latents, made once of ``count`` placements of each emoji and kept in the run folder, and token ids."""
+    """Latents, made once of ``count`` placements of each emoji and kept in the run folder, and token ids.
+
+    ``tokens`` (texts, length) are of every caption in all its wordings, one caption after the other; the last of all is
+    the empty prompt.
+    """
 
     def __init__(self, folder: Path, count: int) -> None:
         self.autoencoder = trained(folder / "autoencoder" / "autoencoder.safetensors")
         self.latents = torch.from_numpy(
-            kept(folder / f"latents-{count}.npy", lambda: latents_of(pictures(folder, count), self.autoencoder))
+            kept(folder / f"latents-{count}.npy", lambda: latents_of(folder, count, self.autoencoder))
         )
         self.captions = list(captions().values())
         texts = [text for caption in self.captions for text in spoken(caption)]
+        self.wordings = len(texts) // len(self.captions)
         self.tokenizer = new_tokenizer(texts)
-        padded = self.tokenizer([*texts, ""], padding="max_length", truncation=True, return_tensors="pt").input_ids
-        self.empty = padded[-1]
-        self.tokens = padded[:-1].view(len(self.captions), -1, padded.shape[-1])
-
-    def draw_latents(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Numbers of ``batch`` emoji (n,), and latents of them (n, 4, 16, 16)."""
-        picture = torch.randint(len(self.latents), (batch,))
-        variant = torch.randint(self.latents.shape[1], (batch,))
-        return picture, self.latents[picture, variant].float()
+        self.tokens = self.tokenizer([*texts, ""], padding="max_length", truncation=True, return_tensors="pt").input_ids
 
     def draw(self, batch: int, empty_share: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
-        """``batch`` latents (n, 4, 16, 16) and their token ids (n, length), a tenth of them of the empty prompt."""
-        picture, latents = self.draw_latents(batch)
-        wording = torch.randint(self.tokens.shape[1], (batch,))
-        emptied = torch.rand(batch, 1) < empty_share
-        return latents, torch.where(emptied, self.empty, self.tokens[picture, wording])
-
-
-def pictures(folder: Path, count: int) -> np.ndarray:
-    """``count`` placements of each emoji: uint8 (emoji, count, 64, 64, 3), drawn once."""
-    return kept(folder / f"pictures-{count}.npy", lambda: variants(drawings(folder), count, seed=20))
+        """``batch`` latents (n, 4, 16, 16) and the places (n,) of their texts, a tenth of them the empty prompt."""
+        picture = torch.randint(len(self.latents), (batch,))
+        variant = torch.randint(self.latents.shape[1], (batch,))
+        wording = torch.randint(self.wordings, (batch,))
+        text = torch.where(torch.rand(batch) < empty_share, -1, picture * self.wordings + wording)
+        return self.latents[picture, variant].float(), text
 
 
 @torch.no_grad()
-def latents_of(images: np.ndarray, autoencoder: AutoencoderKL) -> np.ndarray:
-    """Latents float16 (emoji, count, 4, 16, 16) of pictures uint8 (emoji, count, 64, 64, 3)."""
+def latents_of(folder: Path, count: int, autoencoder: AutoencoderKL) -> np.ndarray:
+    """Latents float16 (emoji, count, 4, 16, 16) of ``count`` placements of each emoji, which are drawn once."""
+    images = kept(folder / f"pictures-{count}.npy", lambda: variants(drawings(folder), count, seed=20))
 
     def encoded(pictures: np.ndarray) -> torch.Tensor:
         parts = to_tensor(pictures).split(16)
@@ -117,21 +111,15 @@ def noised(noising: DDPMScheduler, latents: torch.Tensor) -> tuple[torch.Tensor,
     return noising.add_noise(latents, noise, timesteps), timesteps, noising.get_velocity(latents, noise, timesteps)
 
 
-def new_scheduler() -> DDIMScheduler:
-    """What the denoisers are sampled with."""
-    return DDIMScheduler(
-        **SCHEDULE, clip_sample=False, set_alpha_to_one=True, steps_offset=1, timestep_spacing="trailing"
-    )
-
-
 def assemble(model: nn.ModuleDict, autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
-    """The parts as one StableDiffusionPipeline."""
+    """The parts as one StableDiffusionPipeline, and what it is sampled with."""
+    settings = {"clip_sample": False, "set_alpha_to_one": True, "steps_offset": 1, "timestep_spacing": "trailing"}
     pipe = StableDiffusionPipeline(
         vae=autoencoder,
         text_encoder=model["text_encoder"],
         tokenizer=tokenizer,
         unet=model["unet"],
-        scheduler=new_scheduler(),
+        scheduler=DDIMScheduler(**SCHEDULE, **settings),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -156,9 +144,10 @@ def train(
     brake = Brake(model["unet"], target)
 
     def loss_of_batch() -> tuple[torch.Tensor, dict[str, float]]:
-        latents, tokens = batches.draw(batch)
+        latents, text = batches.draw(batch)
         noisy, timesteps, velocity = noised(noising, latents)
-        error = F.mse_loss(model["unet"](noisy, timesteps, model["text_encoder"](tokens)[0]).sample, velocity)
+        states = model["text_encoder"](batches.tokens[text])[0]
+        error = F.mse_loss(model["unet"](noisy, timesteps, states).sample, velocity)
         term, seen = brake()
         return error + term, {"error": error.item(), **seen}
 
@@ -177,16 +166,11 @@ def save_pipeline(pipe: Any, folder: Path) -> None:
         finish_text_encoder(encoder, folder / encoder.name.replace("text_encoder", "tokenizer"))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Train and save."""
+if __name__ == "__main__":
     parser = new_parser(__doc__, "runs/emoji", steps=1800, batch=24)
     parser.add_argument("--rate", type=float, default=6e-4, help="highest learning rate (%(default)s)")
     parser.add_argument("--target", type=float, default=LOGIT_VARIANCE, help="variance of logits (%(default)s)")
     parser.add_argument("--begin", type=Path, metavar="FOLDER", help="pipeline that the first weights are of")
-    given = parser.parse_args(arguments)
+    given = parser.parse_args()
     pipe = train(given.out, given.steps, given.batch, given.rate, given.target, given.begin)
     save_pipeline(pipe, given.out / "pipeline")
-
-
-if __name__ == "__main__":
-    main()

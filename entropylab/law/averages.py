@@ -11,6 +11,7 @@ import xarray as xr
 
 from ..errors import EntropyLabError, names_of
 from ..errors import counted as in_words
+from ..sizes import AnySize, size_label
 
 Kinds = str | Sequence[str] | None
 """Kinds of layers: "self", "cross", "joint", "temporal", or several; or "image", the image's part of joint layers.
@@ -20,7 +21,8 @@ None is the first of `CHOSEN` that the Dataset has."""
 CHOSEN = ("self", "joint", "temporal", "cross")
 
 OF_LAYERS = ("tokens", "kind", "block", "part", "module", "order", "train_tokens", "multiplier")
-"""The coordinates that tell of layers."""
+OF_SIZES = ("tokens", "height", "width", "multiplier")
+"""The coordinates that tell of layers, and of sizes."""
 
 IMAGE, KEYS = "image", "keys"
 """What is asked for as a kind of layers, and the attribute that says that a Dataset is of it."""
@@ -59,6 +61,25 @@ def check(ds: xr.Dataset) -> xr.Dataset:
             f"Got variables {came}."
         )
     return ds
+
+
+def chosen(ds: xr.Dataset, kind: Kinds = None, scaling: str | None = None) -> xr.Dataset:
+    """The layers of these kinds under one scaling, along dims ``layer`` and ``size`` even if only one is left.
+
+    Its attributes kind and scaling say which they are.
+    """
+    kind = kind_in(ds, kind)
+    part, name = under(of_kind(ds, kind), scaling)
+    part = part if "size" in part["entropy"].dims else with_dim(part, "size", OF_SIZES)
+    return part.assign_attrs(kind=", ".join(kinds_of(kind)), scaling=name)
+
+
+def size_in(ds: xr.Dataset, size: AnySize, name: str = "size") -> str:
+    """The label of a size, if it was measured; ``name`` is that of the argument."""
+    labels = np.atleast_1d(ds["size"].values).astype(str).tolist()
+    if (label := size_label(size)) not in labels:
+        raise EntropyLabError(f"{name} must be one of those measured, {labels}. Got {size!r}.")
+    return label
 
 
 def kind_in(ds: xr.Dataset, kind: Kinds = None) -> str | Sequence[str]:
@@ -260,15 +281,15 @@ def along_tokens(values: xr.DataArray, x: xr.DataArray) -> xr.DataArray:
     return xr.apply_ufunc(mean, values, x.broadcast_like(values), input_core_dims=dims, vectorize=True)
 
 
-def provenance(part: xr.Dataset, mask: xr.DataArray, kind: Kinds, scaling: str) -> dict[str, Any]:
+def provenance(part: xr.Dataset, mask: xr.DataArray) -> dict[str, Any]:
     """What stands behind a fit or a check: the model, layers, heads and samples, and what was left out."""
     known = finite(part["entropy"])
     met = known.any([dim for dim in known.dims if dim not in mask.dims])
     has_heads = "head" in mask.dims
     return {
         "model": str(part.attrs.get("model", "")),
-        "kind": ", ".join(kinds_of(kind)),
-        "scaling": scaling,
+        "kind": part.attrs["kind"],
+        "scaling": part.attrs["scaling"],
         "layers": int((mask.any("head") if has_heads else mask).sum()),
         "heads": int(mask.sum()) if has_heads else 0,
         "left_out": int((met & ~mask).sum()),

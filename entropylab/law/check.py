@@ -16,16 +16,13 @@ from .averages import (
     about,
     along_tokens,
     averaged,
+    chosen,
     counted,
     finite,
     foreseen,
-    kind_in,
     log_tokens,
-    of_kind,
     over_samples,
     provenance,
-    under,
-    with_dim,
     words_of,
 )
 from .names import BIASED, FLAGS, RESIDUALS, Result, names_by_layer, page, table, text_table
@@ -312,12 +309,9 @@ def check(ds: xr.Dataset, *, kind: Kinds = None, scaling: str | None = None) -> 
         >>> found.flags.sel(size="8x8", layer="sigma 3", head=0).item()
         'skewed, near freezing'
     """
-    kind = kind_in(ds, kind)
-    part, name = under(of_kind(ds, kind), scaling)
+    part = chosen(ds, kind, scaling)
     if "sigma2" not in part:
         raise EntropyLabError(f"ds must hold sigma2, which the law is computed from. Got {sorted(map(str, part))}.")
-    if "size" not in part["entropy"].dims:
-        part = with_dim(part, "size", ("tokens", "height", "width", "multiplier"))
     keep = tuple(dim for dim in ("size", "layer", "head") if dim in part["entropy"].dims)
     logs = log_tokens(part)
     # Coordinates of layers, samples and sizes would be compared at every step, which takes most of the time.
@@ -326,7 +320,7 @@ def check(ds: xr.Dataset, *, kind: Kinds = None, scaling: str | None = None) -> 
     data = compared(plain, mask, keep)
     own = {str(n): value.variable for n, value in part.coords.items() if set(value.dims) <= set(keep) and value.dims}
     named = data.assign_coords({n: value for n, value in own.items() if n != "tokens"})
-    return Check(named.assign_attrs(provenance(part, mask, kind, name)))
+    return Check(named.assign_attrs(provenance(part, mask)))
 
 
 def compared(part: xr.Dataset, mask: xr.DataArray, keep: Sequence[str]) -> xr.Dataset:

@@ -11,8 +11,8 @@ from scipy.special import stdtr, stdtrit
 
 from ..errors import EntropyLabError
 from ..errors import counted as in_words
-from ..sizes import AnySize, size_label
-from .averages import Kinds, averaged, counted, finite, kind_in, kinds_of, of_kind, standard_error, under, with_dim
+from ..sizes import AnySize
+from .averages import Kinds, averaged, chosen, counted, finite, kind_in, size_in, standard_error
 from .lines import holm
 from .names import Result, names_by_layer, page, table, text_table
 
@@ -121,13 +121,10 @@ def compare(
         H of the other less H, in nats; ...
     """
     kind = kind_in(ds, kind)
-    part, name = one_side(ds, kind, scaling, size)
-    other_part, other_name = one_side(
-        other,
-        kind,
-        scaling if other_scaling is None else other_scaling,
-        size if other_size is None else other_size,
-    )
+    part = one_side(ds, kind, scaling, size)
+    other_scaling = scaling if other_scaling is None else other_scaling
+    other_size = size if other_size is None else other_size
+    other_part = one_side(other, kind, other_scaling, other_size)
     names = [each for each in ("prompt", "seed") if each in part.coords and each in other_part.coords] or ["sample"]
     first, second = paired(entropy_of(part, names), entropy_of(other_part, names))
     mask = counted(first) & counted(second)
@@ -151,14 +148,14 @@ def compare(
     own = [name for name in ("block", "part") if name in part.coords]
     rows = part["layer"].to_index().get_indexer(mean["layer"].values)
     result = xr.Dataset(data).assign_coords({name: ("layer", part[name].values[rows]) for name in own})
-    sides = {"": (part, name, first), "other_": (other_part, other_name, second)}
-    for which, (side, rule, used) in sides.items():
+    for which, side, used in (("", part, first), ("other_", other_part, second)):
         labels = used["size"] if "size" in used.coords else side["size"]
-        result.attrs |= {f"{which}model": str(side.attrs.get("model", "")), f"{which}scaling": rule}
-        result.attrs[f"{which}sizes"] = ", ".join(labels.values.astype(str))
+        about = {"model": str(side.attrs.get("model", "")), "scaling": side.attrs["scaling"]}
+        about["sizes"] = ", ".join(labels.values.astype(str))
+        result.attrs |= {f"{which}{name}": value for name, value in about.items()}
     return Comparison(
         result.assign_attrs(
-            kind=", ".join(kinds_of(kind)),
+            kind=part.attrs["kind"],
             samples=len(known),
             samples_left_out=part.sizes["sample"] + other_part.sizes["sample"] - 2 * len(known),
             layers_left_out=part.sizes["layer"] + other_part.sizes["layer"] - 2 * len(places),
@@ -166,19 +163,15 @@ def compare(
     )
 
 
-def one_side(ds: xr.Dataset, kind: Kinds, scaling: str | None, size: AnySize | None) -> tuple[xr.Dataset, str]:
-    """What is compared of a Dataset, with dims size and sample, and the name of its scaling."""
-    part, name = under(of_kind(ds, kind), scaling)
+def one_side(ds: xr.Dataset, kind: Kinds, scaling: str | None, size: AnySize | None) -> xr.Dataset:
+    """What is compared of a Dataset, with dims size and sample."""
+    part = chosen(ds, kind, scaling)
     if not part["entropy"].sizes.get("sample"):
         raise EntropyLabError(
             "ds and other must keep samples apart, which are paired: keep=('sample', ...). "
             f"Got dims {', '.join(map(str, part['entropy'].dims))}."
         )
-    part = part if "size" in part["entropy"].dims else with_dim(part, "size", ())
-    labels = part["size"].values.astype(str).tolist()
-    if size is not None and size_label(size) not in labels:
-        raise EntropyLabError(f"size must be one of those measured, {labels}. Got {size!r}.")
-    return (part if size is None else part.isel(size=[labels.index(size_label(size))])), name
+    return part if size is None else part.sel(size=[size_in(part, size)])
 
 
 def entropy_of(part: xr.Dataset, names: list[str]) -> xr.DataArray:

@@ -8,8 +8,8 @@ import pandas as pd
 import xarray as xr
 
 from ..errors import EntropyLabError
-from ..sizes import AnySize, size_label
-from .averages import Kinds, averaged, counted, log_tokens, of_kind, scalings_of, standard_error
+from ..sizes import AnySize
+from .averages import Kinds, averaged, counted, log_tokens, of_kind, scalings_of, size_in, standard_error
 
 MEAN = "mean"
 """The name that the mean over layers has in tables, in the place of a layer's."""
@@ -30,10 +30,7 @@ def training_size(ds: xr.Dataset, train_size: AnySize | None = None, *, kind: Ki
     ds = of_kind(ds, kind)
     labels = [str(label) for label in np.atleast_1d(ds["size"].values)]
     if train_size is not None:
-        label = size_label(train_size)
-        if label not in labels:
-            raise EntropyLabError(f"train_size must be one of the sizes measured, {labels}. Got {train_size!r}.")
-        return label
+        return size_in(ds, train_size, "train_size")
     trained = ds["train_tokens"] if "train_tokens" in ds else xr.full_like(ds["layer"], np.nan, dtype=float)
     same = np.atleast_1d(xr.apply_ufunc(np.isclose, ds["tokens"], trained).all("layer"))
     if not same.any():

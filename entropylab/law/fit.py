@@ -19,15 +19,13 @@ from .averages import (
     about,
     along_tokens,
     averaged,
+    chosen,
     counted,
     foreseen,
-    kind_in,
     log_tokens,
-    of_kind,
     over_samples,
     provenance,
     samples_of,
-    under,
     with_known_samples,
     words_of,
 )
@@ -287,9 +285,7 @@ def fit(
         ...
     """
     groups = words_of("by", by, f"None, or some of {', '.join(GROUPS)}") if by else ()
-    kind = kind_in(ds, kind)
-    part, scaling = under(of_kind(ds, kind), scaling)
-    part = with_known_samples(part)
+    part = with_known_samples(chosen(ds, kind, scaling))
     have = [name for name in GROUPS if name in part["entropy"].dims]
     if not set(groups) <= set(have) or len(set(groups)) < len(groups):
         raise EntropyLabError(f"by must be None or some of the dims that were measured, {have}. Got {list(groups)}.")
@@ -299,12 +295,13 @@ def fit(
     x = averaged(log_tokens(part), mask, keep)
     y = averaged(part["entropy"], mask, (*keep, "sample"))
     spread = over_samples(part, y, mask, keep)
-    line = line_of(part, x, y, spread, groups, method, way) if "size" in y.dims else {}
-    if not line or not np.isfinite(line["slope"]).any():
-        sizes = ", ".join(map(str, np.atleast_1d(part["size"].values)))
+    line = line_of(part, x, y, spread, groups, method, way)
+    if not np.isfinite(line["slope"]).any():
+        sizes = ", ".join(part["size"].values)
         weighted = ", with standard errors over samples that weights can be had from" if method == "weighted" else ""
         raise EntropyLabError(
-            f"ds must hold at least two sizes with different N in its {kind} layers{weighted}. Got {sizes}."
+            f"ds must hold at least two sizes with different N in its {part.attrs['kind']} layers{weighted}. "
+            f"Got {sizes}."
         )
     data = points_of(part, x, y, spread, mask, keep).assign({key: (groups, value) for key, value in line.items()})
     if "local_slope" in data:
@@ -314,7 +311,7 @@ def fit(
     total = ((data["entropy"] - data["entropy"].mean("size")) ** 2).sum("size")
     data["r_squared"] = 1 - (data["residual"] ** 2).sum("size") / total.where(total > 0)
     attrs = {"by": ", ".join(groups), "method": method, "errors": ERRORS.get(way, UNKNOWN)}
-    return Fit(data.assign_attrs(attrs | provenance(part, mask, kind, scaling)))
+    return Fit(data.assign_attrs(attrs | provenance(part, mask)))
 
 
 def way_to_errors(errors: str, method: str, part: xr.Dataset) -> str:

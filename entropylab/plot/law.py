@@ -228,9 +228,6 @@ def logit_distribution(logits: Mapping[str, Any], ax: Axes | None = None) -> Axe
 
     The legend has skewness k3/k2^1.5 and excess kurtosis k4/k2^2, both 0 for a Gaussian, mean over rows.
 
-    Returns:
-        The Axes.
-
     Raises:
         EntropyLabError: nothing to draw, or rows of a single value.
 

@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 
 from ..errors import EntropyLabError
 from ..law import fit
-from ..law.averages import Kinds, averaged, counted, log_tokens, of_kind, over_samples, under
+from ..law.averages import Kinds, averaged, chosen, counted, log_tokens, over_samples, size_in
 from ..law.check import check
 from ..law.compare import Comparison
 from ..law.drift import training_size
 from ..law.names import layer_names
-from ..sizes import AnySize, size_label
+from ..sizes import AnySize
 from . import style
 from .style import BLACK, BLUE, PAPER
 
@@ -44,9 +44,6 @@ def entropy_vs_step(
         kind: which layers: "self", "cross", "joint", or several; by default "self", or what the model has instead.
         scaling: which scaling; by default the only one, or "original" of several.
         normalised: draw entropy / log N, which lies between 0 and 1 in every layer.
-
-    Returns:
-        The Axes.
 
     Raises:
         EntropyLabError: not such a Dataset; steps were averaged; a size that is not known or was not measured.
@@ -98,9 +95,6 @@ def heads(
         kind: which layers: "self", "cross", "joint", or several; by default "self", or what the model has instead.
         scaling: which scaling; by default the only one, or "original" of several.
 
-    Returns:
-        The Axes.
-
     Raises:
         EntropyLabError: as `entropylab.check`; heads were averaged; no such variable; a size that was not measured.
 
@@ -130,15 +124,13 @@ def heads(
 
 def at_size(ds: xr.Dataset, dim: str, size: AnySize | None, kind: Kinds, scaling: str | None) -> tuple[xr.Dataset, str]:
     """The part at one size, which has a dim, and the size's label; by default the only one, or the training size."""
-    part = under(of_kind(ds, kind), scaling)[0]
-    labels = [str(label) for label in np.atleast_1d(part["size"].values)]
-    default = labels[0] if len(labels) == 1 else None
-    label = size_label(size) if size is not None else default or training_size(part, kind=kind)
-    if label not in labels:
-        raise EntropyLabError(f"size must be one of those measured, {labels}. Got {size!r}.")
+    part = chosen(ds, kind, scaling)
     if dim not in part["entropy"].dims:
         raise EntropyLabError(f"ds must have a dim {dim}, not averaged. Got {list(part['entropy'].dims)}.")
-    return (part.isel(size=labels.index(label)) if "size" in part.dims else part), label
+    if size is None and part.sizes["size"] > 1:
+        size = training_size(part, kind=kind)
+    label = part["size"].item() if size is None else size_in(part, size)
+    return part.sel(size=label), label
 
 
 QUANTITIES = {
@@ -251,10 +243,10 @@ def compare(comparison: Comparison, ax: Axes | None = None) -> Axes:
     if reach.notna().any():
         ax.errorbar(place, rows["difference"], reach, ls="", capsize=2, lw=0.8, color=BLUE)
     differs = rows["difference_holm"] < 0.05
-    for chosen, fill, words in ((differs, BLUE, "differs (Holm, p < 0.05)"), (~differs, "white", "not told from 0")):
-        if chosen.any():
-            own = rows["difference"][chosen]
-            ax.plot(place[chosen], own, "o", color=BLUE, markerfacecolor=fill, zorder=3, label=f"{words}: {len(own)}")
+    for some, fill, words in ((differs, BLUE, "differs (Holm, p < 0.05)"), (~differs, "white", "not told from 0")):
+        if some.any():
+            own = rows["difference"][some]
+            ax.plot(place[some], own, "o", color=BLUE, markerfacecolor=fill, zorder=3, label=f"{words}: {len(own)}")
     style.level(ax, 0)
     mean = comparison["mean_difference"].item()
     ax.axhline(mean, ls="--", color=BLACK, lw=0.8, label=f"mean layer, {mean:+.3f} nats".replace("-", "−"))

@@ -124,9 +124,6 @@ def entropy_maps(
         limits: lowest and highest value of the colours; those of all maps by default.
         chosen: as for `entropy_map`.
 
-    Returns:
-        The Axes.
-
     Raises:
         EntropyLabError: as `entropy_map`; rows or columns that are no such word; pictures that are not as many.
 

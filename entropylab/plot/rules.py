@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
 
 from ..errors import EntropyLabError, names_of
-from ..law.averages import Kinds, kind_in, kinds_of, of_kind, scalings_of
+from ..law.averages import Kinds, kind_in, kinds_of, of_kind, scalings_of, size_in
 from ..law.drift import MEAN, drift, training_size
-from ..sizes import AnySize, size_label
+from ..sizes import AnySize
 from . import style
 from .style import BLACK, BLUE, DASHES, GREEN, GREY, MARKERS, MORE_MARKERS, ORANGE, PURPLE, VERMILLION
 
@@ -51,8 +50,8 @@ def stabilization(
     rows = drift(ds, train_size, kind=kind)
     trained = training_size(ds, train_size, kind=kind)
     tokens = rows[rows["layer"] == MEAN].drop_duplicates("size").set_index("size")["tokens"].sort_values(kind="stable")
-    chosen = [size_label(size) for size in sizes or (tokens.index[0], tokens.index[-1])]
-    if len(chosen) != 2 or not set(chosen) <= set(tokens.index):
+    chosen = [size_in(ds, size, "each of sizes") for size in sizes or (tokens.index[0], tokens.index[-1])]
+    if len(chosen) != 2:
         raise EntropyLabError(f"sizes must be two of those measured, {list(tokens.index)}. Got {sizes!r}.")
     have = list(dict.fromkeys(rows["scaling"]))
     wanted = have if scaling is None else names_of(scaling)
@@ -169,24 +168,19 @@ def sweep_table(ds: xr.Dataset, *, size: AnySize | None = None, train_size: AnyS
     softmax scale, mean over heads (and over layers in the rows of layer "mean"), and ``curve``, whether it is one
     number for all layers and heads. Sorted by multiplier within a layer. Arguments and errors as of `sweep`.
     """
-    trained, part = training_size(ds, train_size), of_kind(ds)
-    labels = [str(label) for label in np.atleast_1d(part["size"].values)]
-    others = [label for label in labels if label != trained]
+    rows, part = drift(ds, train_size), of_kind(ds)
+    others = [label for label in dict.fromkeys(rows["size"]) if label != training_size(ds, train_size)]
     if size is None and len(others) != 1:
-        raise EntropyLabError(f"size must be named: one of {labels}. Got None, and {len(others)} beside {trained}.")
-    label = others[0] if size is None else size_label(size)
-    if label not in labels:
-        raise EntropyLabError(f"size must be one of those measured, {labels}. Got {size!r}.")
+        raise EntropyLabError(f"size must be named: one of {others}, beside the training size. Got None.")
+    label = others[0] if size is None else size_in(part, size)
     if "multiplier" not in ds.coords:
         have = sorted(map(str, ds.coords))
         raise EntropyLabError(f"ds must have a coordinate multiplier, as of entropylab.measure. Got {have}.")
-    chosen = part["multiplier"]
-    chosen = chosen.isel(size=labels.index(label)) if "size" in chosen.dims else chosen
-    chosen = chosen.reset_coords(drop=True)
+    chosen = part["multiplier"].reset_coords(drop=True)
+    chosen = chosen.sel(size=label, drop=True) if "size" in chosen.dims else chosen
     chosen = chosen if "scaling" in chosen.dims else chosen.expand_dims(scaling=scalings_of(part))
     factors = chosen.to_dataframe().reset_index()[["layer", "scaling", "multiplier"]]
     mean = factors.groupby("scaling", sort=False, as_index=False)["multiplier"].mean().assign(layer=MEAN)
-    rows = drift(ds, train_size)
     rows = rows[(rows["size"] == label) & rows["entropy"].notna()]
     rows = rows.merge(pd.concat([factors, mean]), on=["layer", "scaling"])
     rows["curve"] = (rows["scaling"] == "original") | pd.to_numeric(rows["scaling"], errors="coerce").notna()

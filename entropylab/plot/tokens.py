@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from ..errors import EntropyLabError
 from ..law import fit
-from ..law.averages import Kinds, averaged, counted, log_tokens, of_kind, over_samples, under
+from ..law.averages import Kinds, averaged, chosen, counted, log_tokens, over_samples
 from ..law.check import PARTS
 from .style import BLACK, BLUE, GREEN, GREY, PURPLE, VERMILLION, axes_of, label, legend, level, marks
 
@@ -93,8 +93,8 @@ def points(ax: Axes, mean: pd.DataFrame, name: str) -> Axes:
     """The measured means with their standard errors, sizes that are not square hollow."""
     square = (mean["height"] == mean["width"]).to_numpy()
     looks = ((square, BLUE, "mean of layers and heads"), (~square, "white", "the same, not square"))
-    for chosen, fill, words in looks:
-        part = mean[chosen]
+    for some, fill, words in looks:
+        part = mean[some]
         if len(part):
             look: dict[str, Any] = {"marker": "o", "color": BLUE, "mfc": fill, "label": words}
             marks(ax, part["log_tokens"], part[name], part["entropy_error"], **look)
@@ -159,11 +159,9 @@ def predictions(ds: xr.Dataset, *, kind: Kinds = None, scaling: str | None = Non
         >>> rows = entropylab.plot.predictions(ds)
         >>> rows.to_csv("predictions.csv", index=False)
     """
-    part, _ = under(of_kind(ds, kind), scaling)
+    part = chosen(ds, kind, scaling)
     if "train_tokens" not in part.coords or part["train_tokens"].isnull().all():
         raise EntropyLabError("ds must know the numbers of training tokens (train_tokens) of its layers. It does not.")
-    if "size" not in part.dims:
-        part = part.expand_dims("size")
     trained = part["train_tokens"].values
     known = sorted(set(trained[np.isfinite(trained)].tolist()), reverse=True)
     return pd.concat([of_one(part.isel(layer=np.flatnonzero(trained == each))) for each in known], ignore_index=True)
@@ -233,11 +231,11 @@ def entropy_predicted(
     """
     rows = predictions(ds, kind=kind, scaling=scaling)
     known = sorted(set(rows["train_tokens"]))
-    chosen = known[-1] if trained is None else float(trained)
-    if chosen not in known:
+    shown = known[-1] if trained is None else float(trained)
+    if shown not in known:
         have = ", ".join(f"{each:g}" for each in known)
         raise EntropyLabError(f"trained must be a number of training tokens of these layers: {have}. Got {trained!r}.")
-    ax, rows = axes_of(ax), rows[rows["train_tokens"] == chosen]
+    ax, rows = axes_of(ax), rows[rows["train_tokens"] == shown]
     if deficit:
         names = [name for name in ("entropy", *CURVES) if name in rows]
         rows = rows.assign(**{name: rows["log_tokens"] - rows[name] for name in names})
@@ -252,7 +250,7 @@ def entropy_predicted(
         level(ax, 0, "uniform attention")
     else:
         ax.plot(measured["log_tokens"], measured["log_tokens"], ":", color=BLACK, lw=0.8, marker="", label="uniform")
-    ax.axvline(np.log(chosen), color=GREY, lw=0.6, zorder=0, label=f"T = {chosen:g}")
+    ax.axvline(np.log(shown), color=GREY, lw=0.6, zorder=0, label=f"T = {shown:g}")
     ax.set(xlabel="log N [nats]", ylabel="deficit log N − H [nats]" if deficit else "attention entropy [nats]")
     legend(ax)
     return ax

@@ -6,7 +6,7 @@ The baselines are named like rules: ``scaling=("original", "sqrt_log", "resize",
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -234,7 +234,9 @@ def check_methods(pipe: Any, scaling: Any, train_size: Any) -> list[Method]:
 
 
 def as_method(one: Any, train_size: Any = None) -> Method:
-    """A method as it is, a baseline by name, or a scaling rule in any form that `entropylab.rescale` takes."""
+    """A method, a baseline by name, or a scaling rule in any form that `entropylab.rescale` takes."""
+    if isinstance(one, Resized | MultiDiffusion) and one.train_size is None:
+        return replace(one, train_size=train_size)
     if isinstance(one, Method):
         return one
     if isinstance(one, str) and one in BASELINES:

@@ -14,7 +14,7 @@ import xarray as xr
 from torch import Tensor
 
 from ..errors import EntropyLabError, one_line
-from ..files import as_path, cannot_write, make_folder, write_whole
+from ..files import as_path, make_folder, told, write_whole
 from ..runs.configuration import differences
 from ..runs.processes import Locks
 from ..runs.progress import Progress
@@ -43,14 +43,12 @@ def save_pictures(images: Tensor, prompts: Sequence[str], folder: Path, first: i
     from PIL.PngImagePlugin import PngInfo
 
     written = [folder / f"{number:04d}.png" for number in range(first, first + len(images))]
-    try:
+    with told(folder, "written"):
         folder.mkdir(parents=True, exist_ok=True)
         for path, image, prompt in zip(written, images, prompts, strict=True):
             text = PngInfo()
             text.add_itxt("prompt", prompt)
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(path, pnginfo=text)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
     return written
 
 
@@ -58,7 +56,8 @@ def prompt_of(path: Path) -> str | None:
     """The prompt that a PNG carries, if it does."""
     from PIL import Image
 
-    with Image.open(path) as image:
+    with told(path, "read as a picture"), Image.open(path) as image:
+        image.load()  # what stands behind the pixels is known only then
         found = image.info.get("prompt")
     return str(found) if found else None
 
@@ -76,11 +75,8 @@ def read_picture(path: Path) -> Tensor:
     """A picture file as (3, height, width) of uint8."""
     from PIL import Image
 
-    try:
-        with Image.open(path) as image:
-            return torch.from_numpy(np.asarray(image.convert("RGB")).copy()).permute(2, 0, 1)
-    except OSError as error:
-        raise EntropyLabError(f"{path} can't be read as a picture: {error}") from error
+    with told(path, "read as a picture"), Image.open(path) as image:
+        return torch.from_numpy(np.asarray(image.convert("RGB")).copy()).permute(2, 0, 1)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import xarray as xr
 from .. import netcdf
 from ..dataset import ATTRIBUTE, encode
 from ..errors import EntropyLabError
-from ..files import PARTIAL, cannot_write, files, interrupted_later, is_there, listed, make_folder, told, write_whole
+from ..files import PARTIAL, files, interrupted_later, listed, make_folder, told, write_whole
 from ..prompts import digest
 from .configuration import JOINED, differences, digest_of
 from .processes import END, Locks, locked
@@ -152,16 +152,16 @@ def read_run(path: Path) -> RunFolder:
 def record_of(path: Path) -> dict[str, Any] | None:
     """What stands in a run's record; None if there is none, or not what was written."""
     file = path / RECORD
-    if not is_there(file) or not file.is_file():  # reading a pipe would wait for somebody to write to it
-        return None
     with told(file):
+        if not file.is_file():
+            return None
         content = file.read_bytes()
     try:
         record = json.loads(content)
         form = record["format"]
         ours = form == FORMAT
         whole = ours and record["digest"] == digest_of(record["configuration"]) and ATTRIBUTE in record["attributes"]
-    except (KeyError, RecursionError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):
         return None
     if not ours:
         raise EntropyLabError(f"{path} holds a run of format {form}; this is for format {FORMAT}.")
@@ -173,7 +173,7 @@ def prompts_in(path: Path, samples: int) -> list[str]:
     try:
         with open(path / PROMPTS, encoding="utf-8") as lines:
             return [json.loads(line) for line in islice(lines, samples)]
-    except (OSError, RecursionError, ValueError):
+    except (OSError, ValueError):
         return []
 
 
@@ -280,8 +280,6 @@ def clear(path: Path) -> None:
             raise EntropyLabError(f"overwrite: {folder} is a link, and what is behind it is not removed.")
     entries = [entry for name in (UNITS, LOCKS) for entry in listed(path / name) if OWN.fullmatch(entry.name)]
     own = [Path(entry.path) for entry in entries if not entry.is_dir(follow_symlinks=False)]
-    try:
+    with told(path, "written"):
         for file in (*own, path / PROMPTS, path / RECORD):
             file.unlink(missing_ok=True)
-    except OSError as error:
-        raise cannot_write(path, error) from error

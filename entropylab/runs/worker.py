@@ -95,8 +95,9 @@ class Job:
         layers = recorder.cells.layers
         recorder.cells = Cells(recorder.reduction.names, recorder.keep)
         recorder.cells.layers = layers  # of which `report` tells, and nothing else
-        known = {"device": device_name(self.source["device"]), "versions": self.source["versions"]}
-        return ds.assign_attrs(**known, seconds=time.monotonic() - began)
+        place = torch.device(self.source["device"] or "cpu")
+        device = torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
+        return ds.assign_attrs(device=device, versions=self.source["versions"], seconds=time.monotonic() - began)
 
 
 @dataclass
@@ -160,12 +161,6 @@ def leaving_what_is_finished(run: Any, unit: Unit | None = None) -> Iterator[Non
                 f"entropylab.open({str(run.path)!r}) reads it."
             )
         raise
-
-
-def device_name(device: str) -> str:
-    """What a device is: the name of a GPU, else its type."""
-    place = torch.device(device or "cpu")
-    return torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
 
 
 def measure_run(

@@ -251,7 +251,7 @@ def test_what_the_page_refuses(folders, tmp_path):
         ([one], {}, "two or more folders of different names"),
         ([one, tmp_path / "empty"], {}, "have none in common"),
         ([one, other], {}, "have none in common"),
-        ([bad, one], {}, "must be readable as pictures"),
+        ([bad, one], {}, "can't be read as a picture"),
         ([mute, one], {}, "pictures must carry their prompts"),
         (folders, {"pairs": 0}, "pairs must be an int"),
     ):

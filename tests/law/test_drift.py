@@ -105,7 +105,7 @@ def test_sizes_by_their_sides() -> None:
     [
         (synthetic(train=96).isel(size=[0, 1]), {}, r"train_size must be named: no size with T = 576, 144, 36 tokens"),
         (DS.drop_vars("train_tokens"), {}, "train_size must be named: .*T is not in the Dataset"),
-        (DS, {"train_size": 40}, "train_size must be one of the sizes measured.* Got 40"),
+        (DS, {"train_size": 40}, "train_size must be one of those measured.* Got 40"),
         (DS.assign_coords(scaling=["sqrt_log"]), {}, 'scaling "original" too'),
         (DS.isel(size=2), {}, "sizes beside the training size"),
     ],

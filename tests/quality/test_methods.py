@@ -8,7 +8,7 @@ from PIL import Image
 import entropylab
 from entropylab import EntropyLabError
 from entropylab.quality.evaluation import own_call
-from entropylab.quality.methods import MultiDiffusion, as_images, check_methods, resized
+from entropylab.quality.methods import MultiDiffusion, Resized, as_images, check_methods, resized
 
 from ..seeds import generators
 
@@ -36,6 +36,17 @@ def test_resize_and_multidiffusion_are_the_pipeline_itself_at_the_training_size(
     assert (sampled(random_pipe, "multidiffusion", (64, 64)).int() - home.int()).abs().max() <= 1
     wide = sampled(random_pipe, "multidiffusion", (64, 96)).int()
     assert (wide - sampled(random_pipe, "original", (64, 96)).int()).abs().max() > 1
+
+
+def test_a_training_size_that_is_named_is_that_of_methods_that_do_not_name_one(random_pipe):
+    def draw(pipe, size, prompts, generators):
+        asked.append(size)
+        return torch.zeros(1, 3, *size, dtype=torch.uint8)
+
+    asked = []
+    for method in check_methods(random_pipe, ["resize", Resized(name="mine"), Resized(None, 48, "own")], 32):
+        method.sample(random_pipe, (64, 64), PROMPTS, [], draw)
+    assert asked == [(32, 32), (32, 32), (48, 48)]
 
 
 def test_multidiffusion_needs_the_training_size_and_the_parts_of_stable_diffusion(random_pipe):
