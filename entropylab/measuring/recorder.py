@@ -298,12 +298,34 @@ class Recorder(Sight):
             waiting = self.waiting
             self.finish_run()
             self.waiting = waiting
+        elif self.run is not None and self.is_resized(self.run, inputs):
+            self.begin_resized(self.run, size)
         if self.run is None:
             self.run = self.new_run()
         if own_loop and not self.run.steps:
             self.run.size = size
+        if not self.run.steps and not self.calls:
+            self.run.is_whole = inputs.latent_size == self.latent_of((self.run.size or size or (0, 0))[:2])
         self.run.meet_rule(rule_at_work(self.roots.values()), begun=bool(self.calls))
         self.calls.append(DenoiserCall(inputs, self.reduction))
+
+    def is_resized(self, run: Run, inputs: Inputs) -> bool:
+        """Whether a denoiser is handed another size than in the run's steps before, as by a callback of the call.
+
+        Only a denoiser that was handed the whole picture tells; another one may get views of it.
+        """
+        if run.size is None or self.calls or not (run.steps and run.is_whole):
+            return False
+        return inputs.latent_size not in (None, self.latent_of(run.size[:2]))
+
+    def begin_resized(self, before: Run, size: KnownSize) -> None:
+        """Go on at another size: in a run of its own, unless ``measure`` asks for the first one."""
+        if self.foreign:
+            raise EntropyLabError("is handed another size than the pipeline has sampled before in this call")
+        waiting, follows = self.waiting, self.follows
+        self.finish_run()
+        self.waiting, self.follows = waiting, follows
+        self.run = self.new_run(size, prompts=before.prompts, is_call=before.is_call)
 
     def on_output(self, name: str, root: nn.Module, output: Any) -> None:
         """A forward pass of a denoiser, or of a ControlNet, has ended; without an output, by an exception."""
