@@ -55,6 +55,7 @@ OTHERS = [
     ("samples", ([[IMAGE]],), {"rows": ["a", "b"]}, "rows must be a label for each of 1. Got 2"),
     ("samples", ([[IMAGE]],), {"columns": []}, "columns must be a label for each of 1. Got 0"),
     ("entropy_map", (xr.Dataset(),), {}, "xarray.DataTree of record"),
+    ("entropy_maps", (xr.Dataset(),), {}, "xarray.DataTree of record"),
     ("entropy_maps", ("maps",), {"rows": "size", "columns": "size"}, "two of size"),
     ("entropy_maps", ("maps",), {"rows": "frame", "columns": "step", "size": "32x48"}, "frame kept apart"),
     ("entropy_maps", ("maps", [[PIXELS]]), {"columns": "step"}, "2 rows of 3 pictures"),
