@@ -11,6 +11,14 @@ Size = tuple[int, int]
 """Height and width [pixels]."""
 
 
+class Clip(NamedTuple):
+    """The size of a video, height and width [pixels], and what is known of its length: "9 frames"."""
+
+    height: int
+    width: int
+    length: str
+
+
 class Packed(NamedTuple):
     """The size of an image that comes as (batch, tokens, width), or (batch, channels, length): what is known of it."""
 
@@ -18,7 +26,7 @@ class Packed(NamedTuple):
     width: int
 
 
-KnownSize = Size | Packed | None
+KnownSize = Size | Clip | Packed | None
 """What is known of the size of an image that was met; None if nothing is."""
 
 AnySize = str | int | Size

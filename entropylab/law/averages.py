@@ -24,6 +24,9 @@ OF_LAYERS = ("tokens", "kind", "block", "part", "module", "order", "train_tokens
 OF_SIZES = ("tokens", "height", "width", "multiplier")
 """The coordinates that tell of layers, and of sizes."""
 
+DIMENSIONS = ("size", "scaling", "branch", "sample", "step", "layer", "head")
+"""The dims that a measured Dataset may have."""
+
 IMAGE, KEYS = "image", "keys"
 """What is asked for as a kind of layers, and the attribute that says that a Dataset is of it."""
 
@@ -53,6 +56,12 @@ def check(ds: xr.Dataset) -> xr.Dataset:
             came = f"{again!r} more than once" if again is not None else f"{name}({', '.join(map(str, ds[name].dims))})"
             raise EntropyLabError(f"{name} must be a coordinate of ds that names each {name} once. Got {came}.")
     wanted = set(ds["entropy"].dims)
+    own = [dim for dim in ds["entropy"].dims if dim not in DIMENSIONS and ds.sizes[dim] > 1]
+    if own:
+        raise EntropyLabError(
+            f"ds must be one Dataset from entropylab.measure, not several along {own[0]}: take one of "
+            f"them, as with ds.isel({own[0]}=0). Got dims {', '.join(map(str, ds['entropy'].dims))}."
+        )
     odd = [name for name in ("sigma2", "entropy_std") if name in ds and set(ds[name].dims) != wanted]
     if odd or "calibrated" in ds:
         came = ", ".join(sorted(f"{name}({', '.join(map(str, values.dims))})" for name, values in ds.data_vars.items()))

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from ..errors import EntropyLabError
-from ..sizes import KnownSize, Packed, size_label
+from ..sizes import Clip, KnownSize, Packed, size_label
 from .cells import BAD, COUNTS, KEEPABLE, UNCOUNTED, Cells, common_labels, common_timesteps
 from .moments import fit_shapes
 from .reduce import SPLIT
@@ -111,7 +111,14 @@ def coordinates(cells: Cells, sizes: Sizes, scalings: Sequence[str], shape: tupl
 
 
 def label_of(size: KnownSize, sizes: Sizes) -> str:
-    """The label of a size; where several are not known, what the denoiser was handed tells them apart."""
+    """The label of a size; where several are not known, what the denoiser was handed tells them apart.
+
+    Videos of other lengths are sizes of their own.
+    """
+    if isinstance(size, Clip):
+        others = [other for other in sizes if other is not None and not isinstance(other, Packed)]
+        alone = [other[:2] for other in others].count(size[:2]) == 1
+        return size_label(size[:2]) if alone else f"{size_label(size[:2])} {size.length}"
     if isinstance(size, Packed):
         alone = sum(other is None or isinstance(other, Packed) for other in sizes) == 1
         return "unknown" if alone else f"input {size.tokens}x{size.width}"
@@ -129,14 +136,19 @@ def timesteps(cells: Cells, sizes: Sizes, steps: int) -> tuple[Any, np.ndarray]:
 
 
 def train_tokens(cells: Cells, sizes: Sizes) -> list[float]:
-    """T of every layer: its keys at the first size where it ran, and how many more it has at the training size."""
-    known: dict[str, float] = {}
+    """T of every layer: its keys at the first size where it ran, and how many more it has at the training size.
+
+    NaN where videos of several lengths have not the same.
+    """
+    known: dict[str, dict[str, float]] = {}
     for size in sizes:
+        length = size.length if isinstance(size, Clip) else ""
         for path, counted in cells.counted[size].items():
             more = cells.grown[size].get(path)
             if more is not None:
-                known.setdefault(path, counted.tokens + more)
-    return [float(known.get(path, np.nan)) for path in cells.layers]
+                known.setdefault(path, {}).setdefault(length, counted.tokens + more)
+    found = [set(known.get(path, {}).values()) for path in cells.layers]
+    return [float(each.pop()) if len(each) == 1 else np.nan for each in found]
 
 
 def sample_labels(cells: Cells, samples: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ..errors import EntropyLabError, RefusedCallError, counted, names_of
 from ..pipelines.sight import Sight
 from ..pipelines.words import Words, check_called
 from ..scaling import folded_at_work, rule_at_work
-from ..sizes import KnownSize, Packed, Size, size_label
+from ..sizes import Clip, KnownSize, Packed, Size, size_label
 from .cells import Cells, LayerLabel
 from .layout import dataset_of
 from .live import Live
@@ -213,14 +213,26 @@ class Recorder(Sight):
             check_called(self.words.words, arguments)
         prompts = names_of(arguments.get("prompt"))
         images = arguments.get("num_images_per_prompt") or 1
-        self.run = self.new_run(self.size, prompts=[text for text in prompts for _ in range(images)], is_call=True)
+        each = [text for text in prompts for _ in range(images)]
+        self.run = self.new_run(self.asked_size, prompts=each, is_call=True)
 
     def on_latents(self, arguments: dict[str, Any], latents: Any) -> None:
         """The pipeline has made its latents, which tells the size if the call did not."""
         super().on_latents(arguments, latents)
         self.check_size()
         if self.run is not None and not self.run.steps and not self.foreign:
-            self.run.size = self.size
+            self.run.size = self.asked_size
+
+    @property
+    def asked_size(self) -> KnownSize:
+        """The size that the pipeline was asked for, if it was."""
+        return Clip(*self.size, f"{self.frames} frames") if self.size is not None and self.frames else self.size
+
+    def size_met(self, inputs: Inputs) -> KnownSize:
+        """The size of the image that a denoiser is handed."""
+        size, frames = self.size_of_latent(), inputs.frames[::-1]
+        length = f"{self.frames} frames" if self.frames else "input {}x{}".format(*frames) if frames else ""
+        return Clip(*size, length) if size is not None and length else size or packed(inputs)
 
     def check_size(self) -> None:
         """Raise a RefusedCallError if ``measure`` asked for another size than the pipeline is to sample."""
@@ -228,7 +240,7 @@ class Recorder(Sight):
         if isinstance(asked, tuple) and self.size not in (None, asked):
             raise RefusedCallError(
                 f"{type(self.pipe).__name__} would sample {size_label(self.size)} where sizes= asks for "
-                f"{size_label(asked)}: choose sizes that it samples as they are, or a call= that does."
+                f"{size_label(asked[:2])}: choose sizes that it samples as they are, or a call= that does."
             )
 
     def on_end(self, failed: bool) -> None:
@@ -279,18 +291,40 @@ class Recorder(Sight):
         if not self.follows:
             self.finish_step()
         self.meet(inputs)
-        size = self.size_of_latent() or packed(inputs)
+        size = self.size_met(inputs)
         own_loop = not (self.follows or self.foreign or (self.run is not None and self.run.is_call))
         if own_loop and self.run is not None and self.run.steps and self.run.size != size:
             waiting = self.waiting
             self.finish_run()
             self.waiting = waiting
+        elif self.run is not None and self.is_resized(self.run, inputs):
+            self.begin_resized(self.run, size)
         if self.run is None:
             self.run = self.new_run()
         if own_loop and not self.run.steps:
             self.run.size = size
+        if not self.run.steps and not self.calls:
+            self.run.is_whole = inputs.latent_size == self.latent_of((self.run.size or size or (0, 0))[:2])
         self.run.meet_rule(rule_at_work(self.roots.values()), begun=bool(self.calls))
         self.calls.append(DenoiserCall(inputs, self.reduction))
+
+    def is_resized(self, run: Run, inputs: Inputs) -> bool:
+        """Whether a denoiser is handed another size than in the run's steps before, as by a callback of the call.
+
+        Only a denoiser that was handed the whole picture tells; another one may get views of it.
+        """
+        if run.size is None or self.calls or not (run.steps and run.is_whole):
+            return False
+        return inputs.latent_size not in (None, self.latent_of(run.size[:2]))
+
+    def begin_resized(self, before: Run, size: KnownSize) -> None:
+        """Go on at another size: in a run of its own, unless ``measure`` asks for the first one."""
+        if self.foreign:
+            raise EntropyLabError("is handed another size than the pipeline has sampled before in this call")
+        waiting, follows = self.waiting, self.follows
+        self.finish_run()
+        self.waiting, self.follows = waiting, follows
+        self.run = self.new_run(size, prompts=before.prompts, is_call=before.is_call)
 
     def on_output(self, name: str, root: nn.Module, output: Any) -> None:
         """A forward pass of a denoiser, or of a ControlNet, has ended; without an output, by an exception."""
@@ -402,7 +436,7 @@ class Recorder(Sight):
         if self.run is None or all(are_empty(*call.forward.likeness) for call in calls):
             return
         if self.run.size is None:
-            self.run.size = self.size_of_latent() or packed(calls[-1].inputs)
+            self.run.size = self.size_met(calls[-1].inputs)
         self.run.add_step(calls, combined, sample)
         if self.kept_maps is not None:
             self.kept_maps.add_step(self.run, calls)

@@ -25,6 +25,10 @@ LEAST_SHARE = 0.97
 """Guidance goes beyond the conditional branch: with less than this share of the sum, no branch is known to be that."""
 
 
+LEAST_NUMBERS = 64
+"""Of fewer numbers than these any branches make nearly any combination, which tells nothing then."""
+
+
 class Handed(NamedTuple):
     """The texts that a denoiser call was handed for so many images: (images, ...) each; or ``listed``, one each."""
 
@@ -58,6 +62,7 @@ class Evidence(NamedTuple):
     first: int = 0  # how many of them are of the step's first denoiser call
     is_step: bool = True  # else it is a denoiser call that no scheduler follows, and nothing is known of its branches
     products: tuple[Tensor, ...] = ()  # see ``combination``; for each way to find the image in the outputs
+    numbers: int = 0  # how many the products are sums over
     alike: Tensor | None = None  # (branches, branches), whether two were handed the same text
     prompted: Tensor | None = None  # (branches,), whether a branch was handed the encoded prompt, if that is known
     doubled: Tensor | None = None  # whether what was taken for samples is two branches; None if that can't be
@@ -104,7 +109,7 @@ class Evidence(NamedTuple):
         prompted = [] if self.prompted is None else self.prompted.cpu().numpy().nonzero()[0].tolist()
         if len(prompted) == 1 and self.alike is not None and self.products:
             return self.named(prompted[0], self.alike.cpu().numpy(), self.products[0].cpu().numpy())
-        for products in (found.cpu().numpy() for found in self.products):
+        for products in (found.cpu().numpy() for found in self.products if self.numbers >= LEAST_NUMBERS):
             coefficients = combination(products, self.branches)
             if coefficients is not None and self.alike is not None:
                 shares = coefficients / coefficients.sum()
@@ -194,7 +199,9 @@ def evidence(
             rows = torch.cat([part.reshape(1, -1) for part in (*outputs, *more, combined)]).double()
             found.append(rows @ rows.T)
     alike, prompted = texts.judged(known, prompt, home)
-    return Evidence(len(branches), first, products=tuple(found), alike=alike, prompted=prompted)
+    return Evidence(
+        len(branches), first, products=tuple(found), numbers=combined.numel(), alike=alike, prompted=prompted
+    )
 
 
 class Texts:

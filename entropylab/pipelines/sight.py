@@ -17,6 +17,9 @@ from .arguments import inputs_of
 from .following import follow, see_parts
 from .structure import conditioners, default_size, denoisers, vae_factor
 
+FRAMES = ("num_frames", "frames", "video_length")
+"""What pipelines call the number of frames of a video."""
+
 
 class Sight:
     """Follows a pipeline for the size that it samples: `following.follow` tells it what happens."""
@@ -30,6 +33,7 @@ class Sight:
         self.asked: dict[str, Any] = {}  # the arguments of the pipeline's call, while it runs
         self.calling: list[tuple[Any, ...]] = []  # of each call that runs (a callback may call), what was known before
         self.size: Size | None = None  # (height, width) that it was asked for [pixels], if it was
+        self.frames: int | None = None  # how many frames it was asked for, if it samples videos
         self.factor = vae_factor(pipe)  # pixels per latent pixel along one side
         self.latent: Size | None = None  # latent size of the denoiser's input, as far as it is known
         self.latents: int | None = None  # how many tokens the image has, where it comes as tokens and no grid
@@ -57,8 +61,9 @@ class Sight:
         """The pipeline is called with these arguments, by name: they may name the size."""
         self.on_parts()
         self.leave()
-        self.calling.append((self.asked, self.size, self.latents, self.volume, self.prompt))
+        self.calling.append((self.asked, self.size, self.frames, self.latents, self.volume, self.prompt))
         self.asked, self.latents, self.volume, self.prompt = arguments, None, None, None
+        self.frames = frames_in(arguments)
         height, width = (side_of(arguments.get(name)) for name in ("height", "width"))
         usual = default_size(self.pipe) or (None, None)
         self.size = pair_of(height or usual[0], width or usual[1]) if height or width else None
@@ -66,8 +71,8 @@ class Sight:
     def on_end(self, failed: bool) -> None:
         """The pipeline's call is over; ``failed`` if by an exception."""
         self.leave()
-        before = self.calling.pop() if self.calling else ({}, None, None, None, None)
-        self.asked, self.size, self.latents, self.volume, self.prompt = before
+        before = self.calling.pop() if self.calling else ({}, None, None, None, None, None)
+        self.asked, self.size, self.frames, self.latents, self.volume, self.prompt = before
 
     def on_set(self, arguments: dict[str, Any], _: None) -> None:
         """The pipeline is given an attribute, the last argument."""
@@ -84,6 +89,7 @@ class Sight:
             return
         self.latents = latents.shape[1] if latents.ndim == 3 else None
         self.volume = latents[0].numel()
+        self.frames = self.frames or frames_in(arguments)
         size = pair_of(*(side_of(arguments.get(name)) for name in ("height", "width")))
         in_pixels = latents.ndim == 3 or self.factor == 1 or size != tuple(latents.shape[-2:])
         if size is not None and in_pixels and (self.size is not None or latents.ndim == 3):
@@ -150,6 +156,11 @@ def side_of(value: Any) -> int | None:
         return None if value is None or isinstance(value, str) else int(value)
     except (OverflowError, TypeError, ValueError):  # a list, or a tensor of several
         return None
+
+
+def frames_in(arguments: dict[str, Any]) -> int | None:
+    """How many frames a pipeline is asked for, if it is."""
+    return next((count for name in FRAMES if (count := side_of(arguments.get(name)))), None)
 
 
 def pair_of(height: int | None, width: int | None) -> Size | None:

@@ -314,10 +314,10 @@ def values_of(
     maps: xr.DataTree, name: str, layer: Any, chosen: dict[str, Any], variable: str = "entropy"
 ) -> dict[Any, str]:
     """All that a row or column may be of, and its label; nothing where that is averaged."""
+    sizes = list(check_maps(maps).children)
     if name == "size":
-        return {size: size for size in maps.children}
-    sizes = list(maps.children) if isinstance(maps, xr.DataTree) else [None]
-    found = list(groups(maps, layer, chosen.get("size", sizes[0] if sizes else None), variable))
+        return {size: size for size in sizes}
+    found = list(groups(maps, layer, chosen.get("size", sizes[0]), variable))
     if name == "layer":
         named = [ds.drop_vars(ds.data_vars)[["block", "part", "order"]] for ds in found]
         return names_by_layer(xr.concat(named, "layer").sortby("order"))

@@ -134,12 +134,17 @@ DS = synthetic(steps=2, samples=2)
         (DS.isel(layer=[0, 1, 0]), {}, "names each layer once. Got 'unet.down_blocks.*' more than once"),
         (DS.isel(size=[0, 1, 0]), {}, "names each size once. Got '32x32' more"),
         (DS.isel(scaling=[0, 0]), {}, "names each scaling once. Got 'original' more than once"),
+        (xr.concat([DS, DS * 2], "model"), {}, r"not several along model: .* as with ds.isel\(model=0\)"),
         (DS.isel(size=[0, 1]).swap_dims(size="height"), {}, r"names each size once. Got size\(height\)"),
     ],
 )
 def test_what_can_not_be_fitted(ds: xr.Dataset, options: dict, message: str) -> None:
     with pytest.raises(EntropyLabError, match=message):
         fit(ds, **options)
+
+
+def test_a_dimension_of_one_is_no_average() -> None:
+    assert fit(DS.expand_dims(model=["one"])).slope == fit(DS).slope
 
 
 # What a fit says of itself, hands out and predicts.

@@ -126,10 +126,10 @@ def test_a_call_in_a_call_that_is_refused(random_pipe):
 
 
 class Twice(StableDiffusionPipeline):
-    """A pipeline that samples coarsely first, by what it inherits."""
+    """A pipeline that samples first, by what it inherits, at a size that may be another one."""
 
-    def __call__(self, text, **options):
-        super().__call__(text, **options | {"height": 32, "width": 32})
+    def __call__(self, text, first, **options):
+        super().__call__(text, **options | {"height": first, "width": first})
         return super().__call__(text, **options)
 
 
@@ -141,5 +141,9 @@ def test_what_a_pipeline_inherits_is_no_call_of_its_own(random_pipe):
             for other in others:
                 stack.enter_context(entropylab.record(other))
             rec = stack.enter_context(entropylab.record(pipe))
-            pipe(OUTER, height=64, width=64, num_inference_steps=2, output_type="latent")
+            pipe(OUTER, 64, height=64, width=64, num_inference_steps=2, output_type="latent")
             assert (rec.dataset.sizes["sample"], rec.dataset.sizes["step"]) == (1, 4)
+    with entropylab.record(pipe) as rec:
+        pipe(OUTER, 32, height=64, width=64, num_inference_steps=2, output_type="latent")
+    assert rec.dataset["size"].values.tolist() == ["32x32", "64x64"]
+    assert rec.dataset.tokens.max("layer").values.tolist() == [64, 256]

@@ -60,7 +60,7 @@ def compare(ds, maps):
 
 
 class Bare(nn.Module):
-    """Attention on a grid (batch, channels, height, width), or on tokens (batch, tokens, channels).
+    """Attention on a grid (batch, channels, [frames,] height, width), or on tokens (batch, tokens, channels).
 
     The second layer needs more than 30 tokens.
     """
@@ -71,7 +71,7 @@ class Bare(nn.Module):
         self.attn, self.more = PlainAttention(WIDTH), PlainAttention(WIDTH)
 
     def forward(self, hidden_states, timestep):
-        tokens = hidden_states.flatten(2).mT if hidden_states.ndim == 4 else hidden_states
+        tokens = hidden_states.flatten(2).mT if hidden_states.ndim > 3 else hidden_states
         tokens = 3 * self.attn(3 * tokens)
         return self.more(tokens) if tokens.shape[1] > 30 else tokens
 
@@ -210,18 +210,42 @@ def test_labels_that_sizes_or_rules_do_not_share_are_of_none(random_pipe):
 
 
 def test_tokens_of_calls_that_differ_are_their_mean():
-    """Of videos of two and of four frames of latents, in either order: 24 tokens a frame, and 27 of text."""
+    """Of texts of 11 and of 27 tokens, in either order, beside 48 of the video."""
     family = BY_NAME["Mochi"]
-    pipe, call = family.build(), texts(27, (27,), (27,))
-    found = []
-    for order in ((7, 19), (19, 7)):
+    pipe, found = family.build(), []
+    for order in ((11, 27), (27, 11)):
         with entropylab.record(pipe, layers="joint") as rec:
-            for frames in order:
-                two_steps(pipe, *family.size, num_frames=frames, **call)
+            for length in order:
+                two_steps(pipe, *family.size, num_frames=7, **texts(length, (length,), (length,)))
         found.append(rec.dataset.tokens.values)
         assert rec.dataset["keys"].min() < found[-1].min() and rec.dataset["keys"].max() > found[-1].max()
         np.testing.assert_allclose(found[-1][0], rec.dataset["keys"].mean(["branch", "sample", "step", "head"])[0, 0])
     np.testing.assert_allclose(*found)
+
+
+def test_videos_of_several_lengths_are_sizes_of_their_own():
+    """CogVideoX packs nothing, LTX all: two and three frames of latents, of 4x6 tokens each."""
+    for name, text, lengths in (("CogVideoX", 11, (5, 9)), ("LTX", 0, (9, 17))):
+        family = BY_NAME[name]
+        call = texts(11) if text else texts(11, (9,), (6,))
+        with entropylab.record(pipe := family.build(), layers=["joint", "self"], maps=True) as rec:
+            for frames in lengths:
+                two_steps(pipe, *family.size, num_frames=frames, **call)
+        height, width = family.size
+        named = [f"{height}x{width} {frames} frames" for frames in lengths]
+        assert rec.dataset["size"].values.tolist() == list(rec.maps) == named
+        assert rec.dataset.height.values.tolist() == [height] * 2
+        for place, frames in enumerate((2, 3)):
+            assert set(rec.dataset.tokens.isel(size=place).values) == {24 * frames + text}
+            with entropylab.record(pipe, layers=["joint", "self"]) as alone:
+                two_steps(pipe, *family.size, num_frames=lengths[place], **call)
+            assert alone.dataset["size"].item() == f"{height}x{width}"
+            np.testing.assert_allclose(rec.dataset.entropy[place], alone.dataset.entropy[0], rtol=1e-5)
+        assert not np.allclose(*rec.dataset.entropy, rtol=1e-5)
+        assert rec.dataset.train_tokens.isnull().all(), "each length has its own"
+    ds = of_shapes((2, WIDTH, 3, 5, 5), (2, WIDTH, 4, 5, 5))
+    assert ds["size"].values.tolist() == ["5x5 input 8x3", "5x5 input 8x4"]
+    np.testing.assert_array_equal(ds.tokens.sel(layer="model.attn"), [75, 100])
 
 
 def test_a_step_that_stands_before_the_class_and_is_not_heard_is_said_to_be_why(random_pipe):

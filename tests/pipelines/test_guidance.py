@@ -8,6 +8,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, HeunDiscreteScheduler, PNDMScheduler, UniPCMultistepScheduler
 
 import entropylab
+from entropylab.pipelines.guidance import Branch, Handed, Texts, evidence
 
 from ..conftest import new_random_pipeline
 from ..maps import materialised
@@ -284,3 +285,13 @@ def test_a_pipeline_call_and_a_loop_of_ones_own_in_one_recording(pipe):
     for index in range(2):
         own = ds.sel(size=["64x64"]).isel(sample=slice(2 * index, 2 * index + 2))
         agree(own, pipe, before[3 * index : 3 * index + 3], cond="c", uncond="u")
+
+
+@pytest.mark.parametrize(("numbers", "names"), [(1, ["branch 0", "branch 1"]), (64, ["uncond", "cond"])])
+def test_few_numbers_name_no_branches(numbers, names):
+    """Those that are combined stand behind three others, which seem to be combined too if they are as few."""
+    for seed in range(20):
+        u, c = normal(2, 4, numbers + 3, seed=seed)
+        branches = [Branch(out, Handed([normal(4, 24, 8, seed=place)], 4)) for place, out in enumerate((u, c))]
+        guided, latents = guidance(5.0)({"u": u, "c": c}, 0)[:, 3:], normal(4, numbers, seed=100 + seed)
+        assert evidence(branches, guided, latents, 1, None, Texts()).names() == names

@@ -6,7 +6,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
 import entropylab
-from entropylab import EntropyLabError
+from entropylab import EntropyLabError, EntropyLabWarning
 from entropylab.measuring.checks import call_settings
 
 from ..conftest import new_random_pipeline
@@ -216,3 +216,26 @@ def test_a_batch_that_shrinks_has_no_prompts(random_pipe):
             sample(random_pipe, (32, 32), **options)
         (group, *_) = rec.maps["32x32"].children.values()
         assert ("prompt" in rec.dataset.coords) == known and ("prompt" in group.coords) == known
+
+
+def test_a_callback_that_changes_the_pictures_size_begins_another_size(random_pipe):
+    """Steps are of as many keys as they have; ``measure`` asks for one size, and names what else attends."""
+
+    def larger(pipe, step, timestep, tensors):
+        return {"latents": tensors["latents"].repeat(1, 1, 2, 1)} if step == 0 else tensors
+
+    def call(pipe, *ignored):
+        options = {"height": 32, "width": 48, "num_inference_steps": 3, "output_type": "latent"}
+        return pipe("a red car", callback_on_step_end=larger, **options)
+
+    with entropylab.record(random_pipe, maps=True) as rec:
+        call(random_pipe)
+    ds = rec.dataset
+    assert ds["size"].values.tolist() == list(rec.maps) == ["32x48", "64x48"] and ds.prompt.item() == "a red car"
+    known = ds.entropy.notnull().any("head").all(["layer", "branch"])
+    assert known.values.squeeze().tolist() == [[True, False], [True] * 2]
+    assert ds.tokens.max("layer").values.tolist() == [8 * 12, 16 * 12]
+    assert (ds["keys"].isel(step=0, branch=0, head=0).squeeze() == ds.tokens).all()
+    with pytest.warns(EntropyLabWarning, match="another size than"):
+        ds = entropylab.measure(random_pipe, [(32, 48)], prompts=["a red car"], call=call, progress=False)
+    assert ds.sizes["step"] == 1 and ds.tokens.max() == 8 * 12

@@ -64,6 +64,7 @@ OTHERS = [
     ),
     ("entropy_map", ("maps",), {"size": "32x48", "colour": 1}, "Got \\['colour'\\]"),
     ("entropy_map", (xr.Dataset(),), {}, "xarray.DataTree of record"),
+    ("entropy_maps", (xr.Dataset(),), {}, "xarray.DataTree of record"),
     ("entropy_maps", ("maps",), {"rows": "size", "columns": "size"}, "two of size"),
     ("entropy_maps", ("maps",), {"rows": "frame", "columns": "step", "size": "32x48"}, "frame kept apart"),
     ("entropy_maps", ("maps", [[PIXELS]]), {"columns": "step"}, "2 rows of 3 pictures"),
