@@ -63,15 +63,14 @@ def unwrapped(module: nn.Module) -> nn.Module:
     Such wrappers are those of DistributedDataParallel and of PEFT.
     """
     own: Any = module
-    while isinstance(inner := own._modules.get("_orig_mod") or handed_on_to(own), nn.Module):
-        own = inner
+    while len(own._modules) == 1 and hands_on(own):
+        [own] = own._modules.values()
     return own
 
 
-def handed_on_to(module: Any) -> nn.Module | None:
-    """The only part of a module whose forward takes anything."""
-    parts = list(module._modules.values())
-    return parts[0] if len(parts) == 1 and taken_by(type(module).forward)[1] else None
+def hands_on(module: nn.Module) -> bool:
+    """Whether a module's forward takes anything."""
+    return not isinstance(module, torch.jit.ScriptModule) and taken_by(type(module).forward)[1]
 
 
 @lru_cache(maxsize=64)
