@@ -17,7 +17,7 @@ from ..capture.session import reason_of
 from ..dataset import describe
 from ..entropy.rows import Rows
 from ..entropy.sums import received, weight_on
-from ..pipelines import kind_of, part_of
+from ..pipelines import config_of, kind_of, part_of
 from ..pipelines.sight import Sight
 from ..pipelines.tokens import Grid, grid_of
 from ..pipelines.words import Words
@@ -196,7 +196,7 @@ class Maps:
         place: Place | None = None
         why = f"what its {'keys' if variable == 'received' else 'rows'} stand for is not known"
         if stands_for in ("image", "all"):
-            config = getattr(sight.roots.get(call.layer.partition(".")[0]), "config", None)
+            config = config_of(sight.roots.get(call.layer.partition(".")[0]))
             found = grid_of(call, config, sight.latent, "num_frames" in sight.asked, count, places)
             place, why = (found, "") if isinstance(found, Grid) else (None, found)
         elif stands_for != "unknown":

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from ..models.prompts import embedded_name
-from ..pipelines import denoisers
+from ..pipelines import config_of, denoisers
 
 PACKAGES = ("entropylab", "torch", "diffusers", "transformers", "numpy")
 
@@ -65,7 +65,7 @@ SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})(?:/|$)")
 def revision_of(pipe: Any) -> str:
     """The commit on the hub that the denoisers' weights are of; "" if that can't be told."""
     for root in denoisers(pipe).values():
-        config = getattr(root, "config", None)
+        config = config_of(root)
         source = config.get("_name_or_path") if isinstance(config, Mapping) else None
         found = SNAPSHOT.search(str(source).replace("\\", "/"))
         if found:

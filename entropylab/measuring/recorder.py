@@ -26,7 +26,7 @@ from .maps import Maps
 from .provenance import provenance
 from .reduce import Reduction
 from .run import Run
-from .steps import DenoiserCall, Seen, are_empty
+from .steps import DenoiserCall, Seen
 
 
 @dataclass(eq=False)
@@ -135,9 +135,9 @@ class Recorder(Sight):
 
     @property
     def not_over(self) -> list[Run]:
-        """The runs that are not over, as far as they have steps."""
+        """The runs that are not over, as far as something was measured in them."""
         runs = [*(run for run, *_ in self.outer), self.run]
-        return [run for run in runs if run is not None and run.steps and not run.is_mixed]
+        return [run for run in runs if run is not None and not (run.is_empty or run.is_mixed)]
 
     @property
     def so_far(self) -> Cells:
@@ -188,7 +188,7 @@ class Recorder(Sight):
         self.calls, self.follows = [], False
         self.side, self.waiting = None, []
         is_fit = (whole or self.cells.keeps_samples) and self.run is not None and not self.run.is_mixed
-        if self.run is not None and self.run.steps and is_fit:
+        if self.run is not None and not self.run.is_empty and is_fit:
             self.cells.add(self.run)
             if self.kept_maps is not None:
                 self.kept_maps.add(self.run)
@@ -431,16 +431,19 @@ class Recorder(Sight):
                 self.run.grown[path] = pipelines.grown_keys(call, self.latent, trained)
 
     def finish_step(self, combined: Any = None, sample: Any = None) -> None:
-        """What the denoiser calls since the last step gave becomes one step; showing it a reference is in none."""
+        """What the denoiser calls since the last step gave becomes one step; showing it a reference is in none.
+
+        A step in which no layer attends, all of it taken from a cache, counts too, so that others keep their numbers.
+        """
         calls, self.calls = [call for call in self.calls if call.ended and not call.inputs.is_reference], []
-        if self.run is None or all(are_empty(*call.forward.likeness) for call in calls):
+        if self.run is None or not calls:
             return
         if self.run.size is None:
             self.run.size = self.size_met(calls[-1].inputs)
         self.run.add_step(calls, combined, sample)
         if self.kept_maps is not None:
             self.kept_maps.add_step(self.run, calls)
-        if self.live is not None:
+        if self.live is not None and not self.run.steps[-1].is_empty:
             is_known = self.volume is not None and isinstance(sample, Tensor) and sample.ndim > 0
             self.live.take(self.run, self.cells, sample[0].numel() < self.volume if is_known else None)
 

@@ -24,6 +24,7 @@ class Step:
         forwards: what the denoiser calls in it gave.
         samples: how many images are sampled.
         evidence: what names the branches.
+        is_empty: whether no layer was measured in it.
         departed: when the values, the evidence and the timestep had left, on every GPU that has some of them.
     """
 
@@ -31,6 +32,7 @@ class Step:
     forwards: tuple[Forward, ...]
     samples: int
     evidence: Evidence
+    is_empty: bool
     departed: Sequence[torch.cuda.Event] = ()
 
     def decide(self) -> None:
@@ -45,6 +47,9 @@ class Step:
         """What two steps have in common whose numbers stand in the same places."""
         return (self.samples, tuple(forward.likeness for forward in self.forwards))
 
+
+NOTHING, A_STEP = Evidence(0, is_step=False), Evidence(0)
+"""Evidence where nothing was measured: in a denoiser call that no scheduler follows, and in a step."""
 
 THEN = ", then "
 """Stands between the names of rules of which one took the place of the other during a run."""
@@ -65,6 +70,7 @@ class Run:
         grown: layer path -> how many more keys than now it has at the training size, None if unknown.
         multipliers: layer path -> the factor on its softmax scale, mean over heads; NaN if it changed meanwhile.
         texts: what the branches were handed.
+        is_empty: whether nothing was measured in any step.
         steps: what was measured; a step in which the denoiser saw one timestep in several views is several.
         maps: what is kept of every row, if maps are: see `maps.Maps.add_step`.
     """
@@ -78,13 +84,14 @@ class Run:
     is_mixed: bool = False
     grown: dict[str, int | None] = field(default_factory=dict)
     multipliers: dict[str, float] = field(default_factory=dict)
+    is_empty: bool = True
     steps: list[Step] = field(default_factory=list)
     texts: Texts = field(default_factory=Texts)
     maps: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
     def labels(self, samples: int) -> tuple[list[Any], list[Any]]:
         """Prompts and seeds of so many samples; None of each where they are not as many, in some step at least."""
-        nothing, is_same = [None] * samples, all(step.samples == samples for step in self.steps)
+        nothing, is_same = [None] * samples, all(step.is_empty or step.samples == samples for step in self.steps)
         prompts, seeds = (
             list(own) if is_same and len(own) == samples else nothing for own in (self.prompts, self.seeds)
         )
@@ -110,13 +117,17 @@ class Run:
 
     def add_step(self, calls: Sequence[DenoiserCall], combined: Any, sample: Any) -> None:
         """Take one step; its numbers leave in one asynchronous copy for every GPU that has some."""
+        forwards, timestep = tuple([call.forward for call in calls]), calls[-1].inputs.timestep
+        if all(forward.is_empty for forward in forwards):
+            self.steps.append(Step(timestep, forwards, 1, NOTHING if combined is None else A_STEP, True))
+            return
+        self.is_empty = False
         samples = samples_in(calls, combined, sample)
         evidence = NO_EVIDENCE if combined is None else self.evidence(calls, samples, combined, sample)
-        timestep = calls[-1].inputs.timestep
         left = [sums for call in calls for _, sums in call.taken]
         times = [timestep] if isinstance(timestep, Tensor) else []
-        forwards = tuple(call.forward for call in calls)
-        self.steps.append(Step(timestep, forwards, samples, evidence, departures([*left, *evidence.tensors, *times])))
+        departed = departures([*left, *evidence.tensors, *times])
+        self.steps.append(Step(timestep, forwards, samples, evidence, False, departed))
 
     def evidence(self, calls: Sequence[DenoiserCall], samples: int, combined: Any, sample: Any) -> Evidence:
         """What names the branches of a step; where gathering that fails, other steps may name them."""

@@ -74,10 +74,15 @@ class Forward:
         """What two forwards have in common whose numbers stand in the same places."""
         return tuple([calls for calls, _ in self.groups]), self.batch
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no layer whose numbers are there."""
+        return not self.groups or are_empty(*self.likeness)
+
 
 @lru_cache(maxsize=256)
 def are_empty(groups: tuple[tuple[Seen, ...], ...], batch: int) -> bool:
-    """Whether there is no layer whose numbers are there, in a forward that is like this."""
+    """Whether a forward that is like this is empty; told once."""
     calls = [call for group in groups for call in group]
     singles = Counter(call.layer for call in calls)
     return all(call.place is None and singles[call.layer] < batch for call in calls)

@@ -7,6 +7,7 @@ from .structure import (  # noqa: F401
     check_attends,
     check_sizes,
     conditioners,
+    config_of,
     default_size,
     denoisers,
     layers,

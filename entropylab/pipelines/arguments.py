@@ -49,18 +49,36 @@ class Reading(NamedTuple):
 
 
 def parameters_of(module: nn.Module) -> tuple[str, ...]:
-    """Names of what a module's forward takes, of what was compiled if it is compiled."""
+    """Names of what a module's forward takes, of what is wrapped if it is a wrapper."""
     if isinstance(module, torch.jit.ScriptModule):
         compiled: Any = module.forward
         return tuple(argument.name for argument in compiled.schema.arguments[1:])
-    own: Any = module._modules.get("_orig_mod", module)
-    return names_of_parameters(type(own).forward)
+    own: Any = unwrapped(module)
+    return taken_by(type(own).forward)[0]
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """What computes in a module: what was compiled, or the only part of one that hands on whatever it is handed.
+
+    Such wrappers are those of DistributedDataParallel and of PEFT.
+    """
+    own: Any = module
+    while len(own._modules) == 1 and hands_on(own):
+        [own] = own._modules.values()
+    return own
+
+
+def hands_on(module: nn.Module) -> bool:
+    """Whether a module's forward takes anything."""
+    return not isinstance(module, torch.jit.ScriptModule) and taken_by(type(module).forward)[1]
 
 
 @lru_cache(maxsize=64)
-def names_of_parameters(forward: Any) -> tuple[str, ...]:
-    """Names of what a method takes, but for its object; read once, for it takes long."""
-    return tuple(inspect.signature(forward).parameters)[1:]
+def taken_by(forward: Any) -> tuple[tuple[str, ...], bool]:
+    """Names of what a method takes, but for its object, and whether that is anything; read once, for it takes long."""
+    taken = list(inspect.signature(forward).parameters.values())[1:]
+    is_anything = [each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in taken]
+    return tuple(each.name for each in taken), any(is_anything) and all(is_anything)
 
 
 def time_in(names: Collection[str]) -> str | None:

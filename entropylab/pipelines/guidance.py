@@ -58,7 +58,7 @@ class Branch(NamedTuple):
 class Evidence(NamedTuple):
     """What names the branches of one step; it stays on the device until the run is over."""
 
-    branches: int
+    branches: int  # 0 where nothing was measured
     first: int = 0  # how many of them are of the step's first denoiser call
     is_step: bool = True  # else it is a denoiser call that no scheduler follows, and nothing is known of its branches
     products: tuple[Tensor, ...] = ()  # see ``combination``; for each way to find the image in the outputs
@@ -102,6 +102,8 @@ class Evidence(NamedTuple):
 
     def names(self) -> list[str]:
         """The names of the branches, in the order in which they were computed; numbers where they can't be told."""
+        if not self.branches:
+            return []
         if not self.is_step:
             return ["all"]
         if self.branches == 1:
@@ -143,7 +145,7 @@ NO_EVIDENCE = Evidence(1, is_step=False)
 
 def agreed(found: Sequence[list[str]]) -> list[list[str]]:
     """The names of the branches in every step: where they can't be told, those of the other steps, if these agree."""
-    certain = {tuple(names) for names in found if not names[0].startswith("branch ")}
+    certain = {tuple(names) for names in found if names and not names[0].startswith("branch ")}
     alike = {count: [names for names in certain if len(names) == count] for count in {len(names) for names in found}}
     return [
         list(alike[len(names)][0]) if tuple(names) not in certain and len(alike[len(names)]) == 1 else names

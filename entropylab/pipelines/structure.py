@@ -13,7 +13,7 @@ from ..capture.byhand import heads_of
 from ..capture.roles import is_plain
 from ..errors import EntropyLabError
 from ..sizes import Size, as_pair, size_label
-from .arguments import parameters_of, time_in
+from .arguments import parameters_of, time_in, unwrapped
 
 CONDITIONERS = ("ControlNet", "Adapter")
 """Parts of class names of models that run beside a denoiser, in every step."""
@@ -90,8 +90,8 @@ def takes_time(part: nn.Module) -> bool:
 
 
 def is_called(part: nn.Module, words: Sequence[str]) -> bool:
-    """Whether the name of a module's class, of what was compiled if it is compiled, has one of the words."""
-    return any(word in type(getattr(part, "_orig_mod", part)).__name__ for word in words)
+    """Whether the name of a module's class, of what is wrapped if it is a wrapper, has one of the words."""
+    return any(word in type(unwrapped(part)).__name__ for word in words)
 
 
 def layers(pipe: Any) -> list[Layer]:
@@ -199,9 +199,14 @@ def default_size(pipe: Any) -> Size | None:
 
 def train_size(pipe: Any) -> Size | None:
     """Height and width that the pipeline was trained at [pixels], as far as its config says; else None."""
-    sides = [getattr(getattr(part, "config", None), "sample_size", None) for part in denoisers(pipe).values()]
+    sides = [getattr(config_of(part), "sample_size", None) for part in denoisers(pipe).values()]
     sides.append(getattr(pipe, "default_sample_size", None))
     return next((size for side in sides if (size := in_pixels(pipe, side)) is not None), None)
+
+
+def config_of(part: nn.Module | None) -> Any:
+    """What a denoiser says of itself, or the one in its wrapper; None if it says nothing."""
+    return None if part is None else getattr(unwrapped(part), "config", None)
 
 
 def in_pixels(pipe: Any, latent: Any) -> Size | None:

@@ -75,3 +75,32 @@ def test_what_is_beside_and_what_denoises(pipe, random_pipe):
     assert (list(pipelines.denoisers(pipe)), list(pipelines.conditioners(pipe))) == (["unet"], ["controlnet"])
     assert (list(pipelines.denoisers(random_pipe)), pipelines.conditioners(random_pipe)) == (["unet"], {})
     assert pipelines.conditioners(pipe.controlnet) == {}
+
+
+class Wrapper(torch.nn.Module):
+    """Hands on whatever it is handed, as DistributedDataParallel and models of PEFT do, twice."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.module = inner
+
+    def __getattr__(self, name):
+        found = self._modules.get(name)
+        return getattr(self._modules["module"], name) if found is None else found
+
+    def forward(self, *args, **kwargs):
+        return self.module(*args, **kwargs)
+
+
+def test_a_denoiser_in_a_wrapper_is_the_denoiser(pipe):
+    with entropylab.record(pipe) as bare:
+        run(pipe)
+    unet = pipe.unet
+    pipe.unet = Wrapper(Wrapper(unet))
+    assert (list(pipelines.denoisers(pipe)), list(pipelines.conditioners(pipe))) == (["unet"], ["controlnet"])
+    with entropylab.record(pipe, strict=True) as rec:
+        run(pipe)
+    layers = [path.replace("unet.module.module", "unet") for path in rec.dataset.layer.values]
+    assert layers == bare.dataset.layer.values.tolist()
+    for name in ("entropy", "timestep", "train_tokens", "kind", "part", "branch"):
+        np.testing.assert_array_equal(rec.dataset[name], bare.dataset[name])

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from diffusers import FasterCacheConfig, FirstBlockCacheConfig, PyramidAttentionBroadcastConfig
 
 import entropylab
 
 from ..zoo import BY_NAME
 from ..zoo.check import call_of
+from ..zoo.joint_parts import flux_call, two_steps
 from ..zoo.reference import sight
 
 FORMATS = {"Latte": "BCFHW", "CogVideoX": "BFCHW"}
@@ -87,13 +89,36 @@ def test_steps_that_are_broadcast_are_missing():
     np.testing.assert_array_equal(ds.entropy.isel(step=0), usual.dataset.entropy.isel(size=0, scaling=0, step=0))
 
 
+def test_steps_that_a_cache_leaves_out_as_a_whole_keep_the_numbers_of_the_others():
+    """Every second step."""
+    family, told = BY_NAME["FLUX.1"], []
+    config = PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=2,
+        spatial_attention_timestep_skip_range=(-1, 2000),
+        current_timestep_callback=lambda: 500,
+        spatial_attention_block_identifiers=("transformer_blocks", "single_transformer_blocks"),
+    )
+    with entropylab.record(family.build()) as rec:
+        two_steps(rec.pipe, *family.size, num_inference_steps=4, **flux_call())
+    with entropylab.record(cached("FLUX.1", config), on_step=told.append) as left_out:
+        two_steps(left_out.pipe, *family.size, num_inference_steps=4, **flux_call())
+    one, other = rec.dataset, left_out.dataset
+    np.testing.assert_array_equal(one.timestep, other.timestep)
+    ran = other.entropy.notnull()
+    assert ran.any([dim for dim in ran.dims if dim != "step"]).values.tolist() == [True, False, True, False]
+    np.testing.assert_array_equal(one.entropy.isel(step=0), other.entropy.isel(step=0))
+    assert [ds.step.item() for ds in told] == [0, 2]
+    assert [ds.timestep.item() for ds in told] == one.timestep.values[[0, 2]].tolist()
+
+
 def test_two_denoisers_each_have_their_steps():
     family = BY_NAME["Wan 2.2"]
     pipe = family.build()
     plain = family.sample(family.build())
-    with entropylab.record(pipe) as rec:
+    with entropylab.record(pipe) as rec, entropylab.record(pipe, layers="transformer_2.*") as later:
         assert torch.equal(plain, family.sample(pipe))
     ds = rec.dataset
+    xr.testing.assert_equal(later.dataset.entropy, ds.entropy.sel(layer=later.dataset.layer))
     ran = ds.entropy.isel(size=0, scaling=0, sample=0, head=0).notnull().transpose("layer", "branch", "step")
     for layer, steps in zip(ds.layer.values, ran.values, strict=True):
         first = layer.startswith("transformer.")
