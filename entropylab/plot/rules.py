@@ -83,7 +83,7 @@ def stabilization(
                 ax.plot(range(len(part)), foreseen, **look)
                 foreseen_label = "_"
     style.name_layers(ax, reference)
-    ax.set_ylabel(style.label(ds["entropy"], "attention entropy"))
+    ax.set_ylabel(style.label(of_kind(ds, kind)["entropy"], "attention entropy"))
     ax.set_xlabel(f"{of_attention(ds, kind)} layer, in the order in which data meet them")
     style.legend(ax)
     return ax
@@ -177,8 +177,8 @@ def sweep_table(ds: xr.Dataset, *, size: AnySize | None = None, train_size: AnyS
     label = others[0] if size is None else size_label(size)
     if label not in labels:
         raise EntropyLabError(f"size must be one of those measured, {labels}. Got {size!r}.")
-    if "multiplier" not in ds.coords:
-        have = sorted(map(str, ds.coords))
+    if "multiplier" not in part.coords:
+        have = sorted(map(str, part.coords))
         raise EntropyLabError(f"ds must have a coordinate multiplier, as of entropylab.measure. Got {have}.")
     chosen = part["multiplier"]
     chosen = chosen.isel(size=labels.index(label)) if "size" in chosen.dims else chosen
