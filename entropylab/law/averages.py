@@ -171,7 +171,7 @@ def words_of(name: str, value: Any, what: str) -> tuple[str, ...]:
 
 
 def scalings_of(ds: xr.Dataset) -> list[str]:
-    """The scalings that a Dataset holds; one that does not say was measured as the model is if its multipliers are 1."""
+    """The scalings that a Dataset holds; one that does not say was measured as the model is, if multipliers are 1."""
     if "scaling" in ds.coords:
         return [str(name) for name in np.atleast_1d(ds["scaling"].values)]
     is_original = "multiplier" not in ds.coords or np.isclose(ds["multiplier"].fillna(1), 1).all()
