@@ -27,6 +27,15 @@ OF_SIZES = ("tokens", "height", "width", "multiplier")
 DIMENSIONS = ("size", "scaling", "branch", "sample", "step", "layer", "head")
 """The dims that a measured Dataset may have."""
 
+DIMS_OF = {
+    "tokens": {"size", "layer"},
+    "train_tokens": {"layer"},
+    "multiplier": {"size", "scaling", "layer"},
+    "height": {"size"},
+    "width": {"size"},
+}
+"""Coordinates that are numbers, and the dims that they can have."""
+
 IMAGE, KEYS = "image", "keys"
 """What is asked for as a kind of layers, and the attribute that says that a Dataset is of it."""
 
@@ -43,7 +52,8 @@ def check(ds: xr.Dataset) -> xr.Dataset:
     """The Dataset itself, if it is one that `entropylab.measure` could have made."""
     if not isinstance(ds, xr.Dataset):
         raise EntropyLabError(f"ds must be an xarray.Dataset from entropylab.measure. Got {type(ds).__name__}.")
-    missing = [name for name in ("entropy", "tokens", "layer", "kind", "size") if name not in ds.variables]
+    wanted = ["entropy", "tokens", "layer", "kind", "size", *(["scaling"] if "scaling" in ds.dims else [])]
+    missing = [name for name in wanted if name not in ds.variables]
     if missing:
         raise EntropyLabError(
             f"ds must be a Dataset from entropylab.measure, with its layers: missing {', '.join(missing)}. "
@@ -55,14 +65,16 @@ def check(ds: xr.Dataset) -> xr.Dataset:
         if ds[name].dims not in ((), (name,)) or again is not None:
             came = f"{again!r} more than once" if again is not None else f"{name}({', '.join(map(str, ds[name].dims))})"
             raise EntropyLabError(f"{name} must be a coordinate of ds that names each {name} once. Got {came}.")
-    wanted = set(ds["entropy"].dims)
+    if not ds["size"].size:
+        raise EntropyLabError("ds must hold at least one size. Got none.")
+    dims = set(ds["entropy"].dims)
     own = [dim for dim in ds["entropy"].dims if dim not in DIMENSIONS and ds.sizes[dim] > 1]
     if own:
         raise EntropyLabError(
             f"ds must be one Dataset from entropylab.measure, not several along {own[0]}: take one of "
             f"them, as with ds.isel({own[0]}=0). Got dims {', '.join(map(str, ds['entropy'].dims))}."
         )
-    odd = [name for name in ("sigma2", "entropy_std") if name in ds and set(ds[name].dims) != wanted]
+    odd = [name for name in ("sigma2", "entropy_std") if name in ds and set(ds[name].dims) != dims]
     if odd or "calibrated" in ds:
         came = ", ".join(sorted(f"{name}({', '.join(map(str, values.dims))})" for name, values in ds.data_vars.items()))
         raise EntropyLabError(
@@ -122,8 +134,15 @@ def of_kind(ds: xr.Dataset, kind: Kinds = None) -> xr.Dataset:
 
 
 def with_layers(ds: xr.Dataset) -> xr.Dataset:
-    """A Dataset that `check` lets pass, along a dim ``layer`` even if only one is left, its sizes labelled by text."""
-    ds = check(ds)
+    """A Dataset that `check` lets pass, in memory, as `measure` would have made it: with a dim ``layer`` even if only
+    one is left, sizes labelled by text, and coordinates that are coordinates.
+
+    What joining made differ by sample, such as N where prompts have other lengths, is averaged, as in one measurement.
+    """
+    ds = check(ds).compute()
+    ds = ds.set_coords([name for name in (*OF_LAYERS, *DIMS_OF, "scaling") if name in ds.data_vars])
+    others = {name: set(ds[name].dims) - dims for name, dims in DIMS_OF.items() if name in ds.coords}
+    ds = ds.assign_coords({name: ds[name].mean(more) for name, more in others.items() if more})
     ds = ds.assign_coords(size=ds["size"].astype(str))
     return ds if "layer" in ds.dims else with_dim(ds, "layer", OF_LAYERS)
 
@@ -165,7 +184,7 @@ def image_part(ds: xr.Dataset) -> xr.Dataset | None:
     if "train_tokens" in rows.coords:
         other = (rows["tokens"] - keys).mean([dim for dim in keys.dims if dim != "layer"])
         part = part.assign_coords(train_tokens=("layer", (rows["train_tokens"] - other).values))
-    return part.assign_coords(tokens=(keys.dims, keys.values))
+    return part.assign_coords(tokens=(keys.dims, keys.values, {"units": "tokens", "long_name": "N, keys of the image"}))
 
 
 def kinds_of(kind: Kinds) -> tuple[str, ...]:
@@ -182,8 +201,11 @@ def words_of(name: str, value: Any, what: str) -> tuple[str, ...]:
 
 
 def scalings_of(ds: xr.Dataset) -> list[str]:
-    """The scalings that a Dataset holds; one that does not say was measured as the model is."""
-    return [str(name) for name in np.atleast_1d(ds["scaling"].values)] if "scaling" in ds.coords else ["original"]
+    """The scalings that a Dataset holds; one that does not say was measured as the model is, if multipliers are 1."""
+    if "scaling" in ds.coords:
+        return [str(name) for name in np.atleast_1d(ds["scaling"].values)]
+    is_original = "multiplier" not in ds.coords or np.isclose(ds["multiplier"].fillna(1), 1).all()
+    return ["original" if is_original else "unknown"]
 
 
 def under(ds: xr.Dataset, scaling: str | None) -> tuple[xr.Dataset, str]:

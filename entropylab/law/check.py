@@ -258,6 +258,8 @@ class Check(Result):
 def off_in_words(layers: pd.DataFrame, name: str) -> str:
     """Median and worst layer of a mean absolute residual, in words."""
     off = layers[f"{name}_off"]
+    if off.isna().all():
+        return "not known in any layer"
     worst = layers["layer"][off.idxmax()]
     return f"{off.median():.3f} nats in the median layer, {off.max():.3f} in the worst ({worst})"
 

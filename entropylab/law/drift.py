@@ -40,7 +40,8 @@ def training_size(ds: xr.Dataset, train_size: AnySize | None = None, *, kind: Ki
             f"train_size must be named: no size with {wanted} is among those measured, {labels}. "
             "Name one of them, or measure the training size too."
         )
-    stretch = np.abs(np.log(np.atleast_1d(ds["height"] / ds["width"])))
+    sides = ds["height"] / ds["width"] if "height" in ds and "width" in ds else xr.ones_like(ds["size"], dtype=float)
+    stretch = np.abs(np.log(np.atleast_1d(sides)))
     return labels[int(np.argmin(np.where(same, stretch, np.inf)))]
 
 

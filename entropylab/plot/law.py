@@ -67,7 +67,8 @@ def law_residual(
         shift = 0.5 * ((number + 0.5) / len(sizes) - 0.5)
         part, dots = mean[mean["size"] == size], single[single["size"] == size]
         x, x_dots = ([places[layer] + shift for layer in rows["layer"]] for rows in (part, dots))
-        style.marks(ax, x, part["residual"], part["error"], color=color, marker=marker, label=str(size))
+        text = str(size) if part["residual"].notna().any() else "_"  # the largest has nothing to be rarefied from
+        style.marks(ax, x, part["residual"], part["error"], color=color, marker=marker, label=text)
         ax.plot(x_dots, dots["residual"], ".", ms=2, alpha=0.5, zorder=1, label="_", color=color)
     style.level(ax, 0)
     known = pd.concat([mean, single])["residual"].replace([np.inf, -np.inf], np.nan)

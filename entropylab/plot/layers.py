@@ -1,5 +1,6 @@
 """Single layers and heads: through the steps, on a map, of several models, and what one changes of another."""
 
+import textwrap
 from collections.abc import Mapping
 from itertools import cycle
 
@@ -59,7 +60,7 @@ def entropy_vs_step(
     if normalised:
         mean, error = mean / log_tokens(part), error / log_tokens(part)
     ax = style.axes_of(ax)
-    steps, count = np.arange(1, mean.sizes["step"] + 1), part.sizes["layer"]
+    steps, count = part["step"].values + 1, part.sizes["layer"]  # some may have been left out
     names = ["_"] * count if count > NAMED else [style.elided(name) for name in layer_names(part)]
     for place, color in enumerate(sns.color_palette("viridis", count)):
         line, half = (values.isel(layer=place).values for values in (mean, error))
@@ -106,6 +107,8 @@ def heads(
     found = check(part, kind=kind)
     share = name == "normalised_entropy"
     data = found["entropy"] / found["log_tokens"] if share else found[name].astype(float)
+    if "head" not in data.dims:
+        raise EntropyLabError(f"name must be of something that differs between heads. Got {name!r}.")
     frame = data.isel(size=0).transpose("layer", "head").dropna("head", how="all").to_pandas()
     frame.index = pd.Index([style.elided(text) for text in layer_names(found.dataset)])
     words, look = SHARE, {"cmap": "viridis", "vmin": 0, "vmax": 1}
@@ -115,7 +118,8 @@ def heads(
         reach = frame.abs().max(axis=None)
         signed = frame.min(axis=None) < 0 < frame.max(axis=None)
         look = {"cmap": "RdBu", "vmin": -reach, "vmax": reach} if signed else {"cmap": "viridis"}
-    ax = sns.heatmap(frame, ax=style.axes_of(ax), linewidths=0.3, cbar_kws={"label": f"{words}, at {label}"}, **look)
+    words = textwrap.fill(f"{words}, at {label}", 44)
+    ax = sns.heatmap(frame, ax=style.axes_of(ax), linewidths=0.3, cbar_kws={"label": words}, **look)
     ax.set(xlabel="head", ylabel="layer")
     ax.tick_params(length=0)
     ax.tick_params(axis="y", rotation=0)  # seaborn turns names that have room

@@ -82,7 +82,7 @@ def stabilization(
                 ax.plot(range(len(part)), foreseen, **look)
                 foreseen_label = "_"
     style.name_layers(ax, reference)
-    ax.set_ylabel(style.label(ds["entropy"], "attention entropy"))
+    ax.set_ylabel(style.label(of_kind(ds, kind)["entropy"], "attention entropy"))
     ax.set_xlabel(f"{of_attention(ds, kind)} layer, in the order in which data meet them")
     style.legend(ax)
     return ax
@@ -173,8 +173,8 @@ def sweep_table(ds: xr.Dataset, *, size: AnySize | None = None, train_size: AnyS
     if size is None and len(others) != 1:
         raise EntropyLabError(f"size must be named: one of {others}, beside the training size. Got None.")
     label = others[0] if size is None else size_in(part, size)
-    if "multiplier" not in ds.coords:
-        have = sorted(map(str, ds.coords))
+    if "multiplier" not in part.coords:
+        have = sorted(map(str, part.coords))
         raise EntropyLabError(f"ds must have a coordinate multiplier, as of entropylab.measure. Got {have}.")
     chosen = part["multiplier"].reset_coords(drop=True)
     chosen = chosen.sel(size=label, drop=True) if "size" in chosen.dims else chosen

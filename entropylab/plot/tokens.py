@@ -58,7 +58,8 @@ def entropy_vs_tokens(
         thin_layers(ax, ds, "entropy", kind, scaling)
     if law and "law" in mean:
         prediction(ax, mean, "law", "law, from measured σ²")
-    ax.set(xlabel=label_of_tokens(ds), ylabel=label(ds["entropy"], "attention entropy"))
+    part = chosen(ds, kind, scaling)
+    ax.set(xlabel=label_of_tokens(part), ylabel=label(part["entropy"], "attention entropy"))
     legend(ax)
     return ax
 
@@ -84,14 +85,15 @@ def deficit_vs_tokens(
         thin_layers(ax, ds, "deficit", kind, scaling)
     if "half_sigma2" in mean:
         prediction(ax, mean, "half_sigma2", "law, σ²/2 measured")
-    ax.set(xlabel=label_of_tokens(ds), ylabel="deficit log N − H [nats]")
+    ax.set(xlabel=label_of_tokens(chosen(ds, kind, scaling)), ylabel="deficit log N − H [nats]")
     legend(ax)
     return ax
 
 
 def points(ax: Axes, mean: pd.DataFrame, name: str) -> Axes:
     """The measured means with their standard errors, sizes that are not square hollow."""
-    square = (mean["height"] == mean["width"]).to_numpy()
+    known = "height" in mean and "width" in mean
+    square = (mean["height"] == mean["width"]).to_numpy() if known else np.full(len(mean), True)
     looks = ((square, BLUE, "mean of layers and heads"), (~square, "white", "the same, not square"))
     for some, fill, words in looks:
         part = mean[some]
@@ -117,9 +119,15 @@ def prediction(ax: Axes, mean: pd.DataFrame, name: str, text: str) -> None:
     known, reach = mean[name].dropna(), max(high - low, 1.0)
     out = known[(known < low - reach) | (known > high + reach)]
     if len(out):
-        text = f"law: {out.min():.0f} to {out.max():.0f}, out of frame".replace("-", "−")
+        ends = " to ".join(dict.fromkeys(f"{end:.0f}" for end in (out.min(), out.max())))
+        text = f"law: {ends}, out of frame".replace("-", "−")
     look: dict[str, Any] = {"ls": "--", "marker": "s", "mfc": "none", "color": VERMILLION}
     ax.plot(mean["log_tokens"], mean[name], label=text, scaley=not len(out), **look)
+
+
+def curve(ax: Axes, rows: pd.DataFrame, name: str, **look: Any) -> None:
+    """A line without marks; a single point, which has no line, as a dash."""
+    ax.plot(rows["log_tokens"], rows[name], marker="" if len(rows) > 1 else "_", ms=12, **look)
 
 
 def label_of_tokens(ds: xr.Dataset) -> str:
@@ -245,11 +253,11 @@ def entropy_predicted(
     for name, (text, look) in CURVES.items():
         if name in rows and rows[name].notna().any():
             part = rows.dropna(subset=name)
-            ax.plot(part["log_tokens"], part[name], label=text, marker="", **look)
+            curve(ax, part, name, label=text, **look)
     if deficit:
         level(ax, 0, "uniform attention")
     else:
-        ax.plot(measured["log_tokens"], measured["log_tokens"], ":", color=BLACK, lw=0.8, marker="", label="uniform")
+        curve(ax, measured, "log_tokens", ls=":", color=BLACK, lw=0.8, label="uniform")
     ax.axvline(np.log(shown), color=GREY, lw=0.6, zorder=0, label=f"T = {shown:g}")
     ax.set(xlabel="log N [nats]", ylabel="deficit log N − H [nats]" if deficit else "attention entropy [nats]")
     legend(ax)

@@ -137,7 +137,7 @@ def provenance(run: Run) -> dict[str, str]:
     modules = np.atleast_1d(ds["module" if "module" in ds.coords else "layer"].values).tolist()
     each = [kind for _, kind in dict.fromkeys(zip(modules, kinds.tolist(), strict=True))]  # joint layers have parts
     tokens = ds["tokens"].isel(layer=kinds != "cross") if "layer" in ds["tokens"].dims else ds["tokens"]
-    prompts = np.atleast_1d(ds["prompt"].values).tolist() if "prompt" in ds.coords else []
+    prompts = ds["prompt"].values.ravel().tolist() if "prompt" in ds.coords else []
     versions = dict(loaded(run, "versions") or {})
     return {words: str(ds.attrs[name]) for name, words in ATTRIBUTES.items() if str(ds.attrs.get(name, ""))} | {
         "sizes": listed(np.atleast_1d(ds["size"].values), 12),

@@ -139,7 +139,8 @@ class View:
         logs, names = log_tokens(part), pd.Index(layer_names(part), name="layer")
         if part["entropy"].sizes.get("head", 1) > 1:
             values = averaged(part["entropy"], mask, ("layer", "head")) / logs.where(logs > 0)
-            heads = pd.DataFrame(values.transpose("layer", "head").values, names).dropna(how="all")
+            heads = pd.DataFrame(values.transpose("layer", "head").values, names, part["head"].values)
+            heads = heads.dropna(how="all")
             self.heads = heads if len(heads) else None
             self.head_ranges = heads.agg(["count", "min", "mean", "max"], axis=1).reset_index() if len(heads) else None
         if part["entropy"].sizes.get("step", 1) > 1:
@@ -211,8 +212,7 @@ def runs_of(datasets: Sequence[xr.Dataset], names: Sequence[str] | None, toleran
     """
     if not datasets:
         raise EntropyLabError("ds must be a measured Dataset, or a list of at least one. Got an empty list.")
-    for ds in datasets:
-        check_layers(check_ours(ds))
+    datasets = [check_layers(check_ours(ds)).compute() for ds in datasets]
     parts = [(label, ds, parts_of(ds, label)) for ds, label in zip(datasets, labels(datasets, names), strict=True)]
     runs = []
     for label, ds, found in parts:  # only now, when all are known to be good, does the work begin

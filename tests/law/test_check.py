@@ -103,6 +103,14 @@ def test_a_check_describes_itself() -> None:
     np.testing.assert_allclose(uniform["law_residual"], 0, atol=1e-5)
 
 
+def test_what_is_rarefied_from_nothing_is_not_known() -> None:
+    one = simulate_dataset((64,), statistics=("entropy", "sigma2", "rarefied"), **SMALL)  # N the same, as in cross
+    ds = xr.concat(
+        [one, one.assign_coords(size=["another"])], "size", data_vars="minimal", coords="minimal", compat="override"
+    )
+    assert "fewer keys off by:      not known" in check(ds).summary()
+
+
 def test_what_can_not_be_checked() -> None:
     ds = synthetic(steps=1, samples=2)
     with pytest.raises(EntropyLabError, match="ds must hold sigma2.* Got "):

@@ -1,8 +1,10 @@
 """The fit of the law, against what was put into synthetic Datasets."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from matplotlib.figure import Figure
@@ -15,7 +17,7 @@ from entropylab.law.check import check
 from entropylab.law.compare import compare
 from entropylab.law.drift import drift
 
-from ..datasets import NOISY, SIZES, own_log_tokens, own_mean, synthetic
+from ..datasets import BOTH, NOISY, SIZES, own_log_tokens, own_mean, synthetic
 from ..joint_run import flux_run
 
 SIGMA2 = (0.8, 1.4, 2.0, 1.2, 0.6)
@@ -97,6 +99,29 @@ def test_a_layer_that_was_selected_is_the_same_layer() -> None:
         xr.testing.assert_identical(one, other)
 
 
+def test_joined_lazy_and_loose_datasets_give_what_one_measurement_does() -> None:
+    ds = synthetic(steps=1, samples=4, scalings=BOTH, removed={"sqrt_log": 0.3}, **NOISY)
+    ds = ds.assign_coords(multiplier=(("size", "scaling", "layer"), np.full((len(SIZES), 2, 10), [[1.0], [1.1]])))
+    halves = [
+        ds.isel(sample=part).assign_coords({name: ds[name] * factor for name in ("tokens", "train_tokens")})
+        for part, factor in (([0, 1], 0.75), ([2, 3], 1.25))  # prompts of other lengths
+    ]
+    joined = xr.concat(halves, "sample", data_vars="minimal", coords="different", compat="equals")
+    loose = [joined, ds.reset_coords(), ds.drop_vars(["height", "width"])]
+    if find_spec("dask"):
+        loose.append(ds.chunk({"sample": 1}))
+    assert "sample" in joined["tokens"].dims and "sample" in joined["train_tokens"].dims
+    for each in loose:
+        assert fit(each).summary() == fit(ds).summary()
+        pd.testing.assert_frame_equal(check(each).layers(), check(ds).layers())
+        pd.testing.assert_frame_equal(drift(each)[["drift"]], drift(ds)[["drift"]])
+        assert plot.entropy_vs_tokens(each, Figure().subplots())
+    rescaled = ds.sel(scaling="sqrt_log")
+    assert fit(rescaled.reset_coords()).dataset.attrs["scaling"] == "sqrt_log"
+    assert fit(rescaled.drop_vars("scaling")).dataset.attrs["scaling"] == "unknown"
+    assert fit(ds.sel(scaling="original", drop=True)).dataset.attrs["scaling"] == "original"
+
+
 def test_a_head_that_comes_and_goes_is_left_out_and_told() -> None:
     broken = synthetic()
     assert fit(broken).dataset.attrs["left_out"] == 0
@@ -116,6 +141,8 @@ DS = synthetic(steps=2, samples=2)
         (xr.Dataset({"a": 1}), {}, "missing entropy, tokens, layer, kind, size"),
         (DS.drop_vars("tokens"), {}, "missing tokens"),
         (DS.mean("layer"), {}, "missing tokens, layer, kind"),
+        (DS.drop_vars("scaling"), {}, "missing scaling"),
+        (DS.isel(size=[]), {}, "at least one size. Got none"),
         (DS.isel(size=0), {}, "at least two sizes with different N.* Got 32x32"),
         (DS, {"kind": "joint"}, "kind='joint': .* It has: cross, self"),
         (DS, {"kind": "image"}, "no joint layers in which rows and keys of the image are told apart"),
@@ -243,6 +270,9 @@ def test_image_rows_among_image_keys_are_fitted_checked_drawn_and_drift() -> Non
     assert image_part(ds)["train_tokens"].values.tolist() == [4096.0] * 3
     size = str(ds["size"].values[0])
     for draw in (plot.entropy_vs_tokens, plot.law_residual, plot.phase):
-        assert draw(ds, Figure().subplots(), kind="image").get_legend() is not None
+        ax = draw(ds, Figure().subplots(), kind="image")
+        assert ax.get_legend() is not None
+        assert draw is not plot.entropy_vs_tokens or "N, keys of the image" in ax.get_xlabel()
+        assert draw is not plot.entropy_vs_tokens or "within the keys of the image" in ax.get_ylabel()
     assert plot.heads(ds, Figure().subplots(), kind="image", size=size).collections
     assert set(drift(ds, size, kind="image")["layer"]) - {"mean"} == set(rows.layer.values.tolist())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from entropylab import compare, fit, plot
+from entropylab import EntropyLabError, compare, fit, plot
 from entropylab.law.averages import log_tokens
 from entropylab.law.check import check
 from entropylab.law.drift import MEAN, drift
@@ -28,6 +28,8 @@ def test_entropy_through_the_steps(ds, ax) -> None:
     own = part["entropy"].isel(layer=0, step=0).mean(["branch", "head"])
     np.testing.assert_allclose(np.ptp(half[np.isclose(half[:, 0], 1), 1]), 2 * own.std(ddof=1) / 6**0.5, rtol=1e-4)
     assert "at 64x64" in ax.get_ylabel()
+    some = plot.entropy_vs_step(ds.isel(step=[0, 2]), new_axes())
+    assert some.get_lines()[0].get_xdata().tolist() == [1, 3], "steps keep their numbers"
     other = plot.entropy_vs_step(ds, new_axes(), size=32, normalised=True)
     assert all(0 < line.get_ydata().min() < line.get_ydata().max() < 1.01 for line in other.get_lines())
 
@@ -54,6 +56,8 @@ def test_another_variable_on_the_map(ds, ax) -> None:
     low, high = signed.collections[0].get_clim()
     assert low == -high
     assert "[nats]" in signed.figure.axes[1].get_ylabel()
+    with pytest.raises(EntropyLabError, match="differs between heads. Got 'law_bias'"):
+        plot.heads(ds, new_axes(), name="law_bias")
 
 
 def test_names_of_layers() -> None:

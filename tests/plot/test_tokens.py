@@ -112,3 +112,5 @@ def test_what_is_drawn_is_what_the_table_says(rows_known, ax, deficit: bool) -> 
     plot.entropy_predicted(rows_known, ax, trained=16, deficit=deficit)
     wanted = part["log_tokens"] - part["from_training"] if deficit else part["from_training"]
     np.testing.assert_allclose(lines(ax)["from the rows at T alone"].get_ydata(), wanted)
+    single = plot.entropy_predicted(rows_known.isel(size=[0]), new_axes(), trained=16, deficit=deficit)
+    assert lines(single)["law, log N − σ²/2"].get_marker() == "_", "one point is no line"

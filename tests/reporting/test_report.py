@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from scipy.stats import ttest_ind
@@ -171,6 +172,8 @@ def test_heads_and_steps_at_the_training_size(ds: xr.Dataset) -> None:
     own = ds.isel(layer=ds["kind"].values == "self").sel(scaling="original", size="64x64")
     share = own["entropy"].mean(["branch", "sample", "step"]) / np.log(own["tokens"])
     np.testing.assert_allclose(view.heads, share.transpose("layer", "head"), rtol=1e-6)
+    some = runs_of([ds.isel(head=[3, 1])], None, 0.1)[0].own.heads
+    pd.testing.assert_frame_equal(some, view.heads[[3, 1]])
     known = view.heads.to_numpy()[np.isfinite(view.heads.to_numpy())]
     inside = sum(((row[np.isfinite(row)] - np.nanmean(row)) ** 2).sum() for row in view.heads.to_numpy())
     assert view.within_layers == pytest.approx(inside / ((known - known.mean()) ** 2).sum())
