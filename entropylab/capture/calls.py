@@ -62,6 +62,13 @@ class Inputs:
         """The inputs that stand for text."""
         return [tensor for tensor, _ in self.sources.get("text", [])]
 
+    @property
+    def references(self) -> list[Tensor]:
+        """The inputs that stand for pictures which the model is shown beside what it denoises."""
+        if "reference" not in self.sources:
+            return []
+        return [tensor for tensor, _ in self.sources["reference"] if all(tensor is not part for part in self.image)]
+
 
 def place_of(part: list[Tensor], whole: list[Tensor]) -> slice | None:
     """Where in a batch a stretch of it stands; None if ``part`` is no view of a stretch of ``whole``."""

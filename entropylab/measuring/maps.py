@@ -273,7 +273,7 @@ class Maps:
         """The same, to which runs can be added."""
         return replace(self, finished=[*self.finished], sampled=[*self.sampled], unplaced={**self.unplaced})
 
-    def tree(self, cells: Cells, factor: int, attributes: dict[str, Any]) -> xr.DataTree:
+    def tree(self, cells: Cells, factor: float, attributes: dict[str, Any]) -> xr.DataTree:
         """All maps: a group for each size of the picture, and in it one for each grid of tokens.
 
         ``cells`` are everything else that was measured, ``factor`` is pixels per latent pixel along one side.
@@ -296,7 +296,7 @@ class Maps:
                 ds["entropy"].attrs["long_name"] = "attention entropy of a row"
         return xr.DataTree.from_dict(groups)
 
-    def group(self, found: list[Finished], cells: Cells, factor: int) -> xr.Dataset:
+    def group(self, found: list[Finished], cells: Cells, factor: float) -> xr.Dataset:
         """Maps on the same grid, or of as many tokens, at one size."""
         size, place, grid = found[0].size, found[0].place, found[0].values.shape[2:]
         runs = [run for run in self.sampled if run.size == size]

@@ -284,13 +284,13 @@ class Recorder(Sight):
             raise EntropyLabError("ran in two threads at once: which call is of which run can't be told")
         self.side = None
         if name in (self.beside or ()):
-            self.meet(inputs)
+            self.meet(root, inputs)
             self.side = DenoiserCall(inputs, self.reduction)
             self.run = self.run or self.new_run()
             return
         if not self.follows:
             self.finish_step()
-        self.meet(inputs)
+        self.meet(root, inputs)
         size = self.size_met(inputs)
         own_loop = not (self.follows or self.foreign or (self.run is not None and self.run.is_call))
         if own_loop and self.run is not None and self.run.steps and self.run.size != size:
@@ -427,7 +427,7 @@ class Recorder(Sight):
         for path, label in known.entries.values():
             self.cells.layers.setdefault(path, label)
             if self.run is not None and path not in self.run.grown:
-                trained = self.latent_of(self.trained)
+                trained = self.trained_latent(self.trained)
                 self.run.grown[path] = pipelines.grown_keys(call, self.latent, trained)
 
     def finish_step(self, combined: Any = None, sample: Any = None) -> None:

@@ -246,7 +246,7 @@ class DenoiserCall:
         count = self.count(samples)
         if self.output is None:
             return [None] * count
-        texts = Handed(self.inputs.texts, self.batch, self.inputs.listed)
+        texts = Handed(self.inputs.texts, self.batch, self.inputs.listed, self.inputs.references)
         each = len(self.output) // count
         return [Branch(self.output[i * each : (i + 1) * each], texts, i, count) for i in range(count)]
 

@@ -30,11 +30,15 @@ LEAST_NUMBERS = 64
 
 
 class Handed(NamedTuple):
-    """The texts that a denoiser call was handed for so many images: (images, ...) each; or ``listed``, one each."""
+    """The texts that a denoiser call was handed for so many images: (images, ...) each; or ``listed``, one each.
+
+    Of a video there may be one for each frame of it: (images * frames, ...). ``references`` are pictures beside them.
+    """
 
     texts: Sequence[Tensor]
     images: int
     listed: bool = False
+    references: Sequence[Tensor] = ()
 
 
 class Branch(NamedTuple):
@@ -48,11 +52,20 @@ class Branch(NamedTuple):
     @property
     def texts(self) -> Sequence[Tensor]:
         """Its own share of the texts."""
-        texts, images, listed = self.handed
-        if listed and len(texts) == images:
+        return self.share(self.handed.texts)
+
+    @property
+    def conditions(self) -> list[Tensor]:
+        """Its own share of the texts and references."""
+        return [*self.share(self.handed.texts), *self.share(self.handed.references)]
+
+    def share(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Its own share of what the call was handed."""
+        images = self.handed.images
+        if self.handed.listed and len(tensors) == images:
             each = images // self.of
-            return texts[self.at * each : (self.at + 1) * each]
-        return [text.chunk(self.of)[self.at] if text.shape[0] == images else text for text in texts]
+            return tensors[self.at * each : (self.at + 1) * each]
+        return [one if one.shape[0] % images else one.chunk(self.of)[self.at] for one in tensors]
 
 
 class Evidence(NamedTuple):
@@ -67,6 +80,7 @@ class Evidence(NamedTuple):
     prompted: Tensor | None = None  # (branches,), whether a branch was handed the encoded prompt, if that is known
     doubled: Tensor | None = None  # whether what was taken for samples is two branches; None if that can't be
     halves: "Evidence | None" = None  # the evidence about these two
+    has_texts: bool = False  # whether branches were handed texts
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -124,8 +138,8 @@ class Evidence(NamedTuple):
     def named(self, cond: int, alike: np.ndarray, products: np.ndarray) -> list[str]:
         """Names of all branches, one being known as "cond".
 
-        A branch that repeats it exactly is "cond" too. A further one with its text, or a later call with any text that
-        was there before, is "perturbed". Others are unconditional.
+        A branch that repeats it exactly is "cond" too. A further one with its text, or of several a later call with any
+        text that was there before, is "perturbed". Others are unconditional.
         """
         names = ["cond"] * self.branches
         for index in range(self.branches):
@@ -133,7 +147,8 @@ class Evidence(NamedTuple):
             if index == cond or (alike[index, cond] and apart < 1e-11 * products[cond, cond]):
                 continue
             again = index >= self.first and alike[index, :index].any()
-            base = "perturbed" if self.branches > 2 and (alike[index, cond] or again) else "uncond"
+            has_its_text = alike[index, cond] and (self.branches > 2 or self.has_texts)
+            base = "perturbed" if has_its_text or (self.branches > 2 and again) else "uncond"
             before = sum(name.split()[0] == base for name in names[:index])
             names[index] = f"{base} {before + 1}" if before else base
         return names
@@ -201,9 +216,8 @@ def evidence(
             rows = torch.cat([part.reshape(1, -1) for part in (*outputs, *more, combined)]).double()
             found.append(rows @ rows.T)
     alike, prompted = texts.judged(known, prompt, home)
-    return Evidence(
-        len(branches), first, products=tuple(found), numbers=combined.numel(), alike=alike, prompted=prompted
-    )
+    about: dict[str, Any] = {"numbers": combined.numel(), "has_texts": len(known[0].handed.texts) > 0}
+    return Evidence(len(branches), first, products=tuple(found), alike=alike, prompted=prompted, **about)
 
 
 class Texts:
@@ -221,7 +235,8 @@ class Texts:
         for branch in branches:
             if branch.handed is not before:  # several branches of a call share what it was handed
                 before = branch.handed
-                look += [before.images, before.listed, *[stamp_of(text) for text in before.texts]]
+                look += [before.images, before.listed]
+                look += [stamp_of(each) for each in (*before.texts, *before.references)]
             look.append((branch.at, branch.of))
         key, is_known = tuple(look), None not in look
         if is_known and key in self.known:
@@ -240,11 +255,12 @@ def handed(branch: Branch, prompt: Tensor, device: torch.device) -> Tensor:
 
 
 def same_text(one: Branch, other: Branch, device: torch.device) -> Tensor:
-    """Whether two branches were handed the same text: a boolean on ``device``."""
-    alike = [text.shape for text in one.texts] == [text.shape for text in other.texts]
-    if not alike or not one.texts:
+    """Whether two branches were handed the same text, and the same pictures: a boolean on ``device``."""
+    ours, theirs = one.conditions, other.conditions
+    alike = [each.shape for each in ours] == [each.shape for each in theirs]
+    if not alike or not ours:
         return torch.full((), alike, device=device)
-    return torch.stack([are_equal(a, b, device) for a, b in zip(one.texts, other.texts, strict=True)]).all()
+    return torch.stack([are_equal(a, b, device) for a, b in zip(ours, theirs, strict=True)]).all()
 
 
 def are_equal(text: Tensor, other: Tensor, device: torch.device) -> Tensor:

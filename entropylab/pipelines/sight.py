@@ -1,5 +1,6 @@
 """What is known of the image that a pipeline is sampling: its size, its latent size, its tokens."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -34,7 +35,8 @@ class Sight:
         self.calling: list[tuple[Any, ...]] = []  # of each call that runs (a callback may call), what was known before
         self.size: Size | None = None  # (height, width) that it was asked for [pixels], if it was
         self.frames: int | None = None  # how many frames it was asked for, if it samples videos
-        self.factor = vae_factor(pipe)  # pixels per latent pixel along one side
+        self.factor = vae_factor(pipe)  # pixels per latent pixel along one side, of the denoiser that ran last
+        self.factors: dict[nn.Module, float] = {}  # the same by denoiser
         self.latent: Size | None = None  # latent size of the denoiser's input, as far as it is known
         self.latents: int | None = None  # how many tokens the image has, where it comes as tokens and no grid
         self.volume: int | None = None  # how many numbers one image's latents are, where the pipeline has made them
@@ -54,6 +56,7 @@ class Sight:
     def on_parts(self) -> None:
         """The pipeline may have other parts than before."""
         self.factor = vae_factor(self.pipe)
+        self.factors.clear()
         if self.catch_up is not None:
             self.catch_up()
 
@@ -95,8 +98,8 @@ class Sight:
         if size is not None and in_pixels and (self.size is not None or latents.ndim == 3):
             self.size = size
         fits = self.latent_of(self.size) in (None, tuple(latents.shape[-2:]), tuple(latents.shape[-3:-1]))
-        if self.asked.get("latents") is not None and latents.ndim > 3 and self.factor > 1 and not fits:
-            self.size = latents.shape[-2] * self.factor, latents.shape[-1] * self.factor  # what is asked is ignored
+        if latents.ndim > 3 and self.factor > 1 and not fits:  # latents were given, or Kandinsky rounds what is asked
+            self.size = round(latents.shape[-2] * self.factor), round(latents.shape[-1] * self.factor)
 
     def on_encoded(self, arguments: dict[str, Any], found: Any) -> None:
         """The pipeline has encoded a prompt, with these arguments; kept if it is its own and not what to avoid."""
@@ -122,10 +125,13 @@ class Sight:
             self.on_parts()
         return inputs_of(root, args, kwargs, self.latents, self.prompt)
 
-    def meet(self, inputs: Inputs) -> None:
+    def meet(self, root: nn.Module, inputs: Inputs) -> None:
         """A denoiser begins a forward pass: its input may be a grid, else the size asked for tells what it would be."""
         if self.stale:
             self.on_parts()
+        if root not in self.factors:
+            self.factors[root] = vae_factor(self.pipe, root)
+        self.factor = self.factors[root]
         asked = self.latent_of(self.size or self.usual_size(inputs))
         shape = inputs.image[0].shape if inputs.image else ()
         has_channels_last = asked is not None and asked == tuple(shape[-3:-1])
@@ -143,11 +149,34 @@ class Sight:
 
     def latent_of(self, size: Size | None) -> Size | None:
         """The latent size of an image of this size [pixels]."""
-        return None if size is None else (size[0] // self.factor, size[1] // self.factor)
+        if size is None:
+            return None
+        if self.factor % 1:
+            return math.ceil(size[0] / self.factor), math.ceil(size[1] / self.factor)
+        return size[0] // self.factor, size[1] // self.factor  # type: ignore[return-value]
+
+    def trained_latent(self, size: Size | None) -> Size | None:
+        """The latent size at the training ``size`` [pixels], of as many pictures side by side as there are now.
+
+        DreamLite denoises a picture beside another one, as a grid that is twice as wide as the picture asked for.
+        None if the pipeline does not say how large its latents are: it may be without its autoencoder.
+        """
+        trained, asked = self.latent_of(size), self.latent_of(self.size)
+        if trained is None or asked is None or self.latent in (None, asked):
+            return trained
+        if self.factor == 1:
+            return None
+        down, across = (now / side for now, side in zip(self.latent, asked, strict=True))
+        if min(down, across) != 1 or not max(down, across).is_integer():
+            return trained
+        return trained[0] * int(down), trained[1] * int(across)
 
     def size_of_latent(self) -> Size | None:
         """The size of an image of the current latent size [pixels]."""
-        return None if self.latent is None else (self.latent[0] * self.factor, self.latent[1] * self.factor)
+        if self.latent is None:
+            return None
+        height, width = self.latent[0] * self.factor, self.latent[1] * self.factor
+        return (round(height), round(width)) if self.factor % 1 else (height, width)  # type: ignore[return-value]
 
 
 def side_of(value: Any) -> int | None:

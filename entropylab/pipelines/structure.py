@@ -29,6 +29,9 @@ VAE_FACTORS = (
 )
 """What pipelines call the factor between pixels and latent pixels along one side."""
 
+AUTOENCODERS = ("vae", "movq", "vqvae", "vqgan")
+"""What pipelines call the model that makes latents of pictures."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -149,12 +152,31 @@ def accepts(pipe: Any) -> set[str]:
     return set(inspect.signature(type(pipe).__call__).parameters)
 
 
-def vae_factor(pipe: Any) -> int:
-    """Pixels per latent pixel along one side."""
-    levels = getattr(getattr(getattr(pipe, "vae", None), "config", None), "block_out_channels", None)
-    by_levels = 2 ** (len(levels) - 1) if isinstance(levels, list | tuple) else 1
+def vae_factor(pipe: Any, root: nn.Module | None = None) -> float:
+    """Pixels per latent pixel along one side, of a denoiser where pipelines within the pipeline have their own.
+
+    That of the priors of Stable Cascade and Würstchen is no whole number.
+    """
+    parts = () if root is None else vars(pipe).values()
+    within = [part for part in parts if callable(part) and hasattr(part, "components")]
+    pipe = next((part for part in within if any(each is root for each in part.components.values())), pipe)
+    config = getattr(pipe, "config", None)
+    if isinstance(config, Mapping) and "resolution_multiple" in config:
+        return float(config["resolution_multiple"])
     said = (getattr(pipe, name, None) for name in VAE_FACTORS)
-    return int(next((factor for factor in said if factor), by_levels))
+    return int(next((factor for factor in said if factor), factor_of_levels(pipe)))
+
+
+def factor_of_levels(pipe: Any) -> int:
+    """Pixels per latent pixel by the levels of the pipeline's autoencoder; 1 without one."""
+    for name in AUTOENCODERS:
+        config: Any = getattr(getattr(pipe, name, None), "config", None)
+        levels = getattr(config, "block_out_channels", None)
+        if isinstance(levels, list | tuple):
+            return 2 ** (len(levels) - 1)
+        if hasattr(config, "up_down_scale_factor"):  # of Paella
+            return int(config.up_down_scale_factor * 2 ** (config.levels - 1))
+    return 1
 
 
 def size_multiple(pipe: Any) -> int:
@@ -162,7 +184,8 @@ def size_multiple(pipe: Any) -> int:
     patch = getattr(getattr(getattr(pipe, "transformer", None), "config", None), "patch_size", 1)
     processor = getattr(getattr(pipe, "image_processor", None), "config", {})
     packed = processor.get("vae_scale_factor", 1) if isinstance(processor, Mapping) else 1
-    return math.lcm(8, vae_factor(pipe) * (patch if isinstance(patch, int) else 1), packed)
+    factor = vae_factor(pipe) * (patch if isinstance(patch, int) else 1)
+    return math.lcm(8, factor if isinstance(factor, int) else 1, packed)
 
 
 def check_sizes(pipe: Any, sizes: Any) -> list[Size]:
@@ -199,9 +222,9 @@ def default_size(pipe: Any) -> Size | None:
 
 def train_size(pipe: Any) -> Size | None:
     """Height and width that the pipeline was trained at [pixels], as far as its config says; else None."""
-    sides = [getattr(config_of(part), "sample_size", None) for part in denoisers(pipe).values()]
-    sides.append(getattr(pipe, "default_sample_size", None))
-    return next((size for side in sides if (size := in_pixels(pipe, side)) is not None), None)
+    sides = {part: getattr(config_of(part), "sample_size", None) for part in denoisers(pipe).values()}
+    found = (in_pixels(pipe, side, part) for part, side in sides.items())
+    return next((size for size in found if size is not None), default_size(pipe))
 
 
 def config_of(part: nn.Module | None) -> Any:
@@ -209,10 +232,11 @@ def config_of(part: nn.Module | None) -> Any:
     return None if part is None else getattr(unwrapped(part), "config", None)
 
 
-def in_pixels(pipe: Any, latent: Any) -> Size | None:
+def in_pixels(pipe: Any, latent: Any, root: nn.Module | None = None) -> Size | None:
     """The size [pixels] of what is one side or a pair of sides [latent pixels]; None of anything else."""
     if isinstance(latent, int):
         latent = latent, latent
     elif not isinstance(latent, Sequence) or len(latent) != 2:
         return None
-    return latent[0] * vae_factor(pipe), latent[1] * vae_factor(pipe)
+    factor = vae_factor(pipe, root)
+    return round(latent[0] * factor), round(latent[1] * factor)

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..capture import AttentionCall, Inputs
 from ..sizes import Size
+from .arguments import PAST
 
 KINDS = ("self", "cross", "joint", "temporal")
 """Kinds of attention; see ``kind_of``."""
@@ -110,12 +111,17 @@ def rounded_up(side: int, factor: int) -> int:
 
 
 def image_keys(call: AttentionCall) -> int:
-    """How many of a call's keys grow with the image: none in cross and temporal attention, nor of text alone."""
+    """How many of a call's keys grow with the image: none in cross and temporal attention, nor of text alone.
+
+    What was made of a video before grows with it, other references do not.
+    """
     kind, keys = kind_of(call), call.key.shape[-2]
     if kind in ("cross", "temporal"):
         return 0
     if call.roles is not None:
-        return call.roles.keys.count("image", keys)
+        names: Any = call.inputs.names if call.inputs is not None else ()
+        is_past = any(path.startswith(PAST) for path, *_ in names)
+        return sum(call.roles.keys.count(part, keys) for part in ("image", "reference")[: 1 + is_past])
     if call.own is not None:
         return call.own
     return keys - (call.context or 0 if kind == "joint" else 0)

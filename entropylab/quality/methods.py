@@ -155,7 +155,7 @@ def new_panorama(pipe: Any, train_size: Any) -> Any:
     """Diffusers' panorama pipeline of the parts of ``pipe``, with windows of its training size."""
     from diffusers import DDIMScheduler, StableDiffusionPanoramaPipeline
 
-    factor = pipelines.vae_factor(pipe)
+    factor = int(pipelines.vae_factor(pipe))
     high, wide = (side // factor for side in check_train_size(pipe, train_size))
 
     class Panorama(StableDiffusionPanoramaPipeline):

@@ -29,7 +29,6 @@ class Rescaling:
     def __init__(self, pipe: Any, rule: NamedRule, train_size: Size | None, kinds: Sequence[str]) -> None:
         self.rule, self.train_size, self.kinds = rule, train_size, tuple(kinds)
         self.sight = Sight(pipe)
-        self.trained = self.sight.latent_of(train_size)
         self.ran = self.matched = False
         self.timestep: Any = None
         self.known: dict[tuple[str, int, Size | None], float | Tensor] = {}
@@ -43,7 +42,7 @@ class Rescaling:
     def on_forward(self, name: str, root: nn.Module, inputs: Inputs) -> None:
         """Remember the latent size that the denoiser works at, and the time for a rule that asks for it."""
         self.ran = True
-        self.sight.meet(inputs)
+        self.sight.meet(root, inputs)
         if self.rule.sees_time:
             self.known.clear()
             self.timestep = inputs.timestep
@@ -97,7 +96,7 @@ class Rescaling:
         """What the rule says."""
         function = self.rule.function
         if isinstance(function, LayerRule):
-            here, there = self.sight.latent, self.trained
+            here, there = self.sight.latent, self.sight.trained_latent(self.train_size)
             growth = 1.0 if here is None or there is None else here[0] * here[1] / (there[0] * there[1])
             return function.factor(layer, tokens, trained, growth)
         if not self.rule.sees_time:
@@ -111,7 +110,8 @@ class Rescaling:
         """T of the layer that makes ``call``."""
         if self.rule.is_original or not self.rule.needs_sizes:
             return tokens
-        grown = pipelines.grown_keys(call, self.sight.latent, self.trained)
+        trained = self.sight.trained_latent(self.train_size)
+        grown = pipelines.grown_keys(call, self.sight.latent, trained)
         if grown is None:
             raise EntropyLabError(
                 f"the number of tokens at the training size can't be told for layer {call.layer} with N = {tokens} "

@@ -6,7 +6,10 @@ import pytest
 import entropylab
 
 from ..conftest import new_random_pipeline
-from ..seeds import generator
+from ..seeds import generator, normal
+from ..zoo import BY_NAME
+from ..zoo.joint_parts import two_steps
+from ..zoo.unet_parts import SIZE, prompts
 
 
 def recorded(guidance, both=True, encoded=False, avoided="a blue house"):
@@ -45,3 +48,13 @@ def test_the_prompt_names_the_conditional_branch_at_any_guidance(guidance, encod
 def test_a_negative_prompt_that_is_the_prompt_names_nothing():
     """The two branches are the same then: either name is as good, and none is a wrong one."""
     assert set(recorded(0.0, avoided="a red car").branch.values) == {"branch 0", "branch 1"}
+
+
+def test_a_picture_alone_may_tell_the_branches_apart():
+    """With an IP-Adapter and no prompt both branches have the same text, and the unconditional one another picture."""
+    family, same = BY_NAME["IP-Adapter"], prompts()["prompt_embeds"]
+    pictures = [normal(2, 1, 12, seed=6)]
+    pipe = family.build()
+    with entropylab.record(pipe) as rec:
+        two_steps(pipe, *SIZE, prompt_embeds=same, negative_prompt_embeds=same, ip_adapter_image_embeds=pictures)
+    assert set(rec.dataset.branch.values) == {"cond", "uncond"}

@@ -46,6 +46,42 @@ def test_images_at_the_training_size_are_bit_identical(name):
     assert min(handle.multipliers.values()) > 1.0
 
 
+@pytest.mark.parametrize(
+    "name", ["Kandinsky 2.2", "Stable Cascade prior", "Würstchen prior", "DreamLite", "Helios", "Wan 2.1"]
+)
+def test_keys_at_the_training_size_are_those_of_a_run_there(name):
+    """Latents of Kandinsky's and Würstchen's autoencoders, a picture beside a reference, a video and its past."""
+    family, asked = BY_NAME[name], set()
+    pipe, trained = family.build(), (2 * family.size[0], family.size[1])
+
+    def rule(tokens, train_tokens):
+        asked.add((tokens, train_tokens))
+        return 1.0
+
+    with entropylab.rescale(pipe, rule, train_size=trained), entropylab.record(pipe, layers=["self", "joint"]) as here:
+        asked.clear()
+        family.sample(pipe)
+    with entropylab.record(pipe, layers=["self", "joint"]) as there:
+        family.sample(pipe, *trained)
+    ran = (each.dataset.tokens.values.ravel().tolist() for each in (here, there))
+    assert asked == set(zip(*ran, strict=True)) and all(tokens < then for tokens, then in asked)
+
+
+def test_a_training_size_is_no_guess_where_the_autoencoder_is_elsewhere():
+    family = BY_NAME["Kandinsky 3"]
+    pipe = family.build()
+    assert pipe.movq is None
+    with pytest.raises(EntropyLabError, match="can't be told"), entropylab.rescale(pipe, train_size=512):
+        family.sample(pipe)
+
+
+def test_a_size_that_kandinsky_rounds_is_what_it_samples():
+    family = BY_NAME["Kandinsky 2.2"]
+    with entropylab.record(pipe := family.build()) as rec:
+        family.sample(pipe, 60, 96)
+    assert rec.dataset["size"].values.tolist() == ["64x96"]
+
+
 def test_text_among_itself_is_left_alone():
     """Refining layers attend among the text, or among the image, before both join."""
     family = BY_NAME["Lumina Image 2.0"]

@@ -23,7 +23,8 @@ class Family:
         name: as people say it, e.g. "Stable Diffusion XL".
         pipeline: class name of the pipeline that ``build`` makes.
         build: a tiny pipeline with random weights: no network, the same weights whenever it is called.
-        sample: samples two steps from such a pipeline, from fixed seeds; returns the images or latents as one tensor.
+        sample: samples two steps from such a pipeline, from fixed seeds; returns the images or latents as one tensor. A
+            height and a width may follow, where another size is asked for.
         size: (height, width) that ``sample`` asks the pipeline for [pixels]; not square where the family allows it.
         branches: names of the guidance branches that a step of ``sample`` computes, as a set.
         parts: where the query rows of joint attention stand; None where it differs by sample.
@@ -36,7 +37,7 @@ class Family:
     name: str
     pipeline: str
     build: Callable[[], Any]
-    sample: Callable[[Any], torch.Tensor]
+    sample: Callable[..., torch.Tensor]
     size: tuple[int, int]
     branches: tuple[str, ...] = BOTH
     parts: Parts | None = None

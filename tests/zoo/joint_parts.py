@@ -210,8 +210,8 @@ def family(
         prepare(pipe)
         return pipe
 
-    def sample(pipe: Any) -> torch.Tensor:
-        return two_steps(pipe, *size, **call)
+    def sample(pipe: Any, *other_size: int) -> torch.Tensor:
+        return two_steps(pipe, *(other_size or size), **call)
 
     return Family(name, pipeline.rpartition(".")[2], build, sample, size, branches, parts, unlike, asked, comparable)
 
