@@ -89,21 +89,17 @@ def note_softmax(frame: Frame, args: tuple, kwargs: dict[str, Any], result: Any)
     layer = next((each for each in frames if each.place.is_attention), None)
     if not logits.numel() or (layer is not None and (layer.seen or layer.by_inputs)):
         return
-    known = may_be_scores(logits, logits.shape[dim])
+    keys = logits.shape[dim]
+    known = any(  # they may have come from one of the last products, if with further keys
+        prod(shape) == logits.numel()
+        or (prod(shape[:-1]) == logits.numel() // keys and keys < 2 * shape[-1] < 2 * keys)
+        for shape in session.here.products
+    )
     owner = layer or next((each for each in frames if next(each.module.parameters(), None) is not None), frames[-1])
     owner.attended |= known  # so that it is followed again
     if known:
         check_readable(logits, logits)
     keep(layer or frame, [Noted(logits, dim, version_of(logits), memory_of(result), known, owner)])
-
-
-def may_be_scores(logits: Tensor, keys: int) -> bool:
-    """Whether logits may have come from one of the last products, if with further keys."""
-    rows = logits.numel() // keys
-    return any(
-        prod(shape) == logits.numel() or (prod(shape[:-1]) == rows and keys < 2 * shape[-1] < 2 * keys)
-        for shape in session.here.products
-    )
 
 
 def keep(frame: Frame, maps: Sequence[Noted]) -> None:

@@ -23,20 +23,7 @@ from .forwards import begin_forward, end_root
 from .functions import see_functions, see_multihead, see_scores
 from .regions import compiled_parts, see_compile, write_out
 from .roles import forget, forget_if_changed, is_plain
-from .session import (
-    Frame,
-    Observer,
-    OnAttention,
-    OnForward,
-    OnOutput,
-    Place,
-    ReadInputs,
-    computes_again,
-    fail,
-    lose,
-    running,
-    session,
-)
+from .session import Frame, Observer, OnAttention, Place, computes_again, fail, lose, running, session
 from .telling import finish
 
 PROJECTIONS = ("q", "k", "v", "wq", "wk", "wv", "query", "key", "value")
@@ -74,32 +61,13 @@ def has_projections(module: nn.Module) -> bool:
 
 
 @contextmanager
-def intercept(
-    roots: Mapping[str, nn.Module],
-    on_attention: OnAttention,
-    *,
-    on_forward: OnForward | None = None,
-    on_output: OnOutput | None = None,
-    read_inputs: ReadInputs | None = None,
-    rescales: bool = False,
-) -> Iterator[Observer]:
-    """Call ``on_attention`` for every attention call made inside ``roots``, while the context lasts.
+def intercept(roots: Mapping[str, nn.Module], on_attention: OnAttention, **told: Any) -> Iterator[Observer]:
+    """Have an ``Observer`` told of every attention call made inside ``roots``, name -> module, while the context lasts.
 
     Compiled modules in ``roots`` are compiled once more with the look in their graph, or run as they were written where
     that can't be had. Where one runs inside of somebody's compiled function its attention is named as unseen.
-
-    Args:
-        roots: name -> module whose attention is of interest; layers are named by path from there.
-        on_attention: gets an AttentionCall; with ``rescales``, what it returns multiplies the scale: a float, or one
-            factor per head as a tensor (heads,); None changes nothing.
-        on_forward: called as (name, root, inputs) whenever a root's forward begins.
-        on_output: called as (name, root, output) whenever a root's forward has ended, with None if by an exception.
-        read_inputs: called as (root, args, kwargs), says what a root's arguments are; without it, ``on_forward`` is not
-            called, and nothing is known of what tokens stand for.
-        rescales: whether ``on_attention`` may change the scale. Such observers come first, so that all others see the
-            scale that the model then uses.
     """
-    observer = Observer(on_attention, on_forward, on_output, read_inputs, rescales, tuple(roots))
+    observer = Observer(on_attention, roots=tuple(roots), **told)
     for root in roots.values() if not session.observers else ():
         forget_if_changed(root)
     with ExitStack() as stack:
@@ -107,7 +75,7 @@ def intercept(
         for name, root in roots.items():
             watch_root(observer, stack, name, root)
         stack.enter_context(changed(F, see_functions))
-        stack.enter_context(changed(torch, see_compile, is_watched))
+        stack.enter_context(changed(torch, see_compile))
         session.begin(observer)
         bind_names(stack, roots)
         stack.callback(session.leave, observer)
@@ -139,11 +107,6 @@ def watch_root(observer: Observer, stack: ExitStack, name: str, root: nn.Module)
             place.add(observer, path.replace("._orig_mod", ""), module is root)
             if not place.handles:
                 hook(place, module)
-
-
-def is_watched(module: nn.Module) -> bool:
-    """Whether anybody watches a module, or a part of it."""
-    return any(part in session.places for part in module.modules())
 
 
 def hook(place: Place, module: nn.Module) -> None:

@@ -161,7 +161,11 @@ class Region:
         key = (observers, looks_of((args, kwargs)))
         fails = False
         if key in self.noted and may_compile():
-            self.undress(observers)
+            if self.bare_for != observers:  # the parts' hooks are off while a graph runs
+                with self.lock:
+                    for other, _ in self.parts():
+                        other.unhook()
+                    self.bare_for = observers
             begun = {} if (forward := running()) is None else dict(forward.counts)
             inside = Inside(self.module, self.noted[key], here.frame, begun)
             try:
@@ -220,14 +224,6 @@ class Region:
         """The modules in it that are watched."""
         parts = (part for part in self.module.modules() if part is not self.module)
         return ((session.places[part], part) for part in parts if part in session.places)
-
-    def undress(self, observers: tuple[Observer, ...]) -> None:
-        """Take the hooks off its parts."""
-        if self.bare_for != observers:
-            with self.lock:
-                for place, _ in self.parts():
-                    place.unhook()
-                self.bare_for = observers
 
     def dress(self) -> None:
         """Put hooks on its parts again."""
@@ -295,7 +291,7 @@ def backend_of(compiled: Any) -> Callable[..., Any] | None:
     return backend if callable(backend) else None
 
 
-def see_compile(compiler: Any, is_watched: Callable[[nn.Module], bool]) -> Undo:
+def see_compile(compiler: Any) -> Undo:
     """Let modules that are compiled from now on run as they were written for as long as they are watched."""
     original = compiler.compile
 
@@ -313,7 +309,8 @@ def see_compile(compiler: Any, is_watched: Callable[[nn.Module], bool]) -> Undo:
     def unless_watched(compiled: Callable, module: nn.Module) -> Callable:
         @wraps(compiled)
         def run(*args: Any, **kwargs: Any) -> Any:
-            return (as_written(compiled) if is_watched(module) else compiled)(*args, **kwargs)
+            is_watched = any(part in session.places for part in module.modules())
+            return (as_written(compiled) if is_watched else compiled)(*args, **kwargs)
 
         return run
 

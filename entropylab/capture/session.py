@@ -33,12 +33,14 @@ ReadInputs = Callable[[nn.Module, tuple, dict], Inputs]
 
 @dataclass(eq=False)
 class Observer:
-    """Somebody who looks at the attention of some modules; see ``intercept`` for what it is told."""
+    """Somebody who looks at the attention of some modules; who rescales comes first, so that others see the result."""
 
+    # Told of every attention call, until it returns False for one: then not of those that look like it. With
+    # ``rescales``, what it returns multiplies the scale: a float, or one factor per head (heads,); or None.
     on_attention: OnAttention
-    on_forward: OnForward | None = None
-    on_output: OnOutput | None = None
-    read_inputs: ReadInputs | None = None
+    on_forward: OnForward | None = None  # told when a root's forward begins, with ``read_inputs``
+    on_output: OnOutput | None = None  # told what it returns; None if it failed, or nothing can be told of it
+    read_inputs: ReadInputs | None = None  # says what a root's arguments are; without it no tokens are known
     rescales: bool = False
     roots: tuple[str, ...] = ()  # names of the modules whose attention is of interest
     unseen: dict[str, str] = field(default_factory=dict)  # path -> why calls that a layer made are not measured

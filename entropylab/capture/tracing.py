@@ -82,14 +82,11 @@ class Trace(TorchFunctionMode):
     def __init__(
         self,
         sources: Mapping[str, Sequence[Source]],
-        deciding: Sequence[Tensor] = (),
-        known: Mapping | None = None,
-        on_sdpa: Callable[[], None] = lambda: None,
+        deciding: Sequence[Tensor],
+        known: Mapping | None,
+        on_sdpa: Callable[[], None],
     ) -> None:
-        """Begin with what has which colour, with what decides, and with codes of other tensors that are ``known``.
-
-        ``on_sdpa`` is called whenever SDPA itself was.
-        """
+        """Begin with what has which colour, what decides, and codes that are ``known``; tell whenever SDPA ran."""
         super().__init__()
         self.on_sdpa = on_sdpa
         # Tensor -> its codes (uint8, on the host), of size 1 in each dimension along which they are the same.

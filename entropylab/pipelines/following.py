@@ -44,27 +44,17 @@ listeners: WeakIdKeyDictionary = WeakIdKeyDictionary()
 """A followed object, or a copy of one -> who listens; they share one list."""
 
 
-@contextmanager
-def follow(pipe: Any, listener: "Sight") -> Iterator[Callable[[], None]]:
-    """Tell ``listener`` what ``pipe`` does, while the context lasts; a bare module does nothing of the kind.
+def follow(stack: ExitStack, pipe: Any, listener: "Sight") -> None:
+    """Tell ``listener`` what a pipeline and its schedulers do, as far as it is not told yet, until ``stack`` is closed.
 
-    Yields:
-        ``catch_up()``: follows schedulers that have joined the pipeline since.
+    A bare module does nothing of the kind.
     """
-    known: list[Any] = []
-    with ExitStack() as stack:
-
-        def catch_up() -> None:
-            for part in () if isinstance(pipe, nn.Module) else pipe.components.values():
-                steps = all(hasattr(part, name) for name in OF_SCHEDULERS)
-                if steps and all(part is not other for other in known):
-                    known.append(part)
-                    stack.enter_context(followed(part, listener, OF_SCHEDULERS))
-
-        if not isinstance(pipe, nn.Module):
-            stack.enter_context(followed(pipe, listener, OF_PIPELINES))
-        catch_up()
-        yield catch_up
+    if isinstance(pipe, nn.Module):
+        return
+    schedulers = [part for part in pipe.components.values() if all(hasattr(part, name) for name in OF_SCHEDULERS)]
+    for thing in (pipe, *schedulers):
+        if listener not in listeners.get(thing, ()):
+            stack.enter_context(followed(thing, listener, OF_PIPELINES if thing is pipe else OF_SCHEDULERS))
 
 
 @contextmanager

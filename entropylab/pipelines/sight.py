@@ -220,7 +220,7 @@ def observed(sight: Sight, on_attention: OnAttention, **told: Any) -> Iterator[O
 
         def catch_up() -> None:
             with interrupted_later():
-                follow_schedulers()
+                follow(stack, sight.pipe, sight)
                 for name, root in joined(sight).items():
                     sight.roots[name] = root
                     try:
@@ -236,7 +236,7 @@ def observed(sight: Sight, on_attention: OnAttention, **told: Any) -> Iterator[O
         setattr(on_registration, MARK, True)
         with interrupted_later():
             see_parts(stack, sight.roots)
-            follow_schedulers = stack.enter_context(follow(sight.pipe, sight))
+            follow(stack, sight.pipe, sight)
             observer = stack.enter_context(intercept(sight.roots, on_attention, read_inputs=sight.read_inputs, **told))
             sight.observer, sight.catch_up = observer, catch_up
             stack.callback(setattr, sight, "catch_up", None)

@@ -6,7 +6,7 @@ attention is computed, must show the queries of before times the factor.
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +69,8 @@ def folded(pipe: Any, rule: Any, train_size: Any, kinds: Any, size: Any, call: C
             weight.data[: len(factors)] = (exact * factors).to(weight.dtype)
         if changes:
             trial(pipe, rescaling, pair, call, calls)
-        with follow(pipe, OtherSizes(pipe, pair)):
+        with ExitStack() as stack:
+            follow(stack, pipe, OtherSizes(pipe, pair))
             yield rescaling
     finally:
         working.remove(rescaling)
