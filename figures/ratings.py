@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -34,42 +34,24 @@ WIDEST = 512
 """Pictures smaller than this are shown at a whole multiple of their size [pixels], so that none looks blurred."""
 
 
-class Pair(NamedTuple):
-    """Two pictures of one prompt by two methods."""
-
-    prompt: str
-    methods: tuple[str, str]
-    files: tuple[Path, Path]
-
-
 def make_page(pictures: Sequence[str | Path], path: Path, pairs: int = PAIRS, seed: int = 0) -> None:
     """Write a page with ``pairs`` pairs at most of the pictures of two or more folders, chosen by ``seed``."""
     check_int("pairs", pairs)
     check_int("seed", seed, 0)
     found = found_pairs(list(map(Path, pictures)))
-    rng, chosen = np.random.default_rng(seed), []
-    for i in sorted(rng.permutation(len(found))[:pairs]):
-        one = found[i]
-        if rng.integers(2):  # whoever reads the page's text does not learn the order of the methods either
-            one = Pair(one.prompt, one.methods[::-1], one.files[::-1])
-        chosen.append(one)
-    write_whole(path, page_of(chosen).encode())
+    rng = np.random.default_rng(seed)
+    chosen = [found[i] for i in sorted(rng.permutation(len(found))[:pairs])]
+    # Whoever reads the page's text does not learn the order of the methods either.
+    write_whole(path, page_of([files[::-1] if rng.integers(2) else files for files in chosen]).encode())
 
 
-def found_pairs(folders: Sequence[Path]) -> list[Pair]:
+def found_pairs(folders: Sequence[Path]) -> list[tuple[Path, Path]]:
     """All pairs of pictures of the same name in two folders."""
     files = [{path.stem: path for path in picture_files(folder, "pictures")} for folder in folders]
     methods = [folder.resolve().name for folder in folders]
     if len(folders) < 2 or len(set(methods)) < len(methods):
         raise EntropyLabError(f"pictures must be two or more folders of different names, one a method. Got {methods}.")
-    found = [
-        Pair(prompt_of(files[i][name]) or "", (methods[i], methods[j]), (files[i][name], files[j][name]))
-        for i, j in combinations(range(len(folders)), 2)
-        for name in files[i]
-        if name in files[j]
-    ]
-    if mute := [pair.files[0] for pair in found if not pair.prompt]:
-        raise EntropyLabError(f"pictures must carry their prompts, as `evaluate` writes them. {mute[0]} has none.")
+    found = [(one[name], other[name]) for one, other in combinations(files, 2) for name in one if name in other]
     if not found:
         raise EntropyLabError(
             f"pictures must be folders with pictures ({', '.join(PICTURES)}), of the same names in two of them. "
@@ -78,10 +60,19 @@ def found_pairs(folders: Sequence[Path]) -> list[Pair]:
     return found
 
 
-def page_of(pairs: Sequence[Pair]) -> str:
+def page_of(pairs: Sequence[tuple[Path, ...]]) -> str:
     """The page's HTML."""
-    shown = [{"prompt": pair.prompt, "pictures": [as_url(path) for path in pair.files]} for pair in pairs]
-    key = [{"prompt": pair.prompt, "methods": pair.methods, "name": pair.files[0].stem} for pair in pairs]
+    shown, key = [], []
+    for files in pairs:
+        prompt, other = map(prompt_of, files)
+        if not prompt or prompt != other:
+            raise EntropyLabError(
+                "pictures must carry their prompts, as `entropylab evaluate` writes them, and two of a name the same. "
+                f"Got {prompt!r} and {other!r} of {' and '.join(map(str, files))}."
+            )
+        shown.append({"prompt": prompt, "pictures": [as_url(path) for path in files]})
+        methods = [path.parent.resolve().name for path in files]
+        key.append({"prompt": prompt, "methods": methods, "name": files[0].stem})
     hidden = base64.b64encode(json.dumps(key).encode()).decode()
     data: dict[str, Any] = {"format": FORMAT, "page": hashlib.sha256(hidden.encode()).hexdigest()[:12]}
     text = json.dumps(data | {"key": hidden, "widest": WIDEST, "pairs": shown})

@@ -246,13 +246,16 @@ def test_what_the_page_refuses(folders, tmp_path):
     (other / "0000.png").rename(other / "elsewhere.png")
     (bad / "0000.png").write_bytes(b"no picture")
     Image.new("RGB", (8, 8)).save(mute / "0000.png")
-    one = folders[0]
+    one, moved = folders[0], tmp_path / "moved"
+    shutil.copytree(folders[1], moved)
+    (moved / "0000.png").replace(moved / "0001.png")
     for pictures, options, message in (
         ([one], {}, "two or more folders of different names"),
         ([one, tmp_path / "empty"], {}, "have none in common"),
         ([one, other], {}, "have none in common"),
         ([bad, one], {}, "can't be read as a picture"),
-        ([mute, one], {}, "pictures must carry their prompts"),
+        ([mute, one], {}, "pictures must carry their prompts.* Got .*None"),
+        ([one, moved], {}, "two of a name the same. Got 'a .*'"),
         (folders, {"pairs": 0}, "pairs must be an int"),
     ):
         with pytest.raises(EntropyLabError, match=message):
