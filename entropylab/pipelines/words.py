@@ -60,8 +60,7 @@ class Words:
         # by the number of calls that run, encoder and ids: what a call encodes is used in that call alone
         self.encoded: dict[tuple[int, Hashable, Hashable], Encoded] = {}
         self.marks: WeakIdKeyDictionary = WeakIdKeyDictionary()  # what ``marked`` found of a text
-        self.lengths: WeakIdKeyDictionary = WeakIdKeyDictionary()  # how many tokens a mask keeps of each image's text
-        self.here: tuple[Inputs | None, dict[int, Any]] = (None, {})  # a forward's inputs, what ``among`` found in them
+        self.here: tuple[Inputs | None, dict[Hashable, Any]] = (None, {})  # what ``among`` found in a forward's inputs
         self.problem = ""  # why some text could not be read, if one could not
 
     @contextmanager
@@ -118,7 +117,6 @@ class Words:
         name = (len(self.prompts), id(encoder), tuple(map(tuple, texts)))
         self.encoded[name] = Encoded(values, owners.to(ids.device), most)
         self.marks.clear()
-        self.lengths.clear()
 
     def keys_of(self, call: AttentionCall, place: tuple[int, int] | None, images: int) -> tuple[Tensor, Tensor]:
         """Which keys of a call are the words' tokens, and whether they are: (batch of the call, words, most of a word).
@@ -138,50 +136,35 @@ class Words:
         mask = None
         if counts == lengths:
             count = 0
-        elif (mask := self.mask_that_left(counts, call.inputs, slice(first, last), batch // own)) is not None:
-            count = -1
+        elif (mask := mask_of_text(call.inputs, min(counts))) is not None:
+            count = max(1, *counts)
         elif any(each != count for each in counts):
             raise EntropyLabError("its texts differ in their number of tokens")
         known, found = self.here
         if known is not call.inputs:
             self.here = (call.inputs, found := {})
-        if count not in found:
-            found[count] = self.among(call.inputs, count, mask)
-        index, is_own = found[count]
+        if (count, mask is None) not in found:
+            found[count, mask is None] = self.among(call.inputs, count, mask)
+        index, is_own = found[count, mask is None]
         if len(index) not in (1, images) or batch % own:
             raise EntropyLabError(f"it is about {batch} images, and the text of {len(index)}")
         if len(index) == images:
             index, is_own = (side[first:last].repeat_interleave(batch // own, 0) for side in (index, is_own))
         index, is_own = (side.expand(batch, -1, -1) for side in (index, is_own))
+        if mask is not None:
+            left = (mask > 0).sum(1)[first:last].repeat_interleave(batch // own)
+            is_own = is_own & (left == torch.tensor(counts).to(left.device, non_blocking=True)).all()
         where = call.roles.keys.standing_for("text", call.key.device)
         if isinstance(where, slice):
             return index + (where.start or 0), is_own
         order = (~where).to(torch.int8).argsort(dim=1, stable=True)
         return order.gather(1, index.flatten(1)).view(index.shape), is_own
 
-    def mask_that_left(self, counts: list[int], inputs: Inputs, images: slice, calls: int) -> Tensor | None:
-        """The mask (images, tokens) of a denoiser's only text that leaves so many ``counts`` of its tokens as keys.
-
-        None if there is no such mask, or if there are as many keys as tokens. ``calls`` is the batch that each of the
-        ``images`` has in the call.
-        """
-        texts = inputs.texts
-        is_whole = [where for _, where in inputs.sources.get("text", [])] == [slice(None)]
-        if not is_whole or texts[0].ndim != 3 or min(counts) == texts[0].shape[1]:
-            return None
-        for mask in inputs.deciding:
-            if mask.shape != texts[0].shape[:2]:
-                continue
-            if mask not in self.lengths:  # a model that leaves each image another number waits for them too
-                self.lengths[mask] = (mask > 0).sum(1).tolist()
-            if counts == [each for each in self.lengths[mask][images] for _ in range(calls)]:
-                return mask
-        return None
-
     def among(self, inputs: Inputs, count: int, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Which of ``count`` tokens of text are the words', and whether: (images, words, most).
 
-        With 0 each image is handed a text of its own; with a ``mask`` it keeps the tokens that this leaves.
+        With 0 each image is handed a text of its own; with a ``mask`` it keeps the tokens that this leaves, ``count``
+        at most.
         """
         handed = inputs.sources.get("text", [])
         if not self.encoded:
@@ -191,8 +174,7 @@ class Words:
             count = max(map(len, texts))
             return self.chosen(torch.cat([pad(self.marked(text), (0, count - len(text))) for text in texts]))
         if mask is not None:
-            marks = left_first(self.marked(inputs.texts[0]) * (mask > 0)[:, None], mask)
-            return self.chosen(marks[..., : max(1, *self.lengths[mask])])
+            return self.chosen(left_first(self.marked(inputs.texts[0]) * (mask > 0)[:, None], mask)[..., :count])
         if any(tensor.ndim != 3 or where != slice(None) for tensor, where in handed):
             raise EntropyLabError("its text does not come as (images, tokens, channels)")
         texts = [tensor for tensor, _ in handed]
@@ -235,6 +217,19 @@ def left_first(marks: Tensor, mask: Tensor) -> Tensor:
     """Marks (images, words, tokens), those of the tokens that a ``mask`` (images, tokens) leaves before all others."""
     order = (mask > 0).to(torch.int8).argsort(dim=1, descending=True, stable=True)
     return marks.gather(2, order[:, None].expand_as(marks))
+
+
+def mask_of_text(inputs: Inputs, keys: int) -> Tensor | None:
+    """The mask (images, tokens) of a denoiser's only text, where as few tokens of some image's are ``keys`` of a call.
+
+    Whether it is what left so many is seen on its device, for nothing waits for that.
+    """
+    texts = inputs.texts
+    is_whole = [where for _, where in inputs.sources.get("text", [])] == [slice(None)]
+    if not is_whole or texts[0].ndim != 3 or keys == texts[0].shape[1]:
+        return None
+    masks = [mask for mask in inputs.deciding if mask.shape == texts[0].shape[:2]]
+    return masks[0] if len(masks) == 1 else None
 
 
 def one_each(inputs: Inputs) -> list[Tensor]:

@@ -41,6 +41,9 @@ from .saving import COSTS, PictureRun
 
 METRICS = ("fid", "clip", "diversity", "time", "memory")
 
+FEATURED, SCORED = ("fid", "diversity"), ("clip", "defects")
+"""Metrics of features, beside those of real pictures; and of a CLIP model."""
+
 TOGETHER = 32
 """About so many pictures are a unit."""
 
@@ -131,6 +134,10 @@ def evaluate(
     if cluster and pictures is None:
         raise EntropyLabError("engine is for pictures that are kept: pass pictures=, a folder.")
     metrics = check_metrics(metrics)
+    models = (("reference", reference, FEATURED), ("features", features, FEATURED), ("clip", clip, SCORED))
+    for name, value, used in models:
+        if value is not None and not set(used) & set(metrics):
+            raise EntropyLabError(f"{name} is for metrics {' and '.join(used)}: leave it out. Got metrics={metrics!r}.")
     if cluster and isinstance(prompts, str | Path):
         prompts = read_prompts(prompts)
     request = Request(sizes, scaling, prompts, steps, guidance_scale, seed, batch_size, train_size, call)
@@ -142,10 +149,10 @@ def evaluate(
             stack.enter_context(quiet(pipe))
             sampling = request.job(pipe, long=pictures is not None)
             device = sampling.device
-        extractor = features_of(features, sampling.embedded, device) if {"fid", "diversity"} & set(metrics) else None
+        extractor = features_of(features, sampling.embedded, device) if set(FEATURED) & set(metrics) else None
         if extractor is not None:
             extractor.check_reference(reference, sampling.embedded)
-        scorer = clip_of(clip, sampling.embedded, device) if {"clip", "defects"} & set(metrics) else None
+        scorer = clip_of(clip, sampling.embedded, device) if set(SCORED) & set(metrics) else None
         judge = Judge(metrics, reference, extractor, scorer)
         texts, cells = sampling.prompts, sampling.cells
         count = check_count("samples", samples, max(judge.least, min(len(texts), MOST)))

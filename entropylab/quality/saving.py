@@ -14,7 +14,7 @@ import xarray as xr
 from torch import Tensor
 
 from ..errors import EntropyLabError, one_line
-from ..files import as_path, make_folder, told, write_whole
+from ..files import as_path, listed, make_folder, told, write_whole
 from ..runs.configuration import differences
 from ..runs.processes import Locks
 from ..runs.progress import Progress
@@ -143,7 +143,12 @@ class PictureRun:
             worker.work(self, shown)
 
     def check(self) -> None:
-        """Raise an EntropyLabError if pictures of something else are there, or a record is damaged."""
+        """Raise an EntropyLabError if other files or pictures of something else are there, or a record is damaged."""
+        there = sorted(entry.name for entry in listed(self.path) if not entry.name.startswith("."))
+        if there and not (self.path / LOCKS).is_dir() and not any(self.path.glob("*x*/*/*.json")):
+            raise EntropyLabError(
+                f"pictures must be an empty folder, or one of evaluate. In {self.path} are {', '.join(there[:3])}."
+            )
         for cell, made in self.made.items():
             for path in sorted(self.folder(*cell).glob("*.json")):
                 if changed := differences(read_record(path)["made"], made):

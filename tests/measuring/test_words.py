@@ -151,11 +151,16 @@ def test_each_image_has_a_text_of_its_own():
     agrees(pipe, tokens, **options, branches=("cond", "uncond"), checked=2)
 
 
-@pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[1:]])
-def test_a_mask_leaves_each_image_another_number_of_tokens(prompts):
-    """Lumina 2: the image follows behind the tokens of its own text that are no padding."""
+def lumina():
+    """Lumina 2: each image follows behind the tokens of its own text that are no padding."""
     pipe = chatting("Lumina2Pipeline", "Lumina2Transformer2DModel", LUMINA2)
     pipe.tokenizer.padding_side = "right"
+    return pipe
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[1:]])
+def test_a_mask_leaves_each_image_another_number_of_tokens(prompts):
+    pipe = lumina()
     options = {"prompts": prompts, "system_prompt": "a", "max_sequence_length": 48, "steps": 1}
     with every_map(denoisers(pipe)) as seen:
         sample(pipe, (96, 128), **options)

@@ -75,15 +75,22 @@ class GPUTensor(Tensor):
         return f"GPUTensor({self.inner!r}, {self.device})"
 
     def tolist(self) -> Any:
-        if GPUs.now is not None:
-            GPUs.now.wait("tolist", self.device)
-        return self.inner.tolist()
+        if torch.overrides._is_torch_function_mode_enabled():  # whoever follows the model hears of it
+            return torch.overrides.handle_torch_function(tolist, (self,), self)
+        return tolist(self)
 
     def data_ptr(self) -> int:
         return self.inner.data_ptr()
 
     def untyped_storage(self) -> Any:
         return self.inner.untyped_storage()
+
+
+def tolist(tensor: GPUTensor) -> Any:
+    """``Tensor.tolist`` of one that is on a GPU."""
+    if GPUs.now is not None:
+        GPUs.now.wait("tolist", tensor.device)
+    return tensor.inner.tolist()
 
 
 class GPUs(TorchDispatchMode):

@@ -11,8 +11,11 @@ from entropylab.measuring import run
 from entropylab.pipelines import denoisers
 from entropylab.pipelines.guidance import Branch, Handed, Texts, evidence
 
+from ..measuring.test_words import lumina
+from ..sampling import sample
 from ..zoo import BY_NAME
 from .examining import followed, on_cpu
+from .log import Log
 from .placing import on_gpus, on_host, pretended
 
 FAMILY = BY_NAME["FLUX.1"]
@@ -58,9 +61,28 @@ def test_what_nobody_waits_for_is_not_there(monkeypatch) -> None:
     assert not recorder.dataset.entropy.notnull().any()
 
 
+def test_words_of_masked_texts_are_not_waited_for() -> None:
+    """Each call encodes texts anew, and the model itself reads how many tokens a mask leaves."""
+    waits, maps, options = [], [], {"system_prompt": "a", "max_sequence_length": 48, "steps": 2}
+    for place in ("cuda:1", "cpu"):
+        pipe = lumina()
+        with pretended() as gpus, on_gpus(pipe, place) if place != "cpu" else nullcontext():
+            for words in (None, "house"):
+                with entropylab.record(pipe, maps=True, words=words) as recorder:
+                    for _ in range(2):
+                        gpus.log = Log()
+                        with gpus.log.following(denoisers(pipe).values()):
+                            sample(pipe, (96, 128), **options)
+                waits.append(gpus.log.while_sampling.waits)
+            maps.append(recorder.maps["96x128/6x8"].words)
+    assert waits[0] == waits[1]
+    assert maps[0].notnull().any()
+    np.testing.assert_allclose(*maps, atol=1e-5)
+
+
 def test_branches_from_two_gpus_are_told_apart() -> None:
     torch.manual_seed(0)
-    uncond, cond, sample = torch.randn(3, 1, 4, 8).unbind()
+    uncond, cond, sample = torch.randn(3, 1, 8, 8).unbind()
     combined = uncond + 3 * (cond - uncond)
     with pretended():
         branches = [

@@ -126,6 +126,21 @@ def test_an_evaluation_goes_on_where_it_was_stopped(tmp_path):
     assert len(seeds_drawn(tmp_path)) == before, "an earlier version has finished it"
 
 
+def test_other_peoples_files_are_left_alone(tmp_path):
+    (tmp_path / "pictures" / "8x8" / "original").mkdir(parents=True)
+    theirs = tmp_path / "pictures" / "8x8" / "original" / "0000.png"
+    theirs.write_text("mine")
+    with pytest.raises(EntropyLabError, match="must be an empty folder, or one of evaluate. .* are 8x8"):
+        evaluated(tmp_path)
+    assert theirs.read_text() == "mine" and not (tmp_path / "drawn.txt").exists()
+    theirs.unlink()
+    theirs.parent.rmdir()
+    theirs.parent.parent.rmdir()
+    evaluated(tmp_path, samples=8)
+    (tmp_path / "pictures" / "notes.txt").write_text("of what was sampled there")
+    assert evaluated(tmp_path, samples=8).attrs["samples"] == 8
+
+
 def test_processes_share_the_pictures(tmp_path):
     processes = [CONTEXT.Process(target=evaluated, args=(tmp_path,)) for _ in range(2)]
     for process in processes:
@@ -190,6 +205,9 @@ BAD = [
     ({"steps": 3}, "with call=, set them there"),
     ({"resamples": 0}, "resamples must be an int"),
     ({"sizes": [70]}, "multiples of 8 pixels"),
+    ({"metrics": ("time",), "reference": None}, "features is for metrics fid and diversity: leave it out"),
+    ({"metrics": ("clip",), "features": None}, "reference is for metrics fid and diversity"),
+    ({"clip": "a model"}, "clip is for metrics clip and defects"),
     ({"features": "resnet"}, "features must be 'inception' or"),
     ({"sizes": [32], "call": lambda *_: torch.zeros(4, 3, 8, 8)}, "call must give 4 pictures of 32x32 pixels"),
 ]
