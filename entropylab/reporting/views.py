@@ -162,8 +162,7 @@ class View:
         """What the entropy of image rows is made of [nats], by size; only of a view of these rows."""
         names = ["entropy", *(f"entropy_{name}" for name in ("between", "from_image", "from_text", "from_other"))]
         names = [name for name in (*names, "mass_image", "keys_image") if name in self.data]
-        data = self.data[names].astype("float64")
-        data = data.isel(scaling=0, drop=True) if "scaling" in data.dims else data
+        data = under(self.data, None)[0][names].astype("float64")
         mean = data.mean([dim for dim in data.dims if dim not in ("size", "layer")])
         mean = mean if "size" in mean.dims else mean.expand_dims("size")
         mean = mean.assign(share=mean["keys_image"] / self.data["tokens"]).mean("layer")
