@@ -121,6 +121,9 @@ class View:
             return
         self.drift = self.drift[self.drift["size"] != self.trained]
         mean = self.drift[self.drift["layer"] == "mean"].copy()
+        original = mean[mean["scaling"] == "original"].set_index("size")
+        level = original.index[abs(original["drift"]) < 0.5 * original["absolute_drift"]]  # layers drift opposite ways
+        mean.loc[mean["size"].isin(level), ["fraction_removed", "fraction_removed_error"]] = np.nan
         mean.loc[mean["scaling"] == "original", [name for name in mean if "fraction_removed" in name]] = np.nan
         self.removed = mean.groupby("scaling")["absolute_fraction_removed"].mean().loc[self.rules]
         self.mean_drift = mean  # the model as it is removes nothing, which is not 0%

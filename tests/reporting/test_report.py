@@ -94,6 +94,16 @@ def test_one_verdict_on_a_rule(removed: float, word: str, tmp_path: Path, undraw
     assert [each for each in words if each in told] == [word]
 
 
+def test_nothing_is_removed_of_a_mean_in_which_drifts_cancel(tmp_path: Path, undrawn: None) -> None:
+    """A size with about as many tokens as the training size: the mean drift is next to nothing, and divided by."""
+    ds = under_both(sizes=((32, 32), (64, 64), (56, 72)), noise=0, sample_slope=0, samples=2, steps=1)
+    signs = xr.DataArray([1.0, 1, -1, -1, 1, 1, -1, -1, 0.02, 0], dims="layer")
+    there = (ds["size"] == "56x72") * signs * xr.where(ds["scaling"] == "original", 0.2, 0.1)
+    told = written(tmp_path, ds.assign(entropy=ds["entropy"] + there))[DRIFT]
+    assert "sqrt_log removes 30% of the mean drift (30% to 5" in told
+    assert re.search(r"sqrt_log \| 56x72 \| .* \| – \| – \| 0\.\d+ \| 5\d%", told)
+
+
 MISSING = {
     "": lambda ds: ds,
     "only the model as it is was measured": lambda ds: ds.sel(scaling=["original"]),
