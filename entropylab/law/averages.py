@@ -276,9 +276,10 @@ def with_known_samples(part: xr.Dataset) -> xr.Dataset:
 
 
 def samples_of(part: xr.Dataset) -> int:
-    """How many samples stand behind a Dataset, whose entropy is finite somewhere."""
+    """How many samples stand behind a Dataset, whose entropy is finite somewhere; 0 where nothing in it says so."""
     part = with_known_samples(part)
-    return part.sizes.get("sample", int(part["samples"].min()) if "samples" in part else 1)
+    known = int(part["samples"].min()) if "samples" in part else int("sample" in part.coords)
+    return part.sizes.get("sample", known)
 
 
 def foreseen(part: xr.Dataset, logs: xr.DataArray, mask: xr.DataArray, keep: Sequence[str]) -> dict[str, xr.DataArray]:
@@ -332,7 +333,8 @@ def about(data: xr.Dataset) -> str:
     """What a fit or a check is of, in words, from `provenance`."""
     a = data.attrs
     heads = f" and {in_words(a['heads'], 'head')}" if a["heads"] else ""
+    samples = in_words(a["samples"], "sample") if a["samples"] else "samples averaged"
     return (
         f"{a['model'] or 'model'}: {in_words(a['layers'], a['kind'] + ' layer')}{heads}, "
-        f"{in_words(data.sizes['size'], 'size')}, {in_words(a['samples'], 'sample')}, scaling {a['scaling']}"
+        f"{in_words(data.sizes['size'], 'size')}, {samples}, scaling {a['scaling']}"
     )

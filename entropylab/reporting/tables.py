@@ -17,6 +17,9 @@ from .words import UNKNOWN, fixed, listed, number, percent, probability, span, w
 LABELS = ("run", "layer", "scaling", "size")
 """Columns that say what a row is of."""
 
+UNCOUNTED = "averaged, not counted"
+"""What stands for the number of samples of a Dataset whose samples somebody averaged."""
+
 COUNTS = ("tokens", "tokens_min", "tokens_max", "tokens_law", "tokens_level", "tokens_gaussian", "keys_image", "count")
 SHARES = (
     *("share", "mass_image", "skewed", "near_freezing"),
@@ -104,7 +107,7 @@ def line_numbers(view: View) -> dict[str, str]:
         "R²": f"{line.r_squared:.5f}",
         "deficit, mean over sizes [nats]": fixed(line.overall("deficit")),
         **half,
-        "samples": str(line.dataset.attrs["samples"]),
+        "samples": str(line.dataset.attrs["samples"] or UNCOUNTED),
         "errors": line.errors,
     }
 
@@ -138,13 +141,14 @@ def provenance(run: Run) -> dict[str, str]:
     each = [kind for _, kind in dict.fromkeys(zip(modules, kinds.tolist(), strict=True))]  # joint layers have parts
     tokens = ds["tokens"].isel(layer=kinds != "cross") if "layer" in ds["tokens"].dims else ds["tokens"]
     prompts = ds["prompt"].values.ravel().tolist() if "prompt" in ds.coords else []
+    prompts = [text for text in prompts if isinstance(text, str)]  # where Datasets were joined there may be gaps
     versions = dict(loaded(run, "versions") or {})
     return {words: str(ds.attrs[name]) for name, words in ATTRIBUTES.items() if str(ds.attrs.get(name, ""))} | {
         "sizes": listed(np.atleast_1d(ds["size"].values), 12),
         "scalings": listed(scalings_of(ds), 12),
         "layers": listed(f"{each.count(kind)} {kind}" for kind in dict.fromkeys(each)),
         "keys of a row, N": span(tokens.values.ravel(), "whole"),
-        "samples": str(samples_of(ds)),
+        "samples": str(samples_of(ds) or UNCOUNTED),
         "prompts": listed(dict.fromkeys(f"“{text}”" for text in prompts), 8) if prompts else "not kept",
         "guidance branches": listed(sorted(np.atleast_1d(ds["branch"]))) if "branch" in ds.coords else "averaged",
         "statistics": listed(loaded(run, "statistics"), 12),
@@ -158,7 +162,7 @@ def differing(runs: Sequence[Run]) -> list[str]:
     """The settings in which runs differ, each with its values; what differs in results may be due to that."""
     known = [provenance(run) for run in runs]
     values = {name: [words.get(name, "not said") for words in known] for name in COMPARED}
-    return [f"{name} ({', '.join(words)})" for name, words in values.items() if len(set(words)) > 1]
+    return [f"{name} ({'; '.join(words)})" for name, words in values.items() if len(set(words)) > 1]
 
 
 def is_subset(run: Run) -> bool:

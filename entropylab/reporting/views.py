@@ -121,6 +121,9 @@ class View:
             return
         self.drift = self.drift[self.drift["size"] != self.trained]
         mean = self.drift[self.drift["layer"] == "mean"].copy()
+        original = mean[mean["scaling"] == "original"].set_index("size")
+        level = original.index[abs(original["drift"]) < 0.5 * original["absolute_drift"]]  # layers drift opposite ways
+        mean.loc[mean["size"].isin(level), ["fraction_removed", "fraction_removed_error"]] = np.nan
         mean.loc[mean["scaling"] == "original", [name for name in mean if "fraction_removed" in name]] = np.nan
         self.removed = mean.groupby("scaling")["absolute_fraction_removed"].mean().loc[self.rules]
         self.mean_drift = mean  # the model as it is removes nothing, which is not 0%
@@ -162,8 +165,7 @@ class View:
         """What the entropy of image rows is made of [nats], by size; only of a view of these rows."""
         names = ["entropy", *(f"entropy_{name}" for name in ("between", "from_image", "from_text", "from_other"))]
         names = [name for name in (*names, "mass_image", "keys_image") if name in self.data]
-        data = self.data[names].astype("float64")
-        data = data.isel(scaling=0, drop=True) if "scaling" in data.dims else data
+        data = under(self.data, None)[0][names].astype("float64")
         mean = data.mean([dim for dim in data.dims if dim not in ("size", "layer")])
         mean = mean if "size" in mean.dims else mean.expand_dims("size")
         mean = mean.assign(share=mean["keys_image"] / self.data["tokens"]).mean("layer")

@@ -45,7 +45,7 @@ def test_the_answer_comes_first_and_runs_stand_side_by_side(two: Path) -> None:
     level, checks, steps = (found[name].split("**other") for name in (DEFICIT, CHECKS, STEPS))
     assert "holds" in level[0] and "overstates" not in level[0] and "overstates" in level[1]
     assert "in 5 of 5 layers" in checks[0] and "in 0 of 5 layers" in checks[1]
-    assert "The runs differ in denoising steps (2, 4)" in found["What was measured"]
+    assert "The runs differ in denoising steps (2; 4)" in found["What was measured"]
     assert UNTOLD not in steps[0] and UNTOLD in steps[1], "where steps were averaged"
 
 
@@ -71,7 +71,7 @@ def test_branches_in_another_order_are_no_difference(tmp_path: Path, undrawn: No
     ds = synthetic(sizes=SIZES[:2], samples=2, steps=1)
     for other, differ in ((ds.isel(branch=[1, 0]), False), (ds.isel(branch=[1]), True)):
         measured = written(tmp_path, ds, other, names=["one", "other"])["What was measured"]
-        assert ("The runs differ in guidance branches (cond and uncond, cond)" in measured) == differ
+        assert ("The runs differ in guidance branches (cond and uncond; cond)" in measured) == differ
         assert ("The runs differ in" in measured) == differ
 
 
@@ -94,12 +94,23 @@ def test_one_verdict_on_a_rule(removed: float, word: str, tmp_path: Path, undraw
     assert [each for each in words if each in told] == [word]
 
 
+def test_nothing_is_removed_of_a_mean_in_which_drifts_cancel(tmp_path: Path, undrawn: None) -> None:
+    """A size with about as many tokens as the training size: the mean drift is next to nothing, and divided by."""
+    ds = under_both(sizes=((32, 32), (64, 64), (56, 72)), noise=0, sample_slope=0, samples=2, steps=1)
+    signs = xr.DataArray([1.0, 1, -1, -1, 1, 1, -1, -1, 0.02, 0], dims="layer")
+    there = (ds["size"] == "56x72") * signs * xr.where(ds["scaling"] == "original", 0.2, 0.1)
+    told = written(tmp_path, ds.assign(entropy=ds["entropy"] + there))[DRIFT]
+    assert "sqrt_log removes 30% of the mean drift (30% to 5" in told
+    assert re.search(r"sqrt_log \| 56x72 \| .* \| – \| – \| 0\.\d+ \| 5\d%", told)
+
+
 MISSING = {
     "": lambda ds: ds,
     "only the model as it is was measured": lambda ds: ds.sel(scaling=["original"]),
     'scaling "original" was not measured': lambda ds: ds.sel(scaling=["sqrt_log"]),
     "the training size is not among those": lambda ds: ds.sel(size=["32x32", "48x48", "96x96"]),
     "there is one sample": lambda ds: ds.isel(sample=[0]),
+    "in samples that were averaged and not counted. How they": lambda ds: ds.mean("sample", keep_attrs=True),
     "1 layer ran without being measured": lambda ds: ds.assign_attrs(unmeasured='["a: sliced"]'),
     "only one size was measured": lambda ds: ds.sel(size=["96x96"]),
     "σ² was not measured": lambda ds: ds.drop_vars("sigma2"),
@@ -221,6 +232,8 @@ def test_the_chain_rule_in_the_table(flux: xr.Dataset) -> None:
     total = parts[["entropy_between", "entropy_from_image", "entropy_from_text"]].sum(axis=1)
     np.testing.assert_allclose(total, parts["entropy"], atol=1e-4)
     np.testing.assert_allclose(parts["share"], [48 / 58, 100 / 110, 256 / 266])
+    both = flux.reindex(scaling=["another", "original"])
+    pd.testing.assert_frame_equal(runs_of([both], None, 0.1)[0].whole.chain, parts)
     assert float(abs(total - parts["entropy_from_image"] - parts["entropy"]).max()) > 0.1
 
 
