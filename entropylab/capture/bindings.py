@@ -50,9 +50,8 @@ def holders(roots: Mapping[str, nn.Module]) -> Iterator[Any]:
     classes = {own: None for own in classes if own.__module__.partition(".")[0] not in ("torch", "builtins")}
     files = {own.__module__ for own in classes}
     packages = {name.partition(".")[0] for name in files} - {__name__.partition(".")[0]}
-    within = tuple(f"{package}." for package in packages)
     for name, module in list(sys.modules.items()):
-        is_near = name.startswith(within) or name in packages or name in files
+        is_near = name.partition(".")[0] in packages or name in files
         if is_near and isinstance(module, ModuleType):
             yield module
     met: set[int] = set()

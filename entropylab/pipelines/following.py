@@ -18,6 +18,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from ..capture import session
 from ..capture.changes import Undo, changed, is_changed, replaced, together
 from ..capture.forwards import running
+from ..capture.roles import is_plain
 from ..capture.session import fail
 from ..errors import EntropyLabError, RefusedCallError
 from .arguments import inputs_of
@@ -159,7 +160,8 @@ def see_parts(stack: ExitStack, roots: Mapping[str, nn.Module]) -> None:
     Raises:
         EntropyLabError: a processor calls a library of its own, and has no setting for it.
     """
-    for path, module in [each for name, root in roots.items() for each in root.named_modules(prefix=name)]:
+    parts = [each for name, root in roots.items() for each in root.named_modules(prefix=name) if not is_plain(each[1])]
+    for path, module in parts:
         hooks = getattr(vars(module).get("_diffusers_hook"), "hooks", {}).values()
         for reference in (getattr(hook, "fn_ref", None) for hook in hooks):
             if getattr(reference, "original_forward", None) is not None:

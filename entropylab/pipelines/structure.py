@@ -79,12 +79,10 @@ def conditioners(pipe: Any) -> dict[str, nn.Module]:
     """
     if isinstance(pipe, nn.Module):
         return {}
-    others = {name: part for name, part in pipe.components.items() if name not in denoisers(pipe)}
-    return {
-        name: part
-        for name, part in others.items()
-        if isinstance(part, nn.Module) and is_called(part, CONDITIONERS) and takes_time(part)
-    }
+    denoising = denoisers(pipe)
+    others = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
+    others = {name: part for name, part in others.items() if is_called(part, CONDITIONERS) and takes_time(part)}
+    return {name: part for name, part in others.items() if name not in denoising}
 
 
 def takes_time(part: nn.Module) -> bool:
