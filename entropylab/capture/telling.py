@@ -13,9 +13,6 @@ from .calls import AttentionCall, KnownCall, additive, check_readable, in_autoca
 from .memory import is_same, version_of
 from .session import Frame, Observer, apart, computes_again, lose, running, session
 
-ALONE = 1.0
-"""The factor that leaves a scale alone."""
-
 
 def call_of(
     frame: Frame,
@@ -76,7 +73,7 @@ def ask(frame: Frame, call: AttentionCall) -> float | Tensor:
     Raises:
         EntropyLabError: what a rule gives is not usable. Whatever else goes wrong, the layer is named and left alone.
     """
-    factor: float | Tensor = ALONE
+    factor: float | Tensor | None = None
     for observer, path in frame.watchers:
         if not observer.rescales or observer.ended:
             continue
@@ -94,8 +91,8 @@ def ask(frame: Frame, call: AttentionCall) -> float | Tensor:
                 observer.fail(problem)
         answer = observer.answers.get(place)
         if answer is not None:
-            factor = answer if factor is ALONE else factor * answer
-    return factor
+            factor = answer if factor is None else factor * answer
+    return 1.0 if factor is None else factor
 
 
 def show(frame: Frame, call: AttentionCall | None) -> None:

@@ -9,14 +9,14 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..capture import session
-from ..capture.changes import Undo, changed, is_changed, replaced, together
+from ..capture.changes import changed, is_changed, replaced, together
 from ..capture.forwards import running
 from ..capture.session import fail
 from ..errors import EntropyLabError, RefusedCallError
@@ -73,11 +73,11 @@ def followed(thing: Any, listener: "Sight", methods: tuple[str, ...]) -> Iterato
                     del listeners[thing]
 
 
-def see_methods(own: type, methods: tuple[str, ...]) -> Undo:
+def see_methods(own: type, methods: tuple[str, ...]) -> AbstractContextManager[None]:
     """Let methods of a class tell of themselves, as far as it has them, and copies of what is followed be followed."""
-    telling = [replaced(own, name, seen(name, own)) for name in methods if hasattr(own, name)]
-    copying = [replaced(own, name, followed_copy(getattr(own, name, None))) for name in ("__copy__", "__deepcopy__")]
-    return together(telling + copying)
+    telling = {name: seen(name, own) for name in methods if hasattr(own, name)}
+    copying = {name: followed_copy(getattr(own, name, None)) for name in ("__copy__", "__deepcopy__")}
+    return together(replaced(own, name, method) for name, method in (telling | copying).items())
 
 
 def followed_copy(original: Callable[..., Any] | None) -> Callable[..., Any]:
@@ -195,7 +195,7 @@ def process_wide() -> str:
     return str(getattr(active, "value", active))
 
 
-def hear(reference: Any, module: nn.Module) -> Undo:
+def hear(reference: Any, module: nn.Module) -> AbstractContextManager[None]:
     """Let a forward that a hook wraps say that it runs, and which part of the batch it is handed if a denoiser's."""
     original = reference.original_forward
     session.stood_in_for.add(module)
