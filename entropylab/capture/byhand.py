@@ -77,10 +77,7 @@ def noted_by(note: Note, original: Callable[..., Tensor]) -> Callable[..., Tenso
 
 @apart
 def note_softmax(frame: Frame, args: tuple, kwargs: dict[str, Any], result: Any) -> None:
-    """Note a softmax for the attention layer that runs, if its attention is not seen otherwise, or the inmost module.
-
-    It is owned by the layer, or by the inmost module that has parameters.
-    """
+    """Note a softmax of the attention layer that runs, if that is not seen otherwise, or the inmost with parameters."""
     given = dict(zip(("input", "dim"), args, strict=False)) | kwargs
     logits, dim = given.get("input"), given.get("dim")
     if not isinstance(logits, Tensor) or not isinstance(dim, int) or logits.is_nested or logits.ndim < 2:

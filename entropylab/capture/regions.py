@@ -114,11 +114,7 @@ class Looking:
     __name__ = "entropylab"
 
     def __call__(self, graph: torch.fx.GraphModule, inputs: Any) -> Any:
-        """What the other backend makes of a graph.
-
-        Raises:
-            EntropyLabError: not every call that was noted is in the graph.
-        """
+        """What the other backend makes of a graph; an EntropyLabError if not every call that was noted is in it."""
         inside = session.here.inside
         paths, numbers = {id(part): path for path, part in inside.module.named_modules()}, Counter[str]()
         for node in graph.graph.nodes:

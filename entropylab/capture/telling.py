@@ -27,9 +27,6 @@ def call_of(
     """A call with q and k (batch, heads, tokens, d), made by the innermost module; None if nobody has any use for it.
 
     ``sides`` are tensors that the trace has followed, if q and k themselves are not. A part of a call does not count.
-
-    Raises:
-        EntropyLabError: the values of q and k can't be read.
     """
     if query.is_nested or key.is_nested:
         check_readable(query, key)
@@ -68,10 +65,7 @@ def ask(frame: Frame, call: AttentionCall) -> float | Tensor:
     """The factor on a call's scale: one number, or one per head (heads,); 1.0 leaves it alone.
 
     A call that is computed again gets the factor that it had, if it had one: its forward is over, and others may have
-    begun.
-
-    Raises:
-        EntropyLabError: what a rule gives is not usable. Whatever else goes wrong, the layer is named and left alone.
+    begun. What a rule gives may be an EntropyLabError; whatever else goes wrong, the layer is named and left alone.
     """
     factor: float | Tensor | None = None
     for observer, path in frame.watchers:

@@ -45,11 +45,8 @@ listeners: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def follow(stack: ExitStack, pipe: Any, listener: "Sight") -> None:
-    """Tell ``listener`` what a pipeline and its schedulers do, as far as it is not told yet, until ``stack`` is closed.
-
-    A bare module does nothing of the kind.
-    """
-    if isinstance(pipe, nn.Module):
+    """Tell ``listener`` what a pipeline and its schedulers do, if it is not told yet, until ``stack`` is closed."""
+    if isinstance(pipe, nn.Module):  # does nothing of the kind
         return
     schedulers = [part for part in pipe.components.values() if all(hasattr(part, name) for name in OF_SCHEDULERS)]
     for thing in (pipe, *schedulers):
@@ -102,10 +99,7 @@ def followed_copy(original: Callable[..., Any] | None) -> Callable[..., Any]:
 
 
 def seen(name: str, own: type) -> Any:
-    """A method of a class that tells of itself, unless one that a subclass has in its place does.
-
-    What it is given is told by name.
-    """
+    """A method of a class that tells what it is given, by name, unless one that a subclass has in its place does."""
     original = getattr(own, name)
     parameters = inspect.signature(original).parameters.values()
     names = [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
@@ -155,9 +149,6 @@ def see_parts(stack: ExitStack, roots: Mapping[str, nn.Module]) -> None:
 
     What is set is each processor's own backend, which goes before the process-wide default; that one is left alone.
     Hooks of diffusers stand in for modules: caches leave out some, or a part of the batch.
-
-    Raises:
-        EntropyLabError: a processor calls a library of its own, and has no setting for it.
     """
     for path, module in [each for name, root in roots.items() for each in root.named_modules(prefix=name)]:
         hooks = getattr(vars(module).get("_diffusers_hook"), "hooks", {}).values()

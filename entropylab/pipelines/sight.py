@@ -209,10 +209,7 @@ def observed(sight: Sight, on_attention: OnAttention, **told: Any) -> Iterator[O
 
 
 def joined(sight: Sight) -> dict[str, nn.Module]:
-    """What denoises and is not watched yet, or has got other parts since.
-
-    What only wraps a denoiser that is watched has been seen there.
-    """
+    """What denoises and is not watched yet, as what only wraps what is watched is, or has got other parts since."""
     try:
         now = denoisers(sight.pipe)
         if sight.beside is not None:
