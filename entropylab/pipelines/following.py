@@ -111,6 +111,8 @@ def seen(name: str, own: type) -> Any:
         given = {**dict(zip(names, (self, *args), strict=False)), **kwargs}
         failed = True
         try:
+            if name == "__call__":
+                tell(self, "on_parts")
             if name in BEFORE:
                 tell(self, BEFORE[name], given)
             found = original(self, *args, **kwargs)
@@ -132,7 +134,7 @@ def tell(thing: Any, event: str, *about: Any) -> None:
     """
     refusal = None
     for listener in list(listeners.get(thing, ())):
-        if listener.looks_away and event != "on_set":
+        if listener.looks_away and event not in ("on_parts", "on_set"):
             continue
         try:
             getattr(listener, event)(*about)

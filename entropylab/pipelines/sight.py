@@ -55,7 +55,6 @@ class Sight:
 
     def on_call(self, arguments: dict[str, Any]) -> None:
         """The pipeline is called with these arguments, by name: they may name the size."""
-        self.on_parts()
         self.leave()
         self.calling.append((self.asked, self.size, self.latents, self.volume, self.prompt))
         self.asked, self.latents, self.volume, self.prompt = arguments, None, None, None
