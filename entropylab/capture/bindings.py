@@ -6,7 +6,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import compress, repeat
 from types import FunctionType, MethodType, ModuleType
@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from .changes import Undo, changed, is_changed, replaced, together
+from .changes import changed, is_changed, replaced
 from .roles import is_plain
 
 substitutes: dict[int, tuple[Any, Callable[..., Any]]] = {}
@@ -131,15 +131,14 @@ def without(function: Callable[..., Any], names: tuple[str, ...]) -> Callable[..
     return called
 
 
-def stand_in(holder: Any) -> Undo:
+@contextmanager
+def stand_in(holder: Any) -> Iterator[None]:
     """Put the substitutes into a holder."""
-    return together([put(owner, name, substitute) for owner, name, substitute in list(held(holder))])
-
-
-def put(owner: Any, name: str, substitute: Any) -> Undo:
-    """Put one substitute into its place."""
-    if name not in ("__defaults__", "__kwdefaults__", "cell_contents"):
-        return replaced(owner, name, substitute)
-    before = getattr(owner, name)
-    setattr(owner, name, substitute)
-    return lambda: setattr(owner, name, before)
+    with ExitStack() as stack:
+        for owner, name, substitute in list(held(holder)):
+            if name in ("__defaults__", "__kwdefaults__", "cell_contents"):
+                stack.callback(setattr, owner, name, getattr(owner, name))
+                setattr(owner, name, substitute)
+            else:
+                stack.enter_context(replaced(owner, name, substitute))
+        yield

@@ -77,10 +77,7 @@ def noted_by(note: Note, original: Callable[..., Tensor]) -> Callable[..., Tenso
 
 @apart
 def note_softmax(frame: Frame, args: tuple, kwargs: dict[str, Any], result: Any) -> None:
-    """Note a softmax for the attention layer that runs, if its attention is not seen otherwise, or the inmost module.
-
-    It is owned by the layer, or by the inmost module that has parameters.
-    """
+    """Note a softmax of the attention layer that runs, if that is not seen otherwise, or the inmost with parameters."""
     given = dict(zip(("input", "dim"), args, strict=False)) | kwargs
     logits, dim = given.get("input"), given.get("dim")
     if not isinstance(logits, Tensor) or not isinstance(dim, int) or logits.is_nested or logits.ndim < 2:
@@ -145,20 +142,19 @@ def factors_of(args: tuple, kwargs: dict[str, Any]) -> Iterator[Factor]:
     given = [*args, *(value for name, value in kwargs.items() if name != "out")]
     flat = [part for value in given for part in (value if isinstance(value, list | tuple) else [value])]
     tensors = [value for value in flat if isinstance(value, Tensor)]
-    if flat and isinstance(flat[0], str):
+    if flat and isinstance(flat[0], str):  # of einsum
         sides, arrow, out = flat[0].replace(" ", "").partition("->")
-        names = sides.split(",")
-        if len(tensors) == len(names) == 2 and arrow:
-            yield factor_of_einsum(tensors[0], tensors[1], names[0], names[1], out)
-            yield factor_of_einsum(tensors[1], tensors[0], names[1], names[0], out)
-    elif len(tensors) > 1 and all(tensor.ndim > 1 for tensor in tensors[-2:]):
-        one, other = tensors[-2:]
-        yield Factor(one, one.shape[-1], one.shape[-2], other)
-        yield Factor(other, other.shape[-2], other.shape[-1], one)
+        names = sides.split(",") if arrow else []
+    else:
+        names, out = ["...qk", "...kd"], "...qd"
+        tensors = [tensor for tensor in tensors[-2:] if tensor.ndim > 1]
+    if len(tensors) == len(names) == 2:
+        yield factor_of(tensors[0], tensors[1], names[0], names[1], out)
+        yield factor_of(tensors[1], tensors[0], names[1], names[0], out)
 
 
-def factor_of_einsum(tensor: Tensor, other: Tensor, own: str, others: str, out: str) -> Factor:
-    """The first factor of an einsum of two tensors, whose dimensions are called ``own`` and ``others``."""
+def factor_of(tensor: Tensor, other: Tensor, own: str, others: str, out: str) -> Factor:
+    """The first factor of a product of two tensors, whose dimensions are called ``own`` and ``others``."""
     before, _, after = own.partition("...")
     sides = dict(zip(before, tensor.shape, strict=False)) | dict(zip(after[::-1], tensor.shape[::-1], strict=False))
     summed = prod(side for name, side in sides.items() if name in others and name not in out)

@@ -94,33 +94,19 @@ class KnownCall:
 
 @dataclass(eq=False, slots=True)
 class AttentionCall:
-    """One attention call as the model makes it.
+    """One attention call as the model makes it."""
 
-    Attributes:
-        layer: path of the module that makes it, e.g. "unet.mid_block.attentions.0.transformer_blocks.0.attn1".
-        module: that module.
-        query: (batch, heads, queries, d).
-        key: (batch, heads, keys, d).
-        mask: as the model passes it: boolean or additive, broadcastable to (batch, heads, queries, keys), or None.
-        scale: the factor on the logits.
-        is_causal: whether a causal mask applies as well.
-        occurrence: how many calls that module made before this one in the same forward of its root.
-        inputs: what the root's forward was handed, where that is known.
-        known: what is known of calls that look like it; the same object for all of these.
-        rescaled: what of it, or of the queries, is a rule's: one number, or one per head (heads,).
-    """
-
-    layer: str
+    layer: str  # path of the module that makes it, e.g. "unet.mid_block.attentions.0.transformer_blocks.0.attn1"
     module: nn.Module
-    query: Tensor
-    key: Tensor
-    mask: Tensor | None
-    scale: float
-    is_causal: bool
-    occurrence: int = 0
-    inputs: Inputs | None = None
-    known: KnownCall = field(default_factory=KnownCall)
-    rescaled: float | Tensor = 1.0
+    query: Tensor  # (batch, heads, queries, d)
+    key: Tensor  # (batch, heads, keys, d)
+    mask: Tensor | None  # as the model passes it: boolean or additive, broadcastable to (batch, heads, queries, keys)
+    scale: float  # the factor on the logits
+    is_causal: bool  # whether a causal mask applies as well
+    occurrence: int = 0  # how many calls that module made before this one in the same forward of its root
+    inputs: Inputs | None = None  # what the root's forward was handed, where that is known
+    known: KnownCall = field(default_factory=KnownCall)  # the same object for all calls that look like it
+    rescaled: float | Tensor = 1.0  # what of the scale, or of the queries, is a rule's: a number, or (heads,)
 
     @property
     def roles(self) -> Roles | None:

@@ -2,20 +2,19 @@
 
 import copy
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
 
-Undo = Callable[[], None]
-Change = Callable[..., Undo]
+Change = Callable[..., AbstractContextManager[None]]
+"""Changes a thing while its context lasts."""
 
 MISSING = object()
 
-
-made: dict[tuple[int, Change], tuple[Any, Undo, int]] = {}
-"""Id of a thing and how it is changed -> the thing, the way back, and how many want it so."""
+made: dict[tuple[int, Change], tuple[Any, AbstractContextManager[None], int]] = {}
+"""Id of a thing and how it is changed -> the thing, the change, and how many want it so."""
 
 lock = threading.RLock()
 
@@ -27,33 +26,38 @@ def is_changed(thing: Any, change: Change) -> bool:
 
 @contextmanager
 def changed(thing: Any, change: Change, *about: Any) -> Iterator[None]:
-    """Have ``thing`` changed by ``change(thing, *about)``, which returns the way back, while the context lasts."""
+    """Have ``thing`` changed by ``change(thing, *about)`` while the context lasts, once for all who want it."""
     key = (id(thing), change)
     with lock:
-        _, undo, count = made.get(key) or (thing, change(thing, *about), 0)
-        made[key] = (thing, undo, count + 1)
+        if key not in made:
+            context = change(thing, *about)
+            context.__enter__()
+            made[key] = (thing, context, 0)
+        made[key] = (*made[key][:2], made[key][2] + 1)
     try:
         yield
     finally:
         with lock:
-            _, undo, count = made.pop(key)
+            _, context, count = made.pop(key)
             if count > 1:
-                made[key] = (thing, undo, count - 1)
+                made[key] = (thing, context, count - 1)
             else:
-                undo()
+                context.__exit__(None, None, None)
 
 
 stood_for: dict[int, dict[str, Any]] = {}
 """Id of something with attributes of ours -> what it had in their places, ``MISSING`` if it had inherited that."""
 
 
-def replaced(owner: Any, name: str, substitute: Any) -> Undo:
-    """Put something in the place of an attribute; the way back leaves inherited what the owner had inherited."""
+@contextmanager
+def replaced(owner: Any, name: str, substitute: Any) -> Iterator[None]:
+    """Put something in the place of an attribute; at the end what the owner had inherited is inherited again."""
     own = vars(owner).get(name, MISSING)
     setattr(owner, name, substitute)
     stood_for.setdefault(id(owner), {})[name] = own
-
-    def undo() -> None:
+    try:
+        yield
+    finally:
         del stood_for[id(owner)][name]
         if not stood_for[id(owner)]:
             del stood_for[id(owner)]
@@ -62,17 +66,14 @@ def replaced(owner: Any, name: str, substitute: Any) -> Undo:
         else:
             setattr(owner, name, own)
 
-    return undo
 
-
-def together(undoing: Sequence[Undo]) -> Undo:
-    """Several ways back as one, the last change first."""
-
-    def undo() -> None:
-        for one in reversed(undoing):
-            one()
-
-    return undo
+@contextmanager
+def together(changes: Iterable[AbstractContextManager[None]]) -> Iterator[None]:
+    """Several changes as one."""
+    with ExitStack() as stack:
+        for change in changes:
+            stack.enter_context(change)
+        yield
 
 
 HOOKS = {
@@ -85,7 +86,7 @@ MARK = "_watches"
 """Attribute of our hooks."""
 
 
-def without_ours(owner: type) -> Undo:
+def without_ours(owner: type) -> AbstractContextManager[None]:
     """Let modules leave out what is ours when they are copied or pickled."""
     original: Any = owner.__reduce_ex__
 

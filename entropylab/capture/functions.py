@@ -4,7 +4,7 @@ import inspect
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import reduce, wraps
 from operator import add
@@ -19,7 +19,7 @@ from torch.nn.attention.bias import CausalBias, CausalVariant
 from . import bindings
 from .byhand import PRODUCTS, seen_product, seen_softmax
 from .calls import AttentionCall, additive, check_readable, per_head, rescaled
-from .changes import Undo, replaced, together
+from .changes import replaced
 from .session import Frame, fail, in_batches, looked_at, lose, running, session, unseen
 from .telling import ask, call_of, call_or_slice, show, show_or_hold
 
@@ -33,7 +33,8 @@ lock = threading.RLock()
 """Held while SDPA itself is in its place."""
 
 
-def see_functions(functional: Any) -> Undo:
+@contextmanager
+def see_functions(functional: Any) -> Iterator[None]:
     """Stand in for the functions that compute attention, for softmax and for products."""
     seen: list[tuple[Any, str, Callable[[Callable], Callable]]] = [
         (functional, "scaled_dot_product_attention", seen_sdpa),
@@ -44,13 +45,14 @@ def see_functions(functional: Any) -> Undo:
     ]
     if (flex := sys.modules.get("torch.nn.attention.flex_attention")) is not None:
         seen.append((flex, "flex_attention", seen_flex))
-    undoing: list[Undo] = [bindings.substitutes.clear]
-    for owner, name, standing_in in seen:
-        original = getattr(owner, name)
-        _, substitute = bindings.substitutes.setdefault(id(original), (original, standing_in(original)))
-        if owner is not torch._C._nn:
-            undoing.append(replaced(owner, name, substitute))
-    return together(undoing)
+    with ExitStack() as stack:
+        stack.callback(bindings.substitutes.clear)
+        for owner, name, standing_in in seen:
+            original = getattr(owner, name)
+            _, substitute = bindings.substitutes.setdefault(id(original), (original, standing_in(original)))
+            if owner is not torch._C._nn:
+                stack.enter_context(replaced(owner, name, substitute))
+        yield
 
 
 def seen_sdpa(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -82,7 +84,10 @@ def seen_sdpa(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         except Exception as unreadable:
             fail(unreadable)
         else:
-            frame.is_seen()
+            if frame.outer is not None and frame.outer.seen:  # as is after the first call of a forward
+                frame.attended = frame.seen = frame.place.attended = True
+            else:
+                frame.is_seen()
             if call is not None or problem is not None:
                 query, scale = shown(frame, call, query, scale, problem)
         here.quiet += 1
@@ -253,7 +258,7 @@ def in_four(query: Tensor, key: Tensor, mask: Tensor | None, is_grouped: bool) -
     return query.flatten(0, -4), key.flatten(0, -4), mask
 
 
-def see_scores(module: Any) -> Undo:
+def see_scores(module: Any) -> AbstractContextManager[None]:
     """Let a module's ``get_attention_scores`` (query, key, mask -> map) be seen.
 
     Query and key are (batch * heads, tokens, d), or a slice of that: sliced attention comes in several calls, which are

@@ -1,8 +1,4 @@
-"""See every attention call of some modules, with its real q, k, mask and scale; change nothing but the scale.
-
-Forward hooks say *where* we are; between them ``F.scaled_dot_product_attention`` itself is seen, and so is
-``get_attention_scores`` of modules that compute their map by hand.
-"""
+"""See every attention call of some modules: forward hooks say *where* we are, between them the call itself is seen."""
 
 import re
 from collections.abc import Iterator, Mapping

@@ -8,6 +8,7 @@ makes the very call as the layer that it stands in. Where that can't be had, the
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial, wraps
 from typing import Any
@@ -21,7 +22,7 @@ from torch.utils._pytree import tree_flatten
 
 from ..errors import EntropyLabError
 from .bindings import COMPILED
-from .changes import MARK, Undo, replaced, stood_for, together
+from .changes import MARK, replaced, stood_for, together
 from .session import Frame, Observer, Place, fail, lose, running, session
 from .telling import finish
 
@@ -113,11 +114,7 @@ class Looking:
     __name__ = "entropylab"
 
     def __call__(self, graph: torch.fx.GraphModule, inputs: Any) -> Any:
-        """What the other backend makes of a graph.
-
-        Raises:
-            EntropyLabError: not every call that was noted is in the graph.
-        """
+        """What the other backend makes of a graph; an EntropyLabError if not every call that was noted is in it."""
         inside = session.here.inside
         paths, numbers = {id(part): path for path, part in inside.module.named_modules()}, Counter[str]()
         for node in graph.graph.nodes:
@@ -248,7 +245,7 @@ def looks_of(value: Any) -> Any:
     return str(shape), tuple(one if isinstance(one, bool | str | tuple | None) else type(one) for one in each)
 
 
-def write_out(module: nn.Module, hook: Callable[[Place, nn.Module], None]) -> Undo:
+def write_out(module: nn.Module, hook: Callable[[Place, nn.Module], None]) -> AbstractContextManager[None]:
     """Let what is compiled in a module run as it was written, or with the look in it."""
     parts = {(module, name): original for name, original in compiled_parts(module).items()}
     backends = [backend_of(getattr(module, name)) for _, name in parts if name in ("forward", "_compiled_call_impl")]
@@ -256,7 +253,7 @@ def write_out(module: nn.Module, hook: Callable[[Place, nn.Module], None]) -> Un
     if backends and backends[0] is not None and "forward" not in stood_for.get(id(whole), {}):
         region = Region(whole, backends[0], hook)
         parts[whole, "forward"] = wraps(region.forward)(partial(region.run))
-    return together([replaced(owner, name, stands_in) for (owner, name), stands_in in parts.items()])
+    return together(replaced(owner, name, stands_in) for (owner, name), stands_in in parts.items())
 
 
 def compiled_parts(module: nn.Module) -> dict[str, Any]:
@@ -291,7 +288,7 @@ def backend_of(compiled: Any) -> Callable[..., Any] | None:
     return backend if callable(backend) else None
 
 
-def see_compile(compiler: Any) -> Undo:
+def see_compile(compiler: Any) -> AbstractContextManager[None]:
     """Let modules that are compiled from now on run as they were written for as long as they are watched."""
     original = compiler.compile
 

@@ -290,10 +290,7 @@ def reason_of(problem: Exception) -> str:
 
 
 def fail(problem: Exception, of_rescaling: bool = True) -> None:
-    """Note that something went wrong in looking at what the innermost module does, for the model must go on.
-
-    With ``of_rescaling`` it could not be rescaled either.
-    """
+    """Name the innermost module: looking at it, and with ``of_rescaling`` rescaling it, failed; the model goes on."""
     frame = session.here.frame
     if frame is not None and (of_rescaling or frame.has_onlookers):
         frame.is_seen()

@@ -13,9 +13,6 @@ from .calls import AttentionCall, KnownCall, additive, check_readable, in_autoca
 from .memory import is_same, version_of
 from .session import Frame, Observer, apart, computes_again, lose, running, session
 
-ALONE = 1.0
-"""The factor that leaves a scale alone."""
-
 
 def call_of(
     frame: Frame,
@@ -30,9 +27,6 @@ def call_of(
     """A call with q and k (batch, heads, tokens, d), made by the innermost module; None if nobody has any use for it.
 
     ``sides`` are tensors that the trace has followed, if q and k themselves are not. A part of a call does not count.
-
-    Raises:
-        EntropyLabError: the values of q and k can't be read.
     """
     if query.is_nested or key.is_nested:
         check_readable(query, key)
@@ -71,12 +65,9 @@ def ask(frame: Frame, call: AttentionCall) -> float | Tensor:
     """The factor on a call's scale: one number, or one per head (heads,); 1.0 leaves it alone.
 
     A call that is computed again gets the factor that it had, if it had one: its forward is over, and others may have
-    begun.
-
-    Raises:
-        EntropyLabError: what a rule gives is not usable. Whatever else goes wrong, the layer is named and left alone.
+    begun. What a rule gives may be an EntropyLabError; whatever else goes wrong, the layer is named and left alone.
     """
-    factor: float | Tensor = ALONE
+    factor: float | Tensor | None = None
     for observer, path in frame.watchers:
         if not observer.rescales or observer.ended:
             continue
@@ -94,8 +85,8 @@ def ask(frame: Frame, call: AttentionCall) -> float | Tensor:
                 observer.fail(problem)
         answer = observer.answers.get(place)
         if answer is not None:
-            factor = answer if factor is ALONE else factor * answer
-    return factor
+            factor = answer if factor is None else factor * answer
+    return 1.0 if factor is None else factor
 
 
 def show(frame: Frame, call: AttentionCall | None) -> None:

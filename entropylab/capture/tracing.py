@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import one_line
-from .changes import Undo, changed
+from .changes import changed
 
 MIXERS = {"scaled_dot_product_attention", "multi_head_attention_forward", "native_multi_head_attention"}
 """Functions that are attention."""
@@ -272,10 +272,10 @@ def is_entrywise(name: str) -> bool:
     return name in ENTRYWISE | CASTING or "Tag.pointwise" in tags_of(name)
 
 
-def force_eager(compiler: Any) -> Undo:
+def force_eager(compiler: Any) -> AbstractContextManager[None]:
     """Let compiled code run as it was written."""
-    stance = compiler.set_stance("force_eager")
-    return lambda: stance.__exit__(None, None, None)
+    stance: AbstractContextManager[None] = compiler.set_stance("force_eager")
+    return stance
 
 
 def thin(codes: Tensor) -> Tensor:

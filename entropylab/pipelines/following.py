@@ -9,14 +9,14 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..capture import session
-from ..capture.changes import Undo, changed, is_changed, replaced, together
+from ..capture.changes import changed, is_changed, replaced, together
 from ..capture.forwards import running
 from ..capture.roles import is_plain
 from ..capture.session import fail
@@ -46,11 +46,8 @@ listeners: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def follow(stack: ExitStack, pipe: Any, listener: "Sight") -> None:
-    """Tell ``listener`` what a pipeline and its schedulers do, as far as it is not told yet, until ``stack`` is closed.
-
-    A bare module does nothing of the kind.
-    """
-    if isinstance(pipe, nn.Module):
+    """Tell ``listener`` what a pipeline and its schedulers do, if it is not told yet, until ``stack`` is closed."""
+    if isinstance(pipe, nn.Module):  # does nothing of the kind
         return
     schedulers = [part for part in pipe.components.values() if all(hasattr(part, name) for name in OF_SCHEDULERS)]
     for thing in (pipe, *schedulers):
@@ -74,11 +71,11 @@ def followed(thing: Any, listener: "Sight", methods: tuple[str, ...]) -> Iterato
                     del listeners[thing]
 
 
-def see_methods(own: type, methods: tuple[str, ...]) -> Undo:
+def see_methods(own: type, methods: tuple[str, ...]) -> AbstractContextManager[None]:
     """Let methods of a class tell of themselves, as far as it has them, and copies of what is followed be followed."""
-    telling = [replaced(own, name, seen(name, own)) for name in methods if hasattr(own, name)]
-    copying = [replaced(own, name, followed_copy(getattr(own, name, None))) for name in ("__copy__", "__deepcopy__")]
-    return together(telling + copying)
+    telling = {name: seen(name, own) for name in methods if hasattr(own, name)}
+    copying = {name: followed_copy(getattr(own, name, None)) for name in ("__copy__", "__deepcopy__")}
+    return together(replaced(own, name, method) for name, method in (telling | copying).items())
 
 
 def followed_copy(original: Callable[..., Any] | None) -> Callable[..., Any]:
@@ -103,10 +100,7 @@ def followed_copy(original: Callable[..., Any] | None) -> Callable[..., Any]:
 
 
 def seen(name: str, own: type) -> Any:
-    """A method of a class that tells of itself, unless one that a subclass has in its place does.
-
-    What it is given is told by name.
-    """
+    """A method of a class that tells what it is given, by name, unless one that a subclass has in its place does."""
     original = getattr(own, name)
     parameters = inspect.signature(original).parameters.values()
     names = [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
@@ -118,6 +112,8 @@ def seen(name: str, own: type) -> Any:
         given = {**dict(zip(names, (self, *args), strict=False)), **kwargs}
         failed = True
         try:
+            if name == "__call__":
+                tell(self, "on_parts")
             if name in BEFORE:
                 tell(self, BEFORE[name], given)
             found = original(self, *args, **kwargs)
@@ -139,7 +135,7 @@ def tell(thing: Any, event: str, *about: Any) -> None:
     """
     refusal = None
     for listener in list(listeners.get(thing, ())):
-        if listener.looks_away and event != "on_set":
+        if listener.looks_away and event not in ("on_parts", "on_set"):
             continue
         try:
             getattr(listener, event)(*about)
@@ -156,9 +152,6 @@ def see_parts(stack: ExitStack, roots: Mapping[str, nn.Module]) -> None:
 
     What is set is each processor's own backend, which goes before the process-wide default; that one is left alone.
     Hooks of diffusers stand in for modules: caches leave out some, or a part of the batch.
-
-    Raises:
-        EntropyLabError: a processor calls a library of its own, and has no setting for it.
     """
     parts = [each for name, root in roots.items() for each in root.named_modules(prefix=name) if not is_plain(each[1])]
     for path, module in parts:
@@ -197,7 +190,7 @@ def process_wide() -> str:
     return str(getattr(active, "value", active))
 
 
-def hear(reference: Any, module: nn.Module) -> Undo:
+def hear(reference: Any, module: nn.Module) -> AbstractContextManager[None]:
     """Let a forward that a hook wraps say that it runs, and which part of the batch it is handed if a denoiser's."""
     original = reference.original_forward
     session.stood_in_for.add(module)

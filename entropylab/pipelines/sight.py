@@ -62,7 +62,6 @@ class Sight:
 
     def on_call(self, arguments: dict[str, Any]) -> None:
         """The pipeline is called with these arguments, by name: they may name the size."""
-        self.on_parts()
         self.leave()
         self.calling.append((self.asked, self.size, self.frames, self.latents, self.volume, self.prompt))
         self.asked, self.latents, self.volume, self.prompt = arguments, None, None, None
@@ -249,10 +248,7 @@ def observed(sight: Sight, on_attention: OnAttention, **told: Any) -> Iterator[O
 
 
 def joined(sight: Sight) -> dict[str, nn.Module]:
-    """What denoises and is not watched yet, or has got other parts since.
-
-    What only wraps a denoiser that is watched has been seen there.
-    """
+    """What denoises and is not watched yet, as what only wraps what is watched is, or has got other parts since."""
     try:
         now = denoisers(sight.pipe)
         if sight.beside is not None:

@@ -122,9 +122,7 @@ class Words:
         """Which keys of a call are the words' tokens, and whether they are: (batch of the call, words, most of a word).
 
         ``place`` is which of its denoiser's ``images`` it is about, first and last + 1; None if it makes one for each.
-
-        Raises:
-            EntropyLabError: that can't be told; it says why.
+        An EntropyLabError says why that can't be told.
         """
         if call.roles is None or call.inputs is None:
             raise EntropyLabError("what its keys stand for is not known")
