@@ -99,7 +99,7 @@ def evaluate(
         pictures: a folder to write every picture to, as SIZE/RULE/0000.png; figures/ratings.py reads them. What
             an evaluation that was stopped has finished is read there instead of sampled again, and processes that make
             the same call at once share the sampling, as with `measure(..., out=...)`; each judges all pictures.
-        resamples: bootstrap draws.
+        resamples: bootstrap draws, at least two.
         progress: show a progress bar.
         engine: "ray" to sample ``pictures`` on a Ray cluster, whose workers load the pipeline themselves, so ``pipe``
             is as for `measure(..., engine=...)`. The pictures are written and judged here.
