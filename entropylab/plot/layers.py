@@ -209,8 +209,8 @@ def layer_lines(runs: Mapping[str, xr.Dataset], *, kind: Kinds = None, scaling: 
     Raises:
         EntropyLabError: as `entropylab.fit`; no run.
     """
-    if not isinstance(runs, Mapping) or not runs:
-        raise EntropyLabError(f"runs must map at least one name to a Dataset. Got {runs!r}.")
+    if not isinstance(runs, Mapping) or isinstance(runs, xr.Dataset) or not runs:
+        raise EntropyLabError(f"runs must map at least one name to a Dataset. Got {type(runs).__name__}.")
     parts = []
     for name, ds in runs.items():
         lines = fit(ds, by="layer", kind=kind, scaling=scaling).to_frame()

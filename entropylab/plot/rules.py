@@ -50,9 +50,9 @@ def stabilization(
     rows = drift(ds, train_size, kind=kind)
     trained = training_size(ds, train_size, kind=kind)
     tokens = rows[rows["layer"] == MEAN].drop_duplicates("size").set_index("size")["tokens"].sort_values(kind="stable")
-    chosen = [size_in(ds, size, "each of sizes") for size in sizes or (tokens.index[0], tokens.index[-1])]
-    if len(chosen) != 2:
+    if sizes is not None and (not isinstance(sizes, list | tuple) or len(sizes) != 2):
         raise EntropyLabError(f"sizes must be two of those measured, {list(tokens.index)}. Got {sizes!r}.")
+    chosen = [size_in(ds, size, "each of sizes") for size in sizes or (tokens.index[0], tokens.index[-1])]
     have = list(dict.fromkeys(rows["scaling"]))
     wanted = have if scaling is None else names_of(scaling)
     if not set(wanted) <= set(have):

@@ -18,7 +18,7 @@ from torch import Tensor
 from .. import pipelines
 from ..bars import progress_bar, quiet
 from ..checkpoints import digest_of_weights
-from ..errors import EntropyLabError, check_count, names_of
+from ..errors import EntropyLabError, check_count, check_int, names_of
 from ..files import as_path, make_folder
 from ..measuring.checks import call_settings, check_prompts, check_seed
 from ..measuring.provenance import provenance
@@ -102,7 +102,7 @@ def evaluate(
         pictures: a folder to write every picture to, as SIZE/RULE/0000.png; figures/ratings.py reads them. What
             an evaluation that was stopped has finished is read there instead of sampled again, and processes that make
             the same call at once share the sampling, as with `measure(..., out=...)`; each judges all pictures.
-        resamples: bootstrap draws.
+        resamples: bootstrap draws, at least two.
         progress: show a progress bar.
         engine: "ray" to sample ``pictures`` on a Ray cluster, whose workers load the pipeline themselves, so ``pipe``
             is as for `measure(..., engine=...)`. The pictures are written and judged here.
@@ -158,7 +158,7 @@ def evaluate(
         count = check_count("samples", samples, max(judge.least, min(len(texts), MOST)))
         judge.check_count(count)
         check_seed(seed, count)
-        check_count("resamples", resamples, None)
+        check_int("resamples", resamples, 2)
         chosen = [texts[i % len(texts)] for i in range(count)]
         sampling = replace(sampling, prompts=chosen, aside=0 if cluster else judge.size_on(device))
         if pictures is None:
@@ -336,6 +336,8 @@ class Sampling:
     def run(self, folder: Path) -> PictureRun:
         """The folder of all pictures."""
         methods = {one.name: one for one in self.methods}
+        if odd := [name for name in methods if name == ".." or Path(name).name != name]:
+            raise EntropyLabError(f"pictures: rules must have names that folders can have. Got {odd[0]!r}.")
         each = self.batch_size * max(1, TOGETHER // self.batch_size)
         made = {(size, name): self.made(size, methods[name]) for size, name in self.cells}
         return PictureRun(folder, made, self.prompts, each)

@@ -67,7 +67,7 @@ class Features:
         """Features of the real pictures for a size: as shipped, as given, or of a folder's pictures, resized to it."""
         if reference is None:
             return embedded_reference(size)
-        if isinstance(reference, np.ndarray):
+        if is_features(reference):
             return Reference(reference.astype(float))
         if self.published:  # looked at in their own size, once for all sizes
             if "real" not in self.known:
@@ -85,14 +85,23 @@ class Features:
                 "reference must be given for a pipeline or for features other than the embedded ones: a folder of "
                 "real pictures, pictures, or their features as an array (pictures, dimension). Got None."
             )
-        if isinstance(reference, np.ndarray) and reference.ndim == 2:
-            if reference.shape[1] != self.dimension:
-                raise EntropyLabError(
-                    f"reference must have the {self.dimension} features of {self.name}. Got {reference.shape[1]}."
-                )
-            check_enough("reference", len(reference), self.dimension)
-        elif isinstance(reference, str | Path):
-            check_enough("reference", len(picture_files(reference, "reference")), self.dimension)
+        if isinstance(reference, np.ndarray) and reference.ndim not in (2, 4):
+            raise EntropyLabError(
+                f"reference must be pictures, or features (pictures, dimension). Got shape {reference.shape}."
+            )
+        if is_features(reference) and (reference.shape[1] != self.dimension or not np.isfinite(reference).all()):
+            raise EntropyLabError(
+                f"reference must have the {self.dimension} features of {self.name}, all finite. "
+                f"Got {reference.shape[1]}, {np.isfinite(reference).sum()} of {reference.size} numbers finite."
+            )
+        if reference is not None:
+            there = picture_files(reference, "reference") if isinstance(reference, str | Path) else reference
+            check_enough("reference", len(there), self.dimension)
+
+
+def is_features(reference: Any) -> bool:
+    """Whether real pictures are given by their features."""
+    return isinstance(reference, np.ndarray) and reference.ndim == 2
 
 
 def features_of(features: Any, embedded: bool, device: Any = "cpu") -> Features:

@@ -21,6 +21,8 @@ OF_DATASETS = [
     ("heads", {"kind": "joint"}, None, "kind='joint'"),
     ("stabilization", {"sizes": (48, 50)}, None, "each of sizes must be one of those measured.* Got 50"),
     ("stabilization", {"sizes": (48,)}, None, "sizes must be two"),
+    ("stabilization", {"sizes": 64}, None, "sizes must be two"),
+    ("by_layer", {}, None, "runs must map at least one name to a Dataset. Got Dataset"),
     ("stabilization", {"sizes": (48.5, 64)}, None, "a size must be a label, a side or a pair.* Got 48.5"),
     ("stabilization", {"scaling": ["calibrated"]}, None, "scaling must be some of those measured.* Got"),
     ("stabilization", {"train_size": 50}, None, "train_size"),

@@ -158,6 +158,8 @@ def test_a_folder_of_real_pictures(random_pipe, tmp_path):
     found = Features("mean colours", Colours()).reference(tmp_path, (64, 64))
     np.testing.assert_allclose(found.features, Colours()(resized(images, (64, 64))).double(), rtol=1e-6)
     assert found.size == (64, 64)
+    given = Features("mean colours", Colours()).reference(images.permute(0, 2, 3, 1).numpy(), (64, 64))
+    np.testing.assert_allclose(given.features, found.features, err_msg="pictures in an array are no features")
     published = Features("Inception", Colours(), published=True)
     np.testing.assert_allclose(published.reference(tmp_path, (64, 64)).features, Colours()(images).double(), rtol=1e-6)
     assert published.reference(tmp_path, (32, 32)) is published.reference(tmp_path, (64, 64))
@@ -194,16 +196,26 @@ def test_time_and_memory_are_those_of_what_runs_whatever_ran_before():
     assert again.memory_added < 50 and much.memory - again.memory > 200, "not the process's all-time high"
 
 
+def above(tokens, trained):
+    return 1.1
+
+
+above.__name__ = "../../above"
+
 BAD = [
+    ({"scaling": above, "pictures": "pictures"}, "rules must have names that folders can have. Got '../../above'"),
     ({"samples": 7}, "samples must be at least 8 pictures for a Frechet distance in 4 features, two a feature. Got 7"),
     ({"reference": reference(7)}, "reference must be at least 8 pictures"),
-    ({"reference": np.zeros((50, 3))}, "must have the 4 features of mean colours. Got 3"),
+    ({"reference": list(np.zeros((7, 8, 8, 3)))}, "reference must be at least 8 pictures"),
+    ({"reference": np.zeros(50)}, r"reference must be pictures, or features .* Got shape \(50,\)"),
+    ({"reference": np.zeros((50, 3))}, "must have the 4 features of mean colours, all finite. Got 3"),
+    ({"reference": np.full((50, 4), np.nan)}, "all finite. Got 4, 0 of 200 numbers finite"),
     ({"reference": None}, "reference must be given for a pipeline or for features other than the embedded"),
     ({"reference": "nowhere"}, "reference must be a folder of pictures"),
     ({"metrics": ("fid", "beauty")}, "metrics must be some of fid, clip"),
     ({"metrics": ("diversity",), "samples": 5}, "samples must be at least 8 for metric 'diversity'"),
     ({"steps": 3}, "with call=, set them there"),
-    ({"resamples": 0}, "resamples must be an int"),
+    ({"resamples": 1}, "resamples must be an int >= 2"),
     ({"sizes": [70]}, "multiples of 8 pixels"),
     ({"metrics": ("time",), "reference": None}, "features is for metrics fid and diversity: leave it out"),
     ({"metrics": ("clip",), "features": None}, "reference is for metrics fid and diversity"),
@@ -214,9 +226,10 @@ BAD = [
 
 
 @pytest.mark.parametrize(("options", "message"), BAD)
-def test_bad_input_is_refused_before_any_sampling(random_pipe, options, message):
+def test_bad_input_is_refused_before_any_sampling(random_pipe, options, message, monkeypatch, tmp_path):
     def never(*_):
         pytest.fail("sampling began")
 
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(EntropyLabError, match=message):
         quick(random_pipe, **{"call": never} | options)
