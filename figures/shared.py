@@ -165,7 +165,7 @@ def command(about: str | None, files: Files, draw: Callable[..., None], argument
         found = [entropylab.open(path) for path in given.run]
         try:
             draw(*found, given.out)
-        except (AttributeError, KeyError, ValueError) as error:
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, EntropyLabError):
                 raise
             needed = f"run must be such as this script measures, {' '.join(files)}"

@@ -119,9 +119,10 @@ def test_what_can_not_be_drawn_is_left_out_or_one_line(
             regenerate.command(["--out", "out", "--quiet", *words.split()])
         said = capsys.readouterr().err
         assert ended.value.code == 2 and message in said and "Traceback" not in said
-    for script in (layers, maps):
+    entropylab.save(ds.assign_coords(tokens=ds["tokens"].astype(str)), "text.nc")
+    for script, file in ((layers, "run.nc"), (maps, "run.nc"), (figure6, "text.nc")):
         with pytest.raises(SystemExit) as ended:
-            shared.command("", script.FILES, script.draw, ["--out", "out", "--run", "run.nc"])
+            shared.command("", script.FILES, script.draw, ["--out", "out", "--run", file])
         assert ended.value.code == 2 and "run must be such as this script measures" in capsys.readouterr().err
     for script, kind in {samples: "hold pictures", logits: "hold logits", gaussian_ablation: "be simulated"}.items():
         with pytest.raises(entropylab.EntropyLabError, match=f"run must {kind}"):
