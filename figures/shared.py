@@ -180,6 +180,12 @@ def title(ds: xr.Dataset, trained: float) -> str:
     return f"{'' if kind == 'self' else f'{kind} '}layers of T = {trained:.0f} tokens"
 
 
+def name_kind(figure: Figure, ds: xr.Dataset) -> None:
+    """Say above a figure which layers it is of, if they are not self-attention."""
+    if (kind := kind_in(ds)) != "self":
+        figure.suptitle(f"{kind} layers")
+
+
 def write(figure: Figure, out: Path, name: str, table: pd.DataFrame | None = None) -> None:
     """Write NAME.pdf, NAME.png and NAME.csv, free of dates: the same data make the same files."""
     figure.savefig(out / f"{name}.pdf", metadata={"CreationDate": None})

@@ -14,6 +14,7 @@ import entropylab
 import figure5
 import figure6
 import gaussian_ablation
+import law_checks
 import layers
 import logits
 import maps
@@ -67,8 +68,10 @@ def test_the_same_data_make_the_same_files(folder: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["self", "joint"])
-def test_figures_are_of_joint_layers_where_there_is_no_self_attention_and_say_so(kind, monkeypatch, capsys) -> None:
-    ds = synthetic(samples=2, steps=1)
+def test_figures_are_of_joint_layers_where_there_is_no_self_attention_and_say_so(
+    kind, monkeypatch, capsys, tmp_path: Path, figures: list[Figure]
+) -> None:
+    ds = synthetic(samples=2, steps=1, cumulants=True)
     ds = ds.assign_coords(kind=("layer", np.where(ds["kind"] == "self", kind, "cross")))
     monkeypatch.setattr("entropylab.measure", lambda *_, **__: ds, raising=False)
     source = shared.Source()
@@ -78,6 +81,9 @@ def test_figures_are_of_joint_layers_where_there_is_no_self_attention_and_say_so
     told = capsys.readouterr().err
     titles = [shared.title(found, 256), told]
     assert ["joint layers" in text for text in titles] == [kind == "joint"] * 2
+    for script in (layers, law_checks):
+        script.draw(found.mean("branch", keep_attrs=True), tmp_path)
+        assert figures[-1].get_suptitle() == ("joint layers" if kind == "joint" else "")
 
 
 def test_a_script_measures_only_what_its_figure_needs(
