@@ -2,13 +2,14 @@
 
 import copy
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from threading import get_ident
 from typing import Any
 
 import xarray as xr
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from .. import pipelines
 from ..capture import AttentionCall
@@ -63,6 +64,7 @@ class Recorder(Sight):
         follows: whether a scheduler ends the steps.
         is_unstepped: whether forwards were dropped, for no scheduler made a step after them.
         foreign: whether somebody else begins and ends the runs.
+        asked_for: the prompts and seeds of such a run, and the seeds of those that were sampled in calls before.
         outer: of the calls of the pipeline in which another one runs, their run and what else there is of them.
         kept_maps: rows, and keys, in their places, if they are kept.
         live: hands over every step, if somebody asked for it.
@@ -86,6 +88,7 @@ class Recorder(Sight):
         self.waiting: list[DenoiserCall] = []
         self.passed_over: dict[str, str] = {}
         self.follows = self.foreign = self.is_unstepped = False
+        self.asked_for: tuple[Sequence[str], Sequence[int], set[int]] = ((), (), set())
         self.outer: list[tuple[Run | None, list[DenoiserCall], DenoiserCall | None, list[DenoiserCall], bool]] = []
         self.kept_maps: Maps | None = None
         self.live: Live | None = None
@@ -173,6 +176,25 @@ class Recorder(Sight):
         """Start a new run, until ``finish_run``; ``labels`` are those of Run (size, scaling, prompts, seeds)."""
         self.finish_run()
         self.run, self.foreign = Run(**labels), True
+        self.asked_for = (self.run.prompts, self.run.seeds, set())
+
+    def begin_part(self, arguments: dict[str, Any]) -> None:
+        """A call of the pipeline may be of some samples of the run alone, which its generators tell: they are a run."""
+        given = arguments.get("generator")
+        generators = given if isinstance(given, list | tuple) else [given]
+        seeds = [each.initial_seed() for each in generators if isinstance(each, Generator)]
+        prompts, known, sampled = self.asked_for
+        is_told = len(names_of(arguments.get("prompt"))) == len(seeds) > 0 and set(seeds) <= set(known)
+        if self.run is None or not is_told or seeds == list(self.run.seeds):
+            return
+        if self.run.steps:
+            sampled |= set(self.run.seeds)
+            if sampled & set(seeds):
+                raise RefusedCallError("call= must end a sample before it begins another: it comes back to one.")
+            size, scaling = self.run.size, self.run.scaling
+            self.finish_run()
+            self.run, self.foreign = Run(size, scaling), True
+        self.run.seeds, self.run.prompts = seeds, [prompts[list(known).index(seed)] for seed in seeds]
 
     def new_run(self, size: KnownSize = None, **labels: Any) -> Run:
         """A run under the rule that rescales the pipeline now."""
@@ -204,6 +226,8 @@ class Recorder(Sight):
             self.words.on_call(arguments)
         self.check_size()
         if self.foreign:
+            if len(self.calling) == 1:
+                self.begin_part(arguments)
             return
         if len(self.calling) > 1:
             self.outer.append((self.run, self.calls, self.side, self.waiting, self.follows))
