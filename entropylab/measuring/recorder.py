@@ -316,34 +316,29 @@ class Recorder(Sight):
         if not self.follows:
             self.finish_step()
         self.meet(inputs)
-        size = self.size_met(inputs)
         own_loop = not (self.follows or self.foreign or (self.run is not None and self.run.is_call))
+        size = self.size_met(inputs) if own_loop else None
         if own_loop and self.run is not None and self.run.steps and self.run.size != size:
             waiting = self.waiting
             self.finish_run()
             self.waiting = waiting
-        elif self.run is not None and self.is_resized(self.run, inputs):
-            self.begin_resized(self.run, size)
+        elif self.run is not None and self.run.steps and not self.calls and self.run.latent not in (None, self.latent):
+            self.begin_resized(self.run, self.size_met(inputs))
         if self.run is None:
             self.run = self.new_run()
         if own_loop and not self.run.steps:
             self.run.size = size
         if not self.run.steps and not self.calls:
-            self.run.is_whole = inputs.latent_size == self.latent_of((self.run.size or size or (0, 0))[:2])
+            known = self.run.size or size or self.size_met(inputs)
+            self.run.latent = self.latent if known and inputs.latent_size == self.latent_of(known[:2]) else None
         self.run.meet_rule(rule_at_work(self.roots.values()), begun=bool(self.calls))
         self.calls.append(DenoiserCall(inputs, self.reduction))
 
-    def is_resized(self, run: Run, inputs: Inputs) -> bool:
-        """Whether a denoiser is handed another size than in the run's steps before, as by a callback of the call.
+    def begin_resized(self, before: Run, size: KnownSize) -> None:
+        """Go on at another size, as a callback may: in a run of its own, unless ``measure`` asks for the first one.
 
         Only a denoiser that was handed the whole picture tells; another one may get views of it.
         """
-        if run.size is None or self.calls or not (run.steps and run.is_whole):
-            return False
-        return inputs.latent_size not in (None, self.latent_of(run.size[:2]))
-
-    def begin_resized(self, before: Run, size: KnownSize) -> None:
-        """Go on at another size: in a run of its own, unless ``measure`` asks for the first one."""
         if self.foreign:
             raise EntropyLabError("is handed another size than the pipeline has sampled before in this call")
         waiting, follows = self.waiting, self.follows
