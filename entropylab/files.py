@@ -105,12 +105,13 @@ def is_plain_text(text: str) -> bool:
     return re.search("[\x00\ud800-\udfff]", text) is None
 
 
-def make_folder(out: str | os.PathLike[str], name: str = "out") -> Path:
-    """A folder to write to, made if need be; asked for before long work starts."""
+def folder_for(out: str | os.PathLike[str], name: str = "out", made: bool = False) -> Path:
+    """A folder that can be written to, or ``made``; asked for before long work starts, which may fail and need none."""
     folder = as_path(out, name, "folder")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        if made:
+            folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=next(place for place in (folder, *folder.parents) if is_entry(place))).close()
     except OSError as error:
         said = f"{name} must be a folder that can be written to. {folder}: {one_line(error)}."
         raise EntropyLabError(said) from error
@@ -142,3 +143,12 @@ def files(folder: Path, end: str) -> set[str]:
     with told(folder):
         whole = [entry for entry in entries if (os.path.isfile(entry) if entry.is_symlink() else entry.is_file())]
     return {entry.name.removesuffix(end) for entry in whole}
+
+
+def is_entry(path: Path) -> bool:
+    """Whether there is anything of a name, if only a link to nowhere; the OSError of a system that can't tell."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True

@@ -30,6 +30,7 @@ def draw(ds: xr.Dataset, out: Path) -> None:
         figure, axes = plt.subplots(1, 3, figsize=(11.4, 4.0), layout="constrained")
         for panel, ax in zip(panels, axes, strict=True):
             panel(ds, ax).legend(loc="lower center", bbox_to_anchor=(0.5, 1))
+        shared.name_kind(figure, ds)
         shared.write(figure, out, "law_checks", found.to_frame())
     shared.write_table(found.smallest(), out, "smallest_n")
 

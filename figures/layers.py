@@ -21,6 +21,7 @@ def draw(ds: xr.Dataset, out: Path) -> None:
         figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 4.2), layout="constrained")
         entropylab.plot.entropy_vs_step(ds, left, normalised=True)
         entropylab.plot.heads(ds, right)
+        shared.name_kind(figure, ds)
         shared.write(figure, out, "layers", rows[columns].dropna(subset="entropy"))
 
 

@@ -165,7 +165,7 @@ def command(about: str | None, files: Files, draw: Callable[..., None], argument
         found = [entropylab.open(path) for path in given.run]
         try:
             draw(*found, given.out)
-        except (AttributeError, KeyError, ValueError) as error:
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, EntropyLabError):
                 raise
             needed = f"run must be such as this script measures, {' '.join(files)}"
@@ -178,6 +178,12 @@ def title(ds: xr.Dataset, trained: float) -> str:
     """Which layers a panel is of: those with so many training tokens, and their kind if it is not self-attention."""
     kind = kind_in(ds)
     return f"{'' if kind == 'self' else f'{kind} '}layers of T = {trained:.0f} tokens"
+
+
+def name_kind(figure: Figure, ds: xr.Dataset) -> None:
+    """Say above a figure which layers it is of, if they are not self-attention."""
+    if (kind := kind_in(ds)) != "self":
+        figure.suptitle(f"{kind} layers")
 
 
 def write(figure: Figure, out: Path, name: str, table: pd.DataFrame | None = None) -> None:

@@ -10,7 +10,7 @@ import typer
 import entropylab
 
 from ..errors import EntropyLabError
-from ..files import check_writable, make_folder, write_whole
+from ..files import check_writable, folder_for, write_whole
 from ..sizes import as_pair, size_label
 from . import options as opt
 from .application import TakesSizes, app
@@ -61,11 +61,12 @@ def generate(
     progress: opt.Progress = True,
 ) -> None:
     """``entropylab generate``."""
-    make_folder(out)
+    folder_for(out)
     names = [f"{size_label(as_pair(size))}_{rule}_seed{seed}.png" for size in sizes for rule in scaling]
-    paths = [check_writable(out / name, overwrite) for name in names]
+    paths = [check_writable(out / name, overwrite) if out.is_dir() else out / name for name in names]
     pipe = entropylab.load(model, dtype=dtype, device=device)
     for path, image in zip(paths, drawn(pipe, **ctx.params), strict=True):
+        folder_for(out, made=True)
         image.save(path)
         say(str(path))
 

@@ -121,9 +121,7 @@ class Cells:
         key = (run.size, run.scaling)
         raw = run.array(list(self.layers), self.branches)
         self.count_rows(run.size, raw[: len(COUNTS)], raw[self.entries.index(BAD)])
-        grown = self.grown.setdefault(run.size, {})
-        for layer, more in run.grown.items():
-            grown[layer] = more if grown.get(layer, more) == more else None
+        self.meet_growth(run.size, run.grown)
         changed = {layer: factor for layer, factor in run.multipliers.items() if factor != 1}
         if changed:
             self.multipliers.setdefault(key, {}).update(changed)
@@ -138,6 +136,12 @@ class Cells:
         else:
             new = Moments.of(values)
             self.moments[key] = self.moments[key].merged(new) if key in self.moments else new
+
+    def meet_growth(self, size: KnownSize, found: dict[str, int | None]) -> None:
+        """Enter how many more keys layers have at the training size: None where that is not the same as before."""
+        known = self.grown.setdefault(size, {})
+        for layer, more in found.items():
+            known[layer] = more if known.get(layer, more) == more else None
 
     def meet_timesteps(self, key: tuple[KnownSize, str], times: np.ndarray) -> None:
         """Enter the timesteps of a run beside those of others: NaN at steps that had different ones."""

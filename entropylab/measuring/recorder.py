@@ -2,13 +2,14 @@
 
 import copy
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from threading import get_ident
 from typing import Any
 
 import xarray as xr
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from .. import pipelines
 from ..capture import AttentionCall, Inputs
@@ -62,6 +63,7 @@ class Recorder(Sight):
         follows: whether a scheduler ends the steps.
         is_unstepped: whether forwards were dropped, for no scheduler made a step after them.
         foreign: whether somebody else begins and ends the runs.
+        asked_for: the prompts and seeds of such a run, and the seeds of those that were sampled in calls before.
         outer: of the calls of the pipeline in which another one runs, their run and what else there is of them.
         kept_maps: rows, and keys, in their places, if they are kept.
         live: hands over every step, if somebody asked for it.
@@ -85,6 +87,7 @@ class Recorder(Sight):
         self.waiting: list[DenoiserCall] = []
         self.passed_over: dict[str, str] = {}
         self.follows = self.foreign = self.is_unstepped = False
+        self.asked_for: tuple[Sequence[str], Sequence[int], set[int]] = ((), (), set())
         self.outer: list[tuple[Run | None, list[DenoiserCall], DenoiserCall | None, list[DenoiserCall], bool]] = []
         self.kept_maps: Maps | None = None
         self.live: Live | None = None
@@ -172,6 +175,25 @@ class Recorder(Sight):
         """Start a new run, until ``finish_run``; ``labels`` are those of Run (size, scaling, prompts, seeds)."""
         self.finish_run()
         self.run, self.foreign = Run(**labels), True
+        self.asked_for = (self.run.prompts, self.run.seeds, set())
+
+    def begin_part(self, arguments: dict[str, Any]) -> None:
+        """A call of the pipeline may be of some samples of the run alone, which its generators tell: they are a run."""
+        given = arguments.get("generator")
+        generators = given if isinstance(given, list | tuple) else [given]
+        seeds = [each.initial_seed() for each in generators if isinstance(each, Generator)]
+        prompts, known, sampled = self.asked_for
+        is_told = len(names_of(arguments.get("prompt"))) == len(seeds) > 0 and set(seeds) <= set(known)
+        if self.run is None or not is_told or seeds == list(self.run.seeds):
+            return
+        if self.run.steps:
+            sampled |= set(self.run.seeds)
+            if sampled & set(seeds):
+                raise RefusedCallError("call= must end a sample before it begins another: it comes back to one.")
+            size, scaling = self.run.size, self.run.scaling
+            self.finish_run()
+            self.run, self.foreign = Run(size, scaling), True
+        self.run.seeds, self.run.prompts = seeds, [prompts[list(known).index(seed)] for seed in seeds]
 
     def new_run(self, size: KnownSize = None, **labels: Any) -> Run:
         """A run under the rule that rescales the pipeline now."""
@@ -203,6 +225,8 @@ class Recorder(Sight):
             self.words.on_call(arguments)
         self.check_size()
         if self.foreign:
+            if len(self.calling) == 1:
+                self.begin_part(arguments)
             return
         if len(self.calling) > 1:
             self.outer.append((self.run, self.calls, self.side, self.waiting, self.follows))
@@ -291,34 +315,29 @@ class Recorder(Sight):
         if not self.follows:
             self.finish_step()
         self.meet(root, inputs)
-        size = self.size_met(inputs)
         own_loop = not (self.follows or self.foreign or (self.run is not None and self.run.is_call))
+        size = self.size_met(inputs) if own_loop else None
         if own_loop and self.run is not None and self.run.steps and self.run.size != size:
             waiting = self.waiting
             self.finish_run()
             self.waiting = waiting
-        elif self.run is not None and self.is_resized(self.run, inputs):
-            self.begin_resized(self.run, size)
+        elif self.run is not None and self.run.steps and not self.calls and self.run.latent not in (None, self.latent):
+            self.begin_resized(self.run, self.size_met(inputs))
         if self.run is None:
             self.run = self.new_run()
         if own_loop and not self.run.steps:
             self.run.size = size
         if not self.run.steps and not self.calls:
-            self.run.is_whole = inputs.latent_size == self.latent_of((self.run.size or size or (0, 0))[:2])
+            known = self.run.size or size or self.size_met(inputs)
+            self.run.latent = self.latent if known and inputs.latent_size == self.latent_of(known[:2]) else None
         self.run.meet_rule(rule_at_work(self.roots.values()), begun=bool(self.calls))
         self.calls.append(DenoiserCall(inputs, self.reduction))
 
-    def is_resized(self, run: Run, inputs: Inputs) -> bool:
-        """Whether a denoiser is handed another size than in the run's steps before, as by a callback of the call.
+    def begin_resized(self, before: Run, size: KnownSize) -> None:
+        """Go on at another size, as a callback may: in a run of its own, unless ``measure`` asks for the first one.
 
         Only a denoiser that was handed the whole picture tells; another one may get views of it.
         """
-        if run.size is None or self.calls or not (run.steps and run.is_whole):
-            return False
-        return inputs.latent_size not in (None, self.latent_of(run.size[:2]))
-
-    def begin_resized(self, before: Run, size: KnownSize) -> None:
-        """Go on at another size: in a run of its own, unless ``measure`` asks for the first one."""
         if self.foreign:
             raise EntropyLabError("is handed another size than the pipeline has sampled before in this call")
         waiting, follows = self.waiting, self.follows

@@ -65,7 +65,7 @@ class Run:
         prompts: the samples' prompts, if known.
         seeds: the samples' seeds, if known.
         is_call: whether it lasts as long as a call of the pipeline.
-        is_whole: whether the denoiser was handed an image of this size, and no views of it or tokens.
+        latent: latent size of the image that the denoiser was handed, if that was all of it, and no view or tokens.
         is_mixed: whether forwards ran in two threads at once, so that nobody knows what is of which.
         grown: layer path -> how many more keys than now it has at the training size, None if unknown.
         multipliers: layer path -> the factor on its softmax scale, mean over heads; NaN if it changed meanwhile.
@@ -80,7 +80,7 @@ class Run:
     prompts: Sequence[str] = ()
     seeds: Sequence[int] = ()
     is_call: bool = False
-    is_whole: bool = False
+    latent: tuple[int, int] | None = None
     is_mixed: bool = False
     grown: dict[str, int | None] = field(default_factory=dict)
     multipliers: dict[str, float] = field(default_factory=dict)

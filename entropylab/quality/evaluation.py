@@ -1,7 +1,6 @@
 """``evaluate``: every size under every rule and baseline, from the same seeds and prompts, judged."""
 
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -19,7 +18,7 @@ from .. import pipelines
 from ..bars import progress_bar, quiet
 from ..checkpoints import digest_of_weights
 from ..errors import EntropyLabError, check_count, check_int, names_of
-from ..files import as_path, make_folder
+from ..files import folder_for
 from ..measuring.checks import call_settings, check_prompts, check_seed
 from ..measuring.provenance import provenance
 from ..models.prompts import captions as captions_by_name
@@ -165,9 +164,7 @@ def evaluate(
             meters = {cell: Meter(device, sampling.aside) for cell in cells}
             batches = {cell: sampling.batches(*cell, meters[cell], range(count)) for cell in cells}
         else:
-            if not os.path.isdir(pictures := as_path(pictures, "pictures", "folder")):
-                make_folder(pictures, "pictures")
-            run = sampling.run(pictures)
+            run = sampling.run(folder_for(pictures, "pictures"))
             run.share(pool if cluster else Worker(sampling), progress)
             meters = {cell: run.meter(cell, sampling.device) for cell in cells}
             batches = {cell: run.batches(cell, sampling.batch_size) for cell in cells}

@@ -14,7 +14,7 @@ import xarray as xr
 from torch import Tensor
 
 from ..errors import EntropyLabError, one_line
-from ..files import as_path, listed, make_folder, told, write_whole
+from ..files import as_path, folder_for, listed, told, write_whole
 from ..runs.configuration import differences
 from ..runs.processes import Locks
 from ..runs.progress import Progress
@@ -138,7 +138,7 @@ class PictureRun:
     def share(self, worker: Any, progress: bool) -> None:
         """Let a `runs.worker.Worker`, or the `runs.engine.Pool` of a cluster, sample until all pictures are there."""
         self.check()
-        make_folder(self.path / LOCKS, "pictures")
+        folder_for(self.path / LOCKS, "pictures", made=True)
         with closing(Progress(self.units, progress and worker.place.is_main)) as shown:
             worker.work(self, shown)
 

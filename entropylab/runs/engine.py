@@ -8,6 +8,7 @@ in hand is handed to another.
 import inspect
 import logging
 import os
+import socket
 import time
 import warnings
 from collections import deque
@@ -234,6 +235,17 @@ def loader_of(pipe: Any) -> Callable[[], Any]:
     )
 
 
+def check_address(address: str) -> None:
+    """Raise an EntropyLabError if nothing answers at HOST:PORT, where Ray would go on trying for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        except (OSError, OverflowError) as error:
+            said = f"address must be that of a Ray cluster. Nothing answers at {address}: {one_line(error)}."
+            raise EntropyLabError(said) from error
+
+
 @contextmanager
 def connected(address: str | None, sent: Any) -> Iterator[Any]:
     """The module ``ray``, connected to a cluster to which ``sent`` can be sent; left as it was found."""
@@ -248,6 +260,7 @@ def connected(address: str | None, sent: Any) -> Iterator[Any]:
             "engine: what loads the pipeline, `call` and rules must be such that they can be sent to a worker, as "
             f"functions of a module can. {one_line(error, 200)}"
         ) from error
+    check_address(address or os.environ.get("RAY_ADDRESS", ""))
     if ray.is_initialized():
         yield ray
         return

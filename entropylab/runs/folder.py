@@ -22,7 +22,7 @@ import xarray as xr
 from .. import netcdf
 from ..dataset import ATTRIBUTE, encode
 from ..errors import EntropyLabError
-from ..files import PARTIAL, files, interrupted_later, listed, make_folder, told, write_whole
+from ..files import PARTIAL, files, folder_for, interrupted_later, listed, told, write_whole
 from ..prompts import digest
 from .configuration import JOINED, differences, digest_of
 from .processes import END, Locks, locked
@@ -178,8 +178,8 @@ def prompts_in(path: Path, samples: int) -> list[str]:
 
 
 def check_folder(out: Any) -> Path:
-    """``out`` as a Path, if a run can be written there or goes on there; the folder is made if need be."""
-    path = make_folder(out)
+    """``out`` as a Path, if a run can be written there or goes on there."""
+    path = folder_for(out)
     there = {entry.name for entry in listed(path) if not entry.name.startswith(".")} - {LOCKS}
     units = {entry.name for entry in listed(path / UNITS)} if UNITS in there else set()
     begun = {UNITS, PROMPTS} if UNITS in there else set()
@@ -202,6 +202,7 @@ def begin(
 
     ``unit_samples`` is what was asked for; None for that of the run that is there.
     """
+    folder_for(path, made=True)
     with alone(path):
         if overwrite:
             clear(path)

@@ -93,7 +93,7 @@ def absorb(whole: Cells, part: Cells) -> None:
     whole.layers |= part.layers
     whole.branches += [name for name in part.branches if name not in whole.branches]
     for size, found in part.grown.items():
-        whole.grown.setdefault(size, {}).update(found)
+        whole.meet_growth(size, found)
     for size, numbers in part.counted.items():
         known = whole.counted.setdefault(size, {})
         for path, last in numbers.items():

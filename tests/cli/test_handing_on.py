@@ -137,7 +137,8 @@ def test_generate_writes_an_image_for_each_size_and_rule(tmp_path: Path, monkeyp
     np.testing.assert_array_equal(high, np.asarray(alone))
     np.testing.assert_array_equal(same, plain, "the training size")
     assert (half != plain).any() and (sharper != high).any()
-    refused(run("generate", "a red car", "--size", 33, "--out", tmp_path / "images"), "33x33", "32x32")
+    refused(run("generate", "a red car", "--size", 33, "--out", tmp_path / "new"), "33x33", "32x32")
+    assert not (tmp_path / "new").exists()
 
 
 def test_generate_checks_its_files_before_the_model_is_loaded(calls: dict[str, Any], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import entropylab
 import figure5
 import figure6
 import gaussian_ablation
+import law_checks
 import layers
 import logits
 import maps
@@ -67,8 +68,10 @@ def test_the_same_data_make_the_same_files(folder: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["self", "joint"])
-def test_figures_are_of_joint_layers_where_there_is_no_self_attention_and_say_so(kind, monkeypatch, capsys) -> None:
-    ds = synthetic(samples=2, steps=1)
+def test_figures_are_of_joint_layers_where_there_is_no_self_attention_and_say_so(
+    kind, monkeypatch, capsys, tmp_path: Path, figures: list[Figure]
+) -> None:
+    ds = synthetic(samples=2, steps=1, cumulants=True)
     ds = ds.assign_coords(kind=("layer", np.where(ds["kind"] == "self", kind, "cross")))
     monkeypatch.setattr("entropylab.measure", lambda *_, **__: ds, raising=False)
     source = shared.Source()
@@ -78,6 +81,9 @@ def test_figures_are_of_joint_layers_where_there_is_no_self_attention_and_say_so
     told = capsys.readouterr().err
     titles = [shared.title(found, 256), told]
     assert ["joint layers" in text for text in titles] == [kind == "joint"] * 2
+    for script in (layers, law_checks):
+        script.draw(found.mean("branch", keep_attrs=True), tmp_path)
+        assert figures[-1].get_suptitle() == ("joint layers" if kind == "joint" else "")
 
 
 def test_a_script_measures_only_what_its_figure_needs(
@@ -119,9 +125,11 @@ def test_what_can_not_be_drawn_is_left_out_or_one_line(
             regenerate.command(["--out", "out", "--quiet", *words.split()])
         said = capsys.readouterr().err
         assert ended.value.code == 2 and message in said and "Traceback" not in said
-    for script in (layers, maps, samples, logits, gaussian_ablation):
+    entropylab.save(ds.assign_coords(tokens=ds["tokens"].astype(str)), "text.nc")
+    unsuitable = [(script, "run.nc") for script in (layers, maps, samples, logits, gaussian_ablation)]
+    for script, file in (*unsuitable, (figure6, "text.nc")):
         with pytest.raises(SystemExit) as ended:
-            shared.command("", script.FILES, script.draw, ["--out", "out", "--run", "run.nc"])
+            shared.command("", script.FILES, script.draw, ["--out", "out", "--run", file])
         assert ended.value.code == 2 and "run must be such as this script measures" in capsys.readouterr().err
 
 

@@ -88,6 +88,41 @@ def test_a_call_of_ones_own(random_pipe):
     assert ds.sizes["sample"] == 3
 
 
+@pytest.mark.parametrize("keep", [None, ("layer", "head")])
+def test_a_call_that_samples_image_by_image_gives_samples(random_pipe, keep):
+    """Its generators tell which image is sampled; two calls for one image are steps of it."""
+
+    def whole(pipe, size, prompts, generators, **options):
+        given = {"num_inference_steps": 2, "output_type": "latent", "height": size[0], "width": size[1]}
+        pipe(prompt=prompts, generator=generators, **given | options)
+
+    def one_by_one(pipe, size, prompts, generators):
+        for prompt, generator in zip(prompts, generators, strict=True):
+            whole(pipe, size, [prompt], generator)
+
+    def in_two_stages(pipe, size, prompts, generators):
+        for prompt, generator in zip(prompts, generators, strict=True):
+            for _ in range(2):
+                whole(pipe, size, prompt, [generator], num_inference_steps=1)
+
+    def crosswise(pipe, size, prompts, generators):
+        for _ in range(2):
+            one_by_one(pipe, size, prompts, generators)
+
+    options = {"prompts": PROMPTS, "batch_size": 2, "progress": False, "seed": 3, "keep": keep}
+    at_once, apart, staged = (
+        entropylab.measure(random_pipe, [32], call=call, **options) for call in (whole, one_by_one, in_two_stages)
+    )
+    np.testing.assert_allclose(apart.entropy, at_once.entropy, atol=2e-5)
+    if keep is None:
+        assert apart.seed.values.tolist() == staged.seed.values.tolist() == [3 + place for place in range(len(PROMPTS))]
+        assert apart.prompt.values.tolist() == staged.prompt.values.tolist() == list(PROMPTS)
+        assert dict(apart.sizes) == dict(staged.sizes) == dict(at_once.sizes)
+        assert not np.allclose(staged.entropy, at_once.entropy, atol=2e-5, equal_nan=True)
+    with pytest.raises(EntropyLabError, match="call= must end a sample before it begins another"):
+        entropylab.measure(random_pipe, [32], call=crosswise, **options)
+
+
 def test_no_tensor_as_large_as_a_map_is_allocated(random_pipe):
     """N x N floats of one head, at the size measured, are never allocated at once; the reference control does it."""
     size, tokens = 192, 48 * 48

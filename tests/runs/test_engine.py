@@ -166,6 +166,8 @@ def test_what_ends_a_run_leaves_what_is_finished(
         (Stub, {"resources": {"gpus": 1}}, "resources must be a dict of num_gpus and num_cpus. Got {'gpus': 1}"),
         (Stub, {"resources": {"num_gpus": 0}}, r"resources\['num_gpus'\] must be a positive number \[GPU\]. Got 0"),
         (Stub, {"out": None}, "engine are for a long run: pass out=, a folder"),
+        (Stub, {"address": "127.0.0.1:1"}, "address must be .* Nothing answers at 127.0.0.1:1: .*refused"),
+        (Stub, {"address": "ray://[::1]:99999"}, "Nothing answers at ray"),
         (Stub(), {"engine": None, "address": "auto"}, "address and resources are for an engine"),
     ],
 )
@@ -173,6 +175,7 @@ def test_refusals(pipe: Any, options: dict[str, Any], message: str, tmp_path: Pa
     pytest.importorskip("ray")
     with pytest.raises(EntropyLabError, match=message):
         measure(**{"out": tmp_path / "run", "pipe": pipe, "engine": "ray", **options})
+    assert not (tmp_path / "run").exists()
 
 
 def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
