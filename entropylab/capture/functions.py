@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
-from functools import reduce, wraps
+from functools import lru_cache, reduce, wraps
 from operator import add
 from typing import Any
 
@@ -49,10 +49,16 @@ def see_functions(functional: Any) -> Iterator[None]:
         stack.callback(bindings.substitutes.clear)
         for owner, name, standing_in in seen:
             original = getattr(owner, name)
-            _, substitute = bindings.substitutes.setdefault(id(original), (original, standing_in(original)))
+            _, substitute = bindings.substitutes.setdefault(id(original), (original, made(standing_in, original)))
             if owner is not torch._C._nn:
                 stack.enter_context(replaced(owner, name, substitute))
         yield
+
+
+@lru_cache(maxsize=64)
+def made(standing_in: Callable[[Callable], Callable], original: Callable) -> Callable:
+    """What stands in for a function; always the same, for what others compile holds for it alone."""
+    return standing_in(original)
 
 
 def seen_sdpa(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -70,9 +76,11 @@ def seen_sdpa(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         enable_gqa: bool = False,
     ) -> Tensor:
         more = {"enable_gqa": True} if enable_gqa else {}
+        if is_dynamo_compiling():  # a graph must not hold for what runs now
+            return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
         here = session.here
         frame = None if here.quiet else here.frame
-        if frame is None or frame.by_inputs or is_dynamo_compiling() or torch.compiler._is_compiling_flag:
+        if frame is None or frame.by_inputs or torch.compiler._is_compiling_flag:
             return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
         try:
             mask, causal, problem = read_mask(attn_mask, query.device) if attn_mask is not None else (None, False, None)

@@ -276,9 +276,11 @@ def unseen() -> Iterator[None]:
 
 def looked_at() -> Frame | None:
     """The innermost module that runs, if what is computed now is of interest; never inside of a compiled graph."""
+    if is_dynamo_compiling():  # a graph must not hold for what runs now
+        return None
     here = session.here
     frame = here.frame
-    return None if frame is None or here.quiet or is_dynamo_compiling() or torch.compiler._is_compiling_flag else frame
+    return None if frame is None or here.quiet or torch.compiler._is_compiling_flag else frame
 
 
 def reason_of(problem: Exception) -> str:

@@ -3,13 +3,16 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from ..capture import Inputs, Observer, intercept, session, watch_root
-from ..capture.changes import MARK
+from ..capture.changes import MARK, changed
+from ..capture.regions import part_hooks
 from ..capture.session import OnAttention
 from ..errors import EntropyLabError
 from ..files import interrupted_later
@@ -229,22 +232,52 @@ def observed(sight: Sight, on_attention: OnAttention, **told: Any) -> Iterator[O
                     watch_root(observer, stack, name, root)
                 sight.stale = False
 
-        def on_registration(module: nn.Module, name: str, part: nn.Module | None) -> None:
-            sight.stale |= module in observer.watched  # what it got is seen before it runs next
-
-        setattr(on_registration, MARK, True)
         with interrupted_later():
             see_parts(stack, sight.roots)
             follow(stack, sight.pipe, sight)
             observer = stack.enter_context(intercept(sight.roots, on_attention, read_inputs=sight.read_inputs, **told))
             sight.observer, sight.catch_up = observer, catch_up
             stack.callback(setattr, sight, "catch_up", None)
-            stack.callback(register_module_module_registration_hook(on_registration).remove)
+            stack.enter_context(changed(part_hooks, see_registration))
+            looking.append(sight)
+            stack.callback(looking.remove, sight)
         try:
             yield observer
         finally:
             with interrupted_later():
                 stack.close()
+
+
+looking: list[Sight] = []
+"""Who looks now."""
+
+
+def on_registration(module: nn.Module, name: str, part: nn.Module | None) -> None:
+    """A module gets a part: it is seen before it runs next."""
+    if not is_dynamo_compiling():
+        for sight in tuple(looking):
+            sight.stale |= sight.observer is not None and module in sight.observer.watched
+
+
+setattr(on_registration, MARK, True)
+
+
+@cache
+def number_of_hook() -> int:
+    """The number of ours among hooks; always the same, for what others compile holds for it alone."""
+    handle = register_module_module_registration_hook(on_registration)
+    handle.remove()
+    return handle.id
+
+
+@contextmanager
+def see_registration(hooks: dict[int, Any]) -> Iterator[None]:
+    """Put our hook among others."""
+    hooks[number_of_hook()] = on_registration
+    try:
+        yield
+    finally:
+        hooks.pop(number_of_hook(), None)
 
 
 def joined(sight: Sight) -> dict[str, nn.Module]:

@@ -7,7 +7,7 @@ attention is computed, must show the queries of before times the factor.
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,6 +35,9 @@ SIDES = (
 
 PLAIN = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
+EXACT = (torch.float32, torch.float64)
+"""Types in which rounding is much less than what a factor changes."""
+
 ROWS = 16
 """Query rows by which folding is proved, at the beginning of each call, in its middle and at its end."""
 
@@ -48,6 +51,7 @@ class Query:
     factor: float | Tensor | None
     heads: int
     rows: Tensor  # (heads or 1, places, rows, d)
+    is_exact: bool  # whether they are hardly rounded
 
 
 @contextmanager
@@ -68,6 +72,8 @@ def folded(pipe: Any, rule: Any, train_size: Any, kinds: Any, size: Any, call: C
             factors = factors.to(exact).reshape(-1, *[1] * (weight.ndim - 1))
             weight.data[: len(factors)] = (exact * factors).to(weight.dtype)
         if changes:
+            is_exact = all(weight.dtype in EXACT for weight, _ in changes)
+            calls = [replace(query, is_exact=query.is_exact and is_exact) for query in calls]
             trial(pipe, rescaling, pair, call, calls)
         with ExitStack() as stack:
             follow(stack, pipe, OtherSizes(pipe, pair))
@@ -117,7 +123,8 @@ def trial(
             factor = rescaling.on_attention(call)
         else:
             factor = before[len(found)].factor if len(found) < len(before) else None
-        found.append(Query(call.layer, call.module, factor, call.query.shape[1], rows))
+        is_exact = call.query.dtype in EXACT and not torch.is_autocast_enabled(call.query.device.type)
+        found.append(Query(call.layer, call.module, factor, call.query.shape[1], rows, is_exact))
         return None if before is None or factor is None else 1 / factor
 
     told = {"on_forward": on_forward, "rescales": True}
@@ -181,6 +188,13 @@ def prove(query: Query, rows: Tensor) -> None:
             f"fold: the queries of layer {query.layer} are not what its weights say: times {factor.mean():.4f} in its "
             f"weights they come out times {(product / square).mean():.4f}. Rescale it without fold."
         )
+    aim = query.rows * factor[..., None, None]
+    away = (rows - aim).square().sum((2, 3)).sqrt() / aim.square().sum((2, 3)).sqrt()
+    if query.is_exact and bool((away > (factor.log().abs() / 10).clamp(min=5e-3)).any()):
+        raise EntropyLabError(
+            f"fold: the queries of layer {query.layer} are not what its weights say: something is added to them that "
+            "a factor in the weights leaves alone. Rescale it without fold."
+        )
 
 
 def changes_of(pipe: Any, rescaling: Rescaling, calls: list[Query]) -> list[tuple[nn.Parameter, Tensor]]:
@@ -203,7 +217,8 @@ def changes_of(pipe: Any, rescaling: Rescaling, calls: list[Query]) -> list[tupl
             raise EntropyLabError(f"fold: layer {layer} attends several times in a forward, with different factors.")
         for weight, rows, name in weights_of(queries[0], chosen[0]):
             if type(weight) is not nn.Parameter or weight.dtype not in PLAIN or weight.is_meta:
-                kind = "nowhere" if weight.is_meta else f"quantised ({type(weight).__name__}, {weight.dtype})"
+                kind = f"quantised ({type(weight).__name__}, {weight.dtype})"
+                kind = "nowhere" if weight.is_meta else "made of others" if type(weight) is Tensor else kind
                 raise EntropyLabError(f"fold: {layer}.{name} is {kind}, and can't be multiplied. Rescale without fold.")
             if len(shared := names[place_of(weight)]) > 1:
                 raise EntropyLabError(f"fold: {layer}.{name} is shared, by {', '.join(sorted(shared))}.")

@@ -122,6 +122,11 @@ def cosine(attn):
     attn.to_q.register_forward_hook(lambda module, args, output: nn.functional.normalize(output, dim=-1))
 
 
+def steered(attn):
+    """Queries to which something is added that no weight makes."""
+    attn.to_q.register_forward_hook(lambda module, args, output: output + 0.5)
+
+
 def quantised(attn):
     attn.to_q.weight = nn.Parameter(attn.to_q.weight.to(torch.float8_e4m3fn), requires_grad=False)
     attn.to_q.forward = lambda hidden: nn.functional.linear(hidden, attn.to_q.weight.float())
@@ -132,8 +137,10 @@ def quantised(attn):
     [
         (lambda attn: setattr(attn, "to_q", Adapted(attn.to_q)), "attn1.to_q is no plain linear but Adapted: quanti"),
         (quantised, r"attn1.to_q.weight is quantised \(Parameter, torch.float8_e4m3fn\)"),
+        (lambda attn: nn.utils.parametrizations.weight_norm(attn.to_q), r"attn1.to_q.weight is made of others"),
         (lambda attn: setattr(attn.to_k, "weight", attn.to_q.weight), "to_q.weight is shared, by .*to_k.*to_q.weight"),
         (cosine, r"attn1 are not what its weights say: times 1.07.* they come out times 1.00"),
+        (steered, r"attn1 are not what its weights say: something is added to them"),
     ],
 )
 def test_weights_that_cannot_be_folded_are_named(random_pipe, spoil, message):
