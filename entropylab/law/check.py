@@ -12,6 +12,7 @@ import xarray as xr
 from ..errors import EntropyLabError, check_positive
 from ..gaussian import entropy_given_variance
 from .averages import (
+    IMAGE,
     Kinds,
     about,
     along_tokens,
@@ -242,6 +243,8 @@ class Check(Result):
                 parts.append(f"{1 - series / law:.0%} of {words}" if law else f"nothing of {words}")
             explained = ", ".join(parts)
             lines.append(f"k3 and k4 explain:      {explained} (100% all of the residual; below 0 they make it worse)")
+        elif self.dataset.attrs["kind"] == IMAGE:
+            lines.append("third and fourth cumulant are of all keys: there is no series among the image's")
         else:
             lines.append(
                 "third and fourth cumulant were not measured; statistics=(..., 'third', 'fourth') gives the series"

@@ -16,6 +16,9 @@ from .averages import Kinds, averaged, counted, finite, kind_in, kinds_of, of_ki
 from .lines import holm
 from .names import Result, names_by_layer, page, table, text_table
 
+SETTINGS = ("pipeline", "scheduler", "dtype", "steps", "guidance_scale")
+"""Attributes of a measurement that change its entropy, and are said where they differ."""
+
 NOTE = "H of the other less H, in nats; 95% intervals over pairs of samples; p of no difference, corrected by Holm"
 
 
@@ -56,8 +59,9 @@ class Comparison(Result):
         )
         left = [in_words(a[f"{what}s_left_out"], what) for what in ("layer", "sample") if a[f"{what}s_left_out"]]
         alone = f"; left out, for only one has them: {', '.join(left)}" if left else ""
+        differ = f"sampled with {a['other_settings']}, not {a['settings']}\n" if a["settings"] else ""
         return (
-            f"{other} less {first}\n"
+            f"{other} less {first}\n{differ}"
             f"{in_words(self.dataset.sizes['layer'], a['kind'] + ' layer')}, {in_words(a['samples'], 'pair')}{alone}"
         )
 
@@ -152,10 +156,13 @@ def compare(
     rows = part["layer"].to_index().get_indexer(mean["layer"].values)
     result = xr.Dataset(data).assign_coords({name: ("layer", part[name].values[rows]) for name in own})
     sides = {"": (part, name, first), "other_": (other_part, other_name, second)}
+    both = [name for name in SETTINGS if name in part.attrs and name in other_part.attrs]
+    differ = [name for name in both if part.attrs[name] != other_part.attrs[name]]
     for which, (side, rule, used) in sides.items():
         labels = used["size"] if "size" in used.coords else side["size"]
         result.attrs |= {f"{which}model": str(side.attrs.get("model", "")), f"{which}scaling": rule}
         result.attrs[f"{which}sizes"] = ", ".join(labels.values.astype(str))
+        result.attrs[f"{which}settings"] = ", ".join(f"{name} {side.attrs[name]}" for name in differ)
     return Comparison(
         result.assign_attrs(
             kind=", ".join(kinds_of(kind)),

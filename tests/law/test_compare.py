@@ -91,6 +91,10 @@ def test_what_it_says() -> None:
     found = compare(*pair(shift=0.2))
     assert "1 of 5 layers differ at p < 0.05" in found.summary()
     assert found.to_frame()["layer"].tolist() == found["layer"].values.tolist()
+    first, other = pair()
+    assert "sampled with" not in found.summary()
+    longer = compare(first, other.assign_attrs(steps=9, guidance_scale=3.0))
+    assert "sampled with steps 9, not steps 1" in longer.summary(), "guidance is not known of both"
     alone = compare(*(ds.isel(sample=[0]) for ds in pair()))
     assert "one pair of samples has no error" in alone.summary()
     assert alone["difference_error"].isnull().all() and alone["difference"].notnull().all()

@@ -262,6 +262,7 @@ def test_image_rows_among_image_keys_are_fitted_checked_drawn_and_drift() -> Non
     assert found.slope != pytest.approx(fit(ds, kind="joint").slope, abs=1e-3)
     residuals = [check(each, kind=kind)["law_residual"].values for each, kind in ((ds, "image"), (part, "self"))]
     np.testing.assert_allclose(*residuals, atol=1e-12)
+    assert "third and fourth cumulant are of all keys" in check(ds, kind="image").summary()
     assert image_part(ds)["train_tokens"].values.tolist() == [4096.0] * 3
     size = str(ds["size"].values[0])
     for draw in (plot.entropy_vs_tokens, plot.law_residual, plot.phase):
