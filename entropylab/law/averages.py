@@ -64,7 +64,7 @@ def check(ds: xr.Dataset) -> xr.Dataset:
         raise EntropyLabError("ds must hold at least one size. Got none.")
     dims = set(ds["entropy"].dims)
     odd = [name for name in ("sigma2", "entropy_std") if name in ds and set(ds[name].dims) != dims]
-    if odd or "calibrated" in ds:
+    if odd or "calibrated" in ds or "law_residual" in ds:  # of a calibration, or a check
         came = ", ".join(sorted(f"{name}({', '.join(map(str, values.dims))})" for name, values in ds.data_vars.items()))
         raise EntropyLabError(
             "ds must be a Dataset from entropylab.measure, with every statistic along the dims of entropy. "

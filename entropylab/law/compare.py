@@ -12,7 +12,19 @@ from scipy.special import stdtr, stdtrit
 from ..errors import EntropyLabError
 from ..errors import counted as in_words
 from ..sizes import AnySize, size_label
-from .averages import Kinds, averaged, counted, finite, kind_in, kinds_of, of_kind, standard_error, under, with_dim
+from .averages import (
+    Kinds,
+    averaged,
+    counted,
+    finite,
+    kind_in,
+    kinds_of,
+    of_kind,
+    standard_error,
+    under,
+    with_dim,
+    with_known_samples,
+)
 from .lines import holm
 from .names import Result, names_by_layer, page, table, text_table
 
@@ -185,7 +197,8 @@ def one_side(ds: xr.Dataset, kind: Kinds, scaling: str | None, size: AnySize | N
     labels = part["size"].values.astype(str).tolist()
     if size is not None and size_label(size) not in labels:
         raise EntropyLabError(f"size must be one of those measured, {labels}. Got {size!r}.")
-    return (part if size is None else part.isel(size=[labels.index(size_label(size))])), name
+    part = part if size is None else part.isel(size=[labels.index(size_label(size))])
+    return with_known_samples(part), name
 
 
 def entropy_of(part: xr.Dataset, names: list[str]) -> xr.DataArray:
