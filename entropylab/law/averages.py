@@ -96,6 +96,8 @@ def of_kind(ds: xr.Dataset, kind: Kinds = None) -> xr.Dataset:
                 f"kind={IMAGE!r}: the Dataset has no joint layers in which rows and keys of the image are told apart."
             )
         return part
+    if not set(kinds) <= set(CHOSEN):
+        raise EntropyLabError(f"kind must be of {', '.join(CHOSEN)}, or {IMAGE!r}. Got {kind!r}.")
     found = ds["kind"].astype(str)
     if not found.isin(kinds).any():
         had = ", ".join(sorted(set(found.values.tolist()))) or "no layer at all"
@@ -248,7 +250,9 @@ def with_known_samples(part: xr.Dataset) -> xr.Dataset:
 def samples_of(part: xr.Dataset) -> int:
     """How many samples stand behind a Dataset, whose entropy is finite somewhere; 0 where nothing in it says so."""
     part = with_known_samples(part)
-    known = int(part["samples"].min()) if "samples" in part else int("sample" in part.coords)
+    known = (
+        int(part["samples"].min()) if "samples" in part else int("sample" in part.coords and part["sample"].ndim == 0)
+    )
     return part.sizes.get("sample", known)
 
 
@@ -290,7 +294,7 @@ def provenance(part: xr.Dataset, mask: xr.DataArray, kind: Kinds, scaling: str) 
     has_heads = "head" in mask.dims
     return {
         "model": str(part.attrs.get("model", "")),
-        "kind": ", ".join(kinds_of(kind)),
+        "kind": ", ".join(name for name in kinds_of(kind) if name == IMAGE or name in part["kind"].values),
         "scaling": scaling,
         "layers": int((mask.any("head") if has_heads else mask).sum()),
         "heads": int(mask.sum()) if has_heads else 0,

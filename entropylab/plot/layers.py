@@ -218,7 +218,7 @@ def layer_lines(runs: Mapping[str, xr.Dataset], *, kind: Kinds = None, scaling: 
         EntropyLabError: as `entropylab.fit`; no run.
     """
     if not isinstance(runs, Mapping) or not runs:
-        raise EntropyLabError(f"runs must map at least one name to a Dataset. Got {runs!r}.")
+        raise EntropyLabError(f"runs must map at least one name to a Dataset. Got {type(runs).__name__}.")
     parts = []
     for name, ds in runs.items():
         lines = fit(ds, by="layer", kind=kind, scaling=scaling).to_frame()

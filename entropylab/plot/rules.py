@@ -52,7 +52,8 @@ def stabilization(
     rows = drift(ds, train_size, kind=kind)
     trained = training_size(ds, train_size, kind=kind)
     tokens = rows[rows["layer"] == MEAN].drop_duplicates("size").set_index("size")["tokens"].sort_values(kind="stable")
-    chosen = [size_label(size) for size in sizes or (tokens.index[0], tokens.index[-1])]
+    asked = (tokens.index[0], tokens.index[-1]) if sizes is None else sizes
+    chosen = [size_label(size) for size in asked] if isinstance(asked, list | tuple) else []
     if len(chosen) != 2 or not set(chosen) <= set(tokens.index):
         raise EntropyLabError(f"sizes must be two of those measured, {list(tokens.index)}. Got {sizes!r}.")
     have = list(dict.fromkeys(rows["scaling"]))

@@ -145,6 +145,7 @@ DS = synthetic(steps=2, samples=2)
         (DS.isel(size=[]), {}, "at least one size. Got none"),
         (DS.isel(size=0), {}, "at least two sizes with different N.* Got 32x32"),
         (DS, {"kind": "joint"}, "kind='joint': .* It has: cross, self"),
+        (DS, {"kind": ("self", "corss")}, "kind must be of self, .* Got .'self', 'corss'."),
         (DS, {"kind": "image"}, "no joint layers in which rows and keys of the image are told apart"),
         (DS, {"kind": ("image", "self")}, "kind='image' stands alone, for it is of other keys"),
         (DS, {"scaling": "sqrt_log"}, "scaling must be one of those measured: original. Got 'sqrt_log'"),
@@ -243,6 +244,7 @@ def test_the_kind_that_is_there_is_taken_and_said() -> None:
     ds = synthetic(samples=2, steps=1)
     joint = ds.assign_coords(kind=("layer", np.where(ds["kind"] == "self", "joint", "cross")))
     assert fit(joint).slope == fit(joint, kind="joint").slope == fit(ds).slope
+    assert fit(ds, kind=("self", "joint", "temporal")).dataset.attrs["kind"] == "self", "those that are there"
     with pytest.raises(EntropyLabError, match="in its cross layers"):
         fit(ds.isel(layer=ds["kind"].values == "cross"))
 
