@@ -96,6 +96,7 @@ class View:
             return
         tables = (found.to_frame(), found.layers(), found.smallest(self.tolerance))
         rows, self.layers, self.smallest = (table.replace({"layer": names}) for table in tables)
+        rows = rows.dropna(subset="law_residual", ignore_index=True)  # of some σ² may not be known
         ratio = rows["deficit"] / rows["half_sigma2"].where(rows["half_sigma2"] > 0)
         self.rows = rows.assign(ratio=ratio, off=rows["law_residual"].abs(), free=rows["flags"] == "")
         self.freezing = rows.groupby(["layer", "size"])["freezing"].mean().unstack("size")

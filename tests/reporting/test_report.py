@@ -213,6 +213,8 @@ def test_a_layer_that_ran_in_some_forwards_only_is_named_and_left_out(tmp_path: 
         assert holed[CHECKS] == kept[CHECKS]
     for holes in HOLES:
         assert written(tmp_path, without(whole, **holes))
+    rows = len(check(whole).to_frame()) * 14 // 16  # the first layer has 4 of 32 heads
+    assert f"of {rows} rows (layer, head and size) have a flag" in written(tmp_path, without(whole, **HOLES[2]))[CHECKS]
 
 
 def test_sizes_by_their_sides(tmp_path: Path, undrawn: None) -> None:
