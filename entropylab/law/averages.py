@@ -307,7 +307,7 @@ def about(data: xr.Dataset) -> str:
     """What a fit or a check is of, in words, from `provenance`."""
     a = data.attrs
     heads = f" and {in_words(a['heads'], 'head')}" if a["heads"] else ""
-    samples = in_words(a["samples"], "sample") if a["samples"] else "samples averaged"
+    samples = in_words(a["samples"], "sample") if a["samples"] else "number of samples not known"
     return (
         f"{a['model'] or 'model'}: {in_words(a['layers'], a['kind'] + ' layer')}{heads}, "
         f"{in_words(data.sizes['size'], 'size')}, {samples}, scaling {a['scaling']}"

@@ -110,7 +110,7 @@ MISSING = {
     'scaling "original" was not measured': lambda ds: ds.sel(scaling=["sqrt_log"]),
     "the training size is not among those": lambda ds: ds.sel(size=["32x32", "48x48", "96x96"]),
     "there is one sample": lambda ds: ds.isel(sample=[0]),
-    "in samples that were averaged and not counted. How they": lambda ds: ds.mean("sample", keep_attrs=True),
+    "in samples whose number is not known. How they differ": lambda ds: ds.mean("sample", keep_attrs=True),
     "1 layer ran without being measured": lambda ds: ds.assign_attrs(unmeasured='["a: sliced"]'),
     "only one size was measured": lambda ds: ds.sel(size=["96x96"]),
     "σ² was not measured": lambda ds: ds.drop_vars("sigma2"),
