@@ -75,7 +75,7 @@ def check(ds: xr.Dataset) -> xr.Dataset:
             f"them, as with ds.isel({own[0]}=0). Got dims {', '.join(map(str, ds['entropy'].dims))}."
         )
     odd = [name for name in ("sigma2", "entropy_std") if name in ds and set(ds[name].dims) != dims]
-    if odd or "calibrated" in ds:
+    if odd or "calibrated" in ds or "law_residual" in ds:  # of a calibration, or a check
         came = ", ".join(sorted(f"{name}({', '.join(map(str, values.dims))})" for name, values in ds.data_vars.items()))
         raise EntropyLabError(
             "ds must be a Dataset from entropylab.measure, with every statistic along the dims of entropy. "
@@ -92,7 +92,8 @@ def chosen(ds: xr.Dataset, kind: Kinds = None, scaling: str | None = None) -> xr
     kind = kind_in(ds, kind)
     part, name = under(of_kind(ds, kind), scaling)
     part = part if "size" in part["entropy"].dims else with_dim(part, "size", OF_SIZES)
-    return part.assign_attrs(kind=", ".join(kinds_of(kind)), scaling=name)
+    have = [each for each in kinds_of(kind) if each == IMAGE or each in part["kind"].values]
+    return part.assign_attrs(kind=", ".join(have), scaling=name)
 
 
 def size_in(ds: xr.Dataset, size: AnySize, name: str = "size") -> str:
@@ -126,6 +127,8 @@ def of_kind(ds: xr.Dataset, kind: Kinds = None) -> xr.Dataset:
                 f"kind={IMAGE!r}: the Dataset has no joint layers in which rows and keys of the image are told apart."
             )
         return part
+    if not set(kinds) <= set(CHOSEN):
+        raise EntropyLabError(f"kind must be of {', '.join(CHOSEN)}, or {IMAGE!r}. Got {kind!r}.")
     found = ds["kind"].astype(str)
     if not found.isin(kinds).any():
         had = ", ".join(sorted(set(found.values.tolist()))) or "no layer at all"
@@ -278,7 +281,9 @@ def with_known_samples(part: xr.Dataset) -> xr.Dataset:
 def samples_of(part: xr.Dataset) -> int:
     """How many samples stand behind a Dataset, whose entropy is finite somewhere; 0 where nothing in it says so."""
     part = with_known_samples(part)
-    known = int(part["samples"].min()) if "samples" in part else int("sample" in part.coords)
+    known = (
+        int(part["samples"].min()) if "samples" in part else int("sample" in part.coords and part["sample"].ndim == 0)
+    )
     return part.sizes.get("sample", known)
 
 
@@ -333,7 +338,7 @@ def about(data: xr.Dataset) -> str:
     """What a fit or a check is of, in words, from `provenance`."""
     a = data.attrs
     heads = f" and {in_words(a['heads'], 'head')}" if a["heads"] else ""
-    samples = in_words(a["samples"], "sample") if a["samples"] else "samples averaged"
+    samples = in_words(a["samples"], "sample") if a["samples"] else "number of samples not known"
     return (
         f"{a['model'] or 'model'}: {in_words(a['layers'], a['kind'] + ' layer')}{heads}, "
         f"{in_words(data.sizes['size'], 'size')}, {samples}, scaling {a['scaling']}"

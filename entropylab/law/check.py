@@ -12,6 +12,7 @@ import xarray as xr
 from ..errors import EntropyLabError, check_positive
 from ..gaussian import entropy_given_variance
 from .averages import (
+    IMAGE,
     Kinds,
     about,
     along_tokens,
@@ -198,12 +199,13 @@ class Check(Result):
     def slope(self, unflagged: bool = False) -> float:
         """Slope of the deficit against measured sigma^2/2 over all rows, or those without a flag; 1 under the law.
 
-        A line through the origin, which is uniform attention. NaN if there is no such row.
+        A line through the origin, which is uniform attention. NaN if there is no such row, or sigma^2 is 0 in all.
         """
         rows = self.to_frame()
         rows = rows[rows["flags"] == ""] if unflagged else rows
         half = rows["half_sigma2"]
-        return float((half * rows["deficit"]).sum() / (half**2).sum()) if len(rows) else np.nan
+        square = (half**2).sum()
+        return float((half * rows["deficit"]).sum() / square) if square > 0 else np.nan
 
     def summary(self) -> str:
         """The check as text to read."""
@@ -239,6 +241,8 @@ class Check(Result):
                 parts.append(f"{1 - series / law:.0%} of {words}" if law else f"nothing of {words}")
             explained = ", ".join(parts)
             lines.append(f"k3 and k4 explain:      {explained} (100% all of the residual; below 0 they make it worse)")
+        elif self.dataset.attrs["kind"] == IMAGE:
+            lines.append("third and fourth cumulant are of all keys: there is no series among the image's")
         else:
             lines.append(
                 "third and fourth cumulant were not measured; statistics=(..., 'third', 'fourth') gives the series"
@@ -250,8 +254,9 @@ class Check(Result):
             lines.append(
                 f"rows without a flag:    law off by {off.median():.3f} nats (median), {off.max():.3f} (worst)"
             )
-        slopes = f"{self.slope():.3f} over all rows, {self.slope(True):.3f} without a flag"
-        lines.append(f"deficit = a sigma^2/2:  a = {slopes}; 1 under the law")
+        slopes = {"over all rows": self.slope(), "without a flag": self.slope(True)}
+        known = ", ".join(f"{value:.3f} {words}" for words, value in slopes.items() if np.isfinite(value))
+        lines.append(f"deficit = a sigma^2/2:  a = {known or 'not known'}; 1 under the law")
         return "\n".join(lines)
 
 

@@ -12,9 +12,22 @@ from scipy.special import stdtr, stdtrit
 from ..errors import EntropyLabError
 from ..errors import counted as in_words
 from ..sizes import AnySize
-from .averages import Kinds, averaged, chosen, counted, finite, kind_in, size_in, standard_error
+from .averages import (
+    Kinds,
+    averaged,
+    chosen,
+    counted,
+    finite,
+    kind_in,
+    size_in,
+    standard_error,
+    with_known_samples,
+)
 from .lines import holm
 from .names import Result, names_by_layer, page, table, text_table
+
+SETTINGS = ("pipeline", "scheduler", "dtype", "steps", "guidance_scale")
+"""Attributes of a measurement that change its entropy, and are said where they differ."""
 
 NOTE = "H of the other less H, in nats; 95% intervals over pairs of samples; p of no difference, corrected by Holm"
 
@@ -56,8 +69,9 @@ class Comparison(Result):
         )
         left = [in_words(a[f"{what}s_left_out"], what) for what in ("layer", "sample") if a[f"{what}s_left_out"]]
         alone = f"; left out, for only one has them: {', '.join(left)}" if left else ""
+        differ = f"sampled with {a['other_settings']}, not {a['settings']}\n" if a["settings"] else ""
         return (
-            f"{other} less {first}\n"
+            f"{other} less {first}\n{differ}"
             f"{in_words(self.dataset.sizes['layer'], a['kind'] + ' layer')}, {in_words(a['samples'], 'pair')}{alone}"
         )
 
@@ -148,10 +162,13 @@ def compare(
     own = [name for name in ("block", "part") if name in part.coords]
     rows = part["layer"].to_index().get_indexer(mean["layer"].values)
     result = xr.Dataset(data).assign_coords({name: ("layer", part[name].values[rows]) for name in own})
+    both = [name for name in SETTINGS if name in part.attrs and name in other_part.attrs]
+    differ = [name for name in both if part.attrs[name] != other_part.attrs[name]]
     for which, side, used in (("", part, first), ("other_", other_part, second)):
         labels = used["size"] if "size" in used.coords else side["size"]
         about = {"model": str(side.attrs.get("model", "")), "scaling": side.attrs["scaling"]}
         about["sizes"] = ", ".join(labels.values.astype(str))
+        about["settings"] = ", ".join(f"{name} {side.attrs[name]}" for name in differ)
         result.attrs |= {f"{which}{name}": value for name, value in about.items()}
     return Comparison(
         result.assign_attrs(
@@ -171,7 +188,7 @@ def one_side(ds: xr.Dataset, kind: Kinds, scaling: str | None, size: AnySize | N
             "ds and other must keep samples apart, which are paired: keep=('sample', ...). "
             f"Got dims {', '.join(map(str, part['entropy'].dims))}."
         )
-    return part if size is None else part.sel(size=[size_in(part, size)])
+    return with_known_samples(part if size is None else part.sel(size=[size_in(part, size)]))
 
 
 def entropy_of(part: xr.Dataset, names: list[str]) -> xr.DataArray:

@@ -97,6 +97,14 @@ def drift(ds: xr.Dataset, train_size: AnySize | None = None, *, kind: Kinds = No
     return tidy[[name for name in COLUMNS if name in tidy]]
 
 
+def cancelling(rows: pd.DataFrame) -> list[str]:
+    """The sizes of `drift` at which layers drift opposite ways as the model is, and leave their mean less than half as
+    much as they drift themselves. What a rule removes of so little says nothing, and may be many times all of it.
+    """
+    mean = rows[(rows["layer"] == MEAN) & (rows["scaling"] == "original")]
+    return mean["size"][mean["drift"].abs() < 0.5 * mean["absolute_drift"]].tolist()
+
+
 COLUMNS = (
     *("layer", "block", "scaling", "size", "height", "width", "tokens", "train_tokens"),
     *("entropy", "normalised_entropy", "reference", "drift", "drift_error", "absolute_drift"),

@@ -113,8 +113,9 @@ class Fit(Result):
         return self["intercept_low"], self["intercept_high"]
 
     def overall(self, name: str) -> Any:
-        """Mean over sizes of what belongs to sizes, e.g. ``fit.overall("deficit")``."""
-        return plain(super().__getitem__(name).mean("size"))
+        """Mean over sizes of what belongs to sizes, e.g. ``fit.overall("deficit")``; what belongs to all as it is."""
+        value = super().__getitem__(name)
+        return plain(value.mean("size") if "size" in value.dims else value)
 
     def predict(self, tokens: ArrayLike) -> Any:
         """Entropy [nats] on the fitted line at these numbers of keys: a float, or a DataArray with dim ``tokens``."""

@@ -123,7 +123,7 @@ def choices_of(maps: xr.DataTree) -> dict[str, dict[Any, str]]:
     prompts: set[tuple[int, str]] = set()
     for size, tree in check_maps(maps).children.items():
         grids = [group.dataset for group in tree.children.values() if "y" in group.dims]
-        for name in (set(ACROSS) - {"size", "layer"}) if grids else ():
+        for name in (set(ACROSS) - {"size", "layer", "word"}) if grids else ():
             found[name] |= values_of(maps, name, "*", {"size": size})
         kinds = {kind for ds in grids for kind in ds["kind"].values.tolist()}
         for kind in sorted(kinds, key=lambda kind: (kind not in ("self", "joint"), kind)):

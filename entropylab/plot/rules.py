@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
 
 from ..errors import EntropyLabError, names_of
 from ..law.averages import Kinds, kind_in, kinds_of, of_kind, scalings_of, size_in
-from ..law.drift import MEAN, drift, training_size
+from ..law.drift import MEAN, cancelling, drift, training_size
 from ..sizes import AnySize
 from . import style
 from .style import BLACK, BLUE, DASHES, GREEN, GREY, MARKERS, MORE_MARKERS, ORANGE, PURPLE, VERMILLION
@@ -29,8 +30,9 @@ def stabilization(
     """Entropy of each layer, in the order in which data meet them, at two sizes and under every scaling.
 
     The training size as the model is gives the reference. The legend says how much of the drift of the mean over layers
-    each rule removes; `entropylab.law.drift.drift` has the numbers, by layer too. Where ``sensitivity`` was measured,
-    crosses are what it foresees of each rule, from the training size alone (``predicted_fraction`` there).
+    each rule removes, unless layers drift opposite ways and leave next to none; `entropylab.law.drift.drift` has the
+    numbers, by layer too. Where ``sensitivity`` was measured, crosses are what it foresees of each rule, from the
+    training size alone (``predicted_fraction`` there).
 
     Args:
         ds: a Dataset from `entropylab.measure`, under "original" and other scalings, with the training size in it.
@@ -60,6 +62,7 @@ def stabilization(
     rules = ["original", *(name for name in wanted if name != "original")]
     groups = {key: part.query("layer != @MEAN") for key, part in rows.groupby(["size", "scaling"], sort=False)}
     gone = rows[rows["layer"] == MEAN].set_index(["size", "scaling"])["fraction_removed"]
+    gone[gone.index.get_level_values("size").isin(cancelling(rows))] = np.nan
     ax = style.axes_of(ax)
     reference = groups[trained, "original"]
     alone = "_" if len(reference) == 1 else ""  # a line of one layer is a dash
@@ -148,6 +151,7 @@ def sweep(
     one = f"{mean['size'].iloc[0]}, one multiplier everywhere"
     ax.plot(curve["multiplier"], curve["entropy"], "-", marker=".", color=GREY, label=one, zorder=1)
     rules = mean[~mean["curve"] | (mean["scaling"] == "original")]
+    rules = rules.assign(fraction_removed=rules["fraction_removed"].where(~rules["size"].isin(cancelling(mean))))
     order = {name: place for place, name in enumerate(MARKS)}
     for _, row in rules.sort_values("scaling", key=lambda names: names.map(order).fillna(len(order))).iterrows():
         text = f"{row['scaling']}{removed(row['scaling'], row['fraction_removed'])}"

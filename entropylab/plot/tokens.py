@@ -239,7 +239,7 @@ def entropy_predicted(
     """
     rows = predictions(ds, kind=kind, scaling=scaling)
     known = sorted(set(rows["train_tokens"]))
-    shown = known[-1] if trained is None else float(trained)
+    shown = known[-1] if trained is None else trained
     if shown not in known:
         have = ", ".join(f"{each:g}" for each in known)
         raise EntropyLabError(f"trained must be a number of training tokens of these layers: {have}. Got {trained!r}.")

@@ -17,8 +17,8 @@ from .words import UNKNOWN, fixed, listed, number, percent, probability, span, w
 LABELS = ("run", "layer", "scaling", "size")
 """Columns that say what a row is of."""
 
-UNCOUNTED = "averaged, not counted"
-"""What stands for the number of samples of a Dataset whose samples somebody averaged."""
+UNCOUNTED = "not known"
+"""What stands for the number of samples of a Dataset in which somebody averaged them, or kept one without its name."""
 
 COUNTS = ("tokens", "tokens_min", "tokens_max", "tokens_law", "tokens_level", "tokens_gaussian", "keys_image", "count")
 SHARES = (

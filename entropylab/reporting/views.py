@@ -14,7 +14,7 @@ from ..law import fit
 from ..law.averages import averaged, counted, image_part, image_rows, log_tokens, scalings_of, under, with_layers
 from ..law.averages import check as check_layers
 from ..law.check import check
-from ..law.drift import drift, training_size
+from ..law.drift import cancelling, drift, training_size
 from ..law.lines import holm
 from ..law.names import layer_names
 
@@ -96,6 +96,7 @@ class View:
             return
         tables = (found.to_frame(), found.layers(), found.smallest(self.tolerance))
         rows, self.layers, self.smallest = (table.replace({"layer": names}) for table in tables)
+        rows = rows.dropna(subset="law_residual", ignore_index=True)  # of some σ² may not be known
         ratio = rows["deficit"] / rows["half_sigma2"].where(rows["half_sigma2"] > 0)
         self.rows = rows.assign(ratio=ratio, off=rows["law_residual"].abs(), free=rows["flags"] == "")
         self.freezing = rows.groupby(["layer", "size"])["freezing"].mean().unstack("size")
@@ -121,9 +122,7 @@ class View:
             return
         self.drift = self.drift[self.drift["size"] != self.trained]
         mean = self.drift[self.drift["layer"] == "mean"].copy()
-        original = mean[mean["scaling"] == "original"].set_index("size")
-        level = original.index[abs(original["drift"]) < 0.5 * original["absolute_drift"]]  # layers drift opposite ways
-        mean.loc[mean["size"].isin(level), ["fraction_removed", "fraction_removed_error"]] = np.nan
+        mean.loc[mean["size"].isin(cancelling(mean)), ["fraction_removed", "fraction_removed_error"]] = np.nan
         mean.loc[mean["scaling"] == "original", [name for name in mean if "fraction_removed" in name]] = np.nan
         self.removed = mean.groupby("scaling")["absolute_fraction_removed"].mean().loc[self.rules]
         self.mean_drift = mean  # the model as it is removes nothing, which is not 0%

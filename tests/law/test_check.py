@@ -101,6 +101,9 @@ def test_a_check_describes_itself() -> None:
     uniform = check(simulate_dataset((64, 256), sigma=0.0, **SMALL))
     assert (uniform.flags == "").all()
     np.testing.assert_allclose(uniform["law_residual"], 0, atol=1e-5)
+    assert "a = not known" in uniform.summary()
+    with pytest.raises(EntropyLabError, match="must be a Dataset from entropylab.measure"):
+        check(uniform.to_dataset())
 
 
 def test_what_is_rarefied_from_nothing_is_not_known() -> None:

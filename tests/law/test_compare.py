@@ -91,6 +91,12 @@ def test_what_it_says() -> None:
     found = compare(*pair(shift=0.2))
     assert "1 of 5 layers differ at p < 0.05" in found.summary()
     assert found.to_frame()["layer"].tolist() == found["layer"].values.tolist()
+    first, other = pair()
+    fewer = compare(first, other.where(other["sample"] < 4))
+    assert "4 pairs; left out, for only one has them: 2 samples" in fewer.summary(), "samples without numbers are none"
+    assert "sampled with" not in found.summary()
+    longer = compare(first, other.assign_attrs(steps=9, guidance_scale=3.0))
+    assert "sampled with steps 9, not steps 1" in longer.summary(), "guidance is not known of both"
     alone = compare(*(ds.isel(sample=[0]) for ds in pair()))
     assert "one pair of samples has no error" in alone.summary()
     assert alone["difference_error"].isnull().all() and alone["difference"].notnull().all()

@@ -145,6 +145,7 @@ DS = synthetic(steps=2, samples=2)
         (DS.isel(size=[]), {}, "at least one size. Got none"),
         (DS.isel(size=0), {}, "at least two sizes with different N.* Got 32x32"),
         (DS, {"kind": "joint"}, "kind='joint': .* It has: cross, self"),
+        (DS, {"kind": ("self", "corss")}, "kind must be of self, .* Got .'self', 'corss'."),
         (DS, {"kind": "image"}, "no joint layers in which rows and keys of the image are told apart"),
         (DS, {"kind": ("image", "self")}, "kind='image' stands alone, for it is of other keys"),
         (DS, {"scaling": "sqrt_log"}, "scaling must be one of those measured: original. Got 'sqrt_log'"),
@@ -248,6 +249,7 @@ def test_the_kind_that_is_there_is_taken_and_said() -> None:
     ds = synthetic(samples=2, steps=1)
     joint = ds.assign_coords(kind=("layer", np.where(ds["kind"] == "self", "joint", "cross")))
     assert fit(joint).slope == fit(joint, kind="joint").slope == fit(ds).slope
+    assert fit(ds, kind=("self", "joint", "temporal")).dataset.attrs["kind"] == "self", "those that are there"
     with pytest.raises(EntropyLabError, match="in its cross layers"):
         fit(ds.isel(layer=ds["kind"].values == "cross"))
 
@@ -267,6 +269,7 @@ def test_image_rows_among_image_keys_are_fitted_checked_drawn_and_drift() -> Non
     assert found.slope != pytest.approx(fit(ds, kind="joint").slope, abs=1e-3)
     residuals = [check(each, kind=kind)["law_residual"].values for each, kind in ((ds, "image"), (part, "self"))]
     np.testing.assert_allclose(*residuals, atol=1e-12)
+    assert "third and fourth cumulant are of all keys" in check(ds, kind="image").summary()
     assert image_part(ds)["train_tokens"].values.tolist() == [4096.0] * 3
     size = str(ds["size"].values[0])
     for draw in (plot.entropy_vs_tokens, plot.law_residual, plot.phase):

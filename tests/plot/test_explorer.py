@@ -121,6 +121,14 @@ def test_what_has_one_value_has_no_control(maps):
     assert len(view.ax.images) == 2
 
 
+def test_entropy_is_shown_where_words_were_kept_too(maps):
+    ds = maps["32x48/fine"].to_dataset()
+    words = xr.concat([ds["entropy"] / 100, ds["entropy"] / 50], "word").assign_coords(word=["red", "hat"])
+    view = entropylab.explore(xr.DataTree.from_dict({"32x48/fine": ds.assign(words=words)}))
+    assert not view.said and "word" not in view.controls
+    assert view.ax.figure.axes[1].get_ylabel() == "attention entropy [nats]"
+
+
 TWO = pictures(32, 48, 1, 2)
 
 

@@ -119,6 +119,11 @@ def test_stabilization_draws_every_layer_in_order(ds, ax) -> None:
     some = plot.stabilization(ds, new_axes(), sizes=(48, (96, 64)), scaling=())
     assert set(lines(some)) == {"64x64, training size", "48x48, original", "96x64, original"}
     assert "96x96, training size" in lines(plot.stabilization(ds, new_axes(), train_size=96))
+    signs = xr.DataArray([1.0, 1, -1, -1, 1, 1, -1, -1, 0.02, 0], dims="layer")  # drifts that cancel in the mean
+    opposite = (ds["entropy"].sel(size="64x64", scaling="original") + 0.1 * signs).mean(["branch", "sample", "step"])
+    two = ds.sel(size=["64x64", "96x96"])
+    two = two.assign(entropy=two["entropy"].where(two["size"] == "64x64", opposite))
+    assert "96x96, sqrt_log" in lines(plot.stabilization(two, new_axes())), "100% of nothing is not said"
     alone = lines(plot.stabilization(ds.isel(layer=[0]), new_axes()))
     assert alone["64x64, training size"].get_marker() == "_", "a line of one point would not be seen"
 

@@ -21,7 +21,7 @@ OF_DATASETS = [
     ("heads", {"kind": "joint"}, None, "kind='joint'"),
     ("stabilization", {"sizes": (48, 50)}, None, "each of sizes must be one of those measured.* Got 50"),
     ("stabilization", {"sizes": (48,)}, None, "sizes must be two"),
-    ("stabilization", {"sizes": 64}, None, "sizes must be two"),
+    ("stabilization", {"sizes": 48}, None, "sizes must be two.* Got 48"),
     ("by_layer", {}, None, "runs must map at least one name to a Dataset. Got Dataset"),
     ("stabilization", {"sizes": (48.5, 64)}, None, "a size must be a label, a side or a pair.* Got 48.5"),
     ("stabilization", {"scaling": ["calibrated"]}, None, "scaling must be some of those measured.* Got"),
@@ -31,6 +31,7 @@ OF_DATASETS = [
     ("sweep", {"size": 32}, None, "must have a coordinate multiplier"),
     ("entropy_predicted", {}, "train_tokens", "train_tokens"),
     ("entropy_predicted", {"trained": 99}, None, "16, 64, 256. Got 99"),
+    ("entropy_predicted", {"trained": "64x64"}, None, "16, 64, 256. Got '64x64'"),
     ("compare", {}, None, "comparison must be from entropylab.compare"),
 ]
 OTHERS = [
