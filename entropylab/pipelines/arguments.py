@@ -63,13 +63,13 @@ def unwrapped(module: nn.Module) -> nn.Module:
     Such wrappers are those of DistributedDataParallel and of PEFT.
     """
     own: Any = module
-    while len(own._modules) == 1 and hands_on(own):
+    while len(own._modules) == 1 and ("_orig_mod" in own._modules or hands_on(own)):
         [own] = own._modules.values()
     return own
 
 
 def hands_on(module: nn.Module) -> bool:
-    """Whether a module's forward takes anything."""
+    """Whether a module's forward takes anything, by place and by name."""
     return not isinstance(module, torch.jit.ScriptModule) and taken_by(type(module).forward)[1]
 
 
@@ -77,8 +77,8 @@ def hands_on(module: nn.Module) -> bool:
 def taken_by(forward: Any) -> tuple[tuple[str, ...], bool]:
     """Names of what a method takes, but for its object, and whether that is anything; read once, for it takes long."""
     taken = list(inspect.signature(forward).parameters.values())[1:]
-    is_anything = [each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in taken]
-    return tuple(each.name for each in taken), any(is_anything) and all(is_anything)
+    anything = [inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD]
+    return tuple(each.name for each in taken), [each.kind for each in taken] == anything
 
 
 def time_in(names: Collection[str]) -> str | None:
