@@ -331,6 +331,8 @@ class Recorder(Sight):
             if self.patterns and not any(fnmatchcase(call.layer, each) or each == kind for each in self.patterns):
                 self.passed_over.setdefault(call.layer, kind)
                 return False
+            if pipelines.is_split(self.roots[call.layer.partition(".")[0]], call.layer):
+                raise EntropyLabError("is handed its batch in parts, and it can't be told which images these hold")
             taken = {seen.path for seen, _ in forward.taken} if forward is not None else set()
             parts = self.reduction.parts(call)
             call.known.by[self] = Known({part: self.entry_of(call, kind, part, taken) for part in parts})

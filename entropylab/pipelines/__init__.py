@@ -9,6 +9,7 @@ from .structure import (  # noqa: F401
     conditioners,
     default_size,
     denoisers,
+    is_split,
     layers,
     layers_of,
     train_size,

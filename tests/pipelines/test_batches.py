@@ -7,6 +7,7 @@ from diffusers.models.attention_processor import PAGCFGIdentitySelfAttnProcessor
 import entropylab
 from entropylab.errors import EntropyLabWarning
 
+from ..zoo import BY_NAME
 from ..zoo.joint import SD3
 from ..zoo.joint_parts import assembled, flow_matching, pooled_call, sized, two_steps
 from ..zoo.unets import build_stable, sample_stable
@@ -79,6 +80,18 @@ def test_a_perturbed_branch_that_attends_by_itself_is_the_last_one(guidance):
     np.testing.assert_array_equal(alone, ds["branch"] == "perturbed")
     np.testing.assert_array_equal(whole, ds["branch"] != "perturbed")
     assert ds.tokens.sel(layer=layers[1]).item() == 10 + 1
+
+
+def test_layers_that_are_handed_their_batch_in_parts_are_named():
+    """Split inference of AnimateDiff: two places of one video are not its two branches."""
+    family = BY_NAME["AnimateDiff"]
+    pipe = family.build()
+    pipe._enable_split_inference_motion_modules_(pipe.unet.mid_block.motion_modules, 2)
+    with pytest.warns(EntropyLabWarning, match="handed its batch in parts"), entropylab.record(pipe) as rec:
+        family.sample(pipe)
+    split = [layer.path for layer in entropylab.layers(pipe) if "mid_block.motion_modules" in layer.path]
+    assert split and set(rec.unmeasured) == set(split)
+    assert set(rec.dataset.module.values) == {layer.path for layer in entropylab.layers(pipe)} - set(split)
 
 
 class Another(PAGCFGIdentitySelfAttnProcessor2_0):
