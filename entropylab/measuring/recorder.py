@@ -62,6 +62,7 @@ class Recorder(Sight):
         passed_over: layer path -> kind, of layers that ran and were not chosen.
         follows: whether a scheduler ends the steps.
         is_unstepped: whether forwards were dropped, for no scheduler made a step after them.
+        lost: how many runs were dropped that went to their end, for they had no other forwards.
         foreign: whether somebody else begins and ends the runs.
         outer: of the calls of the pipeline in which another one runs, their run and what else there is of them.
         kept_maps: rows, and keys, in their places, if they are kept.
@@ -86,6 +87,7 @@ class Recorder(Sight):
         self.waiting: list[DenoiserCall] = []
         self.passed_over: dict[str, str] = {}
         self.follows = self.foreign = self.is_unstepped = False
+        self.lost = 0
         self.outer: list[tuple[Run | None, list[DenoiserCall], DenoiserCall | None, list[DenoiserCall], bool]] = []
         self.kept_maps: Maps | None = None
         self.live: Live | None = None
@@ -185,7 +187,9 @@ class Recorder(Sight):
         """
         if not self.follows:
             self.finish_step()
-        self.is_unstepped |= self.follows and self.run is not None and any(call.ended for call in self.calls)
+        unstepped = self.follows and self.run is not None and any(call.ended for call in self.calls)
+        self.is_unstepped |= unstepped
+        self.lost += unstepped and whole and self.run is not None and not self.run.steps
         self.calls, self.follows = [], False
         self.side, self.waiting = None, []
         is_fit = (whole or self.cells.keeps_samples) and self.run is not None and not self.run.is_mixed
@@ -246,6 +250,8 @@ class Recorder(Sight):
     def on_timesteps(self) -> None:
         """Sampling begins: with a pipeline call, or without one by the user's own loop."""
         super().on_timesteps()
+        is_own = self.run is not None and not (self.foreign or self.run.is_call or self.run.steps)
+        self.lost += self.follows and is_own and any(call.ended for call in self.calls)
         self.calls, self.side, self.waiting = [], None, []
         if self.run is None:
             self.run = self.new_run()
