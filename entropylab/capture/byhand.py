@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from ..errors import EntropyLabError
 from .calls import AttentionCall, KnownCall, check_readable
 from .memory import memory_of, version_of
 from .session import Frame, apart, fail, looked_at, lose, running, session, unseen
@@ -224,7 +225,11 @@ def tell_of_logits(frame: Frame, logits: Tensor) -> None:
         forward.counts[place] += 1
         known = forward.known.setdefault((place, number, logits.shape, frame.watchers), KnownCall())
     if logits.ndim == 3:
-        logits = logits.unflatten(0, (-1, heads)) if len(logits) % heads == 0 else logits[:, None]
+        own = frame.own_tokens
+        is_one_head = heads > 1 and own is not None and len(own) == len(logits)
+        if is_one_head and len(logits) % heads == 0:
+            raise EntropyLabError(f"{UNSURE}: of one head of every image, or of all heads of some")
+        logits = logits[:, None] if is_one_head or len(logits) % heads else logits.unflatten(0, (-1, heads))
     logits = logits.flatten(0, -4) if logits.ndim > 4 else logits
     if logits.shape[1] != heads == logits.shape[2]:
         logits = logits.transpose(1, 2)
@@ -238,6 +243,12 @@ def tell_of_logits(frame: Frame, logits: Tensor) -> None:
 def heads_of(module: Any) -> int:
     """How many heads a module says that it has; 1 if it says nothing."""
     return next((n for name in HEADS if isinstance(n := getattr(module, name, None), int)), 1)
+
+
+def heads_in_batch(frame: Frame, length: int) -> int:
+    """How many heads of a module stand in a batch of this length, as (batch * heads, tokens, d); 1 if none do."""
+    heads, own = heads_of(frame.module), frame.own_tokens
+    return heads if own is not None and length == len(own) * heads else 1
 
 
 def is_linear(module: nn.Module) -> bool:

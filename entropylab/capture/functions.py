@@ -17,7 +17,7 @@ from torch.compiler import is_dynamo_compiling
 from torch.nn.attention.bias import CausalBias, CausalVariant
 
 from . import bindings
-from .byhand import PRODUCTS, seen_product, seen_softmax
+from .byhand import PRODUCTS, heads_in_batch, seen_product, seen_softmax
 from .calls import AttentionCall, additive, check_readable, per_head, rescaled
 from .changes import replaced
 from .session import Frame, fail, in_batches, looked_at, lose, running, session, unseen
@@ -87,7 +87,7 @@ def seen_sdpa(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
             own = query.shape[-1] ** -0.5 if scale is None else float(scale)
             q, k = query, key
             if query.ndim != 4 or key.ndim != 4 or query.shape[:2] != key.shape[:2]:
-                q, k, mask = in_four(query, key, mask, enable_gqa)
+                q, k, mask = in_four(query, key, mask, enable_gqa, heads_in_batch(frame, len(query)))
             call = (call_or_slice if frame.held else call_of)(frame, q, k, mask, own, is_causal or causal)
         except Exception as unreadable:
             fail(unreadable)
@@ -122,7 +122,7 @@ def shown(
         factor = ask(frame, call)
         changes = isinstance(factor, Tensor) or factor != 1.0
         if isinstance(factor, Tensor):
-            query = per_head(query, factor)
+            query = per_head(query, factor if query.ndim > 3 else factor.repeat(len(query) // len(factor)))
         elif changes:
             scale = call.scale * factor
         call = rescaled(call, factor) if changes and frame.has_onlookers else call
@@ -246,11 +246,13 @@ def added_by(score_mod: Callable, shape: tuple[int, ...], device: torch.device) 
     return first if all(torch.allclose(first, other, rtol=1e-5, atol=1e-4) for other in others) else None
 
 
-def in_four(query: Tensor, key: Tensor, mask: Tensor | None, is_grouped: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+def in_four(
+    query: Tensor, key: Tensor, mask: Tensor | None, is_grouped: bool, heads: int = 1
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Query, key (batch, heads, tokens, d) and their mask, from what SDPA takes.
 
-    Missing dimensions and those of length 1 are repeated; two dimensions have no batch, three no heads, more than four
-    a longer batch.
+    Missing dimensions and those of length 1 are repeated; two dimensions have no batch, three so many ``heads`` in
+    their batch, more than four a longer batch.
     """
     if query.shape[:-2] != key.shape[:-2] and not is_grouped:
         lead = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2])
@@ -258,7 +260,9 @@ def in_four(query: Tensor, key: Tensor, mask: Tensor | None, is_grouped: bool) -
     if query.ndim == 2:
         query, key = query[None], key[None]
     if query.ndim == 3:
-        return query[:, None], key[:, None], mask[:, None] if mask is not None and mask.ndim == 3 else mask
+        if mask is not None and mask.ndim == 3:
+            mask = mask.unflatten(0, (-1, heads)) if len(mask) == len(query) else mask[:, None]
+        return query.unflatten(0, (-1, heads)), key.unflatten(0, (-1, heads)), mask
     if query.ndim == 4:
         return query, key, mask
     if mask is not None and mask.ndim > 3:

@@ -62,6 +62,7 @@ class Recorder(Sight):
         passed_over: layer path -> kind, of layers that ran and were not chosen.
         follows: whether a scheduler ends the steps.
         is_unstepped: whether forwards were dropped, for no scheduler made a step after them.
+        lost: how many runs were dropped that went to their end, for they had no other forwards.
         foreign: whether somebody else begins and ends the runs.
         asked_for: the prompts and seeds of such a run, and the seeds of those that were sampled in calls before.
         outer: of the calls of the pipeline in which another one runs, their run and what else there is of them.
@@ -88,6 +89,7 @@ class Recorder(Sight):
         self.passed_over: dict[str, str] = {}
         self.follows = self.foreign = self.is_unstepped = False
         self.asked_for: tuple[Sequence[str], Sequence[int], set[int]] = ((), (), set())
+        self.lost = 0
         self.outer: list[tuple[Run | None, list[DenoiserCall], DenoiserCall | None, list[DenoiserCall], bool]] = []
         self.kept_maps: Maps | None = None
         self.live: Live | None = None
@@ -206,7 +208,9 @@ class Recorder(Sight):
         """
         if not self.follows:
             self.finish_step()
-        self.is_unstepped |= self.follows and self.run is not None and any(call.ended for call in self.calls)
+        unstepped = self.follows and self.run is not None and any(call.ended for call in self.calls)
+        self.is_unstepped |= unstepped
+        self.lost += unstepped and whole and self.run is not None and not self.run.steps
         self.calls, self.follows = [], False
         self.side, self.waiting = None, []
         is_fit = (whole or self.cells.keeps_samples) and self.run is not None and not self.run.is_mixed
@@ -281,6 +285,8 @@ class Recorder(Sight):
     def on_timesteps(self, arguments: dict[str, Any]) -> None:
         """Sampling begins: with a pipeline call, or without one by the user's own loop."""
         super().on_timesteps(arguments)
+        is_own = self.run is not None and not (self.foreign or self.run.is_call or self.run.steps)
+        self.lost += self.follows and is_own and any(call.ended for call in self.calls)
         self.calls, self.side, self.waiting = [], None, []
         if self.run is None:
             self.run = self.new_run()
@@ -383,6 +389,8 @@ class Recorder(Sight):
             if self.patterns and not any(fnmatchcase(call.layer, each) or each == kind for each in self.patterns):
                 self.passed_over.setdefault(call.layer, kind)
                 return False
+            if pipelines.is_split(self.roots[call.layer.partition(".")[0]], call.layer):
+                raise EntropyLabError("is handed its batch in parts, and it can't be told which images these hold")
             taken = {seen.path for seen, _ in forward.taken} if forward is not None else set()
             parts = self.reduction.parts(call)
             call.known.by[self] = Known({part: self.entry_of(call, kind, part, taken) for part in parts})

@@ -115,6 +115,7 @@ def watching(recorder: Recorder, strict: bool = False) -> Iterator[None]:
     report_unmeasured(recorder, strict)
     if recorder.live is not None and recorder.live.problem is not None:
         raise recorder.live.problem
+    report_unstepped(recorder)
     report_untold(recorder)
     report_unplaced(recorder)
     report_bad(recorder.cells, stacklevel=5)
@@ -132,6 +133,17 @@ def report_unmeasured(recorder: Recorder, strict: bool) -> None:
             error.dataset = recorder.dataset  # type: ignore[attr-defined]
         raise error
     warnings.warn(message, EntropyLabWarning, stacklevel=5)
+
+
+def report_unstepped(recorder: Recorder) -> None:
+    """Warn of runs of which nothing was kept, beside others, for nobody heard a scheduler make a step in them."""
+    if recorder.lost and recorder.cells.timesteps:
+        warnings.warn(
+            f"{counted(recorder.lost, 'run')} left nothing: a denoiser ran after `set_timesteps`, and no `step` of its "
+            "scheduler was heard",
+            EntropyLabWarning,
+            stacklevel=5,
+        )
 
 
 def report_untold(recorder: Recorder) -> None:

@@ -10,6 +10,7 @@ from .structure import (  # noqa: F401
     config_of,
     default_size,
     denoisers,
+    is_split,
     layers,
     layers_of,
     train_size,

@@ -130,6 +130,16 @@ def layers_of(roots: Mapping[str, nn.Module]) -> list[Layer]:
     return found
 
 
+def is_split(root: nn.Module, path: str) -> bool:
+    """Whether diffusers hands a layer of ``root`` its batch in parts, as split inference of AnimateDiff does."""
+    part: Any = root
+    for name in path.split(".")[1:]:
+        part = getattr(part, name, None)
+        if type(part).__name__ == "SplitInferenceModule":
+            return True
+    return False
+
+
 def check_attends(pipe: Any) -> None:
     """Raise an EntropyLabError if ``pipe`` has no denoiser, or one that is made of PyTorch's plain layers alone."""
     if all(is_plain(module) for root in denoisers(pipe).values() for module in root.modules()):

@@ -67,15 +67,17 @@ def is_without_image(call: AttentionCall) -> bool:
 def images_in(call: AttentionCall, count: int, batch: int) -> slice | None:
     """Which of the ``batch`` images of a denoiser the ``count`` images of a call are; None if that can't be told.
 
-    Perturbed-attention guidance leaves out the last branch of the batch.
+    Perturbed-attention guidance leaves out the last branch of the batch, which attends by itself in joint attention.
     """
     if count == batch:
         return slice(0, batch)
     if call.inputs is not None and call.inputs.images is not None and call.inputs.batch == count:
         return call.inputs.images
     is_perturbed = type(getattr(call.module, "processor", None)).__name__.startswith("PAG")
-    fits = any(count * branches == batch * (branches - 1) for branches in (2, 3))
-    return slice(0, count) if is_perturbed and fits else None
+    left = batch - count if call.occurrence == 0 else count
+    if not is_perturbed or all(left * branches != batch for branches in (2, 3)):
+        return None
+    return slice(0, count) if call.occurrence == 0 else slice(batch - count, batch)
 
 
 class Level(NamedTuple):

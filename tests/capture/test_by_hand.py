@@ -192,6 +192,12 @@ def differential(query, key, value):
     return ((query @ key.mT).softmax(-1) - 0.5 * (key @ query.mT).softmax(-1)) @ value
 
 
+def head_by_head(query, key, value):
+    """Two heads of two images: a batch of two may be either."""
+    sides = zip(*(side.unbind(1) for side in (query, key, value)), strict=True)
+    return torch.stack([(queries @ keys.mT).softmax(-1) @ values for queries, keys, values in sides], 1)
+
+
 class LinearAttention(ByHand):
     pass
 
@@ -202,6 +208,7 @@ UNREADABLE = [
     lambda q, k, v: q.softmax(-1) @ (k.mT.softmax(-1) @ v),  # linear attention that says so nowhere
     lambda q, k, v: ((q @ k.mT).softmax(-1)[..., None] * v[:, :, None]).sum(-2),  # values one by one, and summed
     differential,
+    head_by_head,
 ]
 
 

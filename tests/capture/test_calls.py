@@ -20,7 +20,7 @@ from .nets import TOKENS, WIDTH, OwnAttention, agree, check, exponential, net_of
 
 SHAPES = {
     "two dimensions": ((10, 4), (12, 4), None, False),
-    "three, and a mask": ((2, 10, 4), (2, 12, 4), (2, 10, 12), False),
+    "heads in the batch, and a mask": ((2, 10, 4), (2, 12, 4), (2, 10, 12), False),
     "five": ((2, 3, 2, 10, 4), (2, 3, 2, 12, 4), None, False),
     "five, and a mask": ((2, 3, 2, 10, 4), (2, 3, 2, 12, 4), (2, 1, 1, 10, 12), False),
     "five, and a shorter mask": ((2, 3, 2, 10, 4), (2, 3, 2, 12, 4), (3, 2, 10, 12), False),
@@ -69,9 +69,20 @@ def test_whatever_shapes_attention_takes(name):
     found = rec.dataset.entropy.mean("sample").squeeze().values
     for factor in (1.0, 1.01):
         wanted = net.entropies(factor)
-        wanted = wanted.flatten(0, -2).mean(0) if net(None).ndim > 3 else wanted.mean()
+        wanted = wanted.flatten(0, -2).mean(0) if net(None).ndim > 3 else wanted
         assert np.allclose(found, wanted, atol=1e-5) is (factor == 1.0)
     assert rec.unmeasured == {}
+
+
+def test_heads_in_the_batch_are_rescaled_each_by_its_own():
+    net, factors = ShapedAttention((4, 10, 4), (4, 12, 4)), torch.tensor([1.0, 2.0])
+    with entropylab.rescale(net, lambda tokens, trained: factors, kinds="cross", train_size=8):
+        with entropylab.record(net) as rec:
+            net(normal(2, 11, 4))
+    found = rec.dataset.entropy.squeeze().transpose("sample", "head").values
+    for given in (factors, factors.flip(0)):
+        wanted = net.entropies(given.repeat(2)[:, None, None]).unflatten(0, (2, 2))
+        assert np.allclose(found, wanted, atol=1e-5) == (given is factors)
 
 
 @pytest.mark.parametrize("scale", [torch.tensor(0.3), np.float32(0.3), 0, 1])

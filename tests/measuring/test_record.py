@@ -255,3 +255,15 @@ def test_a_step_that_stands_before_the_class_and_is_not_heard_is_said_to_be_why(
         random_pipe("a red car", height=32, width=32, num_inference_steps=1)
     with pytest.raises(EntropyLabError, match="no `step` of its scheduler was heard"):
         _ = rec.dataset
+
+
+def test_loops_without_a_step_are_not_missed_in_silence_beside_others(random_pipe):
+    """A sampler of one's own takes the scheduler's timesteps alone."""
+    scheduler, text = random_pipe.scheduler, random_pipe.encode_prompt("a red car", "cpu", 1, False)[0]
+    with pytest.warns(EntropyLabWarning, match="2 runs left nothing"), entropylab.record(random_pipe) as rec:
+        sample(random_pipe, (32, 32), steps=2)
+        for _ in range(2):
+            scheduler.set_timesteps(2)
+            for timestep in scheduler.timesteps:
+                random_pipe.unet(normal(1, 4, 8, 8), timestep, text)
+    assert rec.dataset.sizes["sample"] == 2

@@ -7,6 +7,9 @@ from diffusers.models.attention_processor import PAGCFGIdentitySelfAttnProcessor
 import entropylab
 from entropylab.errors import EntropyLabWarning
 
+from ..zoo import BY_NAME
+from ..zoo.joint import SD3
+from ..zoo.joint_parts import assembled, flow_matching, pooled_call, sized, two_steps
 from ..zoo.unets import build_stable, sample_stable
 
 PERTURBED = "unet.mid_block.attentions.0.transformer_blocks.0.attn1"
@@ -61,6 +64,34 @@ def test_without_guidance_by_text_there_are_two_branches_and_one_is_left_out(usu
     assert set(found.branch.values) == {"cond", "perturbed"}
     known = found.sel(branch="perturbed").notnull().any(("sample", "head"))
     np.testing.assert_array_equal(known, found.layer.values != PERTURBED)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 4.0])
+def test_a_perturbed_branch_that_attends_by_itself_is_the_last_one(guidance):
+    """In joint attention its image rows look at the text and at themselves alone."""
+    modules = {"transformer": sized("SD3Transformer2DModel", **SD3), "scheduler": flow_matching()}
+    pipe = assembled("StableDiffusion3PAGPipeline", **modules, pag_applied_layers=["blocks.1"])
+    with entropylab.record(pipe, strict=True) as rec:
+        two_steps(pipe, **pooled_call(2), pag_scale=3.0, guidance_scale=guidance)
+    ds = rec.dataset
+    layers = [f"transformer.transformer_blocks.1.attn{call}:image" for call in ("", ":2")]
+    others = ("size", "scaling", "sample", "step", "head")
+    whole, alone = (ds.entropy.sel(layer=layer).notnull().all(others) for layer in layers)
+    np.testing.assert_array_equal(alone, ds["branch"] == "perturbed")
+    np.testing.assert_array_equal(whole, ds["branch"] != "perturbed")
+    assert ds.tokens.sel(layer=layers[1]).item() == 10 + 1
+
+
+def test_layers_that_are_handed_their_batch_in_parts_are_named():
+    """Split inference of AnimateDiff: two places of one video are not its two branches."""
+    family = BY_NAME["AnimateDiff"]
+    pipe = family.build()
+    pipe._enable_split_inference_motion_modules_(pipe.unet.mid_block.motion_modules, 2)
+    with pytest.warns(EntropyLabWarning, match="handed its batch in parts"), entropylab.record(pipe) as rec:
+        family.sample(pipe)
+    split = [layer.path for layer in entropylab.layers(pipe) if "mid_block.motion_modules" in layer.path]
+    assert split and set(rec.unmeasured) == set(split)
+    assert set(rec.dataset.module.values) == {layer.path for layer in entropylab.layers(pipe)} - set(split)
 
 
 class Another(PAGCFGIdentitySelfAttnProcessor2_0):
