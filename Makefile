@@ -8,7 +8,7 @@ OUT ?= figures/output
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LOWEST ?= .venv-lowest
-LOWEST_TESTS := $(addprefix tests/,test_examples.py test_files.py scaling/test_rescaling.py $(addprefix cli/test_,reading.py measure.py commands.py help.py) entropy law $(addprefix measuring/test_,record.py undisturbed.py) models plot)
+LOWEST_TESTS := $(addprefix tests/,test_examples.py test_files.py scaling/test_rescaling.py $(addprefix cli/test_,reading.py handing_on.py help.py) entropy law $(addprefix measuring/test_,record.py undisturbed.py) models plot)
 
 .PHONY: help install figures tables test test-lowest lint docs dist format clean
 

@@ -1,6 +1,8 @@
 """The code that README and documentation show runs; what names a model of the hub, or a logger, is compiled only."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import matplotlib
@@ -31,3 +33,10 @@ def test_code_runs(page, hurried, tmp_path, monkeypatch, capsys):
             if not any(word in block for word in HUB):
                 exec(code, names)
     plt.close("all")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")
+def test_tests_with_the_oldest_versions_are_there():
+    said = subprocess.run(["make", "--dry-run", "test-lowest"], cwd=ROOT, capture_output=True, text=True, check=True)
+    named = re.findall(r"(?<= )tests/[\w/]+(?:\.py)?(?=\s)", said.stdout.splitlines()[-1] + " ")
+    assert len(named) > 5 and all((ROOT / name).exists() for name in named), named
