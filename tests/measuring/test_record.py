@@ -1,5 +1,6 @@
 """``record``: the right numbers of every layer, head, step, branch and size, and a name for what has none."""
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from ..zoo.joint_parts import texts, two_steps
 from .layers import Denoiser, run
 
 WIDTH = 8
+has_videos = pytest.mark.skipif(not hasattr(diffusers, "LTXVideoTransformer3DModel"), reason="diffusers before 0.32")
 
 
 @pytest.mark.parametrize("name", ["random_pipe", "embedded"])
@@ -209,6 +211,7 @@ def test_labels_that_sizes_or_rules_do_not_share_are_of_none(random_pipe):
         assert ("prompt" in rec.dataset.coords) == known
 
 
+@has_videos
 def test_tokens_of_calls_that_differ_are_their_mean():
     """Of texts of 11 and of 27 tokens, in either order, beside 48 of the video."""
     family = BY_NAME["Mochi"]
@@ -223,6 +226,7 @@ def test_tokens_of_calls_that_differ_are_their_mean():
     np.testing.assert_allclose(*found)
 
 
+@has_videos
 def test_videos_of_several_lengths_are_sizes_of_their_own():
     """CogVideoX packs nothing, LTX all: two and three frames of latents, of 4x6 tokens each."""
     for name, text, lengths in (("CogVideoX", 11, (5, 9)), ("LTX", 0, (9, 17))):
