@@ -24,7 +24,6 @@ class Step:
         forwards: what the denoiser calls in it gave.
         samples: how many images are sampled.
         evidence: what names the branches.
-        is_empty: whether no layer was measured in it.
         departed: when the values, the evidence and the timestep had left, on every GPU that has some of them.
     """
 
@@ -32,8 +31,12 @@ class Step:
     forwards: tuple[Forward, ...]
     samples: int
     evidence: Evidence
-    is_empty: bool
     departed: Sequence[torch.cuda.Event] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no layer was measured in it."""
+        return all(forward.is_empty for forward in self.forwards)
 
     def decide(self) -> None:
         """Take samples apart that turn out to be two guidance branches, now that the host may look."""
@@ -70,7 +73,6 @@ class Run:
         grown: layer path -> how many more keys than now it has at the training size, None if unknown.
         multipliers: layer path -> the factor on its softmax scale, mean over heads; NaN if it changed meanwhile.
         texts: what the branches were handed.
-        is_empty: whether nothing was measured in any step.
         steps: what was measured; a step in which the denoiser saw one timestep in several views is several.
         maps: what is kept of every row, if maps are: see `maps.Maps.add_step`.
     """
@@ -84,10 +86,14 @@ class Run:
     is_mixed: bool = False
     grown: dict[str, int | None] = field(default_factory=dict)
     multipliers: dict[str, float] = field(default_factory=dict)
-    is_empty: bool = True
     steps: list[Step] = field(default_factory=list)
     texts: Texts = field(default_factory=Texts)
     maps: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was measured in any step."""
+        return all(step.is_empty for step in self.steps)
 
     def labels(self, samples: int) -> tuple[list[Any], list[Any]]:
         """Prompts and seeds of so many samples; None of each where they are not as many, in some step at least."""
@@ -119,15 +125,14 @@ class Run:
         """Take one step; its numbers leave in one asynchronous copy for every GPU that has some."""
         forwards, timestep = tuple([call.forward for call in calls]), calls[-1].inputs.timestep
         if all(forward.is_empty for forward in forwards):
-            self.steps.append(Step(timestep, forwards, 1, NOTHING if combined is None else A_STEP, True))
+            self.steps.append(Step(timestep, forwards, 1, NOTHING if combined is None else A_STEP))
             return
-        self.is_empty = False
         samples = samples_in(calls, combined, sample)
         evidence = NO_EVIDENCE if combined is None else self.evidence(calls, samples, combined, sample)
         left = [sums for call in calls for _, sums in call.taken]
         times = [timestep] if isinstance(timestep, Tensor) else []
         departed = departures([*left, *evidence.tensors, *times])
-        self.steps.append(Step(timestep, forwards, samples, evidence, False, departed))
+        self.steps.append(Step(timestep, forwards, samples, evidence, departed))
 
     def evidence(self, calls: Sequence[DenoiserCall], samples: int, combined: Any, sample: Any) -> Evidence:
         """What names the branches of a step; where gathering that fails, other steps may name them."""
